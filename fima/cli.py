@@ -1,0 +1,73 @@
+"""The `fima` command: picks a subcommand, and turns errors into one line and an exit code."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import fima
+from fima.errors import ConfigError, TrainingError, UserError
+
+COMMANDS = {
+    "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),
+    "evaluate": ("fima.commands.evaluate", "measure a checkpoint: linear probe, kNN, retrieval"),
+    "make-data": ("fima.commands.make_data", "write a synthetic data set in which motion is the class"),
+    "cam": ("fima.commands.cam", "picture where a checkpoint looks, several checkpoints side by side"),
+    "contact-sheet": ("fima.commands.contact_sheet", "picture the videos of a folder"),
+}
+
+EXIT_USER_ERROR = 2
+EXIT_TRAINING_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `fima` with the given arguments (those of the process when None) and return its exit code.
+
+    0: done; 2: something that the user can put right; 1: a run that had to stop; 128 + n: ended by signal n.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        return _fail(error, EXIT_USER_ERROR)
+    except TrainingError as error:
+        return _fail(error, EXIT_TRAINING_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except SystemExit as exit_request:
+        # The parser prints its own message and leaves with a code; callers of main() get that code.
+        return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else EXIT_USER_ERROR
+    if arguments[0] in ("-V", "--version"):
+        print(f"fima {fima.__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        from fima.recipe import suggestion
+
+        raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
+    # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
+    command = importlib.import_module(COMMANDS[name][0])
+    return cast(Callable[[Sequence[str]], int], command.main)(arguments[1:])
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        "usage: fima COMMAND [OPTIONS]\n\n"
+        "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
+        f"commands:\n{rows}\n\n"
+        "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version."
+    )
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"fima: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,42 @@
+"""`fima contact-sheet`: the videos of a folder at a glance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fima.commands.parse import parse
+from fima.data.datasets import list_videos
+from fima.visual.contact_sheet import contact_sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactSheetArguments:
+    """Write one picture of the videos of a folder: a row a video, time from left to right."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder of videos."""
+    out: Path
+    """The PNG to write."""
+    split: Literal["train", "test", "all"] = "all"
+    """Which of the videos."""
+    examples_per_class: int = 2
+    """Rows a class, where there are classes."""
+    num_frames: int = 8
+    """Frames a row."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
+    unreadable = contact_sheet(
+        list_videos(arguments.data, arguments.split),
+        arguments.out,
+        examples_per_class=arguments.examples_per_class,
+        num_frames=arguments.num_frames,
+    )
+    note = f" ({unreadable} videos could not be decoded and are grey)" if unreadable else ""
+    print(f"wrote {arguments.out}{note}")
+    return 0

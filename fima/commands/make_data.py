@@ -1,0 +1,52 @@
+"""`fima make-data`: write a synthetic data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fima.commands.parse import parse
+from fima.data.motion_textures import make_motion_textures
+from fima.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeDataArguments:
+    """Write a synthetic data set in which the motion is the class and the background tells nothing about it."""
+
+    kind: tyro.conf.Positional[Literal["motion-textures"]]
+    """Which data set."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write; it gets the layout of UCF101."""
+    num_train: int = 600
+    """Training videos."""
+    num_test: int = 400
+    """Test videos, each with a counterpart on another background."""
+    camera: Literal["static", "moving"] = "static"
+    """Whether the camera moves too."""
+    seed: int = 0
+    """Every random choice follows from it."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_train", "num_test"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed}: must be 0 or more")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(MakeDataArguments, argv, prog="fima make-data")
+    summary = make_motion_textures(
+        arguments.out,
+        num_train=arguments.num_train,
+        num_test=arguments.num_test,
+        camera=arguments.camera,
+        seed=arguments.seed,
+    )
+    count = f"{arguments.num_train} training videos, {arguments.num_test} test videos"
+    print(f"{summary.root}: {count}, {'there already' if summary.reused else f'written in {summary.seconds:.0f} s'}")
+    return 0

@@ -1,0 +1,218 @@
+"""Every setting of a pre-training run, with the paper's values as defaults."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fima.errors import ConfigError
+
+PUBLISHED_LARGE_SET_VIDEOS = 200_000
+PUBLISHED_LARGE_QUEUE = 65_536
+PUBLISHED_LARGE_CELL_QUEUE = 31_360
+PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
+
+
+def _require(condition: bool, flag: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"--{flag} {value}: {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder and the projection head."""
+
+    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] = "i3d"
+    """The 3-D CNN that is pre-trained; `tiny` (under 1 M parameters) is for CPUs."""
+    projector_hidden: int = 1024
+    """Hidden channels of the projector."""
+    embedding_dim: int = 128
+    """Size D of the embeddings that the losses compare."""
+    decoder_dim: int = 512
+    """Width of the motion decoder and of its feed-forward layers."""
+    decoder_heads: int = 4
+    """Attention heads of the motion decoder."""
+    decoder_layers: int = 2
+    """Layers of the motion decoder."""
+    decoder_dropout: float = 0.1
+    """Dropout in the motion decoder."""
+
+    def __post_init__(self) -> None:
+        for name in ("projector_hidden", "embedding_dim", "decoder_dim", "decoder_heads", "decoder_layers"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
+        _require(0 <= self.decoder_dropout < 1, "model.decoder_dropout", self.decoder_dropout, "must be in [0, 1)")
+        _require(
+            self.decoder_dim % (2 * self.decoder_heads) == 0,
+            "model.decoder_dim",
+            self.decoder_dim,
+            f"must be a multiple of twice --model.decoder_heads ({self.decoder_heads})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The losses and what feeds them."""
+
+    name: Literal["fima", "moco"] = "fima"
+    """`fima`, or `moco`: the instance loss alone, on the same clips."""
+    temperature: float = 0.1
+    """Temperature of the instance loss and of the frame-level motion loss."""
+    cell_temperature: float = 0.1
+    """Temperature of the pixel-level (cell) motion loss."""
+    key_momentum: float = 0.999
+    """Momentum m of the key encoder's moving average."""
+    queue_size: int | None = None
+    """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
+    paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
+    cell_queue_size: int | None = None
+    """Cells in the dense queue. None: the paper's 31,360 for 200,000 videos or more, else 0 (no dense queue)."""
+    instance_weight: float = 1.0
+    """Weight of the instance loss."""
+    frame_weight: float = 1.0
+    """Weight of the frame-level motion loss; 0 switches it off."""
+    cell_weight: float = 1.0
+    """Weight of the pixel-level (cell) motion loss; 0 switches it off."""
+    decoder: bool = True
+    """The cross-attention motion decoder; without it the query's own cells and slices predict the motion."""
+    foreground: bool = True
+    """Foreground sampling; without it every cell counts as foreground."""
+    pos_ratio: float = 0.7
+    """Cells closer than this share of the larger cell diagonal are positives."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "cell_temperature", "pos_ratio"):
+            _require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")
+        _require(0 <= self.key_momentum <= 1, "method.key_momentum", self.key_momentum, "must be in [0, 1]")
+        for name in ("instance_weight", "frame_weight", "cell_weight"):
+            _require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
+        _require(self.queue_size is None or self.queue_size >= 1, "method.queue_size", self.queue_size, "must be 1+")
+        _require(
+            self.cell_queue_size is None or self.cell_queue_size >= 0,
+            "method.cell_queue_size",
+            self.cell_queue_size,
+            "must be 0 or more",
+        )
+        motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
+        _require(
+            self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off"
+        )
+
+    @property
+    def frame_loss(self) -> bool:
+        """Whether the frame-level motion loss is part of the run."""
+        return self.name == "fima" and self.frame_weight > 0
+
+    @property
+    def cell_loss(self) -> bool:
+        """Whether the pixel-level motion loss is part of the run."""
+        return self.name == "fima" and self.cell_weight > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From video files to batches of views."""
+
+    frames: int = 16
+    """Frames F per clip; a clip is a window of 2·F source frames."""
+    crop_size: int = 224
+    """Side of the square views, in pixels."""
+    min_area: float = 0.2
+    """Smallest area of a random crop, as a share of the frame."""
+    max_area: float = 1.0
+    """Largest area of a random crop, as a share of the frame."""
+    workers: int = 4
+    """Processes that decode; 0 decodes in the training process."""
+    max_skipped_share: float = 0.05
+    """The run stops when more than this share of the videos that were tried cannot be decoded."""
+
+    def __post_init__(self) -> None:
+        _require(self.frames >= 1, "data.frames", self.frames, "must be at least 1")
+        _require(self.crop_size >= 8, "data.crop_size", self.crop_size, "must be at least 8")
+        _require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
+        _require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
+        _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more")
+        _require(0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD and its schedule."""
+
+    epochs: int = 100
+    """Passes over the videos."""
+    batch_size: int = 64
+    """Videos per step, over all devices together."""
+    lr: float = 0.01
+    """Learning rate at its highest."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay, on every parameter."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the learning rate falls, epoch by epoch."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which `step` multiplies the learning rate by `decay`."""
+    decay: float = 0.1
+    """Factor of the `step` schedule."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up from `warmup_lr`."""
+    warmup_lr: float = 0.0
+    """Learning rate at which the warm-up starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"optim.{name}", getattr(self, name), "must be at least 1")
+        for name in ("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs"):
+            _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must be 0 or more")
+        _require(
+            (self.schedule == "step") == bool(self.milestones),
+            "optim.milestones",
+            self.milestones,
+            "goes with --optim.schedule step, which needs at least one",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The machine, the clock and the records of a run."""
+
+    seed: int = 0
+    """Every random choice follows from it."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` runs the networks under autocast; the losses stay in float32."""
+    checkpoint_epochs: int = 10
+    """A numbered checkpoint is kept every so many epochs, besides `last.pt` after each."""
+    health_epochs: int = 5
+    """Health of the representation is measured every so many epochs; 0 switches it off."""
+    health_videos: int = 256
+    """Videos that the health check looks at."""
+    log_steps: int = 10
+    """A line in `metrics.jsonl` every so many steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_epochs", "log_steps", "health_videos"):
+            _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        _require(self.health_epochs >= 0, "run.health_epochs", self.health_epochs, "must be 0 or more")
+        _require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pre-training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def published_queue_sizes(num_videos: int) -> tuple[int, int]:
+    """Queue lengths of the published runs, carried over to `num_videos` training videos (METHOD.md, settings).
+
+    Returns:
+        Keys in the RGB and the motion queue; cells in the dense queue.
+    """
+    if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
+        return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE
+    return max(1, round(num_videos * PUBLISHED_UCF101_QUEUE_SHARE)), 0

@@ -1,0 +1,288 @@
+"""Batches of views for pre-training, every choice in them a function of (seed, epoch, index)."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fima.config import DataConfig
+from fima.data.augment import draw_colour
+from fima.data.clips import window_indices, window_starts
+from fima.data.datasets import VideoList
+from fima.data.video import VideoReader
+from fima.data.views import ClipViews, sample_views
+from fima.errors import ConfigError, VideoError
+
+TENSORS_PER_CLIP = 4
+MAX_TRIES = 10
+ORDER_STREAM, SAMPLE_STREAM, REPLACEMENT_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedVideo:
+    """A video that could not be decoded when its turn came."""
+
+    path: str
+    """The file."""
+    reason: str
+    """Why, in a few words."""
+    epoch: int
+    """The epoch in which it was tried; 0 in an evaluation."""
+    index: int
+    """Its place in the list of videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSample:
+    """One video's part of a batch: the fields of `PretrainBatch` without the batch dimension."""
+
+    a: ClipViews
+    b: ClipViews
+    draws_a: Tensor
+    draws_b: Tensor
+    index: int
+    path: str
+    label: int
+    skipped: list[SkippedVideo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch:
+    """Two clips each of B videos."""
+
+    a: ClipViews
+    """One clip of each video."""
+    b: ClipViews
+    """The other clip."""
+    draws_a: Tensor
+    """Colour draws of clip a, float32 (B, 4, P): for full, its difference, early and late difference."""
+    draws_b: Tensor
+    """Colour draws of clip b."""
+    index: Tensor
+    """Place of each video in the list, int64 (B,)."""
+    paths: list[str]
+    """The B files."""
+    labels: Tensor
+    """Classes, int64 (B,); -1 where unknown."""
+    skipped: list[SkippedVideo]
+    """Videos that could not be decoded and were replaced by others."""
+
+    def to(self, device: torch.device | str) -> "PretrainBatch":
+        """The same batch with its views on `device`; draws, indices and labels are read by the host and stay there."""
+        return replace(self, a=self.a.to(device), b=self.b.to(device))
+
+    def pin_memory(self) -> "PretrainBatch":
+        """The same batch with its views in page-locked memory."""
+        return replace(self, a=self.a.pin_memory(), b=self.b.pin_memory())
+
+
+def _generator(stream: int, *numbers: int) -> np.random.Generator:
+    """Random numbers that depend on the arguments alone; `stream` keeps uses with the same numbers apart."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
+
+
+class PretrainDataset(Dataset[PretrainSample]):
+    """Two random clips of each video.
+
+    Args:
+        videos: the list; item (epoch, index) is drawn from its video `index`.
+        data: frames, crops.
+        seed: every draw of an item follows from (seed, epoch, index).
+    """
+
+    def __init__(self, videos: VideoList, data: DataConfig, seed: int) -> None:
+        self.videos = videos
+        self.data = data
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.videos.videos)
+
+    def __getitem__(self, item: tuple[int, int]) -> PretrainSample:
+        """The sample of (epoch, index); another video's where that one cannot be decoded.
+
+        Raises:
+            VideoError: none of ten videos in a row can be decoded.
+        """
+        epoch, index = item
+        skipped: list[SkippedVideo] = []
+        chosen = index
+        while True:
+            try:
+                sample = self._sample(chosen, _generator(SAMPLE_STREAM, self.seed, epoch, index, len(skipped)))
+            except VideoError as error:
+                skipped.append(SkippedVideo(path=str(error.path), reason=error.reason, epoch=epoch, index=chosen))
+                if len(self) == 1 or len(skipped) == MAX_TRIES:
+                    reason = f"{error.reason}; {len(skipped)} videos in a row cannot be decoded"
+                    raise VideoError(error.path, error.reason if len(self) == 1 else reason) from error
+                draws = _generator(REPLACEMENT_STREAM, self.seed, epoch, index, len(skipped))
+                chosen = (chosen + 1 + int(draws.integers(len(self) - 1))) % len(self)
+            else:
+                return replace(sample, skipped=skipped)
+
+    def _sample(self, index: int, generator: np.random.Generator) -> PretrainSample:
+        video = self.videos.videos[index]
+        window = 2 * self.data.frames
+        with VideoReader(video.path) as reader:
+            starts = window_starts(reader.num_frames, window, generator)
+            frames = reader.read([i for start in starts for i in window_indices(start, window, reader.num_frames)])
+        a = sample_views(frames[:window], self.data, generator)
+        b = sample_views(frames[window:], self.data, generator)
+        draws = draw_colour(generator, 2 * TENSORS_PER_CLIP)
+        return PretrainSample(
+            a=a,
+            b=b,
+            draws_a=draws[:TENSORS_PER_CLIP],
+            draws_b=draws[TENSORS_PER_CLIP:],
+            index=index,
+            path=str(video.path),
+            label=-1 if video.label is None else video.label,
+            skipped=[],
+        )
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), in an order that is a function of (seed, epoch) alone.
+
+    The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
+    rank order, and the epoch is filled up from its beginning to a multiple of their number.
+
+    Args:
+        num_videos: videos in the list.
+        batch_size: videos per step over all processes.
+        seed: seed of the run.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally.
+    """
+
+    def __init__(self, num_videos: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size % world_size:
+            raise ConfigError(f"--optim.batch_size {batch_size}: must be a multiple of the {world_size} processes")
+        self.num_videos = num_videos
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_step = 0
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Chooses the epoch that the next iteration gives, and the step at which it begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, whatever the step it begins at."""
+        return -(-self.num_videos // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = _generator(ORDER_STREAM, self.seed, self.epoch).permutation(self.num_videos)
+        padded = np.resize(order, -(-self.num_videos // self.world_size) * self.world_size)
+        for step in range(self.start_step, len(self)):
+            batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
+            share = len(batch) // self.world_size
+            yield [(self.epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
+
+
+class _ErrorsAsItems(Dataset[PretrainSample | VideoError]):
+    """Hands errors on as items: a DataLoader would raise those of a worker process as RuntimeErrors."""
+
+    def __init__(self, dataset: PretrainDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> PretrainSample | VideoError:
+        try:
+            return self.dataset[item]
+        except VideoError as error:
+            return error
+
+
+class PretrainLoader:
+    """Iterates over the batches of one epoch after another; made by `build_pretrain_loader`."""
+
+    def __init__(self, loader: "DataLoader[PretrainSample | VideoError]", sampler: EpochSampler) -> None:
+        self._loader = loader
+        self._sampler = sampler
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Chooses the epoch that the next iteration gives, and the step at which it begins (to resume)."""
+        self._sampler.set_epoch(epoch, start_step)
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[PretrainBatch]:
+        for batch in self._loader:
+            if isinstance(batch, VideoError):
+                # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
+                raise VideoError(batch.path, batch.reason)
+            yield batch
+
+
+def build_pretrain_loader(
+    videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+) -> PretrainLoader:
+    """The batches of a pre-training run.
+
+    Args:
+        videos: what to train on.
+        data: frames, crops and number of worker processes; the batches do not depend on the latter.
+        batch_size: videos per step over all processes.
+        seed: seed of the run.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+    sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
+    loader = DataLoader(
+        _ErrorsAsItems(PretrainDataset(videos, data, seed)),
+        batch_sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=collate_samples,
+        worker_init_fn=init_worker,
+        persistent_workers=data.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: the loader would otherwise draw from the one that dropout uses.
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return PretrainLoader(loader, sampler)
+
+
+def init_worker(worker: int) -> None:
+    """Makes a worker process use one thread, and leave Ctrl-C to the process that started it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def collate_samples(items: Sequence[PretrainSample | VideoError]) -> PretrainBatch | VideoError:
+    """Stacks samples into a batch; the first error instead, where there is one."""
+    for item in items:
+        if isinstance(item, VideoError):
+            return item
+    samples = [item for item in items if isinstance(item, PretrainSample)]
+    return PretrainBatch(
+        a=_stack_views([sample.a for sample in samples]),
+        b=_stack_views([sample.b for sample in samples]),
+        draws_a=torch.stack([sample.draws_a for sample in samples]),
+        draws_b=torch.stack([sample.draws_b for sample in samples]),
+        index=torch.tensor([sample.index for sample in samples]),
+        paths=[sample.path for sample in samples],
+        labels=torch.tensor([sample.label for sample in samples]),
+        skipped=[skip for sample in samples for skip in sample.skipped],
+    )
+
+
+def _stack_views(views: Sequence[ClipViews]) -> ClipViews:
+    return ClipViews(
+        full=torch.stack([view.full for view in views]),
+        early=torch.stack([view.early for view in views]),
+        late=torch.stack([view.late for view in views]),
+        box=torch.stack([view.box for view in views]),
+    )

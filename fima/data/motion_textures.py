@@ -1,0 +1,301 @@
+"""The motion-texture benchmark: labelled videos in which only the motion of one object tells the class.
+
+Backgrounds, shapes, colours and sizes are independent of the class, so an encoder that knows backgrounds is at chance
+and one that knows motion is not. The videos come with the object's mask in every frame, and each test video has a
+counterpart with the same object and motion over another background.
+"""
+
+import json
+import math
+import multiprocessing
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from fima.data.datasets import Video, VideoList
+from fima.data.motion_scene import CANVAS_SIDE, Camera, draw_camera, draw_object, draw_texture, draw_trajectory, render
+from fima.errors import ConfigError, DataError
+
+CLASSES = (
+    "HorizontalDrift",
+    "Up",
+    "Down",
+    "Rotation",
+    "Growing",
+    "Shrinking",
+    "HorizontalOscillation",
+    "VerticalOscillation",
+    "Circling",
+    "Jitter",
+)
+FORMAT_VERSION = 1
+FRAMES_PER_SECOND = 12
+MANIFEST = "motion_textures.json"
+SWAPPED = "_swapped"
+QUANTISER = 2
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionTextureSettings:
+    """What decides every byte of the benchmark."""
+
+    num_train: int = 600
+    """Training videos."""
+    num_test: int = 400
+    """Test videos, each with a counterpart on another background."""
+    camera: Camera = "static"
+    """`moving`: the background pans and shakes, and the frames carry sensor noise."""
+    seed: int = 0
+    """Every random choice follows from it."""
+    size_px: int = 80
+    """Height and width of the frames; even."""
+    num_frames: int = 24
+    """Frames per video."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("num_train", 1), ("num_test", 1), ("seed", 0), ("size_px", 32), ("num_frames", 4)):
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {smallest}")
+        if self.size_px % 2:
+            raise ConfigError(f"size_px={self.size_px}: must be even")
+        if self.camera not in ("static", "moving"):
+            raise ConfigError(f"camera={self.camera!r}: must be 'static' or 'moving'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What `make_motion_textures` left on disk."""
+
+    root: Path
+    """The folder that holds `data/`, `anno/` and `masks/`."""
+    settings: MotionTextureSettings
+    """The settings it was made with."""
+    reused: bool
+    """Whether the folder already held this benchmark."""
+    seconds: float
+    """Time it took."""
+
+
+def make_motion_textures(
+    out: Path,
+    *,
+    num_train: int = 600,
+    num_test: int = 400,
+    camera: Camera = "static",
+    seed: int = 0,
+    size_px: int = 80,
+    num_frames: int = 24,
+    workers: int = 2,
+) -> Summary:
+    """Write the benchmark in the UCF101 layout, or reuse it where it already is.
+
+    The same settings give the same bytes. Nothing is left behind when it is interrupted.
+
+    Args:
+        out: the folder to create.
+        num_train: training videos.
+        num_test: test videos.
+        camera: `static`, or `moving`: the background pans and shakes, with sensor noise.
+        seed: every random choice follows from it.
+        size_px: height and width of the frames.
+        num_frames: frames per video.
+        workers: processes; 0 works in this one.
+
+    Raises:
+        ConfigError: a setting out of range.
+        DataError: `out` holds something else.
+    """
+    settings = MotionTextureSettings(
+        num_train=num_train, num_test=num_test, camera=camera, seed=seed, size_px=size_px, num_frames=num_frames
+    )
+    started = time.monotonic()
+    reused = _holds(out, settings)
+    if not reused:
+        with _written_at_once(out) as folder:
+            _write_all(folder, settings, workers)
+    return Summary(root=out, settings=settings, reused=reused, seconds=time.monotonic() - started)
+
+
+def list_swapped(root: Path) -> VideoList:
+    """List the test videos' counterparts: the same objects and motions over other backgrounds.
+
+    Args:
+        root: a folder that `make_motion_textures` wrote.
+
+    Raises:
+        DataError: the folder holds no such list.
+    """
+    path = root / "anno" / f"testlist01{SWAPPED}.txt"
+    if not path.is_file():
+        raise DataError(f"{root}: no motion-texture benchmark ({path.name} is missing); `fima make-data` writes one")
+    names = path.read_text().split()
+    videos = [Video(path=root / "data" / name, label=CLASSES.index(name.split("/")[0])) for name in names]
+    return VideoList(
+        videos=videos,
+        classes=list(CLASSES),
+        root=root,
+        split="test_swapped",
+        layout="UCF101, split 1, other backgrounds",
+    )
+
+
+def load_mask(video: Path) -> NDArray[np.bool_]:
+    """Load the true foreground of a benchmark video.
+
+    Args:
+        video: path of the video inside `data/<Class>/`.
+
+    Returns:
+        (T, H, W), true on the object.
+
+    Raises:
+        DataError: there is no mask for this video.
+    """
+    path = video.parents[2] / "masks" / video.parent.name / f"{video.stem.removesuffix(SWAPPED)}.npz"
+    if not path.is_file():
+        raise DataError(f"{video}: no foreground mask at {path}")
+    with np.load(path) as stored:
+        shape = tuple(int(side) for side in stored["shape"])
+        bits = np.unpackbits(stored["bits"], count=math.prod(shape))
+    return np.asarray(bits.reshape(shape), dtype=np.bool_)
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+def _manifest(settings: MotionTextureSettings) -> dict[str, Any]:
+    return {"format_version": FORMAT_VERSION, "settings": asdict(settings), "classes": list(CLASSES)}
+
+
+def _holds(out: Path, settings: MotionTextureSettings) -> bool:
+    """Whether `out` is this benchmark, complete; DataError if it is anything else than that or missing or empty."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        same = json.loads((out / MANIFEST).read_text()) == _manifest(settings)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise DataError(f"{out}: already holds something else; choose another folder or remove it")
+    missing = [name for name in _all_names(settings) if not (out / "data" / name).is_file()]
+    if missing:
+        raise DataError(f"{out}: {len(missing)} videos are missing, data/{missing[0]} first; remove the folder")
+    return True
+
+
+@contextmanager
+def _written_at_once(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when the block succeeds and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _name(split: Split, index: int, suffix: str = "") -> str:
+    label = CLASSES[index % len(CLASSES)]
+    return f"{label}/{label}_{split}_{index:05d}{suffix}.avi"
+
+
+def _all_names(settings: MotionTextureSettings) -> Iterator[str]:
+    yield from (_name("train", index) for index in range(settings.num_train))
+    for index in range(settings.num_test):
+        yield from (_name("test", index), _name("test", index, SWAPPED))
+
+
+def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> None:
+    for label in CLASSES:
+        (folder / "data" / label).mkdir(parents=True)
+        (folder / "masks" / label).mkdir(parents=True)
+    train = [_name("train", index) for index in range(settings.num_train)]
+    test = [_name("test", index) for index in range(settings.num_test)]
+    swapped = [_name("test", index, SWAPPED) for index in range(settings.num_test)]
+    labels = {label: number for number, label in enumerate(CLASSES, start=1)}
+    anno = {
+        "classInd.txt": [f"{number} {label}" for label, number in labels.items()],
+        "trainlist01.txt": [f"{name} {labels[name.split('/')[0]]}" for name in sorted(train)],
+        "testlist01.txt": sorted(test),
+        f"testlist01{SWAPPED}.txt": sorted(swapped),
+    }
+    (folder / "anno").mkdir()
+    for file_name, lines in anno.items():
+        (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
+    splits: tuple[tuple[Split, int], ...] = (("train", settings.num_train), ("test", settings.num_test))
+    jobs = [_Job(folder=folder, settings=settings, split=split, index=i) for split, num in splits for i in range(num)]
+    _run_jobs(jobs, workers)
+    (folder / MANIFEST).write_text(json.dumps(_manifest(settings), indent=2) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    folder: Path
+    settings: MotionTextureSettings
+    split: Split
+    index: int
+
+
+def _run_jobs(jobs: list[_Job], workers: int) -> None:
+    if workers == 0:
+        _finish(map(_write_example, jobs))
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _finish(pool.map(_write_example, jobs, chunksize=16))
+
+
+def _finish(results: Iterable[None]) -> None:
+    for _ in results:
+        pass
+
+
+def _write_example(job: _Job) -> None:
+    """Write one example: its video, its mask and, for a test example, its counterpart on another background."""
+    settings = job.settings
+    sequence = np.random.SeedSequence([settings.seed, 0 if job.split == "train" else 1, job.index])
+    names = ("background", "swapped", "thing", "motion", "camera", "noise", "swapped_noise")
+    rng = {name: np.random.default_rng(child) for name, child in zip(names, sequence.spawn(len(names)), strict=True)}
+    side = math.ceil(CANVAS_SIDE * settings.size_px) + 2
+    backgrounds = [draw_texture(rng["background"], side)]
+    if job.split == "test":
+        backgrounds.append(draw_texture(rng["swapped"], side))
+    thing = draw_object(rng["thing"], backgrounds)
+    motion = CLASSES[job.index % len(CLASSES)]
+    trajectory = draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
+    moving = settings.camera == "moving"
+    camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
+    variants = zip(backgrounds, ("", SWAPPED), (rng["noise"], rng["swapped_noise"]), strict=False)
+    for background, suffix, noise in variants:
+        rendering = render(
+            thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise if moving else None
+        )
+        name = _name(job.split, job.index, suffix)
+        _write_video(job.folder / "data" / name, rendering.frames)
+        if not suffix:
+            mask_path = (job.folder / "masks" / name).with_suffix(".npz")
+            np.savez_compressed(mask_path, bits=np.packbits(rendering.mask), shape=np.array(rendering.mask.shape))
+
+
+def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Encode (T, H, W, 3) RGB frames as MPEG-4 in AVI, without a time stamp or a version in the file."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        options = {"flags": "+bitexact", "qmin": str(QUANTISER), "qmax": str(QUANTISER), "sc_threshold": "0"}
+        stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

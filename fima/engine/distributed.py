@@ -1,0 +1,150 @@
+"""Several processes as one: collectives that do nothing where there is only one process."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_initialized() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the logs and the checkpoints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def init_from_environment(device: torch.device) -> torch.device:
+    """Join the process group that `torchrun` describes in the environment; alone, do nothing.
+
+    Args:
+        device: the kind of device to train on.
+
+    Returns:
+        The device of this process: with several processes and `cuda`, the GPU of its local rank.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if is_initialized():
+        dist.destroy_process_group()
+
+
+def row_counts(x: Tensor) -> list[int]:
+    """Rows of `x`, (rows, …), in every process, in rank order."""
+    if world_size() == 1:
+        return [len(x)]
+    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    return [int(count) for count in counts]
+
+
+@torch.no_grad()
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all processes, concatenated in rank order, without gradient.
+
+    Args:
+        x: (rows, …); the number of rows may differ between processes, the other sizes may not.
+
+    Returns:
+        (rows of all processes, …), the same everywhere.
+    """
+    if world_size() == 1:
+        return x.detach()
+    counts = row_counts(x)
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+@torch.no_grad()
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of `x` over the processes, any shape, as a new tensor without gradient."""
+    total = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean of `x` over the processes, any shape, as a new tensor without gradient."""
+    return all_reduce_sum(x) / world_size()
+
+
+def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean over the global batch, scaled for gradients that are averaged over the processes.
+
+    The sum of this process is divided by the count over all processes and multiplied by their number: the mean of the
+    results over the processes is the mean over the global batch, however many rows each process has.
+
+    Args:
+        values: one value per row, (B,).
+        present: rows that count, bool (B,); all of them where None. If none counts anywhere, the result is 0.
+
+    Returns:
+        Scalar with the gradient of this process's rows.
+    """
+    if present is None:
+        present = torch.ones_like(values, dtype=torch.bool)
+    count = all_reduce_sum(present.sum())
+    return values.where(present, 0).sum() * world_size() / count.clamp(min=1)
+
+
+@torch.no_grad()
+def shuffle_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Deal the rows of all processes out at random, as many to each process as it had.
+
+    So a batch norm on the key side does not see the same samples together as on the query side (MoCo, shuffling BN).
+
+    Args:
+        x: (B, …).
+
+    Returns:
+        This process's new rows, (B, …), and the order that was used, (rows of all processes,), for `unshuffle_rows`.
+        With one process: `x` itself and its own order.
+    """
+    if world_size() == 1:
+        return x, torch.arange(len(x), device=x.device)
+    counts = row_counts(x)
+    order = torch.randperm(sum(counts)).to(x.device) if is_main() else x.new_empty(sum(counts), dtype=torch.int64)
+    dist.broadcast(order, src=0)
+    mine = torch.split(order, counts)[rank()]
+    return gather_rows(x)[mine], order
+
+
+@torch.no_grad()
+def unshuffle_rows(x: Tensor, order: Tensor) -> Tensor:
+    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its order."""
+    if world_size() == 1:
+        return x
+    counts = row_counts(x)
+    mine = torch.split(order.argsort(), counts)[rank()]
+    return gather_rows(x)[mine]

@@ -1,0 +1,342 @@
+"""The pre-training loop: the same code on a CPU, on one GPU and, under `torchrun`, on several."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fima.config import MethodConfig, PretrainConfig
+from fima.data.augment import make_inputs
+from fima.data.datasets import VideoList, list_videos
+from fima.data.loader import PretrainBatch, PretrainLoader, build_pretrain_loader
+from fima.engine import distributed
+from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
+from fima.engine.health import check_health, embedding_std
+from fima.engine.interrupt import StopRequest, sparing_new_processes
+from fima.engine.log import Averages, RunLog, StepClock
+from fima.engine.run_folder import RunFolder
+from fima.engine.schedule import learning_rate
+from fima.engine.setup import choose_device, claim_folder, find_start, warnings_about, with_queue_sizes
+from fima.errors import TrainingError, VideoError
+from fima.model import build_method
+from fima.model.fima import FIMA
+from fima.model.inputs import StepLosses
+from fima.model.moco import MoCo
+
+SKIPPED_JUDGED_AFTER = 20
+NAMED_VIDEOS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """How a run ended."""
+
+    progress: Progress
+    """How far it came."""
+    signal_number: int | None
+    """The signal that stopped it; None when it is finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the loop works with; all of it stays the same object for the whole run."""
+
+    config: PretrainConfig
+    run: RunFolder
+    videos: VideoList
+    device: torch.device
+    method: MoCo | FIMA
+    model: nn.Module
+    """The method, wrapped for several devices where there are several."""
+    optimizer: torch.optim.SGD
+    loader: PretrainLoader
+    log: RunLog
+    stop: StopRequest
+
+
+def pretrain(config: PretrainConfig, *, data: Path, out: Path, resume: bool = False) -> PretrainResult:
+    """Pre-train an encoder.
+
+    Args:
+        config: the settings; queue sizes that are None follow from the number of videos.
+        data: folder of videos; labels are not used but for the kNN accuracy of the health check.
+        out: folder of the run; new, unless `resume`.
+        resume: continue from the run's last checkpoint.
+
+    Raises:
+        UserError: settings, data or folder that the caller can put right.
+        TrainingError: the run had to stop; its last good checkpoint is in place.
+    """
+    device = distributed.init_from_environment(choose_device(config.run.device))
+    try:
+        videos = list_videos(data, "train")
+        config = with_queue_sizes(config, len(videos.videos))
+        run = RunFolder(out)
+        saved = find_start(config, run, videos, resume=resume)
+        if saved is None or saved.progress.epoch < config.optim.epochs:
+            return train(config, run, videos, device, saved)
+        if distributed.is_main():
+            print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
+        return PretrainResult(progress=saved.progress, signal_number=None)
+    finally:
+        distributed.shutdown()
+
+
+def train(
+    config: PretrainConfig, run: RunFolder, videos: VideoList, device: torch.device, saved: Checkpoint | None
+) -> PretrainResult:
+    """Train from a checkpoint, or from random weights, to the last epoch or to a signal."""
+    torch.manual_seed(config.run.seed)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    method = build_method(config.model, config.method).to(device)
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in method.parameters() if parameter.requires_grad],
+        lr=config.optim.lr,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
+    rank, world_size = distributed.rank(), distributed.world_size()
+    loader = build_pretrain_loader(
+        videos, config.data, batch_size=config.optim.batch_size, seed=config.run.seed, rank=rank, world_size=world_size
+    )
+    progress = Progress()
+    if saved is not None:
+        progress = saved.progress
+        restore(saved, method, optimizer, source=run.last)
+    model: nn.Module = method
+    if world_size > 1:
+        # Batch-norm statistics stay each device's own, as in MoCo; the queues are equal everywhere by construction.
+        model = DistributedDataParallel(method, broadcast_buffers=False)
+    claim_folder(run, config, videos, progress)
+    num_steps = config.optim.epochs * len(loader)
+    with RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log, StopRequest() as stop:
+        training = Training(
+            config=config, run=run, videos=videos, device=device, method=method, model=model,
+            optimizer=optimizer, loader=loader, log=log, stop=stop,
+        )  # fmt: skip
+        greet(training, progress)
+        for epoch in range(progress.epoch, config.optim.epochs):
+            progress, stopped = train_epoch(training, epoch, progress)
+            save(training, progress)
+            if stopped:
+                log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
+                return PretrainResult(progress=progress, signal_number=stop.signal_number)
+            watch_health(training, progress)
+        log.say(f"finished: {run.last}")
+    return PretrainResult(progress=progress, signal_number=None)
+
+
+def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Progress, bool]:
+    """Train one epoch, or the rest of it.
+
+    Returns:
+        The progress after it, and whether a signal stopped it before its end.
+    """
+    config, device, log = training.config, training.device, training.log
+    lr = learning_rate(config.optim, epoch)
+    for group in training.optimizer.param_groups:
+        group["lr"] = lr
+    training.method.train()
+    training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
+    averages, epoch_clock, line_clock = Averages(), StepClock(), StepClock()
+    for batch in batches(training):
+        epoch_clock.step_starts()
+        line_clock.step_starts()
+        progress = count_videos(training, progress, batch)
+        # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
+        torch.manual_seed(step_seed(config.run.seed, progress.step, distributed.rank()))
+        losses = forward(training, batch.to(device))
+        values = finite_values(losses, config.method, training, progress, batch)
+        training.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses.total)
+        training.optimizer.step()
+
+        progress = dataclasses.replace(progress, step=progress.step + 1, step_in_epoch=progress.step_in_epoch + 1)
+        averages.add(values)
+        num_videos = len(batch.paths) * distributed.world_size()
+        epoch_clock.step_ends(num_videos)
+        line_clock.step_ends(num_videos)
+        rates = line_clock.rates()
+        log.advance(progress.step, values, rates)
+        if progress.step % config.run.log_steps == 0:
+            spread = {"embedding_std": embedding_std(losses.query)}
+            log.record("step", epoch=epoch + 1, step=progress.step, values={"lr": lr, **values, **spread, **rates})
+            line_clock.reset()
+        if stop_requested(training):
+            break
+    if progress.step_in_epoch < len(training.loader):
+        return progress, True
+    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0)
+    log.epoch(progress.epoch, config.optim.epochs, progress.step, {"lr": lr, **averages.means(), **epoch_clock.rates()})
+    return progress, stop_requested(training) and progress.epoch < config.optim.epochs
+
+
+def batches(training: Training) -> Iterator[PretrainBatch]:
+    """Give the batches of the epoch.
+
+    Raises:
+        TrainingError: many videos in a row cannot be decoded, or a process that decodes has died.
+    """
+    with sparing_new_processes():
+        iterator = iter(training.loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (VideoError, RuntimeError) as error:
+            # A worker's exception comes back as a RuntimeError whose message ends with the original one.
+            reason = str(error).strip().splitlines()[-1].removeprefix("fima.errors.VideoError: ")
+            if "VideoError" in repr(error):
+                reason = f"video after video cannot be decoded, the last one {reason}"
+            elif "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(f"{reason}; {training.run.last_good()}") from None
+        yield batch
+
+
+def forward(training: Training, batch: PretrainBatch) -> StepLosses:
+    """Compute the losses of one batch that is on the device."""
+    method = training.config.method
+    clips = [
+        make_inputs(views, draws, full_difference=method.cell_loss, frame_differences=method.frame_loss)
+        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
+    ]
+    bf16 = training.config.run.precision == "bf16"
+    with torch.autocast(training.device.type, dtype=torch.bfloat16, enabled=bf16):
+        losses: StepLosses = training.model(*clips)
+    return losses
+
+
+def greet(training: Training, progress: Progress) -> None:
+    """Say what is about to run, and warn of what looks unwise."""
+    config, videos, log = training.config, training.videos, training.log
+    for text in warnings_about(config, videos):
+        log.warn(text)
+    num_weights = sum(weight.numel() for weight in training.method.parameters() if weight.requires_grad)
+    log.say(f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn")
+    log.say(f"{len(videos.videos)} videos ({videos.layout}) · {len(training.loader)} steps an epoch")
+    log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
+    if progress.step:
+        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
+
+
+def finite_values(
+    losses: StepLosses, method: MethodConfig, training: Training, progress: Progress, batch: PretrainBatch
+) -> dict[str, float]:
+    """Bring the losses and their statistics to the CPU, before they can reach a weight.
+
+    Returns:
+        `loss`, the weighted sum over the global batch, then each part and each statistic by name.
+
+    Raises:
+        TrainingError: a loss is not finite; names the step, the parts and the videos.
+    """
+    named = {**losses.parts, **losses.stats}
+    numbers = torch.stack([value.float() for value in named.values()]).tolist()
+    values = dict(zip(named, numbers, strict=True))
+    total = sum(getattr(method, f"{name}_weight") * values[name] for name in losses.parts)
+    if math.isfinite(total):
+        return {"loss": total, **values}
+    parts = ", ".join(f"{name} {values[name]}" for name in losses.parts)
+    step = progress.step + 1
+    training.log.record("stopped", epoch=progress.epoch + 1, step=step, values={"videos": batch.paths})
+    more = len(batch.paths) - NAMED_VIDEOS
+    names = ", ".join(batch.paths[:NAMED_VIDEOS]) + (f" and {more} more, listed in metrics.jsonl" if more > 0 else "")
+    raise TrainingError(
+        f"step {step} (epoch {progress.epoch + 1}): the loss is not finite ({parts}); videos of the batch: {names}; "
+        f"{training.run.last_good()}; try a lower --optim.lr, or --run.precision fp32"
+    )
+
+
+def count_videos(training: Training, progress: Progress, batch: PretrainBatch) -> Progress:
+    """Count the videos of a batch and record those that could not be decoded.
+
+    Raises:
+        TrainingError: too large a share of the videos that were tried cannot be decoded.
+    """
+    skipped = [
+        {"path": video.path, "reason": video.reason, "epoch": video.epoch + 1, "step": progress.step + 1}
+        for video in batch.skipped
+    ]
+    training.log.record_skipped(skipped)
+    progress = dataclasses.replace(
+        progress,
+        videos_tried=progress.videos_tried + len(batch.paths) + len(skipped),
+        videos_skipped=progress.videos_skipped + len(skipped),
+    )
+    share = progress.videos_skipped / max(progress.videos_tried, 1)
+    allowed = training.config.data.max_skipped_share
+    if progress.videos_tried >= SKIPPED_JUDGED_AFTER and share > allowed:
+        raise TrainingError(
+            f"{progress.videos_skipped} of {progress.videos_tried} videos ({share:.0%}) cannot be decoded, more than "
+            f"--data.max_skipped_share {allowed}; {training.run.skipped} says which and why; {training.run.last_good()}"
+        )
+    return progress
+
+
+def save(training: Training, progress: Progress) -> None:
+    """Write `last.pt`, and a numbered checkpoint where one is due.
+
+    Raises:
+        TrainingError: a weight is not finite; the checkpoints stay as they were.
+    """
+    if not distributed.is_main():
+        return
+    model = training.method.state_dict()
+    broken = [name for name, value in model.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise TrainingError(
+            f"step {progress.step}: weights are not finite ({', '.join(broken[:3])}); {training.run.last_good()}; "
+            "try a lower --optim.lr"
+        )
+    rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    rng["cuda"] = torch.cuda.get_rng_state_all() if training.device.type == "cuda" else []
+    checkpoint = Checkpoint(
+        config=training.config,
+        progress=progress,
+        model=model,
+        optimizer=training.optimizer.state_dict(),
+        rng=rng,
+        data=training.videos.describe(),
+        versions=versions(),
+    )
+    save_checkpoint(training.run.last, checkpoint)
+    optim, every = training.config.optim, training.config.run.checkpoint_epochs
+    if progress.step_in_epoch == 0 and (progress.epoch % every == 0 or progress.epoch == optim.epochs):
+        save_checkpoint(training.run.numbered(progress.epoch), checkpoint)
+
+
+def watch_health(training: Training, progress: Progress) -> None:
+    """Measure the representation where it is due, and warn when it has collapsed."""
+    every, last = training.config.run.health_epochs, progress.epoch == training.config.optim.epochs
+    if not every or not (last or progress.epoch % every == 0):
+        return
+    if distributed.is_main():
+        health = check_health(training.method, training.videos, training.config, training.device)
+        if health is None:
+            training.log.warn("health not measured: fewer than two videos could be decoded")
+        else:
+            training.log.health(health, epoch=progress.epoch, step=progress.step)
+    distributed.barrier()
+
+
+def stop_requested(training: Training) -> bool:
+    """Whether a signal has reached any of the processes, so that all of them stop at the same step."""
+    received = training.stop.signal_number is not None
+    if distributed.world_size() == 1:
+        return received
+    return bool(distributed.all_reduce_sum(torch.tensor(float(received), device=training.device)) > 0)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed for torch that is a function of the run's seed, the step and the process, and of nothing else."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

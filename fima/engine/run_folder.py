@@ -1,0 +1,143 @@
+"""The folder of a run: what lies where, and when a run may write into it."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fima.config import PretrainConfig
+from fima.errors import CheckpointError, ConfigError
+from fima.recipe import RECORD_KEY, config_from_mapping, config_to_mapping, flatten, read_yaml
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "data.workers",
+        "data.max_skipped_share",
+        "optim.epochs",
+        "run.device",
+        "run.checkpoint_epochs",
+        "run.health_epochs",
+        "run.health_videos",
+        "run.log_steps",
+    }
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+    """The folder that `--out` names."""
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the run, and a record of its data and versions."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: steps, epochs and health checks."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def skipped(self) -> Path:
+        """One JSON object a line: each video that could not be decoded; absent when there was none."""
+        return self.root / "skipped.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that `--resume` continues from."""
+        return self.root / "checkpoints" / "last.pt"
+
+    def numbered(self, epoch: int) -> Path:
+        """Path of the checkpoint that is kept after `epoch` whole epochs."""
+        return self.root / "checkpoints" / f"epoch-{epoch:03d}.pt"
+
+    def last_good(self) -> str:
+        """Say which checkpoint a stopped run has left."""
+        return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
+
+    def require_new(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            ConfigError: with the remedy.
+        """
+        remedy = "choose another --out"
+        if self.config.exists() or self.last.exists():
+            raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"--out {self.root}: is a file; {remedy}")
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
+
+    def require_resumable(self) -> None:
+        """Refuse to resume where there is no run, or where its `last.pt` is gone.
+
+        A run that was ended before its first checkpoint can be resumed: it begins again.
+
+        Raises:
+            ConfigError: the folder holds no run.
+            CheckpointError: there are checkpoints, but not the last one.
+        """
+        if not self.config.exists():
+            raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
+        others = sorted(self.last.parent.glob("epoch-*.pt"))
+        if others and not self.last.exists():
+            raise CheckpointError(
+                f"{self.last}: missing; to continue from an older checkpoint, copy {others[-1]} to it"
+            )
+
+    def read_config(self) -> PretrainConfig:
+        """Return the settings that the run was started with."""
+        return config_from_mapping(read_yaml(self.config), source=str(self.config))
+
+    def write_config(self, config: PretrainConfig, record: dict[str, Any]) -> None:
+        """Write the settings in the form of a recipe, with a record of the data and the versions."""
+        content = {**config_to_mapping(config), RECORD_KEY: record}
+        _replace(self.config, yaml.safe_dump(content, sort_keys=False))
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps after `step`, which a resumed run does again."""
+        for path in (self.metrics, self.skipped):
+            _filter_lines(path, lambda line: line["step"] <= step)
+
+
+def check_resumed_config(given: PretrainConfig, saved: PretrainConfig, run: RunFolder) -> None:
+    """Refuse settings that would make the rest of a run something else than its beginning.
+
+    Raises:
+        ConfigError: names the flag, both values and the remedy.
+    """
+    old = flatten(saved)
+    for flag, value in flatten(given).items():
+        if value != old[flag] and flag not in MAY_CHANGE_ON_RESUME:
+            raise ConfigError(
+                f"--{flag} {value}: the run in {run.root} has {old[flag]}; drop the flag to continue it, "
+                "or start a new run in another --out"
+            )
+
+
+def _filter_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Keep the lines that pass; a last line that was cut off by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if keep(json.loads(line)):
+                kept.append(line)
+        except json.JSONDecodeError:
+            continue
+    _replace(path, "".join(kept))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,121 @@
+"""What is decided before the first step: device, queue sizes, the folder, and what deserves a warning."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from fima.config import PretrainConfig, published_queue_sizes
+from fima.data.datasets import VideoList
+from fima.engine import distributed
+from fima.engine.checkpoint import Checkpoint, Progress, load_checkpoint, versions
+from fima.engine.run_folder import RunFolder, check_resumed_config
+from fima.errors import ConfigError, DataError
+
+QUEUE_WARNING_SHARE = 0.25
+
+
+def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
+    """Return the device that a flag names.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--{flag} {name}: unknown; choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--{flag} {name}: {torch.cuda.device_count()} GPUs are visible; choose another or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--{flag} {name}: choose auto, cpu, cuda or cuda:N")
+    return device
+
+
+def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
+    """Return the settings with the published queue sizes in the place of None."""
+    keys, cells = published_queue_sizes(num_videos)
+    method = config.method
+    method = dataclasses.replace(
+        method,
+        queue_size=keys if method.queue_size is None else method.queue_size,
+        cell_queue_size=cells if method.cell_queue_size is None else method.cell_queue_size,
+    )
+    return dataclasses.replace(config, method=method)
+
+
+def find_start(config: PretrainConfig, run: RunFolder, videos: VideoList, *, resume: bool) -> Checkpoint | None:
+    """Check that the folder may be written, and return the checkpoint that its run continues from.
+
+    Returns:
+        None for a run that starts from random weights.
+
+    Raises:
+        ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
+        DataError: the data are not those that the run was started with.
+        CheckpointError: `last.pt` is missing or cannot be read.
+    """
+    if not resume:
+        run.require_new()
+        return None
+    run.require_resumable()
+    check_resumed_config(config, run.read_config(), run)
+    if not run.last.exists():
+        return None
+    saved = load_checkpoint(run.last)
+    check_same_videos(saved, videos, run)
+    return saved
+
+
+def claim_folder(run: RunFolder, config: PretrainConfig, videos: VideoList, progress: Progress) -> None:
+    """Make the folder, write `config.yaml`, and drop the records of steps that will be done again."""
+    distributed.barrier()
+    if distributed.is_main():
+        try:
+            run.root.mkdir(parents=True, exist_ok=True)
+            run.write_config(config, run_record(videos))
+        except OSError as error:
+            raise ConfigError(f"--out {run.root}: cannot be written ({error.strerror}); choose another --out") from None
+        run.forget_after(progress.step)
+    distributed.barrier()
+
+
+def check_same_videos(saved: Checkpoint, videos: VideoList, run: RunFolder) -> None:
+    """Refuse to continue on another number of videos, which would change the order of all of them.
+
+    Raises:
+        DataError: with both numbers and the remedy.
+    """
+    before, now = saved.data["num_videos"], len(videos.videos)
+    if before != now:
+        raise DataError(
+            f"{videos.root}: {now} training videos, but the run in {run.root} was started with {before}; "
+            "give its data, or start a new run in another --out"
+        )
+
+
+def run_record(videos: VideoList) -> dict[str, Any]:
+    """Return what `config.yaml` says beside the settings."""
+    return {**videos.describe(), "root": str(videos.root.resolve()), "versions": versions()}
+
+
+def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
+    """Return what looks unwise about a run, one sentence each."""
+    found = []
+    num_videos = len(videos.videos)
+    if videos.missing:
+        found.append(f"{len(videos.missing)} listed or linked videos are not there, such as {videos.missing[0]}")
+    batch, queue = config.optim.batch_size, config.method.queue_size or 0
+    if batch > num_videos:
+        found.append(
+            f"--optim.batch_size {batch}: more than the {num_videos} videos; each step sees all of them, "
+            f"choose {num_videos} or less"
+        )
+    if queue > QUEUE_WARNING_SHARE * num_videos:
+        found.append(
+            f"--method.queue_size {queue}: more than a quarter of the {num_videos} videos, so it often holds a video's "
+            f"own old key as a false negative; the paper's share is {published_queue_sizes(num_videos)[0]}"
+        )
+    return found

@@ -1,0 +1,59 @@
+"""Figures of merit; all in percent."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Return how often the true class is among the `k` highest scores.
+
+    Args:
+        scores: (V, classes).
+        labels: (V,) class numbers.
+        k: capped at the number of classes.
+    """
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+    return _percent((best == labels[:, None]).any(dim=1))
+
+
+def recall_at_k(
+    similarity: Tensor, query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int]
+) -> dict[int, float]:
+    """Return, for each `k`, how often any of the `k` most similar gallery rows has the query's class.
+
+    Args:
+        similarity: (Q, G) of queries to gallery.
+        query_labels: (Q,) class numbers.
+        gallery_labels: (G,) class numbers.
+        ks: ranks; capped at G.
+    """
+    num_gallery = similarity.shape[1]
+    order = similarity.topk(min(max(ks), num_gallery), dim=1).indices
+    hits = gallery_labels[order] == query_labels[:, None]
+    return {k: _percent(hits[:, :k].any(dim=1)) for k in ks}
+
+
+def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int]) -> dict[int, float]:
+    """Return what `recall_at_k` is expected to be for a random order of the gallery.
+
+    With n of G gallery rows of the query's class, the chance of a hit is 1 - C(G - n, k) / C(G, k).
+
+    Args:
+        query_labels: (Q,) class numbers.
+        gallery_labels: (G,) class numbers.
+        ks: ranks; capped at G.
+    """
+    num_gallery = len(gallery_labels)
+    same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).double()
+    chances: dict[int, float] = {}
+    for k in ks:
+        drawn = torch.arange(min(k, num_gallery), dtype=torch.float64)
+        misses = (num_gallery - same_class[:, None] - drawn).clamp_min(0) / (num_gallery - drawn)
+        chances[k] = float(100 * (1 - misses.prod(dim=1)).mean())
+    return chances
+
+
+def _percent(hits: Tensor) -> float:
+    return float(100 * hits.double().mean())

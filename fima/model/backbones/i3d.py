@@ -1,0 +1,135 @@
+"""I3D (Carreira & Zisserman, 2017): Inception-v1 inflated to 3-D, with TensorFlow's SAME padding."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool3d, pad, relu
+
+from fima.model.backbones.base import Backbone
+
+Size3 = tuple[int, int, int]
+
+MIXED_CHANNELS = {
+    "mixed_3b": (64, 96, 128, 16, 32, 32),
+    "mixed_3c": (128, 128, 192, 32, 96, 64),
+    "mixed_4b": (192, 96, 208, 16, 48, 64),
+    "mixed_4c": (160, 112, 224, 24, 64, 64),
+    "mixed_4d": (128, 128, 256, 24, 64, 64),
+    "mixed_4e": (112, 144, 288, 32, 64, 64),
+    "mixed_4f": (256, 160, 320, 32, 128, 128),
+    "mixed_5b": (256, 160, 320, 32, 128, 128),
+    "mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+"""Output channels of each Inception block: branch 0; branch 1, two layers; branch 2, two layers; branch 3."""
+
+
+def same_padding(kernel: Size3, stride: Size3) -> list[int]:
+    """TensorFlow's SAME padding for sizes that the stride divides, in the order `torch.nn.functional.pad` takes it.
+
+    `kernel - stride` in all, the smaller half before: where the two halves differ, the padding is asymmetric.
+    """
+    padding: list[int] = []
+    for kernel_size, step in zip(reversed(kernel), reversed(stride), strict=True):
+        total = max(kernel_size - step, 0)
+        padding += [total // 2, total - total // 2]
+    return padding
+
+
+class ConvUnit(nn.Module):
+    """Convolution without bias, batch norm, ReLU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel: side of the cubic kernel.
+        stride: stride in time and space.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.padding = same_padding((kernel,) * 3, (stride,) * 3)
+        self.symmetric = self.padding[0] == self.padding[1]
+        inner_padding = self.padding[0] if self.symmetric else 0
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, inner_padding, bias=False)
+        self.batch3d = nn.BatchNorm3d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, T, H, W) → (B, out, T/stride, H/stride, W/stride)."""
+        if not self.symmetric:
+            x = pad(x, self.padding)
+        return relu(self.batch3d(self.conv3d(x)), inplace=True)
+
+
+class MaxPool(nn.Module):
+    """Max-pooling with SAME padding by zeros, which a ReLU's output never falls below.
+
+    Args:
+        kernel: size in time, height, width.
+        stride: stride in time, height, width.
+    """
+
+    def __init__(self, kernel: Size3, stride: Size3) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+        self.padding = same_padding(kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) → the same divided by the strides, rounded up."""
+        return max_pool3d(pad(x, self.padding), self.kernel, self.stride, ceil_mode=True)
+
+
+class Mixed(nn.Module):
+    """Inception block of four branches.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: a value of `MIXED_CHANNELS`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: tuple[int, int, int, int, int, int]) -> None:
+        super().__init__()
+        one, two_in, two, three_in, three, four = out_channels
+        self.branch_0 = ConvUnit(in_channels, one)
+        self.branch_1 = nn.Sequential(ConvUnit(in_channels, two_in), ConvUnit(two_in, two, kernel=3))
+        self.branch_2 = nn.Sequential(ConvUnit(in_channels, three_in), ConvUnit(three_in, three, kernel=3))
+        self.branch_3 = nn.Sequential(MaxPool((3, 3, 3), (1, 1, 1)), ConvUnit(in_channels, four))
+        self.out_channels = one + two + three + four
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, T, H, W) → (B, out, T, H, W)."""
+        return torch.cat([self.branch_0(x), self.branch_1(x), self.branch_2(x), self.branch_3(x)], dim=1)
+
+
+class I3D(Backbone):
+    """The convolutional part of I3D: (B, 3, T, H, W) → (B, 1024, T/8, H/32, W/32)."""
+
+    num_features = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3d_1a_7x7 = ConvUnit(3, 64, kernel=7, stride=2)
+        self.maxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        self.conv3d_2b_1x1 = ConvUnit(64, 64)
+        self.conv3d_2c_3x3 = ConvUnit(64, 192, kernel=3)
+        self.maxPool3d_3a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        self.maxPool3d_4a_3x3 = MaxPool((3, 3, 3), (2, 2, 2))
+        self.maxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))
+        channels = 192
+        for name, out_channels in MIXED_CHANNELS.items():
+            block = Mixed(channels, out_channels)
+            self.add_module(name, block)
+            channels = block.out_channels
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""
+        features = self.maxPool3d_2a_3x3(self.conv3d_1a_7x7(clip))
+        features = self.conv3d_2c_3x3(self.conv3d_2b_1x1(features))
+        features = self.maxPool3d_3a_3x3(features)
+        for name in MIXED_CHANNELS:
+            if name == "mixed_4b":
+                features = self.maxPool3d_4a_3x3(features)
+            if name == "mixed_5b":
+                features = self.maxPool3d_5a_2x2(features)
+            features = self.get_submodule(name)(features)
+        result: Tensor = features
+        return result

@@ -1,0 +1,27 @@
+"""The key networks: moving averages of the query networks."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen_copy(network: Network) -> Network:
+    """A copy of `network` whose parameters take no gradient."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(key: nn.Module, query: nn.Module, momentum: float) -> None:
+    """`k ← m·k + (1 - m)·q` for every parameter; buffers (batch-norm statistics) stay the key network's own.
+
+    Args:
+        key: the network that follows, changed in place.
+        query: the network that is trained, of the same architecture.
+        momentum: m.
+    """
+    for key_parameter, query_parameter in zip(key.parameters(), query.parameters(), strict=True):
+        key_parameter.lerp_(query_parameter, 1 - momentum)

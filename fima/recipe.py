@@ -1,0 +1,149 @@
+"""Settings as YAML: a recipe gives a run its defaults, and each run records its own settings in the same form."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from fima.config import PretrainConfig
+from fima.errors import ConfigError
+
+Settings = TypeVar("Settings")
+
+RECORD_KEY = "record"
+"""Top-level key under which a run writes facts about itself; it holds no setting, and a recipe may carry it."""
+
+
+def read_recipe(path: Path) -> PretrainConfig:
+    """Read a recipe; what it leaves out keeps its default.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or a key or a value is wrong; names both and the nearest right one.
+    """
+    return config_from_mapping(read_yaml(path), source=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping such as `optim: {{epochs: 100}}`, not a {_kind(content)}")
+    return content
+
+
+def config_from_mapping(content: Mapping[str, Any], *, source: str) -> PretrainConfig:
+    """Build the settings from nested plain values, as YAML or a checkpoint holds them.
+
+    Args:
+        content: section name -> setting name -> value.
+        source: where the values come from, for the messages.
+
+    Raises:
+        ConfigError: a key that does not exist (with a suggestion), a value of the wrong type, or one out of range.
+    """
+    settings = {key: value for key, value in content.items() if key != RECORD_KEY}
+    return _build(PretrainConfig, settings, source=source, prefix="")
+
+
+def config_to_mapping(config: PretrainConfig) -> dict[str, Any]:
+    """Return the settings as nested plain values that YAML and a checkpoint can hold."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return {
+        section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        for section, settings in plain.items()
+    }
+
+
+def flatten(config: PretrainConfig) -> dict[str, Any]:
+    """Return the settings by flag name: `optim.lr` -> 0.01."""
+    return {
+        f"{section}.{key}": value
+        for section, settings in config_to_mapping(config).items()
+        for key, value in settings.items()
+    }
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean "..."?` for the nearest of the choices, or a list of them when none is near."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
+
+
+def _build(kind: type[Settings], content: Any, *, source: str, prefix: str) -> Settings:  # noqa: ANN401
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source}: `{prefix.rstrip('.')}` holds settings, not a {_kind(content)}")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in hints:
+            raise ConfigError(f"{source}: unknown key `{prefix}{key}`{_key_suggestion(str(key), prefix, hints)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            values[key] = _build(
+                typing.cast(type, hint), {} if value is None else value, source=source, prefix=f"{prefix}{key}."
+            )
+        else:
+            values[key] = _convert(value, hint, name=f"{source}: `{prefix}{key}`")
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _key_suggestion(key: str, prefix: str, hints: Mapping[str, Any]) -> str:
+    """Suggest a key of this section, or the section that a top-level key belongs to."""
+    if not prefix:
+        for section, hint in hints.items():
+            if key in typing.get_type_hints(hint):
+                return f"; it belongs under `{section}:`"
+    return suggestion(key, hints)
+
+
+def _convert(value: Any, hint: Any, *, name: str) -> Any:  # noqa: ANN401
+    """Check one plain value against a field's type; YAML reads `1e-3` as text, so a float may come as text."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(value, hint, name=name)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{name}: unknown value `{value}`{suggestion(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name}: a list is needed, not the {_kind(value)} `{value}`")
+        return tuple(_convert(item, arguments[0], name=name) for item in value)
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    raise ConfigError(f"{name}: {wanted} is needed, not the {_kind(value)} `{value}`")
+
+
+def _kind(value: object) -> str:
+    names = {str: "text", list: "list", dict: "mapping", bool: "switch", type(None): "empty value"}
+    return names.get(type(value), "number")

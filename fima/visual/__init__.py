@@ -1,0 +1,1 @@
+"""Pictures: activation maps and contact sheets."""

@@ -1,0 +1,55 @@
+"""Runs a function in several processes that form a gloo group."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_processes(function: Callable[..., Any], num_processes: int, folder: Path, *args: object) -> list[Any]:
+    """Call `function(rank, *args)` in every process and return the results in rank order.
+
+    Args:
+        function: a function at the top level of a module; its result must be something `torch.load` reads back with
+            `weights_only=True`.
+        num_processes: processes to start.
+        folder: an empty folder for the rendezvous and the results.
+        args: further arguments, picklable.
+
+    Raises:
+        RuntimeError: a process failed; the message has its traceback.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    context = mp.get_context("spawn")
+    processes = [
+        context.Process(target=_process, args=(rank, function, num_processes, folder, args))
+        for rank in range(num_processes)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    failures = [path.read_text() for path in sorted(folder.glob("*.error"))]
+    if failures or any(process.exitcode != 0 for process in processes):
+        raise RuntimeError("\n".join(failures) or f"exit codes {[process.exitcode for process in processes]}")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(num_processes)]
+
+
+def _process(
+    rank: int, function: Callable[..., Any], num_processes: int, folder: Path, args: tuple[object, ...]
+) -> None:
+    torch.set_num_threads(1)
+    rendezvous = f"file://{(folder / 'rendezvous').resolve()}"
+    try:
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=num_processes)
+        torch.save(function(rank, *args), folder / f"{rank}.pt")
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"{rank}.error").write_text(traceback.format_exc())
+        raise

@@ -1,0 +1,46 @@
+"""Pre-training runs that take seconds: a few made videos, the tiny backbone, 32 pixels, 4 frames."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
+from fima.recipe import flatten
+from tests.video_files import write_ucf101_avi
+
+SMALL_CONFIG = PretrainConfig(
+    model=ModelConfig(
+        backbone="tiny", projector_hidden=16, embedding_dim=8, decoder_dim=16, decoder_heads=2, decoder_layers=1
+    ),
+    method=MethodConfig(queue_size=4, cell_queue_size=0),
+    data=DataConfig(frames=4, crop_size=32, workers=0),
+    optim=OptimConfig(epochs=2, batch_size=4, lr=0.05),
+    run=RunConfig(device="cpu", health_epochs=1, log_steps=1),
+)
+DEFAULTS = flatten(PretrainConfig())
+SMALL_FLAGS = [
+    word
+    for flag, value in flatten(SMALL_CONFIG).items()
+    if value != DEFAULTS[flag]
+    for word in (f"--{flag}", str(value))
+]
+
+
+def with_settings(section: str, config: PretrainConfig = SMALL_CONFIG, **values: Any) -> PretrainConfig:  # noqa: ANN401
+    """The small settings with some of one section changed."""
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+def make_videos(folder: Path, num_per_class: int = 5) -> Path:
+    """Write two classes of small videos, `a` and `b`; one in five is for testing."""
+    for position in range(2 * num_per_class):
+        name = "ab"[position % 2]
+        write_ucf101_avi(folder / name / f"{position:02d}.avi", num_frames=12, seed=position, side=40)
+    return folder
+
+
+def read_lines(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Lines of a JSON-lines file, of one kind or all."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if kind in (None, line.get("kind"))]

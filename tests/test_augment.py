@@ -1,0 +1,183 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as torchvision_functional
+
+from fima.data import augment
+from fima.data.augment import (
+    BRIGHTNESS,
+    CONTRAST,
+    GRAYSCALE,
+    HUE,
+    JITTER,
+    MEAN,
+    ORDER,
+    SATURATION,
+    SIGMA,
+    STD,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    apply_colour,
+    blur_kernel_size,
+    draw_colour,
+    gaussian_blur,
+    make_inputs,
+    to_grayscale,
+)
+from fima.data.views import ClipViews
+from fima.motion import frame_difference
+
+JITTER_PAIRS = (
+    (adjust_brightness, torchvision_functional.adjust_brightness),
+    (adjust_contrast, torchvision_functional.adjust_contrast),
+    (adjust_saturation, torchvision_functional.adjust_saturation),
+    (adjust_hue, torchvision_functional.adjust_hue),
+)
+
+
+def clips(num_clips: int, size: int = 20, frames: int = 3) -> Tensor:
+    x = torch.rand(num_clips, 3, frames, size, size, generator=torch.Generator().manual_seed(0))
+    x[:, :, :, :2] = (x[:, :, :, :2] * 3).floor() / 2  # ties between channels, black, white and gray
+    return x
+
+
+def frames_first(clip: Tensor) -> Tensor:
+    return clip.transpose(0, 1)
+
+
+def by_torchvision(clip: Tensor, draws: Tensor) -> Tensor:
+    """One clip (3, T, H, W), operation after operation, by torchvision's functions on its frames."""
+    frames = frames_first(clip)
+    if draws[GRAYSCALE]:
+        frames = torchvision_functional.rgb_to_grayscale(frames, num_output_channels=3)
+    if draws[JITTER]:
+        for operation in draws[ORDER].tolist():
+            frames = JITTER_PAIRS[int(operation)][1](frames, float(draws[BRIGHTNESS + int(operation)]))
+    if draws[SIGMA]:
+        size = blur_kernel_size(frames.shape[-1])
+        frames = torchvision_functional.gaussian_blur(frames, [size, size], [float(draws[SIGMA])] * 2)
+    return frames_first(torchvision_functional.normalize(frames, list(MEAN), list(STD)))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), JITTER_PAIRS)
+def test_jitter_operations_are_torchvisions(
+    ours: Callable[[Tensor, Tensor], Tensor], theirs: Callable[[Tensor, float], Tensor]
+) -> None:
+    x = clips(4)
+    factors = torch.tensor([-0.1, 0.07, 1 / 6, -1 / 6]) if ours is adjust_hue else torch.tensor([0.6, 0.93, 1.2, 1.4])
+    changed = ours(x, factors)
+    for clip, result, factor in zip(x, changed, factors.tolist(), strict=True):
+        torch.testing.assert_close(result, frames_first(theirs(frames_first(clip), factor)), atol=2e-6, rtol=0)
+
+
+def test_hue_leaves_gray_and_zero_turns_alone() -> None:
+    gray = to_grayscale(clips(2), torch.ones(2))
+    torch.testing.assert_close(adjust_hue(gray, torch.tensor([0.1, -0.1])), gray)
+    torch.testing.assert_close(adjust_hue(clips(2), torch.zeros(2)), clips(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [20, 32, 64, 75])
+def test_blur_is_torchvisions(size: int) -> None:
+    x = clips(3, size=size, frames=2)
+    sigma = torch.tensor([0.1, 0.8, 2.0])
+    kernel = [blur_kernel_size(size)] * 2
+    for clip, result, value in zip(x, gaussian_blur(x, sigma), sigma.tolist(), strict=True):
+        expected = torchvision_functional.gaussian_blur(frames_first(clip), kernel, [value, value])
+        torch.testing.assert_close(result, frames_first(expected), atol=2e-6, rtol=0)
+
+
+def test_kernel_sizes() -> None:
+    assert [blur_kernel_size(size) for size in (8, 20, 64, 112, 224)] == [1, 3, 7, 11, 23]
+    x = clips(1, size=8)
+    assert torch.equal(gaussian_blur(x, torch.tensor([2.0])), x)
+
+
+@pytest.mark.parametrize("clips_at_once", [1, 5, 100])
+def test_a_batch_equals_torchvision_clip_by_clip(clips_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "CPU_CLIPS_AT_ONCE", clips_at_once)
+    x = clips(24)
+    before = x.clone()
+    draws = draw_colour(np.random.default_rng(0), 24)
+    expected = torch.stack([by_torchvision(clip, row) for clip, row in zip(x, draws, strict=True)])
+    torch.testing.assert_close(apply_colour(x, draws), expected, atol=3e-5, rtol=0)
+    assert torch.equal(x, before)
+
+
+def test_without_operations_only_normalises() -> None:
+    x = clips(2)
+    expected = torch.stack([by_torchvision(clip, torch.zeros(11)) for clip in x])
+    torch.testing.assert_close(apply_colour(x, torch.zeros(2, 11)), expected)
+
+
+def test_autocast_does_not_reach_the_colours() -> None:
+    x, draws = clips(8), draw_colour(np.random.default_rng(1), 8)
+    draws[:, SIGMA] = 1.5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coloured = apply_colour(x, draws)
+    assert torch.equal(coloured, apply_colour(x, draws))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_and_cpu_agree() -> None:
+    x, draws = clips(24), draw_colour(np.random.default_rng(0), 24)
+    torch.testing.assert_close(apply_colour(x.cuda(), draws).cpu(), apply_colour(x, draws), atol=3e-5, rtol=0)
+
+
+def test_draws_have_the_published_probabilities_and_ranges() -> None:
+    draws = draw_colour(np.random.default_rng(0), 4000)
+    assert draws.dtype == torch.float32
+    assert draws[:, GRAYSCALE].mean() == pytest.approx(0.2, abs=0.02)
+    assert draws[:, JITTER].mean() == pytest.approx(0.8, abs=0.02)
+    for column, low, high in ((BRIGHTNESS, 0.6, 1.4), (CONTRAST, 0.6, 1.4), (SATURATION, 0.6, 1.4), (HUE, -0.1, 0.1)):
+        values = draws[:, column]
+        assert low <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high
+    assert (draws[:, ORDER].sort(dim=1).values == torch.arange(4.0)).all()
+    assert len({tuple(order) for order in draws[:, ORDER].tolist()}) == 24
+    sigma = draws[:, SIGMA]
+    assert (sigma > 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert 0.1 <= sigma[sigma > 0].min() < 0.12
+    assert 1.98 < sigma.max() <= 2
+    assert torch.equal(draws[:7], draw_colour(np.random.default_rng(0), 4000)[:7])
+
+
+def views(num_clips: int = 3) -> ClipViews:
+    generator = torch.Generator().manual_seed(0)
+    full, early, late = (
+        torch.randint(0, 256, (num_clips, 3, 4, 20, 20), dtype=torch.uint8, generator=generator) for _ in range(3)
+    )
+    return ClipViews(full=full, early=early, late=late, box=torch.rand(num_clips, 4, generator=generator))
+
+
+def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
+    sampled = views()
+    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4) for seed in range(3)])
+    inputs = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
+    torch.testing.assert_close(inputs.full, apply_colour(sampled.full / 255, draws[:, 0]))
+    for position, view, result in (
+        (1, sampled.full, inputs.full_difference),
+        (2, sampled.early, inputs.early_difference),
+        (3, sampled.late, inputs.late_difference),
+    ):
+        assert result is not None
+        torch.testing.assert_close(result, apply_colour(frame_difference(view / 255), draws[:, position]))
+    assert torch.equal(inputs.box, sampled.box)
+
+
+@pytest.mark.parametrize(("full", "frame"), [(False, False), (True, False), (False, True)])
+def test_unwanted_differences_are_none_and_change_nothing_else(full: bool, frame: bool) -> None:
+    sampled = views()
+    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4) for seed in range(3)])
+    everything = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
+    inputs = make_inputs(sampled, draws, full_difference=full, frame_differences=frame)
+    assert (inputs.full_difference is not None) is full
+    assert (inputs.early_difference is not None) is frame
+    assert (inputs.late_difference is not None) is frame
+    torch.testing.assert_close(inputs.full, everything.full)
+    if inputs.late_difference is not None:
+        torch.testing.assert_close(inputs.late_difference, everything.late_difference)

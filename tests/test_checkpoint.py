@@ -1,0 +1,149 @@
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fima.engine import checkpoint as checkpoints
+from fima.engine.checkpoint import Checkpoint, Progress, load_checkpoint, load_encoder, load_weights, save_checkpoint
+from fima.errors import CheckpointError
+from fima.model import build_method
+from tests.small_runs import SMALL_CONFIG, with_settings
+
+CPU = torch.device("cpu")
+
+
+def make_checkpoint(**changes: Any) -> Checkpoint:  # noqa: ANN401
+    torch.manual_seed(0)
+    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    values: dict[str, Any] = {
+        "config": SMALL_CONFIG,
+        "progress": Progress(epoch=3, step=12, videos_tried=40),
+        "model": method.state_dict(),
+        "optimizer": torch.optim.SGD(method.parameters(), lr=0.1).state_dict(),
+        "rng": {"cpu": torch.get_rng_state(), "cuda": []},
+        "data": {"num_videos": 10},
+        "versions": checkpoints.versions(),
+    }
+    return Checkpoint(**{**values, **changes})
+
+
+def test_round_trip_with_plain_values_only(tmp_path: Path) -> None:
+    path, saved = tmp_path / "folder" / "last.pt", make_checkpoint()
+    save_checkpoint(path, saved)
+    assert torch.load(path, weights_only=True)["format"] == "fima-pretrain"
+    loaded = load_checkpoint(path)
+    assert (loaded.config, loaded.progress, loaded.data) == (saved.config, saved.progress, saved.data)
+    assert all(torch.equal(value, saved.model[name]) for name, value in loaded.model.items())
+    assert torch.equal(loaded.rng["cpu"], saved.rng["cpu"])
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, make_checkpoint())
+    before = path.read_bytes()
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, make_checkpoint(progress=Progress(epoch=4)))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_load_encoder_gives_the_query_encoder_in_eval_mode(tmp_path: Path) -> None:
+    path, saved = tmp_path / "last.pt", make_checkpoint()
+    save_checkpoint(path, saved)
+    loaded = load_encoder(path, device=CPU)
+    assert (loaded.epoch, loaded.method, loaded.config, len(loaded.checkpoint_hash)) == (3, "fima", SMALL_CONFIG, 16)
+    assert not loaded.encoder.training
+    weights = loaded.encoder.state_dict()
+    assert weights
+    assert all(torch.equal(value, saved.model[f"query_encoder.{name}"]) for name, value in weights.items())
+    again = tmp_path / "again.pt"
+    save_checkpoint(again, make_checkpoint(progress=Progress(epoch=4)))
+    assert load_encoder(again, device=CPU).checkpoint_hash != loaded.checkpoint_hash
+
+
+def write_missing(path: Path) -> None:
+    """Nothing there."""
+
+
+def write_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def write_empty(path: Path) -> None:
+    path.touch()
+
+
+def write_truncated(path: Path) -> None:
+    save_checkpoint(path, make_checkpoint())
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def write_text(path: Path) -> None:
+    path.write_text("not a checkpoint at all")
+
+
+def write_code(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Path("x")))
+
+
+def write_other_program(path: Path) -> None:
+    torch.save({"epoch": 3, "model": {}}, path)
+
+
+def write_official(path: Path) -> None:
+    torch.save({"epoch": 3, "arch": "I3D", "state_dict": {}}, path)
+
+
+def write_newer(path: Path) -> None:
+    torch.save({"format": "fima-pretrain", "format_version": 99, "versions": {"fima": "9.0"}}, path)
+
+
+def write_incomplete(path: Path) -> None:
+    torch.save({"format": "fima-pretrain", "format_version": 1}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_missing, "no such checkpoint"),
+        (write_folder, "is a folder"),
+        (write_empty, "damaged or no checkpoint"),
+        (write_truncated, "truncated"),
+        (write_text, "no checkpoint"),
+        (write_code, "no checkpoint"),
+        (write_other_program, "not a checkpoint of `fima pretrain`"),
+        (write_official, "official checkpoints must be converted first"),
+        (write_newer, "newer fima"),
+        (write_incomplete, "not a complete checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, write: Any, message: str) -> None:  # noqa: ANN401
+    path = tmp_path / "some.pt"
+    write(path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    other = with_settings("model", embedding_dim=4)
+    method = build_method(other.model, other.method)
+    with pytest.raises(CheckpointError, match="its weights are not of this model"):
+        load_weights(method, make_checkpoint().model, source=tmp_path, what="model")
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_weights(method, {}, source=tmp_path, what="model")
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, make_checkpoint(config=with_settings("model", backbone="r3d_18")))
+    with pytest.raises(CheckpointError, match="not of this backbone r3d_18"):
+        load_encoder(path, device=CPU)

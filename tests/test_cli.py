@@ -1,0 +1,222 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fima
+from fima.cli import COMMANDS, main
+from fima.commands import pretrain as pretrain_command
+from fima.config import PretrainConfig
+from fima.engine.loop import PretrainResult
+from fima.engine.run_folder import RunFolder
+from fima.errors import TrainingError
+from fima.recipe import read_recipe
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> RunFolder:
+    """A finished run of two epochs, made by the command itself."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
+    assert main(["pretrain", str(videos), "--out", str(folder.root), *SMALL_FLAGS]) == 0
+    return folder
+
+
+def refused(argv: list[str], capsys: Capture, code: int = 2) -> str:
+    """Run a command that must fail with one line; return the line."""
+    assert main(argv) == code
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("fima: error: ")
+    assert "\n" not in error
+    return error
+
+
+def refused_flag(argv: list[str], capsys: Capture) -> str:
+    """Run a command whose flags are refused by the parser; return its message on one line, without the frame."""
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return " ".join(error.replace("│", " ").split())
+
+
+def test_version_help_and_unknown_commands(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fima {fima.__version__}\n"
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(name in page for name in COMMANDS)
+    assert main([]) == 2
+    capsys.readouterr()
+    assert "unknown command `pretrian`; did you mean `pretrain`?" in refused(["pretrian"], capsys)
+    assert "choose from cam, contact-sheet" in refused(["xyzzy"], capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: Capture) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"fima {command}" in capsys.readouterr().out
+
+
+def test_pretrain_resolves_its_flags(run: RunFolder) -> None:
+    assert read_recipe(run.config) == SMALL_CONFIG
+    assert run.last.exists()
+
+
+class TestPretrainSettings:
+    """Which settings a command line stands for; the training itself is not run."""
+
+    @pytest.fixture(autouse=True)
+    def _record(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[PretrainConfig] = []
+
+        def fake_pretrain(config: PretrainConfig, **paths: object) -> PretrainResult:
+            self.seen.append(config)
+            raise TrainingError("not run")
+
+        monkeypatch.setattr(pretrain_command, "pretrain", fake_pretrain)
+
+    def parse(self, folder: Path, *words: str, recipe: str | None = None) -> PretrainConfig:
+        argv = ["pretrain", "DATA", "--out", str(folder / "run"), *words]
+        if recipe is not None:
+            (folder / "recipe.yaml").write_text(recipe)
+            argv.insert(2, str(folder / "recipe.yaml"))
+        assert main(argv) == 1
+        return self.seen[-1]
+
+    def test_without_flags_they_are_the_papers(self, tmp_path: Path) -> None:
+        assert self.parse(tmp_path) == PretrainConfig()
+
+    def test_flags_go_before_the_recipe(self, tmp_path: Path) -> None:
+        text = "optim: {lr: 0.5, epochs: 9}\nmethod: {name: moco}"
+        config = self.parse(tmp_path, "--optim.lr", "0.25", recipe=text)
+        assert (config.optim.lr, config.optim.epochs, config.method.name) == (0.25, 9, "moco")
+
+    def test_a_flag_may_need_the_recipe_to_make_sense(self, tmp_path: Path) -> None:
+        text = "optim: {schedule: step, milestones: [60]}"
+        config = self.parse(tmp_path, "--optim.milestones", "3", "5", recipe=text)
+        assert (config.optim.schedule, config.optim.milestones) == ("step", (3, 5))
+
+    def test_switches(self, tmp_path: Path) -> None:
+        assert self.parse(tmp_path, "--method.no-decoder").method.decoder is False
+        assert self.parse(tmp_path, "--method.decoder", recipe="method: {decoder: false}").method.decoder is True
+
+    def test_a_resumed_run_keeps_its_settings_without_repeating_them(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        folder.root.mkdir()
+        folder.write_config(SMALL_CONFIG, {})
+        assert self.parse(tmp_path, "--resume") == SMALL_CONFIG
+        assert self.parse(tmp_path, "--resume", "--optim.epochs", "9").optim.epochs == 9
+        assert self.parse(tmp_path) == PretrainConfig()
+
+
+def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys: Capture) -> None:
+    start = ["pretrain", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert "--method.name" in refused_flag([*start, "--method.nam", "moco"], capsys)
+    assert "'moco'" in refused_flag([*start, "--method.name", "mocco"], capsys)
+    assert "--optim.epochs" in refused_flag([*start, "--optim.epochs", "many"], capsys)
+    assert "--optim.lr -1.0: must be 0 or more" in refused_flag([*start, "--optim.lr", "-1"], capsys)
+    assert "--out" in refused_flag(["pretrain", str(tmp_path)], capsys)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optim: {epoch: 3}")
+    assert "did you mean `epochs`?" in refused([*start, str(recipe)], capsys)
+    assert "a recipe is a .yaml file" in refused([*start, "second_folder"], capsys)
+    assert "cannot read the recipe" in refused([*start, "none.yaml"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_not_there_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    empty, out = tmp_path / "empty", ["--out", str(tmp_path / "run")]
+    empty.mkdir()
+    assert "no such folder" in refused(["pretrain", str(tmp_path / "none"), *out], capsys)
+    assert "empty" in refused(["pretrain", str(empty), *out], capsys)
+    assert "no such folder" in refused(["contact-sheet", str(tmp_path / "none"), "--out", "x.png"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder, videos: Path, capsys: Capture) -> None:
+    before = run.last.read_bytes()
+    start = ["pretrain", str(videos), "--out", str(run.root)]
+    assert "already holds a run; continue it with --resume" in refused([*start, *SMALL_FLAGS], capsys)
+    assert main([*start, "--resume"]) == 0
+    assert "finished already, 2 epochs" in capsys.readouterr().out
+    assert "--optim.lr 3.0: the run in" in refused([*start, "--resume", "--optim.lr", "3"], capsys)
+    assert run.last.read_bytes() == before
+
+
+def test_a_run_that_had_to_stop_exits_with_1(tmp_path: Path, capsys: Capture) -> None:
+    folder = make_videos(tmp_path / "videos", num_per_class=2)
+    for path in folder.rglob("*.avi"):
+        path.write_bytes(b"no video")
+    argv = ["pretrain", str(folder), "--out", str(tmp_path / "run"), *SMALL_FLAGS]
+    assert "cannot be decoded" in refused_after_warnings(argv, capsys)
+
+
+def refused_after_warnings(argv: list[str], capsys: Capture) -> str:
+    assert main(argv) == 1
+    *warnings, error = capsys.readouterr().err.strip().splitlines()
+    assert all(line.startswith("fima: warning: ") for line in warnings)
+    assert error.startswith("fima: error: ")
+    return error
+
+
+def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Path, capsys: Capture) -> None:
+    argv = ["evaluate", str(run.last), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
+    assert main([*argv, "--protocols", "knn", "retrieval"]) == 0
+    assert "knn/top1" in capsys.readouterr().out
+    result = json.loads((run.root / "evaluation" / "last.json").read_text())
+    assert set(result["protocols"]) == {"knn", "retrieval"}
+    assert 0 <= result["figures"]["knn/top1"] <= 100
+    assert list((run.root / "evaluation" / "cache").iterdir())
+    assert "--protocols knm" in refused([*argv, "--protocols", "knm"], capsys)
+    assert "no such checkpoint" in refused(["evaluate", "none.pt", str(videos)], capsys)
+    assert "--device tpu" in refused([*argv, "--device", "tpu"], capsys)
+
+
+def test_pictures(run: RunFolder, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    sheet, maps = tmp_path / "sheet.png", tmp_path / "maps.png"
+    assert main(["contact-sheet", str(videos), "--out", str(sheet)]) == 0
+    both = [str(run.last), str(run.numbered(2))]
+    options = ["--data", str(videos), "--num_videos", "2", "--device", "cpu"]
+    assert main(["cam", *both, *options, "--out", str(maps)]) == 0
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert maps.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert "no checkpoint given" in refused(["cam", *options, "--out", str(maps)], capsys)
+
+
+def test_make_data(tmp_path: Path, capsys: Capture) -> None:
+    argv = ["make-data", "motion-textures", str(tmp_path / "data"), "--num-train", "1", "--num-test", "1"]
+    assert main(argv) == 0
+    assert main(argv) == 0
+    assert "there already" in capsys.readouterr().out
+    refused_flag(["make-data", "motion-texture", str(tmp_path / "x")], capsys)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int, videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    flags = [*SMALL_FLAGS, "--optim.epochs", "100000", "--run.health_epochs", "0", "--data.workers", "1"]
+    command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *flags]
+    # A group of its own, so that the signal reaches the decoding process too, as Ctrl-C and schedulers do.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    while not (run.metrics.exists() and read_lines(run.metrics, "step")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "--resume" in output.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert run.last.exists()

@@ -1,0 +1,250 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fima.config import MethodConfig, ModelConfig
+from fima.errors import ConfigError
+from fima.model import build_method
+from fima.model.fima import FIMA, early_and_late
+from fima.model.inputs import ClipInputs, StepLosses
+from fima.model.moco import MoCo
+from fima.model.momentum import frozen_copy, update_average
+
+MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)
+METHOD = MethodConfig(queue_size=12, cell_queue_size=40)
+ABLATIONS = {
+    "full": METHOD,
+    "moco": dataclasses.replace(METHOD, name="moco"),
+    "frame only": dataclasses.replace(METHOD, cell_weight=0, instance_weight=0),
+    "cell only": dataclasses.replace(METHOD, frame_weight=0),
+    "instance only": dataclasses.replace(METHOD, frame_weight=0, cell_weight=0),
+    "no decoder": dataclasses.replace(METHOD, decoder=False),
+    "no foreground": dataclasses.replace(METHOD, foreground=False),
+    "no cell queue": dataclasses.replace(METHOD, cell_queue_size=0),
+}
+
+
+def clip_inputs(seed: int, batch_size: int = 3, frames: int = 8) -> ClipInputs:
+    generator = torch.Generator().manual_seed(seed)
+    full, whole, early, late = torch.randn(4, batch_size, 3, frames, 32, 32, generator=generator)
+    r = torch.rand(batch_size, 4, generator=generator)
+    box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
+    return ClipInputs(full=full, full_difference=whole, early_difference=early, late_difference=late, box=box)
+
+
+def build(method: MethodConfig, model: ModelConfig = MODEL) -> MoCo | FIMA:
+    torch.manual_seed(0)
+    return build_method(model, method)
+
+
+def build_fima(method: MethodConfig = METHOD) -> FIMA:
+    network = build(method)
+    assert isinstance(network, FIMA)
+    return network
+
+
+def step(network: nn.Module, batch_size: int = 3, frames: int = 8) -> StepLosses:
+    result = network(clip_inputs(1, batch_size, frames), clip_inputs(2, batch_size, frames))
+    assert isinstance(result, StepLosses)
+    return result
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_parameter_that_exists_and_is_trained_gets_a_gradient(name: str) -> None:
+    network = build(ABLATIONS[name])
+    torch.autograd.backward(step(network).total)
+    for key, parameter in network.named_parameters():
+        assert parameter.requires_grad != key.startswith("key_"), key
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+
+
+def test_parts_are_summed_with_their_weights_and_detached() -> None:
+    method = dataclasses.replace(METHOD, instance_weight=0.5, frame_weight=2.0, cell_weight=3.0)
+    result = step(build(method))
+    parts = result.parts
+    assert parts.keys() == {"instance", "frame", "cell"}
+    torch.testing.assert_close(result.total.detach(), 0.5 * parts["instance"] + 2 * parts["frame"] + 3 * parts["cell"])
+    assert not any(value.requires_grad for value in (*parts.values(), *result.stats.values(), result.query))
+    assert {"positive_similarity", "negative_similarity", "instance_top1", "foreground_share"} <= result.stats.keys()
+    assert result.query.shape == (3, 16)
+
+
+def test_moco_is_the_instance_part_of_fima() -> None:
+    fima, moco = build_fima(), build(ABLATIONS["moco"])
+    moco.load_state_dict(fima.state_dict(), strict=False)
+    for _ in range(2):
+        full, alone = step(fima), step(moco)
+        torch.testing.assert_close(alone.parts["instance"], full.parts["instance"])
+        assert alone.total.item() == alone.parts["instance"].item()
+    torch.testing.assert_close(moco.queue.keys, fima.queue.keys)
+    assert alone.parts.keys() == {"instance"}
+    assert not isinstance(moco, FIMA)
+
+
+def encoder_passes(network: MoCo) -> list[str]:
+    """Which encoders a step runs, in order."""
+    passes: list[str] = []
+    network.query_encoder.register_forward_hook(lambda *_: passes.append("query"))
+    network.key_encoder.register_forward_hook(lambda *_: passes.append("key"))
+    step(network)
+    return passes
+
+
+@pytest.mark.parametrize(
+    ("name", "num_key_passes"), [("full", 8), ("moco", 2), ("frame only", 6), ("cell only", 4), ("instance only", 2)]
+)
+def test_a_loss_that_is_off_skips_its_passes(name: str, num_key_passes: int) -> None:
+    passes = encoder_passes(build(ABLATIONS[name]))
+    assert passes.count("key") == num_key_passes
+    assert passes.count("query") == 2
+
+
+def test_only_what_is_in_use_exists() -> None:
+    def parts(name: str) -> set[str]:
+        return {key.partition(".")[0] for key in build(ABLATIONS[name]).state_dict()}
+
+    base = {"query_encoder", "key_encoder", "projector", "key_projector", "queue"}
+    decoder = {"decoder", "reduce", "expand"}
+    assert parts("full") == base | decoder | {"cls_token", "motion_queue", "cell_queue"}
+    assert parts("no cell queue") == base | decoder | {"cls_token", "motion_queue"}
+    assert parts("frame only") == base | decoder | {"cls_token", "motion_queue"}
+    assert parts("cell only") == base | decoder | {"cell_queue"}
+    assert parts("no decoder") == base | {"motion_queue", "cell_queue"}
+    assert parts("instance only") == parts("moco") == base
+    assert build(METHOD).queues.keys() == {"instance", "frame", "cell"}
+    assert build(ABLATIONS["moco"]).queues.keys() == {"instance"}
+
+
+def test_each_ablation_changes_its_own_loss_only() -> None:
+    full = step(build(METHOD).eval()).parts
+    no_foreground = step(build(ABLATIONS["no foreground"]).eval())
+    assert no_foreground.stats["foreground_share"] == 1
+    assert no_foreground.parts["cell"] != full["cell"]
+    torch.testing.assert_close(no_foreground.parts["frame"], full["frame"])
+    no_queue = build(ABLATIONS["no cell queue"]).eval()
+    no_queue.load_state_dict(build(METHOD).state_dict(), strict=False)
+    without = step(no_queue).parts
+    assert without["cell"] < full["cell"]
+    torch.testing.assert_close(without["frame"], full["frame"])
+
+
+def test_without_the_decoder_the_cells_themselves_predict() -> None:
+    network = build_fima(ABLATIONS["no decoder"]).eval()
+    features = torch.randn(2, 512, 2, 3, 4)
+    prediction = network.predict_motion(features, torch.randn_like(features))
+    assert prediction.cells is not None
+    assert prediction.frames is not None
+    torch.testing.assert_close(prediction.cells[1, 1, 5], network.projector(features[1, :, 1, 1, 1]))
+    torch.testing.assert_close(prediction.frames[0], network.projector(features[:, :, 0].mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("num_slices", "early", "late"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [1, 2]), (4, [0, 1], [2, 3])]
+)
+def test_slices_are_grouped_into_early_and_late(num_slices: int, early: list[int], late: list[int]) -> None:
+    slices = normalize(torch.randn(2, num_slices, 8), dim=-1)
+    frames = early_and_late(slices)
+    for frame, group in zip(frames, (early, late), strict=True):
+        torch.testing.assert_close(frame, normalize(slices[:, group].mean(dim=1), dim=-1))
+
+
+@pytest.mark.parametrize("frames", [4, 8, 12, 16])
+def test_any_number_of_slices_makes_a_step(frames: int) -> None:
+    for name in ("full", "no decoder"):
+        network = build(ABLATIONS[name])
+        result = step(network, frames=frames)
+        assert result.total.isfinite()
+        num_slices = frames // 4
+        assert int(network.queues["cell"].position) == 2 * 3 * num_slices * 16 % 40
+
+
+def test_short_batches_and_batches_larger_than_the_queues_make_a_step() -> None:
+    network = build(dataclasses.replace(METHOD, queue_size=3, cell_queue_size=7))
+    for batch_size in (4, 1, 2):
+        assert step(network, batch_size=batch_size).total.isfinite()
+    assert int(network.queue.position) == 2 * 7 % 3
+    assert int(network.queues["frame"].position) == 4 * 7 % 3
+
+
+def test_queues_are_written_in_the_published_order() -> None:
+    network = build_fima(dataclasses.replace(METHOD, queue_size=50, cell_queue_size=500)).eval()
+    step(network)
+    a, b = (network.key_pass(clip_inputs(seed)) for seed in (1, 2))
+    torch.testing.assert_close(network.queue.keys[:6], torch.cat([b.instance, a.instance]))
+    assert a.frames is not None
+    assert b.frames is not None
+    torch.testing.assert_close(network.queues["frame"].keys[:12], torch.cat([*b.frames, *a.frames]))
+    assert a.cells is not None
+    assert b.cells is not None
+    cells = [clip[:, index].flatten(0, 1) for clip in (b.cells, a.cells) for index in range(2)]
+    torch.testing.assert_close(network.queues["cell"].keys[: 4 * 48], torch.cat(cells))
+
+
+def test_the_key_networks_follow_before_the_key_pass_and_buffers_do_not() -> None:
+    network = build(dataclasses.replace(METHOD, key_momentum=0.75))
+    with torch.no_grad():
+        for parameter in network.query_encoder.parameters():
+            parameter.add_(1)
+    before = [parameter.clone() for parameter in network.key_encoder.parameters()]
+    step(network)
+    for old, key in zip(before, network.key_encoder.parameters(), strict=True):
+        torch.testing.assert_close(key, old + 0.25)
+    statistics = network.key_encoder.state_dict()["layers.1.running_mean"]
+    assert not torch.equal(statistics, network.query_encoder.state_dict()["layers.1.running_mean"])
+
+
+def test_update_average() -> None:
+    query = nn.Linear(2, 2)
+    key = frozen_copy(query)
+    nn.init.zeros_(query.weight)
+    expected = 0.9 * key.weight
+    update_average(key, query, 0.9)
+    torch.testing.assert_close(key.weight, expected)
+    assert not key.weight.requires_grad
+    assert query.weight.requires_grad
+
+
+def test_a_step_under_autocast_has_float32_losses_near_the_exact_ones() -> None:
+    network, exact = build(METHOD).eval(), build(METHOD).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = step(network)
+    torch.autograd.backward(result.total)
+    assert result.total.dtype == torch.float32
+    assert math.isclose(result.total.item(), step(exact).total.item(), rel_tol=0.05)
+
+
+def test_training_with_fima_lowers_its_loss() -> None:
+    network = build(dataclasses.replace(METHOD, key_momentum=0.9))
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
+    totals = []
+    for _ in range(12):
+        result = step(network, batch_size=4)
+        optimizer.zero_grad()
+        torch.autograd.backward(result.total)
+        optimizer.step()
+        totals.append(result.total.item())
+    assert totals[-1] < totals[0] - 0.5
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"method\.queue_size"):
+        build(MethodConfig(cell_queue_size=0))
+    with pytest.raises(ConfigError, match=r"method\.cell_queue_size"):
+        build(MethodConfig(queue_size=5))
+    a = dataclasses.replace(clip_inputs(1), early_difference=None)
+    with pytest.raises(ValueError, match="early_difference is None"):
+        build(METHOD)(a, a)
+
+
+def test_moco_needs_no_differences() -> None:
+    def rgb(seed: int) -> ClipInputs:
+        clip = clip_inputs(seed)
+        return ClipInputs(full=clip.full, box=clip.box)
+
+    for name in ("moco", "instance only"):
+        total: Tensor = build(ABLATIONS[name])(rgb(1), rgb(2)).total
+        assert total.isfinite()

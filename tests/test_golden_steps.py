@@ -1,0 +1,165 @@
+"""Whole training steps agree with the numbers recorded from the authors' code."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from fima import losses
+from fima.config import MethodConfig, ModelConfig
+from fima.convert import fima_to_official, official_to_fima
+from fima.losses import Contrast
+from fima.model import build_method
+from fima.model.fima import FIMA
+from fima.model.inputs import ClipInputs, StepLosses
+from fima.motion import frame_difference
+from tests.reference import golden_numbers, noise, noise_state
+
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
+CASES = ["step_I3D_ucf101", "step_I3D_k400", "step_r2plus1d_18_ucf101"]
+STEP_TOLERANCES = (1.5e-9, 5e-8, 1.5e-6)
+"""Of the losses at steps 0, 1 and 2: training steps amplify rounding."""
+BACKBONES: dict[str, Literal["i3d", "r2plus1d_18"]] = {"I3D": "i3d", "r2plus1d_18": "r2plus1d_18"}
+
+
+class Recorder:
+    """Wraps the loss functions and keeps what they return, in the golden order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.instance: list[float] = []
+        self.frame: list[float] = []
+        self.cell: list[float] = []
+        info_nce, frame_motion, cell_motion = losses.info_nce, losses.frame_motion, losses.cell_motion
+
+        def record_instance(*args: Tensor, temperature: float) -> Contrast:
+            contrast = info_nce(*args, temperature=temperature)
+            self.instance.append(contrast.loss.item())
+            return contrast
+
+        def record_frame(*args: Tensor, temperature: float) -> Tensor:
+            num_instance = len(self.instance)
+            result = frame_motion(*args, temperature=temperature)
+            # The frame loss is made of InfoNCE losses, which are not instance losses.
+            del self.instance[num_instance:]
+            self.frame += result.tolist()
+            return result
+
+        def record_cell(*args: Tensor, temperature: float) -> Tensor:
+            result = cell_motion(*args, temperature=temperature)
+            self.cell.append(result.item())
+            return result
+
+        monkeypatch.setattr(losses, "info_nce", record_instance)
+        monkeypatch.setattr(losses, "frame_motion", record_frame)
+        monkeypatch.setattr(losses, "cell_motion", record_cell)
+
+    def take(self) -> dict[str, list[float]]:
+        """The losses since the last call, under their golden names; cell losses averaged over the two slices."""
+        first, second, third, fourth = self.cell
+        dense = [(first + second) / 2, (third + fourth) / 2]
+        taken = {"loss_instance": self.instance, "loss_frame": self.frame, "loss_dense": dense}
+        self.instance, self.frame, self.cell = [], [], []
+        return taken
+
+
+def build(case: dict[str, Any], dtype: torch.dtype) -> FIMA:
+    method = MethodConfig(queue_size=case["queue_size"], cell_queue_size=case["dense_queue"])
+    network = build_method(ModelConfig(backbone=BACKBONES[case["arch"]], decoder_dropout=0.0), method)
+    state = noise_state(case["keys"])
+    for key in state:
+        source = key.replace("encoder_k.", "encoder_q.").replace("projector_dense_k.", "projector_dense.")
+        state[key] = state[source]
+    network.to(dtype).load_state_dict(official_to_fima(state), strict=True)
+    assert isinstance(network, FIMA)
+    return network.train()
+
+
+def inputs(step: int, clip: str, shape: list[int], dtype: torch.dtype) -> ClipInputs:
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None, None] for values in (MEAN, STD))
+
+    def pixels(view: str) -> Tensor:
+        return (noise(f"step{step}.{view}", shape) + 1) / 2
+
+    def normalised(x: Tensor) -> Tensor:
+        return ((x - mean) / std).to(dtype)
+
+    r = (noise(f"step{step}.coord_{clip}", (shape[0], 4)) + 1) / 2
+    box = torch.stack([0.35 * r[:, 0], 0.35 * r[:, 1], 0.65 + 0.35 * r[:, 2], 0.65 + 0.35 * r[:, 3]], dim=1)
+    if clip == "m":
+        box[0] = box[0, [2, 1, 0, 3]]
+    return ClipInputs(
+        full=normalised(pixels(clip)),
+        full_difference=normalised(frame_difference(pixels(clip))),
+        early_difference=normalised(frame_difference(pixels(f"{clip}_l1"))),
+        late_difference=normalised(frame_difference(pixels(f"{clip}_l2"))),
+        box=box.to(dtype),
+    )
+
+
+def check_losses(
+    result: StepLosses,
+    recorded: dict[str, list[float]],
+    expected: dict[str, Any],
+    *,
+    tolerance: float,
+    relative: float = 0,
+) -> None:
+    for name, values in recorded.items():
+        assert values == pytest.approx(expected[name], abs=tolerance, rel=relative), name
+    assert result.total.item() == pytest.approx(expected["total"], abs=tolerance, rel=relative)
+    assert result.parts["instance"].item() == pytest.approx(
+        sum(expected["loss_instance"]) / 2, abs=tolerance, rel=relative
+    )
+    assert result.parts["frame"].item() == pytest.approx(sum(expected["loss_frame"]) / 4, abs=tolerance, rel=relative)
+    assert result.parts["cell"].item() == pytest.approx(sum(expected["loss_dense"]) / 2, abs=tolerance, rel=relative)
+
+
+def check_queues(network: FIMA, expected: dict[str, Any], tolerance: float) -> None:
+    assert network.motion_queue is not None
+    for name, queue in (("queue", network.queue), ("motion_queue", network.motion_queue)):
+        position = int(queue.position)
+        assert position == expected[f"{name}_ptr"]
+        newest = queue.keys[position - 1, :8].tolist()
+        assert newest == pytest.approx(expected[f"{name}_new_first8"], abs=tolerance)
+
+
+def check_gradients(network: FIMA, expected: dict[str, float], tolerance: float) -> None:
+    gradients = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+    official = fima_to_official(gradients, prefix="")
+    norms = {name: official[name].norm().item() for name in expected}
+    assert norms == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_agree_in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = golden_numbers()[name]
+    recorder = Recorder(monkeypatch)
+    network = build(case, torch.float64)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    for step, (expected, tolerance) in enumerate(zip(case["steps"], STEP_TOLERANCES, strict=False)):
+        result = network(*(inputs(step, clip, case["clip"], torch.float64) for clip in "mn"))
+        check_losses(result, recorder.take(), expected, tolerance=tolerance)
+        check_queues(network, expected, tolerance)
+        optimizer.zero_grad()
+        result.total.backward()
+        if step == 0:
+            check_gradients(network, expected["grad_norms"], 1e-8)
+        optimizer.step()
+    first_parameter = next(network.key_encoder.parameters()).flatten()[:8].tolist()
+    assert first_parameter == pytest.approx(case["encoder_k_first_param_first8_after"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_step_agrees_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = golden_numbers()[name]
+    recorder = Recorder(monkeypatch)
+    network = build(case, torch.float32)
+    result = network(*(inputs(0, clip, case["clip"], torch.float32) for clip in "mn"))
+    result.total.backward()
+    expected = case["steps"][0]
+    check_losses(result, recorder.take(), expected, tolerance=2.5e-5, relative=2.5e-5)
+    check_queues(network, expected, 2.5e-5)
+    check_gradients(network, expected["grad_norms"], 7.5e-4)

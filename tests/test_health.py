@@ -1,0 +1,91 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from fima.data.datasets import list_videos
+from fima.engine.health import check_health, effective_rank, embedding_std, knn_accuracy, measure
+from fima.model import build_method
+from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
+
+
+def embeddings_of(num_videos: int, size: int, noise: float, seed: int = 0) -> torch.Tensor:
+    """Two embeddings a video, close to one common direction when `noise` is small."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(size, generator=generator)
+    return normalize(common + noise * torch.randn(num_videos, 2, size, generator=generator), dim=-1)
+
+
+def test_effective_rank_of_known_matrices() -> None:
+    assert effective_rank(torch.eye(6)) == pytest.approx(6)
+    assert effective_rank(torch.ones(20, 6)) == pytest.approx(1)
+    assert effective_rank(torch.cat([torch.eye(3), torch.eye(3)])) == pytest.approx(3)
+    weights = [0.75, 0.25]
+    expected = math.exp(-sum(p * math.log(p) for p in weights))
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(expected)
+    assert math.isnan(effective_rank(torch.tensor([[math.nan, 1.0]])))
+
+
+def test_embedding_std_of_spread_embeddings_is_one_over_root_d() -> None:
+    spread = normalize(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert embedding_std(spread) == pytest.approx(64**-0.5, rel=0.02)
+    assert embedding_std(torch.ones(5, 4)) == 0
+    assert embedding_std(torch.ones(1, 4)) == 0
+
+
+def test_knn_leaves_the_video_itself_out() -> None:
+    # Each video is its own nearest neighbour, and the nearest other one is of the other class.
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    assert knn_accuracy(features, torch.tensor([0, 1, 0, 1]), num_neighbours=1) == 0
+    assert knn_accuracy(features, torch.tensor([0, 0, 1, 1]), num_neighbours=1) == 1
+
+
+def test_collapse_is_seen_and_health_is_not_mistaken_for_it() -> None:
+    labels = torch.zeros(32, dtype=torch.int64)
+    features = torch.randn(32, 5, generator=torch.Generator().manual_seed(1))
+    assert measure(embeddings_of(32, 16, 1e-3), features, labels).collapsed
+    assert not measure(embeddings_of(32, 16, 10.0), features, labels).collapsed
+    broken = embeddings_of(32, 16, 10.0)
+    broken[3] = math.nan
+    assert measure(broken, features, labels).collapsed
+
+
+def test_similarities_and_missing_labels() -> None:
+    first = torch.eye(4)
+    embeddings = torch.stack([first, first], dim=1)
+    health = measure(embeddings, first, torch.tensor([0, 0, 1, -1]))
+    assert (health.positive_similarity, health.negative_similarity) == (1, 0)
+    assert health.knn_accuracy is None
+    assert measure(embeddings, first, torch.tensor([0, 0, 1, 1])).knn_accuracy is not None
+    assert measure(embeddings, first, torch.tensor([1, 1, 1, 1])).knn_accuracy is None
+
+
+def test_checking_leaves_the_networks_and_the_random_state_alone(tmp_path: Path) -> None:
+    videos = list_videos(make_videos(tmp_path), "train")
+    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method).train()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    state = torch.get_rng_state()
+    health = check_health(method, videos, with_settings("run", health_videos=6), torch.device("cpu"))
+    assert health is not None
+    assert health.num_videos == 6
+    assert health.uniform_std == pytest.approx(8**-0.5)
+    assert health.knn_accuracy is not None
+    assert method.training
+    assert method.query_encoder.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+def test_videos_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
+    folder = make_videos(tmp_path, num_per_class=2)
+    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    paths = sorted(folder.rglob("*.avi"))
+    paths[0].write_bytes(b"no video")
+    health = check_health(method, list_videos(folder, "train"), SMALL_CONFIG, torch.device("cpu"))
+    assert health is not None
+    assert health.num_videos == 3
+    for path in paths[1:]:
+        path.write_bytes(b"no video")
+    assert check_health(method, list_videos(folder, "train"), SMALL_CONFIG, torch.device("cpu")) is None

@@ -1,0 +1,183 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fima import losses
+from fima.losses import cell_centres, cell_motion, frame_motion, info_nce, positive_pairs
+from tests.reference import cell_motion_loop, frame_motion_loop, golden_parts, info_nce_loop, positive_pairs_loop
+
+DENSE_CASES = ["basic", "queue", "flipped", "some_without_positives"]
+TAU = 0.1
+
+
+def units(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return normalize(torch.randn(*shape, dtype=torch.float64), dim=-1).to(dtype)
+
+
+def same_gradients(ours: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Two scalar functions of `x` agree in value and in gradient."""
+    x_ours, x_reference = x.clone().requires_grad_(), x.clone().requires_grad_()
+    value, expected = ours(x_ours), reference(x_reference)
+    torch.testing.assert_close(value, expected)
+    (gradient,) = torch.autograd.grad(value, x_ours)
+    (expected_gradient,) = torch.autograd.grad(expected, x_reference)
+    assert expected_gradient.abs().max() > 0
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_info_nce_agrees_with_the_loop() -> None:
+    query, key, negatives = units(5, 8), units(5, 8), units(7, 8)
+    same_gradients(
+        lambda q: info_nce(q, key, negatives, temperature=TAU).loss,
+        lambda q: info_nce_loop(q, key, negatives, TAU),
+        query,
+    )
+
+
+def test_info_nce_says_how_well_the_positives_stand_out() -> None:
+    query = torch.eye(4)[:2]
+    contrast = info_nce(
+        query, query.flip(0).lerp(query, torch.tensor([[1.0], [0.0]])), torch.eye(4)[1:], temperature=TAU
+    )
+    assert contrast.positive_similarity == 0.5
+    assert contrast.negative_similarity == pytest.approx(1 / 6)
+    assert contrast.top1 == 0.5
+    assert not contrast.positive_similarity.requires_grad
+
+
+def test_frame_motion_agrees_with_the_loop() -> None:
+    predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
+    same_gradients(
+        lambda p: frame_motion(p, keys, keys, queue, temperature=TAU).sum(),
+        lambda p: torch.stack(frame_motion_loop(p, keys, queue, TAU)).sum(),
+        predictions,
+    )
+    each = frame_motion(predictions, keys, keys, queue, temperature=TAU)
+    torch.testing.assert_close(each, torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
+
+
+def test_keys_of_the_same_kind_are_not_negatives_of_one_another() -> None:
+    predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
+    changed = keys.clone()
+    changed[0, 2] = units(8)
+    before = frame_motion(predictions[:, :2], keys[:, :2], keys, queue, temperature=TAU)
+    after = frame_motion(predictions[:, :2], keys[:, :2], changed, queue, temperature=TAU)
+    assert (before != after).tolist() == [False, True, True, True]
+
+
+def random_boxes(batch_size: int) -> Tensor:
+    r = torch.rand(batch_size, 4, dtype=torch.float64)
+    return torch.stack([0.4 * r[:, 0], 0.4 * r[:, 1], 0.6 + 0.4 * r[:, 2], 0.6 + 0.4 * r[:, 3]], dim=1)
+
+
+def test_positive_pairs_agree_with_the_loop_on_a_map_that_is_not_square() -> None:
+    boxes_a, boxes_b = random_boxes(3), random_boxes(3)
+    boxes_a[0] = boxes_a[0, [2, 1, 0, 3]]
+    masks = torch.rand(2, 3, 4, 5) > 0.3
+    pairs = positive_pairs(boxes_a, boxes_b, masks[0], masks[1], pos_ratio=0.7)
+    assert 0 < pairs.sum() < pairs.numel()
+    assert torch.equal(pairs, positive_pairs_loop(boxes_a, boxes_b, masks[0], masks[1], 0.7))
+    assert torch.equal(pairs.transpose(1, 2), positive_pairs(boxes_b, boxes_a, masks[1], masks[0], pos_ratio=0.7))
+
+
+def test_cell_centres_are_mirrored_by_a_flip() -> None:
+    centres = cell_centres(torch.tensor([[0.0, 0.0, 1.0, 0.5], [1.0, 0.0, 0.0, 0.5]]), 1, 2)
+    assert centres.tolist() == [[[0.25, 0.25], [0.75, 0.25]], [[0.75, 0.25], [0.25, 0.25]]]
+
+
+def test_cell_motion_agrees_with_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, keys, others = units(3, 6, 8), units(3, 6, 8), units(11, 8)
+    pairs = torch.rand(3, 6, 6) > 0.7
+    pairs[1] = False
+    everything = torch.cat([keys.flatten(0, 1), others])
+    for similarities_at_a_time in (2**24, 60, 1):
+        monkeypatch.setattr(losses, "MAX_SIMILARITIES", similarities_at_a_time)
+        same_gradients(
+            lambda p: cell_motion(p, keys, pairs, everything, temperature=TAU),
+            lambda p: cell_motion_loop(p, keys, pairs, everything, TAU),
+            predictions,
+        )
+
+
+def recorded_cell_motion(case: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Our loss and gradient (B, D, h, w) on a recorded case."""
+    parts = {
+        key.removeprefix(f"dense_{case}."): value for key, value in golden_parts().items() if f"dense_{case}." in key
+    }
+    query = parts["q"].to(dtype).requires_grad_()
+    key, other = (parts[name].to(dtype).flatten(2).transpose(1, 2) for name in ("k", "k_other_frame"))
+    everything = [key.flatten(0, 1), other.flatten(0, 1)]
+    if "queue" in parts:
+        everything.append(parts["queue"].to(dtype).T)
+    pairs = positive_pairs(
+        parts["coord_q"], parts["coord_k"], parts["mask_q"].bool(), parts["mask_k"].bool(), pos_ratio=0.7
+    )
+    loss = cell_motion(query.flatten(2).transpose(1, 2), key, pairs, torch.cat(everything), temperature=TAU)
+    (gradient,) = torch.autograd.grad(loss, query)
+    return loss.detach(), gradient
+
+
+@pytest.mark.parametrize("case", DENSE_CASES)
+def test_cell_motion_agrees_with_the_recorded_numbers(case: str) -> None:
+    loss, gradient = recorded_cell_motion(case)
+    parts = golden_parts()
+    torch.testing.assert_close(loss, parts[f"dense_{case}.loss"][0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradient, parts[f"dense_{case}.grad_q"], rtol=0, atol=1e-9)
+
+
+def test_no_positive_anywhere_is_exactly_zero() -> None:
+    for dtype in (torch.float32, torch.float64):
+        loss, gradient = recorded_cell_motion("all_without_positives", dtype)
+        assert loss == 0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-2])
+def test_tiny_temperatures_do_not_overflow(temperature: float) -> None:
+    query = units(4, 3, 8, dtype=torch.float32).requires_grad_()
+    keys, queue = units(4, 3, 8, dtype=torch.float32), units(16, 8, dtype=torch.float32)
+    everything = torch.cat([keys.flatten(0, 1), queue])
+    pairs = torch.rand(4, 3, 3) > 0.5
+    values = [
+        info_nce(query[0], keys[0], queue, temperature=temperature).loss,
+        frame_motion(query, keys, keys, queue, temperature=temperature).sum(),
+        cell_motion(query, keys, pairs, everything, temperature=temperature),
+    ]
+    exact = [
+        info_nce(query[0].double(), keys[0].double(), queue.double(), temperature=temperature).loss,
+        frame_motion(query.double(), keys.double(), keys.double(), queue.double(), temperature=temperature).sum(),
+        cell_motion(query.double(), keys.double(), pairs, everything.double(), temperature=temperature),
+    ]
+    for value, reference in zip(values, exact, strict=True):
+        (gradient,) = torch.autograd.grad(value, query)
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(value.double(), reference, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_are_float32_under_autocast_and_for_half_precision() -> None:
+    query, keys, queue = (units(4, 3, 8, dtype=torch.bfloat16) for _ in range(3))
+    pairs = torch.ones(4, 3, 3, dtype=torch.bool)
+
+    def all_losses(q: Tensor, k: Tensor, n: Tensor) -> list[Tensor]:
+        return [
+            info_nce(q[0], k[0], n[0], temperature=TAU).loss,
+            frame_motion(q, k, k, n[0], temperature=TAU).sum(),
+            cell_motion(q, k, pairs, torch.cat([k, n]).flatten(0, 1), temperature=TAU),
+        ]
+
+    expected = all_losses(query.float(), keys.float(), queue.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = all_losses(query, keys, queue)
+        from_float32 = all_losses(query.float(), keys.float(), queue.float())
+    for value, value_from_float32, reference in zip(values, from_float32, expected, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, reference, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(value_from_float32, reference, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,35 @@
+import math
+
+import pytest
+
+from fima.config import OptimConfig
+from fima.engine.schedule import learning_rate
+
+
+def test_cosine_starts_at_lr_and_would_reach_zero_after_the_last_epoch() -> None:
+    optim = OptimConfig(epochs=100, lr=0.01)
+    assert learning_rate(optim, 0) == 0.01
+    assert learning_rate(optim, 50) == pytest.approx(0.005)
+    assert learning_rate(optim, 99) == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * 0.99)))
+    assert learning_rate(optim, 100) == pytest.approx(0)
+
+
+def test_step_multiplies_at_each_milestone() -> None:
+    optim = OptimConfig(epochs=150, lr=0.01, schedule="step", milestones=(60, 120))
+    rates = [learning_rate(optim, epoch) for epoch in (0, 59, 60, 119, 120, 149)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
+def test_constant() -> None:
+    assert learning_rate(OptimConfig(schedule="constant", lr=0.3), 42) == 0.3
+
+
+def test_warmup_rises_linearly_and_then_the_cosine_begins() -> None:
+    optim = OptimConfig(epochs=14, lr=0.04, warmup_epochs=4, warmup_lr=0.0)
+    assert [learning_rate(optim, epoch) for epoch in range(5)] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
+    assert learning_rate(optim, 9) == pytest.approx(0.02)
+
+
+def test_warmup_longer_than_the_run() -> None:
+    optim = OptimConfig(epochs=2, lr=0.04, warmup_epochs=4, warmup_lr=0.02)
+    assert [learning_rate(optim, epoch) for epoch in range(2)] == pytest.approx([0.02, 0.025])

@@ -1,0 +1,197 @@
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+from fima.data import video
+from fima.data.video import VideoReader
+from fima.errors import VideoError
+from tests.video_files import (
+    damage,
+    decode_all,
+    moving_square,
+    truncate,
+    write_audio_only,
+    write_h264_mp4,
+    write_ucf101_avi,
+    write_uneven_mkv,
+    write_video,
+)
+
+REAL_CLIPS = sorted((Path(__file__).parents[2] / "shared" / "videos").glob("*.*"))
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "b_pyramid.mp4": write_h264_mp4,
+    "uneven.mkv": write_uneven_mkv,
+    "uneven.mp4": write_uneven_mkv,
+    "ucf101.avi": write_ucf101_avi,
+    "short_gop.avi": lambda path: write_ucf101_avi(path, gop_frames=6),
+    "b_frames.avi": lambda path: write_video(path, moving_square(40), b_frames=2),
+    "b_frames.ts": lambda path: write_video(path, moving_square(40), codec="libx264", b_frames=2),
+    "b_frames.mpg": lambda path: write_video(path, moving_square(30), codec="mpeg2video", b_frames=2),
+    "old.flv": lambda path: write_video(path, moving_square(20), codec="flv"),
+    "odd_size.mkv": lambda path: write_video(path, moving_square(20, 45, 63), codec="ffv1"),
+    "vp8.webm": lambda path: write_video(
+        path, moving_square(30), codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16"}
+    ),
+}
+
+
+def assert_reads_like_sequential_decoding(path: Path) -> None:
+    reference = decode_all(path)
+    rng = np.random.default_rng(0)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == len(reference)
+        assert (reader.height, reader.width) == reference.shape[1:3]
+        for length in (1, 5, 16) * 4:
+            start = int(rng.integers(max(1, len(reference) - length + 1)))
+            window = list(range(start, min(start + length, len(reference))))
+            np.testing.assert_array_equal(reader.read(window), reference[window])
+        scattered = rng.integers(len(reference), size=9).tolist()
+        np.testing.assert_array_equal(reader.read(scattered), reference[scattered])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_any_window_equals_sequential_decoding(name: str, tmp_path: Path) -> None:
+    assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
+
+
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: str(path.name))
+def test_real_clips(path: Path) -> None:
+    assert_reads_like_sequential_decoding(path)
+
+
+def test_frames_that_all_differ_come_in_order(tmp_path: Path) -> None:
+    frames = moving_square(24, 80, 80)
+    path = write_video(tmp_path / "v.mp4", frames, codec="libx264", options={"crf": "1"}, b_frames=3)
+    with VideoReader(path) as reader:
+        read = reader.read(range(24)).astype(float)
+        assert reader.fps == 25
+    nearest = [int(np.abs(frames.astype(float) - frame).mean(axis=(1, 2, 3)).argmin()) for frame in read]
+    assert nearest == list(range(24))
+
+
+@pytest.mark.parametrize("limit", ["KEPT_PACKET_BYTES", "KEPT_FRAME_BYTES"])
+@pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg"])
+def test_videos_too_large_to_keep(name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, limit, 1000)
+    assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
+
+
+def lose_timestamps(reader: VideoReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disagree(wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+        raise video._TimestampsDisagree
+
+    monkeypatch.setattr(reader, "_decode_from_key_frame", disagree)
+
+
+def test_frames_are_counted_where_timestamps_disagree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_h264_mp4(tmp_path / "v.mp4")
+    with VideoReader(path) as reader:
+        lose_timestamps(reader, monkeypatch)
+        np.testing.assert_array_equal(reader.read([20, 3, 20]), decode_all(path)[[20, 3, 20]])
+    with VideoReader(path) as reader:
+        lose_timestamps(reader, monkeypatch)
+        reader.num_frames += 1
+        with pytest.raises(VideoError, match="41 frames announced, 40 decoded"):
+            reader.read([3])
+
+
+def test_one_frame(tmp_path: Path) -> None:
+    with VideoReader(write_h264_mp4(tmp_path / "v.mp4", num_frames=1)) as reader:
+        assert reader.num_frames == 1
+        assert reader.read([0, 0, 0]).shape == (3, 48, 64, 3)
+        assert reader.read([]).shape == (0, 48, 64, 3)
+
+
+@pytest.mark.parametrize("index", [-1, 24])
+def test_frames_out_of_range(index: int, tmp_path: Path) -> None:
+    with VideoReader(write_ucf101_avi(tmp_path / "v.avi")) as reader, pytest.raises(IndexError, match="of 24"):
+        reader.read([0, index])
+
+
+def test_files_that_are_no_video(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    write_audio_only(tmp_path / "sound.m4a")
+    for name, reason in {
+        "empty.mp4": "empty",
+        "text.mp4": "cannot be opened",
+        "missing.mp4": "No such file",
+        "sound.m4a": "no video stream",
+    }.items():
+        with pytest.raises(VideoError, match=reason) as caught:
+            VideoReader(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("writer", [write_h264_mp4, write_ucf101_avi])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_files(writer: Callable[[Path], Path], share: float, tmp_path: Path) -> None:
+    path = truncate(writer(tmp_path / ("v.mp4" if writer is write_h264_mp4 else "v.avi")), share)
+    with pytest.raises(VideoError):
+        VideoReader(path)
+
+
+@pytest.mark.parametrize("writer", [write_h264_mp4, write_ucf101_avi])
+@pytest.mark.parametrize("where", [0.2, 0.4, 0.6, 0.8, 0.9])
+def test_damage_is_reported_or_harmless(writer: Callable[[Path], Path], where: float, tmp_path: Path) -> None:
+    path = writer(tmp_path / ("v.mp4" if writer is write_h264_mp4 else "v.avi"))
+    reference = decode_all(path)
+    damage(path, where, where + 0.05)
+    try:
+        with VideoReader(path) as reader:
+            read = reader.read(range(reader.num_frames))
+    except VideoError:
+        return
+    np.testing.assert_array_equal(read, reference)
+
+
+def test_damage_in_the_middle_is_reported_by_the_frames_that_depend_on_it(tmp_path: Path) -> None:
+    path = write_h264_mp4(tmp_path / "v.mp4", num_frames=40, gop_frames=10)
+    reference = decode_all(path)
+    with VideoReader(path) as reader:
+        packets = reader._packets
+        assert packets is not None
+        position, size = packets[2].pos, packets[2].size
+    assert position is not None
+    content = bytearray(path.read_bytes())
+    content[position + 4 : position + size] = bytes(size - 4)
+    path.write_bytes(bytes(content))
+    with VideoReader(path) as reader:
+        np.testing.assert_array_equal(reader.read([30, 39]), reference[[30, 39]])
+        for index in (3, 6):
+            with pytest.raises(VideoError):
+                reader.read([index])
+
+
+def test_change_of_size(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.h264", moving_square(10), codec="libx264")
+    other = write_video(tmp_path / "w.h264", moving_square(10, 96, 128), codec="libx264")
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    with pytest.raises(VideoError, match="size changes"), VideoReader(path) as reader:
+        reader.read(range(reader.num_frames))
+
+
+def test_nothing_is_written_to_the_terminal(tmp_path: Path) -> None:
+    damage(write_h264_mp4(tmp_path / "a.mp4"), 0.3, 0.4)
+    damage(write_ucf101_avi(tmp_path / "b.avi"), 0.6, 0.9)
+    truncate(write_uneven_mkv(tmp_path / "c.mkv"), 0.5)
+    code = """
+import sys
+from pathlib import Path
+from fima.data.video import VideoReader
+from fima.errors import VideoError
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        with VideoReader(path) as reader:
+            reader.read(range(reader.num_frames))
+    except VideoError:
+        pass
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

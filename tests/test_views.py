@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.transforms import RandomResizedCrop
+
+from fima.config import DataConfig
+from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views
+
+DATA = DataConfig(frames=4, crop_size=16, min_area=0.2)
+
+
+def random_frames(
+    num_frames: int, height: int = 40, width: int = 56
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+def crops(width: int, height: int, count: int, min_area: float = 0.2) -> list[Crop]:
+    rng = np.random.default_rng(0)
+    return [random_crop(width, height, min_area=min_area, max_area=1.0, generator=rng) for _ in range(count)]
+
+
+def test_crops_fit_and_keep_to_area_and_aspect() -> None:
+    for crop in crops(340, 256, 500):
+        assert 0 <= crop.left <= 340 - crop.width
+        assert 0 <= crop.top <= 256 - crop.height
+        assert 0.19 < crop.width * crop.height / (340 * 256) <= 1
+        assert 0.74 < crop.width / crop.height < 1.35
+
+
+def test_crops_are_distributed_as_in_torchvision() -> None:
+    ours = np.array([[c.left, c.top, c.width, c.height] for c in crops(340, 256, 4000)])
+    torch.manual_seed(0)
+    image = torch.empty(3, 256, 340)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    np.testing.assert_allclose(ours.mean(axis=0), theirs[:, [1, 0, 3, 2]].mean(axis=0), atol=4)
+    np.testing.assert_allclose(ours.std(axis=0), theirs[:, [1, 0, 3, 2]].std(axis=0), atol=4)
+
+
+@pytest.mark.parametrize(("width", "height", "expected"), [(300, 10, (13, 10)), (10, 300, (10, 13)), (1, 1, (1, 1))])
+def test_frames_too_narrow_for_the_area_fall_back_to_the_centre(
+    width: int, height: int, expected: tuple[int, int]
+) -> None:
+    for crop in crops(width, height, 5, min_area=0.9):
+        assert (crop.width, crop.height) == expected
+        assert abs(2 * crop.left + crop.width - width) <= 1
+        assert abs(2 * crop.top + crop.height - height) <= 1
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    assert 0.45 < np.mean([crop.flipped for crop in crops(64, 64, 1000)]) < 0.55
+
+
+def test_box_of_a_crop() -> None:
+    crop = Crop(left=10, top=5, width=21, height=11, flipped=False)
+    torch.testing.assert_close(crop.box(101, 51), torch.tensor([0.1, 0.1, 0.3, 0.3]))
+    flipped = Crop(left=10, top=5, width=21, height=11, flipped=True)
+    torch.testing.assert_close(flipped.box(101, 51), torch.tensor([0.3, 0.1, 0.1, 0.3]))
+    assert torch.isfinite(Crop(left=0, top=0, width=1, height=1, flipped=False).box(1, 1)).all()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_resize_is_bilinear_to_one_grey_level(flipped: bool) -> None:
+    frames = random_frames(3)
+    view = crop_and_resize(frames, Crop(left=3, top=2, width=40, height=30, flipped=flipped), 16)
+    pixels = torch.from_numpy(frames[:, 2:32, 3:43]).permute(0, 3, 1, 2).float()
+    exact = functional.interpolate(pixels, size=(16, 16), mode="bilinear").transpose(0, 1)
+    exact = exact.flip(3) if flipped else exact
+    assert view.shape == (3, 3, 16, 16)
+    assert view.dtype == torch.uint8
+    assert view.is_contiguous()
+    assert (view - exact).abs().max() <= 1.01
+
+
+def test_a_crop_of_the_right_size_is_only_cut_out() -> None:
+    frames = random_frames(2)
+    view = crop_and_resize(frames, Crop(left=7, top=9, width=16, height=16, flipped=False), 16)
+    np.testing.assert_array_equal(view.permute(1, 2, 3, 0).numpy(), frames[:, 9:25, 7:23])
+
+
+def test_each_view_takes_its_frames_with_one_crop_for_all() -> None:
+    window = np.zeros((8, 40, 56, 3), dtype=np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None] * 20
+    views = sample_views(window, DATA, np.random.default_rng(0))
+    for view, wanted in (
+        (views.full, [0, 40, 80, 120]),
+        (views.early, [0, 20, 40, 60]),
+        (views.late, [80, 100, 120, 140]),
+    ):
+        assert view.shape == (3, 4, 16, 16)
+        assert view[0, :, 5, 5].tolist() == wanted
+    still = np.repeat(random_frames(1), 8, axis=0)
+    views = sample_views(still, DATA, np.random.default_rng(1))
+    for view in (views.full, views.early, views.late):
+        assert (view == view[:, :1]).all()
+    assert not torch.equal(views.early, views.late)
+
+
+def test_the_box_is_where_full_was_cut_out() -> None:
+    columns = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))
+    window = np.repeat(columns[None], 8, axis=0)
+    flips = set()
+    for seed in range(12):
+        views = sample_views(window, DATA, np.random.default_rng(seed))
+        x0, _, x1, _ = (views.box * 199).tolist()
+        # Half a view pixel inside the box, since the view's pixel centres are not the crop's corner pixels.
+        inset = (x1 - x0) / 32
+        row = views.full[0, 0, 8].float()
+        assert abs(float(row[0]) - (x0 + inset)) < 1.6
+        assert abs(float(row[-1]) - (x1 - inset)) < 1.6
+        flips.add(x0 > x1)
+    assert flips == {False, True}
+
+
+def test_views_follow_from_the_generator() -> None:
+    window = random_frames(8)
+    first, again, other = (sample_views(window, DATA, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first.full, again.full)
+    assert torch.equal(first.box, again.box)
+    assert not torch.equal(first.full, other.full)
+
+
+def test_views_move_to_a_device() -> None:
+    moved = sample_views(random_frames(8), DATA, np.random.default_rng(0)).to("meta")
+    assert isinstance(moved, ClipViews)
+    assert {value.device.type for value in vars(moved).values()} == {"meta"}

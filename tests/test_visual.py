@@ -1,0 +1,155 @@
+"""Pictures: what they show, and the share of activation on the moving object."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fima.data.datasets import Video, VideoList, list_videos
+from fima.data.motion_textures import load_mask, make_motion_textures
+from fima.errors import DataError, VideoError
+from fima.evaluation.features import ClipSettings
+from fima.model.backbones import build_backbone
+from fima.visual.cam import activation, foreground_share, side_by_side
+from fima.visual.contact_sheet import contact_sheet
+
+CPU = torch.device("cpu")
+CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("visual") / "motion"
+    make_motion_textures(out, num_train=20, num_test=10, size_px=40, num_frames=12, workers=0)
+    return out
+
+
+class Flat(nn.Module):
+    """Responds everywhere alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), 2, 1, 4, 4)
+
+
+class Corner(nn.Module):
+    """Responds in the upper left quarter alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.full((len(x), 2, 1, 32, 32), 5.0)
+        features[..., :16, :16] = 7.0
+        return features
+
+
+class Change(nn.Module):
+    """Responds where neighbouring frames differ."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :, 1:] - x[:, :, :-1]).abs()
+
+
+def test_activation_is_the_mean_map_upsampled_bilinearly() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(len(x), 6, 2, 2, 2)
+
+    found = activation(Fixed(), torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))
+    assert found.shape == (1, 8, 8)
+    assert [float(found[0, y, x]) for y, x in ((0, 0), (0, 7), (7, 0), (7, 7))] == [0, 1, 2, 3]
+    assert float(found.mean()) == pytest.approx(1.5)
+
+
+def test_flat_map_gets_the_share_that_the_object_covers(benchmark: Path) -> None:
+    found = foreground_share(Flat(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
+    assert found.num_videos == 10
+    assert 3 < found.chance < 30
+    assert found.share == pytest.approx(found.chance, rel=1e-4)
+
+
+def test_share_is_that_of_the_activation_above_the_minimum(benchmark: Path) -> None:
+    """Ten frames' masks in one corner: all of the activation is on the object. In another corner: none."""
+    videos = list_videos(benchmark, "test")
+
+    def corner(rows: slice, columns: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        mask = np.zeros((12, 40, 40), dtype=np.bool_)
+        mask[:, rows, columns] = True
+        return mask
+
+    inside = foreground_share(Corner(), videos, lambda _: corner(slice(0, 30), slice(0, 30)), CLIPS, device=CPU)
+    outside = foreground_share(Corner(), videos, lambda _: corner(slice(25, 40), slice(0, 40)), CLIPS, device=CPU)
+    assert inside.share == pytest.approx(100)
+    assert outside.share == pytest.approx(0)
+
+
+def test_motion_sensitive_encoder_finds_the_object(benchmark: Path) -> None:
+    found = foreground_share(Change(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
+    assert found.share > 2 * found.chance
+
+
+def test_foreground_share_leaves_out_undecodable_videos(benchmark: Path, tmp_path: Path) -> None:
+    broken = Video(path=tmp_path / "broken.avi", label=0)
+    broken.path.write_bytes(b"not a video")
+    test = list_videos(benchmark, "test")
+    videos = VideoList(videos=[broken, *test.videos[:3]], classes=test.classes, root=tmp_path, split="test", layout="")
+    assert foreground_share(Flat(), videos, load_mask, CLIPS, device=CPU, batch_size=1).num_videos == 3
+    only = VideoList(videos=[broken], classes=test.classes, root=tmp_path, split="test", layout="")
+    with pytest.raises(DataError, match="none of 1 videos"):
+        foreground_share(Flat(), only, load_mask, CLIPS, device=CPU)
+
+
+def test_side_by_side_has_a_tile_for_each_encoder_and_video(benchmark: Path, tmp_path: Path) -> None:
+    videos = list_videos(benchmark, "test").videos
+    encoders = {"random": build_backbone("tiny").eval(), "change": Change()}
+    sizes = []
+    for shown, rows in ((encoders, videos[:3]), ({"random": encoders["random"]}, videos[:3]), (encoders, videos[:1])):
+        out = tmp_path / "pictures" / "cam.png"
+        side_by_side(shown, rows, out, CLIPS, device=CPU, load_mask=load_mask)
+        with Image.open(out) as picture:
+            sizes.append(picture.size)
+    assert sizes[0][0] > sizes[1][0]
+    assert sizes[0][1] > sizes[2][1]
+
+
+def test_outline_of_the_mask_is_drawn_only_where_there_is_a_mask(benchmark: Path, tmp_path: Path) -> None:
+    videos = list_videos(benchmark, "test").videos[:1]
+    green = []
+    for loader in (None, load_mask):
+        side_by_side({"flat": Flat()}, videos, tmp_path / "cam.png", CLIPS, device=CPU, load_mask=loader)
+        with Image.open(tmp_path / "cam.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        green.append((np.abs(pixels - [0x4A, 0xDE, 0x80]).sum(axis=2) < 12).sum())
+    assert green[0] < 20 < green[1]
+
+
+def test_side_by_side_names_a_broken_video(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"not a video")
+    with pytest.raises(VideoError, match=r"broken\.avi"):
+        side_by_side({"flat": Flat()}, [Video(path=broken, label=None)], tmp_path / "cam.png", CLIPS, device=CPU)
+    with pytest.raises(DataError, match="no video"):
+        side_by_side({"flat": Flat()}, [], tmp_path / "cam.png", CLIPS, device=CPU)
+
+
+def test_contact_sheet_shows_each_class(benchmark: Path, tmp_path: Path) -> None:
+    heights = []
+    for examples in (1, 2):
+        assert contact_sheet(list_videos(benchmark, "train"), tmp_path / "sheet.png", examples_per_class=examples) == 0
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            heights.append(sheet.height)
+            assert sheet.width > 8 * 96
+    assert heights[1] - heights[0] == 10 * 99
+
+
+def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "a video with a very long name that does not fit into its column.avi"
+    broken.write_bytes(b"not a video")
+    good = [Video(path=video.path, label=None) for video in list_videos(benchmark, "train").videos[:3]]
+    videos = [Video(path=broken, label=None), *good]
+    listed = VideoList(videos=videos, classes=[], root=tmp_path, split="all", layout="videos without labels")
+    assert contact_sheet(listed, tmp_path / "sheet.png", num_frames=4) == 1
+    assert contact_sheet(listed, tmp_path / "sheet.png", max_rows=1) == 1
+    empty = VideoList(videos=[], classes=[], root=tmp_path, split="all", layout="")
+    with pytest.raises(DataError, match="no video to show"):
+        contact_sheet(empty, tmp_path / "sheet.png")

@@ -91,9 +91,7 @@ class MethodConfig:
             "must be 0 or more",
         )
         motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
-        _require(
-            self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off"
-        )
+        _require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
 
     @property
     def frame_loss(self) -> bool:
@@ -118,6 +116,12 @@ class DataConfig:
     """Smallest area of a random crop, as a share of the frame."""
     max_area: float = 1.0
     """Largest area of a random crop, as a share of the frame."""
+    grayscale: float = 0.2
+    """Probability that a view loses its colours."""
+    jitter: float = 0.8
+    """Probability of colour jitter (brightness, contrast and saturation by up to 0.4, hue by up to 0.1)."""
+    blur: float = 0.5
+    """Probability of Gaussian blur."""
     workers: int = 4
     """Processes that decode; 0 decodes in the training process."""
     max_skipped_share: float = 0.05
@@ -128,8 +132,12 @@ class DataConfig:
         _require(self.crop_size >= 8, "data.crop_size", self.crop_size, "must be at least 8")
         _require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
         _require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
+        for name in ("grayscale", "jitter", "blur"):
+            _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
         _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more")
-        _require(0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]")
+        _require(
+            0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+TIMEOUT_SECONDS = 600
+"""Longest wait for a process; a busy machine needs minutes to start one."""
+
 
 def run_processes(function: Callable[..., Any], num_processes: int, folder: Path, *args: object) -> list[Any]:
     """Call `function(rank, *args)` in every process and return the results in rank order.
@@ -32,7 +35,7 @@ def run_processes(function: Callable[..., Any], num_processes: int, folder: Path
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(TIMEOUT_SECONDS)
         if process.is_alive():
             process.kill()
     failures = [path.read_text() for path in sorted(folder.glob("*.error"))]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision_functional
 
+from fima.config import DataConfig
 from fima.data import augment
 from fima.data.augment import (
     BRIGHTNESS,
@@ -102,7 +103,7 @@ def test_a_batch_equals_torchvision_clip_by_clip(clips_at_once: int, monkeypatch
     monkeypatch.setattr(augment, "CPU_CLIPS_AT_ONCE", clips_at_once)
     x = clips(24)
     before = x.clone()
-    draws = draw_colour(np.random.default_rng(0), 24)
+    draws = draw_colour(np.random.default_rng(0), 24, DataConfig())
     expected = torch.stack([by_torchvision(clip, row) for clip, row in zip(x, draws, strict=True)])
     torch.testing.assert_close(apply_colour(x, draws), expected, atol=3e-5, rtol=0)
     assert torch.equal(x, before)
@@ -115,7 +116,7 @@ def test_without_operations_only_normalises() -> None:
 
 
 def test_autocast_does_not_reach_the_colours() -> None:
-    x, draws = clips(8), draw_colour(np.random.default_rng(1), 8)
+    x, draws = clips(8), draw_colour(np.random.default_rng(1), 8, DataConfig())
     draws[:, SIGMA] = 1.5
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coloured = apply_colour(x, draws)
@@ -124,12 +125,12 @@ def test_autocast_does_not_reach_the_colours() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_agree() -> None:
-    x, draws = clips(24), draw_colour(np.random.default_rng(0), 24)
+    x, draws = clips(24), draw_colour(np.random.default_rng(0), 24, DataConfig())
     torch.testing.assert_close(apply_colour(x.cuda(), draws).cpu(), apply_colour(x, draws), atol=3e-5, rtol=0)
 
 
 def test_draws_have_the_published_probabilities_and_ranges() -> None:
-    draws = draw_colour(np.random.default_rng(0), 4000)
+    draws = draw_colour(np.random.default_rng(0), 4000, DataConfig())
     assert draws.dtype == torch.float32
     assert draws[:, GRAYSCALE].mean() == pytest.approx(0.2, abs=0.02)
     assert draws[:, JITTER].mean() == pytest.approx(0.8, abs=0.02)
@@ -143,7 +144,7 @@ def test_draws_have_the_published_probabilities_and_ranges() -> None:
     assert (sigma > 0).float().mean() == pytest.approx(0.5, abs=0.03)
     assert 0.1 <= sigma[sigma > 0].min() < 0.12
     assert 1.98 < sigma.max() <= 2
-    assert torch.equal(draws[:7], draw_colour(np.random.default_rng(0), 4000)[:7])
+    assert torch.equal(draws[:7], draw_colour(np.random.default_rng(0), 4000, DataConfig())[:7])
 
 
 def views(num_clips: int = 3) -> ClipViews:
@@ -156,7 +157,7 @@ def views(num_clips: int = 3) -> ClipViews:
 
 def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
     sampled = views()
-    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4) for seed in range(3)])
+    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
     inputs = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
     torch.testing.assert_close(inputs.full, apply_colour(sampled.full / 255, draws[:, 0]))
     for position, view, result in (
@@ -172,7 +173,7 @@ def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
 @pytest.mark.parametrize(("full", "frame"), [(False, False), (True, False), (False, True)])
 def test_unwanted_differences_are_none_and_change_nothing_else(full: bool, frame: bool) -> None:
     sampled = views()
-    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4) for seed in range(3)])
+    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
     everything = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
     inputs = make_inputs(sampled, draws, full_difference=full, frame_differences=frame)
     assert (inputs.full_difference is not None) is full

@@ -211,11 +211,14 @@ def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int
     command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *flags]
     # A group of its own, so that the signal reaches the decoding process too, as Ctrl-C and schedulers do.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
-    while not (run.metrics.exists() and read_lines(run.metrics, "step")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, number)
-    output, errors = process.communicate(timeout=30)
+    try:
+        while not (run.metrics.exists() and read_lines(run.metrics, "step")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        output, errors = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert "--resume" in output.splitlines()[-1]
     assert "Traceback" not in errors

@@ -1,5 +1,4 @@
-from pathlib import Path
-from typing import Any
+import os
 
 import pytest
 import torch
@@ -36,12 +35,12 @@ def rows_of(clip: ClipInputs, first: int, last: int) -> ClipInputs:
     return ClipInputs(**{name: value[first:last] for name, value in vars(clip).items()})
 
 
-def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, Any]:
+def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, Tensor]:
     """Losses, gradients and queues of two steps on this process's rows of the global batch."""
     torch.manual_seed(0)
     method = build_method(MODEL, METHODS[name]).double().eval()
     network = DistributedDataParallel(method) if distributed.world_size() > 1 else method
-    result: dict[str, Any] = {}
+    result: dict[str, Tensor] = {}
     for step in range(NUM_STEPS):
         clips = [rows_of(clip_inputs(2 * step + clip, splits[-1][1]), *splits[rank]) for clip in range(2)]
         step_losses = network(*clips)
@@ -59,55 +58,27 @@ def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, 
     return result | {f"{key}.position": queue.position for key, queue in method.queues.items()}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
-    alone = run_steps(0, name, [(0, 6)])
-    for result in run_processes(run_steps, 2, tmp_path, name, [(0, 3), (3, 6)]):
-        assert result.keys() == alone.keys()
-        for key, value in alone.items():
-            torch.testing.assert_close(result[key], value, rtol=1e-9, atol=1e-11)
-
-
-def test_two_processes_with_unequal_batches_equal_one(tmp_path: Path) -> None:
-    alone = run_steps(0, "fima", [(0, 5)])
-    for result in run_processes(run_steps, 2, tmp_path, "fima", [(0, 2), (2, 5)]):
-        for key in alone:
-            if not key.startswith(("positive", "negative", "instance_top1", "foreground", "cells_with")):
-                torch.testing.assert_close(result[key], alone[key], rtol=1e-9, atol=1e-11)
-
-
-def collectives(rank: int) -> dict[str, Tensor]:
-    """What the collectives say in a group of three with 3, 1 and 0 rows."""
-    assert distributed.world_size() == 3
-    assert distributed.rank() == rank
-    assert distributed.is_main() == (rank == 0)
+def collectives(rank: int, num_rows: tuple[int, int]) -> dict[str, Tensor]:
+    """What the collectives say when the processes have `num_rows` rows."""
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (rank, 2, rank == 0)
     distributed.barrier()
-    rows = torch.arange((3, 1, 0)[rank])[:, None] + 10.0 * rank
+    rows = torch.arange(num_rows[rank])[:, None] + 10.0 * rank
     shuffled, order = distributed.shuffle_rows(rows)
     assert shuffled.shape == rows.shape
     assert torch.equal(distributed.gather_rows(shuffled), distributed.gather_rows(rows)[order])
     assert torch.equal(distributed.unshuffle_rows(shuffled, order), rows)
+    mean = distributed.global_mean(rows[:, 0], rows[:, 0] != 1)
     return {
         "gathered": distributed.gather_rows(rows),
-        "sum": distributed.all_reduce_sum(torch.tensor(float(rank))),
-        "mean": distributed.all_reduce_mean(torch.tensor(float(rank))),
-        "global_mean": distributed.all_reduce_mean(distributed.global_mean(rows[:, 0], rows[:, 0] != 1)),
+        "sum": distributed.all_reduce_sum(torch.tensor(rank + 1.0)),
+        "mean": distributed.all_reduce_mean(torch.tensor(rank + 1.0)),
+        "global_mean": distributed.all_reduce_mean(mean),
         "order": order,
     }
 
 
-def test_collectives_take_unequal_numbers_of_rows(tmp_path: Path) -> None:
-    results = run_processes(collectives, 3, tmp_path)
-    for result in results:
-        assert result["gathered"].tolist() == [[0], [1], [2], [10]]
-        assert result["sum"] == 3
-        assert result["mean"] == 1
-        assert result["global_mean"] == 4
-        assert torch.equal(result["order"], results[0]["order"])
-
-
-def cell_loss_of_half(rank: int) -> dict[str, Tensor]:
-    """Cell loss and its gradient where only the first process has positives."""
+def cell_loss_where_only_the_first_process_has_positives(rank: int) -> dict[str, Tensor]:
+    """Cell loss, its mean over the processes, and its gradient."""
     generator = torch.Generator().manual_seed(rank)
     predictions, keys = torch.randn(2, 2, 4, 8, generator=generator)
     predictions.requires_grad_()
@@ -117,12 +88,60 @@ def cell_loss_of_half(rank: int) -> dict[str, Tensor]:
     return {"loss": loss.detach(), "gradient": gradient, "mean": distributed.all_reduce_mean(loss)}
 
 
-def test_a_process_without_positives_adds_nothing(tmp_path: Path) -> None:
-    first, second = run_processes(cell_loss_of_half, 2, tmp_path)
+def everything(rank: int) -> dict[str, dict[str, Tensor]]:
+    """All that the tests need of a process of a group of two: starting processes takes the most time."""
+    os.environ["WORLD_SIZE"] = "2"
+    assert distributed.init_from_environment(torch.device("cpu")) == torch.device("cpu")
+    result = {name: run_steps(rank, name, [(0, 3), (3, 6)]) for name in METHODS}
+    return result | {
+        "unequal": run_steps(rank, "fima", [(0, 2), (2, 5)]),
+        "rows 3 1": collectives(rank, (3, 1)),
+        "rows 0 2": collectives(rank, (0, 2)),
+        "positives": cell_loss_where_only_the_first_process_has_positives(rank),
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    return run_processes(everything, 2, tmp_path_factory.mktemp("gloo"))
+
+
+def check_equal(results: list[dict[str, Tensor]], alone: dict[str, Tensor], ignored: tuple[str, ...] = ()) -> None:
+    for result in results:
+        assert result.keys() == alone.keys()
+        for key, value in alone.items():
+            if not key.startswith(ignored):
+                torch.testing.assert_close(result[key], value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(name: str, results: list[dict[str, dict[str, Tensor]]]) -> None:
+    check_equal([result[name] for result in results], run_steps(0, name, [(0, 6)]))
+
+
+def test_two_processes_with_unequal_batches_equal_one(results: list[dict[str, dict[str, Tensor]]]) -> None:
+    figures = ("positive_similarity", "negative_similarity", "instance_top1", "foreground", "cells_with_positives")
+    check_equal([result["unequal"] for result in results], run_steps(0, "fima", [(0, 5)]), ignored=figures)
+
+
+def test_collectives_take_unequal_numbers_of_rows(results: list[dict[str, dict[str, Tensor]]]) -> None:
+    for result in results:
+        assert result["rows 3 1"]["gathered"].tolist() == [[0], [1], [2], [10]]
+        assert result["rows 3 1"]["global_mean"] == 4
+        assert result["rows 0 2"]["gathered"].tolist() == [[10], [11]]
+        assert result["rows 0 2"]["global_mean"] == 10.5
+        for name in ("rows 3 1", "rows 0 2"):
+            assert result[name]["sum"] == 3
+            assert result[name]["mean"] == 1.5
+            assert torch.equal(result[name]["order"], results[0][name]["order"])
+
+
+def test_a_process_without_positives_adds_nothing(results: list[dict[str, dict[str, Tensor]]]) -> None:
+    first, second = (result["positives"] for result in results)
+    assert first["loss"] > 0
     assert second["loss"] == 0
     assert (second["gradient"] == 0).all()
     torch.testing.assert_close(first["mean"], first["loss"] / 2)
-    assert first["loss"] > 0
 
 
 def test_alone_every_collective_is_the_identity() -> None:
@@ -138,17 +157,8 @@ def test_alone_every_collective_is_the_identity() -> None:
     assert distributed.global_mean(x[:, 0], torch.zeros(3, dtype=torch.bool)) == 0
 
 
-def join_from_environment(rank: int) -> dict[str, Tensor]:
-    """Without `torchrun`'s variables there is nothing to join; an existing group is left alone."""
-    device = distributed.init_from_environment(torch.device("cpu"))
-    return {"world_size": torch.tensor(distributed.world_size()), "is_cpu": torch.tensor(device.type == "cpu")}
-
-
-def test_joining_twice_or_alone_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_there_is_no_group_to_join_or_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert distributed.init_from_environment(torch.device("cpu")) == torch.device("cpu")
     assert not distributed.is_initialized()
     distributed.shutdown()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for result in run_processes(join_from_environment, 2, tmp_path):
-        assert (int(result["world_size"]), bool(result["is_cpu"])) == (2, True)

@@ -316,7 +316,11 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
         )
         for rank in "01"
     ]
-    outputs = [process.communicate(timeout=120)[0].decode() for process in processes]
+    try:
+        outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "2 x cpu" in outputs[0]
     assert outputs[0].count("epoch 2/2") == 1

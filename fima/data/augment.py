@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fima.config import DataConfig
 from fima.data.views import ClipViews
 from fima.model.inputs import ClipInputs
 from fima.motion import frame_difference
@@ -13,11 +14,8 @@ from fima.motion import frame_difference
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-GRAYSCALE_PROBABILITY = 0.2
-JITTER_PROBABILITY = 0.8
 JITTER_STRENGTH = 0.4
 HUE_STRENGTH = 0.1
-BLUR_PROBABILITY = 0.5
 MIN_SIGMA_PX = 0.1
 MAX_SIGMA_PX = 2.0
 TINY_CHROMA = 1e-12
@@ -27,8 +25,13 @@ GRAYSCALE, JITTER, ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, SIGMA = 0, 1, s
 NUM_DRAWS = 11
 
 
-def draw_colour(generator: np.random.Generator, num_tensors: int) -> Tensor:
-    """Draws the colour augmentation of `num_tensors` clips (probabilities and strengths: docs/method.md).
+def draw_colour(generator: np.random.Generator, num_tensors: int, data: DataConfig) -> Tensor:
+    """Draws the colour augmentation of `num_tensors` clips (strengths: docs/method.md).
+
+    Args:
+        generator: source of the draws; it advances alike whatever the probabilities are.
+        num_tensors: clips to draw for.
+        data: probabilities of grayscale, jitter and blur.
 
     Returns:
         float32 (num_tensors, 11), one row a clip: grayscale (0 or 1); jitter (0 or 1); the order of the four jitter
@@ -36,12 +39,12 @@ def draw_colour(generator: np.random.Generator, num_tensors: int) -> Tensor:
         in pixels, 0 for no blur.
     """
     draws = np.zeros((num_tensors, NUM_DRAWS), dtype=np.float32)
-    draws[:, GRAYSCALE] = generator.random(num_tensors) < GRAYSCALE_PROBABILITY
-    draws[:, JITTER] = generator.random(num_tensors) < JITTER_PROBABILITY
+    draws[:, GRAYSCALE] = generator.random(num_tensors) < data.grayscale
+    draws[:, JITTER] = generator.random(num_tensors) < data.jitter
     draws[:, ORDER] = generator.random((num_tensors, 4)).argsort(axis=1)
     draws[:, BRIGHTNESS:HUE] = generator.uniform(1 - JITTER_STRENGTH, 1 + JITTER_STRENGTH, (num_tensors, 3))
     draws[:, HUE] = generator.uniform(-HUE_STRENGTH, HUE_STRENGTH, num_tensors)
-    blurred = generator.random(num_tensors) < BLUR_PROBABILITY
+    blurred = generator.random(num_tensors) < data.blur
     draws[:, SIGMA] = np.where(blurred, generator.uniform(MIN_SIGMA_PX, MAX_SIGMA_PX, num_tensors), 0)
     return torch.from_numpy(draws)
 

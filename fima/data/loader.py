@@ -132,7 +132,7 @@ class PretrainDataset(Dataset[PretrainSample]):
             frames = reader.read([i for start in starts for i in window_indices(start, window, reader.num_frames)])
         a = sample_views(frames[:window], self.data, generator)
         b = sample_views(frames[window:], self.data, generator)
-        draws = draw_colour(generator, 2 * TENSORS_PER_CLIP)
+        draws = draw_colour(generator, 2 * TENSORS_PER_CLIP, self.data)
         return PretrainSample(
             a=a,
             b=b,

@@ -10,12 +10,12 @@ from torch import nn
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
-from fima.data.motion_textures import list_swapped, load_mask
+from fima.data.motion_textures import has_masks, load_mask
 from fima.engine.checkpoint import LoadedEncoder, load_encoder
 from fima.engine.setup import choose_device
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError
 from fima.evaluation.features import ClipSettings
-from fima.visual.cam import MaskLoader, side_by_side
+from fima.visual.cam import side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.out,
         _common_settings(loaded),
         device=device,
-        load_mask=_mask_loader(arguments.data),
+        load_mask=load_mask if has_masks(arguments.data) else None,
     )
     print(f"wrote {arguments.out}")
     return 0
@@ -80,12 +80,3 @@ def _common_settings(loaded: dict[Path, LoadedEncoder]) -> ClipSettings:
                 "make a picture of each"
             )
     return ClipSettings(frames=first[0], crop_size=first[1], num_clips=1)
-
-
-def _mask_loader(data: Path) -> MaskLoader | None:
-    """Return what outlines the object in the synthetic benchmark; other data sets have no masks."""
-    try:
-        list_swapped(data)
-    except DataError:
-        return None
-    return load_mask

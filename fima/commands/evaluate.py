@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fima.commands.parse import parse
-from fima.data.datasets import VideoList, list_videos
-from fima.data.motion_textures import list_swapped
+from fima.data.datasets import list_videos
+from fima.data.motion_textures import has_masks, list_swapped, load_mask
 from fima.engine.checkpoint import load_encoder
 from fima.engine.setup import choose_device
-from fima.errors import DataError
 from fima.evaluation.protocols import EvaluationConfig, EvaluationResult, evaluate
 
 
@@ -45,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded,
         train=list_videos(arguments.data, "train", arguments.split_index),
         test=list_videos(arguments.data, "test", arguments.split_index),
-        extra_tests=_extra_tests(arguments.data),
+        extra_tests={"swapped": list_swapped(arguments.data)} if has_masks(arguments.data) else {},
+        load_mask=load_mask if has_masks(arguments.data) else None,
         config=arguments.config,
         device=device,
         cache=folder / "cache",
@@ -61,14 +61,6 @@ def evaluation_folder(checkpoint: Path) -> Path:
     """Return where results of a checkpoint go: in the folder of its run, or beside a checkpoint that lies alone."""
     folder = checkpoint.parent
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
-
-
-def _extra_tests(data: Path) -> dict[str, VideoList]:
-    """Find the synthetic benchmark's test videos on other backgrounds; other data sets have none."""
-    try:
-        return {"swapped": list_swapped(data)}
-    except DataError:
-        return {}
 
 
 def _table(result: EvaluationResult, title: str) -> Table:

@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float32]
 Camera = Literal["static", "moving"]
 
 CANVAS_SIDE = 1.7
-MIN_RADIUS, MAX_RADIUS = 0.125, 0.20
+MIN_RADIUS, MAX_RADIUS = 0.16, 0.24
 OBJECT_TEXTURE_PX = 64
 OBJECT_TEXTURE_RADII = 2.0
 OUTLINE_SAMPLES = 720
@@ -186,7 +186,7 @@ def _sign(rng: np.random.Generator) -> float:
 
 def _oscillation(rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray, FloatArray]:
     """One sine and its quarter-period shift, of a common random amplitude and period."""
-    amplitude, period = rng.uniform(0.07, 0.13), rng.uniform(0.4, 0.65)
+    amplitude, period = rng.uniform(0.08, 0.14), rng.uniform(0.4, 0.65)
     phase = 2 * np.pi * (time / period + rng.random())
     return (amplitude * np.sin(phase)).astype(np.float32), (amplitude * np.cos(phase)).astype(np.float32)
 
@@ -194,7 +194,7 @@ def _oscillation(rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray
 def _path(motion: str, rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Displacement of the centre (T,), (T,) that the class `motion` stands for; the classes that stay in place: 0."""
     still = np.zeros_like(time)
-    travel = np.float32(rng.uniform(0.3, 0.58)) * time
+    travel = np.float32(rng.uniform(0.3, 0.5)) * time
     match motion:
         case "HorizontalDrift":
             return _sign(rng) * travel, still

@@ -150,6 +150,11 @@ def list_swapped(root: Path) -> VideoList:
     )
 
 
+def has_masks(root: Path) -> bool:
+    """Tell whether a folder of videos is one of this benchmark, with masks of the object."""
+    return (root / MANIFEST).is_file() and (root / "masks").is_dir()
+
+
 def load_mask(video: Path) -> NDArray[np.bool_]:
     """Load the true foreground of a benchmark video.
 

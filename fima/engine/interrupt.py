@@ -1,26 +1,30 @@
 """Ctrl-C and SIGTERM as a request that the loop honours between two steps."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def sparing_new_processes() -> Iterator[None]:
-    """Start processes inside that never receive these signals.
+def spare_processes(batches: Iterable[Item]) -> Iterator[Item]:
+    """Iterate over a loader so that the processes which it starts for the first item never receive these signals.
 
     A terminal and a job scheduler signal the whole process group, and PyTorch raises an error in the middle of a step
     when a process that decodes is ended.
     """
+    iterator = iter(batches)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        first = list(islice(iterator, 1))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from first
+    yield from iterator
 
 
 class StopRequest:

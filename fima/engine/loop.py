@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fima.data.loader import PretrainBatch, PretrainLoader, build_pretrain_loade
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
 from fima.engine.health import check_health, embedding_std
-from fima.engine.interrupt import StopRequest, sparing_new_processes
+from fima.engine.interrupt import StopRequest, spare_processes
 from fima.engine.log import Averages, RunLog, StepClock
 from fima.engine.run_folder import RunFolder
 from fima.engine.schedule import learning_rate
@@ -32,6 +31,10 @@ from fima.model.moco import MoCo
 
 SKIPPED_JUDGED_AFTER = 20
 NAMED_VIDEOS = 8
+REMEDIES = {
+    "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
+    "DataLoader worker": "A process that decodes has died; try fewer --data.workers, they may need too much memory",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +78,23 @@ def pretrain(config: PretrainConfig, *, data: Path, out: Path, resume: bool = Fa
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
     device = distributed.init_from_environment(choose_device(config.run.device))
+    run = RunFolder(out)
     try:
         videos = list_videos(data, "train")
         config = with_queue_sizes(config, len(videos.videos))
-        run = RunFolder(out)
         saved = find_start(config, run, videos, resume=resume)
         if saved is None or saved.progress.epoch < config.optim.epochs:
             return train(config, run, videos, device, saved)
         if distributed.is_main():
             print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
         return PretrainResult(progress=saved.progress, signal_number=None)
+    except VideoError as error:
+        raise TrainingError(f"{error}; {run.last_good()}") from None
+    except RuntimeError as error:
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
+        if remedy is None:
+            raise
+        raise TrainingError(f"{str(error).splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
     finally:
         distributed.shutdown()
 
@@ -146,7 +156,7 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
     training.method.train()
     training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
     averages, epoch_clock, line_clock = Averages(), StepClock(), StepClock()
-    for batch in batches(training):
+    for batch in spare_processes(training.loader):
         epoch_clock.step_starts()
         line_clock.step_starts()
         progress = count_videos(training, progress, batch)
@@ -176,30 +186,6 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
     progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0)
     log.epoch(progress.epoch, config.optim.epochs, progress.step, {"lr": lr, **averages.means(), **epoch_clock.rates()})
     return progress, stop_requested(training) and progress.epoch < config.optim.epochs
-
-
-def batches(training: Training) -> Iterator[PretrainBatch]:
-    """Give the batches of the epoch.
-
-    Raises:
-        TrainingError: many videos in a row cannot be decoded, or a process that decodes has died.
-    """
-    with sparing_new_processes():
-        iterator = iter(training.loader)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except (VideoError, RuntimeError) as error:
-            # A worker's exception comes back as a RuntimeError whose message ends with the original one.
-            reason = str(error).strip().splitlines()[-1].removeprefix("fima.errors.VideoError: ")
-            if "VideoError" in repr(error):
-                reason = f"video after video cannot be decoded, the last one {reason}"
-            elif "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(f"{reason}; {training.run.last_good()}") from None
-        yield batch
 
 
 def forward(training: Training, batch: PretrainBatch) -> StepLosses:

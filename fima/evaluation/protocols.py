@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fima.evaluation.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linea
 from fima.evaluation.metrics import top_k_accuracy
 from fima.evaluation.retrieval import RANKS, retrieve, same_video_share
 from fima.recipe import config_to_mapping
+from fima.visual.cam import MaskLoader, foreground_share
 
 PROTOCOL_VERSIONS = {"linear": 1, "knn": 1, "retrieval": 1, "same_video": 1}
 PROTOCOLS = tuple(PROTOCOL_VERSIONS)
@@ -96,6 +97,7 @@ def evaluate(
     config: EvaluationConfig,
     device: torch.device,
     extra_tests: Mapping[str, VideoList] | None = None,
+    load_mask: MaskLoader | None = None,
     cache: Path | None = None,
 ) -> EvaluationResult:
     """Evaluate the encoder of a checkpoint on the frames and crop size that it was trained with.
@@ -107,15 +109,18 @@ def evaluate(
         config: protocols and settings.
         device: where features are computed; the encoder is on it.
         extra_tests: further test lists by name, scored by the same probe and neighbours.
+        load_mask: from a test video's path to the mask of its foreground, to measure which part of the activation
+            falls on it; None where there are no masks.
         cache: folder of cached features; None: no cache.
 
     Raises:
         DataError: a list without labels, lists of different classes, or nothing that can be decoded.
     """
     data = loaded.config.data
-    return evaluate_source(
+    clips = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=config.num_clips)
+    result = evaluate_source(
         encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}"),
-        clips=ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=config.num_clips),
+        clips=clips,
         described={
             "description": loaded.description,
             "checkpoint_hash": loaded.checkpoint_hash,
@@ -128,6 +133,18 @@ def evaluate(
         device=device,
         extra_tests=extra_tests,
         cache=cache,
+    )
+    if load_mask is None:
+        return result
+    found = foreground_share(
+        loaded.encoder, test, load_mask, clips, device=device, batch_size=config.batch_size, workers=config.workers
+    )
+    foreground = {"version": 1, "clips": asdict(clips), "map": "mean over channels and time, minus its minimum"}
+    return replace(
+        result,
+        figures={**result.figures, "foreground/share": found.share},
+        chance={**result.chance, "foreground/share": found.chance},
+        protocols={**result.protocols, "foreground": foreground},
     )
 
 

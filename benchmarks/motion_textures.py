@@ -1,0 +1,134 @@
+"""FIMA, its ablations, MoCo and points of reference on the motion-texture benchmark: `make bench`.
+
+Trains every row for every seed and camera, reusing what is there, and prints one table a camera: mean ± standard
+deviation over the seeds, in percent. Rows and seeds can be chosen, and a later call adds to an earlier one.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from rich.console import Console
+
+from fima.config import DataConfig
+from fima.data.datasets import list_videos
+from fima.data.motion_textures import list_swapped
+from fima.evaluation.features import RAW_DIFFERENCE, ClipSettings
+from fima.evaluation.protocols import EvaluationConfig, evaluate_source
+from fima.evaluation.supervised import SupervisedConfig, supervised_accuracy, train_supervised
+from fima.recipe import read_recipe
+from study import (
+    COLUMNS,
+    NUM_CLIPS,
+    RECIPES,
+    Trial,
+    make_data,
+    markdown_table,
+    pretrain_and_evaluate,
+    read_figures,
+    write_json,
+)
+
+FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
+TRIALS = {
+    "FIMA": Trial(recipe=FIMA),
+    "FIMA without the cell loss": Trial(recipe=FIMA, settings={"method.cell_weight": 0}),
+    "FIMA without the frame loss": Trial(recipe=FIMA, settings={"method.frame_weight": 0}),
+    "FIMA without the decoder": Trial(recipe=FIMA, settings={"method.decoder": False}),
+    "FIMA without foreground sampling": Trial(recipe=FIMA, settings={"method.foreground": False}),
+    "FIMA without the instance loss": Trial(recipe=FIMA, settings={"method.instance_weight": 0}),
+    "MoCo, equal epochs": Trial(recipe=MOCO),
+    "MoCo, equal compute": Trial(recipe=MOCO, settings={"optim.epochs": 22}),
+    # A learning rate of 0 leaves the random weights alone, while batch norm sees the data.
+    "untrained": Trial(recipe=MOCO, settings={"optim.lr": 0, "optim.epochs": 1}),
+}
+
+
+def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
+    """Evaluate pooled raw frame differences, without any network."""
+    config = EvaluationConfig(num_clips=NUM_CLIPS, seed=seed, workers=1)
+    settings = read_recipe(RECIPES / FIMA).data
+    result = evaluate_source(
+        RAW_DIFFERENCE,
+        clips=ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS),
+        described={"description": "pooled raw frame differences"},
+        train=list_videos(data, "train"),
+        test=list_videos(data, "test"),
+        config=config,
+        device=torch.device("cpu"),
+        extra_tests={"swapped": list_swapped(data)},
+    )
+    result.save(out / "result.json")
+    return read_figures(out / "result.json")
+
+
+def supervised(data: Path, out: Path, seed: int) -> dict[str, float]:
+    """Train the same encoder with the labels, on the same views, and classify the test videos."""
+    found = out / "result.json"
+    settings: DataConfig = read_recipe(RECIPES / FIMA).data
+    device = torch.device("cpu")
+    model = train_supervised(list_videos(data, "train"), settings, SupervisedConfig(seed=seed), device=device)
+    clips = ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS)
+    tests = {"linear/top1": list_videos(data, "test"), "linear/swapped/top1": list_swapped(data)}
+    figures = {name: supervised_accuracy(model, videos, clips, device=device)["top1"] for name, videos in tests.items()}
+    found.parent.mkdir(parents=True, exist_ok=True)
+    write_json(found, {"figures": figures})
+    return read_figures(found)
+
+
+REFERENCES: dict[str, Callable[[Path, Path, int], dict[str, float]]] = {
+    "raw frame differences": raw_differences,
+    "supervised": supervised,
+}
+
+
+def row_figures(row: str, *, data: Path, out: Path, seed: int) -> dict[str, float]:
+    """Train and evaluate one row for one seed, or read what is there."""
+    folder = out / row.replace(", ", "-").replace(" ", "-").lower()
+    if row in TRIALS:
+        return pretrain_and_evaluate(TRIALS[row], data=data, out=folder, seed=seed)
+    if (folder / "result.json").exists():
+        return read_figures(folder / "result.json")
+    Console().print(f"\n{row}, seed {seed}", style="bold")
+    return REFERENCES[row](data, folder, seed)
+
+
+def cell(values: list[float]) -> str:
+    """Format the mean over the seeds, with the standard deviation where there are several."""
+    if not values:
+        return ""
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def main() -> None:
+    """Run the chosen rows and print the tables."""
+    rows = [*TRIALS, *REFERENCES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/motion_textures"), help="folder of data and runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of data and runs")
+    parser.add_argument("--cameras", nargs="+", default=["static", "moving"], choices=["static", "moving"])
+    parser.add_argument("--rows", nargs="+", default=rows, choices=rows, metavar="ROW", help=", ".join(rows))
+    arguments = parser.parse_args()
+    for camera in arguments.cameras:
+        figures: dict[str, list[dict[str, float]]] = {row: [] for row in arguments.rows}
+        for seed in arguments.seeds:
+            folder = arguments.out / f"{camera}-{seed}"
+            data = make_data(folder / "data", camera=camera, seed=seed)
+            for row in arguments.rows:
+                figures[row].append(row_figures(row, data=data, out=folder, seed=seed))
+        table = markdown_table(
+            [f"{camera} camera", *(column.replace("_", " ") for column in COLUMNS)],
+            [
+                [row, *(cell([each[column] for each in found if column in each]) for column in COLUMNS)]
+                for row, found in figures.items()
+            ],
+        )
+        (arguments.out / f"table-{camera}.md").write_text(table + "\n")
+        write_json(arguments.out / f"table-{camera}.json", {"seeds": arguments.seeds, "rows": figures})
+        print(f"\n{table}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What the demo and the benchmark share: `fima` commands that are printed, run, and not run again."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from fima.cli import main as fima
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = REPOSITORY / "recipes"
+NUM_CLIPS = 3
+"""Clips per video in every evaluation: first, middle and last window of the 24 frames."""
+
+COLUMNS = {
+    "linear_top1": "linear/top1",
+    "knn_top1": "knn/top1",
+    "retrieval_r1": "retrieval/R@1",
+    "swapped_background_top1": "linear/swapped/top1",
+    "foreground_share": "foreground/share",
+    "same_video": "same_video/train",
+}
+"""Columns of the tables, and the figures of `fima evaluate` that they show; all in percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One way to pre-train: a recipe and what is changed in it."""
+
+    recipe: str
+    """File name under `recipes/`."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Settings that differ from the recipe, by flag name."""
+
+    def flags(self) -> list[str]:
+        """Return the changed settings as command-line words."""
+        words = []
+        for name, value in self.settings.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                section, _, key = flag.partition(".")
+                words.append(f"--{flag}" if value else f"--{section}.no-{key}")
+            else:
+                words += [f"--{flag}", str(value)]
+        return words
+
+
+def run(*words: object) -> None:
+    """Print a `fima` command as one would type it, and run it.
+
+    Raises:
+        SystemExit: the command failed; its exit code.
+    """
+    argv = [str(word) for word in words]
+    Console().print(f"\n$ fima {shlex.join(argv)}", style="bold", highlight=False, soft_wrap=True)
+    if code := fima(argv):
+        raise SystemExit(code)
+
+
+def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> dict[str, float]:
+    """Pre-train in `out` and evaluate the last checkpoint, or read what is there already.
+
+    Args:
+        trial: recipe and changed settings.
+        data: folder of the benchmark's videos.
+        out: folder of the run.
+        seed: seed of the run.
+
+    Returns:
+        The figures of `COLUMNS`, in percent.
+    """
+    result = out / "evaluation" / "last.json"
+    checkpoint = out / "checkpoints" / "last.pt"
+    resume = ["--resume"] if (out / "config.yaml").exists() else []
+    flags = ["--run.seed", seed, *trial.flags(), *resume]
+    run("pretrain", data, "--out", out, *flags, RECIPES / trial.recipe)
+    if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
+        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 1)
+    return read_figures(result)
+
+
+def read_figures(result: Path) -> dict[str, float]:
+    """Read the columns out of the JSON of `fima evaluate`; a figure that it does not hold is left out."""
+    figures = json.loads(result.read_text())["figures"]
+    return {column: figures[name] for column, name in COLUMNS.items() if name in figures}
+
+
+def make_data(out: Path, *, camera: str, seed: int) -> Path:
+    """Make the benchmark's videos, or reuse them, and return their folder."""
+    run("make-data", "motion-textures", out, "--camera", camera, "--seed", seed)
+    return out
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON in one piece."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table whose first column is text and whose others are numbers."""
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

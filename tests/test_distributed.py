@@ -22,9 +22,9 @@ NUM_STEPS = 2
 
 
 def clip_inputs(seed: int, batch_size: int) -> ClipInputs:
-    """Random inputs, 8 frames of 32 px."""
+    """Random inputs, 8 frames of 64 px."""
     generator = torch.Generator().manual_seed(seed)
-    full, whole, early, late = torch.randn(4, batch_size, 3, 8, 32, 32, generator=generator, dtype=torch.float64)
+    full, whole, early, late = torch.randn(4, batch_size, 3, 8, 64, 64, generator=generator, dtype=torch.float64)
     r = torch.rand(batch_size, 4, generator=generator, dtype=torch.float64)
     box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
     return ClipInputs(full=full, full_difference=whole, early_difference=early, late_difference=late, box=box)

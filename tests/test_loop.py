@@ -208,6 +208,8 @@ def test_nothing_that_can_be_decoded_stops_the_run_in_one_line(workers: int, tmp
     with pytest.raises(TrainingError, match="10 videos in a row cannot be decoded") as caught:
         pretrain(with_settings("data", workers=workers), data=folder, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
+    # The traceback keeps the loader, and so its process, alive.
+    del caught
 
 
 def test_collapse_is_said_aloud(

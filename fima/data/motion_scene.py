@@ -15,11 +15,11 @@ FloatArray = NDArray[np.float32]
 Camera = Literal["static", "moving"]
 
 CANVAS_SIDE = 1.7
-MIN_RADIUS, MAX_RADIUS = 0.16, 0.24
+MIN_RADIUS, MAX_RADIUS = 0.18, 0.26
 OBJECT_TEXTURE_PX = 64
 OBJECT_TEXTURE_RADII = 2.0
 OUTLINE_SAMPLES = 720
-MIN_COLOUR_DISTANCE = 0.3
+MIN_COLOUR_DISTANCE = 0.45
 NOISE_SIGMA = 0.02
 
 
@@ -155,7 +155,7 @@ def _outline(rng: np.random.Generator) -> FloatArray:
         sector = 2 * np.pi / rng.integers(3, 7)
         radius = 1 - rng.uniform(0.4, 0.6) * np.abs(angle % sector / sector * 2 - 1)
     elif kind == 3:  # cross
-        arm = rng.uniform(0.3, 0.5)
+        arm = rng.uniform(0.3, 0.46)
         radius = np.maximum(np.minimum(1 / cosine, arm / sine), np.minimum(arm / cosine, 1 / sine))
     else:  # blob
         waves = [rng.uniform(0.1, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
@@ -194,7 +194,7 @@ def _oscillation(rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray
 def _path(motion: str, rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Displacement of the centre (T,), (T,) that the class `motion` stands for; the classes that stay in place: 0."""
     still = np.zeros_like(time)
-    travel = np.float32(rng.uniform(0.3, 0.5)) * time
+    travel = np.float32(rng.uniform(0.3, 0.46)) * time
     match motion:
         case "HorizontalDrift":
             return _sign(rng) * travel, still

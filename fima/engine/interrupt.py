@@ -1,8 +1,11 @@
 """Ctrl-C and SIGTERM as a request that the loop honours between two steps."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
+from multiprocessing import active_children
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -12,17 +15,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def spare_processes(batches: Iterable[Item]) -> Iterator[Item]:
-    """Iterate over a loader so that the processes which it starts for the first item never receive these signals.
+    """Iterate over a loader, and take the processes that it starts for the first item out of this process's group.
 
-    A terminal and a job scheduler signal the whole process group, and PyTorch raises an error in the middle of a step
-    when a process that decodes is ended.
+    A terminal and a job scheduler signal the whole group, and PyTorch raises an error in the middle of a step when a
+    process that decodes is ended. Out of the group, they end when this process tells them to or is gone.
     """
+    before = set(active_children())
     iterator = iter(batches)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        first = list(islice(iterator, 1))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    first = list(islice(iterator, 1))
+    for process in set(active_children()) - before:
+        # A process that is gone already, or that runs another program, cannot be moved and need not be.
+        with suppress(ProcessLookupError, PermissionError):
+            assert process.pid is not None
+            os.setpgid(process.pid, process.pid)
     yield from first
     yield from iterator
 

@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float32]
 Camera = Literal["static", "moving"]
 
 CANVAS_SIDE = 1.7
-MIN_RADIUS, MAX_RADIUS = 0.18, 0.26
+MIN_RADIUS, MAX_RADIUS = 0.14, 0.21
 OBJECT_TEXTURE_PX = 64
 OBJECT_TEXTURE_RADII = 2.0
 OUTLINE_SAMPLES = 720
@@ -155,7 +155,7 @@ def _outline(rng: np.random.Generator) -> FloatArray:
         sector = 2 * np.pi / rng.integers(3, 7)
         radius = 1 - rng.uniform(0.4, 0.6) * np.abs(angle % sector / sector * 2 - 1)
     elif kind == 3:  # cross
-        arm = rng.uniform(0.3, 0.46)
+        arm = rng.uniform(0.4, 0.56)
         radius = np.maximum(np.minimum(1 / cosine, arm / sine), np.minimum(arm / cosine, 1 / sine))
     else:  # blob
         waves = [rng.uniform(0.1, 0.25) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
@@ -186,7 +186,7 @@ def _sign(rng: np.random.Generator) -> float:
 
 def _oscillation(rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray, FloatArray]:
     """One sine and its quarter-period shift, of a common random amplitude and period."""
-    amplitude, period = rng.uniform(0.08, 0.14), rng.uniform(0.4, 0.65)
+    amplitude, period = rng.uniform(0.12, 0.18), rng.uniform(0.4, 0.65)
     phase = 2 * np.pi * (time / period + rng.random())
     return (amplitude * np.sin(phase)).astype(np.float32), (amplitude * np.cos(phase)).astype(np.float32)
 
@@ -194,7 +194,7 @@ def _oscillation(rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray
 def _path(motion: str, rng: np.random.Generator, time: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Displacement of the centre (T,), (T,) that the class `motion` stands for; the classes that stay in place: 0."""
     still = np.zeros_like(time)
-    travel = np.float32(rng.uniform(0.3, 0.46)) * time
+    travel = np.float32(rng.uniform(0.4, 0.56)) * time
     match motion:
         case "HorizontalDrift":
             return _sign(rng) * travel, still
@@ -210,7 +210,7 @@ def _path(motion: str, rng: np.random.Generator, time: FloatArray) -> tuple[Floa
             x, y = _oscillation(rng, time)
             return x, _sign(rng) * y
         case "Jitter":
-            reach = rng.uniform(0.04, 0.07)
+            reach = rng.uniform(0.06, 0.1)
             x, y = rng.uniform(-reach, reach, size=(2, len(time))).astype(np.float32)
             return x, y
     return still, still
@@ -233,7 +233,7 @@ def draw_trajectory(motion: str, rng: np.random.Generator, *, num_frames: int, r
     angle = np.full_like(time, rng.uniform(0, 2 * np.pi))
     scale = np.ones_like(time)
     if motion == "Rotation":
-        angle = angle + np.float32(_sign(rng) * 2 * np.pi * rng.uniform(0.5, 1.2)) * time
+        angle = angle + np.float32(_sign(rng) * 2 * np.pi * rng.uniform(0.5, 1.0)) * time
     elif motion in ("Growing", "Shrinking"):
         growth = np.float32(np.log(rng.uniform(1.8, 2.6)))
         scale = np.exp(growth * (time - 0.5) * (1 if motion == "Growing" else -1))

@@ -32,6 +32,7 @@ from study import (
 )
 
 FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
+PUBLISHED_COLOURS = {"data.grayscale": 0.2, "data.jitter": 0.8, "data.blur": 0.5}
 TRIALS = {
     "FIMA": Trial(recipe=FIMA),
     "FIMA without the cell loss": Trial(recipe=FIMA, settings={"method.cell_weight": 0}),
@@ -39,8 +40,11 @@ TRIALS = {
     "FIMA without the decoder": Trial(recipe=FIMA, settings={"method.decoder": False}),
     "FIMA without foreground sampling": Trial(recipe=FIMA, settings={"method.foreground": False}),
     "FIMA without the instance loss": Trial(recipe=FIMA, settings={"method.instance_weight": 0}),
+    "FIMA with instance weight 1": Trial(recipe=FIMA, settings={"method.instance_weight": 1}),
+    "FIMA with colour augmentation": Trial(recipe=FIMA, settings=PUBLISHED_COLOURS),
+    "MoCo with colour augmentation": Trial(recipe=MOCO, settings=PUBLISHED_COLOURS),
     "MoCo, equal epochs": Trial(recipe=MOCO),
-    "MoCo, equal compute": Trial(recipe=MOCO, settings={"optim.epochs": 22}),
+    "MoCo, equal compute": Trial(recipe=MOCO, settings={"optim.epochs": 28}),
     # A learning rate of 0 leaves the random weights alone, while batch norm sees the data.
     "untrained": Trial(recipe=MOCO, settings={"optim.lr": 0, "optim.epochs": 1}),
 }

@@ -191,6 +191,7 @@ class _Canvas:
 
     @staticmethod
     def create(*, num_rows: int, map_names: list[str], title: str, outlined: bool) -> "_Canvas":
+        """Lay out an empty picture: `outlined` says whether the footer explains the object's outline."""
         num_columns = NUM_SHOWN_FRAMES + len(map_names)
         head, foot = 0.85, 0.35
         width, height = TILE_INCHES * (num_columns + 0.25) + 0.4, TILE_INCHES * num_rows + head + foot

@@ -1,4 +1,4 @@
-"""Every setting of a pre-training run, with the paper's values as defaults."""
+"""Every setting of a pre-training run and of a fine-tuning run, with the paper's values as defaults."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,6 +9,9 @@ PUBLISHED_LARGE_SET_VIDEOS = 200_000
 PUBLISHED_LARGE_QUEUE = 65_536
 PUBLISHED_LARGE_CELL_QUEUE = 31_360
 PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
+
+Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
+"""Layouts of data sets; `auto` recognises which one lies in a folder."""
 
 
 def _require(condition: bool, flag: str, value: object, rule: str) -> None:
@@ -108,8 +111,20 @@ class MethodConfig:
 class DataConfig:
     """From video files to batches of views."""
 
+    dataset: Dataset = "auto"
+    """Layout of the data; `auto` recognises it."""
+    split: int = 1
+    """Number of the official split, where a data set has several."""
+    annotations: str | None = None
+    """List file or folder of list files, where they lie apart from the videos."""
+    part: Literal["train", "all"] = "train"
+    """`all` trains on every video, those of the test split and those held out for it among them."""
     frames: int = 16
     """Frames F per clip; a clip is a window of 2·F source frames."""
+    clip_sampling: Literal["random", "same", "near"] = "random"
+    """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
+    step_between_clips: int = 1
+    """Windows start at multiples of so many frames."""
     crop_size: int = 224
     """Side of the square views, in pixels."""
     min_area: float = 0.2
@@ -128,7 +143,8 @@ class DataConfig:
     """The run stops when more than this share of the videos that were tried cannot be decoded."""
 
     def __post_init__(self) -> None:
-        _require(self.frames >= 1, "data.frames", self.frames, "must be at least 1")
+        for name in ("split", "frames", "step_between_clips"):
+            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
         _require(self.crop_size >= 8, "data.crop_size", self.crop_size, "must be at least 8")
         _require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
         _require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
@@ -148,6 +164,8 @@ class OptimConfig:
     """Passes over the videos."""
     batch_size: int = 64
     """Videos per step, over all devices together."""
+    accumulate: int = 1
+    """Parts that a device splits its share of a batch into, one after another, to save memory."""
     lr: float = 0.01
     """Learning rate at its highest."""
     momentum: float = 0.9
@@ -166,7 +184,7 @@ class OptimConfig:
     """Learning rate at which the warm-up starts."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             _require(getattr(self, name) >= 1, f"optim.{name}", getattr(self, name), "must be at least 1")
         for name in ("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs"):
             _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must be 0 or more")
@@ -186,8 +204,9 @@ class RunConfig:
     """Every random choice follows from it."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs the networks under autocast; the losses stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` runs the networks under autocast; the losses stay in float32. `auto` takes it where the device computes in
+    bfloat16 (GPUs since 2020; CPUs with AVX512-BF16 or AMX), else `fp32`."""
     checkpoint_epochs: int = 10
     """A numbered checkpoint is kept every so many epochs, besides `last.pt` after each."""
     health_epochs: int = 5
@@ -202,6 +221,70 @@ class RunConfig:
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
         _require(self.health_epochs >= 0, "run.health_epochs", self.health_epochs, "must be 0 or more")
         _require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """A linear layer on the pooled features of an encoder, and what of the two is trained."""
+
+    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] | None = None
+    """The encoder. None: the one that the checkpoint names."""
+    num_classes: int | None = None
+    """Classes. None: those of the data set."""
+    dropout: float = 0.7
+    """Dropout before the linear layer; the paper's 0.7 for UCF101, 0.5 for HMDB51. A frozen encoder has none."""
+    freeze: bool = False
+    """Linear probing: only the linear layer is trained; the encoder is frozen, with its batch norm in eval mode."""
+    l2_normalise: bool = False
+    """L2-normalise the pooled features."""
+    low_shot: int | None = None
+    """Train on so many training videos only, drawn evenly from the classes."""
+    select: Literal["last", "validation", "test"] = "last"
+    """Which epoch is the result: the last one; the best on training videos held out of the training; or the best on the
+    TEST split, as in the authors' program, which flatters."""
+    held_out_share: float = 0.1
+    """Share of each class's training videos that `--classifier.select validation` holds out."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "low_shot"):
+            value = getattr(self, name)
+            _require(value is None or value >= 2, f"classifier.{name}", value, "must be at least 2")
+        _require(0 <= self.dropout < 1, "classifier.dropout", self.dropout, "must be in [0, 1)")
+        _require(0 < self.held_out_share < 1, "classifier.held_out_share", self.held_out_share, "must be in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """How a classifier is tested: class scores averaged over several clips and crops of a video."""
+
+    clips: int = 10
+    """Clips per video, evenly spread over it."""
+    crops: Literal[1, 3] = 1
+    """Square crops per clip: the centre, or three along the longer side."""
+    ori_resolution: int | None = 256
+    """The crop is 0.875 of so many source pixels, as published for videos of that height (the whole short side,
+    where it is smaller). None: 0.875 of each video's own short side."""
+    every_epochs: int = 10
+    """The classifier is tested every so many epochs, and after the last one."""
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "every_epochs"):
+            _require(getattr(self, name) >= 1, f"test.{name}", getattr(self, name), "must be at least 1")
+        size = self.ori_resolution
+        _require(size is None or size >= 8, "test.ori_resolution", size, "must be at least 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One run that trains a classifier on an encoder: fine-tuning, or linear probing by SGD."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(blur=0.0))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(epochs=150, batch_size=16, schedule="step", milestones=(60, 120))
+    )
+    run: RunConfig = field(default_factory=RunConfig)
+    test: TestConfig = field(default_factory=TestConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,26 +6,35 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import yaml
 
-from fima.config import PretrainConfig
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
 
 Settings = TypeVar("Settings")
+RunSettings = TypeVar("RunSettings", PretrainConfig, FinetuneConfig)
 
 RECORD_KEY = "record"
 """Top-level key under which a run writes facts about itself; it holds no setting, and a recipe may carry it."""
 
 
-def read_recipe(path: Path) -> PretrainConfig:
+@overload
+def read_recipe(path: Path) -> PretrainConfig: ...
+@overload
+def read_recipe(path: Path, kind: type[RunSettings]) -> RunSettings: ...
+def read_recipe(path: Path, kind: Any = PretrainConfig) -> Any:
     """Read a recipe; what it leaves out keeps its default.
+
+    Args:
+        path: the YAML file.
+        kind: `PretrainConfig` or `FinetuneConfig`.
 
     Raises:
         ConfigError: the file is missing or no YAML, or a key or a value is wrong; names both and the nearest right one.
     """
-    return config_from_mapping(read_yaml(path), source=str(path))
+    return config_from_mapping(read_yaml(path), kind, source=str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -48,21 +57,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def config_from_mapping(content: Mapping[str, Any], *, source: str) -> PretrainConfig:
+def config_from_mapping(content: Mapping[str, Any], kind: type[RunSettings], *, source: str) -> RunSettings:
     """Build the settings from nested plain values, as YAML or a checkpoint holds them.
 
     Args:
-        content: section name -> setting name -> value.
+        content: section name -> setting name -> value; what is left out keeps the default of `kind`.
+        kind: `PretrainConfig` or `FinetuneConfig`.
         source: where the values come from, for the messages.
 
     Raises:
         ConfigError: a key that does not exist (with a suggestion), a value of the wrong type, or one out of range.
     """
     settings = {key: value for key, value in content.items() if key != RECORD_KEY}
-    return _build(PretrainConfig, settings, source=source, prefix="")
+    return _build(kind, settings, source=source, prefix="", default=kind())
 
 
-def config_to_mapping(config: PretrainConfig) -> dict[str, Any]:
+def config_to_mapping(config: PretrainConfig | FinetuneConfig) -> dict[str, Any]:
     """Return the settings as nested plain values that YAML and a checkpoint can hold."""
     plain: dict[str, Any] = dataclasses.asdict(config)
     return {
@@ -71,7 +81,7 @@ def config_to_mapping(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def flatten(config: PretrainConfig) -> dict[str, Any]:
+def flatten(config: PretrainConfig | FinetuneConfig) -> dict[str, Any]:
     """Return the settings by flag name: `optim.lr` -> 0.01."""
     return {
         f"{section}.{key}": value
@@ -87,7 +97,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
 
 
-def _build(kind: type[Settings], content: Any, *, source: str, prefix: str) -> Settings:  # noqa: ANN401
+def _build(kind: type[Settings], content: Any, *, source: str, prefix: str, default: Settings) -> Settings:  # noqa: ANN401
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source}: `{prefix.rstrip('.')}` holds settings, not a {_kind(content)}")
     hints = typing.get_type_hints(kind)
@@ -98,12 +108,17 @@ def _build(kind: type[Settings], content: Any, *, source: str, prefix: str) -> S
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             values[key] = _build(
-                typing.cast(type, hint), {} if value is None else value, source=source, prefix=f"{prefix}{key}."
+                typing.cast(type, hint),
+                {} if value is None else value,
+                source=source,
+                prefix=f"{prefix}{key}.",
+                default=getattr(default, key),
             )
         else:
             values[key] = _convert(value, hint, name=f"{source}: `{prefix}{key}`")
     try:
-        return kind(**values)
+        built: Settings = dataclasses.replace(typing.cast(Any, default), **values)
+        return built
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 

@@ -49,3 +49,23 @@ def test_evenly_spread_starts() -> None:
     assert starts[0] == 0
     assert starts[-1] == 268
     assert all(29 <= after - before <= 30 for before, after in pairwise(starts))
+
+
+def test_the_same_window_serves_both_clips() -> None:
+    generator = np.random.default_rng(0)
+    starts = {window_starts(20, 8, generator, sampling="same") for _ in range(200)}
+    assert starts == {(start, start) for start in range(13)}
+
+
+def test_near_windows_follow_each_other_or_end_the_video() -> None:
+    generator = np.random.default_rng(0)
+    starts = {window_starts(20, 8, generator, sampling="near") for _ in range(300)}
+    assert starts == {(start, min(start + 8, 12)) for start in range(13)}
+
+
+def test_starts_are_multiples_of_the_step() -> None:
+    generator = np.random.default_rng(0)
+    pairs = [window_starts(20, 8, generator, step_frames=5) for _ in range(100)]
+    assert {start for pair in pairs for start in pair} == {0, 5, 10}
+    assert all(first != second for first, second in pairs)
+    assert window_starts(12, 8, generator, step_frames=5) == (0, 0)

@@ -14,10 +14,12 @@ import torch
 
 from fima.config import PretrainConfig
 from fima.engine import log, loop
+from fima.engine import step as step_module
 from fima.engine.checkpoint import Checkpoint, load_checkpoint, load_encoder
 from fima.engine.health import Health
 from fima.engine.loop import pretrain, step_seed
 from fima.engine.run_folder import RunFolder
+from fima.engine.setup import with_precision
 from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
 from fima.model.inputs import StepLosses
 from fima.recipe import read_recipe
@@ -35,14 +37,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[StepLosses], StepLosses | None]) -> None:
     """Let `act` see, and replace, the losses of the `step`-th forward pass, counted from 1."""
-    original, calls = loop.forward, [0]
+    original, calls = step_module.forward, [0]
 
-    def forward(*arguments: Any) -> StepLosses:  # noqa: ANN401
-        losses = original(*arguments)
+    def forward(*arguments: Any, **options: Any) -> StepLosses:  # noqa: ANN401
+        losses = original(*arguments, **options)
         calls[0] += 1
         return (act(losses) or losses) if calls[0] == step else losses
 
-    monkeypatch.setattr(loop, "forward", forward)
+    monkeypatch.setattr(step_module, "forward", forward)
 
 
 def raise_signal(number: signal.Signals) -> Callable[[StepLosses], None]:
@@ -296,6 +298,17 @@ def test_step_seeds_differ_by_seed_step_and_process() -> None:
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(3)}
     assert len(seeds) == 180
     assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_automatic_precision_is_what_the_device_computes_in(
+    has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_instructions})
+    config = with_settings("run", precision="auto")
+    chosen = with_precision(config, torch.device("cpu")).run.precision
+    assert chosen == ("bf16" if has_instructions else "fp32")
+    assert with_precision(SMALL_CONFIG, torch.device("cpu")) is SMALL_CONFIG
 
 
 def test_bf16_runs_and_its_losses_are_finite(videos: Path, tmp_path: Path) -> None:

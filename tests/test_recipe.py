@@ -23,7 +23,10 @@ def recipe(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("config", [PretrainConfig(), SMALL_CONFIG, EVERY_KIND])
 def test_settings_survive_yaml(config: PretrainConfig) -> None:
-    assert config_from_mapping(yaml.safe_load(yaml.safe_dump(config_to_mapping(config))), source="test") == config
+    assert (
+        config_from_mapping(yaml.safe_load(yaml.safe_dump(config_to_mapping(config))), PretrainConfig, source="test")
+        == config
+    )
 
 
 def test_what_a_recipe_leaves_out_keeps_its_default(tmp_path: Path) -> None:

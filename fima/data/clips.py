@@ -8,27 +8,44 @@
 A video shorter than the window is looped: frame i of the window is frame i mod num_frames of the video.
 """
 
+from typing import Literal
+
 import numpy as np
 
 
-def window_starts(num_frames: int, window: int, generator: np.random.Generator) -> tuple[int, int]:
-    """Random first frames of the two clips of a video.
+def window_starts(
+    num_frames: int,
+    window: int,
+    generator: np.random.Generator,
+    *,
+    sampling: Literal["random", "same", "near"] = "random",
+    step_frames: int = 1,
+) -> tuple[int, int]:
+    """First frames of the two clips of a video.
 
     Args:
         num_frames: frames of the video.
         window: frames of a window.
         generator: source of the draws.
+        sampling: `random`, two different random starts in random order; `same`, one random start for both clips;
+            `near`, a random start and the one that is a window later, or the last one.
+        step_frames: starts are multiples of it.
 
     Returns:
-        Two different starts in [0, num_frames - window], in random order; (0, 0) where the video is not longer
-        than the window.
+        Two starts in [0, num_frames - window]; (0, 0) where only one window is possible.
     """
-    num_starts = max(1, num_frames - window + 1)
+    num_starts = max(0, num_frames - window) // step_frames + 1
     if num_starts == 1:
         return 0, 0
     first = int(generator.integers(num_starts))
-    second = int(generator.integers(num_starts - 1))
-    return first, second + (second >= first)
+    if sampling == "same":
+        second = first
+    elif sampling == "near":
+        second = min(first + max(1, window // step_frames), num_starts - 1)
+    else:
+        second = int(generator.integers(num_starts - 1))
+        second += second >= first
+    return first * step_frames, second * step_frames
 
 
 def window_indices(start: int, window: int, num_frames: int) -> list[int]:

@@ -75,6 +75,16 @@ class PretrainBatch:
         """The same batch with its views on `device`; draws, indices and labels are read by the host and stay there."""
         return replace(self, a=self.a.to(device), b=self.b.to(device))
 
+    def split(self, num_parts: int) -> list["PretrainBatch"]:
+        """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
+        rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
+        return [self] if len(rows) == 1 else [self._part(int(part[0]), int(part[-1]) + 1) for part in rows]
+
+    def _part(self, start: int, stop: int) -> "PretrainBatch":
+        tensors = ("draws_a", "draws_b", "index", "paths", "labels")
+        own = {name: getattr(self, name)[start:stop] for name in tensors}
+        return replace(self, a=self.a.rows(start, stop), b=self.b.rows(start, stop), **own)
+
     def pin_memory(self) -> "PretrainBatch":
         """The same batch with its views in page-locked memory."""
         return replace(self, a=self.a.pin_memory(), b=self.b.pin_memory())
@@ -128,7 +138,13 @@ class PretrainDataset(Dataset[PretrainSample]):
         video = self.videos.videos[index]
         window = 2 * self.data.frames
         with VideoReader(video.path) as reader:
-            starts = window_starts(reader.num_frames, window, generator)
+            starts = window_starts(
+                reader.num_frames,
+                window,
+                generator,
+                sampling=self.data.clip_sampling,
+                step_frames=self.data.step_between_clips,
+            )
             frames = reader.read([i for start in starts for i in window_indices(start, window, reader.num_frames)])
         a = sample_views(frames[:window], self.data, generator)
         b = sample_views(frames[window:], self.data, generator)

@@ -126,7 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: written by a newer fima ({content['versions']['fima']}); update fima")
     try:
         return Checkpoint(
-            config=config_from_mapping(content["config"], source=str(path)),
+            config=config_from_mapping(content["config"], PretrainConfig, source=str(path)),
             progress=Progress(**content["progress"]),
             **{key: content[key] for key in ("model", "optimizer", "rng", "data", "versions")},
         )

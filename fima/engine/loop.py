@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fima.config import MethodConfig, PretrainConfig
-from fima.data.augment import make_inputs
+from fima.config import PretrainConfig
 from fima.data.datasets import VideoList, list_videos
 from fima.data.loader import PretrainBatch, PretrainLoader, build_pretrain_loader
 from fima.engine import distributed
@@ -22,15 +20,14 @@ from fima.engine.interrupt import StopRequest, spare_processes
 from fima.engine.log import Averages, RunLog, StepClock
 from fima.engine.run_folder import RunFolder
 from fima.engine.schedule import learning_rate
-from fima.engine.setup import choose_device, claim_folder, find_start, warnings_about, with_queue_sizes
+from fima.engine.setup import choose_device, claim_folder, find_start, warnings_about, with_precision, with_queue_sizes
+from fima.engine.step import NotFiniteError, forward_backward
 from fima.errors import TrainingError, VideoError
 from fima.model import build_method
 from fima.model.fima import FIMA
-from fima.model.inputs import StepLosses
 from fima.model.moco import MoCo
 
 SKIPPED_JUDGED_AFTER = 20
-NAMED_VIDEOS = 8
 REMEDIES = {
     "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
     "DataLoader worker": "A process that decodes has died; try fewer --data.workers, they may need too much memory",
@@ -81,7 +78,7 @@ def pretrain(config: PretrainConfig, *, data: Path, out: Path, resume: bool = Fa
     run = RunFolder(out)
     try:
         videos = list_videos(data, "train")
-        config = with_queue_sizes(config, len(videos.videos))
+        config = with_precision(with_queue_sizes(config, len(videos.videos)), device)
         saved = find_start(config, run, videos, resume=resume)
         if saved is None or saved.progress.epoch < config.optim.epochs:
             return train(config, run, videos, device, saved)
@@ -105,7 +102,7 @@ def train(
     """Train from a checkpoint, or from random weights, to the last epoch or to a signal."""
     torch.manual_seed(config.run.seed)
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    method = build_method(config.model, config.method).to(device)
+    method = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad],
         lr=config.optim.lr,
@@ -149,7 +146,7 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
     Returns:
         The progress after it, and whether a signal stopped it before its end.
     """
-    config, device, log = training.config, training.device, training.log
+    config, log = training.config, training.log
     lr = learning_rate(config.optim, epoch)
     for group in training.optimizer.param_groups:
         group["lr"] = lr
@@ -162,10 +159,11 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
         progress = count_videos(training, progress, batch)
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         torch.manual_seed(step_seed(config.run.seed, progress.step, distributed.rank()))
-        losses = forward(training, batch.to(device))
-        values = finite_values(losses, config.method, training, progress, batch)
         training.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.total)
+        try:
+            values, query = forward_backward(training.model, config, batch, training.device)
+        except NotFiniteError as error:
+            raise not_finite(error, training, progress) from None
         training.optimizer.step()
 
         progress = dataclasses.replace(progress, step=progress.step + 1, step_in_epoch=progress.step_in_epoch + 1)
@@ -176,7 +174,7 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
         rates = line_clock.rates()
         log.advance(progress.step, values, rates)
         if progress.step % config.run.log_steps == 0:
-            spread = {"embedding_std": embedding_std(losses.query)}
+            spread = {"embedding_std": embedding_std(query)}
             log.record("step", epoch=epoch + 1, step=progress.step, values={"lr": lr, **values, **spread, **rates})
             line_clock.reset()
         if stop_requested(training):
@@ -186,19 +184,6 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
     progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0)
     log.epoch(progress.epoch, config.optim.epochs, progress.step, {"lr": lr, **averages.means(), **epoch_clock.rates()})
     return progress, stop_requested(training) and progress.epoch < config.optim.epochs
-
-
-def forward(training: Training, batch: PretrainBatch) -> StepLosses:
-    """Compute the losses of one batch that is on the device."""
-    method = training.config.method
-    clips = [
-        make_inputs(views, draws, full_difference=method.cell_loss, frame_differences=method.frame_loss)
-        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
-    ]
-    bf16 = training.config.run.precision == "bf16"
-    with torch.autocast(training.device.type, dtype=torch.bfloat16, enabled=bf16):
-        losses: StepLosses = training.model(*clips)
-    return losses
 
 
 def greet(training: Training, progress: Progress) -> None:
@@ -214,32 +199,12 @@ def greet(training: Training, progress: Progress) -> None:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
 
 
-def finite_values(
-    losses: StepLosses, method: MethodConfig, training: Training, progress: Progress, batch: PretrainBatch
-) -> dict[str, float]:
-    """Bring the losses and their statistics to the CPU, before they can reach a weight.
-
-    Returns:
-        `loss`, the weighted sum over the global batch, then each part and each statistic by name.
-
-    Raises:
-        TrainingError: a loss is not finite; names the step, the parts and the videos.
-    """
-    named = {**losses.parts, **losses.stats}
-    numbers = torch.stack([value.float() for value in named.values()]).tolist()
-    values = dict(zip(named, numbers, strict=True))
-    total = sum(getattr(method, f"{name}_weight") * values[name] for name in losses.parts)
-    if math.isfinite(total):
-        return {"loss": total, **values}
-    parts = ", ".join(f"{name} {values[name]}" for name in losses.parts)
-    step = progress.step + 1
-    training.log.record("stopped", epoch=progress.epoch + 1, step=step, values={"videos": batch.paths})
-    more = len(batch.paths) - NAMED_VIDEOS
-    names = ", ".join(batch.paths[:NAMED_VIDEOS]) + (f" and {more} more, listed in metrics.jsonl" if more > 0 else "")
-    raise TrainingError(
-        f"step {step} (epoch {progress.epoch + 1}): the loss is not finite ({parts}); videos of the batch: {names}; "
-        f"{training.run.last_good()}; try a lower --optim.lr, or --run.precision fp32"
-    )
+def not_finite(error: NotFiniteError, training: Training, progress: Progress) -> TrainingError:
+    """Record the videos of a step whose loss is not finite, and say where it was and what to try."""
+    step, epoch = progress.step + 1, progress.epoch + 1
+    training.log.record("stopped", epoch=epoch, step=step, values={"videos": error.paths})
+    advice = "try a lower --optim.lr, or --run.precision fp32"
+    return TrainingError(f"step {step} (epoch {epoch}): {error}; {training.run.last_good()}; {advice}")
 
 
 def count_videos(training: Training, progress: Progress, batch: PretrainBatch) -> Progress:

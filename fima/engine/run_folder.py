@@ -95,7 +95,7 @@ class RunFolder:
 
     def read_config(self) -> PretrainConfig:
         """Return the settings that the run was started with."""
-        return config_from_mapping(read_yaml(self.config), source=str(self.config))
+        return config_from_mapping(read_yaml(self.config), PretrainConfig, source=str(self.config))
 
     def write_config(self, config: PretrainConfig, record: dict[str, Any]) -> None:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""

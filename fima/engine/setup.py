@@ -1,7 +1,8 @@
 """What is decided before the first step: device, queue sizes, the folder, and what deserves a warning."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +14,7 @@ from fima.engine.run_folder import RunFolder, check_resumed_config
 from fima.errors import ConfigError, DataError
 
 QUEUE_WARNING_SHARE = 0.25
+FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
 
 
 def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
@@ -44,6 +46,22 @@ def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
         cell_queue_size=cells if method.cell_queue_size is None else method.cell_queue_size,
     )
     return dataclasses.replace(config, method=method)
+
+
+def with_precision(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+    """Return the settings with what the device computes in fast in the place of `auto`, so that the run keeps it."""
+    if config.run.precision != "auto":
+        return config
+    precision: Literal["fp32", "bf16"] = "bf16" if computes_in_bfloat16(device) else "fp32"
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is an instruction of the device; elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= FIRST_GPUS_WITH_BFLOAT16
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def find_start(config: PretrainConfig, run: RunFolder, videos: VideoList, *, resume: bool) -> Checkpoint | None:

@@ -196,13 +196,19 @@ class FIMA(MoCo):
                 self.cell_queue.write(batch_key.transpose(0, 1).flatten(0, 2))
         return torch.stack(slice_losses).mean()
 
-    def forward(self, a: ClipInputs, b: ClipInputs) -> StepLosses:
+    def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
         """One step: moving average, key passes, query passes, losses, queues.
+
+        Args:
+            a: one clip of each video.
+            b: the other clip.
+            update_keys: whether the moving averages take their step; not in the later parts of one optimiser step.
 
         Raises:
             ValueError: an input lacks a difference that a loss in use needs.
         """
-        self.update_key_networks()
+        if update_keys:
+            self.update_key_networks()
         keys_a, keys_b = self.key_pass(a), self.key_pass(b)
         features_a, features_b = self.query_encoder(a.full), self.query_encoder(b.full)
         query_a, query_b = self.projector(pooled(features_a)), self.projector(pooled(features_b))

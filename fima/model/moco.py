@@ -95,9 +95,16 @@ class MoCo(nn.Module):
         self.queue.write(gather_rows(key_a))
         return a_to_b, b_to_a
 
-    def forward(self, a: ClipInputs, b: ClipInputs) -> StepLosses:
-        """One step: moving average, key pass, query pass, loss, queue. The caller runs backward and the optimiser."""
-        self.update_key_networks()
+    def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
+        """One step: moving average, key pass, query pass, loss, queue. The caller runs backward and the optimiser.
+
+        Args:
+            a: one clip of each video.
+            b: the other clip.
+            update_keys: whether the moving averages take their step; not in the later parts of one optimiser step.
+        """
+        if update_keys:
+            self.update_key_networks()
         key_a, key_b = (self.key_embedding(self.key_features(clip.full)) for clip in (a, b))
         query_a, query_b = (self.projector(pooled(self.query_encoder(clip.full))) for clip in (a, b))
         contrasts = self.instance_loss(query_a, query_b, key_a, key_b)

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fima.data.datasets import list_videos
+from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.engine.step import NotFiniteError, forward_backward
+from fima.model import build_method
+from fima.model.inputs import ClipInputs, StepLosses
+from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
+
+MOCO = with_settings("method", name="moco")
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> PretrainBatch:
+    """Four videos."""
+    videos = list_videos(make_videos(tmp_path_factory.mktemp("videos")), "train")
+    return next(iter(build_pretrain_loader(videos, SMALL_CONFIG.data, batch_size=4, seed=0)))
+
+
+class MeanLoss(nn.Module):
+    """A loss that is a mean over the videos, so that it does not matter how they are split."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.factor = factor
+        self.updates: list[bool] = []
+
+    def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool) -> StepLosses:
+        """The mean of the squared difference of the clips' means."""
+        self.updates.append(update_keys)
+        each: Tensor = (a.full.mean(dim=(1, 2, 3, 4)) - self.weight * b.full.mean(dim=(1, 2, 3, 4))).square()
+        loss = each.mean() * self.factor
+        return StepLosses(total=loss, parts={"instance": loss.detach()}, stats={}, query=each.detach()[:, None])
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 4, 9])
+def test_parts_give_the_gradient_and_the_loss_of_the_whole(batch: PretrainBatch, num_parts: int) -> None:
+    whole, parts = MeanLoss(), MeanLoss()
+    device = torch.device("cpu")
+    values, query = forward_backward(whole, MOCO, batch, device)
+    split_values, split_query = forward_backward(
+        parts, with_settings("optim", MOCO, accumulate=num_parts), batch, device
+    )
+    assert whole.weight.grad is not None
+    assert parts.weight.grad is not None
+    torch.testing.assert_close(parts.weight.grad, whole.weight.grad)
+    assert split_values == pytest.approx(values)
+    torch.testing.assert_close(split_query, query)
+    assert whole.updates == [True]
+    assert parts.updates == [True, *[False] * (min(num_parts, 4) - 1)]
+
+
+def test_the_key_networks_move_once_and_every_key_enters_the_queue(batch: PretrainBatch) -> None:
+    config = replace(MOCO, method=replace(MOCO.method, queue_size=8, key_momentum=0.5))
+    moved = {}
+    for accumulate in (1, 2):
+        torch.manual_seed(0)
+        method = build_method(config.model, config.method)
+        with torch.no_grad():
+            for weight in method.key_projector.parameters():
+                weight.zero_()
+        forward_backward(method, with_settings("optim", config, accumulate=accumulate), batch, torch.device("cpu"))
+        moved[accumulate] = torch.cat([weight.flatten() for weight in method.key_projector.parameters()])
+        assert int(method.queue.position) == 0
+    assert moved[1].any()
+    torch.testing.assert_close(moved[2], moved[1])
+
+
+def test_a_part_that_is_not_finite_names_the_whole_batch(batch: PretrainBatch) -> None:
+    with pytest.raises(NotFiniteError, match="instance inf") as caught:
+        forward_backward(MeanLoss(float("inf")), MOCO, batch, torch.device("cpu"))
+    assert caught.value.paths == batch.paths

@@ -6,15 +6,15 @@ mean over the processes, and the mean of its gradients, is that of one process w
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fima.engine.distributed import global_mean
 
-MAX_SIMILARITIES = 2**24
-"""Cell similarities held at a time (64 MiB in float32); the backward pass computes them again, chunk by chunk."""
+MAX_SIMILARITIES = 2**22
+"""Cell similarities held at a time (16 MiB in float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,19 +135,49 @@ def positive_pairs(
     return near & query_mask.flatten(1)[:, :, None] & key_mask.flatten(1)[:, None, :]
 
 
-def _row_log_sum_exp(query: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    return (query @ keys.T / temperature).logsumexp(dim=1)
+class _LogSumExp(torch.autograd.Function):
+    """`log Σ_k exp(q·k/τ)`, whose gradient is the softmax-weighted mean of the keys, divided by τ.
+
+    That mean is taken while the similarities are at hand, so that neither they nor the softmax outlive their chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, temperature: float) -> Tensor:  # noqa: ANN401
+        num_rows = max(1, MAX_SIMILARITIES // len(keys))
+        scaled = query / temperature
+        result = query.new_empty(len(query))
+        gradient = torch.empty_like(query)
+        buffer = query.new_empty(min(num_rows, len(query)), len(keys))
+        for start in range(0, len(query), num_rows):
+            rows = slice(start, start + num_rows)
+            similarities = torch.mm(scaled[rows], keys.T, out=buffer[: len(scaled[rows])])
+            largest = similarities.amax(dim=1, keepdim=True)
+            total = similarities.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            result[rows] = (largest + total.log())[:, 0]
+            torch.mm(similarities, keys, out=gradient[rows]).div_(total * temperature)
+        ctx.save_for_backward(gradient)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0][:, None], None, None
 
 
-def _log_sum_exp(query: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """`log Σ_k exp(q·k/τ)` of (R, D) and (M, D), (R,), never holding more than `MAX_SIMILARITIES` similarities."""
-    num_rows = max(1, MAX_SIMILARITIES // len(keys))
-    chunks = torch.split(query, num_rows)
-    sums = [
-        checkpoint(_row_log_sum_exp, chunk, keys, temperature, use_reentrant=False, preserve_rng_state=False)
-        for chunk in chunks
-    ]
-    return torch.cat(sums)
+def log_sum_exp(query: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """`log Σ_k exp(q·k/τ)`, exact, never holding more than `MAX_SIMILARITIES` similarities (or one row of them).
+
+    Args:
+        query: (R, D), with gradient.
+        keys: (M, D), without.
+        temperature: τ.
+
+    Returns:
+        (R,).
+    """
+    assert not keys.requires_grad, "the keys are constants of the step"
+    result: Tensor = _LogSumExp.apply(query, keys, temperature)
+    return result
 
 
 def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: Tensor, *, temperature: float) -> Tensor:
@@ -173,7 +203,7 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
         rows = predictions[has_positive]
         similarities = (predictions @ keys.transpose(1, 2))[has_positive] / temperature
         numerator = similarities.masked_fill(~pairs[has_positive], float("-inf")).logsumexp(dim=1)
-        denominator = _log_sum_exp(rows, batch_cells, temperature)
+        denominator = log_sum_exp(rows, batch_cells, temperature)
         cells_per_sample = has_positive.sum(dim=1)
         losses = predictions.new_zeros(len(pairs)).index_add(0, has_positive.nonzero()[:, 0], denominator - numerator)
         return global_mean(losses / cells_per_sample.clamp(min=1), cells_per_sample > 0)

@@ -1,0 +1,219 @@
+"""What a training step costs, in units that do not depend on the machine.
+
+u is one forward pass without gradient of the same backbone, in float32 and PyTorch's default memory format, on the same
+batch, in training mode. The floor is the encoder passes that the method cannot do without: two with gradient and eight
+without, in the step's own precision and memory format. Everything is interleaved; figures are medians. Memory is the
+highest resident set during the step, above the resident set before it.
+"""
+
+import argparse
+import ctypes
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fima import losses
+from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
+from fima.data.augment import draw_colour
+from fima.data.loader import PretrainBatch, item_generator
+from fima.data.views import ClipViews
+from fima.engine.step import forward_backward
+from fima.model import build_method
+from fima.model.backbones import build_backbone
+
+CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (
+    ("i3d", "fp32"),
+    ("i3d", "bf16"),
+    ("r2plus1d_18", "fp32"),
+    ("r2plus1d_18", "bf16"),
+)
+PRECISION_NAMES = {"fp32": "float32", "bf16": "bf16"}
+QUEUE_SIZE = 2_240
+KEY_PASSES, QUERY_PASSES = 8, 2
+KINETICS_BATCH, KINETICS_CELLS, KINETICS_SLICES, KINETICS_QUEUE, DIM = 64, 49, 2, 31_360, 128
+CELL_LOSS_CALLS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCase:
+    """One backbone in one precision: the functions that are timed."""
+
+    unit: Callable[[], object]
+    floor: Callable[[], object]
+    step: Callable[[], object]
+
+
+def random_batch(batch_size: int, data: DataConfig) -> PretrainBatch:
+    """Return views of noise, with colour draws and boxes as in training."""
+    generator = item_generator(0)
+    shape = (batch_size, 3, data.frames, data.crop_size, data.crop_size)
+
+    def views() -> ClipViews:
+        full, early, late = (torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(3))
+        box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(batch_size, 1)
+        return ClipViews(full=full, early=early, late=late, box=box)
+
+    draws_a, draws_b = (torch.stack([draw_colour(generator, 4, data) for _ in range(batch_size)]) for _ in range(2))
+    return PretrainBatch(
+        a=views(),
+        b=views(),
+        draws_a=draws_a,
+        draws_b=draws_b,
+        index=torch.arange(batch_size),
+        paths=[""] * batch_size,
+        labels=torch.full((batch_size,), -1),
+        skipped=[],
+    )
+
+
+def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32", "bf16"], batch_size: int) -> StepCase:
+    """Build the networks of one case."""
+    config = PretrainConfig(
+        model=ModelConfig(backbone=backbone),
+        method=MethodConfig(queue_size=QUEUE_SIZE, cell_queue_size=0),
+        data=DataConfig(crop_size=112),
+        run=RunConfig(precision=precision),
+    )
+    clips = torch.randn(batch_size, 3, config.data.frames, config.data.crop_size, config.data.crop_size)
+    plain = build_backbone(backbone).train()
+    fast = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
+    method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
+    learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    batch = random_batch(batch_size, config.data)
+
+    def unit() -> None:
+        with torch.no_grad():
+            plain(clips)
+
+    def floor() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            with torch.no_grad():
+                for _ in range(KEY_PASSES):
+                    fast(clips)
+            features = [fast(clips).float().mean() for _ in range(QUERY_PASSES)]
+        torch.autograd.backward(torch.stack(features).sum())
+        fast.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward_backward(method, config, batch, torch.device("cpu"))
+        optimizer.step()
+
+    return StepCase(unit=unit, floor=floor, step=step)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def peak_mb(function: Callable[[], object]) -> float:
+    """Return the highest resident set during a call above the one before it, in MiB (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_mib("VmRSS")
+    function()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def measure_step(case: StepCase, rounds: int) -> dict[str, float]:
+    """Time unit, floor and step in turn; the first round warms up."""
+    times: dict[str, list[float]] = {"unit": [], "floor": [], "step": []}
+    for round_number in range(rounds + 1):
+        for name in times:
+            taken = seconds(getattr(case, name))
+            if round_number:
+                times[name].append(taken)
+    unit, floor, step = (statistics.median(times[name]) for name in ("unit", "floor", "step"))
+    ratio = statistics.median(a / b for a, b in zip(times["step"], times["floor"], strict=True))
+    return {
+        "step_u": round(step / unit, 2),
+        "floor_u": round(floor / unit, 2),
+        "ratio_to_floor": round(ratio, 3),
+        "peak_mb": round(peak_mb(case.step)),
+    }
+
+
+def dense_cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: Tensor) -> Tensor:
+    """The cell loss as its equation is written: every similarity at once."""
+    rows = predictions.flatten(0, 1)
+    everything = (rows @ batch_cells.T / 0.1).exp()
+    positives = ((predictions @ keys.transpose(1, 2) / 0.1).exp() * pairs).sum(dim=2)
+    each = -(positives / everything.sum(dim=1).view(positives.shape) + 1e-12).log() * pairs.any(dim=2)
+    count = pairs.any(dim=2).sum(dim=1)
+    return (each.sum(dim=1) / count.clamp(min=1))[count > 0].mean()
+
+
+def measure_cell_loss(rounds: int) -> dict[str, float]:
+    """Four calls of the cell loss at the shape of the Kinetics runs, forward and backward, against the dense form."""
+    unit_vectors = nn.functional.normalize
+    predictions = unit_vectors(torch.randn(KINETICS_BATCH, KINETICS_CELLS, DIM), dim=2).requires_grad_()
+    keys = unit_vectors(torch.randn(KINETICS_BATCH, KINETICS_CELLS, DIM), dim=2)
+    own = KINETICS_BATCH * KINETICS_CELLS * KINETICS_SLICES
+    others = own - KINETICS_BATCH * KINETICS_CELLS + KINETICS_QUEUE
+    batch_cells = torch.cat([keys.flatten(0, 1), unit_vectors(torch.randn(others, DIM), dim=1)])
+    pairs = torch.rand(KINETICS_BATCH, KINETICS_CELLS, KINETICS_CELLS) < 0.05
+    results: dict[str, Tensor] = {}
+
+    def four_calls(name: str, loss: Callable[[], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            predictions.grad = None
+            torch.autograd.backward(torch.stack([loss() for _ in range(CELL_LOSS_CALLS)]).mean())
+            assert predictions.grad is not None
+            results[name] = predictions.grad
+
+        return run
+
+    ours = four_calls("ours", lambda: losses.cell_motion(predictions, keys, pairs, batch_cells, temperature=0.1))
+    dense = four_calls("dense", lambda: dense_cell_motion(predictions, keys, pairs, batch_cells))
+    ratios = [seconds(ours) / seconds(dense) for _ in range(rounds)]
+    error = (results["ours"] - results["dense"]).abs().max() / results["dense"].abs().max()
+    return {
+        "peak_mb": round(peak_mb(ours)),
+        "dense_peak_mb": round(peak_mb(dense)),
+        "ratio_to_dense": round(statistics.median(ratios), 3),
+        "gradient_error": float(f"{error:.1e}"),
+    }
+
+
+def main() -> None:
+    """Measure every case and print a line each, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds per case, after one to warm up")
+    parser.add_argument("--batch-size", type=int, default=4)
+    names = [f"{backbone}_{PRECISION_NAMES[precision]}" for backbone, precision in CASES]
+    parser.add_argument("--cases", nargs="+", default=[*names, "cell_loss_kinetics"])
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    results: dict[str, dict[str, float]] = {}
+    for name, (backbone, precision) in zip(names, CASES, strict=True):
+        if name in arguments.cases:
+            results[name] = measure_step(step_case(backbone, precision, arguments.batch_size), arguments.rounds)
+            if not arguments.json:
+                print(name, results[name], flush=True)
+    if "cell_loss_kinetics" in arguments.cases:
+        results["cell_loss_kinetics"] = measure_cell_loss(arguments.rounds)
+        if not arguments.json:
+            print("cell_loss_kinetics", results["cell_loss_kinetics"])
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -172,10 +172,8 @@ def measure_cell_loss(rounds: int) -> dict[str, float]:
 
     def four_calls(name: str, loss: Callable[[], Tensor]) -> Callable[[], None]:
         def run() -> None:
-            predictions.grad = None
-            torch.autograd.backward(torch.stack([loss() for _ in range(CELL_LOSS_CALLS)]).mean())
-            assert predictions.grad is not None
-            results[name] = predictions.grad
+            mean_loss = torch.stack([loss() for _ in range(CELL_LOSS_CALLS)]).mean()
+            (results[name],) = torch.autograd.grad(mean_loss, predictions)
 
         return run
 

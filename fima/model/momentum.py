@@ -23,5 +23,4 @@ def update_average(key: nn.Module, query: nn.Module, momentum: float) -> None:
         query: the network that is trained, of the same architecture.
         momentum: m.
     """
-    for key_parameter, query_parameter in zip(key.parameters(), query.parameters(), strict=True):
-        key_parameter.lerp_(query_parameter, 1 - momentum)
+    torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)

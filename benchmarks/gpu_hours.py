@@ -1,0 +1,88 @@
+"""How much work each recipe is: operations of real forward and backward passes, and the GPU-hours that they make.
+
+PyTorch's counter counts the convolutions and products of one training step on the CPU; a run is that, per video, times
+videos times epochs. The hours assume a share of a GPU's peak, which is an assumption and not a measurement: it is printed
+with the table.
+"""
+
+import argparse
+import dataclasses
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fima.config import FinetuneConfig, PretrainConfig
+from fima.model import build_method
+from fima.model.backbones import build_backbone
+from fima.model.inputs import ClipInputs
+from fima.recipe import read_recipe, read_yaml
+from study import RECIPES, markdown_table
+
+NUM_VIDEOS = {"ucf101": 9_537, "hmdb51": 3_570, "k400": 240_000}
+"""Training videos: split 1 of UCF101 and HMDB51, and Kinetics-400 in round numbers."""
+COUNTED_CROP_PX = 112
+"""Counted at this size where the recipe's is a multiple of it, and scaled by the area: every layer is convolutional."""
+
+
+def pretrain_flops(config: PretrainConfig) -> float:
+    """Return the operations of one training step per video."""
+    sizes = dataclasses.replace(config.method, cell_queue_size=config.method.cell_queue_size or 0)
+    method = build_method(config.model, sizes).train()
+    size = COUNTED_CROP_PX
+    views = [torch.randn(2, 3, config.data.frames, size, size) for _ in range(4)]
+    clip = ClipInputs(
+        full=views[0],
+        full_difference=views[1] if config.method.cell_loss else None,
+        early_difference=views[2] if config.method.frame_loss else None,
+        late_difference=views[3] if config.method.frame_loss else None,
+        box=torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(2, 1),
+    )
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(method(clip, clip).total)
+    return float(counter.get_total_flops()) / 2 * (config.data.crop_size / size) ** 2
+
+
+def finetune_flops(config: FinetuneConfig, backbone: str) -> float:
+    """Return the operations of one training step per video."""
+    encoder = build_backbone(backbone).train()
+    clips = torch.randn(2, 3, config.data.frames, COUNTED_CROP_PX, COUNTED_CROP_PX)
+    with FlopCounterMode(display=False) as counter:
+        if config.classifier.freeze:
+            with torch.no_grad():
+                encoder(clips)
+        else:
+            torch.autograd.backward(encoder(clips).mean())
+    return float(counter.get_total_flops()) / 2 * (config.data.crop_size / COUNTED_CROP_PX) ** 2
+
+
+def main() -> None:
+    """Print one row a recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peak-tflops", type=float, default=312, help="peak of the GPU in bfloat16 (A100: 312)")
+    parser.add_argument("--utilisation", type=float, default=0.25, help="assumed share of the peak that is reached")
+    parser.add_argument("--backbone", default="i3d", help="encoder of the fine-tuning and linear recipes")
+    arguments = parser.parse_args()
+    rows = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        dataset = read_yaml(path).get("data", {}).get("dataset")
+        if dataset not in NUM_VIDEOS:
+            continue
+        videos = NUM_VIDEOS[dataset]
+        if "classifier" in read_yaml(path):
+            finetune = read_recipe(path, FinetuneConfig)
+            per_video, epochs = finetune_flops(finetune, arguments.backbone), finetune.optim.epochs
+        else:
+            config = read_recipe(path)
+            per_video, epochs = pretrain_flops(config), config.optim.epochs
+        total = per_video * videos * epochs
+        hours = total / (arguments.peak_tflops * 1e12 * arguments.utilisation) / 3600
+        rows.append(
+            [path.name, f"{per_video / 1e9:.0f}", f"{videos:,}", str(epochs), f"{total / 1e18:.2f}", f"{hours:.1f}"]
+        )
+    header = ["recipe", "GFLOP a video and step", "videos", "epochs", "EFLOP in all", "GPU-hours"]
+    print(markdown_table(header, rows))
+    print(f"\nat {arguments.utilisation:.0%} of {arguments.peak_tflops:g} TFLOP/s: an assumption, not a measurement")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """How much work each recipe is: operations of real forward and backward passes, and the GPU-hours that they make.
 
 PyTorch's counter counts the convolutions and products of one training step on the CPU; a run is that, per video, times
-videos times epochs. The hours assume a share of a GPU's peak, which is an assumption and not a measurement: it is printed
+videos times epochs. The hours assume a share of a GPU's peak, which is an assumption, not a measurement, and is printed
 with the table.
 """
 

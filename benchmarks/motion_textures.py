@@ -5,6 +5,7 @@ deviation over the seeds, in percent. Rows and seeds can be chosen, and a later 
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,12 +13,11 @@ from statistics import mean, stdev
 import torch
 from rich.console import Console
 
-from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.motion_textures import list_swapped
+from fima.evaluation.evaluate import evaluate_source
 from fima.evaluation.features import RAW_DIFFERENCE, ClipSettings
-from fima.evaluation.protocols import EvaluationConfig, evaluate_source
-from fima.evaluation.supervised import SupervisedConfig, supervised_accuracy, train_supervised
+from fima.evaluation.protocols import EvaluationConfig
 from fima.recipe import read_recipe
 from study import (
     COLUMNS,
@@ -28,10 +28,12 @@ from study import (
     markdown_table,
     pretrain_and_evaluate,
     read_figures,
+    run,
     write_json,
 )
 
 FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
+SUPERVISED = "motion_textures_supervised.yaml"
 PUBLISHED_COLOURS = {"data.grayscale": 0.2, "data.jitter": 0.8, "data.blur": 0.5}
 TRIALS = {
     "FIMA": Trial(recipe=FIMA),
@@ -69,17 +71,15 @@ def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
 
 
 def supervised(data: Path, out: Path, seed: int) -> dict[str, float]:
-    """Train the same encoder with the labels, on the same views, and classify the test videos."""
-    found = out / "result.json"
-    settings: DataConfig = read_recipe(RECIPES / FIMA).data
-    device = torch.device("cpu")
-    model = train_supervised(list_videos(data, "train"), settings, SupervisedConfig(seed=seed), device=device)
-    clips = ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS)
-    tests = {"linear/top1": list_videos(data, "test"), "linear/swapped/top1": list_swapped(data)}
-    figures = {name: supervised_accuracy(model, videos, clips, device=device)["top1"] for name, videos in tests.items()}
-    found.parent.mkdir(parents=True, exist_ok=True)
-    write_json(found, {"figures": figures})
-    return read_figures(found)
+    """Train the same encoder with the labels, on the same crops, and classify the test videos."""
+    folder = out / "run"
+    resume = ["--resume"] if (folder / "config.yaml").exists() else []
+    run("finetune", "scratch", data, "--out", folder, "--run.seed", seed, *resume, RECIPES / SUPERVISED)
+    run("evaluate", folder / "checkpoints" / "last.pt", data, "--num-clips", NUM_CLIPS, "--workers", 1)
+    found = json.loads((folder / "evaluation" / "last.json").read_text())["figures"]
+    figures = {name.replace("evaluate", "linear"): value for name, value in found.items()}
+    write_json(out / "result.json", {"figures": figures})
+    return read_figures(out / "result.json")
 
 
 REFERENCES: dict[str, Callable[[Path, Path, int], dict[str, float]]] = {

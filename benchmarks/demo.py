@@ -37,8 +37,8 @@ def main() -> None:
     figures = {
         name: pretrain_and_evaluate(trial, data=data, out=runs[name], seed=seed) for name, trial in METHODS.items()
     }
-    checkpoints = [folder / "checkpoints" / "last.pt" for folder in runs.values()]
-    run("cam", *checkpoints, "--data", data, "--split", "test", "--out", out / "activation_maps.png")
+    moco, fima = (runs[name] / "checkpoints" / "last.pt" for name in ("moco", "fima"))
+    run("cam", moco, data, "--compare", fima, "--split", "test", "--out", out / "activation_maps.png")
     summary = {"methods": figures, "seconds": round(time.monotonic() - start, 1), "seed": seed}
     write_json(out / "summary.json", summary)
     show(figures)

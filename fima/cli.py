@@ -6,13 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import fima
+from fima.engine.memory import keep_freed_memory
 from fima.errors import ConfigError, TrainingError, UserError
 
 COMMANDS = {
     "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),
+    "finetune": ("fima.commands.finetune", "train a classifier on a checkpoint's encoder, or only its linear layer"),
     "evaluate": ("fima.commands.evaluate", "measure a checkpoint: linear probe, kNN, retrieval"),
+    "convert": ("fima.commands.convert", "convert checkpoints from and to the authors' program"),
+    "doctor": ("fima.commands.doctor", "check a folder of videos: what is there, what cannot be used, what to do"),
+    "prepare": ("fima.commands.prepare", "rewrite a folder of videos so that random clips decode fast"),
     "make-data": ("fima.commands.make_data", "write a synthetic data set in which motion is the class"),
-    "cam": ("fima.commands.cam", "picture where a checkpoint looks, several checkpoints side by side"),
+    "cam": ("fima.commands.cam", "show where a checkpoint looks in videos, two checkpoints side by side"),
+    "motion": ("fima.commands.motion", "picture what the losses align in a video"),
+    "report": ("fima.commands.report", "write one page about runs: curves, results, galleries"),
     "contact-sheet": ("fima.commands.contact_sheet", "picture the videos of a folder"),
 }
 
@@ -21,18 +28,22 @@ EXIT_TRAINING_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
     """Run `fima` with the given arguments (those of the process when None) and return its exit code.
 
     0: done; 2: something that the user can put right; 1: a run that had to stop; 128 + n: ended by signal n.
+
+    Args:
+        argv: the command and its arguments.
+        reword: what is done to an error's message before it is printed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)
     except UserError as error:
-        return _fail(error, EXIT_USER_ERROR)
+        return _fail(reword(str(error)), EXIT_USER_ERROR)
     except TrainingError as error:
-        return _fail(error, EXIT_TRAINING_ERROR)
+        return _fail(reword(str(error)), EXIT_TRAINING_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except SystemExit as exit_request:
@@ -52,6 +63,7 @@ def _run(arguments: list[str]) -> int:
         from fima.recipe import suggestion
 
         raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
+    keep_freed_memory()
     # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
     command = importlib.import_module(COMMANDS[name][0])
     return cast(Callable[[Sequence[str]], int], command.main)(arguments[1:])

@@ -1,6 +1,7 @@
-"""Checkpoints of the authors' code ↔ ours: the same tensors under other names and shapes."""
+"""Checkpoints of the authors' code ↔ ours: the same tensors under other names and shapes, in another order."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +36,18 @@ DECODER_PARTS = {
     "norm3.": "feed_forward_norm.",
 }
 """Parts of a decoder layer."""
+
+OFFICIAL_ORDER = (
+    "cls_token", "queue", "queue_ptr", "motion_queue", "motion_queue_ptr", "queue_dense", "queue_dense_ptr",
+    "encoder_q", "encoder_k", "projector_dense", "projector_dense_k", "embedding1", "embedding2", "transformer_decoder",
+)  # fmt: skip
+"""Parts of the authors' model in the order of its state dict, and so of the weights that its optimiser counts."""
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "queue", "_ptr", "queue_dense")
+"""Ends of the authors' keys that are no weights."""
+
+FROZEN = ("encoder_k.", "projector_dense_k.")
+"""Parts of the authors' model that no gradient reaches."""
 
 LINEAR = ("projector.", "key_projector.", "reduce.", "expand.")
 """Linear layers of ours that are 1×1 convolutions in the authors' code."""
@@ -71,15 +84,47 @@ def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     converted = {}
     for key, value in state.items():
-        name = _translate(key.removeprefix(PREFIX), OFFICIAL_TO_FIMA, "transformer_decoder.", DECODER_PARTS)
-        if name.endswith("queue.keys"):
-            value = value.T.contiguous()
-        elif name.endswith("queue.position"):
-            value = value.reshape(())
-        elif name.startswith(LINEAR) and name.endswith("weight"):
-            value = value.flatten(1)
-        converted[name] = value
+        name = fima_name(key)
+        converted[name] = _our_shape(name, value)
     return converted
+
+
+def fima_name(key: str) -> str:
+    """Our name of an official key, with or without the prefix `module.`.
+
+    Raises:
+        CheckpointError: the key is not one of theirs.
+    """
+    return _translate(key.removeprefix(PREFIX), OFFICIAL_TO_FIMA, "transformer_decoder.", DECODER_PARTS)
+
+
+def official_name(key: str) -> str:
+    """The official name, without prefix, of a key of ours.
+
+    Raises:
+        CheckpointError: the key is not one of ours.
+    """
+    return _translate(key, _inverse(OFFICIAL_TO_FIMA), "decoder.", _inverse(DECODER_PARTS))
+
+
+def _our_shape(name: str, value: Tensor) -> Tensor:
+    if name.endswith("queue.keys"):
+        return value.T.contiguous()
+    if name.endswith("queue.position"):
+        return value.reshape(())
+    if name.startswith(LINEAR) and name.endswith("weight"):
+        return value.flatten(1)
+    return value
+
+
+def _official_shape(name: str, value: Tensor) -> Tensor:
+    if name.endswith("queue.keys"):
+        return value.T.contiguous()
+    if name.endswith("queue.position"):
+        return value.reshape(1)
+    if name.startswith(LINEAR) and name.endswith("weight"):
+        return value[:, :, None, None]
+    return value
 
 
 def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> dict[str, Tensor]:
@@ -92,14 +137,81 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
     Raises:
         CheckpointError: a key is not one of ours.
     """
-    converted = {}
-    for key, value in state.items():
-        if key.endswith("queue.keys"):
-            value = value.T.contiguous()
-        elif key.endswith("queue.position"):
-            value = value.reshape(1)
-        elif key.startswith(LINEAR) and key.endswith("weight"):
-            value = value[:, :, None, None]
-        name = _translate(key, _inverse(OFFICIAL_TO_FIMA), "decoder.", _inverse(DECODER_PARTS))
-        converted[prefix + name] = value
-    return converted
+    converted = {official_name(name): _official_shape(name, value) for name, value in state.items()}
+    return {prefix + key: converted[key] for key in in_official_order(list(converted))}
+
+
+def in_official_order(keys: Sequence[str]) -> list[str]:
+    """Official keys without prefix in the order of the authors' state dict.
+
+    Args:
+        keys: in an order in which every encoder's own keys are in its order.
+    """
+    parts = list(DECODER_PARTS)
+
+    def rank(key: str) -> tuple[int, ...]:
+        top = OFFICIAL_ORDER.index(key.split(".")[0])
+        if not key.startswith("transformer_decoder."):
+            return (top,)
+        _, _, layer, part, *_ = key.split(".")
+        return (top, int(layer), parts.index(f"{part}."))
+
+    return sorted(keys, key=rank)
+
+
+def optimizer_to_fima(
+    optimizer: Mapping[str, Any], keys: Sequence[str], trained: Sequence[str]
+) -> tuple[dict[str, Any], bool]:
+    """Our optimiser's state dict of theirs, whose numbers follow the order of their weights.
+
+    Args:
+        optimizer: state dict of an SGD with one group, over all weights of the model or over the trained ones.
+        keys: all keys of the authors' state dict, without prefix.
+        trained: our names of the weights that our optimiser counts, in its order.
+
+    Returns:
+        The state dict, and whether theirs counts the frozen weights too.
+
+    Raises:
+        CheckpointError: it is the optimiser of another model, or has several groups.
+    """
+    weights = [key for key in in_official_order(keys) if not key.endswith(BUFFERS)]
+    counted = len(optimizer["param_groups"][0]["params"]) if len(optimizer["param_groups"]) == 1 else None
+    counts_frozen = counted == len(weights)
+    names = weights if counts_frozen else [key for key in weights if not key.startswith(FROZEN)]
+    ours = [fima_name(key) for key in names]
+    if counted != len(names) or not set(trained) <= set(ours):
+        raise CheckpointError(f"the optimizer is not that of the model: {counted} weights, not {len(names)}")
+    numbers = {name: number for number, name in enumerate(trained)}
+    return _renumbered(optimizer, ours, numbers, len(trained), _our_shape), counts_frozen
+
+
+def optimizer_to_official(
+    optimizer: Mapping[str, Any], keys: Sequence[str], trained: Sequence[str], *, counts_frozen: bool = True
+) -> dict[str, Any]:
+    """The inverse of `optimizer_to_fima`."""
+    weights = [key for key in in_official_order(keys) if not key.endswith(BUFFERS)]
+    if not counts_frozen:
+        weights = [key for key in weights if not key.startswith(FROZEN)]
+    numbers = {fima_name(key): number for number, key in enumerate(weights)}
+    return _renumbered(optimizer, trained, numbers, len(weights), _official_shape)
+
+
+def _renumbered(
+    optimizer: Mapping[str, Any],
+    names: Sequence[str],
+    numbers: Mapping[str, int],
+    count: int,
+    reshape: Callable[[str, Tensor], Tensor],
+) -> dict[str, Any]:
+    """The same state with `numbers[names[i]]` in the place of weight number i, in a group of `count` weights."""
+    state = {
+        numbers[names[old]]: {
+            key: reshape(names[old], value) if isinstance(value, Tensor) and value.ndim else value
+            for key, value in values.items()
+        }
+        for old, values in optimizer["state"].items()
+        if names[old] in numbers
+    }
+    (group,) = optimizer["param_groups"]
+    return {"state": state, "param_groups": [{**group, "params": list(range(count))}]}

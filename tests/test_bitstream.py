@@ -1,6 +1,6 @@
 import pytest
 
-from fima.data.bitstream import VOP_START_CODE, has_one_coded_vop, unreferenced_test
+from fima.data.bitstream import VOP_START_CODE, has_one_coded_vop, unpacked_display_numbers, unreferenced_test
 
 LENGTH_PREFIXED = bytes([1, 100, 0, 10, 0xFF])
 
@@ -19,10 +19,18 @@ def test_packed_and_placeholder_packets() -> None:
     assert not has_one_coded_vop(vop(1, size=1))
 
 
-@pytest.mark.parametrize(("coding_type", "unreferenced"), [(0, False), (1, False), (2, True), (3, False)])
-def test_mpeg4_b_pictures(coding_type: int, unreferenced: bool) -> None:
-    assert unreferenced_test("mpeg4", None)(vop(coding_type)) is unreferenced
-    assert unreferenced_test("mpeg4", None)(b"\x00" * 20) is False
+def test_packed_pictures_are_numbered_in_display_order() -> None:
+    i, p, b, placeholder = vop(0), vop(1), vop(2), vop(1, size=1)
+    assert unpacked_display_numbers([i, p + b, b, placeholder, p + b, placeholder]) == [0, 3, 1, 2, 5, 4]
+    assert unpacked_display_numbers([i, p, p]) == [0, 1, 2]
+    assert unpacked_display_numbers([i, p + b, b]) == [0, 2, 1]
+    assert unpacked_display_numbers([]) == []
+
+
+@pytest.mark.parametrize("packets", ["i n", "ipb p", "i pbb n", "i bp n", "i pb pb", "x"])
+def test_other_patterns_are_not_numbered(packets: str) -> None:
+    parts = {"i": vop(0), "p": vop(1), "b": vop(2), "n": vop(1, size=1), "x": b"no picture at all"}
+    assert unpacked_display_numbers([b"".join(map(parts.__getitem__, packet)) for packet in packets.split()]) is None
 
 
 def test_h264_needs_every_slice_unreferenced() -> None:
@@ -38,3 +46,4 @@ def test_other_streams_are_decoded_whole() -> None:
     assert unreferenced_test("h264", None)(unit(0, 1)) is False
     assert unreferenced_test("h264", b"\x00\x00\x00\x01\x67")(unit(0, 1)) is False
     assert unreferenced_test("vp9", None)(vop(2)) is False
+    assert unreferenced_test("mpeg4", None)(vop(2)) is False

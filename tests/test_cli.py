@@ -187,13 +187,12 @@ def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Pat
 def test_pictures(run: RunFolder, videos: Path, tmp_path: Path, capsys: Capture) -> None:
     sheet, maps = tmp_path / "sheet.png", tmp_path / "maps.png"
     assert main(["contact-sheet", str(videos), "--out", str(sheet)]) == 0
-    both = [str(run.last), str(run.numbered(2))]
-    options = ["--data", str(videos), "--num_videos", "2", "--device", "cpu"]
-    assert main(["cam", *both, *options, "--out", str(maps)]) == 0
+    options = ["--compare", str(run.numbered(2)), "--num_videos", "2", "--device", "cpu", "--out", str(maps)]
+    assert main(["cam", str(run.last), str(videos), *options]) == 0
     assert sheet.read_bytes().startswith(b"\x89PNG")
     assert maps.read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    assert "no checkpoint given" in refused(["cam", *options, "--out", str(maps)], capsys)
+    assert "no video given" in refused(["cam", str(run.last), *options], capsys)
 
 
 def test_make_data(tmp_path: Path, capsys: Capture) -> None:

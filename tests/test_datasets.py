@@ -125,6 +125,15 @@ def test_links(tmp_path: Path) -> None:
     listed = list_videos(root)
     assert names(listed) == ["linked/a.mp4"]
     assert listed.missing == [str(root / "broken.mp4")]
+    assert listed.warnings() == [
+        f"videos without labels, train: broken links or unreadable folders: 1, such as {root / 'broken.mp4'}"
+    ]
+
+
+def test_of_two_ways_to_a_folder_the_first_counts(tmp_path: Path) -> None:
+    touch(tmp_path, "b/v.mp4")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    assert names(list_videos(tmp_path)) == ["a/v.mp4"]
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="the superuser reads every folder")

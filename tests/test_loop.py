@@ -15,10 +15,12 @@ import torch
 from fima.config import PretrainConfig
 from fima.engine import log, loop
 from fima.engine import step as step_module
-from fima.engine.checkpoint import Checkpoint, load_checkpoint, load_encoder
+from fima.engine.checkpoint import Checkpoint, load_checkpoint
 from fima.engine.health import Health
-from fima.engine.loop import pretrain, step_seed
+from fima.engine.loop import pretrain
+from fima.engine.pretrained import load_pretrained
 from fima.engine.run_folder import RunFolder
+from fima.engine.running import step_seed
 from fima.engine.setup import with_precision
 from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
 from fima.model.inputs import StepLosses
@@ -88,7 +90,7 @@ def test_two_epochs_leave_a_whole_run(
     health = read_lines(run.metrics, "health")
     assert [line["epoch"] for line in health] == [1, 2]
     assert health[0]["knn_accuracy"] is not None
-    assert load_encoder(run.last, device=torch.device("cpu")).epoch == 2
+    assert load_pretrained(run.last, device=torch.device("cpu")).epoch == 2
     assert "epoch 2/2" in capsys.readouterr().out
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from fima.data import video
 from fima.data.video import VideoReader
 from fima.errors import VideoError
+from tests.odd_videos import write_packed_avi
 from tests.video_files import (
     damage,
     decode_all,
@@ -30,6 +33,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "ucf101.avi": write_ucf101_avi,
     "short_gop.avi": lambda path: write_ucf101_avi(path, gop_frames=6),
     "b_frames.avi": lambda path: write_video(path, moving_square(40), b_frames=2),
+    "packed_b_frames.avi": write_packed_avi,
     "b_frames.ts": lambda path: write_video(path, moving_square(40), codec="libx264", b_frames=2),
     "b_frames.mpg": lambda path: write_video(path, moving_square(30), codec="mpeg2video", b_frames=2),
     "old.flv": lambda path: write_video(path, moving_square(20), codec="flv"),
@@ -57,6 +61,43 @@ def assert_reads_like_sequential_decoding(path: Path) -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_any_window_equals_sequential_decoding(name: str, tmp_path: Path) -> None:
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
+
+
+def test_clips_that_lie_apart_are_not_joined_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_ucf101_avi(tmp_path / "v.avi", num_frames=100, gop_frames=10)
+    reference = decode_all(path)
+    decoded = []
+    with VideoReader(path) as reader:
+        packets_from = reader._packets_from
+
+        def counted(start: int) -> Iterator["Packet[VideoStream]"]:
+            for packet in packets_from(start):
+                decoded.append(packet.pts)
+                yield packet
+
+        monkeypatch.setattr(reader, "_packets_from", counted)
+        wanted = [2, 3, 4, 83, 84, 85]
+        np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
+        assert len(decoded) < 20
+        decoded.clear()
+        np.testing.assert_array_equal(reader.read(range(5, 25)), reference[5:25])
+        assert len(decoded) < 30
+
+
+def test_packed_b_frames_are_not_counted_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VideoReader, "_count_frames", None)
+    with VideoReader(write_packed_avi(tmp_path / "v.avi")) as reader:
+        assert reader.read(range(25)).shape == (25, 48, 64, 3)
+        reader.verify()
+
+
+def test_verify_finds_damage(tmp_path: Path) -> None:
+    path = write_ucf101_avi(tmp_path / "v.avi", num_frames=40)
+    with VideoReader(path) as reader:
+        reader.verify()
+    damage(path, 0.6, 0.7)
+    with pytest.raises(VideoError), VideoReader(path) as reader:
+        reader.verify()
 
 
 @pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: str(path.name))

@@ -13,7 +13,9 @@ from fima.data.motion_textures import load_mask, make_motion_textures
 from fima.errors import DataError, VideoError
 from fima.evaluation.features import ClipSettings
 from fima.model.backbones import build_backbone
-from fima.visual.cam import activation, foreground_share, side_by_side
+from fima.visual.activation import ViewEncoders, averaged_map
+from fima.visual.cam import foreground_share
+from fima.visual.comparison import side_by_side
 from fima.visual.contact_sheet import contact_sheet
 
 CPU = torch.device("cpu")
@@ -50,12 +52,16 @@ class Change(nn.Module):
         return (x[:, :, 1:] - x[:, :, :-1]).abs()
 
 
+def rgb_only(encoder: nn.Module) -> ViewEncoders:
+    return ViewEncoders(rgb=encoder, difference=None)
+
+
 def test_activation_is_the_mean_map_upsampled_bilinearly() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(len(x), 6, 2, 2, 2)
 
-    found = activation(Fixed(), torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))
+    found = averaged_map(rgb_only(Fixed()), torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))
     assert found.shape == (1, 8, 8)
     assert [float(found[0, y, x]) for y, x in ((0, 0), (0, 7), (7, 0), (7, 7))] == [0, 1, 2, 3]
     assert float(found.mean()) == pytest.approx(1.5)
@@ -101,7 +107,7 @@ def test_foreground_share_leaves_out_undecodable_videos(benchmark: Path, tmp_pat
 
 def test_side_by_side_has_a_tile_for_each_encoder_and_video(benchmark: Path, tmp_path: Path) -> None:
     videos = list_videos(benchmark, "test").videos
-    encoders = {"random": build_backbone("tiny").eval(), "change": Change()}
+    encoders = {"random": rgb_only(build_backbone("tiny").eval()), "change": rgb_only(Change())}
     sizes = []
     for shown, rows in ((encoders, videos[:3]), ({"random": encoders["random"]}, videos[:3]), (encoders, videos[:1])):
         out = tmp_path / "pictures" / "cam.png"
@@ -116,7 +122,7 @@ def test_outline_of_the_mask_is_drawn_only_where_there_is_a_mask(benchmark: Path
     videos = list_videos(benchmark, "test").videos[:1]
     green = []
     for loader in (None, load_mask):
-        side_by_side({"flat": Flat()}, videos, tmp_path / "cam.png", CLIPS, device=CPU, load_mask=loader)
+        side_by_side({"flat": rgb_only(Flat())}, videos, tmp_path / "cam.png", CLIPS, device=CPU, load_mask=loader)
         with Image.open(tmp_path / "cam.png") as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)
         green.append((np.abs(pixels - [0x4A, 0xDE, 0x80]).sum(axis=2) < 12).sum())
@@ -127,9 +133,11 @@ def test_side_by_side_names_a_broken_video(tmp_path: Path) -> None:
     broken = tmp_path / "broken.avi"
     broken.write_bytes(b"not a video")
     with pytest.raises(VideoError, match=r"broken\.avi"):
-        side_by_side({"flat": Flat()}, [Video(path=broken, label=None)], tmp_path / "cam.png", CLIPS, device=CPU)
+        side_by_side(
+            {"flat": rgb_only(Flat())}, [Video(path=broken, label=None)], tmp_path / "cam.png", CLIPS, device=CPU
+        )
     with pytest.raises(DataError, match="no video"):
-        side_by_side({"flat": Flat()}, [], tmp_path / "cam.png", CLIPS, device=CPU)
+        side_by_side({"flat": rgb_only(Flat())}, [], tmp_path / "cam.png", CLIPS, device=CPU)
 
 
 def test_contact_sheet_shows_each_class(benchmark: Path, tmp_path: Path) -> None:

@@ -1,82 +1,170 @@
-"""`fima cam`: where encoders look, side by side."""
+"""`fima cam`: where encoders look, over whole videos."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
-from torch import nn
 
 from fima.commands.parse import parse
-from fima.data.datasets import list_videos
+from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.motion_textures import has_masks, load_mask
-from fima.engine.checkpoint import LoadedEncoder, load_encoder
+from fima.data.video import VideoReader
+from fima.engine.checkpoint import LoadedEncoder
+from fima.engine.pretrained import load_pretrained
 from fima.engine.setup import choose_device
-from fima.errors import ConfigError
+from fima.errors import ConfigError, DataError, VideoError
 from fima.evaluation.features import ClipSettings
-from fima.visual.cam import side_by_side
+from fima.visual.activation import MapKind, ViewEncoders
+from fima.visual.cam import adapted_to_differences
+from fima.visual.cam_video import NamedEncoder, file_source, look_at, write_map_picture, write_map_video
+from fima.visual.comparison import side_by_side
+
+ADAPTING_CLIPS = 4
+SMALLEST_HEIGHT_PX = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class CamArguments:
-    """Write one picture of class-agnostic activation maps: a row a video, a column a checkpoint."""
+    """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
-    """One or more checkpoints of `fima pretrain`, trained on the same frames and crop size."""
-    data: Path
-    """Folder of videos."""
-    out: Path
-    """The PNG to write."""
-    split: Literal["train", "test", "all"] = "all"
-    """Which of the videos."""
+    Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
+    averaged over the video). Where --out ends in .png, all videos become that one picture instead, a row a video.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint."""
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    """Video files, and folders of videos."""
+    out: Path = Path("cam")
+    """Folder for the files; or one PNG for all videos."""
+    compare: Path | None = None
+    """Another checkpoint, whose maps are shown beside those of the first."""
+    format: Literal["mp4", "gif", "png"] = "mp4"
+    """`mp4` and `gif` come with a PNG; `png`: the PNG alone."""
+    map: MapKind = "both"
+    """`both`: the response to the frames plus that to their differences, as in the paper; `rgb`: the first alone."""
+    split: Split = "all"
+    """Which videos of a folder."""
     num_videos: int = 6
-    """Rows, evenly spread over the list of videos."""
+    """Videos of a folder, evenly spread over its list; 0: all of them."""
+    height: int = 256
+    """Height of the frames in the result, in pixels."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
-        if self.num_videos < 1:
-            raise ConfigError(f"--num_videos {self.num_videos}: must be at least 1")
+        if self.num_videos < 0:
+            raise ConfigError(f"--num_videos {self.num_videos}: must be 0 or more")
+        if self.height < SMALLEST_HEIGHT_PX:
+            raise ConfigError(f"--height {self.height}: must be at least {SMALLEST_HEIGHT_PX}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(CamArguments, argv, prog="fima cam")
-    if not arguments.checkpoints:
-        raise ConfigError("no checkpoint given; `fima cam RUN/checkpoints/last.pt --data DATA --out PNG`")
+    if not arguments.videos:
+        raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     device = choose_device(arguments.device, flag="device")
-    loaded = {path: load_encoder(path, device=device) for path in arguments.checkpoints}
-    videos = list_videos(arguments.data, arguments.split).videos
-    count = min(arguments.num_videos, len(videos))
-    side_by_side(
-        _named(loaded),
-        [videos[row * len(videos) // count] for row in range(count)],
-        arguments.out,
-        _common_settings(loaded),
-        device=device,
-        load_mask=load_mask if has_masks(arguments.data) else None,
-    )
-    print(f"wrote {arguments.out}")
+    paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
+    loaded = {path: load_pretrained(path, device=device) for path in paths}
+    videos = _videos(arguments)
+    shown = [
+        _shown(name, encoder, videos, arguments.map, device)
+        for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
+    ]
+    if arguments.out.suffix == ".png":
+        _write_one_picture(arguments, shown, videos, device)
+        return 0
+    num_failed = 0
+    for name, video in _outputs(videos).items():
+        try:
+            written = _write(arguments, shown, video.path, arguments.out / name, device)
+        except VideoError as error:
+            num_failed += 1
+            print(f"fima: warning: {error}; left out", file=sys.stderr)
+            continue
+        print(f"wrote {' and '.join(map(str, written))}")
+    if num_failed == len(videos.videos):
+        raise DataError(f"none of {num_failed} videos could be decoded; see above")
     return 0
 
 
-def _named(loaded: dict[Path, LoadedEncoder]) -> dict[str, nn.Module]:
-    """Name the encoders by what they are, or by their files where that does not tell them apart."""
-    descriptions = {encoder.description for encoder in loaded.values()}
-    if len(descriptions) == len(loaded):
-        return {encoder.description: encoder.encoder for encoder in loaded.values()}
-    return {str(path): encoder.encoder for path, encoder in loaded.items()}
+def _write(
+    arguments: CamArguments, shown: list[NamedEncoder], path: Path, out: Path, device: torch.device
+) -> list[Path]:
+    """Write the files of one video and return their paths."""
+    written = []
+    with VideoReader(path) as reader:
+        source = file_source(reader)
+        maps = look_at(shown, source, device=device)
+        if arguments.format != "png":
+            written.append(out.with_name(f"{out.name}.{arguments.format}"))
+            write_map_video(maps, source, written[0], fps=reader.fps, height=arguments.height)
+        written.append(out.with_name(f"{out.name}.png"))
+        write_map_picture(maps, source, written[-1], height=arguments.height)
+    return written
 
 
-def _common_settings(loaded: dict[Path, LoadedEncoder]) -> ClipSettings:
-    """Return the clips that every checkpoint was trained on; ConfigError where they differ."""
-    sizes = {path: (encoder.config.data.frames, encoder.config.data.crop_size) for path, encoder in loaded.items()}
-    (first_path, first), *others = sizes.items()
-    for path, size in others:
-        if size != first:
-            raise ConfigError(
-                f"{path}: trained on {size[0]} frames of {size[1]} px, {first_path} on {first[0]} of {first[1]} px; "
-                "make a picture of each"
-            )
-    return ClipSettings(frames=first[0], crop_size=first[1], num_clips=1)
+def _write_one_picture(
+    arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
+) -> None:
+    sizes = {(encoder.clip_frames, encoder.crop_size) for encoder in shown}
+    if len(sizes) > 1:
+        text = " and ".join(f"{frames} frames of {size} px" for frames, size in sorted(sizes))
+        raise ConfigError(f"--compare {arguments.compare}: the checkpoints were trained on {text}; give --out a folder")
+    ((frames, crop_size),) = sizes
+    masked = all(path.is_dir() and has_masks(path) for path in arguments.videos)
+    side_by_side(
+        {encoder.name: encoder.encoders for encoder in shown},
+        videos.videos,
+        arguments.out,
+        ClipSettings(frames=frames, crop_size=crop_size, num_clips=1),
+        device=device,
+        load_mask=load_mask if masked else None,
+    )
+    print(f"wrote {arguments.out}")
+
+
+def _videos(arguments: CamArguments) -> VideoList:
+    """The files, and the chosen videos of the folders, in the order of the command line."""
+    videos: list[Video] = []
+    for path in arguments.videos:
+        if not path.is_dir():
+            videos.append(Video(path, None))
+            continue
+        found = list_videos(path, arguments.split).videos
+        count = min(arguments.num_videos or len(found), len(found))
+        videos += [found[row * len(found) // count] for row in range(count)]
+    root = arguments.videos[0]
+    return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")
+
+
+def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
+    data = loaded.config.data
+    difference = None
+    if kind == "both":
+        settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=ADAPTING_CLIPS)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
+    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference)
+    return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
+
+
+def _names(loaded: dict[Path, LoadedEncoder]) -> list[str]:
+    """What the encoders are called: what they are, or their files where that does not tell them apart."""
+    descriptions = [encoder.description for encoder in loaded.values()]
+    return descriptions if len(set(descriptions)) == len(loaded) else [str(path) for path in loaded]
+
+
+def _outputs(videos: VideoList) -> dict[str, Video]:
+    """Names of the results: those of the files, with a number where several have the same."""
+    named: dict[str, Video] = {}
+    for video in videos.videos:
+        name, number = video.path.stem, 2
+        while name in named:
+            name, number = f"{video.path.stem}-{number}", number + 1
+        named[name] = video
+    return named

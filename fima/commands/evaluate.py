@@ -1,34 +1,65 @@
 """`fima evaluate`: measure a checkpoint."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
 
+from fima.commands.figures import figures_table
 from fima.commands.parse import parse
-from fima.data.datasets import list_videos
-from fima.data.motion_textures import has_masks, list_swapped, load_mask
-from fima.engine.checkpoint import load_encoder
+from fima.config import Dataset
+from fima.data.datasets import recognise
+from fima.data.motion_textures import has_masks, load_mask
+from fima.engine import distributed
 from fima.engine.setup import choose_device
-from fima.evaluation.protocols import EvaluationConfig, EvaluationResult, evaluate
+from fima.errors import TrainingError
+from fima.evaluation.evaluate import Collected, collect
+from fima.evaluation.protocols import EvaluationConfig, SplitLists
+from fima.evaluation.splits import list_splits
+from fima.evaluation.subject import Subject, load_subject
+
+REMEDIES = {
+    "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
+    "DataLoader worker": "a process that decodes has died; try fewer --workers, they may need too much memory",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """Measure the encoder of a checkpoint on a labelled folder of videos, with its weights frozen."""
+    """Measure a checkpoint on labelled videos, with its weights frozen.
+
+    Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
+    ones, torchvision's weights. docs/protocols.md says what each protocol is. Start it under `torchrun` to use several
+    devices.
+    """
 
     checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint of `fima pretrain`."""
+    """The checkpoint."""
     data: tyro.conf.Positional[Path]
-    """Folder of videos with classes and a train/test split."""
+    """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
-    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run."""
-    split_index: int = 1
-    """Number of the official split, for UCF101."""
+    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run. Confusion matrices and
+    accuracies by class go to a folder of the same name beside it."""
+    dataset: Dataset = "auto"
+    """Layout of the data; `auto` recognises it."""
+    annotations: Path | None = None
+    """List file or folder of list files, where they lie apart from the videos."""
+    splits: tuple[int, ...] | None = None
+    """Numbers of the official splits; several give mean and standard deviation. None: split 1, or the one that a
+    classifier was trained on."""
+    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] | None = None
+    """The architecture that the checkpoint must have. None: the one that it holds."""
+    frames: int | None = None
+    """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
+    crop_size: int | None = None
+    """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
@@ -37,23 +68,20 @@ class EvaluateArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
-    device = choose_device(arguments.device, flag="device")
-    loaded = load_encoder(arguments.checkpoint, device=device)
-    folder = evaluation_folder(arguments.checkpoint)
-    result = evaluate(
-        loaded,
-        train=list_videos(arguments.data, "train", arguments.split_index),
-        test=list_videos(arguments.data, "test", arguments.split_index),
-        extra_tests={"swapped": list_swapped(arguments.data)} if has_masks(arguments.data) else {},
-        load_mask=load_mask if has_masks(arguments.data) else None,
-        config=arguments.config,
-        device=device,
-        cache=folder / "cache",
-    )
-    out = arguments.out or folder / f"{arguments.checkpoint.stem}.json"
-    result.save(out)
-    Console().print(_table(result, f"{arguments.checkpoint} · {loaded.description}"))
-    print(f"wrote {out}")
+    try:
+        with _errors_in_one_line():
+            device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+            subject = _load(arguments, device)
+            splits = _list(arguments, subject)
+            is_main = distributed.is_main()
+            if is_main:
+                _say_aloud(subject, splits)
+            collected = _collect(arguments, subject, splits, device)
+    finally:
+        # The others need not wait for the arithmetic, which the main process does alone.
+        distributed.shutdown()
+    if is_main:
+        _write(arguments, subject, collected)
     return 0
 
 
@@ -63,11 +91,68 @@ def evaluation_folder(checkpoint: Path) -> Path:
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
 
 
-def _table(result: EvaluationResult, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("figure")
-    table.add_column("%", justify="right")
-    table.add_column("chance", justify="right")
-    for name, value in result.figures.items():
-        table.add_row(name, f"{value:.1f}", f"{result.chance[name]:.1f}" if name in result.chance else "")
-    return table
+def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
+    return load_subject(
+        arguments.checkpoint,
+        config=arguments.config,
+        device=device,
+        backbone=arguments.backbone,
+        frames=arguments.frames,
+        crop_size=arguments.crop_size,
+    )
+
+
+def _list(arguments: EvaluateArguments, subject: Subject) -> dict[int, SplitLists]:
+    numbers = arguments.splits
+    if numbers is None:
+        name = arguments.dataset
+        name = recognise(arguments.data, arguments.annotations) if name == "auto" else name
+        numbers = (subject.own_split(name),)
+    return list_splits(arguments.data, numbers, dataset=arguments.dataset, annotations=arguments.annotations)
+
+
+def _say_aloud(subject: Subject, splits: Mapping[int, SplitLists]) -> None:
+    """Print what was assumed, and what is odd about the lists."""
+    lists = (videos for split in splits.values() for videos in (split.train, split.test))
+    sentences = [subject.assumption] if subject.assumption else []
+    for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
+        print(f"fima: warning: {sentence}", file=sys.stderr)
+
+
+def _collect(
+    arguments: EvaluateArguments, subject: Subject, splits: Mapping[int, SplitLists], device: torch.device
+) -> Collected:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("features", total=None, visible=False)
+        return collect(
+            subject,
+            splits,
+            arguments.config,
+            source=arguments.checkpoint,
+            device=device,
+            load_mask=load_mask if has_masks(arguments.data) else None,
+            cache=evaluation_folder(arguments.checkpoint) / "cache",
+            report=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+        )
+
+
+def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
+    out = arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
+    reports = out.with_suffix("")
+    result = collected.result(reports)
+    result.save(out)
+    Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
+    print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Say in one line what can go wrong on a machine that is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
+        if remedy is None:
+            raise
+        raise TrainingError(f"{str(error).splitlines()[0].strip()}; {remedy}") from None

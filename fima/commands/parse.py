@@ -1,9 +1,18 @@
 """Command-line flags as dataclasses, parsed by tyro."""
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
+
+from fima.engine.run_folder import RunFolder
+from fima.errors import ConfigError
+from fima.recipe import RunSettings, read_recipe
+from fima.smoke import made_videos
+
+RECIPE_SUFFIXES = (".yaml", ".yml")
 
 Arguments = TypeVar("Arguments")
 
@@ -25,3 +34,65 @@ def parse(
     if default is None:
         return tyro.cli(kind, args=argv, prog=prog)
     return tyro.cli(kind, args=argv, prog=prog, default=default)
+
+
+def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
+    """Return the settings that flags change: those of the recipe, else of the resumed run, else the paper's.
+
+    They must be known before the flags are checked, since a flag may only make sense beside them.
+
+    Args:
+        words: all words of the command line.
+        kind: `PretrainConfig` or `FinetuneConfig`.
+
+    Raises:
+        ConfigError: a recipe or the settings of the run cannot be read.
+    """
+    scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scout.add_argument("--out", nargs="?", type=Path)
+    scout.add_argument("--resume", action="store_true")
+    known, others = scout.parse_known_args(list(words))
+    recipes = [Path(word) for word in others if is_recipe(Path(word))]
+    if recipes:
+        return read_recipe(recipes[0], kind)
+    if known.resume and known.out is not None and RunFolder(known.out).config.exists():
+        return RunFolder(known.out).read_config(kind)
+    return kind()
+
+
+def check_recipe(path: Path | None) -> None:
+    """Refuse a second folder in the place of a recipe.
+
+    Raises:
+        ConfigError: with what a recipe looks like.
+    """
+    if path is not None and not is_recipe(path):
+        raise ConfigError(f"{path}: a recipe is a .yaml file; only one folder of videos can be given")
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a word of the command line names a recipe."""
+    return path.suffix in RECIPE_SUFFIXES
+
+
+def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None, Path | None]:
+    """Return the folder of videos and the recipe, where a recipe alone was given as the first of the two."""
+    return (None, data) if recipe is None and data is not None and is_recipe(data) else (data, recipe)
+
+
+def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
+    """Return the folder of videos that was given, or of videos made to try a recipe out.
+
+    Args:
+        given: what the command line names.
+        out: folder of the run.
+        smoke: whether made videos will do.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if given is not None:
+        return given
+    if not smoke:
+        raise ConfigError("no folder of videos given; name it first, or add --smoke to try the settings on made videos")
+    return made_videos(out)

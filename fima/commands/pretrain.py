@@ -1,23 +1,20 @@
 """`fima pretrain`: pre-train an encoder."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import parse
+from fima.commands.parse import check_recipe, data_and_recipe, default_settings, parse, videos_folder
 from fima.config import PretrainConfig
 from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
 from fima.errors import ConfigError
-from fima.recipe import read_recipe
+from fima.smoke import shrink_pretrain
 
 PROG = "fima pretrain"
-RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +25,22 @@ class PretrainArguments:
     several devices.
     """
 
-    data: tyro.conf.Positional[Path]
-    """Folder of videos."""
+    data: tyro.conf.Positional[Path | None] = None
+    """Folder of videos; not needed with --smoke."""
     recipe: tyro.conf.Positional[Path | None] = None
     """YAML file with settings, such as those under `recipes/`."""
     out: Path
     """Folder of the run: settings, metrics and checkpoints."""
+    checkpoints: Path | None = None
+    """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""
+    resume_from: Path | None = None
+    """Begin a new run from this checkpoint: of another run, or of the authors' program."""
+    start_epoch: int | None = None
+    """Begin a new run at this epoch of its schedule."""
+    smoke: bool = False
+    """Try the settings out: one epoch of a few small videos, made for it where no folder is given."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
 
@@ -43,27 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
-    result = pretrain(arguments.config, data=arguments.data, out=arguments.out, resume=arguments.resume)
+    config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
+    result = pretrain(
+        config,
+        data=videos_folder(arguments.data, arguments.out, smoke=arguments.smoke),
+        out=arguments.out,
+        checkpoints=arguments.checkpoints,
+        resume=arguments.resume,
+        resume_from=arguments.resume_from,
+        start_epoch=arguments.start_epoch,
+    )
     return 0 if result.signal_number is None else 128 + result.signal_number
 
 
 def _parse(words: list[str]) -> PretrainArguments:
-    """Parse the flags over the settings of the recipe, of the resumed run, or of the paper.
-
-    Those defaults must be known before the flags are checked, since a flag may only make sense beside them.
-    """
-    scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scout.add_argument("--out", nargs="?", type=Path)
-    scout.add_argument("--resume", action="store_true")
-    known, others = scout.parse_known_args(words)
-    recipes = [Path(word) for word in others if Path(word).suffix in RECIPE_SUFFIXES]
-    config = PretrainConfig()
-    if recipes:
-        config = read_recipe(recipes[0])
-    elif known.resume and known.out is not None and RunFolder(known.out).config.exists():
-        config = RunFolder(known.out).read_config()
-    default = PretrainArguments(data=tyro.MISSING, out=tyro.MISSING, config=config)
+    """Parse the flags over the settings of the recipe, of the resumed run, or of the paper."""
+    default = PretrainArguments(out=tyro.MISSING, config=default_settings(words, PretrainConfig))
     arguments = parse(PretrainArguments, words, prog=PROG, default=default)
-    if arguments.recipe is not None and arguments.recipe.suffix not in RECIPE_SUFFIXES:
-        raise ConfigError(f"{arguments.recipe}: a recipe is a .yaml file; only one folder of videos can be given")
-    return arguments
+    folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
+    if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
+        raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
+    if arguments.start_epoch is not None and arguments.start_epoch < 0:
+        raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
+    check_recipe(recipe)
+    return replace(arguments, data=folder, recipe=recipe)

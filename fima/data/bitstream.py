@@ -1,6 +1,6 @@
 """What the bytes of a video packet tell without decoding them: MPEG-4 part 2 and H.264."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 B_VOP = 2
@@ -16,27 +16,66 @@ def has_one_coded_vop(packet: bytes) -> bool:
     return len(packet) >= SMALLEST_CODED_VOP_BYTES and packet.count(VOP_START_CODE) == 1
 
 
+def unpacked_display_numbers(packets: Iterable[bytes]) -> list[int] | None:
+    """Which frame in display order comes out of a decoder with each MPEG-4 part 2 packet with "packed B-frames".
+
+    A packet of a reference picture and a B-picture is followed by packets of one B-picture each, and at last by a
+    placeholder: from one packet to the next a B-picture waits, in whose place the decoder keeps the next one. One
+    that still waits at the end is never decoded.
+
+    Returns:
+        Frame numbers; None where the packets do not follow that pattern.
+    """
+    is_b: list[bool] = []
+    waiting = False
+    for packet in packets:
+        placeholder = len(packet) < SMALLEST_CODED_VOP_BYTES
+        num_vops = packet.count(VOP_START_CODE)
+        if waiting and num_vops == 1 and (placeholder or _is_b_vop(packet)):
+            is_b.append(True)
+            waiting = not placeholder
+        elif not waiting and num_vops == 1 and not placeholder:
+            is_b.append(_is_b_vop(packet))
+        elif not waiting and num_vops == 2 and not _is_b_vop(packet) and _is_b_vop(packet, last=True):
+            is_b.append(False)
+            waiting = True
+        else:
+            return None
+    return _display_numbers(is_b)
+
+
+def _display_numbers(is_b: Sequence[bool]) -> list[int]:
+    """Places in display order of pictures in coded order: a B-picture comes before the reference stored before it."""
+    references = [ordinal for ordinal, b_picture in enumerate(is_b) if not b_picture]
+    next_reference = dict(zip(references, [*references, len(is_b)][1:], strict=True))
+    order = sorted(range(len(is_b)), key=lambda ordinal: next_reference.get(ordinal, ordinal))
+    numbers = [0] * len(is_b)
+    for number, ordinal in enumerate(order):
+        numbers[ordinal] = number
+    return numbers
+
+
 def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], bool]:
     """A test whether no other picture refers to a packet's picture, so that others decode the same without it.
+
+    MPEG-4 part 2 has such pictures too, but FFmpeg's decoder learns an encoder's faults from every picture.
 
     Args:
         codec: FFmpeg's name of the decoder.
         extradata: the stream's global header.
 
     Returns:
-        The codec's test; one that is never true for codecs other than H.264 with length prefixes, and MPEG-4 part 2.
+        The codec's test; one that is never true for codecs other than H.264 with length prefixes.
     """
-    if codec == "mpeg4":
-        return _mpeg4_is_unreferenced
     if codec == "h264" and extradata is not None and len(extradata) > 4 and extradata[0] == 1:
         length_bytes = (extradata[4] & 3) + 1
         return lambda packet: _h264_is_unreferenced(packet, length_bytes)
     return lambda packet: False
 
 
-def _mpeg4_is_unreferenced(packet: bytes) -> bool:
-    """Whether the picture is a B-VOP (ISO 14496-2, 6.2.5: vop_coding_type is the two bits after the start code)."""
-    position = packet.find(VOP_START_CODE) + len(VOP_START_CODE)
+def _is_b_vop(packet: bytes, *, last: bool = False) -> bool:
+    """Whether the first or the last picture is a B-VOP (ISO 14496-2, 6.2.5: its type is two bits after the start)."""
+    position = (packet.rfind if last else packet.find)(VOP_START_CODE) + len(VOP_START_CODE)
     return len(VOP_START_CODE) <= position < len(packet) and packet[position] >> 6 == B_VOP
 
 

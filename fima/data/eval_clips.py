@@ -1,11 +1,12 @@
-"""Evenly spread, centre-cropped clips for evaluation; nothing here is random."""
+"""Evenly spread clips for evaluation, centre-cropped or cut into three crops; nothing here is random."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
@@ -16,13 +17,16 @@ from fima.errors import VideoError
 
 CENTRE_SHARE = 0.875
 
+NumCrops = Literal[1, 3]
+"""Square crops per clip: the centre, or three along the longer side."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSample:
     """The clips of one video."""
 
     clips: Tensor
-    """uint8 (num_clips, 3, F, S, S)."""
+    """uint8 (num_clips·num_crops, 3, F, S, S); the crops of a clip follow one another."""
     label: int
     """Its class; -1 where unknown."""
     index: int
@@ -34,7 +38,7 @@ class EvalBatch:
     """The clips of B videos."""
 
     clips: Tensor
-    """uint8 (B, num_clips, 3, F, S, S); videos that cannot be decoded are left out."""
+    """uint8 (B, num_clips·num_crops, 3, F, S, S); videos that cannot be decoded are left out."""
     labels: Tensor
     """Classes, int64 (B,); -1 where unknown."""
     index: Tensor
@@ -46,20 +50,31 @@ class EvalBatch:
 class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
     """`num_clips` windows of 2·F frames from each video, evenly spread, every second frame taken.
 
-    The crop is the centred square of 0.875 of the frame's short side, scaled to the crop size.
-
     Args:
         videos: the list.
         frames: frames F per clip.
-        crop_size: side S of the clips, in pixels.
+        crop_size: side S of the clips, in pixels; every crop is scaled to it.
         num_clips: clips per video.
+        num_crops: crops per clip, see `square_crops`.
+        ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
     """
 
-    def __init__(self, videos: VideoList, *, frames: int, crop_size: int, num_clips: int) -> None:
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        frames: int,
+        crop_size: int,
+        num_clips: int,
+        num_crops: NumCrops = 1,
+        ori_resolution: int | None = None,
+    ) -> None:
         self.videos = videos
         self.frames = frames
         self.crop_size = crop_size
         self.num_clips = num_clips
+        self.num_crops: NumCrops = num_crops
+        self.ori_resolution = ori_resolution
 
     def __len__(self) -> int:
         return len(self.videos.videos)
@@ -78,16 +93,43 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
             starts = evenly_spread_starts(reader.num_frames, window, self.num_clips)
             wanted = [window_indices(start, window, reader.num_frames)[full_positions(self.frames)] for start in starts]
             distinct = sorted({i for clip in wanted for i in clip})
-            crop = centre_crop(reader.width, reader.height)
-            frames = crop_and_resize(reader.read(distinct), crop, self.crop_size)
+            crops = square_crops(reader.width, reader.height, self.num_crops, self.ori_resolution)
+            pixels = reader.read(distinct)
+        cropped = [crop_and_resize(pixels, crop, self.crop_size) for crop in crops]
         row = {i: position for position, i in enumerate(distinct)}
-        return torch.stack([frames[:, [row[i] for i in clip]] for clip in wanted])
+        return torch.stack([frames[:, [row[i] for i in clip]] for clip in wanted for frames in cropped])
 
 
-def centre_crop(frame_width: int, frame_height: int) -> Crop:
-    """The centred square of 0.875 of the short side, at least one pixel."""
-    side = max(1, round(CENTRE_SHARE * min(frame_width, frame_height)))
-    return Crop(left=(frame_width - side) // 2, top=(frame_height - side) // 2, width=side, height=side, flipped=False)
+def square_crops(
+    frame_width: int, frame_height: int, num_crops: NumCrops = 1, ori_resolution: int | None = None
+) -> list[Crop]:
+    """Where the square crops of a frame lie.
+
+        one crop                 three crops
+        +--+-----+--+        +-----+--+--+-----+
+        |  |     |  |        |  0  |  1  |  2  |     side = 0.875 of the short side, centred along it
+        +--+-----+--+        +-----+--+--+-----+
+
+    Args:
+        frame_width: W of the source, in pixels.
+        frame_height: H of the source, in pixels.
+        num_crops: 1, the centre; or 3 along the longer side: at its beginning, in its middle, at its end.
+        ori_resolution: the side is 0.875 of so many source pixels, whatever the frame measures, and the whole short
+            side where that is smaller; None: 0.875 of the frame's own short side.
+
+    Returns:
+        `num_crops` squares, the middle one being the single crop.
+    """
+    short_side = min(frame_width, frame_height)
+    side = max(1, min(short_side, round(CENTRE_SHARE * (ori_resolution or short_side))))
+    room_x, room_y = frame_width - side, frame_height - side
+    places = [(room_x // 2, room_y // 2)]
+    if num_crops == 3:
+        ends = [(0, room_y // 2), (room_x, room_y // 2)]
+        if frame_height > frame_width:
+            ends = [(room_x // 2, 0), (room_x // 2, room_y)]
+        places = [ends[0], places[0], ends[1]]
+    return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]
 
 
 class EvalLoader:
@@ -104,7 +146,16 @@ class EvalLoader:
 
 
 def build_eval_loader(
-    videos: VideoList, *, frames: int, crop_size: int, num_clips: int, batch_size: int, workers: int
+    videos: VideoList,
+    *,
+    frames: int,
+    crop_size: int,
+    num_clips: int,
+    batch_size: int,
+    workers: int,
+    num_crops: NumCrops = 1,
+    ori_resolution: int | None = None,
+    indices: Sequence[int] | None = None,
 ) -> EvalLoader:
     """Batches of evaluation clips, in the order of the list.
 
@@ -115,12 +166,22 @@ def build_eval_loader(
         num_clips: clips per video.
         batch_size: videos per batch.
         workers: processes that decode; 0 decodes in this one.
+        num_crops: crops per clip, see `square_crops`.
+        ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
+        indices: places in the list of the videos that are wanted, in that order; None: all of them.
     """
-    dataset = EvalClipsDataset(videos, frames=frames, crop_size=crop_size, num_clips=num_clips)
+    dataset = EvalClipsDataset(
+        videos,
+        frames=frames,
+        crop_size=crop_size,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        ori_resolution=ori_resolution,
+    )
 
     def collate(items: Sequence[EvalSample | SkippedVideo]) -> EvalBatch:
         samples = [item for item in items if isinstance(item, EvalSample)]
-        no_clips = torch.empty((0, num_clips, 3, frames, crop_size, crop_size), dtype=torch.uint8)
+        no_clips = torch.empty((0, num_clips * num_crops, 3, frames, crop_size, crop_size), dtype=torch.uint8)
         return EvalBatch(
             clips=torch.stack([sample.clips for sample in samples]) if samples else no_clips,
             labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
@@ -129,7 +190,7 @@ def build_eval_loader(
         )
 
     loader = DataLoader(
-        dataset,
+        dataset if indices is None else Subset(dataset, indices),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,

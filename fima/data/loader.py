@@ -1,8 +1,11 @@
 """Batches of views for pre-training, every choice in them a function of (seed, epoch, index)."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -37,17 +40,27 @@ class SkippedVideo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSample:
+class TrainSample:
+    """What every kind of training sample says about its video."""
+
+    index: int
+    path: str
+    label: int
+    skipped: list[SkippedVideo]
+
+
+Sample = TypeVar("Sample", bound=TrainSample)
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSample(TrainSample):
     """One video's part of a batch: the fields of `PretrainBatch` without the batch dimension."""
 
     a: ClipViews
     b: ClipViews
     draws_a: Tensor
     draws_b: Tensor
-    index: int
-    path: str
-    label: int
-    skipped: list[SkippedVideo]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +103,13 @@ class PretrainBatch:
         return replace(self, a=self.a.pin_memory(), b=self.b.pin_memory())
 
 
-def _generator(stream: int, *numbers: int) -> np.random.Generator:
+def item_generator(stream: int, *numbers: int) -> np.random.Generator:
     """Random numbers that depend on the arguments alone; `stream` keeps uses with the same numbers apart."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
 
 
-class PretrainDataset(Dataset[PretrainSample]):
-    """Two random clips of each video.
+class TrainDataset(Dataset[Sample], ABC):
+    """Random samples of videos; a video that cannot be decoded is replaced by another.
 
     Args:
         videos: the list; item (epoch, index) is drawn from its video `index`.
@@ -112,7 +125,15 @@ class PretrainDataset(Dataset[PretrainSample]):
     def __len__(self) -> int:
         return len(self.videos.videos)
 
-    def __getitem__(self, item: tuple[int, int]) -> PretrainSample:
+    @abstractmethod
+    def draw(self, index: int, generator: np.random.Generator) -> Sample:
+        """A sample of video `index`, every choice from the generator.
+
+        Raises:
+            VideoError: the video cannot be decoded.
+        """
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
         """The sample of (epoch, index); another video's where that one cannot be decoded.
 
         Raises:
@@ -123,18 +144,23 @@ class PretrainDataset(Dataset[PretrainSample]):
         chosen = index
         while True:
             try:
-                sample = self._sample(chosen, _generator(SAMPLE_STREAM, self.seed, epoch, index, len(skipped)))
+                sample = self.draw(chosen, item_generator(SAMPLE_STREAM, self.seed, epoch, index, len(skipped)))
             except VideoError as error:
                 skipped.append(SkippedVideo(path=str(error.path), reason=error.reason, epoch=epoch, index=chosen))
                 if len(self) == 1 or len(skipped) == MAX_TRIES:
                     reason = f"{error.reason}; {len(skipped)} videos in a row cannot be decoded"
                     raise VideoError(error.path, error.reason if len(self) == 1 else reason) from error
-                draws = _generator(REPLACEMENT_STREAM, self.seed, epoch, index, len(skipped))
+                draws = item_generator(REPLACEMENT_STREAM, self.seed, epoch, index, len(skipped))
                 chosen = (chosen + 1 + int(draws.integers(len(self) - 1))) % len(self)
             else:
                 return replace(sample, skipped=skipped)
 
-    def _sample(self, index: int, generator: np.random.Generator) -> PretrainSample:
+
+class PretrainDataset(TrainDataset[PretrainSample]):
+    """Two random clips of each video."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
+        """Two windows of the video, each in three views."""
         video = self.videos.videos[index]
         window = 2 * self.data.frames
         with VideoReader(video.path) as reader:
@@ -199,7 +225,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return -(-self.num_videos // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = _generator(ORDER_STREAM, self.seed, self.epoch).permutation(self.num_videos)
+        order = item_generator(ORDER_STREAM, self.seed, self.epoch).permutation(self.num_videos)
         padded = np.resize(order, -(-self.num_videos // self.world_size) * self.world_size)
         for step in range(self.start_step, len(self)):
             batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
@@ -207,23 +233,23 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
 
 
-class _ErrorsAsItems(Dataset[PretrainSample | VideoError]):
+class _ErrorsAsItems(Dataset[Sample | VideoError]):
     """Hands errors on as items: a DataLoader would raise those of a worker process as RuntimeErrors."""
 
-    def __init__(self, dataset: PretrainDataset) -> None:
+    def __init__(self, dataset: TrainDataset[Sample]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, item: tuple[int, int]) -> PretrainSample | VideoError:
+    def __getitem__(self, item: tuple[int, int]) -> Sample | VideoError:
         try:
             return self.dataset[item]
         except VideoError as error:
             return error
 
 
-class PretrainLoader:
-    """Iterates over the batches of one epoch after another; made by `build_pretrain_loader`."""
+class TrainLoader(Generic[Batch]):
+    """Iterates over the batches of one epoch after another; made by `build_loader`."""
 
-    def __init__(self, loader: "DataLoader[PretrainSample | VideoError]", sampler: EpochSampler) -> None:
+    def __init__(self, loader: "DataLoader[Any]", sampler: EpochSampler) -> None:
         self._loader = loader
         self._sampler = sampler
 
@@ -235,7 +261,7 @@ class PretrainLoader:
         """Steps of a whole epoch."""
         return len(self._sampler)
 
-    def __iter__(self) -> Iterator[PretrainBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
             if isinstance(batch, VideoError):
                 # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
@@ -245,7 +271,7 @@ class PretrainLoader:
 
 def build_pretrain_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-) -> PretrainLoader:
+) -> TrainLoader[PretrainBatch]:
     """The batches of a pre-training run.
 
     Args:
@@ -257,18 +283,31 @@ def build_pretrain_loader(
         world_size: number of processes.
     """
     sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
+    return build_loader(PretrainDataset(videos, data, seed), sampler, collate_samples)
+
+
+def build_loader(
+    dataset: TrainDataset[Sample], sampler: EpochSampler, collate: Callable[[Sequence[Sample]], Batch]
+) -> TrainLoader[Batch]:
+    """Batches of any kind of training sample; an error that a worker process meets is raised in this one.
+
+    Args:
+        dataset: what makes the samples.
+        sampler: which videos come in which order.
+        collate: stacks the samples of a batch.
+    """
     loader = DataLoader(
-        _ErrorsAsItems(PretrainDataset(videos, data, seed)),
+        _ErrorsAsItems(dataset),
         batch_sampler=sampler,
-        num_workers=data.workers,
-        collate_fn=collate_samples,
+        num_workers=dataset.data.workers,
+        collate_fn=partial(_collate_or_error, collate),
         worker_init_fn=init_worker,
-        persistent_workers=data.workers > 0,
+        persistent_workers=dataset.data.workers > 0,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader would otherwise draw from the one that dropout uses.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(dataset.seed),
     )
-    return PretrainLoader(loader, sampler)
+    return TrainLoader(loader, sampler)
 
 
 def init_worker(worker: int) -> None:
@@ -277,12 +316,16 @@ def init_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def collate_samples(items: Sequence[PretrainSample | VideoError]) -> PretrainBatch | VideoError:
-    """Stacks samples into a batch; the first error instead, where there is one."""
-    for item in items:
-        if isinstance(item, VideoError):
-            return item
-    samples = [item for item in items if isinstance(item, PretrainSample)]
+def _collate_or_error(
+    collate: Callable[[Sequence[Sample]], Batch], items: Sequence[Sample | VideoError]
+) -> Batch | VideoError:
+    """Stacks samples into a batch; gives the first error instead, where there is one."""
+    errors = [item for item in items if isinstance(item, VideoError)]
+    return errors[0] if errors else collate([item for item in items if not isinstance(item, VideoError)])
+
+
+def collate_samples(samples: Sequence[PretrainSample]) -> PretrainBatch:
+    """Stacks samples into a batch."""
     return PretrainBatch(
         a=_stack_views([sample.a for sample in samples]),
         b=_stack_views([sample.b for sample in samples]),

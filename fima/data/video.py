@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from heapq import heappop, heappush
 from itertools import islice
 from pathlib import Path
@@ -10,17 +11,19 @@ from types import TracebackType
 import av
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from fima.data.bitstream import has_one_coded_vop, unreferenced_test
+from fima.data.bitstream import has_one_coded_vop, unpacked_display_numbers, unreferenced_test
+from fima.data.container import open_video, video_packets
 from fima.errors import VideoError
 
 KEPT_PACKET_BYTES = 64 * 2**20
 KEPT_FRAME_BYTES = 64 * 2**20
+SHORTEST_JUMP_FRAMES = 4
+DEFAULT_TIME_BASE = Fraction(1, 1000)
 TIMESTAMPED_CODECS = frozenset({"av1", "h264", "hevc", "libdav1d", "mpeg4", "vp9"})
 
 
@@ -33,9 +36,10 @@ class VideoReader:
 
     All packets are read once on opening, without decoding. Where their timestamps identify the frames (one frame a
     packet, every timestamp present and different), `read` decodes from the last key frame at or before the first
-    wanted frame. Otherwise (packed B-frames in AVI, streams without timestamps, streams that start between key
-    frames) frames are counted by decoding from the beginning. Either way frame i is the i-th frame that a decoder
-    gives when it decodes the whole file. Rotation metadata is ignored.
+    wanted frame, in one pass, and jumps to a later key frame where that saves decoding. Packed B-frames, as in the AVI
+    files of UCF101, are numbered by their picture types and decoded from the first packet. Otherwise (streams without
+    timestamps, streams that start between key frames) frames are counted by decoding from the beginning. Either way
+    frame i is the i-th frame that a decoder gives when it decodes the whole file. Rotation metadata is ignored.
 
     Args:
         path: a file in any container and codec that FFmpeg reads; the first video stream is taken.
@@ -46,7 +50,7 @@ class VideoReader:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._container, self._stream = _open(self.path)
+        self._container, self._stream = open_video(self.path)
         self._context = self._stream.codec_context
         self._reformatter = VideoReformatter()
         self._fresh = True
@@ -54,6 +58,7 @@ class VideoReader:
         try:
             self.width, self.height = self._context.width, self._context.height
             self.fps = float(self._stream.average_rate or 0)
+            self.time_base = self._stream.time_base or DEFAULT_TIME_BASE
             self._index_packets()
         except BaseException:
             self.close()
@@ -94,46 +99,106 @@ class VideoReader:
         pixels = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
         if not rows:
             return pixels
+        for index, frame in self.decode(sorted(rows)):
+            rgb = self._rgb(frame)
+            for row in rows[index]:
+                pixels[row] = rgb
+        return pixels
+
+    def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""
+        following = 0
+        for index, frame in self.decode(range(self.num_frames)):
+            if index == following:  # all come once more where counting proves needed
+                following += 1
+                yield self._rgb(frame)
+
+    def verify(self) -> None:
+        """Decodes the whole video without keeping its frames.
+
+        Raises:
+            VideoError: a frame cannot be decoded, is damaged, or its size differs from the first frame's.
+        """
+        for _, frame in self.decode(range(self.num_frames)):
+            self._check_size(frame)
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames in display order, as the decoder gives them, with what the file says of their time.
+
+        Raises:
+            VideoError: as in `verify`.
+        """
+        for frame in self._decode_in_order():
+            self._check_size(frame)
+            yield frame
+
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """The wanted frames as the decoder gives them, with their numbers.
+
+        Args:
+            wanted: frame numbers, rising.
+
+        Yields:
+            Rising numbers with their frames; all of them once more where it turns out that frames must be counted.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+        """
         if self._timestamps is not None:
             try:
-                if self._collect(self._decode_from_key_frame(sorted(rows)), rows, pixels):
-                    return pixels
+                for run in self._runs(wanted):
+                    yield from self._chosen(self._decode_from_key_frame(run), run)
+                return
             except _TimestampsDisagree:
                 pass
             promised = self.num_frames
             self._count_frames()
             if self.num_frames != promised:
                 raise VideoError(self.path, f"damaged: {promised} frames announced, {self.num_frames} decoded")
-        if not self._collect(enumerate(self._decode_in_order()), rows, pixels):
-            raise VideoError(self.path, "the file changed while it was read")
-        return pixels
+        try:
+            yield from self._chosen(enumerate(self._decode_in_order()), wanted)
+        except _TimestampsDisagree:
+            raise VideoError(self.path, "the file changed while it was read") from None
 
-    def _collect(
-        self, frames: Iterator[tuple[int, VideoFrame]], rows: dict[int, list[int]], pixels: npt.NDArray[np.uint8]
-    ) -> bool:
-        """Writes the frames into their rows of `pixels`; False where the frames end before all are found."""
-        missing = len(rows)
+    def _runs(self, wanted: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The wanted frames in parts, each to be decoded in one pass from a key frame of its own."""
+        assert self._timestamps is not None
+        begin = 0
+        for position in range(1, len(wanted)):
+            key_timestamp = self._packet_timestamps[self._key_packet_before(wanted[position])]
+            if bisect_left(self._timestamps, key_timestamp) - wanted[position - 1] > SHORTEST_JUMP_FRAMES:
+                yield wanted[begin:position]
+                begin = position
+        yield wanted[begin:]
+
+    def _chosen(
+        self, frames: Iterator[tuple[int, VideoFrame]], wanted: Sequence[int]
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        missing = set(wanted)
         for index, frame in frames:
-            if index in rows:
-                first, *repeats = rows[index]
-                pixels[first] = self._rgb(frame)
-                pixels[repeats] = pixels[first]
-                missing -= 1
+            if index in missing:
+                yield index, frame
+                missing.discard(index)
                 if not missing:
-                    return True
-        return False
+                    return
+        raise _TimestampsDisagree
 
-    def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    def _check_size(self, frame: VideoFrame) -> None:
         if (frame.width, frame.height) != (self.width, self.height):
             raise VideoError(
                 self.path, f"frame size changes from {self.width}x{self.height} to {frame.width}x{frame.height}"
             )
+
+    def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        self._check_size(frame)
         try:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-            pixels: npt.NDArray[np.uint8] = rgb.to_ndarray().astype(np.uint8, copy=False)
+            plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(self.path, f"cannot be converted to RGB ({error})") from error
-        return pixels
+        rows: npt.NDArray[np.uint8] = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(
+            self.height, plane.line_size
+        )
+        return rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
 
     def _index_packets(self) -> None:
         """Reads all packets once; sets num_frames, and the timestamps by which frames are found, where they serve."""
@@ -143,7 +208,7 @@ class VideoReader:
         shown: list[bool] = []
         key_packets: list[int] = []
         one_frame_each = True
-        for ordinal, packet in enumerate(_video_packets(self.path, self._container, self._stream)):
+        for ordinal, packet in enumerate(video_packets(self.path, self._container, self._stream)):
             timestamps.append(packet.pts)
             shown.append(not packet.is_discard)
             if packet.is_keyframe:
@@ -159,6 +224,12 @@ class VideoReader:
         indexed = sum(entry.size > 0 for entry in self._stream.index_entries)
         if len(timestamps) < indexed:
             raise VideoError(self.path, f"truncated or damaged: {len(timestamps)} of {indexed} packets can be read")
+        if not one_frame_each and self._packets is not None:
+            numbers = unpacked_display_numbers(map(bytes, self._packets))
+            if numbers is not None and all(shown):
+                for packet, number in zip(self._packets, numbers, strict=True):
+                    packet.pts = number
+                timestamps, key_packets, one_frame_each = list(numbers), key_packets[:1], True
         known = [pts for pts in timestamps if pts is not None]
         self._timestamps: list[int] | None = None
         if (
@@ -203,9 +274,9 @@ class VideoReader:
             yield from self._packets[start:]
             return
         # Seeking is not exact in every container; counting packets is.
-        container, stream = _open(self.path)
+        container, stream = open_video(self.path)
         with container:
-            yield from islice(_video_packets(self.path, container, stream), start, None)
+            yield from islice(video_packets(self.path, container, stream), start, None)
 
     def _decode_packets(self, packets: Iterable["Packet[VideoStream]"]) -> Iterator[VideoFrame]:
         """Decodes packets up to the end; frames come in display order."""
@@ -219,7 +290,12 @@ class VideoReader:
         except av.FFmpegError as error:
             raise VideoError(self.path, f"cannot be decoded ({error.strerror})") from error
 
-    def _decode_from_key_frame(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+    def _key_packet_before(self, index: int) -> int:
+        """Number of the last key packet that is shown no later than a frame."""
+        assert self._timestamps is not None
+        return max(key for key in self._key_packets if self._packet_timestamps[key] <= self._timestamps[index])
+
+    def _decode_from_key_frame(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Frames with their numbers, from the last key frame at or before the first wanted frame on.
 
         Every packet that is decoded must give its frame, in order of the timestamps: a frame that is lost on the way
@@ -228,7 +304,7 @@ class VideoReader:
         """
         assert self._timestamps is not None
         wanted_timestamps = {self._timestamps[index] for index in wanted}
-        start = max(key for key in self._key_packets if self._packet_timestamps[key] <= self._timestamps[wanted[0]])
+        start = self._key_packet_before(wanted[0])
         start_timestamp = self._packet_timestamps[start]
         is_unreferenced = unreferenced_test(self._context.name, self._context.extradata)
         promised: list[int] = []
@@ -245,6 +321,8 @@ class VideoReader:
         for frame in self._decode_packets(chosen()):
             if frame.pts is not None and frame.pts < start_timestamp:
                 continue  # shown before the key frame but stored after it: its references were not decoded
+            if frame.is_corrupt and self._context.name == "mpeg4":
+                raise _TimestampsDisagree  # its decoder adapts to the encoder by what it saw before: see it all
             if frame.is_corrupt:
                 raise VideoError(self.path, "damaged: the decoder reports errors")
             if not promised or heappop(promised) != frame.pts:
@@ -264,35 +342,3 @@ class VideoReader:
                     raise VideoError(self.path, "damaged: the decoder reports errors")
                 continue
             yield frame
-
-
-def _open(path: Path) -> tuple[InputContainer, VideoStream]:
-    try:
-        if path.stat().st_size == 0:
-            raise VideoError(path, "the file is empty")
-        container = av.open(str(path))
-    except (OSError, ValueError, av.FFmpegError) as error:
-        if isinstance(error, VideoError):
-            raise
-        raise VideoError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-    if not container.streams.video:
-        container.close()
-        raise VideoError(path, "no video stream")
-    stream = container.streams.video[0]
-    if getattr(stream, "codec_context", None) is None:
-        container.close()
-        raise VideoError(path, "its codec is unknown")
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return container, stream
-
-
-def _video_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise VideoError(path, "truncated or damaged: a packet is incomplete")
-            if packet.size:
-                yield packet
-    except av.FFmpegError as error:
-        raise VideoError(path, f"cannot be read ({error.strerror})") from error

@@ -7,7 +7,7 @@ import platform
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import fima
 from fima.config import PretrainConfig
 from fima.errors import CheckpointError, ConfigError
-from fima.model.backbones import build_backbone
 from fima.recipe import config_from_mapping, config_to_mapping
 
 FORMAT = "fima-pretrain"
@@ -42,15 +41,13 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Everything that a run continues from."""
+class RunState:
+    """What every kind of run continues from, beside its settings."""
 
-    config: PretrainConfig
-    """Settings of the run, queue sizes resolved."""
     progress: Progress
     """How far the run had come."""
     model: dict[str, Tensor]
-    """State of the method: both encoders, heads, decoder, queues."""
+    """State of the networks: for a method both encoders, heads, decoder, queues."""
     optimizer: dict[str, Any]
     """State of the optimiser."""
     rng: dict[str, Any]
@@ -62,24 +59,37 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint(RunState):
+    """Everything that a pre-training run continues from."""
+
+    config: PretrainConfig
+    """Settings of the run, queue sizes resolved."""
+    imported: dict[str, Any] = field(default_factory=dict)
+    """What a converted checkpoint of the authors' program held besides, so that it can be written back."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedEncoder:
-    """The query encoder of a checkpoint, in eval mode."""
+    """The encoder of a file, in eval mode."""
 
     encoder: nn.Module
     """(B, 3, T, H, W) normalised RGB -> (B, C, t, h, w)."""
     config: PretrainConfig
-    """Settings of the run that trained it."""
+    """Settings of the run that trained it; the defaults where the file does not say."""
     checkpoint_hash: str
     """First 16 hexadecimal digits of the file's SHA-256."""
-    epoch: int
-    """Whole epochs that it was trained for."""
+    epoch: int | None
+    """Whole epochs that it was trained for; None where the file does not say."""
     method: str
-    """`fima` or `moco`."""
+    """`fima`, `moco`, `supervised` (a file with a classifier), or `encoder` (bare weights)."""
+    knows_settings: bool = True
+    """Whether the file holds the settings; where it does not, frames and crop size are the paper's by assumption."""
 
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        return f"{self.method} {self.config.model.backbone}, {self.epoch} epochs"
+        epochs = "" if self.epoch is None else f", {self.epoch} epochs"
+        return f"{self.method} {self.config.model.backbone}{epochs}"
 
 
 def versions() -> dict[str, str]:
@@ -100,11 +110,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "data": checkpoint.data,
         "versions": checkpoint.versions,
     }
+    if checkpoint.imported:
+        content["imported"] = checkpoint.imported
+    write_content(path, content)
+
+
+def write_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Write values and tensors so that `path` holds either the old file or the whole new one, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -118,46 +135,45 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, of another program, or of a newer version of this one.
     """
-    content = _read(path)
+    return parse_checkpoint(read_content(path), source=path)
+
+
+def parse_checkpoint(content: object, *, source: Path) -> Checkpoint:
+    """Return the checkpoint that a file's content is.
+
+    Args:
+        content: what `read_content` returned.
+        source: the file, for the messages.
+
+    Raises:
+        CheckpointError: it is of another program, incomplete, or of a newer version of this one.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        hint = "; official checkpoints must be converted first" if _looks_official(content) else ""
-        raise CheckpointError(f"{path}: a PyTorch file, but not a checkpoint of `fima pretrain`{hint}")
+        official = isinstance(content, dict) and "state_dict" in content
+        hint = "; one of the authors' program is converted by `fima convert`" if official else ""
+        raise CheckpointError(f"{source}: a PyTorch file, but not a checkpoint of `fima pretrain`{hint}")
     if content["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: written by a newer fima ({content['versions']['fima']}); update fima")
+        raise CheckpointError(f"{source}: written by a newer fima ({content['versions']['fima']}); update fima")
     try:
         return Checkpoint(
-            config=config_from_mapping(content["config"], PretrainConfig, source=str(path)),
+            config=config_from_mapping(content["config"], PretrainConfig, source=str(source)),
             progress=Progress(**content["progress"]),
+            imported=content.get("imported", {}),
             **{key: content[key] for key in ("model", "optimizer", "rng", "data", "versions")},
         )
     except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: not a complete checkpoint ({error})") from None
+        raise CheckpointError(f"{source}: not a complete checkpoint ({error})") from None
 
 
-def load_encoder(path: Path, *, device: torch.device) -> LoadedEncoder:
-    """Load the query encoder of a checkpoint in eval mode.
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
-    Raises:
-        CheckpointError: as `load_checkpoint`, or the weights do not fit the backbone that the checkpoint names.
-    """
-    checkpoint = load_checkpoint(path)
-    config = checkpoint.config
-    encoder = build_backbone(config.model.backbone)
-    weights = {
-        name.removeprefix(ENCODER_PREFIX): tensor
-        for name, tensor in checkpoint.model.items()
-        if name.startswith(ENCODER_PREFIX)
-    }
-    load_weights(encoder, weights, source=path, what=f"backbone {config.model.backbone}")
+
+def file_hash(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedEncoder(
-        encoder=encoder.to(device).eval(),
-        config=config,
-        checkpoint_hash=digest[:16],
-        epoch=checkpoint.progress.epoch,
-        method=config.method.name,
-    )
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path, what: str) -> None:
@@ -166,7 +182,16 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
     Raises:
         CheckpointError: names and shapes are not those of `module`; says which.
     """
-    own = module.state_dict()
+    check_weights(weights, module.state_dict(), source=source, what=what)
+    module.load_state_dict(dict(weights))
+
+
+def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, source: Path, what: str) -> None:
+    """Refuse weights whose names and shapes are not those of a model's state dict, `own`.
+
+    Raises:
+        CheckpointError: says which.
+    """
     wrong = [f"`{name}` is missing" for name in own if name not in weights]
     wrong += [f"`{name}` is not expected" for name in weights if name not in own]
     wrong += [
@@ -177,10 +202,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise CheckpointError(f"{source}: its weights are not of this {what}: {', '.join(wrong[:3])}{more}")
-    module.load_state_dict(dict(weights))
 
 
-def restore(saved: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
+def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
     """Put weights, queues, optimiser and random state back.
 
     Raises:
@@ -193,7 +217,12 @@ def restore(saved: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimiz
         torch.cuda.set_rng_state_all(saved.rng["cuda"])
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401
+def read_content(path: Path) -> Any:  # noqa: ANN401
+    """Read what a PyTorch file holds onto the CPU, without running any code that it may hold.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than plain values and tensors.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
     with path.open("rb") as file:
@@ -212,7 +241,3 @@ def _read(path: Path) -> Any:  # noqa: ANN401
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
         )
     raise CheckpointError(f"{path}: {reason}")
-
-
-def _looks_official(content: object) -> bool:
-    return isinstance(content, dict) and "state_dict" in content and "arch" in content

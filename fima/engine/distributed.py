@@ -1,10 +1,16 @@
 """Several processes as one: collectives that do nothing where there is only one process."""
 
 import os
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from fima.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def is_initialized() -> bool:
@@ -41,12 +47,22 @@ def init_from_environment(device: torch.device) -> torch.device:
 
     Returns:
         The device of this process: with several processes and `cuda`, the GPU of its local rank.
+
+    Raises:
+        ConfigError: the processes do not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (RuntimeError, ValueError) as error:
+            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise ConfigError(
+                f"the processes have not met at {address} ({str(error).splitlines()[0]}); start all of them, "
+                "with the same address and a free port"
+            ) from None
     return device
 
 
@@ -83,6 +99,27 @@ def gather_rows(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def gather_objects(items: Sequence[T]) -> list[T]:
+    """The items of all processes as one list, in rank order, the same everywhere.
+
+    Args:
+        items: few plain values that can be pickled; their number may differ between processes.
+    """
+    if world_size() == 1:
+        return list(items)
+    parts: list[Sequence[T]] = [()] * world_size()
+    dist.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]
+
+
+@torch.no_grad()
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process the buffers of the first one, such as its batch-norm statistics."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 @torch.no_grad()

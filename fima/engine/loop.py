@@ -1,10 +1,8 @@
 """The pre-training loop: the same code on a CPU, on one GPU and, under `torchrun`, on several."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,26 +10,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList, list_videos
-from fima.data.loader import PretrainBatch, PretrainLoader, build_pretrain_loader
+from fima.data.loader import PretrainBatch, TrainLoader, build_pretrain_loader
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
 from fima.engine.health import check_health, embedding_std
 from fima.engine.interrupt import StopRequest, spare_processes
 from fima.engine.log import Averages, RunLog, StepClock
 from fima.engine.run_folder import RunFolder
+from fima.engine.running import (
+    count_videos,
+    errors_in_one_line,
+    finite_state,
+    not_finite,
+    random_state,
+    step_seed,
+    stop_requested,
+)
 from fima.engine.schedule import learning_rate
 from fima.engine.setup import choose_device, claim_folder, find_start, warnings_about, with_precision, with_queue_sizes
+from fima.engine.start import first_progress, start_from
 from fima.engine.step import NotFiniteError, forward_backward
-from fima.errors import TrainingError, VideoError
 from fima.model import build_method
 from fima.model.fima import FIMA
 from fima.model.moco import MoCo
-
-SKIPPED_JUDGED_AFTER = 20
-REMEDIES = {
-    "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
-    "DataLoader worker": "A process that decodes has died; try fewer --data.workers, they may need too much memory",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,50 +57,81 @@ class Training:
     model: nn.Module
     """The method, wrapped for several devices where there are several."""
     optimizer: torch.optim.SGD
-    loader: PretrainLoader
+    loader: TrainLoader[PretrainBatch]
     log: RunLog
     stop: StopRequest
 
 
-def pretrain(config: PretrainConfig, *, data: Path, out: Path, resume: bool = False) -> PretrainResult:
+def pretrain(
+    config: PretrainConfig,
+    *,
+    data: Path,
+    out: Path,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    resume_from: Path | None = None,
+    start_epoch: int | None = None,
+) -> PretrainResult:
     """Pre-train an encoder.
 
     Args:
         config: the settings; queue sizes that are None follow from the number of videos.
         data: folder of videos; labels are not used but for the kNN accuracy of the health check.
         out: folder of the run; new, unless `resume`.
+        checkpoints: folder of the checkpoints, in place of `checkpoints` in the folder of the run.
         resume: continue from the run's last checkpoint.
+        resume_from: begin a new run from a checkpoint of another one, or of the authors' program.
+        start_epoch: begin a new run at this epoch of its schedule.
 
     Raises:
         UserError: settings, data or folder that the caller can put right.
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
     device = distributed.init_from_environment(choose_device(config.run.device))
-    run = RunFolder(out)
-    try:
-        videos = list_videos(data, "train")
-        config = with_precision(with_queue_sizes(config, len(videos.videos)), device)
-        saved = find_start(config, run, videos, resume=resume)
-        if saved is None or saved.progress.epoch < config.optim.epochs:
-            return train(config, run, videos, device, saved)
-        if distributed.is_main():
-            print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
-        return PretrainResult(progress=saved.progress, signal_number=None)
-    except VideoError as error:
-        raise TrainingError(f"{error}; {run.last_good()}") from None
-    except RuntimeError as error:
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
-        if remedy is None:
-            raise
-        raise TrainingError(f"{str(error).splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
-    finally:
-        distributed.shutdown()
+    run = RunFolder(out, checkpoints)
+    with errors_in_one_line(run):
+        settings = config.data
+        videos = list_videos(
+            data,
+            "all" if settings.part == "all" else "train",
+            settings.split,
+            dataset=settings.dataset,
+            annotations=settings.annotations,
+        )
+        num_videos = len(videos.videos)
+        config = with_precision(with_queue_sizes(config, num_videos), device)
+        saved, source = find_start(config, run, videos, resume=resume), run.last
+        if saved is not None and saved.progress.epoch >= config.optim.epochs:
+            if distributed.is_main():
+                print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
+            return PretrainResult(progress=saved.progress, signal_number=None)
+        progress = first_progress(config, num_videos, start_epoch or 0) if saved is None else saved.progress
+        if saved is None and resume_from is not None:
+            saved, source = start_from(resume_from, config, num_videos, epoch=start_epoch), resume_from
+            progress = saved.progress
+        return train(config, run, videos, device, progress, saved, source)
 
 
 def train(
-    config: PretrainConfig, run: RunFolder, videos: VideoList, device: torch.device, saved: Checkpoint | None
+    config: PretrainConfig,
+    run: RunFolder,
+    videos: VideoList,
+    device: torch.device,
+    progress: Progress,
+    saved: Checkpoint | None,
+    source: Path,
 ) -> PretrainResult:
-    """Train from a checkpoint, or from random weights, to the last epoch or to a signal."""
+    """Train from a checkpoint, or from random weights, to the last epoch or to a signal.
+
+    Args:
+        config: the settings, resolved.
+        run: folder of the run.
+        videos: what to train on.
+        device: where.
+        progress: what counts as done.
+        saved: weights, queues and momenta to begin with; None for new ones.
+        source: the file that `saved` was read from, for the messages.
+    """
     torch.manual_seed(config.run.seed)
     torch.backends.cudnn.benchmark = device.type == "cuda"
     method = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
@@ -113,10 +145,8 @@ def train(
     loader = build_pretrain_loader(
         videos, config.data, batch_size=config.optim.batch_size, seed=config.run.seed, rank=rank, world_size=world_size
     )
-    progress = Progress()
     if saved is not None:
-        progress = saved.progress
-        restore(saved, method, optimizer, source=run.last)
+        restore(saved, method, optimizer, source=source)
     model: nn.Module = method
     if world_size > 1:
         # Batch-norm statistics stay each device's own, as in MoCo; the queues are equal everywhere by construction.
@@ -199,40 +229,6 @@ def greet(training: Training, progress: Progress) -> None:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
 
 
-def not_finite(error: NotFiniteError, training: Training, progress: Progress) -> TrainingError:
-    """Record the videos of a step whose loss is not finite, and say where it was and what to try."""
-    step, epoch = progress.step + 1, progress.epoch + 1
-    training.log.record("stopped", epoch=epoch, step=step, values={"videos": error.paths})
-    advice = "try a lower --optim.lr, or --run.precision fp32"
-    return TrainingError(f"step {step} (epoch {epoch}): {error}; {training.run.last_good()}; {advice}")
-
-
-def count_videos(training: Training, progress: Progress, batch: PretrainBatch) -> Progress:
-    """Count the videos of a batch and record those that could not be decoded.
-
-    Raises:
-        TrainingError: too large a share of the videos that were tried cannot be decoded.
-    """
-    skipped = [
-        {"path": video.path, "reason": video.reason, "epoch": video.epoch + 1, "step": progress.step + 1}
-        for video in batch.skipped
-    ]
-    training.log.record_skipped(skipped)
-    progress = dataclasses.replace(
-        progress,
-        videos_tried=progress.videos_tried + len(batch.paths) + len(skipped),
-        videos_skipped=progress.videos_skipped + len(skipped),
-    )
-    share = progress.videos_skipped / max(progress.videos_tried, 1)
-    allowed = training.config.data.max_skipped_share
-    if progress.videos_tried >= SKIPPED_JUDGED_AFTER and share > allowed:
-        raise TrainingError(
-            f"{progress.videos_skipped} of {progress.videos_tried} videos ({share:.0%}) cannot be decoded, more than "
-            f"--data.max_skipped_share {allowed}; {training.run.skipped} says which and why; {training.run.last_good()}"
-        )
-    return progress
-
-
 def save(training: Training, progress: Progress) -> None:
     """Write `last.pt`, and a numbered checkpoint where one is due.
 
@@ -241,21 +237,12 @@ def save(training: Training, progress: Progress) -> None:
     """
     if not distributed.is_main():
         return
-    model = training.method.state_dict()
-    broken = [name for name, value in model.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise TrainingError(
-            f"step {progress.step}: weights are not finite ({', '.join(broken[:3])}); {training.run.last_good()}; "
-            "try a lower --optim.lr"
-        )
-    rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    rng["cuda"] = torch.cuda.get_rng_state_all() if training.device.type == "cuda" else []
     checkpoint = Checkpoint(
         config=training.config,
         progress=progress,
-        model=model,
+        model=finite_state(training.method, progress, training.run),
         optimizer=training.optimizer.state_dict(),
-        rng=rng,
+        rng=random_state(training.device),
         data=training.videos.describe(),
         versions=versions(),
     )
@@ -277,17 +264,3 @@ def watch_health(training: Training, progress: Progress) -> None:
         else:
             training.log.health(health, epoch=progress.epoch, step=progress.step)
     distributed.barrier()
-
-
-def stop_requested(training: Training) -> bool:
-    """Whether a signal has reached any of the processes, so that all of them stop at the same step."""
-    received = training.stop.signal_number is not None
-    if distributed.world_size() == 1:
-        return received
-    return bool(distributed.all_reduce_sum(torch.tensor(float(received), device=training.device)) > 0)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed for torch that is a function of the run's seed, the step and the process, and of nothing else."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

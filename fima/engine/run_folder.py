@@ -3,15 +3,15 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fima.config import PretrainConfig
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
-from fima.recipe import RECORD_KEY, config_from_mapping, config_to_mapping, flatten, read_yaml
+from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_mapping, flatten, read_yaml
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
@@ -33,6 +33,13 @@ class RunFolder:
 
     root: Path
     """The folder that `--out` names."""
+    checkpoints: Path | None = None
+    """The folder that `--checkpoints` names. None: `checkpoints` in the folder of the run."""
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.root / "checkpoints" if self.checkpoints is None else self.checkpoints
 
     @property
     def config(self) -> Path:
@@ -52,11 +59,21 @@ class RunFolder:
     @property
     def last(self) -> Path:
         """The checkpoint that `--resume` continues from."""
-        return self.root / "checkpoints" / "last.pt"
+        return self.checkpoint_folder / "last.pt"
 
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
-        return self.root / "checkpoints" / f"epoch-{epoch:03d}.pt"
+        return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch, where a run chooses one."""
+        return self.checkpoint_folder / "best.pt"
+
+    @property
+    def result(self) -> Path:
+        """What a fine-tuning run has measured."""
+        return self.root / "result.json"
 
     def last_good(self) -> str:
         """Say which checkpoint a stopped run has left."""
@@ -69,6 +86,8 @@ class RunFolder:
             ConfigError: with the remedy.
         """
         remedy = "choose another --out"
+        if self.checkpoints is not None and self.last.exists():
+            raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
         if self.config.exists() or self.last.exists():
             raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")
         if self.root.exists() and not self.root.is_dir():
@@ -82,23 +101,39 @@ class RunFolder:
         A run that was ended before its first checkpoint can be resumed: it begins again.
 
         Raises:
-            ConfigError: the folder holds no run.
+            ConfigError: the folder holds no run, or its run writes its checkpoints elsewhere.
             CheckpointError: there are checkpoints, but not the last one.
         """
         if not self.config.exists():
             raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
-        others = sorted(self.last.parent.glob("epoch-*.pt"))
+        record = read_yaml(self.config).get(RECORD_KEY) or {}
+        recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
+        if str(self.checkpoint_folder.resolve()) != recorded:
+            raise ConfigError(f"--resume: the run in {self.root} has its checkpoints in {recorded}; give --checkpoints")
+        others = sorted(self.checkpoint_folder.glob("epoch-*.pt"))
         if others and not self.last.exists():
             raise CheckpointError(
                 f"{self.last}: missing; to continue from an older checkpoint, copy {others[-1]} to it"
             )
 
-    def read_config(self) -> PretrainConfig:
-        """Return the settings that the run was started with."""
-        return config_from_mapping(read_yaml(self.config), PretrainConfig, source=str(self.config))
+    def read_config(self, kind: type[RunSettings]) -> RunSettings:
+        """Return the settings that the run was started with.
 
-    def write_config(self, config: PretrainConfig, record: dict[str, Any]) -> None:
+        Args:
+            kind: `PretrainConfig` or `FinetuneConfig`.
+
+        Raises:
+            ConfigError: the run is of another kind, or its `config.yaml` cannot be read.
+        """
+        content = read_yaml(self.config)
+        if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
+            raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
+        return config_from_mapping(content, kind, source=str(self.config))
+
+    def write_config(self, config: PretrainConfig | FinetuneConfig, record: dict[str, Any]) -> None:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""
+        if self.checkpoints is not None:
+            record = {**record, "checkpoints": str(self.checkpoints.resolve())}
         content = {**config_to_mapping(config), RECORD_KEY: record}
         _replace(self.config, yaml.safe_dump(content, sort_keys=False))
 
@@ -108,7 +143,7 @@ class RunFolder:
             _filter_lines(path, lambda line: line["step"] <= step)
 
 
-def check_resumed_config(given: PretrainConfig, saved: PretrainConfig, run: RunFolder) -> None:
+def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> None:
     """Refuse settings that would make the rest of a run something else than its beginning.
 
     Raises:

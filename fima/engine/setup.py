@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from fima.config import PretrainConfig, published_queue_sizes
+from fima.config import FinetuneConfig, PretrainConfig, published_queue_sizes
 from fima.data.datasets import VideoList
 from fima.engine import distributed
-from fima.engine.checkpoint import Checkpoint, Progress, load_checkpoint, versions
+from fima.engine.checkpoint import Checkpoint, Progress, RunState, load_checkpoint, versions
 from fima.engine.run_folder import RunFolder, check_resumed_config
 from fima.errors import ConfigError, DataError
+from fima.recipe import RunSettings
 
 QUEUE_WARNING_SHARE = 0.25
 FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
@@ -48,7 +50,7 @@ def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
     return dataclasses.replace(config, method=method)
 
 
-def with_precision(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+def with_precision(config: RunSettings, device: torch.device) -> RunSettings:
     """Return the settings with what the device computes in fast in the place of `auto`, so that the run keeps it."""
     if config.run.precision != "auto":
         return config
@@ -75,32 +77,67 @@ def find_start(config: PretrainConfig, run: RunFolder, videos: VideoList, *, res
         DataError: the data are not those that the run was started with.
         CheckpointError: `last.pt` is missing or cannot be read.
     """
-    if not resume:
-        run.require_new()
+    last = find_last(config, run, resume=resume)
+    if last is None:
         return None
-    run.require_resumable()
-    check_resumed_config(config, run.read_config(), run)
-    if not run.last.exists():
-        return None
-    saved = load_checkpoint(run.last)
+    saved = load_checkpoint(last)
     check_same_videos(saved, videos, run)
     return saved
 
 
-def claim_folder(run: RunFolder, config: PretrainConfig, videos: VideoList, progress: Progress) -> None:
-    """Make the folder, write `config.yaml`, and drop the records of steps that will be done again."""
+def find_last(config: RunSettings, run: RunFolder, *, resume: bool) -> Path | None:
+    """Check that the folder may be written, and return the path of the checkpoint that its run continues from.
+
+    Returns:
+        None for a run that starts at its beginning.
+
+    Raises:
+        ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
+        CheckpointError: `last.pt` is missing, though the run has written checkpoints.
+    """
+    if not resume:
+        run.require_new()
+        return None
+    run.require_resumable()
+    check_resumed_config(config, run.read_config(type(config)), run)
+    return run.last if run.last.exists() else None
+
+
+def claim_folder(
+    run: RunFolder,
+    config: PretrainConfig | FinetuneConfig,
+    videos: VideoList,
+    progress: Progress,
+    *,
+    record: Mapping[str, Any] | None = None,
+) -> None:
+    """Make the folder, write `config.yaml`, and drop the records of steps that will be done again.
+
+    Args:
+        run: the folder.
+        config: the settings.
+        videos: what the run trains on.
+        progress: how far it has come.
+        record: further facts for `config.yaml`, beside the settings.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     distributed.barrier()
     if distributed.is_main():
+        flag, folder = "out", run.root
         try:
             run.root.mkdir(parents=True, exist_ok=True)
-            run.write_config(config, run_record(videos))
+            run.write_config(config, {**run_record(videos), **(record or {})})
+            flag, folder = "checkpoints", run.checkpoint_folder
+            run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"--out {run.root}: cannot be written ({error.strerror}); choose another --out") from None
+            raise ConfigError(f"--{flag} {folder}: cannot be written ({error.strerror}); choose another one") from None
         run.forget_after(progress.step)
     distributed.barrier()
 
 
-def check_same_videos(saved: Checkpoint, videos: VideoList, run: RunFolder) -> None:
+def check_same_videos(saved: RunState, videos: VideoList, run: RunFolder) -> None:
     """Refuse to continue on another number of videos, which would change the order of all of them.
 
     Raises:
@@ -121,10 +158,8 @@ def run_record(videos: VideoList) -> dict[str, Any]:
 
 def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     """Return what looks unwise about a run, one sentence each."""
-    found = []
+    found = videos.warnings()
     num_videos = len(videos.videos)
-    if videos.missing:
-        found.append(f"{len(videos.missing)} listed or linked videos are not there, such as {videos.missing[0]}")
     batch, queue = config.optim.batch_size, config.method.queue_size or 0
     if batch > num_videos:
         found.append(

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fima.config import MethodConfig, PretrainConfig
 from fima.data.augment import make_inputs
 from fima.data.loader import PretrainBatch
+from fima.engine.precision import autocast
 from fima.errors import TrainingError
 from fima.model.inputs import StepLosses
 
@@ -75,8 +76,7 @@ def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, u
         make_inputs(views, draws, full_difference=method.cell_loss, frame_differences=method.frame_loss)
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
-    device_type = clips[0].full.device.type
-    with torch.autocast(device_type, dtype=torch.bfloat16, enabled=config.run.precision == "bf16"):
+    with autocast(clips[0].full.device, config.run.precision):
         losses: StepLosses = model(*clips, update_keys=update_keys)
     return losses
 

@@ -1,25 +1,18 @@
-"""Pooled features of evenly spread clips, extracted once and cached."""
+"""Pooled features of evenly spread clips: what they are, and how a list's are had in one call."""
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
-from fima.data.datasets import VideoList
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import NumCrops
 from fima.data.loader import SkippedVideo
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError
+from fima.motion import frame_difference
 
-FORMAT_VERSION = 1
 DIFFERENCE_CELLS = 8
 
 
@@ -30,14 +23,19 @@ class ClipSettings:
     frames: int
     """Frames per clip; its window is twice as many frames of the video."""
     crop_size: int
-    """Side of the centre crop, in pixels."""
+    """Side of the square crops once they are scaled, in pixels."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
+    num_crops: NumCrops = 1
+    """Square crops per clip: the centre, or three along the longer side."""
+    ori_resolution: int | None = None
+    """Source pixels that a crop's side is 0.875 of. None: 0.875 of each video's own short side."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1)):
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least {smallest}")
+        for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1), ("ori_resolution", 8)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class Features:
     """Features of the videos that can be decoded, in the order of the list."""
 
     pooled: Tensor
-    """(V, num_clips, C), float32."""
+    """(V, num_clips·num_crops, C), float32; the crops of a clip follow one another."""
     labels: Tensor
     """(V,) class numbers; -1 where unknown."""
     paths: list[str]
@@ -65,15 +63,27 @@ class Features:
 
     @property
     def per_video(self) -> Tensor:
-        """The mean over the clips, (V, C)."""
+        """The mean over the clips and their crops, (V, C)."""
         return self.pooled.mean(dim=1)
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Return pixels in [0, 1], (B, 3, F, S, S), as encoders see them: minus the mean, by the standard deviation."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1, 1) for values in (MEAN, STD))
+    return (pixels - mean) / std
 
 
 def encode(encoder: nn.Module, clips: Tensor) -> Tensor:
     """Return the feature map (B, C, t, h, w) of uint8 clips (B, 3, F, S, S), without gradients."""
-    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (MEAN, STD))
     with torch.inference_mode():
-        features: Tensor = encoder((clips.float() / 255 - mean) / std)
+        features: Tensor = encoder(normalised(clips.float() / 255))
+    return features.float()
+
+
+def encode_difference(encoder: nn.Module, clips: Tensor) -> Tensor:
+    """Return the feature map (B, C, t, h, w) of the frame differences of uint8 clips (B, 3, F, S, S), as `encode`."""
+    with torch.inference_mode():
+        features: Tensor = encoder(normalised(frame_difference(clips.float() / 255)))
     return features.float()
 
 
@@ -105,107 +115,3 @@ def raw_difference_features(clips: Tensor) -> Tensor:
 RAW_DIFFERENCE = FeatureSource(
     name=f"raw frame differences, {DIFFERENCE_CELLS}x{DIFFERENCE_CELLS} grid", pool=raw_difference_features
 )
-
-
-def extract_features(
-    source: FeatureSource,
-    videos: VideoList,
-    settings: ClipSettings,
-    *,
-    device: torch.device,
-    batch_size: int = 8,
-    workers: int = 0,
-    cache: Path | None = None,
-) -> Features:
-    """Extract the features of every video, or read them from the cache.
-
-    The cache is keyed by the source's name, the settings, and path, size and modification time of every file.
-
-    Args:
-        source: what turns clips into features.
-        videos: the videos.
-        settings: how clips are cut out of them.
-        device: where features are computed.
-        batch_size: videos at a time.
-        workers: processes that decode; 0 decodes in this one.
-        cache: folder of cached features; None: no cache.
-
-    Raises:
-        DataError: not one video can be decoded.
-    """
-    stored = None if cache is None else cache / f"{_cache_key(source, videos, settings)}.safetensors"
-    found = None if stored is None else _read_cache(stored)
-    if found is None:
-        found = _extract(source, videos, settings, device=device, batch_size=batch_size, workers=workers)
-        if stored is not None:
-            _write_cache(stored, *found)
-    pooled, index, undecodable = found
-    chosen = [videos.videos[i] for i in index.tolist()]
-    return Features(
-        pooled=pooled,
-        labels=torch.tensor([-1 if video.label is None else video.label for video in chosen]),
-        paths=[str(video.path) for video in chosen],
-        undecodable=undecodable,
-    )
-
-
-Extracted = tuple[Tensor, Tensor, list[SkippedVideo]]
-
-
-def _extract(
-    source: FeatureSource,
-    videos: VideoList,
-    settings: ClipSettings,
-    *,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-) -> Extracted:
-    """Features (V, num_clips, C), places of the V videos in the list, and the others."""
-    loader = build_eval_loader(videos, **asdict(settings), batch_size=batch_size, workers=workers)
-    pooled, index, undecodable = [], [], []
-    for batch in loader:
-        undecodable += batch.skipped
-        if len(batch.index):
-            clips = batch.clips.to(device, non_blocking=True)
-            pooled.append(source.pool(clips.flatten(0, 1)).reshape(*clips.shape[:2], -1).cpu())
-            index.append(batch.index)
-    if not pooled:
-        first = undecodable[0]
-        raise DataError(
-            f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
-        )
-    return torch.cat(pooled), torch.cat(index), undecodable
-
-
-def _cache_key(source: FeatureSource, videos: VideoList, settings: ClipSettings) -> str:
-    files = []
-    for video in videos.videos:
-        try:
-            status = video.path.stat()
-        except OSError as error:
-            raise DataError(f"{video.path}: cannot be read ({error.strerror})") from None
-        files.append((str(video.path.absolute()), status.st_size, status.st_mtime_ns))
-    key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "files": files}
-    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-
-
-def _read_cache(path: Path) -> Extracted | None:
-    """What `_write_cache` wrote; None where there is nothing that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            skipped = json.loads(file.metadata()["undecodable"])
-            return file.get_tensor("pooled"), file.get_tensor("index"), [SkippedVideo(**video) for video in skipped]
-    except SafetensorError:
-        return None
-
-
-def _write_cache(path: Path, pooled: Tensor, index: Tensor, undecodable: list[SkippedVideo]) -> None:
-    """Write in one piece: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {"undecodable": json.dumps([asdict(video) for video in undecodable])}
-    save_file({"pooled": pooled.contiguous(), "index": index}, temporary, metadata=metadata)
-    temporary.replace(path)

@@ -56,4 +56,4 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
 
 
 def _percent(hits: Tensor) -> float:
-    return float(100 * hits.double().mean())
+    return 100 * int(hits.sum()) / len(hits)

@@ -1,1 +1,5 @@
-"""Pictures: activation maps and contact sheets."""
+"""Pictures: activation maps, the method's view of a video, contact sheets, the report of a run."""
+
+from fima.visual.activation import activation_map
+
+__all__ = ["activation_map"]

@@ -1,0 +1,90 @@
+"""`fima convert`: checkpoints of the authors' program ↔ ours, and encoders alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fima.commands.parse import parse
+from fima.convert import PREFIX, fima_to_official
+from fima.engine.checkpoint import save_checkpoint, write_content
+from fima.engine.official_checkpoint import ARCHITECTURES, export_official, load_training_checkpoint
+from fima.engine.pretrained import METADATA_KEY, load_pretrained
+from fima.errors import ConfigError
+from fima.recipe import config_to_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertArguments:
+    """Convert a pre-training checkpoint between the authors' program and this one, without losing a value.
+
+    `OUT` that ends in `.safetensors` holds the weights only.
+    """
+
+    source: tyro.conf.Positional[Path]
+    """A checkpoint of either program; with `--encoder-only`, any file with an encoder."""
+    out: tyro.conf.Positional[Path]
+    """The file to write."""
+    to: Literal["fima", "official"] = "fima"
+    """Whose checkpoint to write."""
+    encoder_only: bool = False
+    """Write the encoder alone: its weights, architecture and number of epochs."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(ConvertArguments, argv, prog="fima convert")
+    out = arguments.out
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; choose another name, or remove it")
+    try:
+        what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    print(f"wrote {out}: {what}")
+    return 0
+
+
+def _checkpoint(arguments: ConvertArguments) -> str:
+    checkpoint = load_training_checkpoint(arguments.source)
+    if arguments.out.suffix == ".safetensors":
+        official = arguments.to == "official"
+        facts = {"config": config_to_mapping(checkpoint.config), "method": checkpoint.config.method.name}
+        weights = fima_to_official(checkpoint.model) if official else checkpoint.model
+        _write_safetensors(arguments.out, weights, {**facts, "epoch": checkpoint.progress.epoch})
+    elif arguments.to == "official":
+        write_content(arguments.out, export_official(checkpoint))
+    else:
+        save_checkpoint(arguments.out, checkpoint)
+    kind = f"{checkpoint.config.method.name} {checkpoint.config.model.backbone}"
+    return f"{kind}, {checkpoint.progress.epoch} epochs, {len(checkpoint.model)} tensors"
+
+
+def _encoder(arguments: ConvertArguments) -> str:
+    loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
+    prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
+    weights = {prefix + name: value for name, value in loaded.encoder.state_dict().items()}
+    if arguments.out.suffix == ".safetensors":
+        facts = {"config": config_to_mapping(loaded.config), "method": loaded.method, "epoch": loaded.epoch}
+        _write_safetensors(arguments.out, weights, facts)
+    else:
+        content = {"arch": ARCHITECTURES[loaded.config.model.backbone], "state_dict": weights}
+        write_content(arguments.out, {**content, **({} if loaded.epoch is None else {"epoch": loaded.epoch})})
+    return f"the encoder of {loaded.description}, {len(weights)} tensors"
+
+
+def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""`fima doctor`: what lies in a folder of videos, and what is wrong with it."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from fima.commands.parse import parse
+from fima.commands.progress import progress
+from fima.data.datasets import list_videos
+from fima.data.doctor import ADVICE, Diagnosis, Finding, diagnose
+from fima.data.index import index_videos
+from fima.data.quarantine import write_quarantine
+from fima.errors import ConfigError, DataError
+
+EXIT_PROBLEMS = 1
+NAMED_FILES = 5
+ROWS = 6
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """Check the videos of a folder: what is there, what cannot be used and why, what to do.
+
+    Exit code: 0 when every video can be used, 1 when some cannot, 2 for a wrong command line.
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Folder of videos."""
+    deep: bool = False
+    """Decode every video to its end, instead of reading the headers only."""
+    json: Path | None = None
+    """Write everything that was found to this JSON file."""
+    quarantine: Path | None = None
+    """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
+    index: Path | None = None
+    """File that holds what was read before. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
+    workers: int | None = None
+    """Processes that read. None: as many as there are cores."""
+    timeout: float | None = None
+    """Seconds for one file. None: 20 for a header, 600 for decoding."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: must be at least 1")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError(f"--timeout {self.timeout}: must be greater than 0")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 1 where a video cannot be used."""
+    arguments = parse(DoctorArguments, argv, prog="fima doctor")
+    videos = list_videos(arguments.data, "all")
+    with progress("decoding" if arguments.deep else "reading headers") as report:
+        index = index_videos(
+            videos.root,
+            [video.path for video in videos.videos],
+            file=arguments.index,
+            workers=arguments.workers,
+            timeout_seconds=arguments.timeout,
+            decode=arguments.deep,
+            progress=report,
+        )
+    diagnosis = diagnose(videos, index, decoded=arguments.deep)
+    show(diagnosis, Console())
+    if arguments.json is not None:
+        _write_json(arguments.json, diagnosis)
+        print(f"wrote {arguments.json}")
+    if arguments.quarantine is not None:
+        write_quarantine(arguments.quarantine, diagnosis.quarantine())
+        print(f"wrote {arguments.quarantine}: pass it to `fima pretrain` as --data.exclude")
+    return EXIT_PROBLEMS if diagnosis.problems else 0
+
+
+def show(diagnosis: Diagnosis, console: Console) -> None:
+    """Print a diagnosis: counts, a histogram of durations, and the findings by kind."""
+    heading = (
+        f"{diagnosis.root}: {diagnosis.num_videos:,} videos ({diagnosis.layout}), {diagnosis.total_frames:,} frames, "
+        f"{diagnosis.total_seconds / 3600:.2f} hours, {decimal(diagnosis.total_bytes)}"
+    )
+    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    table = Table("", "videos of each", box=None)
+    for name in ("codecs", "pixel_formats", "sizes", "frame_rates"):
+        table.add_row(name.replace("_", " "), _summary(getattr(diagnosis, name)))
+    console.print(table)
+    largest = max(diagnosis.durations.values(), default=0)
+    for name, count in diagnosis.durations.items():
+        if count:
+            bar = "█" * max(1, round(BAR_WIDTH * count / largest))
+            console.print(f"{name:>14}  {bar} {count:,}", highlight=False)
+    _show_findings(console, "cannot be used", diagnosis.problems)
+    _show_findings(console, "to look at", diagnosis.notes)
+    depth = "decoded to its end" if diagnosis.decoded else "checked by its header; --deep decodes it"
+    if not diagnosis.problems:
+        console.print(f"no problem; every video was {depth}", highlight=False)
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:ROWS]]
+    return ", ".join(shown) + (f", and {len(counts) - ROWS} more" if len(counts) > ROWS else "")
+
+
+def _show_findings(console: Console, title: str, findings: Sequence[Finding]) -> None:
+    if not findings:
+        return
+    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding)
+    console.print(f"\n{len(findings):,} {title}:", style="bold", highlight=False)
+    for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        console.print(f"  {kind}: {len(group):,}. {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
+        for finding in group[:NAMED_FILES]:
+            console.print(
+                f"    {_printable(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
+            )
+        if len(group) > NAMED_FILES:
+            console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)
+
+
+def _printable(path: str) -> str:
+    return path if path.isprintable() else ascii(path)
+
+
+def _write_json(file: Path, diagnosis: Diagnosis) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written ({error.strerror})") from error

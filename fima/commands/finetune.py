@@ -1,0 +1,71 @@
+"""`fima finetune`: train a classifier on an encoder, and test it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from fima.commands.figures import figures_table
+from fima.commands.parse import check_recipe, data_and_recipe, default_settings, parse, videos_folder
+from fima.config import FinetuneConfig
+from fima.engine.finetune import finetune
+from fima.engine.finetune_setup import SCRATCH
+from fima.smoke import shrink_finetune
+
+PROG = "fima finetune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments:
+    """Train a classifier on a pre-trained encoder, and test it on whole videos.
+
+    By default the encoder is trained too; with --classifier.freeze only the linear layer is (linear probing). A recipe
+    (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use several
+    devices.
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    """File with the encoder: of `fima pretrain`, of the authors' program, of torchvision, …; or `scratch` for random
+    weights."""
+    data: tyro.conf.Positional[Path | None] = None
+    """Folder of videos with classes and a train/test split; not needed with --smoke."""
+    recipe: tyro.conf.Positional[Path | None] = None
+    """YAML file with settings."""
+    out: Path
+    """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
+    checkpoints: Path | None = None
+    """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
+    resume: bool = False
+    """Continue the run in `--out` from its last checkpoint."""
+    smoke: bool = False
+    """Try the settings out: one epoch of a few small videos, made for it where no folder is given."""
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    default = FinetuneArguments(
+        checkpoint=tyro.MISSING, out=tyro.MISSING, config=default_settings(words, FinetuneConfig)
+    )
+    arguments = parse(FinetuneArguments, words, prog=PROG, default=default)
+    folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
+    data = videos_folder(folder, arguments.out, smoke=arguments.smoke)
+    check_recipe(recipe)
+    outcome = finetune(
+        shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
+        pretrained=None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint),
+        data=data,
+        out=arguments.out,
+        checkpoints=arguments.checkpoints,
+        resume=arguments.resume,
+    )
+    if outcome.signal_number is not None:
+        return 128 + outcome.signal_number
+    if outcome.result is not None:
+        Console().print(figures_table(outcome.result, f"{arguments.checkpoint} · {data}"))
+    return 0

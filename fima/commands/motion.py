@@ -1,0 +1,55 @@
+"""`fima motion`: the method's own view of a video."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from fima.commands.parse import parse
+from fima.config import PretrainConfig
+from fima.engine.pretrained import load_pretrained
+from fima.engine.setup import choose_device
+from fima.errors import ConfigError
+from fima.visual.activation import ViewEncoders, with_batch_statistics
+from fima.visual.motion_picture import draw_motion, motion_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionArguments:
+    """Picture what the losses align in a video: two random clips, their frame differences, the foreground cells, and
+    the cells of both crops that show the same place and are positives of each other."""
+
+    video: tyro.conf.Positional[Path]
+    """The video file."""
+    out: Path | None = None
+    """The PNG to write. None: NAME_motion.png in the present folder."""
+    checkpoint: Path | None = None
+    """Its encoder decides the foreground, its settings the clips. None: the paper's settings, and the cells with the
+    most frame difference stand in for the foreground."""
+    seed: int = 0
+    """Decides the two windows and their crops."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed}: must be 0 or more")
+        if self.out is not None and self.out.suffix != ".png":
+            raise ConfigError(f"--out {self.out}: must end in .png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(MotionArguments, argv, prog="fima motion")
+    device = choose_device(arguments.device, flag="device")
+    config, encoders, by = PretrainConfig(), None, "frame difference, for want of a --checkpoint"
+    if arguments.checkpoint is not None:
+        loaded = load_pretrained(arguments.checkpoint, device=device)
+        config, by = loaded.config, loaded.description
+        encoders = ViewEncoders(rgb=loaded.encoder, difference=with_batch_statistics(loaded.encoder))
+    view = motion_view(arguments.video, config, encoders=encoders, device=device, seed=arguments.seed)
+    out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
+    draw_motion(view, out, title=f"{arguments.video.name} · foreground by {by}")
+    print(f"foreground by {by}; wrote {out}")
+    return 0

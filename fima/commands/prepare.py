@@ -1,0 +1,126 @@
+"""`fima prepare`: rewrite a folder of videos so that random clips of them decode fast."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.filesize import decimal
+
+from fima.commands.parse import parse
+from fima.commands.progress import progress
+from fima.data.index import index_videos
+from fima.data.isolated import available_cores
+from fima.data.layouts.files import find_files
+from fima.data.prepare import LIST_SUFFIXES, Job, Prepared, estimate_bytes, plan, prepare
+from fima.data.transcode import TranscodeSettings
+from fima.errors import ConfigError, DataError
+
+EXIT_FAILURES = 1
+NAMED_FAILURES = 50
+MAX_CRF = 51
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """Rewrite the videos of a folder as small H.264 files with frequent key frames, into another folder.
+
+    The tree, the names (but for their ending, .mp4) and the list files stay; the sound goes. A repeated command goes on
+    where the last one stopped. Exit code: 0 when every video was rewritten, 1 when some were not.
+    """
+
+    source: tyro.conf.Positional[Path]
+    """Folder of videos."""
+    target: tyro.conf.Positional[Path]
+    """Folder to write."""
+    short_side: int = 256
+    """Pixels of the short side; smaller videos keep their size."""
+    gop: int = 16
+    """Frames from one key frame to the next."""
+    crf: int = 18
+    """Quality of H.264: 18 is close to the source, 0 lossless, 51 the worst."""
+    workers: int | None = None
+    """Processes that encode. None: as many as there are cores."""
+    timeout: float = 3600.0
+    """Seconds for one video."""
+    index: Path | None = None
+    """File that holds what is known of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
+    check_space: bool = True
+    """Refuse to begin where the disk is too small for the estimated size."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("short_side", 16, 16384), ("gop", 1, 1000), ("crf", 0, MAX_CRF)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"--{name} {getattr(self, name)}: must be from {low} to {high}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: must be at least 1")
+        if self.timeout <= 0:
+            raise ConfigError(f"--timeout {self.timeout}: must be greater than 0")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 1 where a video was not rewritten."""
+    arguments = parse(PrepareArguments, argv, prog="fima prepare")
+    source, target = arguments.source, arguments.target
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder; give the folder that holds the videos")
+    if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
+        raise ConfigError(f"{target}: must not lie in {source}, nor the other way round")
+    files = find_files(source)
+    settings = TranscodeSettings(short_side=arguments.short_side, gop=arguments.gop, crf=arguments.crf)
+    jobs = plan(source, target, files.videos, settings)
+    lists = [path for path in files.others if path.suffix.lower() in LIST_SUFFIXES]
+    if arguments.check_space:
+        _check_space(arguments, jobs, settings)
+    with progress("rewriting") as report:
+        prepared = prepare(
+            jobs,
+            lists,
+            source,
+            target,
+            workers=arguments.workers or available_cores(),
+            timeout_seconds=arguments.timeout,
+            progress=report,
+        )
+    failures = prepared.failures | dict.fromkeys(files.missing, "cannot be found or read")
+    _show(prepared, target, num_other_files=len(files.others) - len(lists))
+    _show_failures(failures)
+    return EXIT_FAILURES if failures else 0
+
+
+def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: TranscodeSettings) -> None:
+    with progress("reading headers") as report:
+        index = index_videos(
+            arguments.source,
+            [job.source for job in jobs],
+            file=arguments.index,
+            workers=arguments.workers,
+            progress=report,
+        )
+    there = next(folder for folder in (arguments.target, *arguments.target.absolute().parents) if folder.exists())
+    written = sum(job.target.stat().st_size for job in jobs if job.target.exists())
+    needed, free = max(0, estimate_bytes(index, settings) - written), shutil.disk_usage(there).free
+    print(f"{len(jobs):,} videos, at most about {decimal(needed)} to write; {decimal(free)} are free", flush=True)
+    if needed > free:
+        raise DataError(
+            f"{there}: too little space: about {decimal(needed)} needed, {decimal(free)} free; use another disk, a "
+            "smaller --short-side or a larger --crf, or --no-check-space to begin all the same"
+        )
+
+
+def _show(prepared: Prepared, target: Path, *, num_other_files: int) -> None:
+    print(
+        f"{target}: {prepared.num_written:,} videos written, {prepared.num_done_before:,} done before, "
+        f"{prepared.num_lists:,} list files copied"
+        + (f"; {num_other_files:,} other files not copied" if num_other_files else "")
+    )
+
+
+def _show_failures(failures: Mapping[str, str]) -> None:
+    if failures:
+        print(f"{len(failures):,} not rewritten:")
+    for name, reason in list(failures.items())[:NAMED_FAILURES]:
+        print(f"  {name if name.isprintable() else ascii(name)}: {reason}")
+    if len(failures) > NAMED_FAILURES:
+        print(f"  … and {len(failures) - NAMED_FAILURES:,} more; `fima doctor` names them all")

@@ -1,0 +1,69 @@
+"""`fima report`: one page about runs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fima.commands.parse import parse
+from fima.engine.setup import choose_device
+from fima.errors import ConfigError
+from fima.visual.report.gallery import Galleries, make_galleries
+from fima.visual.report.media import MediaStore
+from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page, write_page
+from fima.visual.report.runs import read_runs
+
+PAGE_SUFFIXES = (".html", ".htm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Write one page about one or several runs that can be opened from disk and sent to a colleague: what was trained
+    on what, curves, results, classes, activation maps, neighbours, a map of the features, skipped videos, settings.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    """The page to write."""
+    data: Path | None = None
+    """Folder of videos for the galleries. None: what each run was trained on."""
+    gallery: bool = True
+    """Galleries need the videos and the last checkpoint; features that an evaluation cached are used again."""
+    title: str | None = None
+    """Heading of the page. None: the names of the runs."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+
+    def __post_init__(self) -> None:
+        if self.out.suffix not in PAGE_SUFFIXES:
+            raise ConfigError(f"--out {self.out}: must end in .html")
+        if self.data is not None and not self.gallery:
+            raise ConfigError(f"--data {self.data}: is for the galleries, which --no-gallery leaves out")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(ReportArguments, argv, prog="fima report")
+    if not arguments.runs:
+        raise ConfigError("no run given; `fima report RUN… -o report.html`")
+    runs = read_runs(arguments.runs)
+    media, galleries = MediaStore(MEDIA_BYTES), Galleries()
+    if arguments.gallery:
+        device = choose_device(arguments.device, flag="device")
+        galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
+    title = arguments.title or " · ".join(run.name for run in runs)
+    page = build_page(runs, galleries, media, wanted=arguments.gallery, title=title)
+    write_page(page, arguments.out)
+    num_bytes = arguments.out.stat().st_size
+    for name, reason in galleries.reasons.items():
+        print(f"fima: warning: {name}: no galleries ({reason})", file=sys.stderr)
+    if media.num_left_out:
+        print(f"fima: warning: {media.num_left_out} videos left out, to keep the page small", file=sys.stderr)
+    if num_bytes > LARGEST_PAGE_BYTES:
+        print(f"fima: warning: the page has {num_bytes / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
+    print(f"wrote {arguments.out} ({num_bytes / 1e6:.1f} MB)")
+    return 0

@@ -1,0 +1,134 @@
+"""Batches of labelled clips to train a classifier on, every choice in them a function of (seed, epoch, index)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fima.config import DataConfig
+from fima.data.augment import draw_colour
+from fima.data.clips import full_positions, window_indices, window_starts
+from fima.data.datasets import VideoList
+from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainLoader, TrainSample, build_loader
+from fima.data.video import VideoReader
+from fima.data.views import crop_and_resize, random_crop
+from fima.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSample(TrainSample):
+    """One video's part of a batch: the fields of `LabelledBatch` without the batch dimension."""
+
+    clip: Tensor
+    draws: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """One clip each of B videos."""
+
+    clips: Tensor
+    """Every second frame of a random window, cropped and flipped at random, uint8 (B, 3, F, S, S)."""
+    draws: Tensor
+    """Colour draws, float32 (B, 11)."""
+    labels: Tensor
+    """Classes, int64 (B,)."""
+    index: Tensor
+    """Place of each video in the list, int64 (B,)."""
+    paths: list[str]
+    """The B files."""
+    skipped: list[SkippedVideo]
+    """Videos that could not be decoded and were replaced by others."""
+
+    def to(self, device: torch.device | str) -> "LabelledBatch":
+        """The same batch with clips and labels on `device`; the draws are read by the host and stay there."""
+        clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
+        return replace(self, clips=clips, labels=labels)
+
+    def split(self, num_parts: int) -> list["LabelledBatch"]:
+        """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
+        rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
+        return [self] if len(rows) == 1 else [self._part(slice(int(part[0]), int(part[-1]) + 1)) for part in rows]
+
+    def _part(self, rows: slice) -> "LabelledBatch":
+        names = ("clips", "draws", "labels", "index", "paths")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def pin_memory(self) -> "LabelledBatch":
+        """The same batch with its clips in page-locked memory, from which copies to a GPU do not block."""
+        return replace(self, clips=self.clips.pin_memory())
+
+
+class LabelledDataset(TrainDataset[LabelledSample]):
+    """One random clip of each video."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> LabelledSample:
+        """A random window of the video, every second frame, in one random crop."""
+        video = self.videos.videos[index]
+        assert video.label is not None
+        window, data = 2 * self.data.frames, self.data
+        with VideoReader(video.path) as reader:
+            start, _ = window_starts(
+                reader.num_frames, window, generator, sampling="same", step_frames=data.step_between_clips
+            )
+            frames = reader.read(window_indices(start, window, reader.num_frames)[full_positions(data.frames)])
+        height, width = frames.shape[1:3]
+        crop = random_crop(width, height, min_area=data.min_area, max_area=data.max_area, generator=generator)
+        return LabelledSample(
+            clip=crop_and_resize(frames, crop, data.crop_size),
+            draws=draw_colour(generator, 1, data)[0],
+            index=index,
+            path=str(video.path),
+            label=video.label,
+            skipped=[],
+        )
+
+
+def build_labelled_loader(
+    videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+) -> TrainLoader[LabelledBatch]:
+    """The training batches of a classifier.
+
+    Args:
+        videos: what to train on.
+        data: frames, crops and number of worker processes; the batches do not depend on the latter.
+        batch_size: videos per step over all processes.
+        seed: seed of the run.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        DataError: a video without a class.
+    """
+    require_labels(videos)
+    sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
+    return build_loader(LabelledDataset(videos, data, seed), sampler, collate_clips)
+
+
+def collate_clips(samples: Sequence[LabelledSample]) -> LabelledBatch:
+    """Stacks samples into a batch."""
+    return LabelledBatch(
+        clips=torch.stack([sample.clip for sample in samples]),
+        draws=torch.stack([sample.draws for sample in samples]),
+        labels=torch.tensor([sample.label for sample in samples]),
+        index=torch.tensor([sample.index for sample in samples]),
+        paths=[sample.path for sample in samples],
+        skipped=[skip for sample in samples for skip in sample.skipped],
+    )
+
+
+def require_labels(videos: VideoList) -> None:
+    """Refuse a list with videos whose class is unknown.
+
+    Raises:
+        DataError: names such a video.
+    """
+    unknown = [video.path for video in videos.videos if video.label is None]
+    if unknown or not videos.classes:
+        example = f", such as {unknown[0]}" if unknown else ""
+        raise DataError(
+            f"{videos.root}: {len(unknown)} of the {len(videos.videos)} videos of the {videos.split} list have no "
+            f"class{example}; a classifier needs one for each (folders named after classes, or list files)"
+        )

@@ -1,0 +1,78 @@
+"""Diving48, second version of the labels: JSON lists beside the videos."""
+
+from pathlib import Path
+
+from fima.data.layouts import lists
+from fima.data.layouts.files import find_files
+from fima.data.layouts.lists import Entry
+from fima.data.layouts.video_list import Layout, Request, VideoList, counted
+from fima.errors import DataError
+
+LIST_NAMES = {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"}
+VOCABULARY = "Diving48_vocab.json"
+
+
+def list_diving48(request: Request) -> VideoList:
+    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `Diving48_V2_test.json`.
+
+    Raises:
+        DataError: a list is missing or cannot be read, or none of its videos is there.
+    """
+    anno = lists.require_list_folder(request, [*LIST_NAMES.values()])
+    if request.split != "all":
+        lists.require_list_file(anno / LIST_NAMES[request.split], "Diving48_V2_*.json")
+    classes = _read_vocabulary(anno / VOCABULARY) if (anno / VOCABULARY).is_file() else []
+    num_classes = len(classes)
+    entries: list[Entry] = []
+    cut: list[str] = []
+    for split, list_name in LIST_NAMES.items():
+        if not (anno / list_name).is_file():
+            continue
+        for where, item in lists.read_json_entries(anno / list_name, "vid_name", "label"):
+            name, label = lists.plain_name(item["vid_name"], where), item["label"]
+            if type(label) is not int or label < 0 or (num_classes and label >= num_classes):
+                known = f"0 to {num_classes - 1}, as in {VOCABULARY}" if num_classes else "0, 1, 2, …"
+                raise DataError(f"{where}: the label is {label!r}, expected {known}")
+            if item.get("start_frame"):
+                cut.append(name)
+            entries.append(Entry(keys=(name,), shown=f"{name}.mp4", label=label, split=split))
+    if not classes:
+        classes = [str(label) for label in range(1 + max((entry.label or 0 for entry in entries), default=0))]
+    notes: list[str] = []
+    if cut:
+        starts = f"{counted(len(cut), 'listed clip')} with a start inside the file, such as {cut[0]}"
+        notes.append(f"Diving48 V2: {starts}; whole files are used")
+    files = find_files(request.root)
+    return lists.join(
+        request,
+        dataset="diving48",
+        layout="Diving48 V2",
+        folder=request.root,
+        videos=files.videos,
+        index=lists.index_names(files.videos),
+        entries=entries,
+        classes=classes,
+        notes=notes,
+    )
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    """Class names of `Diving48_vocab.json`: a list of names, or of lists of words such as ["Back", "15som", …]."""
+    content = lists.read_json(path)
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{path}: expected a list of classes, found a {type(content).__name__}")
+    return [" ".join(map(str, name)) if isinstance(name, list) else str(name) for name in content]
+
+
+def _is_diving48(root: Path, annotations: Path | None) -> bool:
+    return root.is_dir() and lists.list_folder(root, annotations, [*LIST_NAMES.values()]) is not None
+
+
+LAYOUT = Layout(
+    name="diving48",
+    title="Diving48 V2",
+    looked_for="Diving48_V2_train.json and Diving48_V2_test.json",
+    recognise=_is_diving48,
+    accepts=_is_diving48,
+    list_videos=list_diving48,
+)

@@ -1,0 +1,73 @@
+"""HMDB51: class folders of videos, and one list for each class and split."""
+
+import re
+from pathlib import Path
+
+from fima.data.layouts import lists
+from fima.data.layouts.files import find_files
+from fima.data.layouts.lists import Entry
+from fima.data.layouts.video_list import Layout, Request, VideoList
+from fima.errors import DataError
+
+PATTERNS = ("*_test_split[1-9].txt",)
+VIDEO_FOLDERS = ("data", "videos", "hmdb51_org", "hmdb51", "HMDB51")
+NUM_CLASSES = 51
+SPLIT_OF_FLAG = {"0": "neither", "1": "train", "2": "test"}
+OFFICIAL = {"train": 3_570, "test": 1_530}
+
+
+def list_hmdb51(request: Request) -> VideoList:
+    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither.
+
+    Raises:
+        DataError: a list is missing or cannot be read, or none of its videos is there.
+    """
+    anno = lists.require_list_folder(request, PATTERNS)
+    list_files: dict[str, Path] = {}
+    splits_there: set[int] = set()
+    for path in sorted(anno.glob(PATTERNS[0])):
+        name, _, split_index = path.stem.rpartition("_test_split")
+        splits_there.add(int(split_index))
+        if int(split_index) == request.split_index:
+            list_files[name] = path
+    if not list_files:
+        raise DataError(f"{anno}: no <class>_test_split{request.split_index}.txt; there are {sorted(splits_there)}")
+    classes = sorted(list_files)
+    folder = lists.class_folder_parent(request.root, VIDEO_FOLDERS, classes)
+    files = find_files(folder)
+    label_of = {name: label for label, name in enumerate(classes)}
+    entries: list[Entry] = []
+    for name, list_file in list_files.items():
+        for where, line in lists.numbered_lines(list_file):
+            match = re.fullmatch(r"(?P<video>.+?)\s+(?P<flag>[012])", line)
+            if match is None:
+                raise DataError(f"{where}: cannot read {line!r}; expected a file name and 0, 1 or 2")
+            video = name / lists.inside(match["video"], where)
+            entries.append(lists.path_entry(folder, video, label_of[name], SPLIT_OF_FLAG[match["flag"]]))
+    return lists.join(
+        request,
+        dataset="hmdb51",
+        layout="HMDB51" if request.split == "all" else f"HMDB51, split {request.split_index}",
+        folder=folder,
+        videos=files.videos,
+        index=lists.index_paths(files.videos),
+        entries=entries,
+        classes=classes,
+        expected=lists.expected_videos(request, OFFICIAL, certain=len(classes) == NUM_CLASSES),
+        folder_labels=label_of,
+    )
+
+
+def _is_hmdb51(root: Path, annotations: Path | None) -> bool:
+    return root.is_dir() and lists.list_folder(root, annotations, PATTERNS) is not None
+
+
+LAYOUT = Layout(
+    name="hmdb51",
+    title="HMDB51",
+    looked_for="<class>_test_split1.txt in anno/ or testTrainMulti_7030_splits/",
+    recognise=_is_hmdb51,
+    accepts=_is_hmdb51,
+    list_videos=list_hmdb51,
+    numbered_splits=True,
+)

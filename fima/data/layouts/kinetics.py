@@ -1,0 +1,133 @@
+"""Kinetics-400: split folders with class folders, or the official CSV files with any folder of videos."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fima.data.layouts import lists
+from fima.data.layouts.files import find_files
+from fima.data.layouts.folder import TEST_FOLDERS, TRAIN_FOLDERS, split_folders
+from fima.data.layouts.lists import Entry
+from fima.data.layouts.rows import read_columns, read_rows
+from fima.data.layouts.video_list import Layout, Request, VideoList, counted
+from fima.errors import DataError
+
+COLUMNS = ("youtube_id", "time_start", "time_end")
+OFFICIAL_FOLDERS = ("train_256", "val_256")
+VALIDATION_FOLDERS = ("val_256", "val", "validation")
+SPLIT_NAMES = {"train": "train", "val": "validate", "validate": "validate", "validation": "validate", "test": "test"}
+
+
+def list_kinetics(request: Request) -> VideoList:
+    """List Kinetics-400; its test split is the validation videos, where there are any.
+
+    Raises:
+        DataError: a list cannot be read, or no video of the split is there.
+    """
+    csv_files = find_lists(request.root, request.annotations)
+    return _by_lists(request, csv_files) if csv_files else _by_folders(request)
+
+
+def find_lists(root: Path, annotations: Path | None) -> list[Path]:
+    """Return the CSV files with Kinetics' columns: the annotations, or those in a usual place below the root."""
+    groups = [sorted(place.glob("*.csv")) for place in lists.list_places(root, annotations)]
+    if annotations is not None and annotations.is_file():
+        groups = [[annotations]]
+    for paths in groups:
+        found = [path for path in paths if path.suffix.lower() == ".csv" and set(COLUMNS) <= {*read_columns(path)}]
+        if found:
+            return found
+    return []
+
+
+def _by_folders(request: Request) -> VideoList:
+    root = request.root
+    files = find_files(root)
+    files = replace(files, videos=[path for path in files.videos if path.parts[0] in {*TRAIN_FOLDERS, *TEST_FOLDERS}])
+    validation = [name for name in VALIDATION_FOLDERS if (root / name).is_dir()]
+    wanted = {"train": TRAIN_FOLDERS, "test": validation or TEST_FOLDERS, "all": (*TRAIN_FOLDERS, *TEST_FOLDERS)}
+    listed = split_folders(root, request.split, files, wanted[request.split], dataset="k400")
+    return replace(listed, layout=f"Kinetics-400, {listed.layout}")
+
+
+def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
+    rows: list[tuple[str, str | None, str, int, int]] = []
+    notes: list[str] = []
+    for path in csv_files:
+        content = read_rows(path)
+        if content.unreadable:
+            notes.append(f"{counted(len(content.unreadable), 'unreadable row')}, such as {content.unreadable[0]}")
+        for where, row in content.rows:
+            split = row["split"] if "split" in row else _split_in_name(path)
+            if split not in SPLIT_NAMES:
+                raise DataError(f"{where}: unknown split {split!r}; expected train, validate or test")
+            name = lists.plain_name(row["youtube_id"], where)
+            start, end = (_seconds(row[column], column, where) for column in ("time_start", "time_end"))
+            rows.append((SPLIT_NAMES[split], row.get("label") or None, name, start, end))
+    classes = sorted({label for _, label, *_ in rows if label is not None})
+    label_of = {name: label for label, name in enumerate(classes)}
+    tested = "validate" if any(split == "validate" for split, *_ in rows) else "test"
+    layout = "Kinetics-400, official list" + (f" ({tested} videos)" if request.split == "test" else "")
+    files = find_files(request.root)
+    index = lists.index_names(files.videos)
+    for path in files.videos:
+        # The same name may lie in several folders: the one named after the class is meant.
+        index.setdefault(f"{path.parent.name.replace('_', ' ')}/{path.stem}", path)
+    return lists.join(
+        request,
+        dataset="k400",
+        layout=layout,
+        folder=request.root,
+        videos=files.videos,
+        index=index,
+        entries=[
+            _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
+            for split, label, name, start, end in rows
+        ],
+        classes=classes,
+        notes=notes,
+    )
+
+
+def _entry(name: str, start: int, end: int, label: str | None, split: str, label_of: dict[str, int]) -> Entry:
+    clip = f"{name}_{start:06d}_{end:06d}"
+    folder = (label or "").replace("_", " ")
+    return Entry(
+        keys=(f"{folder}/{clip}", clip, f"{folder}/{name}", name),
+        shown=f"{label}/{clip}" if label else clip,
+        label=None if label is None else label_of[label],
+        split=split,
+    )
+
+
+def _split_in_name(path: Path) -> str:
+    return next((name for name in ("train", "val", "test") if name in path.stem), path.stem)
+
+
+def _seconds(text: str, column: str, where: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        raise DataError(f"{where}: {column} is {text!r}, expected seconds") from None
+
+
+def _is_kinetics(root: Path, annotations: Path | None) -> bool:
+    if not root.is_dir():
+        return False
+    folders = annotations is None and any((root / name).is_dir() for name in OFFICIAL_FOLDERS)
+    return folders or bool(find_lists(root, annotations))
+
+
+def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
+    folders = (root / name for name in (*TRAIN_FOLDERS, *TEST_FOLDERS))
+    return _is_kinetics(root, annotations) or (annotations is None and any(path.is_dir() for path in folders))
+
+
+LAYOUT = Layout(
+    name="k400",
+    title="Kinetics-400",
+    looked_for="train_256/ and val_256/ with a folder for each class, or a CSV with youtube_id, time_start, time_end",
+    recognise=_is_kinetics,
+    accepts=_may_be_kinetics,
+    list_videos=list_kinetics,
+)

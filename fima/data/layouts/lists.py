@@ -1,0 +1,259 @@
+"""Official list files: finding and reading them, and joining what they name with what is on the disk."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from fima.config import Dataset
+from fima.data.layouts.video_list import Request, Video, VideoList, counted
+from fima.errors import DataError
+
+LIST_FOLDERS = ("anno", "annotations", "labels", "splits", "ucfTrainTestlist", "testTrainMulti_7030_splits", ".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of a list."""
+
+    keys: tuple[str, ...]
+    """What its file may be called, as keys of the index of files; the first that is there counts."""
+    shown: str
+    """What to call it where it is missing."""
+    label: int | None
+    """Its class."""
+    split: str
+    """`train`, `test`, or anything else for neither."""
+
+
+def list_places(root: Path, annotations: Path | None) -> list[Path]:
+    """Return the folders where list files may lie: the annotations, or usual places below the root."""
+    top, names = (root, LIST_FOLDERS) if annotations is None else (annotations, LIST_FOLDERS[::-1])
+    return [top / name for name in names if (top / name).is_dir()]
+
+
+def list_folder(root: Path, annotations: Path | None, patterns: Iterable[str]) -> Path | None:
+    """Return the first of these places that holds files of one of the patterns."""
+    places = list_places(root, annotations)
+    return next((place for place in places if any(any(place.glob(pattern)) for pattern in patterns)), None)
+
+
+def require_list_folder(request: Request, patterns: Sequence[str]) -> Path:
+    """Return the same for a root that was recognised by it."""
+    folder = list_folder(request.root, request.annotations, patterns)
+    assert folder is not None, patterns
+    return folder
+
+
+def require_list_file(path: Path, pattern: str) -> Path:
+    """Return the path of a split file.
+
+    Raises:
+        DataError: it is not there; says which are.
+    """
+    if not path.is_file():
+        there = ", ".join(sorted(other.name for other in path.parent.glob(pattern)))
+        raise DataError(f"{path}: no such split file; {path.parent} has {there}")
+    return path
+
+
+def numbered_lines(path: Path) -> list[tuple[str, str]]:
+    """Return the lines that are not empty, each with where it is: "FILE, line N".
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    lines = read_text(path).splitlines()
+    return [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """Return a text file in UTF-8, without a byte order mark.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error})") from None
+
+
+def read_json_entries(path: Path, *fields: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the objects of a JSON list, each with where it is: "FILE, entry N".
+
+    Raises:
+        DataError: the file cannot be read, or is not a list of objects with these fields.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path}: expected a list of objects with {', '.join(fields)}, found a {type(content).__name__}"
+        )
+    entries = [(f"{path}, entry {number}", entry) for number, entry in enumerate(content, start=1)]
+    for where, entry in entries:
+        if not isinstance(entry, dict) or any(name not in entry for name in fields):
+            raise DataError(f"{where}: expected an object with {', '.join(fields)}, found {str(entry)[:80]}")
+    return entries
+
+
+def inside(name: str, where: str) -> PurePosixPath:
+    """Return a listed path, which has to lie below the folder of videos.
+
+    Raises:
+        DataError: it is absolute or has `..` in it, or is no path of a file.
+    """
+    path = PurePosixPath(name)
+    if not path.name:
+        raise DataError(f"{where}: {name!r} is not the path of a video")
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).anchor:
+        raise DataError(f"{where}: {name} points outside the folder of videos; list paths that are relative to it")
+    return path
+
+
+def plain_name(name: object, where: str) -> str:
+    """Return a listed name of a file without its extension.
+
+    Raises:
+        DataError: it is no name, or one with a path.
+    """
+    text = str(name) if isinstance(name, str | int) else ""
+    if not text or PurePosixPath(text).name != text or PureWindowsPath(text).anchor:
+        raise DataError(f"{where}: {name!r} is not the name of a video; expected one without folders")
+    return text
+
+
+def index_paths(videos: Iterable[Path]) -> dict[str, Path]:
+    """Return files by path, and by path without extension: re-encoded videos often have another one."""
+    index: dict[str, Path] = {}
+    for path in videos:
+        index.setdefault(path.with_suffix("").as_posix(), path)
+        index[path.as_posix()] = path
+    return index
+
+
+def index_names(videos: Iterable[Path]) -> dict[str, Path]:
+    """Return files by name without extension, wherever they lie; of several the first."""
+    index: dict[str, Path] = {}
+    for path in videos:
+        index.setdefault(path.stem, path)
+    return index
+
+
+def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str) -> Entry:
+    """Return the entry of a file that is listed by its path below a folder."""
+    keys = (path.as_posix(), path.with_suffix("").as_posix())
+    return Entry(keys=keys, shown=str(folder / path), label=label, split=split)
+
+
+def join(
+    request: Request,
+    *,
+    dataset: Dataset,
+    layout: str,
+    folder: Path,
+    videos: Sequence[Path],
+    index: Mapping[str, Path],
+    entries: Sequence[Entry],
+    classes: list[str],
+    expected: int | None = None,
+    folder_labels: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+) -> VideoList:
+    """Join lists with the files on the disk.
+
+    The split `all` is every file on the disk, and its missing ones are those that any list names.
+
+    Args:
+        request: what was asked for.
+        dataset: the data set.
+        layout: how the folder was read, in words.
+        folder: the folder of videos.
+        videos: files below it, relative to it, sorted.
+        index: the same files by the keys of the entries.
+        entries: the lines of all lists.
+        classes: class names.
+        expected: videos of the official split.
+        folder_labels: label by top folder, for files that are in no list.
+        notes: what else was odd.
+
+    Raises:
+        DataError: none of the videos of the split is there.
+    """
+    wanted: set[Path] = set()
+    named: dict[Path, Entry] = {}
+    missing: dict[tuple[str, ...], str] = {}
+    repeated: list[str] = []
+    leaked: list[str] = []
+    num_listed = 0
+    for entry in entries:
+        path = next((index[key] for key in entry.keys if key in index), None)
+        if path is not None:
+            first = named.setdefault(path, entry)
+            if {first.split, entry.split} == {"train", "test"}:
+                leaked.append(str(folder / path))
+        if entry.split != request.split and request.split != "all":
+            continue
+        if path in wanted or entry.keys in missing:
+            repeated.append(entry.shown)
+            continue
+        num_listed += 1
+        if path is None:
+            missing[entry.keys] = entry.shown
+        else:
+            wanted.add(path)
+    everything = request.split == "all"
+    if not wanted and not (everything and videos):
+        raise DataError(_none_there(request, folder, num_listed, list(missing.values())))
+
+    def label_of(path: Path) -> int | None:
+        entry = named.get(path)
+        return entry.label if entry is not None else (folder_labels or {}).get(path.parts[0])
+
+    kinds = {"listed more than once": repeated, "listed for training and for testing": leaked}
+    odd = [
+        f"{layout}: {counted(len(which), 'video')} {how}, such as {which[0]}" for how, which in kinds.items() if which
+    ]
+    return VideoList(
+        videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in wanted],
+        classes=classes,
+        root=request.root,
+        split=request.split,
+        layout=layout,
+        dataset=dataset,
+        missing=list(missing.values()),
+        unlisted=[] if everything else [str(folder / path) for path in videos if path not in named],
+        num_listed=num_listed or None,
+        expected=expected,
+        notes=[*notes, *odd],
+    )
+
+
+def expected_videos(request: Request, official: Mapping[str, int], *, certain: bool) -> int | None:
+    """Return the official number of videos of a split, for a data set that is certain to be the official one."""
+    return official.get(request.split) if certain or request.named else None
+
+
+def class_folder_parent(root: Path, candidates: Sequence[str], classes: Collection[str]) -> Path:
+    """Return the folder below the root that holds class folders, or the first one that is there, or the root."""
+    places = [root / name for name in candidates]
+    with_classes = (place for place in [*places, root] if any((place / name).is_dir() for name in classes))
+    return next(with_classes, next((place for place in places if place.is_dir()), root))
+
+
+def _none_there(request: Request, folder: Path, num_listed: int, missing: Sequence[str]) -> str:
+    example = f", such as {missing[0]}" if missing else ""
+    return f"{folder}: none of the {num_listed:,} videos of the {request.split} split is there{example}"

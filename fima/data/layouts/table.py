@@ -1,0 +1,138 @@
+"""A table of videos: a CSV or Parquet file with the columns path, label and split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fima.data.layouts.kinetics import find_lists
+from fima.data.layouts.lists import inside
+from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, read_rows
+from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
+from fima.errors import DataError
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    where: str
+    path: Path
+    label: str
+    split: str
+
+
+def list_table(request: Request) -> VideoList:
+    """List a table's videos. Paths are relative to the folder of videos, which is the table's own unless given.
+
+    Classes are the labels of all splits, in the order of their numbers, or of their names where not all are numbers.
+    The test split is the rows `test`, or the rows `val` where there is none.
+
+    Raises:
+        DataError: the table cannot be read, contradicts itself, or has no video of the split that is there.
+    """
+    table = find_table(request.root, request.annotations)
+    assert table is not None
+    root = request.root if request.root.is_dir() else request.root.parent
+    content = read_rows(table)
+    rows, notes = _parse(table, content, root)
+    splits = {row.split for row in rows}
+    if request.split == "test" and not splits & {"val", "test"}:
+        reason = (
+            f"has only rows of {', '.join(sorted(splits))}" if "split" in content.columns else "has no column split"
+        )
+        raise DataError(f"{table}: {reason}, so no test split; add a column split with train and test")
+    names = {"train": {"train"}, "all": splits, "test": {"test"} if "test" in splits else {"val"}}[request.split]
+    wanted = [row for row in rows if row.split in names]
+    classes = _classes(rows)
+    label_of = {name: label for label, name in enumerate(classes)}
+    missing = [str(row.path) for row in wanted if not row.path.is_file()]
+    gone = set(missing)
+    videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
+    if not videos:
+        example = f", such as {missing[0]}" if missing else ""
+        raise DataError(f"{table}: none of its {len(wanted):,} videos of the {request.split} split is there{example}")
+    return VideoList(
+        videos=sorted(videos, key=lambda video: video.path),
+        classes=classes,
+        root=root,
+        split=request.split,
+        layout=f"table {table.name}" + (", rows val" if request.split == "test" and names == {"val"} else ""),
+        dataset="table",
+        missing=missing,
+        num_listed=len(wanted),
+        notes=notes,
+    )
+
+
+def find_table(root: Path, annotations: Path | None) -> Path | None:
+    """Return the table: the root itself, the annotations, or `videos.csv` or `videos.parquet` in the root."""
+    if root.is_file():
+        candidates = [root] if annotations is None else []
+    elif annotations is not None:
+        candidates = [annotations]
+    else:
+        candidates = [root / f"videos{suffix}" for suffix in TABLE_SUFFIXES]
+    tables = (path for path in candidates if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES)
+    return next((path for path in tables if not find_lists(root, path)), None)
+
+
+def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str]]:
+    """Rows, and a note on each kind of row that was passed over."""
+    if "path" not in content.columns:
+        found = ", ".join(content.columns) or "none"
+        raise DataError(
+            f"{table}: has no column path; expected the header path,label or path,label,split, found {found}"
+        )
+    unreadable = list(content.unreadable)
+    repeated: list[str] = []
+    rows: dict[Path, _Row] = {}
+    for where, fields in content.rows:
+        if not fields["path"]:
+            unreadable.append(f"{where}: no path")
+            continue
+        row = _row(where, fields, root)
+        first = rows.setdefault(row.path, row)
+        if (first.label, first.split) != (row.label, row.split):
+            raise DataError(f"{where}: {fields['path']} has another label or split than in {first.where}")
+        if first is not row:
+            repeated.append(f"{where}: {fields['path']}")
+    if not rows:
+        raise DataError(f"{table}: has no row that can be read" + "".join(f"; {reason}" for reason in unreadable[:1]))
+    return [*rows.values()], _notes({"unreadable row": unreadable, "repeated row": repeated})
+
+
+def _row(where: str, fields: Mapping[str, str], root: Path) -> _Row:
+    path = Path(fields["path"])
+    split = fields.get("split", "train")
+    if split.lower() not in SPLIT_NAMES:
+        raise DataError(f"{where}: unknown split {split!r}; expected train, val, validation or test")
+    return _Row(
+        where=where,
+        path=path if path.is_absolute() else root / inside(fields["path"], where),
+        label=fields.get("label", ""),
+        split=SPLIT_NAMES[split.lower()],
+    )
+
+
+def _notes(kinds: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{counted(len(rows), what)}, such as {rows[0]}" for what, rows in kinds.items() if rows]
+
+
+def _classes(rows: Sequence[_Row]) -> list[str]:
+    labels = {row.label for row in rows} - {""}
+    numbers = all(label.isdecimal() for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label))
+
+
+def _is_table(root: Path, annotations: Path | None) -> bool:
+    return find_table(root, annotations) is not None
+
+
+LAYOUT = Layout(
+    name="table",
+    title="a table of videos",
+    looked_for="a .csv or .parquet file with the columns path,label[,split], or one called videos in the folder",
+    recognise=_is_table,
+    accepts=_is_table,
+    list_videos=list_table,
+)

@@ -1,0 +1,124 @@
+"""What every layout makes of a folder: one list of videos, with labels where there are any."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fima.config import Dataset
+
+Split = Literal["train", "test", "all"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video file."""
+
+    path: Path
+    """Where it is."""
+    label: int | None
+    """Its class, as an index into `VideoList.classes`; None where there are no labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoList:
+    """The videos of one split of a data set, sorted by path."""
+
+    videos: list[Video]
+    """The files that were found."""
+    classes: list[str]
+    """Class names; empty where there are no labels."""
+    root: Path
+    """The folder that was searched."""
+    split: str
+    """`train`, `test` or `all`."""
+    layout: str
+    """How the folder was read, in words."""
+    dataset: Dataset = "folder"
+    """The data set that it was read as."""
+    missing: list[str] = field(default_factory=list)
+    """Videos that a list names but that are not there; without lists, broken links and folders that cannot be read."""
+    unlisted: list[str] = field(default_factory=list)
+    """Videos that are there but that no list names; empty for the split `all`, which has them."""
+    num_listed: int | None = None
+    """Videos that the lists name for this split; None where there are no lists."""
+    expected: int | None = None
+    """Videos that the official split has; None where that is not known."""
+    notes: list[str] = field(default_factory=list)
+    """What else was odd about the lists, one sentence each."""
+
+    def describe(self) -> dict[str, str | int]:
+        """A summary for records and reports."""
+        optional = {"num_listed": self.num_listed, "num_expected": self.expected}
+        return {
+            "root": str(self.root),
+            "dataset": self.dataset,
+            "layout": self.layout,
+            "split": self.split,
+            "num_videos": len(self.videos),
+            "num_classes": len(self.classes),
+            "num_missing": len(self.missing),
+            "num_unlisted": len(self.unlisted),
+            **{name: number for name, number in optional.items() if number is not None},
+        }
+
+    def warnings(self) -> list[str]:
+        """What a person should know before using the list, one sentence each."""
+        what = f"{self.layout}, {self.split}"
+        found = []
+        if self.missing and self.num_listed is None:
+            found.append(
+                f"{what}: broken links or unreadable folders: {len(self.missing):,}, such as {self.missing[0]}"
+            )
+        elif self.missing and self.num_listed is not None:
+            there = self.num_listed - len(self.missing)
+            found.append(
+                f"{what}: {there:,} of {self.num_listed:,} listed videos are there; "
+                f"{len(self.missing):,} missing, such as {self.missing[0]}"
+            )
+        if self.expected is not None and self.num_listed is not None and self.num_listed != self.expected:
+            found.append(f"{what}: the lists name {self.num_listed:,} videos, the official split has {self.expected:,}")
+        if self.unlisted:
+            found.append(f"{what}: {counted(len(self.unlisted), 'video')} in no list, such as {self.unlisted[0]}")
+        return [*found, *self.notes]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 video", "9,537 videos"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which videos to list."""
+
+    root: Path
+    """The folder of videos, or a table of videos."""
+    annotations: Path | None
+    """List file or folder of list files, where they lie apart from the videos."""
+    split: Split
+    """Which part."""
+    split_index: int
+    """Number of the official split."""
+    named: bool
+    """Whether the data set was asked for by name, rather than recognised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A data set: how it is recognised and listed."""
+
+    name: Dataset
+    """Its name on the command line."""
+    title: str
+    """Its name for people."""
+    looked_for: str
+    """What makes it out, for error messages."""
+    recognise: Callable[[Path, Path | None], bool]
+    """Whether a root, with its annotations, is this data set beyond doubt."""
+    accepts: Callable[[Path, Path | None], bool]
+    """Whether a root may be read as this data set when it is asked for by name."""
+    list_videos: Callable[[Request], VideoList]
+    """Lists a split. Raises DataError."""
+    numbered_splits: bool = False
+    """Whether it has several official splits."""

@@ -1,0 +1,83 @@
+"""Parts of a list of videos: few to train on, and some held out of the training, class by class."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from fima.data.datasets import VideoList
+from fima.errors import DataError
+
+
+def low_shot(videos: VideoList, count: int, seed: int) -> VideoList:
+    """Draw `count` videos as evenly from the classes as possible.
+
+    Every class gives one video before any gives a second, and so on; where a round cannot serve every class, chance
+    decides which classes it serves. A smaller count gives a part of what a larger one gives.
+
+    Args:
+        videos: the list to draw from; without labels it counts as one class.
+        count: videos to draw.
+        seed: the draw follows from it and from the list.
+
+    Returns:
+        The videos in the order of the list.
+
+    Raises:
+        DataError: the list has fewer videos than that, or `count` is below 1.
+    """
+    if not 1 <= count <= len(videos.videos):
+        raise DataError(f"{videos.root}: {count} videos asked for; the {videos.split} list has {len(videos.videos)}")
+    generator = np.random.default_rng(seed)
+    classes = _shuffled_classes(videos, generator)
+    rounds = max(len(places) for places in classes)
+    order = [
+        classes[label][turn]
+        for turn in range(rounds)
+        for label in generator.permutation(len(classes))
+        if turn < len(classes[label])
+    ]
+    return _part(videos, order[:count], f"{count} of {len(videos.videos)} videos, drawn evenly from the classes")
+
+
+def hold_out(videos: VideoList, share: float, seed: int) -> tuple[VideoList, VideoList]:
+    """Split a list in two, class by class.
+
+    A class of n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a
+    class of a single video gives none.
+
+    Args:
+        videos: the list to split; without labels it counts as one class.
+        share: what part to hold out, in (0, 1).
+        seed: the draw follows from it and from the list.
+
+    Returns:
+        The videos that stay and those held out, both in the order of the list.
+
+    Raises:
+        DataError: no class has two videos, or `share` is out of range.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"{videos.root}: cannot hold out a share of {share}; choose one above 0 and below 1")
+    held: list[int] = []
+    for places in _shuffled_classes(videos, np.random.default_rng(seed)):
+        held += places[: min(len(places) - 1, max(1, round(share * len(places))))]
+    if not held:
+        raise DataError(f"{videos.root}: no class has two videos, so none can be held out")
+    kept = set(range(len(videos.videos))).difference(held)
+    return (
+        _part(videos, kept, f"without {len(held)} held out"),
+        _part(videos, held, f"{len(held)} held out of {len(videos.videos)}"),
+    )
+
+
+def _shuffled_classes(videos: VideoList, generator: np.random.Generator) -> list[list[int]]:
+    """Places in the list by class, classes by their number, each class in random order."""
+    places: dict[int, list[int]] = {}
+    for place, video in enumerate(videos.videos):
+        places.setdefault(-1 if video.label is None else video.label, []).append(place)
+    return [[int(place) for place in generator.permutation(places[label])] for label in sorted(places)]
+
+
+def _part(videos: VideoList, places: Iterable[int], how: str) -> VideoList:
+    return replace(videos, videos=[videos.videos[place] for place in sorted(places)], layout=f"{videos.layout}; {how}")

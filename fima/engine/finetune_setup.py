@@ -1,0 +1,160 @@
+"""What is decided before a classifier's first step: the encoder, the lists of videos, and the settings that follow."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from fima.config import FinetuneConfig
+from fima.data.datasets import VideoList, list_videos
+from fima.data.labelled import require_labels
+from fima.data.subsets import hold_out, low_shot
+from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
+from fima.engine.pretrained import load_pretrained
+from fima.engine.run_folder import RunFolder
+from fima.engine.setup import check_same_videos, find_last, with_precision
+from fima.errors import CheckpointError, ConfigError, DataError
+from fima.model.backbones import build_backbone
+from fima.model.backbones.base import Backbone
+from fima.recipe import flatten
+
+SCRATCH = "scratch"
+WITHOUT_MEANING = ("data.part", "data.clip_sampling", "run.health_epochs", "run.health_videos")
+"""Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledLists:
+    """The videos of a fine-tuning run."""
+
+    train: VideoList
+    """What it trains on."""
+    test: VideoList
+    """The test split."""
+    validation: VideoList | None
+    """Training videos held out of the training to choose the epoch; None where nothing is chosen on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The encoder that a run begins from."""
+
+    encoder: Backbone
+    """On the CPU."""
+    backbone: str
+    """Its name."""
+    source: dict[str, Any]
+    """Which file it is from, the file's hash and what it holds; `{"file": "scratch"}` for random weights."""
+
+
+def check_settings(config: FinetuneConfig) -> None:
+    """Refuse settings that would do nothing, or that would train on the test split.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    given, defaults = flatten(config), flatten(FinetuneConfig())
+    for flag in WITHOUT_MEANING:
+        if given[flag] != defaults[flag]:
+            raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+
+
+def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
+    """Load the pre-trained encoder, or build one with random weights that follow from the seed.
+
+    Args:
+        pretrained: the file; None for random weights.
+        config: settings of the run.
+
+    Raises:
+        ConfigError: random weights for no backbone.
+        CheckpointError: the file cannot be loaded, or is of another backbone than `classifier.backbone`.
+    """
+    backbone = config.classifier.backbone
+    if pretrained is None:
+        if backbone is None:
+            raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
+        torch.manual_seed(config.run.seed)
+        return Start(encoder=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
+    loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))
+    source = {
+        "file": str(pretrained.resolve()),
+        "checkpoint_hash": loaded.checkpoint_hash,
+        "description": loaded.description,
+        "method": loaded.method,
+        "epoch": loaded.epoch,
+    }
+    return Start(encoder=cast(Backbone, loaded.encoder), backbone=loaded.config.model.backbone, source=source)
+
+
+def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
+    """List the videos to train on, to test on and, where `classifier.select` is `validation`, to choose the epoch on.
+
+    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used.
+
+    Raises:
+        DataError: no such split, videos without a class, or other classes in the test split.
+        ConfigError: `classifier.num_classes` is not the number of classes of the data.
+    """
+    settings, classifier = config.data, config.classifier
+    train, test = (
+        list_videos(data, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+        for split in ("train", "test")
+    )
+    require_labels(train)
+    require_labels(test)
+    if test.classes != train.classes:
+        raise DataError(f"{data}: the test split has other classes than the training split; both need the same ones")
+    if classifier.num_classes not in (None, len(train.classes)):
+        raise ConfigError(
+            f"--classifier.num-classes {classifier.num_classes}: {data} has {len(train.classes)} classes "
+            f"({train.layout}); leave the flag out, or give the data that it is meant for"
+        )
+    if classifier.low_shot is not None:
+        train = low_shot(train, classifier.low_shot, config.run.seed)
+    validation = None
+    if classifier.select == "validation":
+        train, validation = hold_out(train, classifier.held_out_share, config.run.seed)
+    return LabelledLists(train=train, test=test, validation=validation)
+
+
+def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: torch.device) -> FinetuneConfig:
+    """Return the settings with everything that follows from the encoder, the data and the device filled in."""
+    found = dataclasses.replace(
+        config.classifier,
+        backbone=cast(Any, start.backbone),
+        num_classes=len(lists.train.classes),
+        dropout=0.0 if config.classifier.freeze else config.classifier.dropout,
+    )
+    return with_precision(dataclasses.replace(config, classifier=found), device)
+
+
+def find_saved(
+    config: FinetuneConfig, run: RunFolder, start: Start, lists: LabelledLists, *, resume: bool
+) -> ClassifierCheckpoint | None:
+    """Check that the folder may be written, and return the checkpoint that its run continues from.
+
+    Returns:
+        None for a run that starts at its beginning.
+
+    Raises:
+        ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
+        DataError: the data are not those that the run was started with.
+        CheckpointError: `last.pt` cannot be read, or the run was started from another file.
+    """
+    last = find_last(config, run, resume=resume)
+    if last is None:
+        return None
+    saved = load_classifier_checkpoint(last)
+    check_same_videos(saved, lists.train, run)
+    if saved.classes != lists.train.classes:
+        raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
+    before, now = (origin.get("checkpoint_hash", SCRATCH) for origin in (saved.source, start.source))
+    if before != now:
+        raise CheckpointError(
+            f"{start.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
+            f"({before}); give that, or start a new run in another --out"
+        )
+    return saved

@@ -1,0 +1,111 @@
+"""The result of fine-tuning or of linear probing by SGD: figures, and everything that they depend on."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fima.config import ClassifierConfig, FinetuneConfig
+from fima.data.datasets import VideoList
+from fima.engine import distributed
+from fima.engine.checkpoint import versions
+from fima.evaluation.protocols import EvaluationResult
+from fima.evaluation.testing import ClassifierScores
+
+PROTOCOL_VERSION = 1
+AUGMENTATION = ("min_area", "max_area", "grayscale", "jitter", "blur", "step_between_clips")
+
+
+def protocol_name(classifier: ClassifierConfig) -> str:
+    """Return `finetune`, or `linear_sgd` where the encoder is frozen."""
+    return "linear_sgd" if classifier.freeze else "finetune"
+
+
+def averages_log_softmax(classifier: ClassifierConfig) -> bool:
+    """Whether the published test averages log-probabilities (I3D) or logits (all others) over the clips."""
+    return classifier.backbone == "i3d"
+
+
+def classifier_result(
+    config: FinetuneConfig,
+    *,
+    train: VideoList,
+    test: VideoList,
+    validation: VideoList | None,
+    scores: ClassifierScores,
+    source: dict[str, Any],
+    epoch: int,
+    selected_by: float | None,
+) -> EvaluationResult:
+    """Put together what a run has measured.
+
+    Args:
+        config: the settings, resolved.
+        train: videos that it trained on.
+        test: the test split.
+        validation: videos that the epoch was chosen on, where there are such.
+        scores: of the test split.
+        source: what the encoder began from.
+        epoch: whole epochs behind the tested weights.
+        selected_by: top-1 that chose them, in percent; None for the last epoch.
+    """
+    name, num_classes = protocol_name(config.classifier), len(test.classes)
+    lists = {"train": train} | ({} if validation is None else {"validation": validation}) | {"test": test}
+    data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
+    data["test"] |= {
+        "num_evaluated": len(scores.paths),
+        "undecodable": [{"path": video.path, "reason": video.reason} for video in scores.undecodable],
+    }
+    return EvaluationResult(
+        figures={f"{name}/top{k}": scores.top(k) for k in (1, 5)},
+        chance={f"{name}/top{k}": 100 * min(1.0, k / num_classes) for k in (1, 5)},
+        encoder={"backbone": config.classifier.backbone, **source},
+        protocols={name: protocol_settings(config, len(validation.videos) if validation else 0)},
+        data=data,
+        versions=versions(),
+        notes={name: {"epoch": epoch, "top1_that_chose_it": selected_by}},
+    )
+
+
+def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, Any]:
+    """Return the version and every setting of the protocol.
+
+    Args:
+        config: the settings, resolved.
+        num_held_out: videos that the epoch is chosen on, where it is.
+    """
+    classifier, data, test = config.classifier, config.data, config.test
+    selection = {
+        "last": "the last epoch",
+        "validation": f"the epoch with the highest top-1 on {num_held_out} videos held out of the training split",
+        "test": "the epoch with the highest top-1 on the TEST split, so the figure flatters",
+    }[classifier.select]
+    averaged = "log-softmax" if averages_log_softmax(classifier) else "logits"
+    return {
+        "version": PROTOCOL_VERSION,
+        "trained": "linear layer; the encoder is frozen" if classifier.freeze else "encoder and linear layer",
+        "optimizer": {"name": "SGD", **asdict(config.optim)},
+        "dropout": classifier.dropout,
+        "batch_norm": "running statistics of the pre-training" if classifier.freeze else "trained, by device",
+        "l2_normalise": classifier.l2_normalise,
+        "training_clips": {
+            "frames": data.frames,
+            "window": 2 * data.frames,
+            "crop_size": data.crop_size,
+            "flip": True,
+            **{name: getattr(data, name) for name in AUGMENTATION},
+        },
+        "test_clips": {
+            "frames": data.frames,
+            "crop_size": data.crop_size,
+            "num_clips": test.clips,
+            "num_crops": test.crops,
+            "ori_resolution": test.ori_resolution,
+        },
+        "score": f"{averaged} averaged over {test.clips} clips x {test.crops} crops",
+        "dataset": data.dataset,
+        "split": data.split,
+        "selection": selection,
+        "low_shot": classifier.low_shot,
+        "seed": config.run.seed,
+        "precision": {"training": config.run.precision, "test": "fp32"},
+        "processes": distributed.world_size(),
+    }

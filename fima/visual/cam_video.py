@@ -1,0 +1,126 @@
+"""Activation maps over a whole video: beside its frames as a video, and averaged as a picture. Frames are streamed."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fima.data.video import VideoReader
+from fima.visual.activation import MapTimeline, ViewEncoders, map_timeline
+from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized
+from fima.visual.video_out import VideoFormat, VideoWriter, shown_fps
+
+NUM_MOMENTS = 5
+LEGEND = "activation: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
+
+FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
+"""Gives all frames of a video from the first, uint8 (H, W, 3); it is asked more than once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedEncoder:
+    """An encoder that is to be shown."""
+
+    name: str
+    """What stands above its maps."""
+    encoders: ViewEncoders
+    """The networks."""
+    clip_frames: int
+    """Frames F that it sees of a window of 2·F."""
+    crop_size: int
+    """Side of the crops that it was trained on, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoMaps:
+    """The maps of one video by the name of the encoder, and what is needed to show them."""
+
+    timelines: Mapping[str, MapTimeline]
+    """The maps."""
+    num_frames: int
+    """Frames of the video."""
+
+    def panels(self, frame: Picture, number: int) -> Picture:
+        """Frame `number` beside its maps, each map coloured from its lowest to its highest value in the whole video."""
+        maps = [
+            labelled(overlay(frame, timeline.at(number), timeline.limits), name)
+            for name, timeline in self.timelines.items()
+        ]
+        return in_a_row([labelled(frame, "video"), *maps])
+
+
+def look_at(shown: Iterable[NamedEncoder], source: FrameSource, *, device: torch.device) -> VideoMaps:
+    """Compute the maps of a video, window by window."""
+    num_frames = 0
+
+    def counted() -> Iterable[NDArray[np.uint8]]:
+        nonlocal num_frames
+        for num_frames, frame in enumerate(source(), start=1):  # noqa: B007
+            yield frame
+
+    timelines = {
+        encoder.name: map_timeline(
+            encoder.encoders, counted(), clip_frames=encoder.clip_frames, crop_size=encoder.crop_size, device=device
+        )
+        for encoder in shown
+    }
+    return VideoMaps(timelines=timelines, num_frames=num_frames)
+
+
+def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
+    """Write the video beside its maps.
+
+    Args:
+        maps: of the video.
+        source: its frames.
+        out: an `.mp4`, or a `.gif` of at most 15 frames a second.
+        fps: frames per second of the video; 0 where unknown.
+        height: of the panels, in pixels.
+    """
+    kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
+    rate, every = shown_fps(fps, kind)
+    with VideoWriter(out, rate) as writer:
+        for number, frame in enumerate(source()):
+            if number % every == 0:
+                writer.write(maps.panels(resized(frame, height), number))
+
+
+def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
+    """Write moments of the video with their maps, and in the last column the maps averaged over the whole video.
+
+    Args:
+        maps: of the video.
+        source: its frames.
+        out: the PNG.
+        height: of a tile, in pixels.
+    """
+    moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
+    kept: list[Picture] = []
+    total: NDArray[np.float64] | float = 0.0
+    for number, frame in enumerate(source()):
+        small = resized(frame, height)
+        total = total + small.astype(np.float64)
+        if number in moments:
+            kept.append(small)
+    mean_frame = np.asarray(total / maps.num_frames, dtype=np.uint8)
+    frames = [labelled(tile, f"frame {number}") for tile, number in zip(kept, moments, strict=True)]
+    rows = [in_a_row([*frames, labelled(mean_frame, "average")])]
+    for name, timeline in maps.timelines.items():
+        tiles = [
+            overlay(tile, timeline.at(number), timeline.limits) for tile, number in zip(kept, moments, strict=True)
+        ]
+        average = timeline.mean
+        tiles.append(overlay(mean_frame, average, (float(average.min()), float(average.max()))))
+        rows.append(labelled(in_a_row(tiles), name))
+    rows.append(label(LEGEND, rows[0].shape[1]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(in_a_column(rows)).save(out)
+
+
+def file_source(reader: VideoReader) -> FrameSource:
+    """The frames of a file, decoded anew each time."""
+    return reader.stream

@@ -1,0 +1,225 @@
+"""The method's own view of a video: two clips, their differences and foreground, and the cells that the loss aligns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.patches import ConnectionPatch, Polygon
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fima.config import PretrainConfig
+from fima.data.clips import full_positions, window_indices, window_starts
+from fima.data.video import VideoReader
+from fima.data.views import ClipViews, sample_views
+from fima.foreground import foreground_mask
+from fima.losses import cell_centres, positive_pairs
+from fima.motion import frame_difference
+from fima.visual.activation import ViewEncoders, responses
+
+CELL_PX = 32
+NUM_SHOWN_FRAMES = 4
+COLOURS_OF_CLIPS = {"a": "#f59e0b", "b": "#38bdf8"}
+DOTS_PER_INCH = 150
+TILE_INCHES = 1.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPicture:
+    """One of the two clips."""
+
+    first_frame: int
+    """Number of the first frame of its window."""
+    frames: NDArray[np.uint8]
+    """The whole frames behind the `full` view, (F, H, W, 3)."""
+    view: Tensor
+    """The `full` view, uint8 (3, F, S, S)."""
+    difference: Tensor
+    """Its frame difference, float32 (3, F, S, S) in [0, 1]; 0.5 is no change."""
+    box: Tensor
+    """The crop in the source frame, (4,); x0 > x1 when it is mirrored."""
+    mask: Tensor
+    """Foreground cells, bool (h, w)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionView:
+    """Two clips of a video as the pixel-level loss sees them."""
+
+    a: ClipPicture
+    """One clip."""
+    b: ClipPicture
+    """The other clip."""
+    pairs: Tensor
+    """Which cells of a and b are positives of each other, bool (N, N)."""
+    source: str
+    """What the foreground comes from, in words."""
+
+
+def motion_view(
+    path: Path, config: PretrainConfig, *, encoders: ViewEncoders | None, device: torch.device, seed: int = 0
+) -> MotionView:
+    """Cut two clips out of a video as pre-training does, before the colour augmentation, and match their cells.
+
+    Args:
+        path: the video.
+        config: frames, crops, sampling and `pos_ratio`.
+        encoders: they decide the foreground. None: the energy of the frame difference does, on a grid of 32-px cells.
+        device: where the encoders are.
+        seed: decides the windows and the crops.
+
+    Raises:
+        VideoError: the video cannot be decoded.
+    """
+    generator = np.random.default_rng(seed)
+    window = 2 * config.data.frames
+    clips: list[tuple[int, NDArray[np.uint8], ClipViews]] = []
+    with VideoReader(path) as reader:
+        starts = window_starts(
+            reader.num_frames,
+            window,
+            generator,
+            sampling=config.data.clip_sampling,
+            step_frames=config.data.step_between_clips,
+        )
+        for start in starts:
+            frames = reader.read(window_indices(start, window, reader.num_frames))
+            clips.append((start, frames, sample_views(frames, config.data, generator)))
+    views = torch.stack([found.full for _, _, found in clips])
+    differences = frame_difference(views.float() / 255)
+    if encoders is None:
+        energy = (differences - 0.5).abs().mean(dim=(1, 2))
+        heat = functional.adaptive_avg_pool2d(energy, max(2, round(config.data.crop_size / CELL_PX)))
+        source = "cells whose frame difference has more energy than the median"
+    else:
+        heat = responses(encoders, views.to(device)).mean(dim=1).cpu()
+        source = "cells whose activation is above the median"
+    masks = foreground_mask(heat) if config.method.foreground else torch.ones_like(heat, dtype=torch.bool)
+    boxes = torch.stack([found.box for _, _, found in clips])
+    pairs = positive_pairs(boxes[:1], boxes[1:], masks[:1], masks[1:], pos_ratio=config.method.pos_ratio)[0]
+    a, b = (
+        ClipPicture(
+            first_frame=start,
+            frames=frames[full_positions(config.data.frames)],
+            view=found.full,
+            difference=differences[number],
+            box=found.box,
+            mask=masks[number],
+        )
+        for number, (start, frames, found) in enumerate(clips)
+    )
+    return MotionView(a=a, b=b, pairs=pairs, source=source)
+
+
+def draw_motion(view: MotionView, out: Path, *, title: str) -> None:
+    """Write the picture: frames and differences of both crops, then both frames with cells and matches.
+
+    Args:
+        view: the two clips.
+        out: the PNG.
+        title: its first line.
+    """
+    frame_height, frame_width = view.a.frames.shape[1:3]
+    wide = 2 * TILE_INCHES * (NUM_SHOWN_FRAMES + 0.1)
+    low = wide / 2 * frame_height / frame_width
+    figure = Figure(figsize=(wide, low + 2 * TILE_INCHES + 1.9))
+    FigureCanvasAgg(figure)
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.2 / height, title, fontsize=12, fontweight="bold", va="center")
+    top = figure.add_gridspec(
+        2, 2 * NUM_SHOWN_FRAMES, left=0.01, right=0.99, top=1 - 0.8 / height,
+        bottom=(low + 0.95) / height, wspace=0.04, hspace=0.06,
+    )  # fmt: skip
+    for number, (name, clip) in enumerate({"a": view.a, "b": view.b}.items()):
+        _draw_strip(figure, top, number * NUM_SHOWN_FRAMES, clip, name)
+    bottom = figure.add_gridspec(
+        1, 2, left=0.01, right=0.99, top=(low + 0.45) / height, bottom=0.4 / height, wspace=0.03
+    )
+    panels = [figure.add_subplot(bottom[0, column]) for column in (0, 1)]
+    for axes, (name, clip) in zip(panels, {"a": view.a, "b": view.b}.items(), strict=True):
+        _draw_cells(axes, clip, name)
+    num_matched = _draw_matches(figure, panels, view)
+    cells = view.a.mask.numel()
+    figure.text(
+        0.01,
+        0.16 / height,
+        f"foreground (filled): {view.source} · {num_matched} of {cells} cells of clip a have a positive in clip b "
+        f"({int(view.pairs.sum())} pairs, same colour and joined by a line)",
+        fontsize=8,
+        color="#4b5563",
+        va="center",
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=DOTS_PER_INCH, facecolor="white")
+
+
+def _draw_strip(figure: Figure, grid: GridSpec, first_column: int, clip: ClipPicture, name: str) -> None:
+    """Frames of the crop above their differences."""
+    shown = np.linspace(0, clip.view.shape[1] - 1, NUM_SHOWN_FRAMES).round().astype(int)
+    for column, number in enumerate(shown):
+        rows = (clip.view[:, number].float() / 255, clip.difference[:, number])
+        for row, pixels in enumerate(rows):
+            axes = figure.add_subplot(grid[row, first_column + column])
+            axes.set_axis_off()
+            axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="bicubic", vmin=0, vmax=1)
+        if column == 0:
+            mirrored = ", mirrored" if clip.box[0] > clip.box[2] else ""
+            text = f"clip {name}: its crop{mirrored}, from frame {clip.first_frame}; below: frame difference"
+            figure.axes[-2].set_title(text, fontsize=8.5, loc="left", color="#16181d")
+
+
+def _draw_cells(axes: Axes, clip: ClipPicture, name: str) -> None:
+    """The middle frame with the crop's cells; foreground cells are filled."""
+    middle = clip.frames[len(clip.frames) // 2]
+    axes.set_axis_off()
+    axes.imshow(middle.mean(axis=2), cmap="gray", vmin=-60, vmax=320, interpolation="bicubic")
+    colour = COLOURS_OF_CLIPS[name]
+    for place, corners in enumerate(_cell_corners(clip)):
+        filled = bool(clip.mask.flatten()[place])
+        axes.add_patch(Polygon(corners, facecolor=(colour, 0.28 if filled else 0), edgecolor=(colour, 0.5), lw=0.6))
+    x0, y0, x1, y1 = _pixels(clip)
+    axes.add_patch(Polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill=False, edgecolor=colour, lw=2.2))
+    axes.set_title(f"crop of clip {name} in its frame", fontsize=9, loc="left", fontweight="bold", color="#16181d")
+
+
+def _draw_matches(figure: Figure, panels: list[Axes], view: MotionView) -> int:
+    """Join each cell of clip a to its positives in clip b; returns how many cells have one."""
+    centres = []
+    for clip in (view.a, view.b):
+        height, width = clip.mask.shape
+        size = torch.tensor([clip.frames.shape[2] - 1, clip.frames.shape[1] - 1])
+        centres.append((cell_centres(clip.box[None], height, width)[0] * size).tolist())
+    matched = view.pairs.any(dim=1).nonzero()[:, 0].tolist()
+    for order, cell in enumerate(matched):
+        colour = colormaps["turbo"](0.05 + 0.9 * order / max(1, len(matched) - 1))
+        panels[0].plot(*centres[0][cell], "o", color=colour, ms=5, mec="white", mew=0.7)
+        for other in view.pairs[cell].nonzero()[:, 0].tolist():
+            panels[1].plot(*centres[1][other], "o", color=colour, ms=5, mec="white", mew=0.7)
+            ends = centres[0][cell], centres[1][other], panels[0].transData, panels[1].transData
+            figure.add_artist(ConnectionPatch(*ends, color=colour, lw=0.7, alpha=0.75))
+    return len(matched)
+
+
+def _pixels(clip: ClipPicture) -> list[float]:
+    """The box in pixels of the frame: x0, y0, x1, y1."""
+    height, width = clip.frames.shape[1:3]
+    return [float(value) for value in clip.box * torch.tensor([width - 1, height - 1, width - 1, height - 1])]
+
+
+def _cell_corners(clip: ClipPicture) -> list[list[tuple[float, float]]]:
+    """The corners of each cell in pixels of the frame, row by row."""
+    rows, columns = clip.mask.shape
+    x0, y0, x1, y1 = _pixels(clip)
+    xs, ys = np.linspace(x0, x1, columns + 1).tolist(), np.linspace(y0, y1, rows + 1).tolist()
+    return [
+        [(xs[j], ys[i]), (xs[j + 1], ys[i]), (xs[j + 1], ys[i + 1]), (xs[j], ys[i + 1])]
+        for i in range(rows)
+        for j in range(columns)
+    ]

@@ -1,0 +1,91 @@
+"""Frames, maps and labels put together into pictures; everything is uint8 RGB (height, width, 3)."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps, get_data_path
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+
+COLOURS = "inferno"
+OPACITY = 0.6
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+GAP_PX = 4
+LABEL_PX = 22
+FONT_PX = 13
+PAPER, INK = "#ffffff", "#16181d"
+
+
+@cache
+def _table() -> NDArray[np.float32]:
+    """The colour map: (256, 3) from dark to bright in [0, 255]; equal steps look equal, also printed in grey."""
+    return np.asarray(colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255, dtype=np.float32)
+
+
+def resized(picture: Picture, height: int) -> Picture:
+    """Scale a frame to a height in pixels; its aspect stays, up to the even width that video encoders need."""
+    width = max(2, 2 * round(picture.shape[1] * height / picture.shape[0] / 2))
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, float]) -> Picture:
+    """Lay a map over the grey version of a frame.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        heat: (h, w), upsampled to the frame without ringing.
+        limits: the values that are shown darkest and brightest.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    low, high = limits
+    shares = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.full_like(heat, 0.5)
+    size = (frame.shape[1], frame.shape[0])
+    spread = Image.fromarray(np.asarray(shares, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)
+    colours = _table()[np.asarray(np.asarray(spread) * 255, dtype=np.intp)]
+    grey = frame.astype(np.float32) @ np.array(GREY_WEIGHTS, dtype=np.float32)
+    return np.asarray(OPACITY * colours + (1 - OPACITY) * grey[..., None], dtype=np.uint8)
+
+
+@cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own font lacks many scripts of file names.
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
+
+
+def label(text: str, width: int) -> Picture:
+    """A line of text, `width` pixels wide, cut where it does not fit."""
+    strip = Image.new("RGB", (width, LABEL_PX), PAPER)
+    draw = ImageDraw.Draw(strip)
+    shown = text
+    while shown and draw.textlength(shown, font=_font(FONT_PX)) > width - 4:
+        shown = shown[:-2] + "…" if len(shown) > 2 else ""
+    draw.text((2, LABEL_PX / 2), shown, fill=INK, font=_font(FONT_PX), anchor="lm")
+    return np.asarray(strip)
+
+
+def labelled(picture: Picture, text: str) -> Picture:
+    """A picture with a line of text above it."""
+    return np.concatenate([label(text, picture.shape[1]), picture])
+
+
+def in_a_row(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one height side by side, a gap between them."""
+    gap = np.full((pictures[0].shape[0], GAP_PX, 3), 255, dtype=np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)][1:]
+    return np.concatenate(parts, axis=1)
+
+
+def in_a_column(pictures: Sequence[Picture]) -> Picture:
+    """Pictures one below the other, a gap between them; narrower ones are filled up on the right."""
+    width = max(picture.shape[1] for picture in pictures)
+    gap = np.full((GAP_PX, width, 3), 255, dtype=np.uint8)
+    filled = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+    return np.concatenate([part for picture in filled for part in (gap, picture)][1:])

@@ -1,0 +1,255 @@
+"""Interactive charts, as the plain JSON that Plotly's script draws; the page adds the colours of its theme."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fima.visual.report.runs import ClassReport, RunRecord
+
+RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b", "#d64545", "#4aa3b5")
+"""Told apart by most colour-blind people, and of enough contrast on white and on black."""
+MOST_POINTS = 800
+NUM_BINS = 60
+MOST_IN_LEGEND = 16
+NOT_CURVES = frozenset({"kind", "epoch", "step", "seconds", "num_videos", "collapsed", "uniform_std"})
+STEP_LINES, OTHER_LINES = ("step",), ("epoch", "health", "test", "validation")
+
+CURVE_TITLES = {
+    "loss": "Loss (weighted sum)",
+    "instance": "Instance loss",
+    "frame": "Frame-level motion loss",
+    "cell": "Pixel-level (cell) motion loss",
+    "lr": "Learning rate",
+    "videos_per_second": "Speed (videos per second)",
+    "data_wait_share": "Share of the time spent waiting for data",
+    "knn_accuracy": "kNN accuracy (health check)",
+    "effective_rank": "Effective rank of the embeddings",
+    "embedding_std": "Standard deviation of the embeddings",
+    "positive_similarity": "Similarity of two clips of one video",
+    "negative_similarity": "Similarity of clips of different videos",
+    "instance_top1": "Queries closest to their own key",
+    "foreground_share": "Share of cells that are foreground",
+    "cells_with_positives": "Share of cells with a positive",
+    "top1": "Top-1 accuracy (%)",
+    "top5": "Top-5 accuracy (%)",
+}
+"""In the order of the page; other numbers of the metrics follow under their own names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One chart."""
+
+    title: str
+    """Its heading."""
+    summary: str
+    """What it shows, in words, for those who cannot see it."""
+    data: list[dict[str, Any]]
+    """Plotly's traces."""
+    layout: dict[str, Any]
+    """Plotly's layout, without colours of the theme."""
+    tall: bool = False
+    """Whether it needs the whole width of the page."""
+
+
+def run_colour(number: int) -> str:
+    """The colour of a run, by its place on the page."""
+    return RUN_COLOURS[number % len(RUN_COLOURS)]
+
+
+def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """A chart for each number that the metrics of any run hold."""
+    lines = [line for run in runs for line in run.lines if line.get("kind") in STEP_LINES + OTHER_LINES]
+    found = {key for line in lines for key, value in line.items() if _is_number(value)}
+    names = [name for name in CURVE_TITLES if name in found]
+    names += sorted(found - CURVE_TITLES.keys() - NOT_CURVES)
+    return [_curve_chart(name, runs) for name in names]
+
+
+def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
+    def settled_line(line: Mapping[str, Any]) -> bool:
+        return line.get("kind") in OTHER_LINES and _is_number(line.get(name))
+
+    traces: list[dict[str, Any]] = []
+    summaries = []
+    for number, run in enumerate(runs):
+        for kinds, settled in ((STEP_LINES, False), (OTHER_LINES, True)):
+            points = [line for line in run.lines if line.get("kind") in kinds and _is_number(line.get(name))]
+            if not points:
+                continue
+            shown = points[:: max(1, math.ceil(len(points) / MOST_POINTS))]
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if settled else "lines",
+                    "name": html.escape(run.name),
+                    "showlegend": settled or not any(map(settled_line, run.lines)),
+                    "legendgroup": str(number),
+                    "x": [line["step"] for line in shown],
+                    "y": [_rounded(line[name]) for line in shown],
+                    "text": [f"epoch {line['epoch']}" for line in shown],
+                    "hovertemplate": "step %{x} (%{text}): %{y}<extra>" + html.escape(run.name) + "</extra>",
+                    "line": {"color": run_colour(number), "width": 2 if settled else 1},
+                    "marker": {"size": 5},
+                    "opacity": 1 if settled else 0.45,
+                }
+            )
+            if traces[-1]["showlegend"]:
+                first, last = _rounded(points[0][name]), _rounded(points[-1][name])
+                summaries.append(f"{run.name} from {first} to {last}")
+    title = CURVE_TITLES.get(name, name.replace("_", " "))
+    layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": len(runs) > 1}
+    return Chart(title=title, summary=f"{title} by step: {'; '.join(summaries)}.", data=traces, layout=layout)
+
+
+def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:
+    """Bars of the most telling figures, one colour a run, and what chance gives.
+
+    Args:
+        names: the figures.
+        columns: by run, its figures in percent.
+        chance: by figure, in percent.
+    """
+    labels = [html.escape(name) for name in names]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "name": html.escape(run),
+            "x": labels,
+            "y": [_rounded(figures[name]) if name in figures else None for name in names],
+            "marker": {"color": run_colour(number)},
+            "hovertemplate": "%{x}: %{y:.1f} %<extra>" + html.escape(run) + "</extra>",
+        }
+        for number, (run, figures) in enumerate(columns.items())
+    ]
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "chance",
+            "x": labels,
+            "y": [_rounded(chance[name]) if name in chance else None for name in names],
+            "marker": {"symbol": "line-ew-open", "size": 26, "line": {"width": 2}, "color": "#888888"},
+            "hovertemplate": "%{x}: %{y:.1f} %<extra>chance</extra>",
+        }
+    )
+    parts = [f"{run}: " + ", ".join(f"{n} {figures[n]:.1f}" for n in names if n in figures)
+             for run, figures in columns.items()]  # fmt: skip
+    layout = {"barmode": "group", "yaxis": {"range": [0, 100], "title": {"text": "%"}}, "showlegend": True}
+    return Chart(title="Main figures", summary=f"{'; '.join(parts)} percent.", data=data, layout=layout, tall=True)
+
+
+def confusion_chart(report: ClassReport) -> Chart:
+    """The confusion matrix as a map of colours, each row in percent of its class."""
+    counts = np.array(report.counts, dtype=float)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    labels = [html.escape(name) for name in report.classes]
+    right = 100 * float(np.trace(counts)) / max(1.0, float(counts.sum()))
+    axis = {"type": "category", "automargin": True, "tickfont": {"size": 10}}
+    trace = {
+        "type": "heatmap",
+        "x": labels,
+        "y": labels,
+        "z": shares.round(1).tolist(),
+        "customdata": report.counts,
+        "colorscale": "Viridis",
+        "zmin": 0,
+        "zmax": 100,
+        "colorbar": {"title": {"text": "%"}, "thickness": 12},
+        "hovertemplate": "%{y} taken for %{x}: %{customdata} videos (%{z} %)<extra></extra>",
+    }
+    layout = {
+        "xaxis": {**axis, "title": {"text": "predicted"}},
+        "yaxis": {**axis, "title": {"text": "true"}, "autorange": "reversed"},
+        "height": min(900, 300 + 22 * len(labels)),
+    }
+    summary = f"Confusion matrix of {len(labels)} classes; {right:.1f} percent of the videos are on its diagonal."
+    return Chart(title="Confusion matrix", summary=summary, data=[trace], layout=layout, tall=True)
+
+
+def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
+    """Histograms of cosine similarities, each scaled to its own highest bar.
+
+    Args:
+        groups: by kind of pair, the similarities.
+    """
+    edges = np.linspace(-1, 1, NUM_BINS + 1)
+    middles = (edges[:-1] + edges[1:]) / 2
+    data: list[dict[str, Any]] = []
+    parts = []
+    for number, (name, values) in enumerate(groups.items()):
+        counts, _ = np.histogram(values, bins=edges)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "fill": "tozeroy",
+                "name": html.escape(name),
+                "x": middles.round(3).tolist(),
+                "y": (counts / max(1, counts.max())).round(4).tolist(),
+                "line": {"color": run_colour(number), "shape": "hvh"},
+                "hovertemplate": "cosine %{x}<extra>" + html.escape(name) + "</extra>",
+            }
+        )
+        parts.append(f"{name}: mean {float(np.mean(values)):.2f}")
+    layout = {
+        "xaxis": {"title": {"text": "cosine similarity"}, "range": [-1, 1]},
+        "yaxis": {"title": {"text": "pairs, of the highest bar"}, "range": [0, 1.05]},
+        "showlegend": True,
+    }
+    return Chart(title="Similarity of clips", summary=f"Histograms; {'; '.join(parts)}.", data=data, layout=layout)
+
+
+def embedding_chart(
+    name: str, points: NDArray[np.floating[Any]], labels: Sequence[int], classes: Sequence[str]
+) -> Chart:
+    """Videos as points, coloured by class; `customdata` is the place of the point in the list.
+
+    Args:
+        name: of the projection.
+        points: (V, 2).
+        labels: (V,) class numbers; -1 where unknown.
+        classes: names.
+    """
+    data: list[dict[str, Any]] = []
+    for label in sorted(set(labels)):
+        members = [place for place, value in enumerate(labels) if value == label]
+        shade = f"hsl({round(360 * label / max(1, len(classes)))},62%,{(48, 60, 38)[label % 3]}%)"
+        data.append(
+            {
+                "type": "scattergl" if len(points) > 2000 else "scatter",
+                "mode": "markers",
+                "name": html.escape(classes[label]) if label >= 0 else "videos",
+                "x": [_rounded(float(points[place, 0])) for place in members],
+                "y": [_rounded(float(points[place, 1])) for place in members],
+                "customdata": members,
+                "marker": {"size": 7, "opacity": 0.85, "color": shade, "symbol": label % 8 if label >= 0 else 0},
+                "hovertemplate": "%{fullData.name}<extra></extra>",
+            }
+        )
+    bare = {"showticklabels": False, "zeroline": False, "title": {"text": ""}}
+    layout = {
+        "xaxis": bare,
+        "yaxis": bare,
+        "showlegend": 1 < len(data) <= MOST_IN_LEGEND,
+        "legend": {"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top", "font": {"size": 11}},
+        "height": 480,
+        "hovermode": "closest",
+    }
+    summary = f"{name} of the pooled features of {len(points)} videos, a colour and a shape for each class."
+    return Chart(title=name, summary=summary, data=data, layout=layout, tall=True)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rounded(value: float) -> float:
+    """Five significant digits: more are of no use on a screen, and the page stays small."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,295 @@
+"""What the encoder of a run makes of videos: neighbours, a map of the features, activation over time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor
+from torch.nn import functional
+
+from fima.engine.checkpoint import LoadedEncoder
+from fima.engine.pretrained import load_pretrained
+from fima.errors import DataError, VideoError
+from fima.evaluation.feature_store import extract_features
+from fima.evaluation.features import ClipSettings, Features, encoder_source
+from fima.evaluation.knn import knn_scores
+from fima.evaluation.report import confusion_matrix
+from fima.visual.activation import ViewEncoders
+from fima.visual.cam import adapted_to_differences
+from fima.visual.cam_video import NamedEncoder, look_at
+from fima.visual.report.lists import Lists, read_lists
+from fima.visual.report.media import MediaStore, middle_frames
+from fima.visual.report.runs import ClassReport, RunRecord
+
+NUM_CLIPS = 3
+MOST_MAPPED = 400
+NUM_QUERIES = 6
+NUM_NEIGHBOURS = 5
+NUM_ACTIVATION_VIDEOS = 6
+ACTIVATION_HEIGHT_PX = 176
+SIMILARITY_VIDEOS = 250
+LARGEST_PERPLEXITY = 30.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A training video that was found for a query."""
+
+    path: Path
+    """The file."""
+    class_name: str
+    """Its class; empty where unknown."""
+    right: bool | None
+    """Whether it has the query's class; None where that is not known."""
+    similarity: float
+    """Cosine to the query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A test video and its nearest training videos."""
+
+    path: Path
+    """The file."""
+    class_name: str
+    """Its class; empty where unknown."""
+    neighbours: list[Neighbour]
+    """Nearest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunGallery:
+    """What the last checkpoint of one run makes of its data."""
+
+    run: RunRecord
+    """The run."""
+    loaded: LoadedEncoder
+    """Its encoder."""
+    lists: Lists
+    """The videos."""
+    queries: list[Query]
+    """Retrieval."""
+    projections: Mapping[str, NDArray[np.floating[Any]]]
+    """By method, (V, 2)."""
+    mapped: list[Path]
+    """The V files of the projections."""
+    mapped_labels: list[int]
+    """Their class numbers; -1 where unknown."""
+    similarities: Mapping[str, NDArray[np.floating[Any]]]
+    """Cosines by kind of pair of clips."""
+    class_report: ClassReport | None
+    """Of a vote of the nearest neighbours; None without labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationVideo:
+    """A video beside the activation maps of one or more runs."""
+
+    path: Path
+    """The file."""
+    class_name: str
+    """Its class; empty where unknown."""
+    names: list[str]
+    """What the panels show, from left to right."""
+    media: str | None
+    """Its name in the media store; None where there was no room for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Galleries:
+    """Everything that is made from videos."""
+
+    runs: list[RunGallery] = field(default_factory=list)
+    """Those that could be made."""
+    activation: list[ActivationVideo] = field(default_factory=list)
+    """Videos with maps."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By run, why there is none."""
+
+
+def make_galleries(
+    runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device, say: Say
+) -> Galleries:
+    """Make the galleries of all runs that have a checkpoint and whose data are there.
+
+    Args:
+        runs: the runs.
+        media: takes the videos.
+        data: folder of videos for all runs; None: what each run was trained on.
+        device: where encoders run.
+        say: called with what is going on.
+
+    Raises:
+        DataError: `data` is given and is no folder of videos.
+    """
+    made: list[RunGallery] = []
+    reasons: dict[str, str] = {}
+    for run in runs:
+        try:
+            lists = read_lists(run, data)
+            if run.checkpoint is None:
+                raise DataError("no checkpoints/last.pt")
+            say(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
+            made.append(_run_gallery(run, run.checkpoint, lists, device))
+        except DataError as error:
+            if data is not None and run.checkpoint is not None:
+                raise
+            reasons[run.name] = str(error)
+    activation = []
+    for root in dict.fromkeys(gallery.lists.root.resolve() for gallery in made):
+        group = [gallery for gallery in made if gallery.lists.root.resolve() == root]
+        say(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
+        activation += _activation_videos(group, media, device)
+    return Galleries(runs=made, activation=activation, reasons=reasons)
+
+
+def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device) -> RunGallery:
+    loaded = load_pretrained(checkpoint, device=device)
+    settings = _clip_settings(run, loaded)
+    train, test = (
+        extract_features(
+            encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}"),
+            videos,
+            settings,
+            device=device,
+            cache=run.root / "evaluation" / "cache",
+        )
+        for videos in (lists.train, lists.test)
+    )
+    classes = lists.test.classes
+    rows = torch.arange(len(test.paths))
+    mapped = rows[:: max(1, -(-len(rows) // MOST_MAPPED))]
+    report = None
+    if lists.labelled:
+        scores = knn_scores(train.per_video, train.labels, test.per_video, num_classes=len(classes))
+        counts = confusion_matrix(scores.cpu(), test.labels).tolist()
+        report = ClassReport(name="kNN on the last checkpoint", classes=classes, counts=counts)
+    return RunGallery(
+        run=run,
+        loaded=loaded,
+        lists=lists,
+        queries=_queries(train, test, classes),
+        projections=_projections(_centred(test.per_video)[mapped]),
+        mapped=[Path(test.paths[row]) for row in mapped.tolist()],
+        mapped_labels=test.labels[mapped].tolist(),
+        similarities=_similarities(test),
+        class_report=report,
+    )
+
+
+def _clip_settings(run: RunRecord, loaded: LoadedEncoder) -> ClipSettings:
+    """Clips as in the run's evaluation, so that its cached features serve; else a few."""
+    for result in run.results:
+        for name in ("retrieval", "knn", "linear"):
+            clips = result.content["protocols"].get(name, {}).get("clips")
+            if isinstance(clips, dict):
+                return ClipSettings(**clips)
+    data = loaded.config.data
+    return ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=NUM_CLIPS)
+
+
+def _centred(features: Tensor) -> Tensor:
+    """Rows minus their mean, L2-normalised, (…, C)."""
+    rows = features.double()
+    return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)
+
+
+def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Query]:
+    """Test videos evenly spread over their list, with their neighbours; never a file as its own neighbour."""
+    similarity = _centred(test.per_video) @ _centred(train.per_video).T
+    places = {path: place for place, path in enumerate(train.paths)}
+    for row, path in enumerate(test.paths):
+        if path in places:
+            similarity[row, places[path]] = -torch.inf
+    count = min(NUM_QUERIES, len(test.paths))
+    num_neighbours = min(NUM_NEIGHBOURS, len(train.paths) - 1)
+
+    def class_of(label: int) -> str:
+        return classes[label] if label >= 0 else ""
+
+    queries = []
+    for row in [(2 * place + 1) * len(test.paths) // (2 * count) for place in range(count)]:
+        label = int(test.labels[row])
+        nearest = similarity[row].topk(num_neighbours)
+        neighbours = [
+            Neighbour(
+                path=Path(train.paths[found]),
+                class_name=class_of(int(train.labels[found])),
+                right=int(train.labels[found]) == label if label >= 0 else None,
+                similarity=value,
+            )
+            for value, found in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+        ]
+        queries.append(Query(path=Path(test.paths[row]), class_name=class_of(label), neighbours=neighbours))
+    return queries
+
+
+def _projections(features: Tensor) -> dict[str, NDArray[np.floating[Any]]]:
+    """The rows in two dimensions; nothing for fewer than three."""
+    rows = features.numpy()
+    if len(rows) < 3:
+        return {}
+    perplexity = min(LARGEST_PERPLEXITY, (len(rows) - 1) / 3)
+    nearby = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
+    return {"t-SNE": nearby, "PCA": PCA(2, random_state=0).fit_transform(rows)}
+
+
+def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
+    """Cosines between clips: of one video, of the same class, of other classes (of other videos without labels)."""
+    step = max(1, -(-len(test.paths) // SIMILARITY_VIDEOS))
+    clips, labels = _centred(test.pooled[::step]), test.labels[::step]
+    num_videos, num_clips = clips.shape[:2]
+    rows = clips.flatten(0, 1)
+    cosine = rows @ rows.T
+    video = torch.arange(num_videos).repeat_interleave(num_clips)
+    label = labels.repeat_interleave(num_clips)
+    upper = torch.ones_like(cosine, dtype=torch.bool).triu(diagonal=1)
+    same_video = video[:, None] == video[None]
+    same_class = (label[:, None] == label[None]) & (label[:, None] >= 0) & ~same_video
+    groups = {
+        "clips of one video": same_video,
+        "videos of one class": same_class,
+        "other videos" if int(label.max()) < 0 else "videos of different classes": ~same_video & ~same_class,
+    }
+    return {name: cosine[chosen & upper].numpy() for name, chosen in groups.items() if bool((chosen & upper).any())}
+
+
+def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: torch.device) -> list[ActivationVideo]:
+    """The same videos through the encoders of all runs that share them."""
+    test = group[0].lists.test
+    shown = []
+    for gallery in group:
+        data = gallery.loaded.config.data
+        settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=1)
+        adapted, _ = adapted_to_differences(gallery.loaded.encoder, test, settings, device=device)
+        encoders = ViewEncoders(rgb=gallery.loaded.encoder, difference=adapted)
+        shown.append(
+            NamedEncoder(name=gallery.run.name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
+        )
+    count = min(NUM_ACTIVATION_VIDEOS, len(test.videos))
+    found = []
+    for video in [test.videos[(2 * place + 1) * len(test.videos) // (2 * count)] for place in range(count)]:
+        try:
+            frames, fps = middle_frames(video.path, height=ACTIVATION_HEIGHT_PX)
+        except VideoError:
+            continue
+        maps = look_at(shown, lambda frames=frames: frames, device=device)  # type: ignore[misc]
+        panels = (maps.panels(frame, number) for number, frame in enumerate(frames))
+        name = f"activation {video.path} {' '.join(encoder.name for encoder in shown)}"
+        found.append(
+            ActivationVideo(
+                path=video.path,
+                class_name=test.classes[video.label] if video.label is not None else "",
+                names=["video", *(encoder.name for encoder in shown)],
+                media=media.add(name, panels, fps),
+            )
+        )
+    return found

@@ -1,0 +1,179 @@
+"""What the folder of a run says about it: settings, metrics, results, skipped videos."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fima.engine.run_folder import RunFolder
+from fima.errors import ConfigError
+from fima.evaluation.report import CONFUSION
+from fima.recipe import RECORD_KEY, read_yaml
+
+FEWEST_RESULT_KEYS = frozenset({"figures", "chance", "protocols"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One JSON of `fima evaluate` or of `fima finetune`."""
+
+    name: str
+    """Its file, from the folder of the run."""
+    content: Mapping[str, Any]
+    """What it holds; see `EvaluationResult`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassReport:
+    """A confusion matrix."""
+
+    name: str
+    """Where it comes from."""
+    classes: Sequence[str]
+    """Names."""
+    counts: Sequence[Sequence[int]]
+    """Videos by true class (rows) and predicted class (columns)."""
+
+    def accuracy(self, number: int) -> float | None:
+        """Percentage of the videos of a class that are recognised; None where it has none."""
+        total = sum(self.counts[number])
+        return 100 * self.counts[number][number] / total if total else None
+
+    def taken_for(self, number: int) -> str:
+        """The class that this one is most often mistaken for, or nothing."""
+        others = [0 if other == number else count for other, count in enumerate(self.counts[number])]
+        return self.classes[others.index(max(others))] if max(others, default=0) else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as its folder tells it."""
+
+    name: str
+    """What the page calls it; different for each run of a page."""
+    root: Path
+    """The folder."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """By section and name."""
+    record: Mapping[str, Any]
+    """Facts that the run wrote about itself: data, versions."""
+    lines: Sequence[Mapping[str, Any]]
+    """Of `metrics.jsonl`, in order."""
+    results: Sequence[Result] = field(default_factory=list)
+    """Evaluations, in order of their names."""
+    class_reports: Sequence[ClassReport] = field(default_factory=list)
+    """Confusion matrices that an evaluation wrote."""
+    skipped: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Videos that could not be decoded."""
+
+    @property
+    def method(self) -> str:
+        """What was done, in a few words."""
+        if "classifier" in self.settings:
+            frozen = self.settings["classifier"].get("freeze")
+            return "linear probe by SGD" if frozen else "fine-tuning"
+        return {"fima": "FIMA", "moco": "MoCo"}.get(str(self.setting("method", "name")), "run")
+
+    @property
+    def backbone(self) -> str:
+        """The encoder's name."""
+        return str(self.setting("model", "backbone") or self.setting("classifier", "backbone") or "?")
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint, where there is one."""
+        last = RunFolder(self.root).last
+        return last if last.exists() else None
+
+    def setting(self, section: str, name: str) -> Any:  # noqa: ANN401
+        """A setting; None where the run has none of that name."""
+        return self.settings.get(section, {}).get(name)
+
+    def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
+        """The lines of one kind."""
+        return [line for line in self.lines if line.get("kind") == kind]
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Read the folders of runs.
+
+    Raises:
+        ConfigError: a folder that is missing or holds no run, or one that is given twice.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    for position, folder in enumerate(resolved):
+        if folder in resolved[:position]:
+            raise ConfigError(f"{folders[position]}: given twice")
+    names = [folder.name for folder in resolved]
+    if len(set(names)) < len(names):
+        names = ["/".join(folder.parts[-2:]) for folder in resolved]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in resolved]
+    return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def read_run(root: Path, name: str) -> RunRecord:
+    """Read the folder of one run.
+
+    Raises:
+        ConfigError: it is missing or holds no run.
+    """
+    run = RunFolder(root)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")
+    if not run.config.is_file():
+        raise ConfigError(f"{root}: holds no run (no config.yaml); give the folder that was the --out of a run")
+    content = read_yaml(run.config)
+    return RunRecord(
+        name=name,
+        root=root,
+        settings={key: value for key, value in content.items() if key != RECORD_KEY and isinstance(value, dict)},
+        record=content.get(RECORD_KEY) or {},
+        lines=_read_lines(run.metrics),
+        results=_read_results(root),
+        class_reports=_read_class_reports(root),
+        skipped=_read_lines(run.skipped),
+    )
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; nothing where it is missing. A line that a crash cut off is passed over."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _read_results(root: Path) -> list[Result]:
+    results = []
+    for path in sorted([*root.glob("*.json"), *root.glob("evaluation/*.json")]):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(content, dict) and content.keys() >= FEWEST_RESULT_KEYS:
+            results.append(Result(name=path.relative_to(root).as_posix(), content=content))
+    return results
+
+
+def _read_class_reports(root: Path) -> list[ClassReport]:
+    reports = []
+    for path in sorted(root.rglob(CONFUSION)):
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        try:
+            counts = [[int(cell) for cell in row[1:]] for row in rows]
+        except ValueError:
+            continue
+        name = path.parent.relative_to(root).as_posix() if path.parent != root else "result of the run"
+        reports.append(ClassReport(name=name, classes=header[1:], counts=counts))
+    return reports

@@ -1,0 +1,118 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fima.cli import main
+from fima.data.datasets import list_videos
+from fima.data.quarantine import exclude, read_quarantine, write_quarantine
+from fima.errors import DataError
+from tests.video_files import damage, truncate, write_h264_mp4, write_ucf101_avi
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def doctor(*words: str | Path) -> int:
+    return main(["doctor", "--workers", "1", *map(str, words)])
+
+
+def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ucf101_avi(tmp_path / "v" / "a.avi", seed=1)
+    write_h264_mp4(tmp_path / "v" / "b.mp4")
+    assert doctor(tmp_path / "v") == 0
+    output = capsys.readouterr().out
+    assert "2 videos (videos without labels), 64 frames" in output
+    assert "h264 1" in output
+    assert "no problem; every video was checked by its header; --deep decodes it" in output
+    assert doctor(tmp_path / "v", "--deep") == 0
+    assert "every video was decoded to its end" in capsys.readouterr().out
+
+
+def test_damage_is_found_by_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "v"
+    for name in ("a", "b", "c"):
+        write_ucf101_avi(folder / f"{name}.avi", seed=ord(name))
+    damage(folder / "b.avi", 0.6, 0.8)
+    truncate(folder / "c.avi", 0.9)
+    report, bad = tmp_path / "out" / "report.json", tmp_path / "out" / "bad.txt"
+    assert doctor(folder) == 1
+    assert "1 cannot be used" in capsys.readouterr().out
+    assert doctor(folder, "--deep", "--json", report, "--quarantine", bad) == 1
+    output = capsys.readouterr().out
+    assert "2 cannot be used" in output
+    assert "copy or download it again" in output
+    diagnosis = json.loads(report.read_text())
+    assert {finding["path"]: finding["kind"] for finding in diagnosis["problems"]} == {
+        "b.avi": "damaged",
+        "c.avi": "truncated",
+    }
+    assert diagnosis["codecs"] == {"mpeg4": 1}
+    videos = exclude(list_videos(folder, "all"), bad)
+    assert [video.path.name for video in videos.videos] == ["a.avi"]
+    assert "2 videos excluded" in videos.layout
+
+
+def test_a_header_check_keeps_what_decoding_found(tmp_path: Path) -> None:
+    damage(write_ucf101_avi(tmp_path / "v" / "a.avi"), 0.6, 0.8)
+    assert [doctor(tmp_path / "v", *flags) for flags in ([], ["--deep"], [])] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("end_bytes", [100, 2**16])
+def test_duplicates(
+    end_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fima.data.doctor.END_BYTES", end_bytes)
+    original = write_ucf101_avi(tmp_path / "v" / "a" / "1.avi")
+    shutil.copy(original, tmp_path / "v" / "a" / "2.avi")
+    other = tmp_path / "v" / "b" / "1.avi"
+    other.parent.mkdir()
+    content = bytearray(original.read_bytes())
+    content[len(content) // 2] ^= 1
+    other.write_bytes(content)
+    assert doctor(tmp_path / "v") == 0
+    output = capsys.readouterr().out
+    assert "duplicate: 1." in output
+    assert "a/2.avi: of a/1.avi" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["missing"], "missing: no such folder"), ([".", "--workers", "0"], "--workers 0: must be at least 1")],
+)
+def test_wrong_command_lines(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_lists_of_videos_hold_any_name(tmp_path: Path) -> None:
+    names = {"a/b.avi", "line\nbreak.mp4", " blank.mp4", "#1.mp4", '"quoted".mp4', "not\udcffutf8.avi", "Straße.avi"}
+    file = tmp_path / "list.txt"
+    write_quarantine(file, names)
+    assert read_quarantine(file) == names
+    assert "Straße.avi\n" in file.read_text(encoding="utf-8")
+    file.write_text("# comment\n\na.avi  \n", encoding="utf-8")
+    assert read_quarantine(file) == {"a.avi"}
+
+
+def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    with pytest.raises(DataError, match=r"list\.txt: cannot be read"):
+        read_quarantine(file)
+    file.write_text('a.avi\n"b.avi\n')
+    with pytest.raises(DataError, match=r"list\.txt, line 2"):
+        read_quarantine(file)
+    write_ucf101_avi(tmp_path / "v" / "a.avi")
+    write_quarantine(file, ["a.avi"])
+    videos = list_videos(tmp_path / "v", "all")
+    with pytest.raises(DataError, match="excludes all 1 videos"):
+        exclude(videos, file)
+    write_quarantine(file, ["b.avi"])
+    assert replace(exclude(videos, file), layout="") == replace(videos, layout="")

@@ -1,0 +1,194 @@
+"""`fima evaluate`: splits, checkpoints of other programs, classifiers, several processes."""
+
+import csv
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fima.cli import main
+from fima.engine.distributed import is_main
+from fima.evaluation.evaluate import collect
+from fima.evaluation.protocols import EvaluationConfig
+from fima.evaluation.splits import list_splits
+from fima.evaluation.subject import load_subject
+from fima.evaluation.testing import test_classifier as score_videos
+from tests.evaluation_data import CLASSES, write_classifier, write_state_dict, write_three_splits
+from tests.gloo import run_processes
+
+Capture = pytest.CaptureFixture[str]
+
+CPU = torch.device("cpu")
+SMALL = ["--num-clips", "2", "--workers", "0", "--device", "cpu"]
+SMALL_CLIPS = ["--frames", "4", "--crop-size", "32"]
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_three_splits(tmp_path_factory.mktemp("command") / "ucf")
+
+
+def evaluate(*words: object) -> dict[str, Any]:
+    argv = [str(word) for word in words]
+    assert main(["evaluate", *argv, *SMALL]) == 0
+    loaded: dict[str, Any] = json.loads(Path(argv[argv.index("--out") + 1]).read_text())
+    return loaded
+
+
+def refused(capsys: Capture, *words: object) -> str:
+    capsys.readouterr()
+    assert main(["evaluate", *(str(word) for word in words), *SMALL]) == 2
+    *_, error = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("fima: error: ")
+    return error
+
+
+def test_splits_give_mean_and_deviation(tmp_path: Path, capsys: Capture) -> None:
+    splits = write_three_splits(tmp_path / "ucf", misplaced=0)
+    checkpoint = write_state_dict(tmp_path / "weights.pt")
+    words = [checkpoint, splits, *SMALL_CLIPS, "--protocols", "linear", "knn", "retrieval", "--dataset", "ucf101"]
+    together = evaluate(*words, "--splits", 1, 2, 3, "--out", tmp_path / "all.json")
+    output = capsys.readouterr().out
+    assert all(word in output for word in ("split 1", "split 2", "split 3", "mean ± sd"))
+    alone = {n: evaluate(*words, "--splits", n, "--out", tmp_path / f"{n}.json") for n in (1, 2, 3)}
+    assert together["splits"] == {str(n): result["figures"] for n, result in alone.items()}
+    for name, value in together["figures"].items():
+        values = [result["figures"][name] for result in alone.values()]
+        assert value == pytest.approx(mean(values))
+        assert together["sd"][name] == pytest.approx(stdev(values))
+    # The misplaced video is tested in the first split, where it is one of six, and trained on in the others.
+    assert together["sd"]["retrieval/R@1"] > 5
+    for n, result in alone.items():
+        assert together["data"][f"split {n}"] == result["data"]
+        assert together["notes"][f"split {n}"] == result["notes"]
+        assert result["splits"] == {}
+    assert {n: result["data"]["test"]["split_index"] for n, result in alone.items()} == {1: 1, 2: 2, 3: 3}
+    # All of it from one extraction: each of the 18 videos is once in the cache.
+    (folder,) = (tmp_path / "evaluation" / "cache").iterdir()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_confusion_matrices_lie_beside_the_json(splits: Path, tmp_path: Path) -> None:
+    checkpoint = write_state_dict(tmp_path / "weights.pt")
+    result = evaluate(checkpoint, splits, *SMALL_CLIPS, "--out", tmp_path / "new" / "result.json")
+    for name in ("linear", "knn"):
+        with (tmp_path / "new" / "result" / name / "confusion.csv").open(newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header[1:] == [row[0] for row in rows] == list(CLASSES)
+        counts = np.array([row[1:] for row in rows], dtype=int)
+        assert counts.sum(axis=1).tolist() == [2, 2, 2]
+        assert 100 * counts.trace() / counts.sum() == pytest.approx(result["figures"][f"{name}/top1"])
+    evaluate(checkpoint, splits, *SMALL_CLIPS, "--protocols", "knn", "--splits", 1, 3, "--out", tmp_path / "two.json")
+    assert sorted(path.parent.parent.name for path in (tmp_path / "two").rglob("per_class.csv")) == [
+        "split-1",
+        "split-3",
+    ]
+
+
+def test_other_weights_in_the_same_file_are_measured_anew(splits: Path, tmp_path: Path) -> None:
+    results = []
+    for seed in (0, 1, 0):
+        checkpoint = write_state_dict(tmp_path / "weights.pt", seed)
+        words = [checkpoint, splits, *SMALL_CLIPS, "--protocols", "same_video", "--out", tmp_path / "result.json"]
+        results.append(evaluate(*words))
+    hashes = [result["encoder"]["checkpoint_hash"] for result in results]
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert len(list((tmp_path / "evaluation" / "cache").iterdir())) == 2
+    assert results[0]["figures"] == results[2]["figures"]
+
+
+def test_what_a_foreign_checkpoint_does_not_say_is_said_aloud(splits: Path, tmp_path: Path, capsys: Capture) -> None:
+    checkpoint = write_state_dict(tmp_path / "weights.pt")
+    words = [checkpoint, splits, "--protocols", "knn", "--out", tmp_path / "result.json"]
+    result = evaluate(*words, *SMALL_CLIPS)
+    assert "does not say which clips" in capsys.readouterr().err
+    assert "4 frames of 32 px" in result["encoder"]["assumption"]
+    assert result["encoder"]["config"] is None
+    subject = load_subject(checkpoint, config=EvaluationConfig(), device=CPU)
+    assert (subject.clips.frames, subject.clips.crop_size) == (16, 224)
+    assert "i3d" in refused(capsys, *words, "--backbone", "i3d")
+    assert "no such checkpoint" in refused(capsys, tmp_path / "none.pt", splits)
+
+
+def test_wrong_splits_are_refused(splits: Path, tmp_path: Path, capsys: Capture) -> None:
+    checkpoint = write_state_dict(tmp_path / "weights.pt")
+    assert "--splits 1 1: give each split once" in refused(capsys, checkpoint, splits, "--splits", "1", "1")
+    assert "04.txt" in refused(capsys, checkpoint, splits, "--splits", "1", "4")
+    assert "no classifier" in refused(capsys, checkpoint, splits, "--protocols", "evaluate", *SMALL_CLIPS)
+
+
+def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) -> None:
+    checkpoint = write_classifier(tmp_path / "classifier.pt", seed=3)
+    result = evaluate(checkpoint, splits, "--num-crops", 3, "--out", tmp_path / "result.json")
+    assert set(result["figures"]) == {"evaluate/top1", "evaluate/top5"}
+    assert result["figures"]["evaluate/top5"] == 100
+    assert result["chance"]["evaluate/top1"] == pytest.approx(100 / 3)
+    settings = result["protocols"]["evaluate"]
+    # The resolution is the one that it was trained to be tested at, since no flag says another.
+    assert settings["clips"] == {"frames": 4, "crop_size": 32, "num_clips": 2, "num_crops": 3, "ori_resolution": 256}
+    assert settings["averaged"].startswith("logits")
+    assert (settings["dropout"], settings["selection"], settings["optim"]["lr"]) == (0.7, "last", 0.01)
+    assert result["encoder"]["classifier"]["source"] == {"file": "scratch"}
+    subject = load_subject(checkpoint, config=EvaluationConfig(), device=CPU)
+    assert subject.classifier is not None
+    scores = score_videos(
+        subject.classifier.model, list_splits(splits, [1])[1].test, frames=4, crop_size=32, clips=2, crops=3,
+        ori_resolution=256, log_softmax=False, device=CPU, batch_size=8, workers=0,
+    )  # fmt: skip
+    assert result["figures"]["evaluate/top1"] == scores.top(1)
+    assert (tmp_path / "result" / "evaluate" / "confusion.csv").exists()
+
+
+def test_the_encoder_of_a_classifier_can_be_measured_too(splits: Path, tmp_path: Path) -> None:
+    checkpoint = write_classifier(tmp_path / "classifier.pt")
+    words = [checkpoint, splits, "--protocols", "evaluate", "knn", "--out", tmp_path / "result.json"]
+    result = evaluate(*words)
+    assert set(result["figures"]) == {"evaluate/top1", "evaluate/top5", "knn/top1"}
+    assert result["protocols"]["knn"]["clips"]["ori_resolution"] is None
+
+
+def test_a_classifier_is_not_tested_on_what_it_was_trained_on(splits: Path, tmp_path: Path, capsys: Capture) -> None:
+    checkpoint = write_classifier(tmp_path / "classifier.pt", split=2)
+    for protocols in ("evaluate", "linear"):
+        error = refused(capsys, checkpoint, splits, "--protocols", protocols, "--splits", "2", "3")
+        assert "trained on the labels of split 2" in error
+    result = evaluate(checkpoint, splits, "--out", tmp_path / "result.json")
+    assert result["data"]["test"]["split_index"] == 2
+    other = write_classifier(tmp_path / "other.pt", ["Dark", "Light", "Bright"])
+    assert "`Light` where it has `Medium, Grey`" in refused(capsys, other, splits)
+    more = write_classifier(tmp_path / "more.pt", [*CLASSES, "Another"])
+    assert "4 classes, not 3" in refused(capsys, more, splits)
+    evaluate(other, splits, "--protocols", "knn", "--splits", 2, 3, "--out", tmp_path / "result.json")
+
+
+def test_clips_that_are_too_small_for_the_encoder_are_refused(splits: Path, tmp_path: Path, capsys: Capture) -> None:
+    torch.manual_seed(0)
+    checkpoint = write_state_dict(tmp_path / "weights.pt")
+    assert "--crop_size 4: must be at least 8" in refused(capsys, checkpoint, splits, "--crop-size", "4")
+
+
+def figures_in_process(_: int, checkpoint: Path, splits: Path, cache: Path | None) -> dict[str, float] | None:
+    """Figures of all protocols on two splits; None but in the main process."""
+    config = EvaluationConfig(
+        protocols=("evaluate", "linear", "knn", "retrieval", "foreground"), num_clips=2, workers=0, batch_size=1
+    )
+    subject = load_subject(checkpoint, config=config, device=CPU)
+    lists = list_splits(splits, [1])
+    mask = np.zeros((10, 32, 32), dtype=np.bool_)
+    mask[:, 5:20, 9:20] = True
+    collected = collect(subject, lists, config, source=checkpoint, device=CPU, load_mask=lambda _: mask, cache=cache)
+    return collected.result().figures if is_main() else None
+
+
+def test_two_processes_give_the_figures_of_one(splits: Path, tmp_path: Path) -> None:
+    checkpoint = write_classifier(tmp_path / "classifier.pt", seed=3)
+    first, second = run_processes(figures_in_process, 2, tmp_path / "gloo", checkpoint, splits, tmp_path / "cache")
+    assert second is None
+    alone = figures_in_process(0, checkpoint, splits, None)
+    assert alone is not None
+    assert {"evaluate/top1", "linear/top1", "retrieval/R@5", "foreground/share"} <= alone.keys()
+    assert first == pytest.approx(alone)

@@ -1,0 +1,157 @@
+"""`fima finetune` from the command line, what it refuses, and two processes as one run."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fima.cli import main
+from fima.config import FinetuneConfig
+from fima.engine.classifier_checkpoint import load_classifier_checkpoint
+from fima.engine.finetune import finetune
+from fima.engine.run_folder import RunFolder
+from fima.errors import CheckpointError, ConfigError, DataError
+from fima.recipe import flatten, read_recipe
+from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
+from tests.small_runs import make_videos
+from tests.video_files import write_ucf101_avi
+
+DEFAULTS = flatten(FinetuneConfig())
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training videos of two classes, so two steps an epoch, and two test videos."""
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    """A checkpoint of one epoch of pre-training."""
+    return pretrain_once(videos, tmp_path_factory.mktemp("pretrained") / "run")
+
+
+def flags(config: FinetuneConfig) -> list[str]:
+    """Settings as command-line words."""
+    words = []
+    for name, value in flatten(config).items():
+        if value != DEFAULTS[name] and value is not True:
+            words += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        elif value != DEFAULTS[name]:
+            words.append(f"--{name}")
+    return words
+
+
+def test_settings_that_make_no_sense_are_refused(videos: Path, pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"scratch: random weights of which encoder\? Give --classifier.backbone"):
+        finetune(changed("classifier", backbone=None), pretrained=None, data=videos, out=out)
+    with pytest.raises(ConfigError, match=r"--classifier.num-classes 101: .* has 2 classes"):
+        finetune(changed("classifier", num_classes=101), pretrained=None, data=videos, out=out)
+    with pytest.raises(CheckpointError, match=r"last.pt.*r3d_18"):
+        finetune(changed("classifier", backbone="r3d_18"), pretrained=pretrained, data=videos, out=out)
+    for flag, value in (("part", "all"), ("clip_sampling", "near")):
+        with pytest.raises(ConfigError, match=f"--data.{flag} {value}: .* no place in fine-tuning"):
+            finetune(changed("data", SMALL, **{flag: value}), pretrained=None, data=videos, out=out)
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        finetune(SMALL, pretrained=tmp_path / "nothing.pt", data=videos, out=out)
+    assert not out.exists()
+
+
+def test_data_without_classes_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_ucf101_avi(tmp_path / "videos" / split / "0.avi")
+    with pytest.raises(DataError, match="1 of the 1 videos of the train list have no class"):
+        finetune(SMALL, pretrained=None, data=tmp_path / "videos", out=tmp_path / "run")
+
+
+def test_resume_needs_the_same_start_settings_and_kind_of_run(videos: Path, pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="holds no run"):
+        finetune(changed("classifier", backbone=None), pretrained=None, data=videos, out=out, resume=True)
+    finetune(SMALL, pretrained=pretrained, data=videos, out=out)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        finetune(SMALL, pretrained=pretrained, data=videos, out=out)
+    with pytest.raises(CheckpointError, match=r"scratch \(scratch\): the run in .* was started from .*last.pt"):
+        finetune(SMALL, pretrained=None, data=videos, out=out, resume=True)
+    with pytest.raises(ConfigError, match=r"--optim.lr 0.1: the run in .* has 0.05"):
+        finetune(changed("optim", lr=0.1), pretrained=pretrained, data=videos, out=out, resume=True)
+    with pytest.raises(ConfigError, match="holds a run of another command"):
+        finetune(SMALL, pretrained=pretrained, data=videos, out=pretrained.parent.parent, resume=True)
+    longer = finetune(changed("optim", epochs=3), pretrained=pretrained, data=videos, out=out, resume=True)
+    assert longer.progress.epoch == 3
+
+
+def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
+    out, apart = tmp_path / "run", tmp_path / "apart"
+    finetune(SMALL, pretrained=None, data=videos, out=out, checkpoints=apart)
+    assert (apart / "last.pt").exists()
+    assert not (out / "checkpoints").exists()
+    with pytest.raises(ConfigError, match=r"has its checkpoints in .*apart; give --checkpoints"):
+        finetune(SMALL, pretrained=None, data=videos, out=out, resume=True)
+    with pytest.raises(ConfigError, match=r"--checkpoints .*apart: already holds those of a run"):
+        finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
+    longer = changed("optim", epochs=3)
+    assert finetune(longer, pretrained=None, data=videos, out=out, checkpoints=apart, resume=True).progress.epoch == 3
+
+
+def test_the_command_trains_tests_and_continues(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    argv = ["finetune", "scratch", str(videos), "--out", str(run.root)]
+    assert main([*argv, *flags(SMALL)]) == 0
+    assert "finetune/top1" in capsys.readouterr().out
+    assert read_recipe(run.config, FinetuneConfig) == SMALL
+    assert main([*argv, "--resume"]) == 0
+    assert "finished already, 2 epochs" in capsys.readouterr().out
+    assert main([*argv, "--resume", "--optim.lr", "1"]) == 2
+    assert capsys.readouterr().err.startswith("fima: error: --optim.lr 1.0: the run in")
+    recipe = tmp_path / "probe.yaml"
+    recipe.write_text(
+        "classifier: {freeze: true, backbone: tiny}\noptim: {epochs: 1, schedule: constant, milestones: []}"
+    )
+    small = ["--data.frames", "4", "--data.crop-size", "32", "--data.workers", "0", "--test.clips", "1"]
+    assert main(["finetune", "scratch", str(videos), str(recipe), "--out", str(tmp_path / "probe"), *small]) == 0
+    assert "linear_sgd/top1" in capsys.readouterr().out
+
+
+def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
+    config = changed("data", FROZEN, workers=1)
+    alone = after(videos, tmp_path / "alone", config).model
+    run = RunFolder(tmp_path / "run")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    words = ["finetune", "scratch", str(videos), "--out", str(run.root), *flags(config)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fima", *words],
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in "01"
+    ]
+    try:
+        outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "2 x cpu" in outputs[0]
+    assert "linear_sgd/top1" in outputs[0]
+    assert "top1" not in outputs[1]
+    result = json.loads(run.result.read_text())
+    assert result["data"]["test"]["num_evaluated"] == 2
+    assert result["protocols"]["linear_sgd"]["processes"] == 2
+    model = load_classifier_checkpoint(run.last).model
+    torch.testing.assert_close(model["fc.weight"], alone["fc.weight"], rtol=1e-5, atol=1e-6)
+    figures = json.loads((tmp_path / "alone" / "result.json").read_text())["figures"]
+    assert result["figures"] == figures

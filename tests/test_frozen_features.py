@@ -1,0 +1,96 @@
+"""What is computed from features: linear probe, nearest neighbours, retrieval, same video."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from fima.errors import DataError
+from fima.evaluation.knn import knn_scores
+from fima.evaluation.linear import fit_linear_probe
+from fima.evaluation.metrics import top_k_accuracy
+from fima.evaluation.retrieval import retrieve, same_video_share
+from tests.evaluation_data import gaussians
+
+
+def test_linear_probe_is_logistic_regression_on_standardised_features() -> None:
+    train, labels = gaussians(20, 4, seed=0, spread=3.0)
+    test, _ = gaussians(5, 4, seed=1, spread=3.0)
+    probe = fit_linear_probe(train, labels, num_classes=4)
+    mean, std = train.double().mean(dim=0), train.double().std(dim=0, correction=0)
+    reference = LogisticRegression(C=probe.inverse_regularisation, max_iter=2000)
+    reference.fit(((train - mean) / std).numpy(), labels.numpy())
+    expected = torch.from_numpy(reference.decision_function(((test - mean) / std).numpy()))
+    torch.testing.assert_close(probe.scores(test), expected, atol=1e-3, rtol=1e-3)
+    best = max(probe.held_out_accuracies.values())
+    assert probe.held_out_accuracies[probe.inverse_regularisation] == best
+    assert probe.inverse_regularisation == min(c for c, a in probe.held_out_accuracies.items() if a == best)
+
+
+def test_l2_normalisation_makes_the_probe_blind_to_length() -> None:
+    train, labels = gaussians(10, 3, seed=0)
+    length = torch.rand(len(train), 1) * 10 + 0.1
+    normalised = fit_linear_probe(train * length, labels, num_classes=3, l2_normalise=True)
+    torch.testing.assert_close(normalised.scores(train), normalised.scores(train * length))
+    plain = fit_linear_probe(train * length, labels, num_classes=3)
+    assert not torch.allclose(plain.scores(train), plain.scores(train * length))
+
+
+@pytest.mark.parametrize("present", [[1, 3], [0, 2, 3]])
+def test_linear_probe_never_chooses_a_class_without_training_videos(present: list[int]) -> None:
+    train, labels = gaussians(10, 4, seed=0)
+    kept = torch.isin(labels, torch.tensor(present))
+    probe = fit_linear_probe(train[kept], labels[kept], num_classes=4)
+    scores = probe.scores(train)
+    assert set(scores.argmax(dim=1).tolist()) == set(present)
+    assert top_k_accuracy(scores[kept], labels[kept], 1) > 90
+
+
+def test_linear_probe_refuses_what_it_cannot_validate() -> None:
+    with pytest.raises(DataError, match="two videos of a class"):
+        fit_linear_probe(torch.randn(3, 4), torch.arange(3), num_classes=3)
+    with pytest.raises(DataError, match="two classes"):
+        fit_linear_probe(torch.randn(3, 4), torch.zeros(3, dtype=torch.long), num_classes=3)
+
+
+def test_knn_against_a_loop() -> None:
+    train, train_labels = gaussians(9, 3, seed=0, spread=3.0)
+    test, _ = gaussians(4, 3, seed=1, spread=3.0)
+    votes = knn_scores(train, train_labels, test, num_classes=3, num_neighbours=5)
+    for row, query in zip(votes, test, strict=True):
+        cosines = [float(torch.cosine_similarity(query, other, dim=0)) for other in train]
+        nearest = sorted(range(len(train)), key=lambda i, c=cosines: -c[i])[:5]  # type: ignore[misc]
+        expected = torch.zeros(3, dtype=torch.float64)
+        for i in nearest:
+            expected[train_labels[i]] += np.exp(cosines[i] / 0.07)
+        torch.testing.assert_close(row / row.sum(), expected / expected.sum(), atol=1e-4, rtol=1e-4)
+    assert knn_scores(train, train_labels, test, num_classes=3, num_neighbours=500).shape == (12, 3)
+
+
+def test_retrieval_subtracts_each_split_s_own_mean() -> None:
+    train, train_labels = gaussians(10, 5, seed=0)
+    test, test_labels = gaussians(10, 5, seed=1)
+    plain = retrieve(train, train_labels, test, test_labels)
+    shifted = retrieve(train + 50, train_labels, test - 50, test_labels)
+    assert plain.recall == shifted.recall
+    assert plain.recall[1] > 90 > plain.chance[1]
+
+
+def test_same_video_share_against_a_loop() -> None:
+    clips = torch.randn(15, 3, 6) + 1.2 * torch.randn(15, 1, 6)
+    rows = clips.reshape(-1, 6)
+    rows = rows - rows.mean(dim=0)
+    hits = 0
+    for i, row in enumerate(rows):
+        others = [j for j in range(len(rows)) if j != i]
+        nearest = max(others, key=lambda j, row=row: float(torch.cosine_similarity(row, rows[j], dim=0)))  # type: ignore[misc]
+        hits += nearest // 3 == i // 3
+    assert 0 < hits < 45
+    assert same_video_share(clips) == pytest.approx(100 * hits / 45)
+
+
+def test_same_video_share_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = torch.randn(20, 2, 4)
+    whole = same_video_share(clips)
+    monkeypatch.setattr("fima.evaluation.retrieval.ROWS_AT_ONCE", 7)
+    assert same_video_share(clips) == whole

@@ -1,0 +1,48 @@
+import os
+import signal
+import time
+
+import pytest
+
+from fima.data.isolated import Failed, run_isolated
+
+
+def work(item: int | str) -> int:
+    if item == "hang":
+        time.sleep(1000)
+    if item == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "leave":
+        os._exit(3)
+    if item == "memory":
+        bytearray(2**40)
+    if isinstance(item, str):
+        raise KeyError(item)
+    return item * item
+
+
+@pytest.mark.parametrize("items_at_once", [1, 4])
+def test_one_bad_item_costs_only_itself(items_at_once: int) -> None:
+    items: list[int | str] = [1, 2, "hang", 3, "crash", 4, "leave", "memory", "wrong", 5]
+    outcomes = dict(run_isolated(work, items, workers=2, timeout_seconds=2, items_at_once=items_at_once))
+    assert [outcomes[place] for place in (0, 1, 3, 5, 9)] == [1, 4, 9, 16, 25]
+    failed = {place: outcome.reason for place, outcome in outcomes.items() if isinstance(outcome, Failed)}
+    reasons = {items[place]: reason for place, reason in failed.items()}
+    assert reasons == {
+        "hang": "not done after 2 s",
+        "crash": "the process that worked on it died (SIGSEGV)",
+        "leave": "the process that worked on it died (exit code 3)",
+        "memory": "needs too much memory",
+        "wrong": "KeyError: 'wrong'",
+    }
+
+
+def test_closing_ends_the_workers() -> None:
+    items: list[int | str] = ["hang", 7]
+    outcomes = run_isolated(work, items, workers=2, timeout_seconds=100)
+    assert next(outcomes) == (1, 49)
+    outcomes.close()
+
+
+def test_no_items() -> None:
+    assert list(run_isolated(work, list[int | str](), workers=2, timeout_seconds=1)) == []

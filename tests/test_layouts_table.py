@@ -1,0 +1,119 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from fima.data.datasets import list_videos, recognise
+from fima.errors import DataError
+from tests.layout_files import labelled, write_lines, write_videos
+
+
+def test_csv_as_root(tmp_path: Path) -> None:
+    write_videos(tmp_path, "clips/a, b.avi", "clips/c.avi", "clips/d.avi", "clips/e.avi", "clips/unnamed.avi")
+    table = write_lines(
+        tmp_path / "list.csv",
+        "\ufeffpath,label,split",
+        '"clips/a, b.avi",run,train',
+        "clips/e.avi,jump,validation",
+        "clips/d.avi,jump,test",
+        "clips/c.avi,jump,Train",
+        "",
+        "clips/gone.avi,run,train",
+    )
+    assert recognise(table) == "table"
+    train, test = list_videos(table, dataset="table"), list_videos(table, "test")
+    assert train.root == tmp_path
+    assert train.classes == ["jump", "run"]
+    assert labelled(train) == {"clips/a, b.avi": "run", "clips/c.avi": "jump"}
+    assert labelled(test) == {"clips/d.avi": "jump"}
+    assert train.missing == [str(tmp_path / "clips/gone.avi")]
+    assert train.warnings() == [
+        f"table list.csv, train: 2 of 3 listed videos are there; 1 missing, such as {tmp_path / 'clips/gone.avi'}"
+    ]
+    assert len(list_videos(table, "all").videos) == 4
+
+
+def test_validation_rows_test_where_there_are_no_others(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "videos.csv", "split,path,label,note", "val,a.avi,x,-", "train,b.avi,x,-")
+    assert recognise(tmp_path) == "table"
+    test = list_videos(tmp_path, "test")
+    assert labelled(test) == {"a.avi": "x"}
+    assert test.layout == "table videos.csv, rows val"
+    assert list_videos(table, "test").videos == test.videos
+
+
+def test_without_split_column(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,10", "b.avi,9", "c.avi,")
+    train = list_videos(table)
+    assert train.classes == ["9", "10"]
+    assert labelled(train) == {"a.avi": "10", "b.avi": "9", "c.avi": None}
+    with pytest.raises(DataError, match=r"t\.csv: has no column split, so no test split"):
+        list_videos(table, "test")
+    write_lines(table, "path,label,split", "a.avi,10,train")
+    with pytest.raises(DataError, match=r"t\.csv: has only rows of train, so no test split"):
+        list_videos(table, "test")
+
+
+def test_absolute_paths_and_a_folder_apart_from_the_table(tmp_path: Path) -> None:
+    write_videos(tmp_path, "far/a.avi", "near/b.avi")
+    table = write_lines(tmp_path / "tables/t.csv", "path,label", f"{tmp_path}/far/a.avi,x", "b.avi,y")
+    listed = list_videos(tmp_path / "near", annotations=table)
+    assert [video.path for video in listed.videos] == [tmp_path / "far/a.avi", tmp_path / "near/b.avi"]
+    assert listed.dataset == "table"
+
+
+def test_odd_rows_are_named(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,x", "a.avi,x", "b.avi", ",y", "b.avi,y,train")
+    listed = list_videos(table)
+    assert labelled(listed) == {"a.avi": "x"}
+    assert listed.warnings() == [
+        f"3 unreadable rows, such as {table}, line 4: 1 fields, expected 2",
+        f"1 repeated row, such as {table}, line 3: a.avi",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["file,label", "a.avi,x"], r"t\.csv: has no column path; .* found file, label"),
+        ([], r"t\.csv: has no column path; .* found none"),
+        (["path,label"], r"t\.csv: has no row that can be read"),
+        (["path,label", "a.avi,x,y"], r"has no row that can be read; .*line 2: 3 fields, expected 2"),
+        (["path,label,split", "a.avi,x,trian"], r"t\.csv, line 2: unknown split 'trian'"),
+        (["path,label", "../a.avi,x"], r"t\.csv, line 2: \.\./a\.avi points outside"),
+        (["path,label", "a.avi,x", "./a.avi,y"], r"line 3: \./a\.avi has another label or split than in .*line 2"),
+        (["path,label", "gone.avi,x"], "none of its 1 videos of the train split is there, such as .*gone"),
+        (["path,label", '"a.avi,x'], "cannot be read"),
+    ],
+)
+def test_bad_tables(lines: list[str], message: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi")
+    with pytest.raises(DataError, match=message):
+        list_videos(write_lines(tmp_path / "t.csv", *lines))
+
+
+def test_parquet_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "videos.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        DataError, match=r"videos\.parquet: reading Parquet needs pyarrow; pip install 'fima\[parquet\]'"
+    ):
+        list_videos(tmp_path)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    columns = {"path": ["a.avi", "b.avi", "c.avi", None], "label": [3.0, 1.0, None, 1.0], "split": ["train"] * 4}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    listed = list_videos(tmp_path / "t.parquet")
+    assert labelled(listed) == {"a.avi": "3", "b.avi": "1", "c.avi": None}
+    assert listed.notes == [f"1 unreadable row, such as {tmp_path / 't.parquet'}, row 4: no path"]
+    (tmp_path / "t.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read"):
+        list_videos(tmp_path / "t.parquet")

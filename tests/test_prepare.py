@@ -1,0 +1,157 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from fima.cli import main
+from fima.data.datasets import list_videos
+from fima.data.transcode import target_size
+from fima.data.video import VideoReader
+from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def prepare(source: Path, target: Path, *words: str) -> int:
+    return main(["prepare", str(source), str(target), "--workers", "1", *words])
+
+
+def make_ucf101(root: Path) -> Path:
+    """Two classes, one test video each, with the official lists."""
+    for name in ("Archery", "Biking"):
+        for group in (1, 2):
+            write_ucf101_avi(root / "data" / name / f"v_{name}_g0{group}_c01.avi", num_frames=12, seed=group)
+    (root / "anno").mkdir()
+    (root / "anno" / "classInd.txt").write_text("1 Archery\n2 Biking\n")
+    for split, group in (("train", 1), ("test", 2)):
+        lines = [f"{name}/v_{name}_g0{group}_c01.avi {label}" for label, name in ((1, "Archery"), (2, "Biking"))]
+        (root / "anno" / f"{split}list01.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_tree_labels_and_lists_stay(tmp_path: Path) -> None:
+    source, target = make_ucf101(tmp_path / "ucf"), tmp_path / "small"
+    assert prepare(source, target) == 0
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for split in splits:
+        before, after = (list_videos(root, split) for root in (source, target))
+        assert after.classes == before.classes == ["Archery", "Biking"]
+        assert [(video.path.stem, video.label) for video in after.videos] == [
+            (video.path.stem, video.label) for video in before.videos
+        ]
+        assert not after.missing
+
+
+def test_frames_stay_and_key_frames_are_frequent(tmp_path: Path) -> None:
+    frames = moving_square(40, 96, 128)
+    write_video(tmp_path / "v" / "a.mp4", frames, codec="libx264", options={"crf": "5"}, gop_frames=250, b_frames=2)
+    assert prepare(tmp_path / "v", tmp_path / "p", "--short-side", "48", "--gop", "8", "--crf", "5") == 0
+    with VideoReader(tmp_path / "p" / "a.mp4") as reader:
+        assert (reader.width, reader.height, reader.fps) == (64, 48, 25)
+        packets = reader._packets
+        assert packets is not None
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        assert max(np.diff([*keys, len(packets)])) <= 8
+        read = reader.read(range(40)).astype(float)
+    small = frames.reshape(40, 48, 2, 64, 2, 3).mean(axis=(2, 4))
+    nearest = [int(np.abs(small - frame).mean(axis=(1, 2, 3)).argmin()) for frame in read]
+    assert nearest == list(range(40))
+    assert np.abs(small - read).mean() < 6
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    for name in ("a", "b"):
+        write_ucf101_avi(source / f"{name}.avi")
+    (source / "c.mp4").write_text("no video")
+    assert prepare(source, target) == 1
+    output = capsys.readouterr().out
+    assert "2 videos written, 0 done before" in output
+    assert "1 not rewritten:\n  c.mp4: cannot be opened" in output
+    assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
+    write_ucf101_avi(source / "b.avi", num_frames=30)
+    (source / "c.mp4").unlink()
+    (target / ".a.mp4.partial.mp4").write_text("rest of an interrupted run")
+    assert prepare(source, target) == 0
+    assert "1 videos written, 1 done before" in capsys.readouterr().out
+    assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
+    with (target / "prepared.jsonl").open("a") as record:
+        record.write('{"source": "cut o')
+    (target / "a.mp4").write_bytes(b"another")
+    assert prepare(source, target) == 0
+    assert "1 videos written, 1 done before" in capsys.readouterr().out
+    assert prepare(source, target, "--gop", "4") == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:
+    write_ucf101_avi(tmp_path / "v" / "a.avi", num_frames=6)
+    write_h264_mp4(tmp_path / "v" / "a.mp4", num_frames=9)
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    found = {}
+    for name in ("a.avi.mp4", "a.mp4.mp4"):
+        with VideoReader(tmp_path / "p" / name) as reader:
+            found[name] = reader.num_frames
+    assert found == {"a.avi.mp4": 6, "a.mp4.mp4": 9}
+
+
+def test_an_interrupt_leaves_whole_files_only(tmp_path: Path) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    for number in range(6):
+        write_ucf101_avi(source / f"{number}.avi", num_frames=60, side=128, seed=number)
+    words = [sys.executable, "-m", "fima", "prepare", str(source), str(target), "--workers", "1", "--no-check-space"]
+    process = subprocess.Popen(words, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(target.glob("[0-9].mp4")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode in (0, 130)
+    finished = list(target.glob("[0-9].mp4"))
+    assert finished
+    for path in finished:
+        with VideoReader(path) as reader:
+            assert reader.num_frames == 60
+    assert prepare(source, target) == 0
+    lines = (target / "prepared.jsonl").read_text().splitlines()[1:]
+    assert {json.loads(line)["source"] for line in lines} == {f"{number}.avi" for number in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "message"),
+    [
+        ("p", ["--crf", "52"], "--crf 52: must be from 0 to 51"),
+        ("v/p", [], "must not lie in"),
+        ("p", [], "too little space"),
+    ],
+)
+def test_refusals(
+    target: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_ucf101_avi(tmp_path / "v" / "a.avi")
+    monkeypatch.setattr("fima.commands.prepare.estimate_bytes", lambda index, settings: 10**18)
+    assert prepare(tmp_path / "v", tmp_path / target, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / target).exists()
+
+
+def test_sizes() -> None:
+    assert target_size(1920, 1080, 256) == (456, 256)
+    assert target_size(1080, 1920, 256) == (256, 456)
+    assert target_size(320, 240, 256) == (320, 240)
+    assert target_size(45, 63, 256) == (44, 64)
+    assert target_size(10000, 10, 256) == (10000, 10)
+    assert target_size(1, 1, 256) == (2, 2)

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fima.cli import main
+from fima.config import FinetuneConfig
+from fima.recipe import flatten, read_recipe, read_yaml
+from fima.smoke import shrink_finetune, shrink_pretrain
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+FINETUNE = sorted(path.name for path in RECIPES.glob("*.yaml") if "classifier" in read_yaml(path))
+PRETRAIN = sorted(path.name for path in RECIPES.glob("*.yaml") if path.name not in FINETUNE)
+REPRESENTATIVES = ["ucf101_i3d_fima.yaml", "k400_r2plus1d_18_moco.yaml"]
+"""One recipe of each backbone and of each method; the others differ from them in numbers only."""
+
+
+@pytest.mark.parametrize("name", PRETRAIN)
+def test_the_small_form_switches_nothing_off(name: str) -> None:
+    config = read_recipe(RECIPES / name)
+    small, before = flatten(shrink_pretrain(config)), flatten(config)
+    changed = {flag for flag in small if small[flag] != before[flag]}
+    assert changed <= {
+        "method.queue_size", "method.cell_queue_size", "data.dataset", "data.crop_size", "data.workers",
+        "optim.epochs", "optim.batch_size", "run.health_videos", "run.log_steps",
+    }  # fmt: skip
+    assert bool(small["method.cell_queue_size"]) == bool(before["method.cell_queue_size"])
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_the_small_form_of_fine_tuning_trains_the_same_weights(name: str) -> None:
+    config = read_recipe(RECIPES / name, FinetuneConfig)
+    small = shrink_finetune(config)
+    assert small.classifier.freeze == config.classifier.freeze
+    assert small.optim.lr == config.optim.lr
+    assert small.optim.epochs == 1
+
+
+def test_there_is_a_recipe_for_every_row() -> None:
+    assert {"ucf101_i3d_moco.yaml", "k400_i3d_fima.yaml", *REPRESENTATIVES} <= set(PRETRAIN)
+    assert {"finetune_ucf101.yaml", "finetune_hmdb51.yaml", "linear_ucf101.yaml", "linear_hmdb51.yaml"} <= set(FINETUNE)
+
+
+def test_from_pretraining_to_both_kinds_of_classifier(tmp_path: Path) -> None:
+    """The paper's recipes for UCF101, end to end."""
+    run = tmp_path / "fima"
+    assert main(["pretrain", "--smoke", "--out", str(run), str(RECIPES / "ucf101_i3d_fima.yaml")]) == 0
+    encoder = str(run / "checkpoints" / "last.pt")
+    for name in ("finetune_ucf101.yaml", "linear_hmdb51.yaml"):
+        out = tmp_path / name
+        assert main(["finetune", encoder, "--smoke", "--out", str(out), str(RECIPES / name)]) == 0
+        figures = json.loads((out / "result.json").read_text())["figures"]
+        assert all(0 <= value <= 100 for value in figures.values())
+        assert figures
+
+
+def test_the_other_backbone_and_the_baseline(tmp_path: Path) -> None:
+    words = ["pretrain", "--smoke", "--out", str(tmp_path / "moco"), str(RECIPES / "k400_r2plus1d_18_moco.yaml")]
+    assert main(words) == 0
+
+
+def test_data_are_needed_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--out", str(tmp_path / "run"), str(RECIPES / "ucf101_i3d_fima.yaml")]) == 2
+    assert "no folder of videos given" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fima.data.datasets import Video, VideoList
+from fima.data.subsets import hold_out, low_shot
+from fima.errors import DataError
+
+
+def make_list(*sizes: int, labelled: bool = True) -> VideoList:
+    videos = [
+        Video(Path(f"{label}/{number}.avi"), label if labelled else None)
+        for label, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    classes = [str(label) for label in range(len(sizes))] if labelled else []
+    return VideoList(videos=videos, classes=classes, root=Path("root"), split="train", layout="made")
+
+
+def counts(videos: VideoList) -> list[int]:
+    found = Counter(video.label for video in videos.videos)
+    return [found[label] for label in range(len(videos.classes))]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10, 17, 36])
+def test_low_shot_is_as_even_as_the_classes_allow(count: int) -> None:
+    videos = make_list(20, 2, 10, 4)
+    drawn = low_shot(videos, count, seed=0)
+    assert len(drawn.videos) == count
+    for size, taken in zip((20, 2, 10, 4), counts(drawn), strict=True):
+        assert taken in (size, max(counts(drawn)), max(counts(drawn)) - 1)
+    assert drawn.videos == [video for video in videos.videos if video in drawn.videos]
+    assert drawn.classes == videos.classes
+
+
+def test_low_shot_follows_from_the_seed_and_nests() -> None:
+    videos = make_list(20, 20, 20)
+    assert low_shot(videos, 7, seed=3) == low_shot(videos, 7, seed=3)
+    assert len({tuple(video.path for video in low_shot(videos, 7, seed).videos) for seed in range(5)}) == 5
+    assert set(low_shot(videos, 7, 0).videos) < set(low_shot(videos, 8, 0).videos)
+    assert low_shot(videos, 60, 0).videos == videos.videos
+    assert low_shot(videos, 7, 0).layout == "made; 7 of 60 videos, drawn evenly from the classes"
+
+
+def test_chance_decides_which_classes_a_round_serves() -> None:
+    videos = make_list(*[3] * 20)
+    served = {frozenset(video.label for video in low_shot(videos, 4, seed).videos) for seed in range(5)}
+    assert len(served) > 1
+
+
+def test_low_shot_without_labels() -> None:
+    assert len(low_shot(make_list(5, 5, labelled=False), 4, seed=0).videos) == 4
+
+
+@pytest.mark.parametrize("count", [0, -1, 6])
+def test_low_shot_of_more_or_less_than_there_is(count: int) -> None:
+    with pytest.raises(DataError, match=f"root: {count} videos asked for; the train list has 5"):
+        low_shot(make_list(3, 2), count, seed=0)
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, [2, 1, 0, 1]), (0.5, [10, 1, 0, 2]), (0.99, [19, 1, 0, 4])])
+def test_hold_out_by_class(share: float, held: list[int]) -> None:
+    videos = make_list(20, 2, 1, 5)
+    kept, tested = hold_out(videos, share, seed=0)
+    assert counts(tested) == held
+    assert sorted([*kept.videos, *tested.videos], key=videos.videos.index) == videos.videos
+    assert not set(kept.videos) & set(tested.videos)
+    assert hold_out(videos, share, seed=0) == (kept, tested)
+
+
+def test_hold_out_follows_from_the_seed() -> None:
+    videos = make_list(50)
+    assert len({tuple(hold_out(videos, 0.2, seed)[1].videos) for seed in range(4)}) == 4
+
+
+def test_hold_out_that_cannot_be() -> None:
+    with pytest.raises(DataError, match="no class has two videos"):
+        hold_out(make_list(1, 1), 0.5, seed=0)
+    with pytest.raises(DataError, match="a share of 1"):
+        hold_out(make_list(5), 1, seed=0)

@@ -1,7 +1,7 @@
 """The best MoCo: learning rate, temperature, key momentum, queue and epochs, one after another, on the benchmark.
 
-Each setting is varied around the best of those before it. The choice is made by the TEST figure, which flatters MoCo:
-what FIMA is compared with is an upper bound of what an honest selection would find.
+Each setting is varied around the best of those before it, on data and weights of a seed that no table reports. The choice
+is made by that seed's TEST figure.
 """
 
 import argparse
@@ -12,18 +12,18 @@ from rich.console import Console
 from study import COLUMNS, Trial, make_data, markdown_table, pretrain_and_evaluate
 
 GRID: dict[str, tuple[float | int, ...]] = {
-    "optim.lr": (0.003, 0.01, 0.03, 0.1),
+    "optim.lr": (0.003, 0.01, 0.03),
     "method.temperature": (0.05, 0.1, 0.2),
     "method.key_momentum": (0.9, 0.99, 0.999),
     "method.queue_size": (60, 140, 280),
-    "optim.epochs": (5, 10, 20, 40),
+    "optim.epochs": (14, 28),
 }
 START: dict[str, float | int] = {
     "optim.lr": 0.01,
     "method.temperature": 0.1,
     "method.key_momentum": 0.99,
     "method.queue_size": 140,
-    "optim.epochs": 10,
+    "optim.epochs": 14,
 }
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Walk through the grid and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tune_moco"), help="folder of data and runs")
-    parser.add_argument("--seed", type=int, default=0, help="seed of data and runs")
+    parser.add_argument("--seed", type=int, default=10, help="seed of data and runs; not one that is reported")
     parser.add_argument("--camera", default="static", choices=["static", "moving"])
     arguments = parser.parse_args()
     folder = arguments.out / f"{arguments.camera}-{arguments.seed}"

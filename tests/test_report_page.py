@@ -202,6 +202,8 @@ def test_curves_hold_every_number_of_the_metrics(runs: list[Path]) -> None:
     assert first["x"] == [line["step"] for line in lines]
     np.testing.assert_allclose(first["y"], [line["loss"] for line in lines], rtol=1e-4)
     assert len(charts["Instance loss"].data) == 4
+    named = [trace["name"] for trace in charts["Similarity of two clips of one video"].data if trace["showlegend"]]
+    assert named == ["fima", "fima, health check", "moco &lt;i&gt;", "moco &lt;i&gt;, health check"]
     assert len(charts["Frame-level motion loss"].data) == 2
 
 

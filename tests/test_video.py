@@ -92,7 +92,7 @@ def test_packed_b_frames_are_not_counted_by_decoding(tmp_path: Path, monkeypatch
 
 
 def test_verify_finds_damage(tmp_path: Path) -> None:
-    path = write_ucf101_avi(tmp_path / "v.avi", num_frames=40)
+    path = write_ucf101_avi(tmp_path / "v.avi", num_frames=40, side=128)
     with VideoReader(path) as reader:
         reader.verify()
     damage(path, 0.6, 0.7)

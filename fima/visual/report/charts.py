@@ -17,7 +17,15 @@ MOST_POINTS = 800
 NUM_BINS = 60
 MOST_IN_LEGEND = 16
 NOT_CURVES = frozenset({"kind", "epoch", "step", "seconds", "num_videos", "collapsed", "uniform_std"})
-STEP_LINES, OTHER_LINES = ("step",), ("epoch", "health", "test", "validation")
+LINES: dict[str, dict[str, Any]] = {
+    "step": {"width": 1},
+    "epoch": {"width": 2},
+    "health": {"width": 2, "dash": "dash"},
+    "validation": {"width": 2, "dash": "dash"},
+    "test": {"width": 2, "dash": "dot"},
+}
+"""Kinds of lines of the metrics that are drawn, and how."""
+KIND_NAMES = {"health": "health check"}
 
 CURVE_TITLES = {
     "loss": "Loss (weighted sum)",
@@ -64,7 +72,7 @@ def run_colour(number: int) -> str:
 
 def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """A chart for each number that the metrics of any run hold."""
-    lines = [line for run in runs for line in run.lines if line.get("kind") in STEP_LINES + OTHER_LINES]
+    lines = [line for run in runs for line in run.lines if line.get("kind") in LINES]
     found = {key for line in lines for key, value in line.items() if _is_number(value)}
     names = [name for name in CURVE_TITLES if name in found]
     names += sorted(found - CURVE_TITLES.keys() - NOT_CURVES)
@@ -72,38 +80,37 @@ def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
-    def settled_line(line: Mapping[str, Any]) -> bool:
-        return line.get("kind") in OTHER_LINES and _is_number(line.get(name))
-
     traces: list[dict[str, Any]] = []
     summaries = []
     for number, run in enumerate(runs):
-        for kinds, settled in ((STEP_LINES, False), (OTHER_LINES, True)):
-            points = [line for line in run.lines if line.get("kind") in kinds and _is_number(line.get(name))]
-            if not points:
-                continue
-            shown = points[:: max(1, math.ceil(len(points) / MOST_POINTS))]
+        points = {kind: [line for line in run.of_kind(kind) if _is_number(line.get(name))] for kind in LINES}
+        kinds = [kind for kind in LINES if points[kind]]
+        settled = [kind for kind in kinds if kind != "step"] or kinds
+        for kind in kinds:
+            label = run.name if kind in settled[:1] else f"{run.name}, {KIND_NAMES.get(kind, kind)}"
+            shown = points[kind][:: max(1, math.ceil(len(points[kind]) / MOST_POINTS))]
             traces.append(
                 {
                     "type": "scatter",
-                    "mode": "lines+markers" if settled else "lines",
-                    "name": html.escape(run.name),
-                    "showlegend": settled or not any(map(settled_line, run.lines)),
+                    "mode": "lines" if kind == "step" else "lines+markers",
+                    "name": html.escape(label),
+                    "showlegend": kind in settled,
                     "legendgroup": str(number),
                     "x": [line["step"] for line in shown],
                     "y": [_rounded(line[name]) for line in shown],
                     "text": [f"epoch {line['epoch']}" for line in shown],
-                    "hovertemplate": "step %{x} (%{text}): %{y}<extra>" + html.escape(run.name) + "</extra>",
-                    "line": {"color": run_colour(number), "width": 2 if settled else 1},
+                    "hovertemplate": "step %{x} (%{text}): %{y}<extra>" + html.escape(label) + "</extra>",
+                    "line": {"color": run_colour(number), **LINES[kind]},
                     "marker": {"size": 5},
-                    "opacity": 1 if settled else 0.45,
+                    "opacity": 0.45 if kind == "step" and settled != ["step"] else 1,
                 }
             )
-            if traces[-1]["showlegend"]:
-                first, last = _rounded(points[0][name]), _rounded(points[-1][name])
-                summaries.append(f"{run.name} from {first} to {last}")
+            if kind in settled:
+                first, last = _rounded(points[kind][0][name]), _rounded(points[kind][-1][name])
+                summaries.append(f"{label} from {first} to {last}")
     title = CURVE_TITLES.get(name, name.replace("_", " "))
-    layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": len(runs) > 1}
+    named = sum(trace["showlegend"] for trace in traces)
+    layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": named > 1 or len(runs) > 1}
     return Chart(title=title, summary=f"{title} by step: {'; '.join(summaries)}.", data=traces, layout=layout)
 
 

@@ -137,7 +137,7 @@ def curves(runs: Sequence[RunRecord], charts: Charts) -> Markup:
         if rows:
             shown = table(["epoch", *columns], rows, caption=f"Means of each epoch of {run.name}")
             tables.append(details(f"{run.name}: the epochs as a table", shown))
-    hint = element("p", "Drag in a chart to zoom, double-click to go back.", class_="note")
+    hint = element("p", "With a mouse: drag in a chart to zoom, double-click to go back.", class_="note")
     return joined([hint, element("div", *(charts.figure(chart) for chart in found), class_="grid"), *tables])
 
 

@@ -1,7 +1,7 @@
 """The best MoCo: learning rate, temperature, key momentum, queue and epochs, one after another, on the benchmark.
 
-Each setting is varied around the best of those before it, on data and weights of a seed that no table reports. The choice
-is made by that seed's TEST figure.
+Each setting is varied around the best of those before it, on data and weights of a seed that no table reports. The
+choice is made by the TEST figure of that seed.
 """
 
 import argparse

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?= 0
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo.py --out runs/demo --seed $(SEED)
@@ -21,6 +21,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/motion_textures.py --seeds 0 1 2
+
+soak: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/soak_loader.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -117,6 +117,8 @@ class DataConfig:
     """Number of the official split, where a data set has several."""
     annotations: str | None = None
     """List file or folder of list files, where they lie apart from the videos."""
+    exclude: str | None = None
+    """List of videos to pass over, such as `fima doctor --quarantine` writes."""
     part: Literal["train", "all"] = "train"
     """`all` trains on every video, those of the test split and those held out for it among them."""
     frames: int = 16

@@ -1,8 +1,9 @@
-"""A real browser for the tests of the report, where the machine has one."""
+"""What the tests of the report look at pages with: a parser, and a real browser where the machine has one."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+class Elements(HTMLParser):
+    """Names, attributes and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fima.visual.report.charts import confusion_chart, curve_charts, embedding_c
 from fima.visual.report.markup import element, script_json, table
 from fima.visual.report.media import MediaStore
 from fima.visual.report.runs import ClassReport, read_run, read_runs
-from tests.browser import chromium
+from tests.browser import Elements, chromium
 from tests.small_runs import with_settings
 from tests.video_files import moving_square, write_ucf101_avi
 
@@ -61,22 +60,6 @@ def page(runs: list[Path]) -> Path:
     out = runs[0].parent / "report.html"
     assert main(["report", *map(str, runs), "-o", str(out), "--device", "cpu"]) == 0
     return out
-
-
-class Elements(HTMLParser):
-    """Names, attributes and texts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
 
 
 def test_page_is_one_small_file_that_asks_for_nothing_else(page: Path) -> None:

@@ -52,7 +52,7 @@ ADVICE = {
     "rotated": "training ignores the rotation of players: `fima prepare` turns the frames",
     "interlaced": "frames of two fields: `fima prepare` makes whole frames of them",
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
-    "duration": "the duration in the header is not that of its frames; training goes by the frames",
+    "duration": "not that of its frames: cut off, or its sound lasts longer; training goes by the frames",
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 
 from fima.config import FinetuneConfig
-from fima.data.datasets import VideoList, list_videos
+from fima.data.datasets import VideoList
 from fima.data.labelled import require_labels
+from fima.data.selection import chosen_videos
 from fima.data.subsets import hold_out, low_shot
 from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
 from fima.engine.pretrained import load_pretrained
@@ -99,10 +100,7 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
         ConfigError: `classifier.num_classes` is not the number of classes of the data.
     """
     settings, classifier = config.data, config.classifier
-    train, test = (
-        list_videos(data, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
-        for split in ("train", "test")
-    )
+    train, test = chosen_videos(data, settings, "train"), chosen_videos(data, settings, "test")
     require_labels(train)
     require_labels(test)
     if test.classes != train.classes:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
-from fima.data.datasets import VideoList, list_videos
+from fima.data.datasets import VideoList
 from fima.data.loader import PretrainBatch, TrainLoader, build_pretrain_loader
+from fima.data.selection import chosen_videos
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
 from fima.engine.health import check_health, embedding_std
@@ -90,14 +91,7 @@ def pretrain(
     device = distributed.init_from_environment(choose_device(config.run.device))
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
-        settings = config.data
-        videos = list_videos(
-            data,
-            "all" if settings.part == "all" else "train",
-            settings.split,
-            dataset=settings.dataset,
-            annotations=settings.annotations,
-        )
+        videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
         config = with_precision(with_queue_sizes(config, num_videos), device)
         saved, source = find_start(config, run, videos, resume=resume), run.last

@@ -1,0 +1,23 @@
+"""The videos that the settings of a run choose."""
+
+from pathlib import Path
+
+from fima.config import DataConfig
+from fima.data.datasets import list_videos
+from fima.data.layouts.video_list import Split, VideoList
+from fima.data.quarantine import exclude
+
+
+def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
+    """List one split of the data of a run, without the videos that `data.exclude` names.
+
+    Args:
+        root: folder of the videos, or a table.
+        settings: data set, number of the split, annotations, list of excluded videos.
+        split: which part.
+
+    Raises:
+        DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
+    """
+    videos = list_videos(root, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+    return videos if settings.exclude is None else exclude(videos, Path(settings.exclude))

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from fima.config import DataConfig
+from fima.data.quarantine import write_quarantine
+from fima.data.selection import chosen_videos
+from fima.errors import DataError
+from tests.small_runs import make_videos
+
+
+def test_the_settings_choose_the_videos(tmp_path: Path) -> None:
+    folder = make_videos(tmp_path / "videos")
+    assert len(chosen_videos(folder, DataConfig(), "train").videos) == 8
+    assert len(chosen_videos(folder, DataConfig(), "all").videos) == 10
+    listed = tmp_path / "quarantine.txt"
+    write_quarantine(listed, ["a/00.avi", "b/01.avi"])
+    kept = chosen_videos(folder, DataConfig(exclude=str(listed)), "all")
+    assert len(kept.videos) == 8
+    assert not {"a/00.avi", "b/01.avi"} & {str(video.path.relative_to(folder)) for video in kept.videos}
+    assert "2 videos excluded" in kept.layout
+
+
+def test_other_layouts_are_refused(tmp_path: Path) -> None:
+    folder = make_videos(tmp_path / "videos")
+    with pytest.raises(DataError, match="UCF101"):
+        chosen_videos(folder, DataConfig(dataset="ucf101"), "train")
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        chosen_videos(folder, DataConfig(exclude=str(tmp_path / "missing.txt")), "train")

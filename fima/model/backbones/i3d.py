@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool3d, pad, relu
+from torch.nn.functional import linear, max_pool3d, pad, relu
 
 from fima.model.backbones.base import Backbone
 
@@ -50,13 +50,19 @@ class ConvUnit(nn.Module):
         self.symmetric = self.padding[0] == self.padding[1]
         inner_padding = self.padding[0] if self.symmetric else 0
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, inner_padding, bias=False)
+        self.pointwise = kernel == stride == 1
         self.batch3d = nn.BatchNorm3d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, T, H, W) → (B, out, T/stride, H/stride, W/stride)."""
         if not self.symmetric:
             x = pad(x, self.padding)
-        return relu(self.batch3d(self.conv3d(x)), inplace=True)
+        if self.pointwise and x.is_contiguous(memory_format=torch.channels_last_3d):
+            # On one CPU thread a convolution of this size would lose the memory format, for all layers after it.
+            features = linear(x.movedim(1, -1), self.conv3d.weight.flatten(1)).movedim(-1, 1)
+        else:
+            features = self.conv3d(x)
+        return relu(self.batch3d(features), inplace=True)
 
 
 class MaxPool(nn.Module):
@@ -72,9 +78,13 @@ class MaxPool(nn.Module):
         self.kernel = kernel
         self.stride = stride
         self.padding = same_padding(kernel, stride)
+        self.is_symmetric = self.padding[::2] == self.padding[1::2]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) → the same divided by the strides, rounded up."""
+        if self.is_symmetric:
+            before = self.padding[::-2]
+            return max_pool3d(x, self.kernel, self.stride, (before[0], before[1], before[2]), ceil_mode=True)
         return max_pool3d(pad(x, self.padding), self.kernel, self.stride, ceil_mode=True)
 
 

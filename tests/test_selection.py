@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from fima.config import DataConfig
+from fima.data.compact import PackedVideos
 from fima.data.quarantine import write_quarantine
 from fima.data.selection import chosen_videos
 from fima.errors import DataError
@@ -17,6 +18,7 @@ def test_the_settings_choose_the_videos(tmp_path: Path) -> None:
     write_quarantine(listed, ["a/00.avi", "b/01.avi"])
     kept = chosen_videos(folder, DataConfig(exclude=str(listed)), "all")
     assert len(kept.videos) == 8
+    assert isinstance(kept.videos, PackedVideos)
     assert not {"a/00.avi", "b/01.avi"} & {str(video.path.relative_to(folder)) for video in kept.videos}
     assert "2 videos excluded" in kept.layout
 

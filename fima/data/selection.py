@@ -1,8 +1,10 @@
 """The videos that the settings of a run choose."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from fima.config import DataConfig
+from fima.data.compact import PackedVideos
 from fima.data.datasets import list_videos
 from fima.data.layouts.video_list import Split, VideoList
 from fima.data.quarantine import exclude
@@ -10,6 +12,8 @@ from fima.data.quarantine import exclude
 
 def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
     """List one split of the data of a run, without the videos that `data.exclude` names.
+
+    The list has no object per video, so that the processes that decode share its memory.
 
     Args:
         root: folder of the videos, or a table.
@@ -20,4 +24,6 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
         DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
     """
     videos = list_videos(root, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
-    return videos if settings.exclude is None else exclude(videos, Path(settings.exclude))
+    if settings.exclude is not None:
+        videos = exclude(videos, Path(settings.exclude))
+    return replace(videos, videos=PackedVideos(videos.videos))

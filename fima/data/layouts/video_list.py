@@ -1,6 +1,6 @@
 """What every layout makes of a folder: one list of videos, with labels where there are any."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ class Video:
 class VideoList:
     """The videos of one split of a data set, sorted by path."""
 
-    videos: list[Video]
+    videos: Sequence[Video]
     """The files that were found."""
     classes: list[str]
     """Class names; empty where there are no labels."""

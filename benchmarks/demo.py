@@ -39,12 +39,13 @@ def main() -> None:
     }
     moco, fima = (runs[name] / "checkpoints" / "last.pt" for name in ("moco", "fima"))
     run("cam", moco, data, "--compare", fima, "--split", "test", "--out", out / "activation_maps.png")
+    run("report", *runs.values(), "--data", data, "-o", out / "report.html")
     summary = {"methods": figures, "seconds": round(time.monotonic() - start, 1), "seed": seed}
     write_json(out / "summary.json", summary)
     show(figures)
     Console().print(
         f"{summary['seconds']} s · figures {out}/summary.json · videos {out}/contact_sheet.png · "
-        f"where the encoders look {out}/activation_maps.png",
+        f"where the encoders look {out}/activation_maps.png · everything on one page {out}/report.html",
         highlight=False,
     )
 

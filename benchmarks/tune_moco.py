@@ -12,7 +12,7 @@ from rich.console import Console
 from study import COLUMNS, Trial, make_data, markdown_table, pretrain_and_evaluate
 
 GRID: dict[str, tuple[float | int, ...]] = {
-    "optim.lr": (0.003, 0.01, 0.03),
+    "optim.lr": (0.003, 0.01, 0.03, 0.1),
     "method.temperature": (0.05, 0.1, 0.2),
     "method.key_momentum": (0.9, 0.99, 0.999),
     "method.queue_size": (60, 140, 280),

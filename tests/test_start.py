@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fima.cli import main
+from fima.engine.checkpoint import load_checkpoint
+from fima.engine.loop import pretrain
+from fima.engine.run_folder import RunFolder
+from fima.engine.start import first_progress, start_from
+from fima.errors import ConfigError
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training videos, so two steps an epoch."""
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run of two epochs."""
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "first")
+    pretrain(SMALL_CONFIG, data=videos, out=run.root)
+    return run.last
+
+
+def test_progress_counts_whole_epochs() -> None:
+    progress = first_progress(with_settings("optim", epochs=5), num_videos=9, epoch=3)
+    assert (progress.epoch, progress.step, progress.step_in_epoch) == (3, 9, 0)
+    with pytest.raises(ConfigError, match=r"--optim\.epochs 2: 2 are done already"):
+        first_progress(SMALL_CONFIG, num_videos=8, epoch=2)
+
+
+def test_a_new_run_begins_with_the_weights_of_another(finished: Path) -> None:
+    config = with_settings("optim", epochs=4, momentum=0.5, weight_decay=0.25)
+    begun = start_from(finished, config, num_videos=8)
+    saved = load_checkpoint(finished)
+    assert begun.progress.epoch == 2
+    assert begun.config == config
+    assert all(torch.equal(begun.model[name], weight) for name, weight in saved.model.items())
+    assert [(group["momentum"], group["weight_decay"]) for group in begun.optimizer["param_groups"]] == [(0.5, 0.25)]
+
+
+def test_the_schedule_goes_on_where_the_checkpoint_was(videos: Path, finished: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "second", tmp_path / "checkpoints")
+    config = with_settings("optim", epochs=4)
+    result = pretrain(config, data=videos, out=run.root, checkpoints=run.checkpoints, resume_from=finished)
+    assert (result.progress.epoch, result.progress.step) == (4, 8)
+    assert [line["epoch"] for line in read_lines(run.metrics, "epoch")] == [3, 4]
+    assert run.last == tmp_path / "checkpoints" / "last.pt"
+    assert run.last.exists()
+
+
+def test_a_run_can_begin_at_a_later_epoch(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["pretrain", str(videos), "--out", str(out), "--start-epoch", "1", *SMALL_FLAGS]) == 0
+    assert [line["epoch"] for line in read_lines(RunFolder(out).metrics, "epoch")] == [2]
+
+
+@pytest.mark.parametrize("words", [["--resume-from", "x.pt"], ["--start-epoch", "1"]])
+def test_a_resumed_run_has_its_own_beginning(
+    words: list[str], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", str(videos), "--out", str(tmp_path / "run"), "--resume", *words]) == 2
+    assert "are for a new run" in capsys.readouterr().err

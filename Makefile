@@ -11,8 +11,8 @@ demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo.py --out runs/demo --seed $(SEED)
 
 test: lint
-	# One thread: two on a busy machine wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	# One thread a process: two on a busy machine wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -24,6 +24,7 @@ bench: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/soak_loader.py
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -59,3 +59,12 @@ def encode(path: Path, frames: npt.NDArray[np.uint8], codec: str, options: dict[
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def class_videos(folder: Path, num_videos: int, side: int = 40) -> Path:
+    """Writes small videos of two classes, in a folder each, and returns the folder of both."""
+    for number in range(num_videos):
+        path = folder / "ab"[number % 2] / f"{number:03d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encode(path, textured_frames(12 + number % 5, side, side, seed=number), "mpeg4", {"g": "250"})
+    return folder

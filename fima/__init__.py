@@ -1,3 +1,31 @@
-"""FIMA: self-supervised pre-training of video encoders that learn motion, not background."""
+"""FIMA: self-supervised pre-training of video encoders that learn motion, not background.
+
+`fima.load` opens an encoder. It is imported when it is first used, so that `import fima` does not load PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fima.encoder import ClipTransform, VideoEncoder, load
+    from fima.registry import register_backbone
 
 __version__ = "0.1.0"
+__all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone"]
+
+_WHERE = {
+    "ClipTransform": "fima.encoder",
+    "VideoEncoder": "fima.encoder",
+    "load": "fima.encoder",
+    "register_backbone": "fima.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fima' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

@@ -1,6 +1,7 @@
 """The `fima` command: picks a subcommand, and turns errors into one line and an exit code."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -13,6 +14,10 @@ COMMANDS = {
     "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),
     "finetune": ("fima.commands.finetune", "train a classifier on a checkpoint's encoder, or only its linear layer"),
     "evaluate": ("fima.commands.evaluate", "measure a checkpoint: linear probe, kNN, retrieval"),
+    "embed": ("fima.commands.embed", "write the vectors of videos, clips or seconds to a file"),
+    "search": ("fima.commands.search", "find the videos or moments that are nearest to a video"),
+    "predict": ("fima.commands.predict", "name the classes of videos with a classifier of `fima finetune`"),
+    "export": ("fima.commands.export", "write an encoder for other programs: safetensors, torch.export, ONNX"),
     "convert": ("fima.commands.convert", "convert checkpoints from and to the authors' program"),
     "doctor": ("fima.commands.doctor", "check a folder of videos: what is there, what cannot be used, what to do"),
     "prepare": ("fima.commands.prepare", "rewrite a folder of videos so that random clips decode fast"),
@@ -21,6 +26,7 @@ COMMANDS = {
     "motion": ("fima.commands.motion", "picture what the losses align in a video"),
     "report": ("fima.commands.report", "write one page about runs: curves, results, galleries"),
     "contact-sheet": ("fima.commands.contact_sheet", "picture the videos of a folder"),
+    "completion": ("fima.commands.completion", "print a script that completes commands and options in a shell"),
 }
 
 EXIT_USER_ERROR = 2
@@ -81,5 +87,7 @@ def _help() -> str:
 
 
 def _fail(message: object, code: int) -> int:
-    print(f"fima: error: {message}", file=sys.stderr)
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    which = f" (process {os.environ.get('RANK')} of {num_processes})" if num_processes > 1 else ""
+    print(f"fima: error{which}: {message}", file=sys.stderr)
     return code

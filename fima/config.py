@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fima.errors import ConfigError
+from fima.registry import check_backbone
 
 PUBLISHED_LARGE_SET_VIDEOS = 200_000
 PUBLISHED_LARGE_QUEUE = 65_536
@@ -23,12 +24,16 @@ def _require(condition: bool, flag: str, value: object, rule: str) -> None:
 class ModelConfig:
     """The encoder and the projection head."""
 
-    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] = "i3d"
-    """The 3-D CNN that is pre-trained; `tiny` (under 1 M parameters) is for CPUs."""
+    backbone: str = "i3d"
+    """The network that is pre-trained: i3d, r2plus1d_18, r3d_18, mc3_18, s3d, swin3d_t, swin3d_s, swin3d_b, mvit_v2_s;
+    one of another package (docs/extend.md); or `tiny` (under 1 M parameters), for CPUs."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128
     """Size D of the embeddings that the losses compare."""
+    split_bn: int = 1
+    """Parts that a device deals its batch out to for the key encoder, at random, each with batch-norm statistics of its
+    own, as if each were on a device of its own; see docs/reliability.md."""
     decoder_dim: int = 512
     """Width of the motion decoder and of its feed-forward layers."""
     decoder_heads: int = 4
@@ -39,7 +44,8 @@ class ModelConfig:
     """Dropout in the motion decoder."""
 
     def __post_init__(self) -> None:
-        for name in ("projector_hidden", "embedding_dim", "decoder_dim", "decoder_heads", "decoder_layers"):
+        check_backbone(self.backbone, flag="model.backbone")
+        for name in ("projector_hidden", "embedding_dim", "split_bn", "decoder_dim", "decoder_heads", "decoder_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
         _require(0 <= self.decoder_dropout < 1, "model.decoder_dropout", self.decoder_dropout, "must be in [0, 1)")
         _require(
@@ -143,6 +149,12 @@ class DataConfig:
     """Processes that decode; 0 decodes in the training process."""
     max_skipped_share: float = 0.05
     """The run stops when more than this share of the videos that were tried cannot be decoded."""
+    timeout_seconds: float = 600.0
+    """A video that a process decodes for longer is given up, and the process replaced; 0: it may take any time."""
+    max_frame_pixels: int = 2**25
+    """Videos with larger frames, in pixels, are skipped; a frame of 8K has 33 million."""
+    max_clip_mb: int = 4096
+    """Videos whose clips would need more memory, in MB, to be decoded are skipped."""
 
     def __post_init__(self) -> None:
         for name in ("split", "frames", "step_between_clips"):
@@ -153,6 +165,9 @@ class DataConfig:
         for name in ("grayscale", "jitter", "blur"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
         _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more")
+        _require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")
+        for name in ("max_frame_pixels", "max_clip_mb"):
+            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
         _require(
             0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]"
         )
@@ -211,16 +226,25 @@ class RunConfig:
     bfloat16 (GPUs since 2020; CPUs with AVX512-BF16 or AMX), else `fp32`."""
     checkpoint_epochs: int = 10
     """A numbered checkpoint is kept every so many epochs, besides `last.pt` after each."""
+    checkpoint_minutes: float = 15.0
+    """`last.pt` is also written inside an epoch when so many minutes have gone by; 0: only after each epoch."""
+    keep_last: int = 2
+    """The last so many checkpoints are kept: `last.pt`, `last-1.pt` before it, …"""
     health_epochs: int = 5
     """Health of the representation is measured every so many epochs; 0 switches it off."""
     health_videos: int = 256
     """Videos that the health check looks at."""
     log_steps: int = 10
     """A line in `metrics.jsonl` every so many steps."""
+    timeout_minutes: float = 30.0
+    """Of several processes, each gives up when the others have not answered for so many minutes."""
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_epochs", "log_steps", "health_videos"):
+        for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        minutes = self.checkpoint_minutes
+        _require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
+        _require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
         _require(self.health_epochs >= 0, "run.health_epochs", self.health_epochs, "must be 0 or more")
         _require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")
 
@@ -229,7 +253,7 @@ class RunConfig:
 class ClassifierConfig:
     """A linear layer on the pooled features of an encoder, and what of the two is trained."""
 
-    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] | None = None
+    backbone: str | None = None
     """The encoder. None: the one that the checkpoint names."""
     num_classes: int | None = None
     """Classes. None: those of the data set."""
@@ -248,6 +272,8 @@ class ClassifierConfig:
     """Share of each class's training videos that `--classifier.select validation` holds out."""
 
     def __post_init__(self) -> None:
+        if self.backbone is not None:
+            check_backbone(self.backbone, flag="classifier.backbone")
         for name in ("num_classes", "low_shot"):
             value = getattr(self, name)
             _require(value is None or value >= 2, f"classifier.{name}", value, "must be at least 2")
@@ -298,6 +324,13 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        share = self.optim.batch_size // self.optim.accumulate
+        rule = f"must be at most half the {share} videos of a step, or of a part of it with --optim.accumulate"
+        _require(
+            self.model.split_bn == 1 or 2 * self.model.split_bn <= share, "model.split_bn", self.model.split_bn, rule
+        )
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from fima.errors import ConfigError
 Settings = TypeVar("Settings")
 RunSettings = TypeVar("RunSettings", PretrainConfig, FinetuneConfig)
 
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
 RECORD_KEY = "record"
 """Top-level key under which a run writes facts about itself; it holds no setting, and a recipe may carry it."""
 
@@ -44,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or does not hold a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(_found(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -55,6 +57,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping such as `optim: {{epochs: 100}}`, not a {_kind(content)}")
     return content
+
+
+def _found(path: Path) -> Path:
+    """The file itself; where there is none, the recipe of that name that came with the package."""
+    own = RECIPES / path.name
+    return own if not path.exists() and path.parent in (Path(), Path(RECIPES.name)) and own.is_file() else path
 
 
 def config_from_mapping(content: Mapping[str, Any], kind: type[RunSettings], *, source: str) -> RunSettings:

@@ -1,14 +1,32 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.model.backbones import BACKBONES, build_backbone
+from fima.model import build_method
+from fima.model.backbones import build_backbone
 from fima.model.backbones.i3d import same_padding
+from fima.registry import BUILT_IN
 from tests.reference import golden_numbers, noise, noise_state
+from tests.test_fima import clip_inputs
 
+SHAPES = {
+    "i3d": (1024, 2, 2, 2),
+    "r2plus1d_18": (512, 2, 4, 4),
+    "r3d_18": (512, 2, 4, 4),
+    "tiny": (512, 4, 4, 4),
+    "mc3_18": (512, 16, 4, 4),
+    "s3d": (1024, 2, 2, 2),
+    "swin3d_t": (768, 8, 2, 2),
+    "swin3d_s": (768, 8, 2, 2),
+    "swin3d_b": (1024, 8, 2, 2),
+    "mvit_v2_s": (768, 8, 2, 2),
+}
+"""C, t, h, w for 16 frames of 64 px."""
 RECORDED = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18"}
 
 
@@ -37,12 +55,34 @@ def test_feature_maps_agree_with_the_recorded_numbers(name: str) -> None:
         close(features.mean(dim=(2, 3, 4)).flatten()[:16], expected["pooled_first16"])
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_makes_a_map_of_its_own_number_of_features(name: str) -> None:
+@pytest.mark.parametrize(("name", "shape"), SHAPES.items())
+def test_every_backbone_makes_the_map_that_is_documented(name: str, shape: tuple[int, int, int, int]) -> None:
     network = build_backbone(name).eval()
     with torch.no_grad():
-        features = network(torch.rand(1, 3, 8, 64, 64))
-    assert features.shape[:2] == (1, network.num_features)
+        features = network(torch.rand(1, 3, 16, 64, 64))
+    assert features.shape == (1, *shape)
+    assert network.num_features == shape[0]
+    assert f"`{name}`" in (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_maps_are_all() -> None:
+    assert SHAPES.keys() == BUILT_IN.keys()
+
+
+@pytest.mark.parametrize("name", ["s3d", "swin3d_t", "mvit_v2_s"])
+def test_fima_takes_one_step_with_backbones_of_torchvision(name: str) -> None:
+    """2 slices of S3D, 4 of the transformers: all of them get the motion losses' gradient."""
+    torch.manual_seed(0)
+    small = {"projector_hidden": 16, "embedding_dim": 8, "decoder_dim": 16, "decoder_heads": 2, "decoder_layers": 1}
+    network = build_method(ModelConfig(backbone=name, **small), MethodConfig(queue_size=4, cell_queue_size=0))
+    losses = network(*(clip_inputs(seed, 2, frames=16 if name == "s3d" else 8) for seed in (1, 2)))
+    assert losses.parts.keys() == {"instance", "frame", "cell"}
+    losses.total.backward()
+    gradients = [parameter.grad for parameter in network.query_encoder.parameters() if parameter.requires_grad]
+    present = [gradient for gradient in gradients if gradient is not None]
+    assert all(gradient.isfinite().all() for gradient in present)
+    # The class token of MViT is only read by other tokens.
+    assert len(present) >= len(gradients) - 1
 
 
 def test_tiny_is_small_and_has_two_slices_of_16_cells() -> None:
@@ -62,5 +102,7 @@ def test_same_padding_puts_the_larger_half_behind() -> None:
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"resnet: must be one of i3d, r2plus1d_18, r3d_18, tiny"):
+    with pytest.raises(ConfigError, match=r"--model\.backbone resnet: no such backbone"):
         build_backbone("resnet")
+    with pytest.raises(ConfigError, match=r"--model\.backbone i3: no such backbone; did you mean `i3d`"):
+        ModelConfig(backbone="i3")

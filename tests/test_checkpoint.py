@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"last.pt: cannot be written \(No space left on device\)"):
         save_checkpoint(path, make_checkpoint(progress=Progress(epoch=4)))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

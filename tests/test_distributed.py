@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +105,15 @@ def everything(rank: int) -> dict[str, dict[str, Tensor]]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     return run_processes(everything, 2, tmp_path_factory.mktemp("gloo"))
+
+
+def three(rank: int) -> dict[str, Tensor]:
+    """The steps of one process of a group of three."""
+    return run_steps(rank, "fima", [(0, 2), (2, 4), (4, 6)])
+
+
+def test_three_processes_equal_one(tmp_path: Path) -> None:
+    check_equal(run_processes(three, 3, tmp_path / "gloo"), run_steps(0, "fima", [(0, 6)]))
 
 
 def check_equal(results: list[dict[str, Tensor]], alone: dict[str, Tensor], ignored: tuple[str, ...] = ()) -> None:

@@ -65,7 +65,7 @@ def test_a_run_is_whole(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     outcome = finetune(changed("optim", epochs=3, milestones=(1, 2)), pretrained=None, data=videos, out=run.root)
     assert outcome.signal_number is None
     assert (outcome.progress.epoch, outcome.progress.step) == (3, 6)
-    assert [path.name for path in sorted(run.checkpoint_folder.iterdir())] == ["epoch-003.pt", "last.pt"]
+    assert [path.name for path in sorted(run.checkpoint_folder.iterdir())] == ["epoch-003.pt", "last-1.pt", "last.pt"]
     assert [line["lr"] for line in read_lines(run.metrics, "epoch")] == pytest.approx([0.05, 0.005, 0.0005])
     steps, epochs = read_lines(run.metrics, "step"), read_lines(run.metrics, "epoch")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]

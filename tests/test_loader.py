@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.datasets import Video, VideoList, list_videos
+from fima.data.guarded import init_worker
 from fima.data.loader import (
     MAX_TRIES,
     EpochSampler,
     PretrainBatch,
     PretrainDataset,
     build_pretrain_loader,
-    init_worker,
 )
 from fima.errors import ConfigError, VideoError
 from tests.video_files import write_ucf101_avi
@@ -153,7 +153,7 @@ def test_broken_videos_are_replaced_and_reported(with_broken: VideoList) -> None
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_broken_videos(count: int, workers: int, with_broken: VideoList) -> None:
-    broken = replace(with_broken, videos=with_broken.videos[-1:] * count)
+    broken = replace(with_broken, videos=[with_broken.videos[-1]] * count)
     loader = build_pretrain_loader(broken, replace(DATA, workers=workers), batch_size=2, seed=0)
     reason = f"; {MAX_TRIES} videos in a row" if count > 1 else r"\)$"
     with pytest.raises(VideoError, match=rf"broken\.avi: cannot be opened .*{reason}"):
@@ -212,6 +212,8 @@ def test_workers_ignore_interrupts_and_use_one_thread(monkeypatch: pytest.Monkey
     def record(number: int, action: object) -> None:
         calls.append((number, action))
 
+    monkeypatch.setattr(os, "setpgid", record)
+
     def keep(threads: int) -> None:
         assert threads == 1
 
@@ -219,4 +221,4 @@ def test_workers_ignore_interrupts_and_use_one_thread(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "set_num_threads", keep)
     worker: Callable[[int], None] = init_worker
     worker(0)
-    assert calls == [(signal.SIGINT, signal.SIG_IGN)]
+    assert set(calls) == {(0, 0), (signal.SIGINT, signal.SIG_IGN), (signal.SIGUSR1, signal.SIG_IGN)}

@@ -151,13 +151,13 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     assert "its encoder is tiny, not i3d" in refusal(ours, "i3d")
     assert "its encoder is r3d_18, not r2plus1d_18" in refusal(theirs, "r2plus1d_18")
     torch.save({"features.0.weight": torch.zeros(3)}, theirs)
-    assert "holds no encoder of i3d, r2plus1d_18, r3d_18, tiny; its weights begin with `features" in refusal(theirs)
+    assert "mvit_v2_s; its weights begin with `features.0.weight`" in refusal(theirs)
 
 
 def test_left_over_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    torch.save({**tiny_state(), "head.weight": torch.zeros(2)}, path)
-    assert "not of this backbone tiny: `head.weight` is not expected" in refusal(path)
+    torch.save({**tiny_state(), "extra.weight": torch.zeros(2)}, path)
+    assert "not of this backbone tiny: `extra.weight` is not expected" in refusal(path)
     state = tiny_state("module.encoder_q.")
     del state["module.encoder_q.layers.4.weight"]
     torch.save({"state_dict": state}, path)

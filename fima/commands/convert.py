@@ -74,7 +74,8 @@ def _encoder(arguments: ConvertArguments) -> str:
         facts = {"config": config_to_mapping(loaded.config), "method": loaded.method, "epoch": loaded.epoch}
         _write_safetensors(arguments.out, weights, facts)
     else:
-        content = {"arch": ARCHITECTURES[loaded.config.model.backbone], "state_dict": weights}
+        backbone = loaded.config.model.backbone
+        content = {"arch": ARCHITECTURES.get(backbone, backbone), "state_dict": weights}
         write_content(arguments.out, {**content, **({} if loaded.epoch is None else {"epoch": loaded.epoch})})
     return f"the encoder of {loaded.description}, {len(weights)} tensors"
 

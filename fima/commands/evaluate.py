@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
@@ -54,7 +54,7 @@ class EvaluateArguments:
     splits: tuple[int, ...] | None = None
     """Numbers of the official splits; several give mean and standard deviation. None: split 1, or the one that a
     classifier was trained on."""
-    backbone: Literal["i3d", "r2plus1d_18", "r3d_18", "tiny"] | None = None
+    backbone: str | None = None
     """The architecture that the checkpoint must have. None: the one that it holds."""
     frames: int | None = None
     """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     try:
-        with _errors_in_one_line():
+        with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
             subject = _load(arguments, device)
             splits = _list(arguments, subject)
@@ -147,7 +147,7 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
 
 
 @contextmanager
-def _errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
     """Say in one line what can go wrong on a machine that is too small."""
     try:
         yield

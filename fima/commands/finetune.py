@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from fima.commands.figures import figures_table
-from fima.commands.parse import check_recipe, data_and_recipe, default_settings, parse, videos_folder
+from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import FinetuneConfig
 from fima.engine.finetune import finetune
 from fima.engine.finetune_setup import SCRATCH
@@ -41,6 +41,8 @@ class FinetuneArguments:
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""
+    auto_resume: bool = False
+    """Continue the run in `--out` where there is one, else start it: a job can be put into the queue again as it is."""
     smoke: bool = False
     """Try the settings out: one epoch of a few small videos, made for it where no folder is given."""
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
@@ -56,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
     data = videos_folder(folder, arguments.out, smoke=arguments.smoke)
     check_recipe(recipe)
+    resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     outcome = finetune(
         shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
         pretrained=None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint),
         data=data,
         out=arguments.out,
         checkpoints=arguments.checkpoints,
-        resume=arguments.resume,
+        resume=resume,
     )
     if outcome.signal_number is not None:
         return 128 + outcome.signal_number

@@ -50,7 +50,7 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     """
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scout.add_argument("--out", nargs="?", type=Path)
-    scout.add_argument("--resume", action="store_true")
+    scout.add_argument("--resume", "--auto-resume", action="store_true")
     known, others = scout.parse_known_args(list(words))
     recipes = [Path(word) for word in others if is_recipe(Path(word))]
     if recipes:
@@ -58,6 +58,24 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     if known.resume and known.out is not None and RunFolder(known.out).config.exists():
         return RunFolder(known.out).read_config(kind)
     return kind()
+
+
+def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
+    """Whether to continue the run in a folder.
+
+    Args:
+        out: the folder.
+        resume: whether there must be a run.
+        auto_resume: whether to continue one that is there.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    if resume and auto_resume:
+        raise ConfigError(
+            "--resume needs a run in --out, --auto-resume starts one where there is none; give one of them"
+        )
+    return resume or (auto_resume and RunFolder(out).config.exists())
 
 
 def check_recipe(path: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import check_recipe, data_and_recipe, default_settings, parse, videos_folder
+from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
 from fima.engine.loop import pretrain
 from fima.errors import ConfigError
@@ -35,6 +35,8 @@ class PretrainArguments:
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""
+    auto_resume: bool = False
+    """Continue the run in `--out` where there is one, else start it: a job can be put into the queue again as it is."""
     resume_from: Path | None = None
     """Begin a new run from this checkpoint: of another run, or of the authors' program."""
     start_epoch: int | None = None
@@ -49,14 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
+    resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     result = pretrain(
         config,
         data=videos_folder(arguments.data, arguments.out, smoke=arguments.smoke),
         out=arguments.out,
         checkpoints=arguments.checkpoints,
-        resume=arguments.resume,
-        resume_from=arguments.resume_from,
-        start_epoch=arguments.start_epoch,
+        resume=resume,
+        resume_from=None if resume else arguments.resume_from,
+        start_epoch=None if resume else arguments.start_epoch,
     )
     return 0 if result.signal_number is None else 128 + result.signal_number
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
-from fima.data.loader import SkippedVideo, init_worker
+from fima.data.guarded import init_worker
+from fima.data.loader import SkippedVideo
 from fima.data.video import VideoReader
 from fima.data.views import Crop, crop_and_resize
 from fima.errors import VideoError
@@ -91,13 +92,34 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         window = 2 * self.frames
         with VideoReader(self.videos.videos[index].path) as reader:
             starts = evenly_spread_starts(reader.num_frames, window, self.num_clips)
-            wanted = [window_indices(start, window, reader.num_frames)[full_positions(self.frames)] for start in starts]
-            distinct = sorted({i for clip in wanted for i in clip})
             crops = square_crops(reader.width, reader.height, self.num_crops, self.ori_resolution)
-            pixels = reader.read(distinct)
-        cropped = [crop_and_resize(pixels, crop, self.crop_size) for crop in crops]
-        row = {i: position for position, i in enumerate(distinct)}
-        return torch.stack([frames[:, [row[i] for i in clip]] for clip in wanted for frames in cropped])
+            return cut_clips(reader, starts, crops, frames=self.frames, crop_size=self.crop_size)
+
+
+def cut_clips(
+    reader: VideoReader, starts: Sequence[int], crops: Sequence[Crop], *, frames: int, crop_size: int
+) -> Tensor:
+    """Cut clips out of an open video: every second frame of windows of 2·`frames` frames.
+
+    Args:
+        reader: the video.
+        starts: first frames of the windows.
+        crops: where the frames are cut.
+        frames: frames F per clip.
+        crop_size: side S that every crop is scaled to, in pixels.
+
+    Returns:
+        uint8 (len(starts)·len(crops), 3, F, S, S); the crops of a clip follow one another.
+
+    Raises:
+        VideoError: a frame cannot be decoded.
+    """
+    wanted = [window_indices(start, 2 * frames, reader.num_frames)[full_positions(frames)] for start in starts]
+    distinct = sorted({i for clip in wanted for i in clip})
+    pixels = reader.read(distinct)
+    cropped = [crop_and_resize(pixels, crop, crop_size) for crop in crops]
+    row = {i: position for position, i in enumerate(distinct)}
+    return torch.stack([views[:, [row[i] for i in clip]] for clip in wanted for views in cropped])
 
 
 def square_crops(

@@ -11,7 +11,8 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
-from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainLoader, TrainSample, build_loader
+from fima.data.guarded import TrainLoader
+from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader
 from fima.data.video import VideoReader
 from fima.data.views import crop_and_resize, random_crop
 from fima.errors import DataError
@@ -70,6 +71,7 @@ class LabelledDataset(TrainDataset[LabelledSample]):
         assert video.label is not None
         window, data = 2 * self.data.frames, self.data
         with VideoReader(video.path) as reader:
+            self.check_size(reader, data.frames)
             start, _ = window_starts(
                 reader.num_frames, window, generator, sampling="same", step_frames=data.step_between_clips
             )

@@ -1,11 +1,10 @@
 """Batches of views for pre-training, every choice in them a function of (seed, epoch, index)."""
 
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +15,8 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import window_indices, window_starts
 from fima.data.datasets import VideoList
+from fima.data.guarded import Attempt, TrainLoader, Watch, init_worker, note
+from fima.data.limits import check_size
 from fima.data.video import VideoReader
 from fima.data.views import ClipViews, sample_views
 from fima.errors import ConfigError, VideoError
@@ -121,6 +122,7 @@ class TrainDataset(Dataset[Sample], ABC):
         self.videos = videos
         self.data = data
         self.seed = seed
+        self.crashed: dict[Attempt, str] = {}
 
     def __len__(self) -> int:
         return len(self.videos.videos)
@@ -143,8 +145,9 @@ class TrainDataset(Dataset[Sample], ABC):
         skipped: list[SkippedVideo] = []
         chosen = index
         while True:
+            attempt = Attempt(epoch, index, len(skipped), chosen)
             try:
-                sample = self.draw(chosen, item_generator(SAMPLE_STREAM, self.seed, epoch, index, len(skipped)))
+                sample = self.attempt(attempt)
             except VideoError as error:
                 skipped.append(SkippedVideo(path=str(error.path), reason=error.reason, epoch=epoch, index=chosen))
                 if len(self) == 1 or len(skipped) == MAX_TRIES:
@@ -155,6 +158,26 @@ class TrainDataset(Dataset[Sample], ABC):
             else:
                 return replace(sample, skipped=skipped)
 
+    def check_size(self, reader: VideoReader, num_frames: int) -> None:
+        """Refuse a video of which so many frames take too much memory. Raises VideoError."""
+        limits = self.data
+        check_size(reader, num_frames, max_frame_pixels=limits.max_frame_pixels, max_clip_mb=limits.max_clip_mb)
+
+    def attempt(self, attempt: Attempt) -> Sample:
+        """One try to draw a sample.
+
+        Raises:
+            VideoError: the video cannot be decoded, or has crashed a process before.
+        """
+        if attempt in self.crashed:
+            raise VideoError(self.videos.videos[attempt.chosen].path, self.crashed[attempt])
+        note(attempt)
+        try:
+            draws = item_generator(SAMPLE_STREAM, self.seed, attempt.epoch, attempt.index, attempt.number)
+            return self.draw(attempt.chosen, draws)
+        finally:
+            note(None)
+
 
 class PretrainDataset(TrainDataset[PretrainSample]):
     """Two random clips of each video."""
@@ -164,6 +187,7 @@ class PretrainDataset(TrainDataset[PretrainSample]):
         video = self.videos.videos[index]
         window = 2 * self.data.frames
         with VideoReader(video.path) as reader:
+            self.check_size(reader, 2 * window)
             starts = window_starts(
                 reader.num_frames,
                 window,
@@ -246,29 +270,6 @@ class _ErrorsAsItems(Dataset[Sample | VideoError]):
             return error
 
 
-class TrainLoader(Generic[Batch]):
-    """Iterates over the batches of one epoch after another; made by `build_loader`."""
-
-    def __init__(self, loader: "DataLoader[Any]", sampler: EpochSampler) -> None:
-        self._loader = loader
-        self._sampler = sampler
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the epoch that the next iteration gives, and the step at which it begins (to resume)."""
-        self._sampler.set_epoch(epoch, start_step)
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return len(self._sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            if isinstance(batch, VideoError):
-                # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
-                raise VideoError(batch.path, batch.reason)
-            yield batch
-
-
 def build_pretrain_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> TrainLoader[PretrainBatch]:
@@ -296,24 +297,22 @@ def build_loader(
         sampler: which videos come in which order.
         collate: stacks the samples of a batch.
     """
-    loader = DataLoader(
-        _ErrorsAsItems(dataset),
-        batch_sampler=sampler,
-        num_workers=dataset.data.workers,
-        collate_fn=partial(_collate_or_error, collate),
-        worker_init_fn=init_worker,
-        persistent_workers=dataset.data.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        # Its own generator: the loader would otherwise draw from the one that dropout uses.
-        generator=torch.Generator().manual_seed(dataset.seed),
-    )
-    return TrainLoader(loader, sampler)
+    workers, seconds = dataset.data.workers, dataset.data.timeout_seconds
 
+    def start(watch: Watch) -> "DataLoader[Sample | VideoError]":
+        return DataLoader(
+            _ErrorsAsItems(dataset),
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=partial(_collate_or_error, collate),
+            worker_init_fn=partial(init_worker, watch=watch),
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: the loader would otherwise draw from the one that dropout uses.
+            generator=torch.Generator().manual_seed(dataset.seed),
+        )
 
-def init_worker(worker: int) -> None:
-    """Makes a worker process use one thread, and leave Ctrl-C to the process that started it."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return TrainLoader(dataset, sampler, start, workers=workers, timeout_seconds=seconds)
 
 
 def _collate_or_error(

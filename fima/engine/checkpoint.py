@@ -1,12 +1,11 @@
 """Checkpoints: written atomically, read without running code, refused by name when they do not fit."""
 
 import hashlib
-import os
 import pickle
 import platform
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,14 @@ from torch import Tensor, nn
 
 import fima
 from fima.config import PretrainConfig
+from fima.engine.durable import replace_file
 from fima.errors import CheckpointError, ConfigError
 from fima.recipe import config_from_mapping, config_to_mapping
 
 FORMAT = "fima-pretrain"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+CLASSIFIER_FORMAT = "fima-classifier"
+OWN_FORMATS = (FORMAT, CLASSIFIER_FORMAT)
 ENCODER_PREFIX = "query_encoder."
 
 
@@ -38,6 +40,10 @@ class Progress:
     """Videos that were asked for since the start of the run."""
     videos_skipped: int = 0
     """Those of them that could not be decoded."""
+    averaged_steps: int = 0
+    """Steps of the begun epoch that `sums` has; 0 between epochs."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,17 @@ def versions() -> dict[str, str]:
     return {"fima": fima.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, backups: Sequence[Path] = ()) -> None:
+    """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
+
+    Args:
+        path: the file.
+        checkpoint: what it will hold.
+        backups: names for the checkpoints before, the newest first.
+
+    Raises:
+        CheckpointError: it cannot be written; the files are as they were.
+    """
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -112,21 +127,21 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.imported:
         content["imported"] = checkpoint.imported
-    write_content(path, content)
+    write_content(path, content, backups=backups)
 
 
-def write_content(path: Path, content: Mapping[str, Any]) -> None:
-    """Write values and tensors so that `path` holds either the old file or the whole new one, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[Path] = ()) -> None:
+    """Write values and tensors so that `path` holds either the old file or the whole new one, even after a crash.
+
+    PyTorch's format has a CRC-32 of every tensor, which `read_content` compares.
+
+    Raises:
+        CheckpointError: it cannot be written; the files are as they were.
+    """
     try:
-        with temporary.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        replace_file(path, lambda file: torch.save(dict(content), file), backups=backups)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -220,8 +235,10 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
 def read_content(path: Path) -> Any:  # noqa: ANN401
     """Read what a PyTorch file holds onto the CPU, without running any code that it may hold.
 
+    The checksums of this program's own files are compared; those of others may have been written without any.
+
     Raises:
-        CheckpointError: the file is missing, damaged, or holds more than plain values and tensors.
+        CheckpointError: the file is missing, damaged, altered, or holds more than plain values and tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
@@ -233,11 +250,21 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         with warnings.catch_warnings():
             # Files of other programs make torch warn about their pickle protocol before it refuses them.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        altered = altered_part(path) if isinstance(content, dict) and content.get("format") in OWN_FORMATS else None
+        if altered is None:
+            return content
+        reason = f"altered since it was written: the checksum of {altered} is wrong"
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
         )
     raise CheckpointError(f"{path}: {reason}")
+
+
+def altered_part(path: Path) -> str | None:
+    """Return the part of a PyTorch file whose content does not fit its checksum, or None."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()

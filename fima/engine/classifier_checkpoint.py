@@ -1,5 +1,6 @@
 """Checkpoints of classifiers: written atomically, read without running code."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,13 @@ from typing import Any
 import torch
 
 from fima.config import FinetuneConfig
-from fima.engine.checkpoint import Progress, RunState, load_weights, read_content, write_content
+from fima.engine.checkpoint import CLASSIFIER_FORMAT, Progress, RunState, load_weights, read_content, write_content
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluation.classifier import Classifier
 from fima.model.backbones import build_backbone
 from fima.recipe import config_from_mapping, config_to_mapping
 
-FORMAT = "fima-classifier"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +53,29 @@ class LoadedClassifier:
     """What else the file holds."""
 
 
-def save_classifier_checkpoint(path: Path, checkpoint: ClassifierCheckpoint) -> None:
-    """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash."""
+def save_classifier_checkpoint(path: Path, checkpoint: ClassifierCheckpoint, *, backups: Sequence[Path] = ()) -> None:
+    """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
+
+    Args:
+        path: the file.
+        checkpoint: what it will hold.
+        backups: names for the checkpoints before, the newest first.
+
+    Raises:
+        CheckpointError: it cannot be written; the files are as they were.
+    """
     plain = {
         "config": config_to_mapping(checkpoint.config),
         "progress": asdict(checkpoint.progress),
         "selection": asdict(checkpoint.selection),
     }
-    write_content(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint), **plain})
+    content = {"format": CLASSIFIER_FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint), **plain}
+    write_content(path, content, backups=backups)
 
 
 def is_classifier_content(content: object) -> bool:
     """Whether what `read_content` found in a file is a checkpoint of `fima finetune`."""
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return isinstance(content, dict) and content.get("format") == CLASSIFIER_FORMAT
 
 
 def load_classifier_checkpoint(path: Path) -> ClassifierCheckpoint:

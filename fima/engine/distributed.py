@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from fima.errors import ConfigError
 
 T = TypeVar("T")
+
+TIMEOUT_MINUTES = 30.0
 
 
 def is_initialized() -> bool:
@@ -39,11 +42,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def init_from_environment(device: torch.device) -> torch.device:
+def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT_MINUTES) -> torch.device:
     """Join the process group that `torchrun` describes in the environment; alone, do nothing.
 
     Args:
         device: the kind of device to train on.
+        timeout_minutes: how long a process waits for the others before it gives up.
 
     Returns:
         The device of this process: with several processes and `cuda`, the GPU of its local rank.
@@ -56,7 +60,8 @@ def init_from_environment(device: torch.device) -> torch.device:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            timeout = timedelta(minutes=timeout_minutes)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise ConfigError(
@@ -156,20 +161,24 @@ def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def shuffle_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
     """Deal the rows of all processes out at random, as many to each process as it had.
 
     So a batch norm on the key side does not see the same samples together as on the query side (MoCo, shuffling BN).
 
     Args:
         x: (B, …).
+        alone: whether to shuffle the rows of a process that is alone, too.
 
     Returns:
         This process's new rows, (B, …), and the order that was used, (rows of all processes,), for `unshuffle_rows`.
-        With one process: `x` itself and its own order.
+        With one process, unless `alone`: `x` itself and its own order.
     """
     if world_size() == 1:
-        return x, torch.arange(len(x), device=x.device)
+        if not alone:
+            return x, torch.arange(len(x), device=x.device)
+        order = torch.randperm(len(x)).to(x.device)
+        return x[order], order
     counts = row_counts(x)
     order = torch.randperm(sum(counts)).to(x.device) if is_main() else x.new_empty(sum(counts), dtype=torch.int64)
     dist.broadcast(order, src=0)
@@ -178,10 +187,10 @@ def shuffle_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def unshuffle_rows(x: Tensor, order: Tensor) -> Tensor:
-    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its order."""
+def unshuffle_rows(x: Tensor, order: Tensor, *, alone: bool = False) -> Tensor:
+    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its order and its `alone`."""
     if world_size() == 1:
-        return x
+        return x[order.argsort()] if alone else x
     counts = row_counts(x)
     mine = torch.split(order.argsort(), counts)[rank()]
     return gather_rows(x)[mine]

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,17 +10,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
-from fima.data.labelled import LabelledBatch, build_labelled_loader
-from fima.data.loader import TrainLoader
+from fima.data.labelled import build_labelled_loader
 from fima.engine import distributed
-from fima.engine.checkpoint import Progress, load_weights, restore, versions
+from fima.engine.checkpoint import Progress, load_weights, restore
 from fima.engine.classifier_checkpoint import (
     ClassifierCheckpoint,
     Selection,
     load_classifier_checkpoint,
-    save_classifier_checkpoint,
 )
 from fima.engine.classifier_step import forward_backward
+from fima.engine.finetune_save import Finetuning, save, write
 from fima.engine.finetune_setup import (
     LabelledLists,
     Start,
@@ -31,21 +29,21 @@ from fima.engine.finetune_setup import (
     find_saved,
     resolve,
 )
-from fima.engine.interrupt import StopRequest, spare_processes
+from fima.engine.interrupt import StopRequest
 from fima.engine.log import RunLog
 from fima.engine.run_folder import RunFolder
 from fima.engine.running import (
     EpochMeter,
+    SaveClock,
     count_videos,
     errors_in_one_line,
-    finite_state,
     not_finite,
-    random_state,
+    require_saved,
     step_seed,
     stop_requested,
 )
 from fima.engine.schedule import learning_rate
-from fima.engine.setup import choose_device, claim_folder
+from fima.engine.setup import choose_device, claimed_folder, data_record
 from fima.engine.step import NotFiniteError
 from fima.evaluation.classifier import Classifier
 from fima.evaluation.classifier_result import averages_log_softmax, classifier_result
@@ -65,24 +63,6 @@ class FinetuneResult:
     result: EvaluationResult | None
     """What it measured, as in `result.json`; None where it stopped or had finished before, and in the processes beside
     the first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetuning:
-    """What the loop works with; all of it stays the same object for the whole run."""
-
-    config: FinetuneConfig
-    run: RunFolder
-    lists: LabelledLists
-    source: dict[str, Any]
-    device: torch.device
-    classifier: Classifier
-    model: nn.Module
-    """The classifier, wrapped for several devices where there are several."""
-    optimizer: torch.optim.SGD
-    loader: TrainLoader[LabelledBatch]
-    log: RunLog
-    stop: StopRequest
 
 
 def finetune(
@@ -108,7 +88,7 @@ def finetune(
         UserError: settings, data, files or folder that the caller can put right.
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
-    device = distributed.init_from_environment(choose_device(config.run.device))
+    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         check_settings(config)
@@ -119,9 +99,9 @@ def finetune(
         start = find_encoder(pretrained, config)
         lists = find_lists(config, data)
         config = resolve(config, start, lists, device)
-        saved = find_saved(config, run, start, lists, resume=resume)
+        saved, path = find_saved(config, run, start, lists, resume=resume)
         if saved is None or saved.progress.epoch < config.optim.epochs or not run.result.exists():
-            return train(config, run, start, lists, device, saved)
+            return train(config, run, start, lists, device, saved, path)
         if distributed.is_main():
             print(f"{out}: finished already, {saved.progress.epoch} epochs; its figures are in {run.result}")
         return FinetuneResult(progress=saved.progress, signal_number=None, result=None)
@@ -134,8 +114,19 @@ def train(
     lists: LabelledLists,
     device: torch.device,
     saved: ClassifierCheckpoint | None,
+    path: Path,
 ) -> FinetuneResult:
-    """Train from a checkpoint, or from the encoder's weights, to the last epoch or to a signal; then test."""
+    """Train from a checkpoint, or from the encoder's weights, to the last epoch or to a signal; then test.
+
+    Args:
+        config: the settings, resolved.
+        run: folder of the run.
+        start: the encoder.
+        lists: what to train and to test on.
+        device: where.
+        saved: the run so far; None at its beginning.
+        path: the file that `saved` was read from, for the messages.
+    """
     torch.manual_seed(config.run.seed)
     torch.backends.cudnn.benchmark = device.type == "cuda"
     head = config.classifier
@@ -157,33 +148,39 @@ def train(
     progress, selection = Progress(), Selection()
     if saved is not None:
         progress, selection = saved.progress, saved.selection
-        restore(saved, classifier, optimizer, source=run.last)
+        restore(saved, classifier, optimizer, source=path)
     model: nn.Module = classifier
     if world_size > 1:
         # Batch-norm statistics stay each device's own; those of the first one are kept, and tested by all.
         model = DistributedDataParallel(classifier, broadcast_buffers=False)
-    claim_folder(run, config, lists.train, progress, record={"source": start.source})
-    num_steps = config.optim.epochs * len(loader)
-    with RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log, StopRequest() as stop:
+    data, num_steps = data_record(lists.train), config.optim.epochs * len(loader)
+    tested, record = selection.tested_epoch, {"source": start.source}
+    with (
+        claimed_folder(run, config, data, progress, tested_epoch=tested, record=record),
+        RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log,
+        StopRequest() as stop,
+    ):
         training = Finetuning(
-            config=config, run=run, lists=lists, source=start.source, device=device, classifier=classifier,
+            config=config, run=run, lists=lists, data=data, source=start.source, device=device, classifier=classifier,
             model=model, optimizer=optimizer, loader=loader, log=log, stop=stop,
         )  # fmt: skip
         greet(training, progress)
+        is_saved = True
         for epoch in range(progress.epoch, config.optim.epochs):
             selection = test_on_the_way(training, progress, selection)
-            progress, stopped = train_epoch(training, epoch, progress)
-            save(training, progress, selection)
+            progress, stopped = train_epoch(training, epoch, progress, selection)
+            is_saved = save(training, progress, selection)
             if stopped:
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
                 return FinetuneResult(progress=progress, signal_number=stop.signal_number, result=None)
         selection = test_on_the_way(training, progress, selection)
+        require_saved(is_saved, run)
         result = final_test(training, progress, selection)
         log.say(f"finished: {run.result}")
     return FinetuneResult(progress=progress, signal_number=None, result=result if rank == 0 else None)
 
 
-def train_epoch(training: Finetuning, epoch: int, progress: Progress) -> tuple[Progress, bool]:
+def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection: Selection) -> tuple[Progress, bool]:
     """Train one epoch, or the rest of it.
 
     Returns:
@@ -195,8 +192,9 @@ def train_epoch(training: Finetuning, epoch: int, progress: Progress) -> tuple[P
         group["lr"] = lr
     training.classifier.train()
     training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
-    meter = EpochMeter(training.log, log_steps=config.run.log_steps, epoch=epoch, lr=lr)
-    for batch in spare_processes(training.loader):
+    meter = EpochMeter(training.log, log_steps=config.run.log_steps, epoch=epoch, lr=lr, progress=progress)
+    clock = SaveClock(config.run.checkpoint_minutes)
+    for batch in training.loader:
         meter.step_starts()
         progress = count_videos(training, progress, batch)
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
@@ -207,13 +205,15 @@ def train_epoch(training: Finetuning, epoch: int, progress: Progress) -> tuple[P
         except NotFiniteError as error:
             raise not_finite(error, training, progress) from None
         optimizer.step()
-        progress = dataclasses.replace(progress, step=progress.step + 1, step_in_epoch=progress.step_in_epoch + 1)
-        meter.step_ends(progress.step, values, len(batch.paths) * distributed.world_size())
+        num_videos = len(batch.paths) * distributed.world_size()
+        progress = meter.step_ends(progress, values, num_videos, beside={})
         if stop_requested(training):
             break
+        if clock.is_due() and progress.step_in_epoch < len(training.loader):
+            save(training, progress, selection)
     if progress.step_in_epoch < len(training.loader):
         return progress, True
-    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0)
+    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
     training.log.epoch(progress.epoch, config.optim.epochs, progress.step, meter.means())
     return progress, progress.epoch < config.optim.epochs and stop_requested(training)
 
@@ -239,36 +239,6 @@ def greet(training: Finetuning, progress: Progress) -> None:
     log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
     if progress.step:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
-
-
-def save(training: Finetuning, progress: Progress, selection: Selection) -> None:
-    """Write `last.pt`, and a numbered checkpoint where one is due.
-
-    Raises:
-        TrainingError: a weight is not finite; the checkpoints stay as they were.
-    """
-    write(training, training.run.last, progress, selection)
-    every, last = training.config.run.checkpoint_epochs, training.config.optim.epochs
-    if progress.step_in_epoch == 0 and (progress.epoch % every == 0 or progress.epoch == last):
-        write(training, training.run.numbered(progress.epoch), progress, selection)
-
-
-def write(training: Finetuning, path: Path, progress: Progress, selection: Selection) -> None:
-    """Write one checkpoint, in the first process."""
-    if distributed.is_main():
-        checkpoint = ClassifierCheckpoint(
-            config=training.config,
-            classes=training.lists.train.classes,
-            source=training.source,
-            progress=progress,
-            selection=selection,
-            model=finite_state(training.classifier, progress, training.run),
-            optimizer=training.optimizer.state_dict(),
-            rng=random_state(training.device),
-            data=training.lists.train.describe(),
-            versions=versions(),
-        )
-        save_classifier_checkpoint(path, checkpoint)
 
 
 def test_on_the_way(training: Finetuning, progress: Progress, selection: Selection) -> Selection:
@@ -302,6 +272,7 @@ def final_test(training: Finetuning, progress: Progress, selection: Selection) -
     if epoch != progress.epoch:
         distributed.barrier()
         best = load_classifier_checkpoint(run.best)
+        selection, epoch = best.selection, best.progress.epoch
         load_weights(training.classifier, best.model, source=run.best, what="model")
     scores = score(training, training.lists.test)
     if scores.undecodable:
@@ -319,8 +290,10 @@ def final_test(training: Finetuning, progress: Progress, selection: Selection) -
     )
     if distributed.is_main():
         write_class_report(run.root, scores.scores, scores.labels, training.lists.test.classes)
+        training.log.record("result", epoch=epoch, step=progress.step, values=result.figures)
+        training.log.flush_to_disk()
+        # The last of all: a run with this file is finished.
         result.save(run.result)
-    training.log.record("result", epoch=epoch, step=progress.step, values=result.figures)
     return result
 
 

@@ -131,21 +131,21 @@ def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: 
 
 def find_saved(
     config: FinetuneConfig, run: RunFolder, start: Start, lists: LabelledLists, *, resume: bool
-) -> ClassifierCheckpoint | None:
-    """Check that the folder may be written, and return the checkpoint that its run continues from.
+) -> tuple[ClassifierCheckpoint | None, Path]:
+    """Check that the folder may be written, and return the checkpoint that its run continues from, and its path.
 
     Returns:
-        None for a run that starts at its beginning.
+        None in the place of the checkpoint for a run that starts at its beginning.
 
     Raises:
         ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
         DataError: the data are not those that the run was started with.
-        CheckpointError: `last.pt` cannot be read, or the run was started from another file.
+        CheckpointError: no checkpoint of the run can be read, or it was started from another file.
     """
-    last = find_last(config, run, resume=resume)
-    if last is None:
-        return None
-    saved = load_classifier_checkpoint(last)
+    found = find_last(config, run, load_classifier_checkpoint, resume=resume)
+    if found is None:
+        return None, run.last
+    saved, path = found
     check_same_videos(saved, lists.train, run)
     if saved.classes != lists.train.classes:
         raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
@@ -155,4 +155,4 @@ def find_saved(
             f"{start.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
             f"({before}); give that, or start a new run in another --out"
         )
-    return saved
+    return saved, path

@@ -11,7 +11,6 @@ from torch.nn import functional
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader
-from fima.engine.interrupt import spare_processes
 from fima.evaluation.features import encode
 from fima.model.fima import FIMA
 from fima.model.heads import pooled
@@ -153,7 +152,7 @@ def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig,
     method.eval()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for batch in spare_processes(loader):
+            for batch in loader:
                 if len(batch.labels) == 0:
                     continue
                 clip_features = pooled(encode(method.query_encoder, batch.clips.to(device).flatten(0, 1)))

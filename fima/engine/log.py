@@ -1,12 +1,10 @@
 """What a run says while it goes on: the terminal, `metrics.jsonl`, `skipped.jsonl` and TensorBoard."""
 
-import json
 import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fima.engine.health import Health
+from fima.engine.records import LineFile
 from fima.engine.run_folder import RunFolder
 
 with warnings.catch_warnings():
@@ -57,21 +56,26 @@ class StepClock:
 
 
 class Averages:
-    """Running means of named numbers."""
+    """Running means of named numbers.
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
+    Args:
+        count: sets of values that were counted before.
+        sums: their sums.
+    """
+
+    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None) -> None:
+        self.count = count
+        self.sums = dict(sums or {})
 
     def add(self, values: Mapping[str, float]) -> None:
         """Count one set of values; the names must be the same each time."""
-        self._count += 1
+        self.count += 1
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name; empty before the first `add`."""
-        return {name: total / self._count for name, total in self._sums.items()}
+        return {name: total / self.count for name, total in self.sums.items()}
 
 
 class RunLog:
@@ -85,9 +89,10 @@ class RunLog:
     """
 
     def __init__(self, run: RunFolder, *, num_steps: int, first_step: int, enabled: bool) -> None:
-        self._run = run
         self._enabled = enabled
-        self._writer = None
+        self._metrics = LineFile(run.metrics, self.warn)
+        self._skipped = LineFile(run.skipped, self.warn)
+        self._writer: SummaryWriter | None = None
         self._progress = None
         if not enabled:
             return
@@ -113,8 +118,8 @@ class RunLog:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        if self._writer is not None:
-            self._writer.close()
+        self.flush_to_disk()
+        self._draw(lambda writer: writer.close())
 
     def say(self, text: str) -> None:
         """Print one line to stdout, above the progress bar where there is one."""
@@ -167,25 +172,40 @@ class RunLog:
             step: optimiser steps done.
             values: what was measured.
         """
-        if self._writer is None:
+        if not self._enabled:
             return
         # JSON knows no NaN: a number that is not finite becomes null.
         plain = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        _append(self._run.metrics, [{"kind": kind, "epoch": epoch, "step": step, **plain}])
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-        self._writer.flush()
+        self._metrics.append([{"kind": kind, "epoch": epoch, "step": step, **plain}])
+
+        def draw(writer: SummaryWriter) -> None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(f"{kind}/{name}", value, step)
+            writer.flush()
+
+        self._draw(draw)
 
     def record_skipped(self, lines: Sequence[dict[str, Any]]) -> None:
         """Append skipped videos to `skipped.jsonl`; each process writes its own, in one piece."""
-        if lines:
-            _append(self._run.skipped, lines)
+        self._skipped.append(lines)
 
+    def flush_to_disk(self) -> None:
+        """Make sure that what was recorded outlives a power cut; before a checkpoint that counts it as done."""
+        for file in (self._metrics, self._skipped):
+            file.flush_to_disk()
 
-def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(f"{json.dumps(line)}\n" for line in lines))
+    def _draw(self, draw: Callable[[SummaryWriter], object]) -> None:
+        """Write to TensorBoard; a run goes on without it where that fails."""
+        if self._writer is None:
+            return
+        try:
+            draw(self._writer)
+        except OSError as error:
+            self._writer = None
+            self.warn(
+                f"no more events for TensorBoard: they cannot be written ({error.strerror}); metrics.jsonl goes on"
+            )

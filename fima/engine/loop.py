@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,25 +11,39 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
-from fima.data.loader import PretrainBatch, TrainLoader, build_pretrain_loader
+from fima.data.guarded import TrainLoader
+from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.selection import chosen_videos
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
 from fima.engine.health import check_health, embedding_std
-from fima.engine.interrupt import StopRequest, spare_processes
-from fima.engine.log import Averages, RunLog, StepClock
+from fima.engine.interrupt import StopRequest
+from fima.engine.log import RunLog
 from fima.engine.run_folder import RunFolder
 from fima.engine.running import (
+    EpochMeter,
+    SaveClock,
     count_videos,
     errors_in_one_line,
     finite_state,
     not_finite,
+    numbered_is_due,
     random_state,
+    require_saved,
+    save_or_warn,
     step_seed,
     stop_requested,
 )
 from fima.engine.schedule import learning_rate
-from fima.engine.setup import choose_device, claim_folder, find_start, warnings_about, with_precision, with_queue_sizes
+from fima.engine.setup import (
+    choose_device,
+    claimed_folder,
+    data_record,
+    find_start,
+    warnings_about,
+    with_precision,
+    with_queue_sizes,
+)
 from fima.engine.start import first_progress, start_from
 from fima.engine.step import NotFiniteError, forward_backward
 from fima.model import build_method
@@ -53,6 +68,8 @@ class Training:
     config: PretrainConfig
     run: RunFolder
     videos: VideoList
+    data: dict[str, Any]
+    """What checkpoints say of the videos."""
     device: torch.device
     method: MoCo | FIMA
     model: nn.Module
@@ -88,14 +105,14 @@ def pretrain(
         UserError: settings, data or folder that the caller can put right.
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
-    device = distributed.init_from_environment(choose_device(config.run.device))
+    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
         config = with_precision(with_queue_sizes(config, num_videos), device)
-        saved, source = find_start(config, run, videos, resume=resume), run.last
-        if saved is not None and saved.progress.epoch >= config.optim.epochs:
+        saved, source = find_start(config, run, videos, resume=resume)
+        if saved is not None and is_finished(config, run, saved.progress):
             if distributed.is_main():
                 print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
             return PretrainResult(progress=saved.progress, signal_number=None)
@@ -145,21 +162,28 @@ def train(
     if world_size > 1:
         # Batch-norm statistics stay each device's own, as in MoCo; the queues are equal everywhere by construction.
         model = DistributedDataParallel(method, broadcast_buffers=False)
-    claim_folder(run, config, videos, progress)
+    data = data_record(videos)
     num_steps = config.optim.epochs * len(loader)
-    with RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log, StopRequest() as stop:
+    with (
+        claimed_folder(run, config, data, progress),
+        RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log,
+        StopRequest() as stop,
+    ):
         training = Training(
-            config=config, run=run, videos=videos, device=device, method=method, model=model,
+            config=config, run=run, videos=videos, data=data, device=device, method=method, model=model,
             optimizer=optimizer, loader=loader, log=log, stop=stop,
         )  # fmt: skip
         greet(training, progress)
+        is_saved = True
         for epoch in range(progress.epoch, config.optim.epochs):
+            watch_health(training, progress)
             progress, stopped = train_epoch(training, epoch, progress)
-            save(training, progress)
+            is_saved = save(training, progress)
             if stopped:
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
                 return PretrainResult(progress=progress, signal_number=stop.signal_number)
-            watch_health(training, progress)
+        watch_health(training, progress)
+        require_saved(is_saved, run)
         log.say(f"finished: {run.last}")
     return PretrainResult(progress=progress, signal_number=None)
 
@@ -176,10 +200,10 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
         group["lr"] = lr
     training.method.train()
     training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
-    averages, epoch_clock, line_clock = Averages(), StepClock(), StepClock()
-    for batch in spare_processes(training.loader):
-        epoch_clock.step_starts()
-        line_clock.step_starts()
+    meter = EpochMeter(log, log_steps=config.run.log_steps, epoch=epoch, lr=lr, progress=progress)
+    clock = SaveClock(config.run.checkpoint_minutes)
+    for batch in training.loader:
+        meter.step_starts()
         progress = count_videos(training, progress, batch)
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         torch.manual_seed(step_seed(config.run.seed, progress.step, distributed.rank()))
@@ -189,24 +213,17 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
         except NotFiniteError as error:
             raise not_finite(error, training, progress) from None
         training.optimizer.step()
-
-        progress = dataclasses.replace(progress, step=progress.step + 1, step_in_epoch=progress.step_in_epoch + 1)
-        averages.add(values)
+        spread = {"embedding_std": embedding_std(query)}
         num_videos = len(batch.paths) * distributed.world_size()
-        epoch_clock.step_ends(num_videos)
-        line_clock.step_ends(num_videos)
-        rates = line_clock.rates()
-        log.advance(progress.step, values, rates)
-        if progress.step % config.run.log_steps == 0:
-            spread = {"embedding_std": embedding_std(query)}
-            log.record("step", epoch=epoch + 1, step=progress.step, values={"lr": lr, **values, **spread, **rates})
-            line_clock.reset()
+        progress = meter.step_ends(progress, values, num_videos, beside=spread)
         if stop_requested(training):
             break
+        if clock.is_due() and progress.step_in_epoch < len(training.loader):
+            save(training, progress)
     if progress.step_in_epoch < len(training.loader):
         return progress, True
-    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0)
-    log.epoch(progress.epoch, config.optim.epochs, progress.step, {"lr": lr, **averages.means(), **epoch_clock.rates()})
+    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
+    log.epoch(progress.epoch, config.optim.epochs, progress.step, meter.means())
     return progress, stop_requested(training) and progress.epoch < config.optim.epochs
 
 
@@ -223,35 +240,50 @@ def greet(training: Training, progress: Progress) -> None:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
 
 
-def save(training: Training, progress: Progress) -> None:
+def save(training: Training, progress: Progress) -> bool:
     """Write `last.pt`, and a numbered checkpoint where one is due.
+
+    Returns:
+        Whether `last.pt` is written; True in the processes beside the first.
 
     Raises:
         TrainingError: a weight is not finite; the checkpoints stay as they were.
     """
     if not distributed.is_main():
-        return
+        return True
+    run = training.run
     checkpoint = Checkpoint(
         config=training.config,
         progress=progress,
-        model=finite_state(training.method, progress, training.run),
+        model=finite_state(training.method, progress, run),
         optimizer=training.optimizer.state_dict(),
         rng=random_state(training.device),
-        data=training.videos.describe(),
+        data=training.data,
         versions=versions(),
     )
-    save_checkpoint(training.run.last, checkpoint)
-    optim, every = training.config.optim, training.config.run.checkpoint_epochs
-    if progress.step_in_epoch == 0 and (progress.epoch % every == 0 or progress.epoch == optim.epochs):
-        save_checkpoint(training.run.numbered(progress.epoch), checkpoint)
+    if numbered_is_due(training.config, progress):
+        # Before `last.pt`: a run that is killed between the two repeats the epoch, and so writes it again.
+        save_or_warn(training, lambda: save_checkpoint(run.numbered(progress.epoch), checkpoint))
+    earlier = run.before_last(training.config.run.keep_last - 1)
+    return save_or_warn(training, lambda: save_checkpoint(run.last, checkpoint, backups=earlier))
+
+
+def health_is_due(config: PretrainConfig, run: RunFolder, progress: Progress) -> bool:
+    """Whether the representation is to be measured after these epochs, and is not yet."""
+    every, last = config.run.health_epochs, progress.epoch == config.optim.epochs
+    if not every or not progress.epoch or progress.step_in_epoch or not (last or progress.epoch % every == 0):
+        return False
+    return not run.has_record("health", progress.epoch)
+
+
+def is_finished(config: PretrainConfig, run: RunFolder, progress: Progress) -> bool:
+    """Whether nothing is left to do."""
+    return progress.epoch >= config.optim.epochs and not health_is_due(config, run, progress)
 
 
 def watch_health(training: Training, progress: Progress) -> None:
     """Measure the representation where it is due, and warn when it has collapsed."""
-    every, last = training.config.run.health_epochs, progress.epoch == training.config.optim.epochs
-    if not every or not (last or progress.epoch % every == 0):
-        return
-    if distributed.is_main():
+    if distributed.is_main() and health_is_due(training.config, training.run, progress):
         health = check_health(training.method, training.videos, training.config, training.device)
         if health is None:
             training.log.warn("health not measured: fewer than two videos could be decoded")

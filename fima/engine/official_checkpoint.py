@@ -83,7 +83,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
 def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what the authors' program would have written; the inverse of `import_official`."""
-    arch = ARCHITECTURES[checkpoint.config.model.backbone]
+    arch = ARCHITECTURES.get(checkpoint.config.model.backbone, checkpoint.config.model.backbone)
     imported = {
         "prefix": convert.PREFIX,
         "counts_frozen": True,

@@ -16,14 +16,15 @@ from fima.engine import checkpoint as checkpoints
 from fima.engine.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
 from fima.engine.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
 from fima.errors import CheckpointError, ConfigError
-from fima.model.backbones import BACKBONES, build_backbone
+from fima.model.backbones import build_backbone
 from fima.recipe import config_from_mapping
+from fima.registry import backbone_names
 
 WRAPPER_PREFIX = "module."
 """What DistributedDataParallel puts before every key."""
 ENCODER_PREFIXES = ("encoder_q.", "query_encoder.", "encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`, `fima finetune`."""
-CLASSIFIER = "fc."
+CLASSIFIER = ("fc.", "head.", "classifier.")
 MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
 METADATA_KEY = "fima"
 """Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
@@ -49,7 +50,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
 
     Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
-    `fc.*` is dropped; and safetensors files of any of these.
+    (`fc.*`, `head.*`, `classifier.*`) is dropped; and safetensors files of any of these.
 
     Args:
         path: the file.
@@ -128,7 +129,7 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:
     """Return the backbone that has most of these names with these shapes; None where none has any."""
     shapes = {name: value.shape for name, value in weights.items()}
-    agreeing = {name: len(_shapes(name).items() & shapes.items()) for name in BACKBONES}
+    agreeing = {name: len(_shapes(name).items() & shapes.items()) for name in backbone_names()}
     best = max(agreeing, key=lambda name: agreeing[name])
     return best if agreeing[best] else None
 
@@ -144,7 +145,8 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     held = nearest_backbone(found.weights) if found.config is None else found.config.model.backbone
     if held is None:
         names = ", ".join(f"`{name}`" for name in list(found.weights)[:3]) or "nothing"
-        raise CheckpointError(f"{path}: holds no encoder of {', '.join(BACKBONES)}; its weights begin with {names}")
+        known = ", ".join(backbone_names())
+        raise CheckpointError(f"{path}: holds no encoder of {known}; its weights begin with {names}")
     if backbone is not None and held != backbone:
         raise CheckpointError(f"{path}: its encoder is {held}, not {backbone}; ask for {held}, or give another file")
     return held

@@ -1,8 +1,5 @@
 """The folder of a run: what lies where, and when a run may write into it."""
 
-import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,21 +7,29 @@ from typing import Any
 import yaml
 
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.errors import CheckpointError, ConfigError
+from fima.engine.durable import replace_file
+from fima.engine.records import keep_lines, read_lines
+from fima.errors import ConfigError
 from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_mapping, flatten, read_yaml
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "data.workers",
         "data.max_skipped_share",
+        "data.timeout_seconds",
         "optim.epochs",
         "run.device",
         "run.checkpoint_epochs",
+        "run.checkpoint_minutes",
+        "run.keep_last",
+        "run.timeout_minutes",
         "run.health_epochs",
         "run.health_videos",
         "run.log_steps",
     }
 )
+TESTS = ("test", "validation")
+"""Kinds of lines in the metrics that a classifier's tests on the way write."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,18 @@ class RunFolder:
         """The checkpoint that `--resume` continues from."""
         return self.checkpoint_folder / "last.pt"
 
+    def before_last(self, count: int) -> list[Path]:
+        """Paths of the `count` checkpoints that were `last` before it, the newest first."""
+        return [self.checkpoint_folder / f"last-{number}.pt" for number in range(1, count + 1)]
+
+    def to_resume_from(self) -> list[Path]:
+        """Checkpoints that the run could go on from, those to be tried first at the beginning."""
+        earlier, numbered = (
+            sorted(self.checkpoint_folder.glob(names), key=lambda path: (len(path.name), path.name))
+            for names in ("last-*.pt", "epoch-*.pt")
+        )
+        return [*([self.last] if self.last.exists() or earlier or numbered else []), *earlier, *reversed(numbered)]
+
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
         return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
@@ -96,13 +113,12 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
 
     def require_resumable(self) -> None:
-        """Refuse to resume where there is no run, or where its `last.pt` is gone.
+        """Refuse to resume where there is no run.
 
         A run that was ended before its first checkpoint can be resumed: it begins again.
 
         Raises:
             ConfigError: the folder holds no run, or its run writes its checkpoints elsewhere.
-            CheckpointError: there are checkpoints, but not the last one.
         """
         if not self.config.exists():
             raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
@@ -110,11 +126,6 @@ class RunFolder:
         recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
         if str(self.checkpoint_folder.resolve()) != recorded:
             raise ConfigError(f"--resume: the run in {self.root} has its checkpoints in {recorded}; give --checkpoints")
-        others = sorted(self.checkpoint_folder.glob("epoch-*.pt"))
-        if others and not self.last.exists():
-            raise CheckpointError(
-                f"{self.last}: missing; to continue from an older checkpoint, copy {others[-1]} to it"
-            )
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
         """Return the settings that the run was started with.
@@ -135,44 +146,43 @@ class RunFolder:
         if self.checkpoints is not None:
             record = {**record, "checkpoints": str(self.checkpoints.resolve())}
         content = {**config_to_mapping(config), RECORD_KEY: record}
-        _replace(self.config, yaml.safe_dump(content, sort_keys=False))
+        text = yaml.safe_dump(content, sort_keys=False).encode()
+        replace_file(self.config, lambda file: file.write(text))
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which a resumed run does again."""
+    def has_record(self, kind: str, epoch: int) -> bool:
+        """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
+        return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
+
+    def forget_after(self, step: int, tested_epoch: int | None = None) -> None:
+        """Drop the lines of what a resumed run does again.
+
+        Args:
+            step: optimiser steps that are done.
+            tested_epoch: whole epochs behind the last test that counts as done; None where no test belongs to the run.
+        """
+
+        def is_done(line: dict[str, Any]) -> bool:
+            tested = line.get("kind") not in TESTS or tested_epoch is None or line["epoch"] <= tested_epoch
+            return line["step"] <= step and tested and line.get("kind") != "result"
+
         for path in (self.metrics, self.skipped):
-            _filter_lines(path, lambda line: line["step"] <= step)
+            keep_lines(path, is_done)
 
 
-def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> None:
+def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
     """Refuse settings that would make the rest of a run something else than its beginning.
 
+    Returns:
+        The settings that have changed and may, each with both values.
+
     Raises:
-        ConfigError: names the flag, both values and the remedy.
+        ConfigError: names the flags, both values and the remedy.
     """
     old = flatten(saved)
-    for flag, value in flatten(given).items():
-        if value != old[flag] and flag not in MAY_CHANGE_ON_RESUME:
-            raise ConfigError(
-                f"--{flag} {value}: the run in {run.root} has {old[flag]}; drop the flag to continue it, "
-                "or start a new run in another --out"
-            )
-
-
-def _filter_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Keep the lines that pass; a last line that was cut off by a crash goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if keep(json.loads(line)):
-                kept.append(line)
-        except json.JSONDecodeError:
-            continue
-    _replace(path, "".join(kept))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    changes = {flag: f"--{flag} {value}" for flag, value in flatten(given).items() if value != old[flag]}
+    wrong = [flag for flag in changes if flag not in MAY_CHANGE_ON_RESUME]
+    if wrong:
+        what = "; ".join(f"{changes[flag]}: the run in {run.root} has {old[flag]}" for flag in wrong)
+        flags = "flag" if len(wrong) == 1 else "flags"
+        raise ConfigError(f"{what}; drop the {flags} to continue it, or start a new run in another --out")
+    return [f"{text} (before: {old[flag]})" for flag, text in changes.items()]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,13 +18,14 @@ from fima.engine.interrupt import StopRequest
 from fima.engine.log import Averages, RunLog, StepClock
 from fima.engine.run_folder import RunFolder
 from fima.engine.step import NotFiniteError
-from fima.errors import TrainingError, VideoError
+from fima.errors import CheckpointError, TrainingError, VideoError
 
 SKIPPED_JUDGED_AFTER = 20
 REMEDIES = {
     "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
     "DataLoader worker": "A process that decodes has died; try fewer --data.workers, they may need too much memory",
 }
+SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 class Running(Protocol):
@@ -70,14 +72,15 @@ class EpochMeter:
         log_steps: steps between two lines.
         epoch: the epoch, counted from 0.
         lr: its learning rate.
+        progress: what is done of the epoch.
     """
 
-    def __init__(self, log: RunLog, *, log_steps: int, epoch: int, lr: float) -> None:
+    def __init__(self, log: RunLog, *, log_steps: int, epoch: int, lr: float, progress: Progress) -> None:
         self._log = log
         self._log_steps = log_steps
         self._epoch = epoch
         self._lr = lr
-        self._averages = Averages()
+        self._averages = Averages(progress.averaged_steps, progress.sums)
         self._clocks = StepClock(), StepClock()
 
     def step_starts(self) -> None:
@@ -85,8 +88,21 @@ class EpochMeter:
         for clock in self._clocks:
             clock.step_starts()
 
-    def step_ends(self, step: int, values: Mapping[str, float], num_videos: int) -> None:
-        """The step is done; `values` are those of the global batch of `num_videos` videos."""
+    def step_ends(
+        self, progress: Progress, values: Mapping[str, float], num_videos: int, *, beside: Mapping[str, float]
+    ) -> Progress:
+        """Count a step that is done.
+
+        Args:
+            progress: the progress before it.
+            values: what it measured, for the means and the line.
+            num_videos: videos of the global batch.
+            beside: what it measured for the line alone.
+
+        Returns:
+            The progress after it.
+        """
+        step = progress.step + 1
         self._averages.add(values)
         for clock in self._clocks:
             clock.step_ends(num_videos)
@@ -94,12 +110,39 @@ class EpochMeter:
         rates = line_clock.rates()
         self._log.advance(step, values, rates)
         if step % self._log_steps == 0:
-            self._log.record("step", epoch=self._epoch + 1, step=step, values={"lr": self._lr, **values, **rates})
+            line = {"lr": self._lr, **values, **beside, **rates}
+            self._log.record("step", epoch=self._epoch + 1, step=step, values=line)
             line_clock.reset()
+        return dataclasses.replace(
+            progress,
+            step=step,
+            step_in_epoch=progress.step_in_epoch + 1,
+            averaged_steps=self._averages.count,
+            sums=dict(self._averages.sums),
+        )
 
     def means(self) -> dict[str, float]:
         """Return the learning rate, the mean of each value and the speed of the epoch."""
         return {"lr": self._lr, **self._averages.means(), **self._clocks[0].rates()}
+
+
+class SaveClock:
+    """Says when a checkpoint inside an epoch is due.
+
+    Args:
+        minutes: time between two of them; 0 for none.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the time is over; if so, it begins again."""
+        due = self._seconds > 0 and time.monotonic() - self._since >= self._seconds
+        if due:
+            self._since = time.monotonic()
+        return due
 
 
 @contextmanager
@@ -107,17 +150,24 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
     """Say what goes wrong in one line, with the checkpoint that is left; at the end, leave the process group.
 
     Raises:
-        TrainingError: in the place of a video that nothing can replace, exhausted memory or a dead worker process.
+        TrainingError: in the place of a video that nothing can replace, exhausted memory, a dead worker process, or
+            another process of the run that has ended or does not answer.
     """
     try:
         yield
     except VideoError as error:
         raise TrainingError(f"{error}; {run.last_good()}") from None
     except RuntimeError as error:
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
+        text = str(error)
+        if distributed.world_size() > 1 and any(sign in text for sign in SIGNS_OF_A_LOST_PROCESS):
+            raise TrainingError(
+                f"another process of the run has ended or does not answer ({text.splitlines()[0].strip()}); "
+                f"what it says itself is the cause; {run.last_good()}"
+            ) from None
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in text), None)
         if remedy is None:
             raise
-        raise TrainingError(f"{str(error).splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
+        raise TrainingError(f"{text.splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
     finally:
         distributed.shutdown()
 
@@ -170,6 +220,41 @@ def finite_state(module: nn.Module, progress: Progress, run: RunFolder) -> dict[
             "try a lower --optim.lr"
         )
     return state
+
+
+def save_or_warn(training: Running, save: Callable[[], None]) -> bool:
+    """Write a checkpoint after the records that it counts as done; where that fails, say so aloud and go on.
+
+    Returns:
+        Whether it is written.
+    """
+    training.log.flush_to_disk()
+    try:
+        save()
+    except CheckpointError as error:
+        left = training.run.last_good()
+        training.log.warn(f"CHECKPOINT NOT WRITTEN: {error}; {left}; make room: the next one is tried when it is due")
+        return False
+    return True
+
+
+def numbered_is_due(config: PretrainConfig | FinetuneConfig, progress: Progress) -> bool:
+    """Whether a numbered checkpoint is kept here."""
+    due = progress.epoch % config.run.checkpoint_epochs == 0 or progress.epoch == config.optim.epochs
+    return progress.step_in_epoch == 0 and due
+
+
+def require_saved(saved: bool, run: RunFolder) -> None:
+    """Refuse to call a run finished whose end is in no checkpoint.
+
+    Raises:
+        TrainingError: `saved` is not true.
+    """
+    if not saved:
+        raise TrainingError(
+            f"the end of the run is in no checkpoint, since it could not be written; {run.last_good()}; make room, "
+            "and repeat the command with --resume"
+        )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class FeatureStore:
         """
         found = {video.path: video for videos in lists for video in videos.videos}
         # Looked at once: a file that changes meanwhile is still the one whose features are here.
-        self._states |= {path: _file_state(path) for path in found if path not in self._states}
+        self._states |= {path: file_state(path) for path in found if path not in self._states}
         distinct = {self._states[path]: video for path, video in found.items()}
         if is_main() and self.folder is not None:
             self._read_cache(self.folder, distinct)
@@ -194,7 +194,12 @@ class FeatureStore:
             self._reasons |= {file: reason for file, reason in undecodable if file in missing}
 
 
-def _file_state(path: Path) -> FileState:
+def file_state(path: Path) -> FileState:
+    """Return what identifies a file's present content.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         status = path.stat()
     except OSError as error:

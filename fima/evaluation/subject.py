@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fima.engine.checkpoint import LoadedEncoder, read_content
 from fima.engine.classifier_checkpoint import LoadedClassifier, is_classifier_content, load_classifier
@@ -133,19 +134,27 @@ def load_subject(
         ori_resolution=config.ori_resolution,
     )
     if frames is not None or crop_size is not None:
-        _check_fits(loaded, clips, device)
+        check_fits(loaded.encoder, clips, backbone=loaded.config.model.backbone, device=device)
     return Subject(loaded=loaded, clips=clips, classifier=classifier)
 
 
-def _check_fits(loaded: LoadedEncoder, clips: ClipSettings, device: torch.device) -> None:
-    """Raise ConfigError where the encoder cannot take such clips."""
+def check_fits(encoder: nn.Module, clips: ClipSettings, *, backbone: str, device: torch.device) -> None:
+    """Refuse clips that an encoder cannot take.
+
+    Args:
+        encoder: on `device`, in eval mode.
+        clips: their frames and size.
+        backbone: its name, for the message.
+        device: where it is.
+
+    Raises:
+        ConfigError: they are too small.
+    """
     blank = torch.zeros(1, 3, clips.frames, clips.crop_size, clips.crop_size, device=device)
     try:
         with torch.inference_mode():
-            loaded.encoder(blank)
+            encoder(blank)
     except RuntimeError as error:
         if "out of memory" in str(error):
             raise
-        raise ConfigError(
-            f"--frames {clips.frames} --crop-size {clips.crop_size}: too small for {loaded.config.model.backbone}"
-        ) from None
+        raise ConfigError(f"--frames {clips.frames} --crop-size {clips.crop_size}: too small for {backbone}") from None

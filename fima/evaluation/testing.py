@@ -11,7 +11,6 @@ from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader
 from fima.data.loader import SkippedVideo
 from fima.engine import distributed
-from fima.engine.interrupt import spare_processes
 from fima.errors import DataError
 from fima.evaluation.classifier import Classifier
 from fima.evaluation.metrics import top_k_accuracy
@@ -84,7 +83,7 @@ def test_classifier(
     was_training = model.training
     model.eval()
     try:
-        for batch in spare_processes(loader):
+        for batch in loader:
             undecodable += batch.skipped
             for place, video_clips in zip(batch.index, batch.clips, strict=True):
                 parts = [part.to(device, non_blocking=True) for part in video_clips.split(batch_size)]

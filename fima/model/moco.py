@@ -53,6 +53,7 @@ class MoCo(nn.Module):
     def __init__(self, model: ModelConfig, method: MethodConfig) -> None:
         super().__init__()
         self.method = method
+        self.split_bn = model.split_bn
         self.query_encoder = build_backbone(model.backbone)
         self.projector = Projector(self.query_encoder.num_features, model.projector_hidden, model.embedding_dim)
         self.key_encoder = frozen_copy(self.query_encoder)
@@ -71,8 +72,16 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def key_features(self, view: Tensor) -> Tensor:
-        """Key feature map (B, C, t, h, w) of a view (B, 3, T, H, W), batch-shuffled across devices on the way."""
-        shuffled, order = shuffle_rows(view)
+        """Key feature map (B, C, t, h, w) of a view (B, 3, T, H, W), batch-shuffled across devices on the way.
+
+        With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
+        """
+        split = self.split_bn > 1
+        shuffled, order = shuffle_rows(view, alone=split)
+        if split:
+            # Two rows at least: of a single one, batch norm would leave nothing but itself.
+            parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))
+            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), order, alone=True)
         return unshuffle_rows(self.key_encoder(shuffled), order)
 
     @torch.no_grad()

@@ -1,29 +1,19 @@
-"""The 3-D CNNs that can be pre-trained. To add one: a `Backbone` in a file of its own, a line in the table, its name in
-`fima.config.ModelConfig.backbone`.
-"""
+"""The 3-D networks that can be pre-trained; `fima.registry` has their names."""
 
-from collections.abc import Callable
+from typing import cast
 
 from fima.errors import ConfigError
 from fima.model.backbones.base import Backbone
-from fima.model.backbones.i3d import I3D
-from fima.model.backbones.resnet3d import r2plus1d_18, r3d_18
-from fima.model.backbones.tiny import Tiny
-
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "i3d": I3D,
-    "r2plus1d_18": r2plus1d_18,
-    "r3d_18": r3d_18,
-    "tiny": Tiny,
-}
+from fima.registry import backbone_builder
 
 
 def build_backbone(name: str) -> Backbone:
     """A backbone with random weights: (B, 3, T, H, W) → (B, `num_features`, t, h, w).
 
     Raises:
-        ConfigError: there is no backbone of that name.
+        ConfigError: there is no backbone of that name, or it does not say how many channels it has.
     """
-    if name not in BACKBONES:
-        raise ConfigError(f"--model.backbone {name}: must be one of {', '.join(BACKBONES)}")
-    return BACKBONES[name]()
+    built = backbone_builder(name)()
+    if not isinstance(getattr(built, "num_features", None), int):
+        raise ConfigError(f"backbone {name}: has no whole number `num_features`, the channels C of its feature map")
+    return cast(Backbone, built)

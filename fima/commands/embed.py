@@ -1,0 +1,159 @@
+"""`fima embed`: vectors of videos, clips or seconds."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fima.commands.evaluate import errors_in_one_line
+from fima.commands.parse import parse
+from fima.commands.progress import progress
+from fima.config import Dataset
+from fima.data.datasets import list_videos
+from fima.data.isolated import available_cores
+from fima.embedding.embed import Embedded, Per, embed_videos, remove_parts
+from fima.embedding.table import check_suffix, write_embeddings
+from fima.encoder import VideoEncoder, load
+from fima.engine import distributed
+from fima.engine.setup import choose_device
+from fima.errors import ConfigError, DataError
+from fima.evaluation.subject import check_fits
+
+MOST_WORKERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedArguments:
+    """Write the vectors of videos to a file: a row per video, clip or second, with path and times.
+
+    For example: `fima embed runs/mine VIDEOS -o vectors.npz --per second`. A call that was interrupted continues when
+    it is repeated. Start it under `torchrun` to use several devices.
+    """
+
+    encoder: tyro.conf.Positional[str]
+    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
+    data: tyro.conf.Positional[Path]
+    """Folder or table of videos, or one video."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The file to write: .parquet, .npz or .safetensors."""
+    per: Per = "video"
+    """`video`: the mean over its clips; `clip`: evenly spread ones; `second`: a clip around the middle of each."""
+    clips: int = 10
+    """Clips per video, evenly spread over it; those of `--per second` follow from its length."""
+    crops: Literal[1, 3] = 1
+    """Crops per clip, whose vectors are averaged: the centre, or three along the longer side."""
+    split: Literal["all", "train", "test"] = "all"
+    """Which videos of the data set."""
+    split_index: int = 1
+    """Number of the official split, where a data set has several."""
+    dataset: Dataset = "auto"
+    """Layout of the data; `auto` recognises it."""
+    annotations: Path | None = None
+    """List file or folder of list files, where they lie apart from the videos."""
+    frames: int | None = None
+    """Frames per clip. None: as in training."""
+    crop_size: int | None = None
+    """Side of the crops, in pixels. None: as in training."""
+    batch_size: int = 32
+    """Clips at a time."""
+    workers: int | None = None
+    """Processes that decode; 0 decodes in this one. None: one for each core, at most 4."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print what was done as one JSON object."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("clips", 1), ("batch_size", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(EmbedArguments, argv, prog="fima embed")
+    check_suffix(arguments.out)
+    if arguments.out.exists():
+        raise ConfigError(f"-o {arguments.out}: is there already; choose another name, or remove it")
+    paths = _paths(arguments)
+    try:
+        device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+        encoder = load(arguments.encoder, device=device)
+        parts = arguments.out.with_name(f".{arguments.out.name}.parts")
+        settings = encoder.clip_settings(
+            clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
+        )
+        check_fits(encoder, settings, backbone=encoder.backbone, device=device)
+        with errors_in_one_line(), progress("embedding") as report:
+            embedded = embed_videos(
+                encoder,
+                paths,
+                settings=settings,
+                per=arguments.per,
+                parts=parts,
+                batch_size=arguments.batch_size,
+                workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
+                report=report,
+            )
+    finally:
+        distributed.shutdown()
+    if embedded is not None:
+        _write(arguments, encoder, embedded)
+        remove_parts(parts)
+    return 0
+
+
+def _paths(arguments: EmbedArguments) -> list[Path]:
+    """The files, resolved, each once."""
+    data = arguments.data
+    if data.is_file() and data.suffix.lower() not in (".csv", ".parquet"):
+        return [data.resolve()]
+    videos = list_videos(
+        data, arguments.split, arguments.split_index, dataset=arguments.dataset, annotations=arguments.annotations
+    )
+    for sentence in videos.warnings():
+        print(f"fima: warning: {sentence}", file=sys.stderr)
+    return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
+
+
+def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded) -> None:
+    found = embedded.embeddings
+    found = replace(found, about={**found.about, "source": arguments.encoder})
+    write_embeddings(arguments.out, found)
+    skipped = arguments.out.with_name(f"{arguments.out.name}.skipped.jsonl")
+    if embedded.skipped:
+        lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in embedded.skipped)
+        try:
+            skipped.write_text("".join(lines), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{skipped}: cannot be written ({error.strerror})") from None
+    num_new = len(found.paths) + len(embedded.skipped) - embedded.num_before
+    speed = num_new / embedded.seconds if embedded.seconds else 0.0
+    record: dict[str, Any] = {
+        "out": str(arguments.out),
+        "num_videos": len(found.paths),
+        "num_rows": len(found.vectors),
+        "num_features": encoder.num_features,
+        "num_skipped": len(embedded.skipped),
+        "num_continued": embedded.num_before,
+        "seconds": round(embedded.seconds, 2),
+        "videos_per_second": round(speed, 2),
+    }
+    if arguments.json:
+        print(json.dumps(record))
+        return
+    print(
+        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {encoder.num_features} numbers, "
+        f"{len(found.paths):,} videos ({speed:.1f} a second)"
+    )
+    if embedded.skipped:
+        path, reason = embedded.skipped[0]
+        print(
+            f"fima: warning: {len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}",
+            file=sys.stderr,
+        )

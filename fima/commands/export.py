@@ -1,0 +1,151 @@
+"""`fima export`: an encoder, or a classifier, for other programs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from fima.commands.parse import parse
+from fima.encoder import VideoEncoder, load, preprocessing_of
+from fima.engine.checkpoint import versions
+from fima.engine.classifier_checkpoint import LoadedClassifier, load_classifier
+from fima.errors import ConfigError
+from fima.evaluation.features import ClipSettings
+from fima.export.card import model_card
+from fima.export.check import CLIPS_PER_VIDEO, Check, compare, real_clips
+from fima.export.formats import SUFFIXES, Exportable, Format, check_format, open_exported, write
+from fima.recipe import config_to_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write an encoder for other programs, and check the file against PyTorch on clips of videos.
+
+    The file takes normalised clips in batches of any size, and describes the preprocessing inside: ONNX in its
+    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written beside
+    it. For example: `fima export runs/mine --format onnx`.
+    """
+
+    encoder: tyro.conf.Positional[str]
+    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
+    format: Format
+    """`safetensors`: weights; `torch-export`: a graph for `torch.export.load`; `onnx`: a graph for ONNX Runtime."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The file to write. None: `encoder` (or `classifier`) with the ending of the format, in the current folder."""
+    output: Literal["vectors", "logits"] = "vectors"
+    """`vectors`, of the encoder; or the `logits` of a checkpoint of `fima finetune`."""
+    data: Path | None = None
+    """Videos to check the file on. None: made ones."""
+    frames: int | None = None
+    """Frames per clip that the graph is for. None: as in training."""
+    crop_size: int | None = None
+    """Side of the clips that the graph is for, in pixels. None: as in training."""
+    json: bool = False
+    """Print what was done as one JSON object."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(ExportArguments, argv, prog="fima export")
+    stem = "encoder" if arguments.output == "vectors" else "classifier"
+    out = arguments.out or Path(stem + SUFFIXES[arguments.format])
+    if out.suffix != SUFFIXES[arguments.format]:
+        raise ConfigError(f"-o {out}: --format {arguments.format} ends in {SUFFIXES[arguments.format]}")
+    for path in (out, out.with_suffix(".md")):
+        if path.exists():
+            raise ConfigError(f"{path}: is there already; choose another name with -o, or remove it")
+    check_format(arguments.format)
+    exportable, description = _exportable(arguments)
+    settings = ClipSettings(frames=exportable.frames, crop_size=exportable.crop_size, num_clips=CLIPS_PER_VIDEO)
+    clips = real_clips(arguments.data, settings)
+    write(exportable, out, arguments.format)
+    try:
+        exported = open_exported(out, arguments.format, module=exportable.module)
+        check = compare(exported, exportable.module, clips, source=out)
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    record = {"format": arguments.format, "num_bytes": out.stat().st_size, **asdict(check)}
+    card = model_card(description, exportable.facts, source=arguments.encoder, exported=record, name=out.name)
+    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    if arguments.json:
+        print(json.dumps({"out": str(out), **record}))
+    else:
+        print(_told(out, record, check, exportable))
+    return 0
+
+
+def _told(out: Path, record: dict[str, Any], check: Check, exportable: Exportable) -> str:
+    size = exportable.crop_size
+    return (
+        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.with_suffix('.md').name}: "
+        f"clips (batch, 3, {exportable.frames}, {size}, {size}) -> {exportable.output}\n"
+        f"differs from PyTorch by at most {check.largest_difference:.1e} on {check.num_clips} clips (largest value "
+        f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "
+        f"{check.pytorch_clips_per_second:.1f}, on {torch.get_num_threads()} CPU threads"
+    )
+
+
+def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
+    if arguments.output == "logits":
+        return _classifier(arguments)
+    encoder = load(arguments.encoder)
+    encoder = _resized(encoder, arguments)
+    facts = {**encoder.facts(), "output": f"vectors, float32 (batch, {encoder.num_features})"}
+    exportable = Exportable(
+        module=encoder,
+        output="vectors",
+        weights=dict(encoder.encoder.state_dict()),
+        facts=facts,
+        frames=encoder.transform.frames,
+        crop_size=encoder.transform.crop_size,
+    )
+    return exportable, encoder.description
+
+
+def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
+    """The encoder for clips of the size that the flags ask for."""
+    settings = encoder.clip_settings(frames=arguments.frames, crop_size=arguments.crop_size)
+    resized = VideoEncoder(
+        backbone=encoder.backbone, frames=settings.frames, crop_size=settings.crop_size, about=encoder.about
+    )
+    resized.encoder.load_state_dict(encoder.encoder.state_dict())
+    return resized
+
+
+def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
+    path = Path(arguments.encoder)
+    loaded: LoadedClassifier = load_classifier(path, device=torch.device("cpu"))
+    config = loaded.checkpoint.config
+    settings = ClipSettings(
+        frames=arguments.frames or config.data.frames, crop_size=arguments.crop_size or config.data.crop_size
+    )
+    classes = loaded.checkpoint.classes
+    facts = {
+        "format": "fima-classifier-export",
+        "preprocessing": preprocessing_of(settings.frames, settings.crop_size),
+        "backbone": config.classifier.backbone,
+        "classes": classes,
+        "output": f"logits, float32 (batch, {len(classes)})",
+        "method": "supervised",
+        "epoch": loaded.checkpoint.progress.epoch,
+        "config": {
+            "model": {"backbone": config.classifier.backbone},
+            "data": {"frames": settings.frames, "crop_size": settings.crop_size},
+        },
+        "classifier": config_to_mapping(config),
+        "versions": versions(),
+    }
+    exportable = Exportable(
+        module=loaded.model,
+        output="logits",
+        weights=dict(loaded.model.state_dict()),
+        facts=facts,
+        frames=settings.frames,
+        crop_size=settings.crop_size,
+    )
+    return exportable, f"classifier of {len(classes)} classes on {config.classifier.backbone}"

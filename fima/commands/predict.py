@@ -1,0 +1,143 @@
+"""`fima predict`: the classes of videos."""
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fima.commands.parse import parse
+from fima.data.datasets import list_videos
+from fima.data.loader import SkippedVideo
+from fima.embedding.predict import Prediction, predict
+from fima.encoder import run_checkpoint
+from fima.engine.classifier_checkpoint import load_classifier
+from fima.engine.setup import choose_device
+from fima.errors import ConfigError, DataError
+
+DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Name the classes of videos with a classifier of `fima finetune`.
+
+    For example: `fima predict runs/classifier clip.mp4 --per second --json`.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Folder of a run of `fima finetune`, or its checkpoint."""
+    videos: tyro.conf.Positional[tuple[Path, ...]]
+    """Videos, or folders of videos."""
+    per: Literal["video", "second"] = "video"
+    """One prediction for each video, or for each second."""
+    top: int = 5
+    """How many of the most probable classes to give."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """A .json or .csv file to write."""
+    batch_size: int = 16
+    """Clips at a time."""
+    workers: int = 0
+    """Processes that decode; 0 decodes in this one."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print the predictions as JSON."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("top", 1), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least {smallest}")
+        if not self.videos:
+            raise ConfigError("no video given; name one or more after the model")
+        if self.out is not None and self.out.suffix not in (".json", ".csv"):
+            raise ConfigError(f"-o {self.out}: must end in .json or .csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(PredictArguments, argv, prog="fima predict")
+    device = choose_device(arguments.device, flag="device")
+    model = run_checkpoint(arguments.model) if arguments.model.is_dir() else arguments.model
+    paths = [path for given in arguments.videos for path in _files(given)]
+    classifier = load_classifier(model, device=device)
+    found: list[Prediction] = []
+    skipped: list[SkippedVideo] = []
+    for item in predict(
+        classifier,
+        paths,
+        per_second=arguments.per == "second",
+        device=device,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    ):
+        if isinstance(item, SkippedVideo):
+            skipped.append(item)
+        else:
+            found.append(item)
+    if not found:
+        raise DataError(f"none of {len(skipped)} videos can be decoded; {skipped[0].path}: {skipped[0].reason}")
+    for video in skipped:
+        print(f"fima: warning: {video.path}: {video.reason}", file=sys.stderr)
+    place = {path: number for number, path in enumerate(paths)}
+    found.sort(key=lambda one: place[one.path])
+    records = [_record(one, classifier.checkpoint.classes, arguments.top) for one in found]
+    if arguments.out is not None:
+        _write(arguments.out, records)
+    if arguments.json:
+        print(json.dumps(records, indent=1))
+    else:
+        print("\n".join(_line(record, seconds=arguments.per == "second") for record in records))
+        if arguments.out is not None:
+            print(f"wrote {arguments.out}")
+    return 0
+
+
+def _files(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    return [video.path for video in list_videos(given, "all").videos]
+
+
+def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:
+    best = prediction.probabilities.topk(min(top, len(classes)))
+    start, end = (None if math.isnan(value) else round(value, DIGITS) for value in prediction.seconds)
+    return {
+        "path": str(prediction.path),
+        "start_seconds": start,
+        "end_seconds": end,
+        "predictions": [
+            {"label": classes[label], "score": round(score, DIGITS)}
+            for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ],
+    }
+
+
+def _line(record: dict[str, Any], *, seconds: bool) -> str:
+    when = f" {record['start_seconds']:.1f}-{record['end_seconds']:.1f} s" if seconds else ""
+    scores = ", ".join(f"{one['label']} {100 * one['score']:.1f} %" for one in record["predictions"])
+    return f"{record['path']}{when}: {scores}"
+
+
+def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    text = json.dumps(records, indent=1) + "\n"
+    if path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["path", "start_seconds", "end_seconds", "rank", "label", "score"])
+        for record in records:
+            for rank, one in enumerate(record["predictions"], start=1):
+                span = (record["start_seconds"], record["end_seconds"])
+                writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
+        text = buffer.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

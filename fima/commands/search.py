@@ -1,0 +1,143 @@
+"""`fima search`: the videos or moments that are nearest to a video."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fima.commands.parse import parse
+from fima.embedding.search import SearchIndex
+from fima.embedding.table import Embeddings, read_embeddings
+from fima.encoder import VideoEncoder, load
+from fima.engine.setup import choose_device
+from fima.errors import CheckpointError, ConfigError, DataError
+from fima.evaluation.features import ClipSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchArguments:
+    """Find the videos or moments that are nearest to a video, among vectors of `fima embed`.
+
+    Every vector is compared, by the cosine after the mean of the index is subtracted. For example:
+    `fima search vectors.npz clip.mp4 -k 5 --html found.html`.
+    """
+
+    index: tyro.conf.Positional[Path]
+    """A file that `fima embed` wrote."""
+    query: tyro.conf.Positional[Path]
+    """The video to look for: the mean of its clips."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many to find."""
+    centre: bool = True
+    """Subtract the mean of the index; without it, vectors are compared as they are."""
+    encoder: str | None = None
+    """What to embed the query with, where the encoder of the index has moved."""
+    html: Path | None = None
+    """A page with players to write."""
+    json: bool = False
+    """Print what was found as JSON."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"--k {self.k}: must be at least 1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(SearchArguments, argv, prog="fima search")
+    began = time.monotonic()
+    stored = read_embeddings(arguments.index)
+    if not stored.about.keys() >= {"encoder", "clips"}:
+        raise DataError(f"{arguments.index}: does not say which encoder made it; write it again with `fima embed`")
+    index = SearchIndex(stored.vectors, centre=arguments.centre)
+    opened = time.monotonic()
+    encoder = _encoder(arguments, stored)
+    settings = ClipSettings(**stored.about["clips"])
+    vector = encoder.embed(arguments.query, settings=settings)
+    asked = time.monotonic()
+    hits = index.search(vector, arguments.k)
+    searched = time.monotonic()
+    records = [
+        {
+            "rank": rank,
+            "similarity": round(hit.similarity, 6),
+            "path": stored.path(hit.row),
+            "start_seconds": _known(stored.seconds[hit.row, 0]),
+            "end_seconds": _known(stored.seconds[hit.row, 1]),
+        }
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    if arguments.html is not None:
+        _write_page(arguments, records)
+    if arguments.json:
+        print(json.dumps(records, indent=1))
+        return 0
+    _print_table(records)
+    print(
+        f"{len(index):,} vectors: read in {opened - began:.2f} s, searched in {searched - asked:.3f} s"
+        + ("" if arguments.html is None else f"; wrote {arguments.html}")
+    )
+    return 0
+
+
+def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
+    source = arguments.encoder or str(stored.about.get("source"))
+    try:
+        encoder = load(source, device=choose_device(arguments.device, flag="device"))
+    except CheckpointError as error:
+        if arguments.encoder is None:
+            raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None
+        raise
+    if encoder.fingerprint != stored.about["encoder"]["fingerprint"]:
+        raise CheckpointError(
+            f"{source}: its weights are not those that {arguments.index} was made with "
+            f"({stored.about['encoder']['description']}); name that one with --encoder, or embed the videos again"
+        )
+    return encoder
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else round(float(seconds), 3)
+
+
+def _print_table(records: Sequence[dict[str, Any]]) -> None:
+    table = Table("", "similarity", "seconds", "video")
+    for record in records:
+        start, end = record["start_seconds"], record["end_seconds"]
+        when = "" if start is None else f"{start:.1f}-{end:.1f}"
+        table.add_row(str(record["rank"]), f"{record['similarity']:.3f}", when, record["path"])
+    Console().print(table)
+
+
+def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -> None:
+    # Encoders of video are only needed for the page.
+    from fima.embedding.page import search_page
+
+    assert arguments.html is not None
+    found = [
+        (
+            record["path"],
+            (_number(record["start_seconds"]), _number(record["end_seconds"])),
+            record["similarity"],
+        )
+        for record in records
+    ]
+    page = search_page(arguments.query, found, title=f"Nearest to {arguments.query.name} in {arguments.index.name}")
+    try:
+        arguments.html.parent.mkdir(parents=True, exist_ok=True)
+        arguments.html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {arguments.html}: cannot be written ({error.strerror}); choose another") from None
+
+
+def _number(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds

@@ -1,0 +1,1 @@
+"""Vectors of videos, clips and seconds: computed, written to a file, searched."""

@@ -1,0 +1,83 @@
+"""A page with players for the query and what was found; everything is inside the one file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fima.data.video import VideoReader
+from fima.errors import VideoError
+from fima.visual.overlay import Picture, resized
+from fima.visual.report.markup import Markup, element, joined
+from fima.visual.report.media import MediaStore
+from fima.visual.video_out import UNKNOWN_FPS
+
+HEIGHT_PX = 160
+MOST_FPS = 12.0
+MOST_SECONDS = 6.0
+PAGE_BYTES = 100_000_000
+STYLE = Markup("""
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+h1 { font-size: 1.3rem; }
+.found { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); padding: 0; }
+figure { margin: 0; }
+video { background: #777; height: 160px; max-width: 100%; }
+figcaption { overflow-wrap: anywhere; }
+""")
+
+
+def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], float]], *, title: str) -> str:
+    """Return the page as HTML.
+
+    Args:
+        query: the query video.
+        found: path, seconds and similarity of each hit, the nearest first.
+        title: what was searched.
+    """
+    media = MediaStore(PAGE_BYTES)
+    cards = [
+        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}")
+        for number, (path, seconds, similarity) in enumerate(found, start=1)
+    ]
+    body = [
+        element("h1", title),
+        _card(media, query, (float("nan"), float("nan")), "query"),
+        element("h2", "Nearest"),
+        element("div", *cards, class_="found"),
+    ]
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", STYLE),
+    ]
+    page = element("html", element("head", *head), element("body", element("main", *body)), lang="en")
+    return joined([Markup("<!doctype html>\n"), page, "\n"])
+
+
+def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str) -> Markup:
+    start, end = seconds
+    when = "" if np.isnan(start) else f", {start:.1f} to {end:.1f} s"
+    caption = element("figcaption", element("strong", label), ": ", f"{path}{when}")
+    try:
+        frames, fps = _frames(path, start, end)
+    except VideoError as error:
+        return element("figure", element("p", f"cannot be shown: {error.reason}"), caption)
+    name = media.add(f"{path} {start} {end}", frames, fps)
+    if name is None:
+        return element("figure", element("p", "left out: the page would grow too large"), caption)
+    source = f"data:video/mp4;base64,{media.contents[name]}"
+    player = element("video", src=source, poster=media.posters[name], controls=True, loop=True, muted=True)
+    return element("figure", player, caption)
+
+
+def _frames(path: Path, start: float, end: float) -> tuple[list[Picture], float]:
+    """The frames of a moment, small, from its beginning on for some seconds, and how many are a second."""
+    with VideoReader(path) as reader:
+        fps = reader.fps if reader.fps > 0 else UNKNOWN_FPS
+        first = 0 if np.isnan(start) else min(reader.num_frames - 1, round(start * fps))
+        last = reader.num_frames if np.isnan(end) else min(reader.num_frames, max(first + 1, round(end * fps)))
+        every = max(1, round(fps / MOST_FPS))
+        wanted = range(first, min(last, first + max(1, round(MOST_SECONDS * fps))), every)
+        return [resized(reader.read([index])[0], HEIGHT_PX) for index in wanted], fps / every

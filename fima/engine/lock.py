@@ -1,0 +1,50 @@
+"""One process at a time in the folder of a run: a job that is started twice must not mix two runs."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from fima.errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class FolderLock:
+    """A lock that ends with the process that holds it, however that ends.
+
+    Args:
+        folder: the folder, which exists when the lock is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".lock"
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Take the lock; do nothing where the file system knows no locks.
+
+        Raises:
+            ConfigError: another process holds it.
+            OSError: the folder cannot be written.
+        """
+        if sys.platform == "win32":
+            return
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise ConfigError(
+                f"--out {self._path.parent}: another process is at work on this run; wait until it has ended"
+            ) from None
+        except OSError:
+            self.release()
+
+    def release(self) -> None:
+        """Give the lock back, where it is held."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None

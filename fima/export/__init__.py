@@ -1,0 +1,1 @@
+"""Encoders and classifiers for other programs: safetensors, torch.export, ONNX."""

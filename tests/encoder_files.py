@@ -1,0 +1,33 @@
+"""Small encoders on disk for the tests: random weights, 4 frames, 32 pixels."""
+
+from pathlib import Path
+
+import torch
+
+from fima.encoder import VideoEncoder
+from fima.engine.checkpoint import Checkpoint, Progress, save_checkpoint, versions
+from fima.model import build_method
+from tests.small_runs import SMALL_CONFIG
+
+
+def write_checkpoint(path: Path, seed: int = 0) -> Path:
+    """Write a checkpoint of `fima pretrain` with random weights."""
+    torch.manual_seed(seed)
+    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    checkpoint = Checkpoint(
+        config=SMALL_CONFIG,
+        progress=Progress(epoch=2, step=4),
+        model=method.state_dict(),
+        optimizer={},
+        rng={"cpu": torch.get_rng_state(), "cuda": []},
+        data={"num_videos": 8},
+        versions=versions(),
+    )
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+def small_encoder(seed: int = 0) -> VideoEncoder:
+    """An encoder with random weights."""
+    torch.manual_seed(seed)
+    return VideoEncoder(backbone="tiny", frames=4, crop_size=32)

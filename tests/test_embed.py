@@ -1,0 +1,218 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fima
+from fima.cli import main
+from fima.data.eval_clips import cut_clips, square_crops
+from fima.data.loader import SkippedVideo
+from fima.data.video import VideoReader
+from fima.embedding import embed as embed_module
+from fima.embedding.extract import VideoRows, extract_rows
+from fima.embedding.table import Embeddings, read_embeddings, write_embeddings
+from fima.embedding.windows import WindowDataset
+from fima.errors import ConfigError, DataError
+from fima.evaluation.features import ClipSettings
+from tests.encoder_files import small_encoder, write_checkpoint
+from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
+
+Capture = pytest.CaptureFixture[str]
+FORMATS = ("npz", "safetensors", "parquet")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_ucf101_avi(folder / "a.avi", num_frames=60)
+    write_h264_mp4(folder / "b.mp4", num_frames=40)
+    write_ucf101_avi(folder / "short.avi", num_frames=3)
+    return folder
+
+
+def embedded(out: Path, *argv: object) -> Embeddings:
+    assert main(["embed", *map(str, argv), "-o", str(out), "--device", "cpu", "--workers", "0"]) == 0
+    return read_embeddings(out)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_holds_the_same(suffix: str, checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra [parquet] is not installed")
+    found = embedded(tmp_path / f"out.{suffix}", checkpoint, videos, "--per", "clip", "--clips", "3")
+    paths = [videos / name for name in ("a.avi", "b.mp4", "short.avi")]
+    assert found.paths == [str(path) for path in paths]
+    assert found.video.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert found.path(4) == str(paths[1])
+    expected = fima.load(checkpoint).embed(paths, clips=3, per="clip").flatten(0, 1)
+    np.testing.assert_allclose(found.vectors, expected.numpy(), atol=1e-5)
+    assert found.vectors.dtype == np.float32
+    np.testing.assert_allclose(found.seconds[:3], [[0, 8 / 25], [26 / 25, 34 / 25], [52 / 25, 60 / 25]])
+    assert found.about["per"] == "clip"
+    assert found.about["source"] == str(checkpoint)
+    assert [path.name for path in tmp_path.iterdir()] == [f"out.{suffix}"]
+
+
+def test_a_row_for_each_video_or_second(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    whole = embedded(tmp_path / "video.npz", checkpoint, videos)
+    assert whole.seconds.round(2).tolist() == [[0, 2.4], [0, 1.6], [0, 0.12]]
+    seconds = embedded(tmp_path / "second.npz", checkpoint, videos, "--per", "second")
+    assert seconds.seconds.round(2).tolist() == [[0, 1], [1, 2], [2, 2.4], [0, 1], [1, 1.6], [0, 0.12]]
+    with VideoReader(videos / "a.avi") as reader:
+        frames = torch.from_numpy(reader.read(range(34, 42, 2))).permute(0, 3, 1, 2)
+    encoder = fima.load(checkpoint)
+    with torch.no_grad():
+        middle = encoder(encoder.transform(frames)[None])[0]
+    np.testing.assert_allclose(seconds.vectors[1], middle.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("crops", [1, 3])
+def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path: Path) -> None:
+    """More clips than are held at a time, overlapping ones, and a window that is longer than the video."""
+    path = write_ucf101_avi(tmp_path / "long.avi", num_frames=25 * 11 + 7)
+    for frames in (4, 20, 200):
+        settings = ClipSettings(frames=frames, crop_size=16, num_crops=3 if crops == 3 else 1)
+        chunks = list(WindowDataset([path], settings, per_second=True))
+        clips = torch.cat([chunk.clips for chunk in chunks if not isinstance(chunk, SkippedVideo)])
+        assert clips.shape == (12, crops, 3, frames, 16, 16)
+        spans = [(second, min(second + 1, 282 / 25)) for second in range(12)]
+        starts = [min(max(0, 282 - 2 * frames), max(0, round((begin + end) / 2 * 25) - frames)) for begin, end in spans]
+        with VideoReader(path) as reader:
+            places = square_crops(reader.width, reader.height, settings.num_crops)
+            expected = cut_clips(reader, starts, places, frames=frames, crop_size=16)
+        assert torch.equal(clips.flatten(0, 1), expected)
+
+
+def rows_of(paths: list[Path], batch_size: int, workers: int = 0) -> dict[int, VideoRows]:
+    settings = ClipSettings(frames=4, crop_size=32, num_clips=11)
+    found = list(extract_rows(paths, small_encoder().vectors, settings, batch_size=batch_size, workers=workers))
+    assert not any(isinstance(video, SkippedVideo) for video in found)
+    return {video.index: video for video in found if isinstance(video, VideoRows)}
+
+
+def test_rows_do_not_depend_on_batches_and_processes(videos: Path) -> None:
+    paths = sorted(videos.iterdir())
+    expected = rows_of(paths, batch_size=1)
+    for batch_size, workers in ((5, 0), (100, 0), (13, 2)):
+        found = rows_of(paths, batch_size, workers)
+        assert found.keys() == expected.keys() == {0, 1, 2}
+        for index, video in found.items():
+            torch.testing.assert_close(video.rows, expected[index].rows, atol=1e-5, rtol=0)
+            assert torch.equal(video.seconds, expected[index].seconds)
+
+
+def test_an_interrupted_call_is_continued(
+    checkpoint: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out = tmp_path / "out.npz"
+    real = extract_rows
+    asked = []
+
+    def interrupted(paths: list[Path], *args: object, **options: object) -> Iterator[object]:
+        asked.append(len(paths))
+        yield from list(real(paths, *args, **options))[:2]  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embed_module, "extract_rows", interrupted)
+    argv = ["embed", str(checkpoint), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
+    assert main(argv) == 130
+    assert not out.exists()
+    assert main([*argv, "--clips", "2"]) == 130  # other settings use nothing of it
+    monkeypatch.setattr(embed_module, "extract_rows", real)
+    capsys.readouterr()
+    assert main(argv) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert asked == [3, 3]
+    assert (record["num_videos"], record["num_continued"], record["num_rows"]) == (3, 2, 3)
+    expected = fima.load(checkpoint).embed(sorted(videos.iterdir()))
+    np.testing.assert_allclose(read_embeddings(out).vectors, expected.numpy(), atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    write_ucf101_avi(folder / "good.avi", num_frames=20)
+    (folder / "bad.avi").write_bytes(b"no video")
+    # Damaged near its end, when clips before it are on their way already.
+    late = write_video(folder / "late.mp4", moving_square(300), codec="libx264", gop_frames=10)
+    damage(late, 0.8, 0.9)
+    found = embedded(tmp_path / "out.npz", checkpoint, folder, "--per", "second")
+    assert found.paths == [str(folder / "good.avi")]
+    lines = [json.loads(line) for line in (tmp_path / "out.npz.skipped.jsonl").read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["bad.avi", "late.mp4"]
+    (folder / "good.avi").unlink()
+    late.unlink()
+    assert main(["embed", str(checkpoint), str(folder), "-o", str(tmp_path / "none.npz"), "--workers", "0"]) == 2
+
+
+def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    assert embedded(tmp_path / "one.npz", checkpoint, videos / "a.avi").paths == [str(videos / "a.avi")]
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,label,split\n{videos / 'a.avi'},x,train\n{videos / 'b.mp4'},y,test\n")
+    assert embedded(tmp_path / "test.npz", checkpoint, table, "--split", "test").paths == [str(videos / "b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "x.txt"], "must end in one of"),
+        (["-o", "there.npz"], "is there already"),
+        (["-o", "x.npz", "--clips", "0"], "--clips 0: must be at least 1"),
+        (["-o", "x.npz", "--crop-size", "4"], "must be at least 8"),
+        (["-o", "x.npz", "--device", "tpu"], "--device tpu"),
+    ],
+)
+def test_refusals(
+    words: list[str],
+    message: str,
+    checkpoint: Path,
+    videos: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.npz").touch()
+    assert main(["embed", str(checkpoint), str(videos), *words]) == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_files_that_are_no_embeddings_are_refused(tmp_path: Path) -> None:
+    for name in ("a.npz", "a.safetensors", "a.parquet"):
+        path = tmp_path / name
+        with pytest.raises(DataError, match="no such file of embeddings"):
+            read_embeddings(path)
+        path.write_bytes(b"something else")
+        with pytest.raises((DataError, ConfigError), match=r"not a whole file of embeddings|pyarrow"):
+            read_embeddings(path)
+    whole = Embeddings(
+        vectors=np.zeros((1, 2), np.float32),
+        seconds=np.zeros((1, 2)),
+        video=np.zeros(1, np.int64),
+        paths=["a"],
+        about={},
+    )
+    write_embeddings(tmp_path / "b.npz", whole)
+    content = (tmp_path / "b.npz").read_bytes()
+    (tmp_path / "b.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="not a whole file"):
+        read_embeddings(tmp_path / "b.npz")
+
+
+def test_clips_that_the_encoder_cannot_take_are_refused(
+    videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32)
+    monkeypatch.setattr("fima.commands.embed.load", lambda source, device: encoder)
+    assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
+    assert "--frames 4 --crop-size 32: too small for s3d" in capsys.readouterr().err

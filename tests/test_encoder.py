@@ -1,0 +1,174 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fima
+from fima.data.clips import evenly_spread_starts
+from fima.data.datasets import Video, VideoList
+from fima.data.video import VideoReader
+from fima.encoder import VideoEncoder
+from fima.errors import CheckpointError, ConfigError, VideoError
+from fima.evaluation.feature_store import extract_features
+from fima.evaluation.features import ClipSettings, encoder_source
+from fima.hub import download
+from tests.encoder_files import small_encoder, write_checkpoint
+from tests.video_files import write_h264_mp4, write_ucf101_avi
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    return [
+        write_ucf101_avi(folder / "a.avi", num_frames=20),
+        write_h264_mp4(folder / "b.mp4", num_frames=40),
+        write_ucf101_avi(folder / "short.avi", num_frames=3, seed=5),
+    ]
+
+
+def test_load_takes_runs_files_and_names(tmp_path: Path, videos: list[Path]) -> None:
+    path = write_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    from_file, from_run = fima.load(path), fima.load(str(tmp_path / "run"))
+    assert (from_file.transform.frames, from_file.transform.crop_size, from_file.num_features) == (4, 32, 512)
+    assert from_file.description == "fima tiny, 2 epochs"
+    assert not from_file.training
+    assert torch.equal(from_file.embed(videos[0]), from_run.embed(videos[0]))
+    best = write_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", seed=1)
+    assert fima.load(tmp_path / "run").fingerprint == fima.load(best).fingerprint != from_file.fingerprint
+
+
+def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds neither a run"):
+        fima.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no such"):
+        fima.load(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="its encoder is tiny, not i3d"):
+        fima.load(write_checkpoint(tmp_path / "last.pt"), backbone="i3d")
+    with pytest.raises(ConfigError, match="expected hf://OWNER/NAME"):
+        fima.load("hf://name")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not the settings of a saved encoder"):
+        fima.load(tmp_path)
+
+
+def test_embeddings_are_those_of_the_evaluation(videos: list[Path]) -> None:
+    encoder = small_encoder()
+    listed = VideoList(
+        videos=[Video(path, None) for path in videos], classes=[], root=videos[0].parent, split="all", layout="test"
+    )
+    settings = ClipSettings(frames=4, crop_size=32, num_clips=3, num_crops=3)
+    features = extract_features(encoder_source(encoder.encoder, "x"), listed, settings, device=torch.device("cpu"))
+    torch.testing.assert_close(encoder.embed(videos, clips=3, crops=3), features.per_video, atol=1e-5, rtol=0)
+
+
+def test_embeddings_do_not_depend_on_batches_and_processes(videos: list[Path]) -> None:
+    encoder = small_encoder()
+    one = encoder.embed(videos, clips=10, batch_size=1, per="clip")
+    assert one.shape == (3, 10, 512)
+    torch.testing.assert_close(encoder.embed(videos, batch_size=64), one.mean(dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.embed(videos, batch_size=7, workers=2, per="clip"), one, atol=1e-5, rtol=0)
+    assert encoder.embed([]).shape == (0, 512)
+
+
+def test_transform_and_forward_give_what_embed_gives(videos: list[Path]) -> None:
+    encoder = small_encoder()
+    with VideoReader(videos[0]) as reader:
+        start = evenly_spread_starts(reader.num_frames, 8, 1)[0]
+        frames = torch.from_numpy(reader.read(range(start, start + 8, 2))).permute(0, 3, 1, 2)
+    clip = encoder.transform(frames)
+    assert clip.shape == (3, 4, 32, 32)
+    assert torch.equal(encoder.transform(frames[None])[0], clip)
+    with torch.no_grad():
+        vector = encoder(clip[None])
+        assert torch.equal(encoder.feature_map(clip[None]).mean(dim=(2, 3, 4)), vector)
+    torch.testing.assert_close(vector[0], encoder.embed(videos[0], clips=1), atol=1e-5, rtol=0)
+    for wrong in (frames.float(), frames[0], frames.permute(0, 2, 3, 1)):
+        with pytest.raises(ConfigError, match="frames must be uint8"):
+            encoder.transform(wrong)
+
+
+def test_a_video_that_cannot_be_decoded_is_named(videos: list[Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.avi"
+    damaged.write_bytes(b"no video")
+    with pytest.raises(VideoError, match=r"damaged\.avi"):
+        small_encoder().embed([*videos, damaged])
+
+
+def test_it_trains_like_any_module() -> None:
+    encoder = small_encoder()
+    torch.nn.Linear(encoder.num_features, 2)(encoder(torch.randn(2, 3, 4, 32, 32))).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_saved_pretrained_folders_open_again(tmp_path: Path, videos: list[Path]) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    encoder = fima.load(write_checkpoint(tmp_path / "last.pt"))
+    encoder.save_pretrained(tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    expected = encoder.embed(videos[0])
+    for opened in (fima.load(tmp_path / "saved"), VideoEncoder.from_pretrained(tmp_path / "saved")):
+        assert torch.equal(opened.embed(videos[0]), expected)
+        assert opened.transform.frames == 4
+        assert opened.about == encoder.about
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "library_name: fima" in card
+    assert "# fima tiny, 2 epochs" in card
+
+
+def test_the_hub_is_asked_for_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    encoder = small_encoder()
+    encoder.save_pretrained(tmp_path)
+    asked = []
+
+    def stored(name: str, file: str, revision: str | None) -> str:
+        asked.append((name, file, revision))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(hub, "hf_hub_download", stored)
+    assert fima.load("hf://someone/encoder@v1").fingerprint == encoder.fingerprint
+    assert asked == [("someone/encoder", "config.json", "v1"), ("someone/encoder", "model.safetensors", "v1")]
+    assert download("hf://someone/encoder/model.safetensors") == tmp_path / "model.safetensors"
+
+
+def test_without_the_hub_library_its_methods_say_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['huggingface_hub'] = None\n"
+        "import fima\n"
+        "encoder = fima.VideoEncoder(backbone='tiny', frames=4, crop_size=32)\n"
+        "for call in (lambda: encoder.save_pretrained('x'), lambda: fima.load('hf://a/b')):\n"
+        "    try: call()\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.count("pip install 'fima[hub]'") == 2
+
+
+def test_torch_hub_opens_it(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "last.pt")
+    root = str(Path(__file__).parents[1])
+    encoder = torch.hub.load(  # type: ignore[no-untyped-call]
+        root, "encoder", str(path), source="local", trust_repo=True
+    )
+    assert encoder.fingerprint == fima.load(path).fingerprint
+    empty = torch.hub.load(  # type: ignore[no-untyped-call]
+        root, "i3d", source="local", trust_repo=True, frames=8, crop_size=64
+    )
+    assert (empty.num_features, empty.transform.frames) == (1024, 8)
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, fima; assert fima.__version__; assert 'torch' not in sys.modules; print(sorted(dir(fima)))"
+    assert "load" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(fima, "nothing")  # noqa: B009
+
+
+def test_pixels_are_rounded_before_they_are_normalised() -> None:
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 50, 60), dtype=np.uint8))
+    mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
+    pixels = (small_encoder().transform(frames) * std.view(3, 1, 1, 1) + mean.view(3, 1, 1, 1)) * 255
+    torch.testing.assert_close(pixels, pixels.round(), atol=1e-3, rtol=0)

@@ -1,0 +1,127 @@
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import fima
+from fima.cli import main
+from fima.errors import TrainingError
+from fima.evaluation.features import ClipSettings
+from fima.export.check import TOLERANCE, compare, real_clips
+from tests.encoder_files import write_checkpoint
+from tests.finetune_runs import after
+from tests.small_runs import make_videos
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "last.pt")
+
+
+def exported(checkpoint: Path, videos: Path, out: Path, name: str, capsys: Capture, *words: str) -> dict[str, object]:
+    argv = ["export", str(checkpoint), "--format", name, "-o", str(out), "--data", str(videos), "--json", *words]
+    assert main(argv) == 0
+    record: dict[str, object] = json.loads(capsys.readouterr().out)
+    assert record["num_bytes"] == out.stat().st_size
+    assert record["num_clips"] == 8
+    assert "# " in out.with_suffix(".md").read_text()
+    return record
+
+
+def test_safetensors_open_as_the_same_encoder(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "encoder.safetensors"
+    record = exported(checkpoint, videos, out, "safetensors", capsys)
+    assert record["largest_difference"] == pytest.approx(0, abs=1e-5)
+    opened = fima.load(out)
+    assert opened.fingerprint == fima.load(checkpoint).fingerprint
+    assert (opened.transform.frames, opened.description) == (4, "fima tiny, 2 epochs")
+    with safe_open(out, framework="pt") as file:
+        facts = json.loads(file.metadata()["fima"])
+    assert facts["preprocessing"]["mean"] == [0.43216, 0.394666, 0.37645]
+    assert main(["export", str(checkpoint), "--format", "safetensors", "-o", str(out)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_torch_export(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "encoder.pt2"
+    record = exported(checkpoint, videos, out, "torch-export", capsys, "--frames", "6", "--crop-size", "48")
+    assert float(str(record["largest_difference"])) <= TOLERANCE
+    extra = {"fima.json": ""}
+    program = torch.export.load(out, extra_files=extra).module()
+    facts = json.loads(extra["fima.json"])
+    assert facts["preprocessing"]["resize"]["height"] == 48
+    clips = torch.randn(7, 3, 6, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(program(clips), fima.load(checkpoint)(clips), atol=1e-5, rtol=0)
+
+
+def test_onnx_with_vectors_and_logits(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library, reason="the extra [onnx] is not installed")
+    onnxruntime = importlib.import_module("onnxruntime")
+
+    out = tmp_path / "encoder.onnx"
+    record = exported(checkpoint, videos, out, "onnx", capsys)
+    assert float(str(record["largest_difference"])) <= TOLERANCE
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, 4, 32, 32]
+    assert [result.name for result in session.get_outputs()] == ["vectors"]
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["fima"])
+    assert facts["preprocessing"]["frame_stride"] == 2
+    clips = torch.randn(5, 3, 4, 32, 32)
+    (vectors,) = session.run(None, {"clips": clips.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(vectors), fima.load(checkpoint)(clips), atol=1e-4, rtol=0)
+
+
+def test_logits_of_a_classifier(videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    after(videos, tmp_path / "run")
+    capsys.readouterr()
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    out = tmp_path / "classifier.safetensors"
+    exported(last, videos, out, "safetensors", capsys, "--output", "logits")
+    assert fima.load(out).fingerprint == fima.load(last).fingerprint
+    graph = tmp_path / "graph.pt2"
+    exported(last, videos, graph, "torch-export", capsys, "--output", "logits")
+    extra = {"fima.json": ""}
+    assert torch.export.load(graph, extra_files=extra).module()(torch.randn(3, 3, 4, 32, 32)).shape == (3, 2)
+    assert json.loads(extra["fima.json"])["classes"] == ["a", "b"]
+
+
+def test_a_file_that_differs_is_refused() -> None:
+    clips = torch.randn(3, 3, 2, 8, 8)
+    same = compare(lambda x: x.mean((2, 3, 4)), lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
+    assert same.largest_difference < 1e-6
+    with pytest.raises(TrainingError, match="x: differs from PyTorch by 1"):
+        compare(lambda x: x.mean((2, 3, 4)) + 1e-3, lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
+    with pytest.raises(TrainingError, match="differs"):
+        compare(lambda x: x.mean((2, 3, 4)) * 1e-6 + 1e-7, lambda x: x.mean((2, 3, 4)) * 1e-6, clips, source=Path("x"))
+    with pytest.raises(TrainingError, match="nan"):
+        compare(lambda x: x.mean((2, 3, 4)) * torch.nan, lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
+
+
+def test_refusals(checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["export", str(checkpoint), "-o", str(tmp_path / "x.onnx")]
+    assert main([*argv, "--format", "safetensors"]) == 2
+    assert "ends in .safetensors" in capsys.readouterr().err
+    assert main([*argv, "--format", "onnx", "--output", "logits"]) == 2
+    assert "not a checkpoint of `fima finetune`" in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    assert main([*argv, "--format", "onnx"]) == 2
+    assert "pip install 'fima[onnx]'" in capsys.readouterr().err
+
+
+def test_made_clips_will_do() -> None:
+    clips = real_clips(None, ClipSettings(frames=4, crop_size=32, num_clips=2))
+    assert clips.shape == (8, 3, 4, 32, 32)
+    assert clips.std() > 0.1

@@ -1,0 +1,124 @@
+"""What docs/extend.md shows, used from the outside: as files of another package."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import fima
+from fima.cli import main
+from fima.data.datasets import list_videos
+from fima.errors import CheckpointError, ConfigError
+from fima.registry import backbone_names
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
+from tests.video_files import write_ucf101_avi
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "extend.md"
+MOST_LINES = 30
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the documented files, and with an entry point as an installation would leave it."""
+    folder = tmp_path_factory.mktemp("package")
+    for name, code in re.findall(
+        r"```python\n# file: (\S+)\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL
+    ):
+        (folder / name).write_text(code, encoding="utf-8")
+    installed = folder / "my_backbone-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-backbone\nVersion: 1\n")
+    (entry_points,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    text = entry_points.replace('[project.entry-points."fima.backbones"]', "[fima.backbones]").replace('"', "")
+    (installed / "entry_points.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def imported(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(package)
+    yield package
+    for name in ("my_backbone", "my_data", "my_loss", "my_logger"):
+        sys.modules.pop(name, None)
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def test_each_example_is_short(package: Path) -> None:
+    names = {path.stem: path for path in package.glob("*.py")}
+    assert names.keys() == {"my_backbone", "my_data", "my_loss", "my_logger"}
+    for path in names.values():
+        lines = [
+            line for line in path.read_text().splitlines() if line.strip() and not line.startswith(("from", "import"))
+        ]
+        assert len(lines) < MOST_LINES
+
+
+def test_a_backbone_of_another_package(package: Path, tmp_path: Path) -> None:
+    videos = make_videos(tmp_path / "videos", num_per_class=5)
+    flags = " ".join(SMALL_FLAGS).replace("--model.backbone tiny", "--model.backbone two_layers").split()
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(out), *flags, "--optim.epochs", "1"]
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{DOCUMENT.parents[1]}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "fima", "embed", str(out), str(videos), "-o", "x.npz", "--json", "--workers", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_features"] == 32
+    with pytest.raises(CheckpointError, match="no such backbone"):
+        fima.load(out)
+
+
+def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backbone_names()[-1] == "two_layers"
+    assert fima.VideoEncoder(backbone="two_layers", frames=4, crop_size=32).num_features == 32
+    monkeypatch.setattr("fima.registry._registered", {})
+    build = module("my_backbone").TwoLayers
+    fima.register_backbone("mine", build)
+    fima.register_backbone("mine", build)
+    assert fima.VideoEncoder(backbone="mine").num_features == 32
+    with pytest.raises(ConfigError, match="there is one of that name"):
+        fima.register_backbone("mine", lambda: build())
+    with pytest.raises(ConfigError, match="there is one of that name"):
+        fima.register_backbone("i3d", build)
+    fima.register_backbone("unfinished", lambda: importlib.import_module("torch").nn.Identity())
+    with pytest.raises(ConfigError, match="num_features"):
+        fima.VideoEncoder(backbone="unfinished")
+
+
+def test_a_data_set(imported: Path, tmp_path: Path) -> None:
+    for name in ("run_1", "run_2", "walk_1"):
+        write_ucf101_avi(tmp_path / f"{name}.avi", num_frames=4)
+    module("my_data").write_table(tmp_path, tmp_path / "videos.csv")
+    train, test = (list_videos(tmp_path / "videos.csv", split) for split in ("train", "test"))
+    assert (train.classes, len(train.videos), len(test.videos)) == (["run", "walk"], 2, 1)
+
+
+def test_a_loss(imported: Path, tmp_path: Path) -> None:
+    videos = make_videos(tmp_path / "videos", num_per_class=5)
+    steps = module("my_loss").train(videos, with_settings("optim", SMALL_CONFIG, epochs=1))
+    assert len(steps) == 2
+    assert all(step.keys() == {"instance", "frame", "cell", "spread"} for step in steps)
+
+
+def test_a_logger(imported: Path, tmp_path: Path) -> None:
+    lines = [{"kind": "step", "loss": 1.0}, {"kind": "epoch", "epoch": 1}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sent: list[object] = []
+    assert module("my_logger").log_all(tmp_path, sent.append) == 2
+    assert sent == lines
+
+
+def test_an_unknown_name_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", str(tmp_path), "--out", str(tmp_path / "run"), "--model.backbone", "swin3d"]) == 2
+    assert "did you mean `swin3d_" in " ".join(capsys.readouterr().err.replace("│", " ").split())

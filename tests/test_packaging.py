@@ -1,0 +1,79 @@
+"""The package outside of its repository: what a wheel holds, versions, and what is imported when."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fima
+from fima.cli import COMMANDS, main
+from fima.commands.completion import completion_script
+from fima.recipe import RECIPES, read_recipe
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "av", "tyro", "numpy", "huggingface_hub")
+
+
+def run(*argv: str, cwd: Path) -> str:
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=True, cwd=cwd).stdout
+
+
+def test_help_and_version_import_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from fima.cli import main; main([{!r}]); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    for word in ("--help", "--version"):
+        assert run("-c", code.format(word), cwd=tmp_path).splitlines()[-1] == "[]"
+
+
+def test_there_is_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project.get("version", fima.__version__) == fima.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == fima.__version__
+    assert f"## {fima.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_recipes_come_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "motion_textures_fima.yaml"
+    expected = read_recipe(RECIPES / name)
+    assert read_recipe(Path("recipes", name)) == read_recipe(Path(name)) == expected
+    Path(name).write_text("optim: {epochs: 3}")
+    assert read_recipe(Path(name)).optim.epochs == 3
+    with pytest.raises(ValueError, match="cannot read the recipe"):
+        read_recipe(Path("elsewhere", name))
+
+
+def test_every_command_has_a_help_page(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        assert f"fima {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_options(shell: str, tmp_path: Path) -> None:
+    script = completion_script("zsh" if shell == "zsh" else "bash")
+    assert all(f"        {name}) local options=" in script for name in COMMANDS)
+    (options,) = re.findall(r'pretrain\) local options="(.*)"', script)
+    assert {"--out", "--resume", "--model.backbone", "--optim.lr"} <= set(options.split())
+    if shell == "bash":
+        (tmp_path / "script").write_text(script + COMPLETE)
+        done = subprocess.run(["bash", str(tmp_path / "script")], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == ["predict prepare pretrain", "--model.backbone"]
+
+
+COMPLETE = """
+COMP_WORDS=(fima pre); COMP_CWORD=1; _fima; echo $(printf '%s\\n' "${COMPREPLY[@]}" | sort)
+COMP_WORDS=(fima pretrain --model.back); COMP_CWORD=2; _fima; echo "${COMPREPLY[@]}"
+"""
+
+
+def test_the_public_names_are_there() -> None:
+    for name in fima.__all__:
+        assert getattr(fima, name) is not None

@@ -1,0 +1,87 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fima.cli import main
+from fima.data.datasets import list_videos
+from fima.embedding.predict import Prediction, predict
+from fima.engine.classifier_checkpoint import load_classifier
+from fima.engine.run_folder import RunFolder
+from fima.evaluation.testing import test_classifier as score_videos
+from tests.finetune_runs import after, changed
+from tests.small_runs import make_videos
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    after(videos, folder, changed("test", crops=3))
+    return folder
+
+
+def test_probabilities_are_those_of_the_test(run: Path, videos: Path) -> None:
+    cpu = torch.device("cpu")
+    classifier = load_classifier(RunFolder(run).last, device=cpu)
+    listed = list_videos(videos, "all")
+    expected = score_videos(
+        classifier.model, listed, frames=4, crop_size=32, clips=2, crops=3, ori_resolution=None, log_softmax=False,
+        device=cpu, batch_size=4, workers=0,
+    )  # fmt: skip
+    found = list(predict(classifier, [video.path for video in listed.videos], per_second=False, device=cpu))
+    assert all(isinstance(one, Prediction) for one in found)
+    got = torch.stack([one.probabilities for one in found if isinstance(one, Prediction)])
+    torch.testing.assert_close(got, expected.scores.softmax(dim=1), atol=1e-6, rtol=0)
+
+
+def test_the_command_names_classes(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    files = sorted(map(str, videos.rglob("*.avi")))[:2]
+    argv = ["predict", str(run), files[1], files[0], "--device", "cpu"]
+    assert main([*argv, "--json", "-o", str(tmp_path / "out.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["path"] for one in found] == [files[1], files[0]]
+    assert {score["label"] for score in found[0]["predictions"]} == {"a", "b"}
+    assert sum(score["score"] for score in found[0]["predictions"]) == pytest.approx(1, abs=1e-5)
+    assert found[0]["predictions"][0]["score"] >= 0.5
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert main([*argv, "--top", "1", "-o", str(tmp_path / "out.csv")]) == 0
+    assert capsys.readouterr().out.startswith(f"{files[1]}: ")
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["rank"]) for row in rows] == [(files[1], "1"), (files[0], "1")]
+    assert rows[0]["label"] == found[0]["predictions"][0]["label"]
+
+
+def test_each_second(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    make_videos(tmp_path / "videos", num_per_class=1)
+    assert main(["predict", str(run), str(tmp_path / "videos"), "--per", "second", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(" 0.0-0.5 s: " in line for line in lines)
+
+
+def test_refusals(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    bad = tmp_path / "bad.avi"
+    bad.write_bytes(b"no video")
+    good = str(next(videos.rglob("*.avi")))
+    for argv, message in (
+        (["predict", str(run), str(bad)], "none of 1 videos can be decoded"),
+        (["predict", str(tmp_path), good], "holds neither a run"),
+        (["predict", str(run), str(tmp_path / "none.avi")], "no such folder"),
+        (["predict", good, good], "no checkpoint"),
+    ):
+        assert main([*argv, "--device", "cpu"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["predict", str(run), good, str(bad), "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    assert "bad.avi" in captured.err
+    assert len(captured.out.splitlines()) == 1

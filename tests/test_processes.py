@@ -1,0 +1,129 @@
+"""Runs in several processes: one that fails, one that hangs, one that is killed and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fima.engine.checkpoint import load_checkpoint
+from fima.engine.records import read_lines
+from fima.engine.run_folder import RunFolder
+from tests.small_runs import SMALL_FLAGS, make_videos
+
+LONGEST_SECONDS = 120
+LONG_RUN = ["--optim.epochs", "500", "--run.health-epochs", "0"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def start_pair(folders: list[Path], out: Path, *flags: str) -> list[subprocess.Popen[str]]:
+    """Start two processes of one run, each with its own folder of videos."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "fima", "pretrain", str(folder), "--out", str(out), *SMALL_FLAGS, *flags],
+            env=environment(**shared, RANK=rank, LOCAL_RANK=rank),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank, folder in zip("01", folders, strict=True)
+    ]
+
+
+def wait_for_step(run: RunFolder, step: int) -> None:
+    """Wait until a run has recorded a step."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while not any(line["step"] >= step for line in read_lines(run.metrics)):
+        assert time.monotonic() < deadline, "the run does not begin"
+        time.sleep(0.05)
+
+
+def errors(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """What processes that end by themselves say."""
+    try:
+        return [process.communicate(timeout=LONGEST_SECONDS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path: Path) -> None:
+    processes = start_pair([videos, tmp_path / "nothing"], tmp_path / "run")
+    first, second = errors(processes)
+    assert [process.returncode for process in processes] == [1, 2], first + second
+    assert f"fima: error (process 1 of 2): {tmp_path / 'nothing'}" in second
+    assert "fima: error (process 0 of 2): another process of the run has ended" in first
+    assert "Traceback" not in first + second
+
+
+def test_a_process_that_hangs_is_not_waited_for(videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    processes = start_pair([videos, videos], run.root, *LONG_RUN, "--run.timeout-minutes", "0.1")
+    try:
+        wait_for_step(run, 3)  # in the second epoch, so that there is a checkpoint
+        processes[1].send_signal(signal.SIGSTOP)
+        (first,) = errors(processes[:1])
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 1, first
+    assert "another process of the run has ended or does not answer" in first
+    assert str(run.last) in first
+
+
+def torchrun(videos: Path, run: RunFolder) -> subprocess.Popen[str]:
+    """Start a run of two processes that are started again when one of them dies."""
+    words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "fima", "pretrain", str(videos)]
+    flags = ["--optim.epochs", "8", "--run.health-epochs", "0", "--run.checkpoint-minutes", "1e-9", "--auto-resume"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words, "--out", str(run.root), *SMALL_FLAGS, *flags],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def child_processes(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in children.read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_had_been(
+    videos: Path, tmp_path: Path
+) -> None:
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    process = torchrun(videos, whole)
+    assert process.communicate(timeout=LONGEST_SECONDS)[0].count("epoch 8/8") == 1
+    process = torchrun(videos, killed)
+    try:
+        wait_for_step(killed, 3)
+        os.kill(child_processes(process.pid)[-1], signal.SIGKILL)
+        output = process.communicate(timeout=LONGEST_SECONDS)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "continuing after step" in output
+    first, second = (load_checkpoint(run.last) for run in (killed, whole))
+    assert first.progress == second.progress
+    assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+    steps = [[line["step"] for line in read_lines(run.metrics) if line["kind"] == "step"] for run in (killed, whole)]
+    assert steps[0] == steps[1] == list(range(1, 17))

@@ -1,0 +1,350 @@
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fima.cli import main
+from fima.data.datasets import VideoList, list_videos
+from fima.data.loader import EpochSampler, PretrainDataset, PretrainSample, build_loader, collate_samples
+from fima.engine import loop
+from fima.engine.checkpoint import load_checkpoint
+from fima.engine.interrupt import StopRequest
+from fima.engine.lock import FolderLock
+from fima.engine.loop import pretrain
+from fima.engine.records import LineFile, keep_lines, read_lines
+from fima.engine.run_folder import RunFolder
+from fima.engine.step import forward_backward
+from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
+from tests.video_files import truncate
+
+ONE_EPOCH = with_settings("optim", epochs=1)
+OFTEN = with_settings("run", checkpoint_minutes=1e-9, health_epochs=0)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training videos, so two steps an epoch."""
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture
+def run(videos: Path, tmp_path: Path) -> RunFolder:
+    """A run of one epoch, with a checkpoint inside it and one at its end."""
+    folder = RunFolder(tmp_path / "run")
+    pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=folder.root)
+    return folder
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    truncate(path, 0.5)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@dataclass
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+class TestCheckpoints:
+    """What a damaged, altered or missing checkpoint does to a run."""
+
+    @pytest.mark.parametrize("damage", [flip_a_bit, cut, remove])
+    def test_the_one_before_is_used_aloud(
+        self, damage: Callable[[Path], None], run: RunFolder, videos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        whole = load_checkpoint(run.last)
+        run.numbered(1).unlink()
+        damage(run.last)
+        pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=run.root, resume=True)
+        error = capsys.readouterr().err
+        assert f"{run.last}: " in error
+        assert f"GOING BACK TO {run.before_last(1)[0]}" in error
+        again = load_checkpoint(run.last)
+        assert again.progress == whole.progress
+        assert all(torch.equal(value, whole.model[name]) for name, value in again.model.items())
+
+    def test_where_none_can_be_read_the_run_is_refused(self, run: RunFolder, videos: Path) -> None:
+        for path in run.checkpoint_folder.iterdir():
+            cut(path)
+        with pytest.raises(
+            CheckpointError, match=r"last.pt: truncated.*last-1.pt.*epoch-001.pt.*no checkpoint of the run is left"
+        ):
+            pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=run.root, resume=True)
+
+    def test_code_in_a_checkpoint_is_not_run(self, run: RunFolder, tmp_path: Path) -> None:
+        content = {"state_dict": {}, "arch": Malicious(tmp_path / "owned")}
+        torch.save(content, tmp_path / "zip.pt")
+        (tmp_path / "pickle.pt").write_bytes(pickle.dumps(content))
+        for name in ("zip.pt", "pickle.pt"):
+            with pytest.raises(CheckpointError, match=r"not loaded|no checkpoint"):
+                load_checkpoint(tmp_path / name)
+        assert not (tmp_path / "owned").exists()
+
+    def test_the_last_few_are_kept(self, videos: Path, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "run")
+        pretrain(with_settings("run", OFTEN, keep_last=3), data=videos, out=folder.root)
+        steps = [load_checkpoint(path).progress.step for path in (folder.last, *folder.before_last(2))]
+        assert steps == [4, 3, 2]
+        assert not folder.before_last(3)[2].exists()
+
+    def test_a_new_run_on_the_same_number_of_other_videos_is_refused(
+        self, run: RunFolder, videos: Path, tmp_path: Path
+    ) -> None:
+        others = make_videos(tmp_path / "others")
+        (others / "a" / "00.avi").rename(others / "a" / "new.avi")
+        with pytest.raises(DataError, match=r"8 training videos, as in the run .* but not the same ones"):
+            pretrain(with_settings("optim", OFTEN, epochs=2), data=others, out=run.root, resume=True)
+        moved = videos.rename(tmp_path / "moved")
+        try:
+            assert pretrain(OFTEN, data=moved, out=run.root, resume=True).progress.epoch == 2
+        finally:
+            moved.rename(videos)
+
+    def test_what_has_changed_is_said(self, run: RunFolder, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pretrain(with_settings("data", OFTEN, max_skipped_share=0.5), data=videos, out=run.root, resume=True)
+        said = capsys.readouterr().out
+        assert "--data.max_skipped_share 0.5 (before: 0.05), --optim.epochs 2 (before: 1)" in said
+        wrong = with_settings("method", with_settings("optim", OFTEN, lr=1.0), temperature=0.5)
+        with pytest.raises(ConfigError, match=r"--method.temperature 0.5: .* --optim.lr 1.0: .* drop the flags"):
+            pretrain(wrong, data=videos, out=run.root, resume=True)
+
+    def test_leftovers_of_interrupted_writes_are_removed(self, run: RunFolder, videos: Path) -> None:
+        leftover = run.checkpoint_folder / ".last.pt.12345.tmp"
+        leftover.write_bytes(b"half a checkpoint")
+        pretrain(OFTEN, data=videos, out=run.root, resume=True)
+        assert not leftover.exists()
+
+    def test_two_processes_do_not_work_on_one_run(self, run: RunFolder, videos: Path) -> None:
+        other = FolderLock(run.root)
+        other.take()
+        try:
+            with pytest.raises(ConfigError, match="another process is at work"):
+                pretrain(OFTEN, data=videos, out=run.root, resume=True)
+        finally:
+            other.release()
+        assert pretrain(OFTEN, data=videos, out=run.root, resume=True).progress.epoch == 2
+
+
+class TestFullDisk:
+    """No file may grow beyond what is left."""
+
+    LIMITED = (
+        "import resource, signal, sys; from fima.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run_limited(self, videos: Path, out: Path, limit: int, *flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", self.LIMITED.format(limit=limit), "pretrain", str(videos), "--out", str(out)]
+        return subprocess.run([*command, *SMALL_FLAGS, *flags], capture_output=True, text=True, timeout=600)
+
+    def test_a_run_goes_on_aloud_and_is_not_called_finished(self, videos: Path, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path / "run")
+        pretrain(ONE_EPOCH, data=videos, out=run.root)
+        before = run.last.read_bytes()
+        outcome = self.run_limited(videos, run.root, len(before) // 2, "--optim.epochs", "2", "--auto-resume")
+        assert outcome.returncode == 1, outcome.stderr
+        assert "CHECKPOINT NOT WRITTEN" in outcome.stderr
+        assert "File too large" in outcome.stderr
+        assert "the end of the run is in no checkpoint" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        assert run.last.read_bytes() == before
+        assert main(["pretrain", str(videos), "--out", str(run.root), "--resume"]) == 0
+        assert load_checkpoint(run.last).progress.epoch == 2
+        steps = [line["step"] for line in read_lines(run.metrics) if line["kind"] == "step"]
+        assert steps == [1, 2, 3, 4]
+
+    def test_lines_that_cannot_be_written_are_tried_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        complaints: list[str] = []
+        file = LineFile(tmp_path / "lines.jsonl", complaints.append)
+        file.append([{"step": 1}])
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", full_disk)
+            file.append([{"step": 2}])
+            file.append([{"step": 3}])
+        assert len(complaints) == 1
+        file.append([{"step": 4}])
+        assert [line["step"] for line in read_lines(file.path)] == [1, 2, 3, 4]
+
+    def test_half_a_line_is_dropped_and_a_whole_one_ended(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines.jsonl"
+        path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+        keep_lines(path, lambda line: True)
+        LineFile(path, pytest.fail).append([{"step": 3}])
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+class TestSignals:
+    """Requests to stop."""
+
+    def test_the_first_asks_others_change_nothing_and_a_second_ctrl_c_ends_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = [0.0]
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop.signal_number == signal.SIGUSR1
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGINT)  # the echo of the first, from torchrun
+            assert stop.signal_number == signal.SIGUSR1
+            clock[0] = 2.0
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    def test_a_queue_starts_continues_and_repeats_a_run_with_one_command(
+        self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = RunFolder(tmp_path / "run")
+        words = ["pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--auto-resume"]
+        steps = [0]
+
+        def signal_at_the_third_step(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            steps[0] += 1
+            if steps[0] == 3:
+                signal.raise_signal(signal.SIGUSR1)
+            return forward_backward(*arguments, **options)
+
+        monkeypatch.setattr(loop, "forward_backward", signal_at_the_third_step)
+        assert main(words) == 128 + signal.SIGUSR1
+        assert load_checkpoint(run.last).progress.step == 3
+        assert main(words) == 0
+        assert steps[0] == 4
+        assert main(words) == 0
+        assert "finished already" in capsys.readouterr().out
+        assert main([*words, "--resume"]) == 2
+
+    def test_an_epoch_that_ends_with_the_run_is_still_measured(
+        self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = RunFolder(tmp_path / "run")
+
+        def die(*arguments: object) -> None:
+            raise SystemError("killed")
+
+        for _ in range(2):  # after the first epoch and after the last one
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "check_health", die)
+                with pytest.raises(SystemError):
+                    pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=run.config.exists())
+            if load_checkpoint(run.last).progress.epoch == 1:
+                with monkeypatch.context() as patch:
+                    patch.setattr(loop, "train_epoch", die)
+                    with pytest.raises(SystemError):
+                        pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
+        pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
+        assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
+
+
+class CrashingDataset(PretrainDataset):
+    """A decoder that dies on one video, and blocks on another."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if index == 5:
+            time.sleep(3600)
+        return super().draw(index, generator)
+
+
+class TestDecoders:
+    """Videos that crash or block the process that decodes them."""
+
+    def epoch(self, videos: VideoList, seconds: float) -> list[tuple[list[str], list[tuple[int, str]]]]:
+        data = with_settings("data", workers=2, timeout_seconds=seconds).data
+        loader = build_loader(CrashingDataset(videos, data, 0), EpochSampler(len(videos.videos), 4, 0), collate_samples)
+        return [(batch.paths, [(skip.index, skip.reason) for skip in batch.skipped]) for batch in loader]
+
+    def test_a_crash_costs_one_sample(self, videos: Path) -> None:
+        listed = list_videos(videos)
+        few = VideoList(**{**vars(listed), "videos": listed.videos[:5]})
+        batches = self.epoch(few, 60)
+        assert sum(len(paths) for paths, _ in batches) == 5
+        (skipped,) = [skip for _, skips in batches for skip in skips]
+        assert skipped[0] == 2
+        assert "died (SIGSEGV)" in skipped[1]
+
+    def test_a_video_that_never_ends_costs_one_sample(self, videos: Path) -> None:
+        found = self.epoch(list_videos(videos), 15)
+        assert sum(len(paths) for paths, _ in found) == 8
+        skipped = sorted(skip for _, skips in found for skip in skips)
+        assert [index for index, _ in skipped] == [2, 5]
+        assert skipped[1][1] == "not done after 15 s"
+
+    def test_a_process_that_something_else_has_ended_costs_nothing(self, videos: Path) -> None:
+        data = with_settings("data", workers=1).data
+        listed = list_videos(videos)
+        plain, disturbed = (
+            build_loader(PretrainDataset(listed, data, 0), EpochSampler(8, 1, 0), collate_samples) for _ in range(2)
+        )
+        expected = [batch.paths for batch in plain]
+        found = []
+        for batch in disturbed:
+            found.append(batch.paths)
+            if len(found) == 1:
+                workers = multiprocessing.active_children()
+                assert workers
+                for process in workers:
+                    process.kill()
+        assert found == expected
+
+
+def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
+    script = ROOT / "benchmarks" / "kill_resume.py"
+    words = [sys.executable, str(script), "--kills", "2", "--epochs", "2", "--videos", "20", "--seed", "1"]
+    outcome = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "the same, bit for bit" in outcome.stdout
+
+
+def test_a_run_that_cannot_save_its_end_says_so(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path, *arguments: object, **options: object) -> None:
+        raise CheckpointError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(loop, "save_checkpoint", fail)
+    with pytest.raises(TrainingError, match=r"in no checkpoint.*no checkpoint is written yet.*--resume"):
+        pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
+    assert capsys.readouterr().err.count("CHECKPOINT NOT WRITTEN") == 3
+
+
+def test_damaged_and_hostile_videos_stop_nothing() -> None:
+    words = [sys.executable, str(ROOT / "benchmarks" / "fuzz_videos.py"), "--videos", "200"]
+    outcome = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "not accounted for: none" in outcome.stdout

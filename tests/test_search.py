@@ -1,0 +1,96 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fima.cli import main
+from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
+from fima.embedding.table import read_embeddings, write_embeddings
+from tests.encoder_files import write_checkpoint
+from tests.video_files import write_ucf101_avi
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_search_is_exact(centre: bool) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.random((ROWS_AT_ONCE + 100, 6), dtype=np.float32)
+    query = rng.random(6, dtype=np.float32)
+    mean = vectors.astype(np.float64).mean(axis=0) * centre
+    rows, asked = vectors - mean, query - mean
+    cosines = rows @ asked / np.linalg.norm(rows, axis=1) / np.linalg.norm(asked)
+    hits = SearchIndex(vectors, centre=centre).search(torch.from_numpy(query), 20)
+    assert [hit.row for hit in hits] == np.argsort(-cosines)[:20].tolist()
+    np.testing.assert_allclose([hit.similarity for hit in hits], np.sort(cosines)[::-1][:20], atol=1e-5)
+
+
+def test_small_and_even_indices() -> None:
+    index = SearchIndex(np.ones((1, 4), np.float32))
+    assert [(hit.row, hit.similarity) for hit in index.search(torch.ones(4), 10)] == [(0, 0.0)]
+    read_only = np.eye(3, dtype=np.float32)
+    read_only.setflags(write=False)
+    assert SearchIndex(read_only).search(torch.tensor([0.0, 1.0, 0.0]), 1)[0].row == 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of seconds, `index.npz`, its encoder and its videos."""
+    folder = tmp_path_factory.mktemp("search")
+    for seed in range(4):
+        write_ucf101_avi(folder / "videos" / f"{seed}.avi", num_frames=50, seed=seed)
+    checkpoint = write_checkpoint(folder / "last.pt")
+    argv = ["embed", str(checkpoint), str(folder / "videos"), "-o", str(folder / "index.npz"), "--per", "second"]
+    assert main([*argv, "--workers", "0", "--device", "cpu"]) == 0
+    return folder
+
+
+def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    page = tmp_path / "page.html"
+    argv = ["search", str(folder / "index.npz"), str(folder / "videos" / "2.avi"), "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*argv, "-k", "2", "--json", "--html", str(page)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [Path(hit["path"]).name for hit in found] == ["2.avi", "2.avi"]
+    assert sorted(hit["start_seconds"] for hit in found) == [0.0, 1.0]
+    assert found[0]["similarity"] >= found[1]["similarity"]
+    text = page.read_text()
+    assert text.count("<video") == 3
+    assert text.count("data:video/mp4;base64,") == 3
+    assert "http" not in text
+    assert main(argv) == 0
+    assert "8 vectors" in capsys.readouterr().out
+
+
+def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    bare = replace(read_embeddings(folder / "index.npz"), about={})
+    write_embeddings(tmp_path / "bare.npz", bare)
+    other = write_checkpoint(tmp_path / "other.pt", seed=1)
+    start = ["search", str(folder / "index.npz")]
+    query = str(folder / "videos" / "2.avi")
+    for argv, message in (
+        ([*start, query, "--encoder", str(other)], "its weights are not those that"),
+        ([*start, str(tmp_path / "none.avi")], "none.avi"),
+        (["search", str(tmp_path / "none.npz"), query], "no such file of embeddings"),
+        (["search", str(tmp_path / "bare.npz"), query], "does not say which encoder made it"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("fima: error: ")
+        assert error.count("\n") == 1
+
+
+def test_an_encoder_that_has_moved_is_asked_for(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    moved = tmp_path / "moved.pt"
+    (folder / "last.pt").rename(moved)
+    try:
+        argv = ["search", str(folder / "index.npz"), str(folder / "videos" / "0.avi"), "--device", "cpu"]
+        assert main(argv) == 2
+        assert "--encoder" in capsys.readouterr().err
+        assert main([*argv, "--encoder", str(moved)]) == 0
+    finally:
+        moved.rename(folder / "last.pt")

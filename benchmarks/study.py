@@ -78,7 +78,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     flags = ["--run.seed", seed, *trial.flags(), *resume]
     run("pretrain", data, "--out", out, *flags, RECIPES / trial.recipe)
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
-        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 1)
+        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2)
     return read_figures(result)
 
 

@@ -124,3 +124,13 @@ def test_views_move_to_a_device() -> None:
     moved = sample_views(random_frames(8), DATA, np.random.default_rng(0)).to("meta")
     assert isinstance(moved, ClipViews)
     assert {value.device.type for value in vars(moved).values()} == {"meta"}
+
+
+def test_views_that_are_not_wanted_are_left_out_and_change_nothing_else() -> None:
+    window = random_frames(8)
+    first, second = np.random.default_rng(0), np.random.default_rng(0)
+    whole, full_only = sample_views(window, DATA, first), sample_views(window, DATA, second, frame_views=False)
+    assert torch.equal(whole.full, full_only.full)
+    assert torch.equal(whole.box, full_only.box)
+    assert full_only.early.shape[1] == full_only.late.shape[1] == 0
+    assert first.random() == second.random()

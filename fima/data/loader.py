@@ -18,7 +18,7 @@ from fima.data.datasets import VideoList
 from fima.data.guarded import Attempt, TrainLoader, Watch, init_worker, note
 from fima.data.limits import check_size
 from fima.data.video import VideoReader
-from fima.data.views import ClipViews, sample_views
+from fima.data.views import ClipViews, sample_views, stack_views
 from fima.errors import ConfigError, VideoError
 
 TENSORS_PER_CLIP = 4
@@ -180,7 +180,11 @@ class TrainDataset(Dataset[Sample], ABC):
 
 
 class PretrainDataset(TrainDataset[PretrainSample]):
-    """Two random clips of each video."""
+    """Two random clips of each video; their `early` and `late` views only where the method uses them."""
+
+    def __init__(self, videos: VideoList, data: DataConfig, seed: int, *, frame_views: bool = True) -> None:
+        super().__init__(videos, data, seed)
+        self.frame_views = frame_views
 
     def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
         """Two windows of the video, each in three views."""
@@ -196,8 +200,8 @@ class PretrainDataset(TrainDataset[PretrainSample]):
                 step_frames=self.data.step_between_clips,
             )
             frames = reader.read([i for start in starts for i in window_indices(start, window, reader.num_frames)])
-        a = sample_views(frames[:window], self.data, generator)
-        b = sample_views(frames[window:], self.data, generator)
+        a = sample_views(frames[:window], self.data, generator, frame_views=self.frame_views)
+        b = sample_views(frames[window:], self.data, generator, frame_views=self.frame_views)
         draws = draw_colour(generator, 2 * TENSORS_PER_CLIP, self.data)
         return PretrainSample(
             a=a,
@@ -271,7 +275,14 @@ class _ErrorsAsItems(Dataset[Sample | VideoError]):
 
 
 def build_pretrain_loader(
-    videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    videos: VideoList,
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    frame_views: bool = True,
 ) -> TrainLoader[PretrainBatch]:
     """The batches of a pre-training run.
 
@@ -282,9 +293,10 @@ def build_pretrain_loader(
         seed: seed of the run.
         rank: number of this process.
         world_size: number of processes.
+        frame_views: whether the `early` and `late` views are wanted.
     """
     sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
-    return build_loader(PretrainDataset(videos, data, seed), sampler, collate_samples)
+    return build_loader(PretrainDataset(videos, data, seed, frame_views=frame_views), sampler, collate_samples)
 
 
 def build_loader(
@@ -326,21 +338,12 @@ def _collate_or_error(
 def collate_samples(samples: Sequence[PretrainSample]) -> PretrainBatch:
     """Stacks samples into a batch."""
     return PretrainBatch(
-        a=_stack_views([sample.a for sample in samples]),
-        b=_stack_views([sample.b for sample in samples]),
+        a=stack_views([sample.a for sample in samples]),
+        b=stack_views([sample.b for sample in samples]),
         draws_a=torch.stack([sample.draws_a for sample in samples]),
         draws_b=torch.stack([sample.draws_b for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
         paths=[sample.path for sample in samples],
         labels=torch.tensor([sample.label for sample in samples]),
         skipped=[skip for sample in samples for skip in sample.skipped],
-    )
-
-
-def _stack_views(views: Sequence[ClipViews]) -> ClipViews:
-    return ClipViews(
-        full=torch.stack([view.full for view in views]),
-        early=torch.stack([view.early for view in views]),
-        late=torch.stack([view.late for view in views]),
-        box=torch.stack([view.box for view in views]),
     )

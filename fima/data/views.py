@@ -1,5 +1,6 @@
 """Two clips of one video, three views each: random crops and flips, not yet coloured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +25,9 @@ class ClipViews:
     full: Tensor
     """Every second frame of the window, uint8 ([B,] 3, F, S, S)."""
     early: Tensor
-    """The first half of the window, uint8 ([B,] 3, F, S, S)."""
+    """The first half of the window, uint8 ([B,] 3, F, S, S); without frames where it is not wanted."""
     late: Tensor
-    """The second half of the window, uint8 ([B,] 3, F, S, S)."""
+    """The second half of the window, likewise."""
     box: Tensor
     """Where `full` lies in the source frame: x0, y0, x1, y1 in [0, 1], float32 ([B,] 4); x0 > x1 when flipped."""
 
@@ -117,13 +118,21 @@ def crop_and_resize(frames: npt.NDArray[np.uint8], crop: Crop, size: int) -> Ten
     return view.transpose(0, 1).contiguous(memory_format=torch.contiguous_format)
 
 
-def sample_views(window: npt.NDArray[np.uint8], data: DataConfig, generator: np.random.Generator) -> ClipViews:
+def stack_views(views: Sequence[ClipViews]) -> ClipViews:
+    """The views of several clips as a batch."""
+    return ClipViews(**{name: torch.stack([getattr(view, name) for view in views]) for name in vars(views[0])})
+
+
+def sample_views(
+    window: npt.NDArray[np.uint8], data: DataConfig, generator: np.random.Generator, *, frame_views: bool = True
+) -> ClipViews:
     """The three views of one clip, each cropped and flipped on its own, all frames of a view alike.
 
     Args:
         window: the clip's consecutive frames, uint8 (2·data.frames, H, W, 3).
         data: frames, crop size and crop areas.
-        generator: source of the draws.
+        generator: source of the draws; it advances alike with and without `frame_views`.
+        frame_views: whether `early` and `late` are wanted.
 
     Returns:
         Views uint8 (3, F, S, S) and the box of `full`.
@@ -134,7 +143,9 @@ def sample_views(window: npt.NDArray[np.uint8], data: DataConfig, generator: np.
         for _ in range(3)
     ]
     positions = (full_positions(data.frames), early_positions(data.frames), late_positions(data.frames))
+    nothing = torch.empty((3, 0, data.crop_size, data.crop_size), dtype=torch.uint8)
     full, early, late = (
-        crop_and_resize(window[position], crop, data.crop_size) for position, crop in zip(positions, crops, strict=True)
+        crop_and_resize(window[position], crop, data.crop_size) if wanted else nothing
+        for position, crop, wanted in zip(positions, crops, (True, frame_views, frame_views), strict=True)
     )
     return ClipViews(full=full, early=early, late=late, box=crops[0].box(frame_width, frame_height))

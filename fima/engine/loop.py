@@ -154,7 +154,13 @@ def train(
     )
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = build_pretrain_loader(
-        videos, config.data, batch_size=config.optim.batch_size, seed=config.run.seed, rank=rank, world_size=world_size
+        videos,
+        config.data,
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        frame_views=config.method.frame_loss,
     )
     if saved is not None:
         restore(saved, method, optimizer, source=source)

@@ -90,7 +90,7 @@ def test_a_process_that_hangs_is_not_waited_for(videos: Path, tmp_path: Path) ->
 
 def torchrun(videos: Path, run: RunFolder) -> subprocess.Popen[str]:
     """Start a run of two processes that are started again when one of them dies."""
-    words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "fima", "pretrain", str(videos)]
+    words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "-m", "fima", "pretrain", str(videos)]
     flags = ["--optim.epochs", "8", "--run.health-epochs", "0", "--run.checkpoint-minutes", "1e-9", "--auto-resume"]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, "--out", str(run.root), *SMALL_FLAGS, *flags],

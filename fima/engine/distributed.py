@@ -56,12 +56,21 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
         ConfigError: the processes do not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        # Here, since builds of PyTorch without `torch.distributed` have neither.
+        from torch._C._distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         try:
             timeout = timedelta(minutes=timeout_minutes)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+            store, rank, size = next(rendezvous("env://", timeout=timeout))
+            # torchrun keeps its store when it starts the processes again: without a prefix of their own they would look
+            # for each other under the addresses of those that have died.
+            own = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise ConfigError(

@@ -94,3 +94,12 @@ def test_an_encoder_that_has_moved_is_asked_for(folder: Path, tmp_path: Path, ca
         assert main([*argv, "--encoder", str(moved)]) == 0
     finally:
         moved.rename(folder / "last.pt")
+
+
+def test_nobody_is_told_to_unpickle_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = tmp_path / "index.npz"
+    index.write_bytes(b"no archive" * 50)
+    assert main(["search", str(index), str(tmp_path / "query.avi")]) == 2
+    message = capsys.readouterr().err
+    assert "another kind of file, or damaged" in message
+    assert "pickle" not in message

@@ -80,15 +80,18 @@ class _Batches:
         self._done: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def add(self, chunk: WindowChunk) -> Iterator[VideoRows]:
+        """Take clips of a video, and give the videos that are complete by now."""
         self._waiting.append(chunk)
         if sum(len(waiting.clips) * waiting.clips.shape[1] for waiting in self._waiting) >= self._batch_size:
             yield from self.flush()
 
     def drop(self, index: int) -> None:
+        """Forget a video that cannot be decoded to its end."""
         self._waiting = [chunk for chunk in self._waiting if chunk.index != index]
         self._done.pop(index, None)
 
     def flush(self) -> Iterator[VideoRows]:
+        """Encode what is waiting, and give the videos that are complete."""
         if not self._waiting:
             return
         clips = torch.cat([chunk.clips.flatten(0, 1) for chunk in self._waiting])

@@ -91,7 +91,9 @@ def read_embeddings(path: Path) -> Embeddings:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         if isinstance(error, (ConfigError, DataError)):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # NumPy's message for a file that is no archive recommends to unpickle it.
+        unknown = "pickle" in str(error) or not str(error)
+        reason = "another kind of file, or damaged" if unknown else str(error).splitlines()[0]
         raise DataError(
             f"{path}: not a whole file of embeddings ({reason}); write it again with `fima embed`"
         ) from None

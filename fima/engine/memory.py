@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep the memory of freed tensors for the next ones.
 
     glibc maps every large block afresh and unmaps it when it is freed, so each layer of a network on a CPU writes to
-    pages that the system must first clear: a quarter of the time of a forward pass (benchmarks/allocator.py). The price
+    pages that the system must first clear; benchmarks/allocator.py measures what that costs. The price
     is that memory freed between two phases of a program stays with it. A user's own `MALLOC_…` settings are respected.
 
     Returns:

@@ -18,6 +18,7 @@ TITLES = {
     "knn_top1": "kNN top-1",
     "retrieval_r1": "retrieval R@1",
     "swapped_background_top1": "linear, other backgrounds",
+    "removed_background_top1": "linear, no backgrounds",
     "foreground_share": "activation on the object",
     "same_video": "nearest clip is of the same video",
 }

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from fima.data.datasets import list_videos
-from fima.data.motion_textures import list_swapped
+from fima.data.motion_textures import list_counterparts
 from fima.evaluation.evaluate import evaluate_source
 from fima.evaluation.features import RAW_DIFFERENCE, ClipSettings
 from fima.evaluation.protocols import EvaluationConfig
@@ -64,7 +64,7 @@ def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
         test=list_videos(data, "test"),
         config=config,
         device=torch.device("cpu"),
-        extra_tests={"swapped": list_swapped(data)},
+        extra_tests=list_counterparts(data),
     )
     result.save(out / "result.json")
     return read_figures(out / "result.json")

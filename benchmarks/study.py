@@ -20,6 +20,7 @@ COLUMNS = {
     "knn_top1": "knn/top1",
     "retrieval_r1": "retrieval/R@1",
     "swapped_background_top1": "linear/swapped/top1",
+    "removed_background_top1": "linear/removed/top1",
     "foreground_share": "foreground/share",
     "same_video": "same_video/train",
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fima.data.datasets import Video, VideoList, list_videos
-from fima.data.motion_textures import list_swapped, make_motion_textures
+from fima.data.motion_textures import list_counterparts, make_motion_textures
 from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
 from fima.evaluation.evaluate import evaluate_source
@@ -62,9 +62,16 @@ def evaluate(
 
 def test_evaluation_result_says_everything(benchmark: Path, tmp_path: Path) -> None:
     train, test = list_videos(benchmark, "train"), list_videos(benchmark, "test")
-    result = evaluate(train, test, tmp_path, extra={"swapped": list_swapped(benchmark)})
+    result = evaluate(train, test, tmp_path, extra=list_counterparts(benchmark))
     figures = result["figures"]
-    for name in ("linear/top1", "linear/top5", "linear/swapped/top1", "knn/top1", "retrieval/R@20"):
+    for name in (
+        "linear/top1",
+        "linear/top5",
+        "linear/swapped/top1",
+        "linear/removed/top1",
+        "knn/top1",
+        "retrieval/R@20",
+    ):
         assert 0 <= figures[name] <= 100
     assert figures.keys() == result["chance"].keys()
     assert result["chance"]["linear/top1"] == pytest.approx(10)
@@ -73,7 +80,7 @@ def test_evaluation_result_says_everything(benchmark: Path, tmp_path: Path) -> N
     assert set(result["protocols"]) == {"linear", "knn", "retrieval", "same_video"}
     assert all(protocol["version"] == 1 for protocol in result["protocols"].values())
     assert result["protocols"]["linear"]["clips"] == vars(CLIPS)
-    assert result["data"]["swapped"]["num_evaluated"] == 20
+    assert result["data"]["swapped"]["num_evaluated"] == result["data"]["removed"]["num_evaluated"] == 20
     assert result["data"]["test"]["split_index"] == 1
     assert {"fima", "torch", "python"} <= result["versions"].keys()
     assert result["sd"] == result["splits"] == {}

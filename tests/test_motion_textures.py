@@ -19,7 +19,13 @@ from fima.data.motion_scene import (
     draw_trajectory,
     render,
 )
-from fima.data.motion_textures import CLASSES, FORMAT_VERSION, list_swapped, load_mask, make_motion_textures
+from fima.data.motion_textures import (
+    CLASSES,
+    FORMAT_VERSION,
+    list_counterparts,
+    load_mask,
+    make_motion_textures,
+)
 from fima.data.video import VideoReader
 from fima.errors import ConfigError, DataError
 
@@ -64,21 +70,22 @@ def test_other_seed_other_videos(benchmark: Path, tmp_path: Path) -> None:
 
 def test_no_video_occurs_twice(benchmark: Path) -> None:
     videos = [digest for name, digest in digests(benchmark).items() if name.endswith(".avi")]
-    assert len(set(videos)) == len(videos) == 30 + 2 * 20
+    assert len(set(videos)) == len(videos) == 30 + 3 * 20
 
 
 def test_layout_is_ucf101(benchmark: Path) -> None:
-    train, test, swapped = list_videos(benchmark, "train"), list_videos(benchmark, "test"), list_swapped(benchmark)
+    train, test, others = list_videos(benchmark, "train"), list_videos(benchmark, "test"), list_counterparts(benchmark)
     assert train.layout.startswith("UCF101")
-    assert train.classes == test.classes == swapped.classes == list(CLASSES)
-    for videos, per_class in ((train, 3), (test, 2), (swapped, 2)):
+    assert list(others) == ["swapped", "removed"]
+    for videos, per_class in ((train, 3), (test, 2), *((other, 2) for other in others.values())):
+        assert videos.classes == list(CLASSES)
         assert not videos.missing
         labels = [video.label for video in videos.videos]
         assert [labels.count(label) for label in range(len(CLASSES))] == [per_class] * len(CLASSES)
         assert all(video.path.parent.name == CLASSES[video.label or 0] for video in videos.videos)
     plain = {video.path for video in (*train.videos, *test.videos)}
     assert len(plain) == 50
-    assert not plain & {video.path for video in swapped.videos}
+    assert not plain & {video.path for other in others.values() for video in other.videos}
     manifest = json.loads((benchmark / "motion_textures.json").read_text())
     assert manifest["format_version"] == FORMAT_VERSION
     assert manifest["settings"]["num_frames"] == NUM_FRAMES
@@ -95,14 +102,24 @@ def test_decoded_frames_keep_texture_and_stand_still_outside_the_object(benchmar
         assert frames[0].std() > 10
 
 
-def test_swapped_video_differs_in_the_background_alone(benchmark: Path) -> None:
-    for video, other in zip(list_videos(benchmark, "test").videos, list_swapped(benchmark).videos, strict=True):
-        assert other.path.stem == f"{video.path.stem}_swapped"
+@pytest.mark.parametrize("kind", ["swapped", "removed"])
+def test_counterpart_differs_in_the_background_alone(kind: str, benchmark: Path) -> None:
+    others = list_counterparts(benchmark)[kind].videos
+    for video, other in zip(list_videos(benchmark, "test").videos, others, strict=True):
+        assert other.path.stem == f"{video.path.stem}_{kind}"
         mask = load_mask(video.path)
         assert np.array_equal(mask, load_mask(other.path))
         difference = np.abs(read(video.path) - read(other.path)).mean(axis=3)
         inside = mask & np.roll(mask, 2, 1) & np.roll(mask, -2, 1) & np.roll(mask, 2, 2) & np.roll(mask, -2, 2)
         assert difference[inside].mean() < 10 < difference[~mask].mean()
+
+
+def test_removed_background_is_an_even_grey(benchmark: Path) -> None:
+    for video in list_counterparts(benchmark)["removed"].videos:
+        touched = load_mask(video.path)
+        for shift in (-4, -2, 2, 4):
+            touched = touched | np.roll(touched, shift, 1) | np.roll(touched, shift, 2)
+        assert np.abs(read(video.path)[~touched] - 127.5).mean() < 2
 
 
 def test_moving_camera_moves_the_background(tmp_path: Path) -> None:
@@ -226,8 +243,8 @@ def test_wrong_settings_are_named(setting: str, value: object, tmp_path: Path) -
         make_motion_textures(tmp_path / "bench", **{setting: value})  # type: ignore[arg-type]
 
 
-def test_folder_without_swapped_list_or_masks(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no motion-texture benchmark"):
-        list_swapped(tmp_path)
+def test_folder_without_counterparts_or_masks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no complete motion-texture benchmark"):
+        list_counterparts(tmp_path)
     with pytest.raises(DataError, match="no foreground mask"):
         load_mask(tmp_path / "data" / "Up" / "Up_test_00001.avi")

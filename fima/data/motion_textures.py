@@ -1,8 +1,8 @@
 """The motion-texture benchmark: labelled videos in which only the motion of one object tells the class.
 
 Backgrounds, shapes, colours and sizes are independent of the class, so an encoder that knows backgrounds is at chance
-and one that knows motion is not. The videos come with the object's mask in every frame, and each test video has a
-counterpart with the same object and motion over another background.
+and one that knows motion is not. The videos come with the object's mask in every frame, and each test video has two
+counterparts with the same object and motion: over another background, and over none.
 """
 
 import json
@@ -38,10 +38,11 @@ CLASSES = (
     "Circling",
     "Jitter",
 )
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FRAMES_PER_SECOND = 12
 MANIFEST = "motion_textures.json"
-SWAPPED = "_swapped"
+COUNTERPARTS = ("swapped", "removed")
+"""Test videos again, with the same object and motion: over another background, and over an even grey."""
 QUANTISER = 2
 Split = Literal["train", "test"]
 
@@ -53,7 +54,7 @@ class MotionTextureSettings:
     num_train: int = 600
     """Training videos."""
     num_test: int = 400
-    """Test videos, each with a counterpart on another background."""
+    """Test videos, each with its counterparts."""
     camera: Camera = "static"
     """`moving`: the background pans and shakes, and the frames carry sensor noise."""
     seed: int = 0
@@ -127,26 +128,36 @@ def make_motion_textures(
     return Summary(root=out, settings=settings, reused=reused, seconds=time.monotonic() - started)
 
 
-def list_swapped(root: Path) -> VideoList:
-    """List the test videos' counterparts: the same objects and motions over other backgrounds.
+def list_counterparts(root: Path) -> dict[str, VideoList]:
+    """List the test videos' counterparts: the same objects and motions over other backgrounds, and over none.
 
     Args:
         root: a folder that `make_motion_textures` wrote.
 
+    Returns:
+        A list for each name of `COUNTERPARTS`, in the order of the test videos.
+
     Raises:
-        DataError: the folder holds no such list.
+        DataError: the folder lacks such a list.
     """
-    path = root / "anno" / f"testlist01{SWAPPED}.txt"
+    return {kind: _list_counterpart(root, kind) for kind in COUNTERPARTS}
+
+
+def _list_counterpart(root: Path, kind: str) -> VideoList:
+    path = root / "anno" / f"testlist01_{kind}.txt"
     if not path.is_file():
-        raise DataError(f"{root}: no motion-texture benchmark ({path.name} is missing); `fima make-data` writes one")
+        raise DataError(
+            f"{root}: no complete motion-texture benchmark of this version ({path.name} is missing); "
+            "`fima make-data` writes one into a new folder"
+        )
     names = path.read_text().split()
     videos = [Video(path=root / "data" / name, label=CLASSES.index(name.split("/")[0])) for name in names]
     return VideoList(
         videos=videos,
         classes=list(CLASSES),
         root=root,
-        split="test_swapped",
-        layout="UCF101, split 1, other backgrounds",
+        split=f"test_{kind}",
+        layout=f"UCF101, split 1, backgrounds {kind}",
     )
 
 
@@ -167,7 +178,10 @@ def load_mask(video: Path) -> NDArray[np.bool_]:
     Raises:
         DataError: there is no mask for this video.
     """
-    path = video.parents[2] / "masks" / video.parent.name / f"{video.stem.removesuffix(SWAPPED)}.npz"
+    stem = video.stem
+    for kind in COUNTERPARTS:
+        stem = stem.removesuffix(f"_{kind}")
+    path = video.parents[2] / "masks" / video.parent.name / f"{stem}.npz"
     if not path.is_file():
         raise DataError(f"{video}: no foreground mask at {path}")
     with np.load(path) as stored:
@@ -211,15 +225,15 @@ def _written_at_once(out: Path) -> Iterator[Path]:
         raise
 
 
-def _name(split: Split, index: int, suffix: str = "") -> str:
+def _name(split: Split, index: int, kind: str = "") -> str:
     label = CLASSES[index % len(CLASSES)]
-    return f"{label}/{label}_{split}_{index:05d}{suffix}.avi"
+    return f"{label}/{label}_{split}_{index:05d}{kind and '_'}{kind}.avi"
 
 
 def _all_names(settings: MotionTextureSettings) -> Iterator[str]:
     yield from (_name("train", index) for index in range(settings.num_train))
     for index in range(settings.num_test):
-        yield from (_name("test", index), _name("test", index, SWAPPED))
+        yield from (_name("test", index, kind) for kind in ("", *COUNTERPARTS))
 
 
 def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> None:
@@ -228,14 +242,14 @@ def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> N
         (folder / "masks" / label).mkdir(parents=True)
     train = [_name("train", index) for index in range(settings.num_train)]
     test = [_name("test", index) for index in range(settings.num_test)]
-    swapped = [_name("test", index, SWAPPED) for index in range(settings.num_test)]
     labels = {label: number for number, label in enumerate(CLASSES, start=1)}
     anno = {
         "classInd.txt": [f"{number} {label}" for label, number in labels.items()],
         "trainlist01.txt": [f"{name} {labels[name.split('/')[0]]}" for name in sorted(train)],
         "testlist01.txt": sorted(test),
-        f"testlist01{SWAPPED}.txt": sorted(swapped),
     }
+    for kind in COUNTERPARTS:
+        anno[f"testlist01_{kind}.txt"] = sorted(_name("test", index, kind) for index in range(settings.num_test))
     (folder / "anno").mkdir()
     for file_name, lines in anno.items():
         (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
@@ -267,28 +281,30 @@ def _finish(results: Iterable[None]) -> None:
 
 
 def _write_example(job: _Job) -> None:
-    """Write one example: its video, its mask and, for a test example, its counterpart on another background."""
+    """Write one example: its video, its mask and, for a test example, its counterparts."""
     settings = job.settings
     sequence = np.random.SeedSequence([settings.seed, 0 if job.split == "train" else 1, job.index])
-    names = ("background", "swapped", "thing", "motion", "camera", "noise", "swapped_noise")
-    rng = {name: np.random.default_rng(child) for name, child in zip(names, sequence.spawn(len(names)), strict=True)}
+    streams = ("background", "swapped", "thing", "motion", "camera", "noise", "swapped_noise", "removed_noise")
+    rng = {
+        name: np.random.default_rng(child) for name, child in zip(streams, sequence.spawn(len(streams)), strict=True)
+    }
     side = math.ceil(CANVAS_SIDE * settings.size_px) + 2
-    backgrounds = [draw_texture(rng["background"], side)]
+    backgrounds = {"": draw_texture(rng["background"], side)}
     if job.split == "test":
-        backgrounds.append(draw_texture(rng["swapped"], side))
-    thing = draw_object(rng["thing"], backgrounds)
+        backgrounds["swapped"] = draw_texture(rng["swapped"], side)
+    thing = draw_object(rng["thing"], list(backgrounds.values()))
+    if job.split == "test":
+        backgrounds["removed"] = np.full((side, side, 3), 0.5, dtype=np.float32)
     motion = CLASSES[job.index % len(CLASSES)]
     trajectory = draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
     moving = settings.camera == "moving"
     camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
-    variants = zip(backgrounds, ("", SWAPPED), (rng["noise"], rng["swapped_noise"]), strict=False)
-    for background, suffix, noise in variants:
-        rendering = render(
-            thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise if moving else None
-        )
-        name = _name(job.split, job.index, suffix)
+    for kind, background in backgrounds.items():
+        noise = rng[f"{kind}_noise" if kind else "noise"] if moving else None
+        rendering = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
+        name = _name(job.split, job.index, kind)
         _write_video(job.folder / "data" / name, rendering.frames)
-        if not suffix:
+        if not kind:
             mask_path = (job.folder / "masks" / name).with_suffix(".npz")
             np.savez_compressed(mask_path, bits=np.packbits(rendering.mask), shape=np.array(rendering.mask.shape))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fima.config import Dataset
 from fima.data.datasets import list_videos
-from fima.data.motion_textures import has_masks, list_swapped
+from fima.data.motion_textures import has_masks, list_counterparts
 from fima.errors import ConfigError
 from fima.evaluation.protocols import EvaluationResult, SplitLists
 
@@ -17,7 +17,7 @@ def list_splits(
 ) -> dict[int, SplitLists]:
     """List the training and the test videos of some splits, by the number of the split.
 
-    Data written by `fima make-data` have a further test list, `swapped`.
+    Data written by `fima make-data` have two further test lists, `swapped` and `removed`.
 
     Args:
         root: folder or table of videos.
@@ -31,7 +31,7 @@ def list_splits(
     """
     if not numbers or len(set(numbers)) < len(numbers):
         raise ConfigError(f"--splits {' '.join(map(str, numbers)) or '(none)'}: give each split once, such as 1 2 3")
-    extra_tests = {"swapped": list_swapped(root)} if has_masks(root) else {}
+    extra_tests = list_counterparts(root) if has_masks(root) else {}
     found = {}
     for number in numbers:
         train = list_videos(root, "train", number, dataset=dataset, annotations=annotations)

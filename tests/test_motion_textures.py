@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fima.data.datasets import list_videos
 from fima.data.motion_scene import (
+    LUMA_WEIGHTS,
     MAX_RADIUS,
     MIN_RADIUS,
     Trajectory,
@@ -100,6 +101,11 @@ def test_decoded_frames_keep_texture_and_stand_still_outside_the_object(benchmar
         touched = mask[1:] | mask[:-1]
         assert change[touched].mean() > 4 * change[~touched].mean()
         assert frames[0].std() > 10
+
+
+def test_texture_is_there_without_its_colours() -> None:
+    contrasts = [float((draw_texture(np.random.default_rng(seed), 96) @ LUMA_WEIGHTS).std()) for seed in range(60)]
+    assert min(contrasts) > 0.08
 
 
 @pytest.mark.parametrize("kind", ["swapped", "removed"])

@@ -19,7 +19,7 @@ HUE_STRENGTH = 0.1
 MIN_SIGMA_PX = 0.1
 MAX_SIGMA_PX = 2.0
 TINY_CHROMA = 1e-12
-CPU_CLIPS_AT_ONCE = 8
+CPU_CLIPS_AT_ONCE = 1
 
 GRAYSCALE, JITTER, ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, SIGMA = 0, 1, slice(2, 6), 6, 7, 8, 9, 10
 NUM_DRAWS = 11
@@ -61,33 +61,45 @@ def apply_colour(x: Tensor, draws: Tensor) -> Tensor:
     Returns:
         Normalised clips (B, 3, T, H, W).
     """
-    draws = draws.cpu()
-    # The sums over frames and the blur's products lose too many bits in half precision.
-    with torch.autocast(x.device.type, enabled=False):
-        coloured = x.to(torch.float32, copy=True)
-        clips_at_once = CPU_CLIPS_AT_ONCE if x.device.type == "cpu" else max(1, len(x))
-        for start in range(0, len(x), clips_at_once):
-            _colour(coloured[start : start + clips_at_once], draws[start : start + clips_at_once])
+    coloured = torch.empty(x.shape, device=x.device)
+    for rows in _portions(x):
+        _colour(x[rows].float(), draws[rows].cpu(), out=coloured[rows])
     return coloured
 
 
-def _colour(x: Tensor, draws: Tensor) -> None:
-    """`apply_colour` in place: clips (B, 3, T, H, W), draws (B, 11) on the CPU."""
-    _change(x, draws[:, GRAYSCALE] > 0, to_grayscale, draws[:, GRAYSCALE])
-    for position in range(4):
-        for operation, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
-            chosen = (draws[:, JITTER] > 0) & (draws[:, ORDER][:, position] == operation)
-            _change(x, chosen, adjust, draws[:, BRIGHTNESS + operation])
-    _change(x, draws[:, SIGMA] > 0, gaussian_blur, draws[:, SIGMA])
-    std = torch.tensor(STD, device=x.device).view(3, 1, 1, 1)
-    x.sub_(torch.tensor(MEAN, device=x.device).view(3, 1, 1, 1)).div_(std)
+def _portions(x: Tensor) -> list[slice]:
+    """Rows of a batch to work on at a time: on a CPU so few that every operation finds them in its cache."""
+    size = CPU_CLIPS_AT_ONCE if x.device.type == "cpu" else max(1, len(x))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
-def _change(x: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> None:
-    """Replaces the chosen clips of x, in place, by `operation(clips, their values)`; chosen and values are (B,)."""
-    if chosen.any():
-        clips = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
-        x.index_copy_(0, clips, operation(x.index_select(0, clips), values[chosen].to(x.device, non_blocking=True)))
+def _colour(x: Tensor, draws: Tensor, out: Tensor) -> None:
+    """`apply_colour` into `out`: clips float32 (B, 3, T, H, W), draws (B, 11) on the CPU."""
+    # The sums over frames and the blur's products lose too many bits in half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        gray, jitter, blurred = draws[:, GRAYSCALE] > 0, draws[:, JITTER] > 0, draws[:, SIGMA] > 0
+        x = _changed(x, gray, to_grayscale, draws[:, GRAYSCALE])
+        if jitter.any():
+            for operations in draws[:, ORDER].T:
+                for operation in operations[jitter].unique().int().tolist():
+                    chosen = jitter & (operations == operation)
+                    # A gray clip has no hue to turn.
+                    chosen = chosen & ~gray if operation == HUE - BRIGHTNESS else chosen
+                    x = _changed(x, chosen, ADJUSTMENTS[operation], draws[:, BRIGHTNESS + operation])
+        x = _changed(x, blurred, gaussian_blur, draws[:, SIGMA])
+        mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1, 1) for values in (MEAN, STD))
+        torch.sub(x, mean, out=out).div_(std)
+
+
+def _changed(x: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
+    """Clips of which the chosen ones are `operation(clips, their values)`; chosen and values are (B,), on the CPU."""
+    if not chosen.any():
+        return x
+    values = values[chosen].to(x.device, non_blocking=True)
+    if chosen.all():
+        return operation(x, values)
+    clips = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
+    return x.index_copy(0, clips, operation(x.index_select(0, clips), values))
 
 
 def luma(x: Tensor) -> Tensor:
@@ -145,6 +157,10 @@ def adjust_hue(x: Tensor, factor: Tensor) -> Tensor:
     return turned
 
 
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+"""The jitter operations, in the order of their factors among the draws."""
+
+
 def blur_kernel_size(size: int) -> int:
     """Side of the blur's kernel for clips of `size` pixels: an odd number, about a tenth of the side."""
     return int(0.1 * size) // 2 * 2 + 1
@@ -194,21 +210,22 @@ def make_inputs(views: ClipViews, draws: Tensor, *, full_difference: bool, frame
     Returns:
         Normalised float32 (B, 3, F, S, S) tensors; None for the differences that are not wanted.
     """
-    full = views.full.float().div_(255)
-    tensors = [full]
-    rows = [0]
-    if full_difference:
-        tensors.append(frame_difference(full))
-        rows.append(1)
-    if frame_differences:
-        tensors += [frame_difference(view.float().div_(255)) for view in (views.early, views.late)]
-        rows += [2, 3]
-    coloured = apply_colour(torch.cat(tensors), draws[:, rows].transpose(0, 1).flatten(0, 1))
-    parts = dict(zip(rows, coloured.chunk(len(rows)), strict=True))
+    numbers = [0, *([1] if full_difference else []), *([2, 3] if frame_differences else [])]
+    outputs = {number: torch.empty(views.full.shape, device=views.full.device) for number in numbers}
+    draws = draws.cpu()
+    for rows in _portions(views.full):
+        full = views.full[rows].float().div_(255)
+        tensors = [full]
+        if full_difference:
+            tensors.append(frame_difference(full))
+        if frame_differences:
+            tensors += [frame_difference(view[rows].float().div_(255)) for view in (views.early, views.late)]
+        for tensor, (number, output) in zip(tensors, outputs.items(), strict=True):
+            _colour(tensor, draws[rows, number], out=output[rows])
     return ClipInputs(
-        full=parts[0],
-        full_difference=parts.get(1),
-        early_difference=parts.get(2),
-        late_difference=parts.get(3),
+        full=outputs[0],
+        full_difference=outputs.get(1),
+        early_difference=outputs.get(2),
+        late_difference=outputs.get(3),
         box=views.box,
     )

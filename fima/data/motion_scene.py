@@ -20,6 +20,8 @@ OBJECT_TEXTURE_PX = 64
 OBJECT_TEXTURE_RADII = 2.0
 OUTLINE_SAMPLES = 720
 MIN_COLOUR_DISTANCE = 0.45
+MIN_LUMA_DISTANCE = 0.3
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 NOISE_SIGMA = 0.02
 
 
@@ -121,8 +123,16 @@ def _random_colour(rng: np.random.Generator) -> FloatArray:
     return np.asarray(value * (1 - saturation * (1 - np.clip(ramp - 1, 0, 1))), dtype=np.float32)
 
 
+def _two_colours(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Two colours (3,) of different brightness: a pattern of them is there in grey too."""
+    first, second = _random_colour(rng), _random_colour(rng)
+    while abs(float((first - second) @ LUMA_WEIGHTS)) < MIN_LUMA_DISTANCE:
+        first, second = _random_colour(rng), _random_colour(rng)
+    return first, second
+
+
 def draw_texture(rng: np.random.Generator, side: int) -> FloatArray:
-    """Draw a colourful texture of several scales.
+    """Draw a colourful texture of several scales, whose pattern remains when its colours are taken away.
 
     Args:
         rng: source of every choice.
@@ -134,7 +144,8 @@ def draw_texture(rng: np.random.Generator, side: int) -> FloatArray:
     coarse = _FIELDS[rng.integers(len(_FIELDS))](rng, side)[..., None]
     fine = _FIELDS[rng.integers(len(_FIELDS))](rng, side)[..., None]
     grain = _value_noise(rng, side, max(2, side // 3))[..., None]
-    first, second, third = (_random_colour(rng) for _ in range(3))
+    first, second = _two_colours(rng)
+    third = _random_colour(rng)
     image = first * (1 - coarse) + second * coarse
     image = image * (1 - 0.6 * fine) + third * 0.6 * fine + 0.25 * (grain - 0.5)
     return np.asarray(np.clip(image, 0, 1), dtype=np.float32)

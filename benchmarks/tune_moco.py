@@ -16,14 +16,14 @@ GRID: dict[str, tuple[float | int, ...]] = {
     "method.temperature": (0.05, 0.1, 0.2),
     "method.key_momentum": (0.9, 0.99, 0.999),
     "method.queue_size": (60, 140, 280),
-    "optim.epochs": (14, 28),
+    "optim.epochs": (10, 25),
 }
 START: dict[str, float | int] = {
     "optim.lr": 0.01,
     "method.temperature": 0.1,
     "method.key_momentum": 0.99,
     "method.queue_size": 140,
-    "optim.epochs": 14,
+    "optim.epochs": 10,
 }
 
 

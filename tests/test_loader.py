@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data import video
+from fima.data.container import open_video
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.guarded import init_worker
 from fima.data.loader import (
@@ -127,7 +128,7 @@ def test_only_frames_of_wanted_views_are_converted(videos: VideoList, monkeypatc
 
     monkeypatch.setattr(VideoReader, "_rgb", counted)
     opened: list[Path] = []
-    opens = video.open_video
+    opens = open_video
 
     def noted(path: Path) -> tuple[InputContainer, VideoStream]:
         opened.append(path)

@@ -1,7 +1,8 @@
 """Whether the pre-training loader holds its memory, file descriptors and threads over many samples.
 
-Small videos of several kinds, one of them damaged, are read by worker processes epoch after epoch. Exit code 1 when
-memory grows by more than the limit per 1,000 samples after the warm-up, or descriptors or threads grow at all.
+Small videos of several kinds, one of them damaged, are read by worker processes epoch after epoch. Exit code 1 when the
+resident memory of all processes grows by more than the limit per 1,000 samples after the warm-up, or descriptors or
+threads grow at all. It is measured between epochs, when no batch is on its way: those lie in shared memory.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,38 +20,54 @@ from fima.data.datasets import list_videos
 from fima.data.loader import build_pretrain_loader
 from sample_videos import encode, textured_frames
 
-NUM_VIDEOS = 40
+NUM_VIDEOS = 200
 BATCH_SIZE = 20
-LIMIT_MB = 0.25
+SAMPLES_A_LINE = 1000
+LIMIT_MB = 0.1
+KINDS = ("RssAnon", "RssFile", "RssShmem")
 
 
 def make_videos(folder: Path) -> None:
     """Small videos: H.264 with B-frames, MPEG-4, and one that ends in the middle."""
     for number in range(NUM_VIDEOS):
-        frames = textured_frames(24 + number, 48, 64, seed=number)
+        frames = textured_frames(24 + number % 40, 48, 64, seed=number)
         if number % 2:
-            encode(folder / f"{number:02d}.mp4", frames, "libx264", {"g": "12", "bf": "2", "preset": "veryfast"})
+            encode(folder / f"{number:03d}.mp4", frames, "libx264", {"g": "12", "bf": "2", "preset": "veryfast"})
         else:
-            encode(folder / f"{number:02d}.avi", frames, "mpeg4", {"g": "250"})
-    damaged = folder / "00.avi"
+            encode(folder / f"{number:03d}.avi", frames, "mpeg4", {"g": "250"})
+    damaged = folder / "000.avi"
     damaged.write_bytes(damaged.read_bytes()[:4000])
 
 
-def usage(processes: list[int]) -> tuple[float, float, int, int]:
-    """Memory of their own and shared memory in MB, file descriptors and threads of some processes together.
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What some processes take together."""
 
-    Memory is counted by the proportional set size. Batches on their way lie in shared memory: it goes up and down.
-    """
-    own = shared = 0.0
-    descriptors = threads = 0
-    for process in processes:
-        folder = Path(f"/proc/{process}")
-        sizes = dict(line.split()[:2] for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
-        own += int(sizes["Pss_Anon:"]) / 1024
-        shared += int(sizes["Pss_Shmem:"]) / 1024
-        descriptors += len(list((folder / "fd").iterdir()))
-        threads += len(list((folder / "task").iterdir()))
-    return own, shared, descriptors, threads
+    samples: int
+    """Samples that were read before."""
+    memory: dict[str, float]
+    """Resident memory in MB, by kind; pages that processes share count in each."""
+    descriptors: int
+    """File descriptors."""
+    threads: int
+    """Threads."""
+
+    @property
+    def total(self) -> float:
+        """Resident memory in MB."""
+        return sum(self.memory.values())
+
+
+def usage(processes: list[int], samples: int) -> Usage:
+    """Ask the system about some processes."""
+    folders = [Path(f"/proc/{process}") for process in processes]
+    lines = [line.split() for folder in folders for line in (folder / "status").read_text().splitlines()]
+    return Usage(
+        samples=samples,
+        memory={kind: sum(int(line[1]) for line in lines if line[0] == f"{kind}:") / 1024 for kind in KINDS},
+        descriptors=sum(len(list((folder / "fd").iterdir())) for folder in folders),
+        threads=sum(len(list((folder / "task").iterdir())) for folder in folders),
+    )
 
 
 def workers_of(process: int) -> list[int]:
@@ -66,32 +84,35 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=5_000, help="samples before the measurement begins")
     parser.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="growth of all processes per 1,000 samples")
     arguments = parser.parse_args()
-    measured: list[tuple[int, float, float, int, int]] = []
+    measured: list[Usage] = []
     with tempfile.TemporaryDirectory() as name:
         make_videos(Path(name))
         data = DataConfig(frames=4, crop_size=32, workers=arguments.workers, max_skipped_share=1.0)
         loader = build_pretrain_loader(list_videos(Path(name), "all"), data, batch_size=BATCH_SIZE, seed=0)
-        done, epoch, begin = 0, 0, time.monotonic()
-        while done < arguments.samples:
+        begin = time.monotonic()
+        for epoch in range(arguments.samples // NUM_VIDEOS):
             loader.set_epoch(epoch)
-            for batch in loader:
-                done += len(batch.paths)
-                if done % 1000 < BATCH_SIZE and (not measured or done - measured[-1][0] >= BATCH_SIZE):
-                    own = os.getpid()
-                    measured.append((done, *usage([own, *workers_of(own)])))
-                    size, shared, descriptors, threads = measured[-1][1:]
-                    print(
-                        f"{done:7,} samples {size:8.1f} MB, {shared:5.1f} MB shared, {descriptors:4} descriptors",
-                        end="",
-                    )
-                    print(f" {threads:4} threads {done / (time.monotonic() - begin):6.0f} samples/s", flush=True)
-            epoch += 1
-    steady = np.array([row for row in measured if row[0] >= arguments.warm_up])
-    slope = 1000 * np.polyfit(steady[:, 0], steady[:, 1], 1)[0]
-    growth = [int(column.max() - column[0]) for column in steady[:, 3:].T]
+            samples = epoch * NUM_VIDEOS + sum(len(batch.paths) for batch in loader)
+            if samples % SAMPLES_A_LINE == 0:
+                own = os.getpid()
+                measured.append(usage([own, *workers_of(own)], samples))
+                print(_line(measured[-1], samples / (time.monotonic() - begin)), flush=True)
+    steady = [row for row in measured if row.samples >= arguments.warm_up]
+    slope = 1000 * np.polyfit([row.samples for row in steady], [row.total for row in steady], 1)[0]
+    growth = [
+        max(getattr(row, what) - getattr(steady[0], what) for row in steady) for what in ("descriptors", "threads")
+    ]
     print(f"after {arguments.warm_up:,} samples: {slope:+.3f} MB per 1,000 samples, ", end="")
     print(f"{growth[0]:+d} descriptors, {growth[1]:+d} threads")
     return int(slope > arguments.limit_mb or any(growth))
+
+
+def _line(row: Usage, samples_per_second: float) -> str:
+    kinds = ", ".join(f"{kind[3:].lower()} {size:.1f}" for kind, size in row.memory.items())
+    return (
+        f"{row.samples:7,} samples {row.total:8.1f} MB ({kinds}) {row.descriptors:4} descriptors "
+        f"{row.threads:4} threads {samples_per_second:6.0f} samples/s"
+    )
 
 
 if __name__ == "__main__":

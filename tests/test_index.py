@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,36 @@ def test_the_file_can_be_read_by_anything(folder: Path) -> None:
         rows = database.execute("SELECT path, num_frames, codec FROM videos ORDER BY path").fetchall()
     database.close()
     assert rows == [("a/one.avi", 12, "mpeg4"), ("b/three.mp4", None, None), ("b/two.mp4", 20, "h264")]
+
+
+def test_packed_arrays_are_those_of_the_rows(folder: Path) -> None:
+    made, _ = index(folder)
+    file = folder.parent / "index.sqlite"
+
+    def packed() -> list[str]:
+        with closing(sqlite3.connect(file)) as database:
+            return [name for (name,) in database.execute("SELECT name FROM packed")]
+
+    def change(statement: str) -> None:
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute(statement)
+
+    assert "num_frames" in packed()
+    loaded = load_index(folder, file)
+    for name, value in vars(made).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(getattr(loaded, name), value)
+    assert (loaded.names, loaded.problems, list(loaded.paths)) == (made.names, made.problems, list(made.paths))
+    change("UPDATE videos SET num_frames = 7 WHERE path = 'a/one.avi'")
+    assert packed() == []
+    assert load_index(folder, file).num_frames.tolist() == [7, 0, 20]
+    change("DELETE FROM videos WHERE path = 'b/three.mp4'")
+    assert list(load_index(folder, file).paths) == ["a/one.avi", "b/two.mp4"]
+    change(
+        "INSERT INTO videos SELECT 'z.avi', size, mtime_ns, problem, decoded, num_frames, counted, fps, width, "
+        "height, duration_seconds, codec, pixel_format, rotation, interlaced FROM videos LIMIT 1"
+    )
+    assert load_index(folder, file).num_frames.tolist() == [7, 20, 7]
 
 
 def index_in_another_process(root: Path) -> None:

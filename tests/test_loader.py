@@ -6,11 +6,17 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from fima.config import DataConfig
+from fima.data import video
+from fima.data.container import open_video
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.guarded import init_worker
 from fima.data.loader import (
@@ -20,6 +26,7 @@ from fima.data.loader import (
     PretrainDataset,
     build_pretrain_loader,
 )
+from fima.data.video import VideoReader
 from fima.errors import ConfigError, VideoError
 from tests.video_files import write_ucf101_avi
 
@@ -109,6 +116,40 @@ def test_the_two_clips_differ(videos: VideoList) -> None:
     sample = PretrainDataset(videos, DATA, 0)[0, 6]
     assert not torch.equal(sample.a.full, sample.b.full)
     assert not torch.equal(sample.draws_a, sample.draws_b)
+
+
+def test_only_frames_of_wanted_views_are_converted(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[int | None] = []
+    rgb = VideoReader._rgb
+
+    def counted(reader: VideoReader, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        converted.append(frame.pts)
+        return rgb(reader, frame)
+
+    monkeypatch.setattr(VideoReader, "_rgb", counted)
+    opened: list[Path] = []
+    opens = open_video
+
+    def noted(path: Path) -> tuple[InputContainer, VideoStream]:
+        opened.append(path)
+        return opens(path)
+
+    monkeypatch.setattr(video, "open_video", noted)
+    for index in range(len(videos.videos)):
+        converted.clear()
+        opened.clear()
+        all_views = PretrainDataset(videos, DATA, 0)[0, index]
+        assert len(converted) == len(set(converted)) <= 4 * DATA.frames
+        assert len(opened) == 1
+        of_all = set(converted)
+        converted.clear()
+        full_only = PretrainDataset(videos, DATA, 0, frame_views=False)[0, index]
+        assert len(converted) == len(set(converted)) <= 2 * DATA.frames
+        assert set(converted) <= of_all
+        for one, other in ((all_views.a, full_only.a), (all_views.b, full_only.b)):
+            assert torch.equal(one.full, other.full)
+            assert torch.equal(one.box, other.box)
+            assert other.early.shape[1] == other.late.shape[1] == 0
 
 
 def test_the_global_random_state_is_neither_read_nor_changed(videos: VideoList) -> None:

@@ -35,8 +35,19 @@ class PathTable(Sequence[str]):
         for name in names:
             content += name
             ends.append(len(content))
-        self._content = np.frombuffer(bytes(content), dtype=np.uint8)
-        self._ends = np.array(ends, dtype=np.int64)
+        self._content: npt.NDArray[np.uint8] = np.frombuffer(bytes(content), dtype=np.uint8)
+        self._ends: npt.NDArray[np.int64] = np.array(ends, dtype=np.int64)
+
+    @classmethod
+    def from_arrays(cls, content: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
+        """The table whose `arrays` these are."""
+        table = cls([])
+        table._content, table._ends = content, ends
+        return table
+
+    def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The names one after another, (bytes,), and where each ends, (V + 1,), beginning with 0."""
+        return self._content, self._ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

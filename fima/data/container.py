@@ -8,10 +8,16 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
+from fima.data.sps import frame_format
 from fima.errors import VideoError
 
+MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
+MP4_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
+WITHOUT_DECODING = {"codec_whitelist": "none", "probesize": "4096"}
+"""FFmpeg decodes the first picture of a file to learn its pixel format. Where no codec is allowed it does not."""
 MAX_FRAME_PIXELS = 2**26
 """A larger frame is refused: one of them takes 200 MB as RGB, and a damaged header can announce any size."""
 
@@ -28,8 +34,7 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
             raise VideoError(path, "not a regular file")
         if status.st_size == 0:
             raise VideoError(path, "the file is empty")
-        # An absolute path: FFmpeg takes what comes before a colon in others for a protocol.
-        container = av.open(os.path.abspath(path), metadata_errors="replace")  # noqa: PTH100
+        container = _opened(path)
     except (OSError, ValueError, av.FFmpegError) as error:
         if isinstance(error, VideoError):
             raise
@@ -39,6 +44,33 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     except VideoError:
         container.close()
         raise
+
+
+def _opened(path: Path) -> InputContainer:
+    """The file, opened without decoding where its header tells all that decoding would; H.264 in MP4 as a rule."""
+    # An absolute path: FFmpeg takes what comes before a colon in others for a protocol.
+    name = os.path.abspath(path)  # noqa: PTH100
+    if path.suffix.lower() in MP4_SUFFIXES:
+        container = av.open(name, metadata_errors="replace", options=WITHOUT_DECODING)
+        if _is_complete(container):
+            return container
+        container.close()
+    return av.open(name, metadata_errors="replace")
+
+
+def _is_complete(container: InputContainer) -> bool:
+    """Whether container and stream tell the same of the frames; notes their pixel format."""
+    context = container.streams.video[0].codec_context if container.streams.video else None
+    if container.format.name != MP4_FORMAT or context is None or context.name != "h264" or not context.extradata:
+        return False
+    found = frame_format(context.extradata)
+    if found is None or (found.width, found.height) != (context.width, context.height):
+        return False
+    stated_range = int(context.color_range)
+    if stated_range not in (ColorRange.UNSPECIFIED, ColorRange.JPEG if found.full_range else ColorRange.MPEG):
+        return False
+    context.pix_fmt = "yuvj420p" if found.full_range else "yuv420p"
+    return True
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:

@@ -1,18 +1,20 @@
 """The index of a folder of videos: the header of every file, read once, kept outside the folder, held as arrays."""
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fima.data.compact import PathTable
-from fima.data.index_file import Progress, open_index_file, update_index_file
+from fima.data.index_file import Progress, open_index_file, read_packed, update_index_file, write_packed
 from fima.data.isolated import available_cores
 from fima.errors import DataError
 
@@ -30,6 +32,7 @@ ARRAYS = {
     "interlaced": np.bool_,
 }
 NAMES = ("codec", "pixel_format")
+PATHS, PATH_ENDS, TEXT = "paths", "path_ends", "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +154,26 @@ def _unusable(file: Path, error: sqlite3.Error) -> DataError:
 
 
 def _load(database: sqlite3.Connection, root: Path) -> VideoIndex:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        packed = read_packed(database)
+        if not packed:
+            packed = _pack(database)
+            write_packed(database, packed)
+    text = json.loads(packed.pop(TEXT).tobytes())
+    return VideoIndex(
+        root=root,
+        paths=PathTable.from_arrays(packed.pop(PATHS), packed.pop(PATH_ENDS)),
+        problems={int(place): reason for place, reason in text["problems"].items()},
+        names=tuple(text["names"]),
+        **packed,
+    )
+
+
+def _pack(database: sqlite3.Connection) -> dict[str, npt.NDArray[Any]]:
+    """The rows as arrays: the columns of `VideoIndex`, the paths, and as JSON what is no array."""
     (num_videos,) = database.execute("SELECT count(*) FROM videos").fetchone()
-    arrays = {name: np.zeros(num_videos, dtype=kind) for name, kind in ARRAYS.items()}
+    arrays: dict[str, npt.NDArray[Any]] = {name: np.zeros(num_videos, dtype=kind) for name, kind in ARRAYS.items()}
     arrays |= {name: np.zeros(num_videos, dtype=np.uint8) for name in NAMES}
     numbers: dict[str, int] = {"": 0}
     problems: dict[int, str] = {}
@@ -170,5 +191,6 @@ def _load(database: sqlite3.Connection, root: Path) -> VideoIndex:
             first += len(rows)
             yield from names
 
-    table = PathTable(paths())
-    return VideoIndex(root=root, paths=table, problems=problems, names=tuple(numbers), **arrays)
+    content, ends = PathTable(paths()).arrays()
+    text = json.dumps({"problems": problems, "names": list(numbers)}).encode()
+    return arrays | {PATHS: content, PATH_ENDS: ends, TEXT: np.frombuffer(text, dtype=np.uint8)}

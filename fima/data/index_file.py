@@ -7,14 +7,21 @@ The table `videos` has one row a video, and anything that reads SQLite can read 
     problem                why the file cannot be used; NULL where nothing is wrong with it
     decoded                what decoding the whole file came to: 'ok' or a reason; NULL where that was not tried
     num_frames, …          the fields of `VideoHeader`, NULL where there is a problem
+
+The table `packed` holds the same once more as arrays, which load ten times as fast. Any change of `videos` empties it.
 """
 
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fima.data.compact import relative_name
 from fima.data.isolated import Failed, run_isolated
@@ -65,9 +72,14 @@ def open_index_file(file: Path) -> sqlite3.Connection:
                 raise DataError(f"{file}: a database of another program; name another file with --index")
             if not num_tables or version != SCHEMA_VERSION:
                 database.execute("DROP TABLE IF EXISTS videos")
+                database.execute("DROP TABLE IF EXISTS packed")
                 database.execute(f"CREATE TABLE videos ({', '.join(COLUMNS)}, PRIMARY KEY (path)) WITHOUT ROWID")
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            database.execute("CREATE TABLE IF NOT EXISTS packed (name TEXT PRIMARY KEY, npy BLOB)")
+            for change in ("INSERT", "UPDATE", "DELETE"):
+                action = f"AFTER {change} ON videos BEGIN DELETE FROM packed; END"
+                database.execute(f"CREATE TRIGGER IF NOT EXISTS unpack_after_{change.lower()} {action}")
     except BaseException:
         database.close()
         raise
@@ -125,6 +137,20 @@ def update_index_file(
         outcomes.close()
         _write(database, unwritten)
     progress(len(todo), len(todo))
+
+
+def read_packed(database: sqlite3.Connection) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that `write_packed` wrote; none where rows have changed since."""
+    rows = database.execute("SELECT name, npy FROM packed")
+    return {name: np.load(BytesIO(content), allow_pickle=False) for name, content in rows}
+
+
+def write_packed(database: sqlite3.Connection, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Keep arrays beside the rows that they were made from, each as an NPY file; in the transaction that read those."""
+    for name, array in arrays.items():
+        content = BytesIO()
+        np.save(content, array, allow_pickle=False)
+        database.execute("INSERT OR REPLACE INTO packed VALUES (?, ?)", (name, content.getbuffer()))
 
 
 def _read(path: Path) -> _Outcome:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import window_indices, window_starts
+from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
 from fima.data.guarded import Attempt, TrainLoader, Watch, init_worker, note
 from fima.data.limits import check_size
@@ -160,8 +160,8 @@ class TrainDataset(Dataset[Sample], ABC):
 
     def check_size(self, reader: VideoReader, num_frames: int) -> None:
         """Refuse a video of which so many frames take too much memory. Raises VideoError."""
-        limits = self.data
-        check_size(reader, num_frames, max_frame_pixels=limits.max_frame_pixels, max_clip_mb=limits.max_clip_mb)
+        data = self.data
+        check_size(reader, num_frames, max_frame_pixels=data.max_frame_pixels, max_clip_mb=data.max_clip_mb)
 
     def attempt(self, attempt: Attempt) -> Sample:
         """One try to draw a sample.
@@ -180,7 +180,7 @@ class TrainDataset(Dataset[Sample], ABC):
 
 
 class PretrainDataset(TrainDataset[PretrainSample]):
-    """Two random clips of each video; their `early` and `late` views only where the method uses them."""
+    """Two random clips of each video; `early`, `late` and the frames for them only where the method uses them."""
 
     def __init__(self, videos: VideoList, data: DataConfig, seed: int, *, frame_views: bool = True) -> None:
         super().__init__(videos, data, seed)
@@ -188,8 +188,7 @@ class PretrainDataset(TrainDataset[PretrainSample]):
 
     def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
         """Two windows of the video, each in three views."""
-        video = self.videos.videos[index]
-        window = 2 * self.data.frames
+        video, window = self.videos.videos[index], 2 * self.data.frames
         with VideoReader(video.path) as reader:
             self.check_size(reader, 2 * window)
             starts = window_starts(
@@ -199,9 +198,10 @@ class PretrainDataset(TrainDataset[PretrainSample]):
                 sampling=self.data.clip_sampling,
                 step_frames=self.data.step_between_clips,
             )
-            frames = reader.read([i for start in starts for i in window_indices(start, window, reader.num_frames)])
-        a = sample_views(frames[:window], self.data, generator, frame_views=self.frame_views)
-        b = sample_views(frames[window:], self.data, generator, frame_views=self.frame_views)
+            used = slice(None) if self.frame_views else full_positions(self.data.frames)
+            wanted = [i for start in starts for i in window_indices(start, window, reader.num_frames)[used]]
+            frames = np.split(reader.read(wanted), 2)
+        a, b = (sample_views(clip, self.data, generator, frame_views=self.frame_views) for clip in frames)
         draws = draw_colour(generator, 2 * TENSORS_PER_CLIP, self.data)
         return PretrainSample(
             a=a,

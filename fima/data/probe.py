@@ -7,10 +7,9 @@ from typing import BinaryIO
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from fima.data.container import open_video, video_packets
+from fima.data.container import MP4_FORMAT, open_video, video_packets
 from fima.errors import VideoError
 
-MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
 MP4_UNIT = 1 << 16
 PROGRESSIVE_ORDERS = (0, 1)
 MICROSECONDS = 1_000_000

@@ -129,7 +129,8 @@ def sample_views(
     """The three views of one clip, each cropped and flipped on its own, all frames of a view alike.
 
     Args:
-        window: the clip's consecutive frames, uint8 (2·data.frames, H, W, 3).
+        window: the clip's consecutive frames, uint8 (2·data.frames, H, W, 3); those of `full` alone, (data.frames, …),
+            where `frame_views` are not wanted.
         data: frames, crop size and crop areas.
         generator: source of the draws; it advances alike with and without `frame_views`.
         frame_views: whether `early` and `late` are wanted.
@@ -142,7 +143,8 @@ def sample_views(
         random_crop(frame_width, frame_height, min_area=data.min_area, max_area=data.max_area, generator=generator)
         for _ in range(3)
     ]
-    positions = (full_positions(data.frames), early_positions(data.frames), late_positions(data.frames))
+    full_frames = full_positions(data.frames) if frame_views else slice(None)
+    positions = (full_frames, early_positions(data.frames), late_positions(data.frames))
     nothing = torch.empty((3, 0, data.crop_size, data.crop_size), dtype=torch.uint8)
     full, early, late = (
         crop_and_resize(window[position], crop, data.crop_size) if wanted else nothing

@@ -94,15 +94,22 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Put in the sections of the README that a page asks for, and turn its links; called by MkDocs."""
-    path = page.file.src_uri
+    return markdown if page.file.generated_by else page_in_site(markdown, page.file.src_uri)
+
+
+def page_in_site(markdown: str, page: str) -> str:
+    """Return a page of this folder as the site shows it.
+
+    Args:
+        markdown: what the file holds.
+        page: its path in this folder.
+    """
 
     def included(match: re.Match[str]) -> str:
         sections = (readme_section(name.strip()) for name in match[1].split(";"))
-        return "\n\n".join(links_in_site(section, source="README.md", page=path) for section in sections)
+        return "\n\n".join(links_in_site(section, source="README.md", page=page) for section in sections)
 
-    if page.file.generated_by:
-        return markdown
-    return INCLUDE.sub(included, links_in_site(markdown, source=f"docs/{path}", page=path))
+    return INCLUDE.sub(included, links_in_site(markdown, source=f"docs/{page}", page=page))
 
 
 def generated_pages() -> dict[str, Callable[[], str]]:
@@ -128,7 +135,7 @@ def commands_page() -> str:
     """Return what `--help` prints, for every command."""
     parts = ["# Commands", "What `fima COMMAND --help` prints. How flags go together is in the pages on each task."]
     for name, (_, what) in COMMANDS.items():
-        parts += [f"## fima {name}", f"{what[0].upper()}{what[1:]}.", f"```text\n{_help(name)}\n```"]
+        parts += [f"## fima {name}", f"{what[0].upper()}{what[1:]}.", f"```text\n{command_help(name)}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -246,7 +253,8 @@ def _api_page(title: str, sections: Mapping[str, tuple[str, ...]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _help(command: str) -> str:
+def command_help(command: str) -> str:
+    """Return what `fima COMMAND --help` prints."""
     page = io.StringIO()
     with mock.patch.dict(os.environ, {"COLUMNS": HELP_COLUMNS}), contextlib.redirect_stdout(page):
         run_command([command, "--help"])

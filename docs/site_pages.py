@@ -16,6 +16,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -35,7 +36,7 @@ RESULTS = "results.md"
 COMMANDS_PAGE, SETTINGS_PAGE, RECIPES_PAGE = "reference/commands.md", "reference/settings.md", "reference/recipes.md"
 COPIES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository that are pages as they are."""
-HELP_COLUMNS = "100"
+HELP_COLUMNS = "82"
 
 INCLUDE = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
 """In a page of this folder: the sections of the README that the site shows in this place."""
@@ -116,11 +117,11 @@ def generated_pages() -> dict[str, Callable[[], str]]:
     """Return what makes each page that is not a file of this folder, by its path in the site."""
     return {
         RESULTS: results_page,
-        **{page: lambda source=source, page=page: _copy(source, page) for source, page in COPIES.items()},
+        **{page: partial(_copy, source, page) for source, page in COPIES.items()},
         COMMANDS_PAGE: commands_page,
         SETTINGS_PAGE: settings_page,
         RECIPES_PAGE: recipes_page,
-        **{page: lambda page=page: _api_page(*API[page]) for page in API},
+        **{page: partial(_api_page, *API[page]) for page in API},
     }
 
 
@@ -269,11 +270,11 @@ def _table(prefix: str, settings: Any) -> list[str]:  # noqa: ANN401
     """A table of the fields of a dataclass whose fields have docstrings."""
     kinds, said = typing.get_type_hints(type(settings)), field_docstrings(type(settings))
     rows = [
-        f"| `--{prefix}{field.name.replace('_', '-')}` | {_kind(kinds[field.name])} "
-        f"| {_value(getattr(settings, field.name))} | {said[field.name].replace('|', chr(92) + '|')} |"
+        f"| `--{prefix}{field.name.replace('_', '-')}`<br>{_kind(kinds[field.name])}; "
+        f"{_value(getattr(settings, field.name))} | {said[field.name].replace('|', chr(92) + '|')} |"
         for field in dataclasses.fields(settings)
     ]
-    return ["\n".join(["| flag | values | default | |", "|---|---|---|---|", *rows])]
+    return ["\n".join(["| flag, values; default | |", "|---|---|", *rows])]
 
 
 def _changed_defaults(name: str, settings: Any, base: Any) -> list[str]:  # noqa: ANN401

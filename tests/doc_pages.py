@@ -133,7 +133,7 @@ def files_shown(text: str) -> dict[str, str]:
 
 
 def layout_problems(text: str) -> Iterator[str]:
-    """What code hosts show as meant and the site would not: lists without an empty line before, or indented otherwise."""
+    """What a code host shows as meant and the site would not: lists without an empty line before, or indented by less."""
     in_list = False
     before = ""
     for number, (line, code) in enumerate(SITE.lines_and_code(text), start=1):
@@ -159,7 +159,7 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
 
 def site_settings() -> dict[str, Any]:
     """The settings of the site."""
-    settings: dict[str, Any] = yaml.load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)  # noqa: S506
+    settings: dict[str, Any] = yaml.load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)
     return settings
 
 

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from fima.cli import COMMANDS, main
-from fima.official.flags import parse_flags
+from fima.official.flags import Program, parse_flags
 from tests.doc_pages import (
     DOCS,
     PAGES,
@@ -141,8 +141,9 @@ def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def _other_refusal(command: ShownCommand) -> str:
     """What is wrong with a line that runs another program of the repository; empty: nothing."""
-    for program, name in (("train", "train.py"), ("eval", "eval.py")):
-        words = command.after(name)
+    programs: tuple[Program, ...] = ("train", "eval")
+    for program in programs:
+        words = command.after(f"{program}.py")
         if words is not None:
             try:
                 parse_flags(program, words)
@@ -196,14 +197,15 @@ def test_links_out_of_the_folder_are_turned() -> None:
     assert turned("recipes/a.yaml", "README.md", "reference/b.md") == "[x](recipes.md#a)"
     assert turned("https://arxiv.org/#a", "README.md", "index.md") == "[x](https://arxiv.org/#a)"
     assert SITE.links_in_site("```\n[x](y.md)\n```", source="README.md", page="index.md") == "```\n[x](y.md)\n```"
-    with pytest.raises(ValueError, match="the site has no page for setup.cfg"):
+    with pytest.raises(ValueError, match=r"the site has no page for setup\.cfg"):
         turned("../setup.cfg", "docs/see.md", "see.md")
     with pytest.raises(ValueError, match="no section `## Nothing`"):
         SITE.readme_section("Nothing")
 
 
 def test_what_is_checked_can_fail(capsys: pytest.CaptureFixture[str], parse_only: None) -> None:
-    text = "text\n- item\n\n- a\n  - b\n\n```\nfima pretrain X --out Y --optim.lr \\\n  fast  # comment\nA=1 fima nothing\n```"
+    text = "text\n- item\n\n- a\n  - b\n\n```\n"
+    text += "fima pretrain X --out Y --optim.lr \\\n  fast  # comment\nA=1 fima nothing\n```"
     assert list(layout_problems(text)) == [
         "line 2: put an empty line before the list",
         "line 5: indent a list inside a list by four blanks",
@@ -213,6 +215,8 @@ def test_what_is_checked_can_fail(capsys: pytest.CaptureFixture[str], parse_only
     assert "--optim.lr" in _refusal(first.after("fima") or (), capsys)
     assert "unknown command `nothing`" in _refusal(second.after("fima") or (), capsys)
     assert _refusal(("pretrain", "X", "--out", "Y", "--optim.lr", "0.1"), capsys) == ""
-    assert "no flag --seed" in _other_refusal(ShownCommand(line=1, words=("python", "benchmarks/gpu_hours.py", "--seed")))
+    assert "no flag --seed" in _other_refusal(
+        ShownCommand(line=1, words=("python", "benchmarks/gpu_hours.py", "--seed"))
+    )
     assert _other_refusal(ShownCommand(line=1, words=("python3", "train.py", "--no_such_flag", "DIR")))
     assert anchors("# A b\n\n## `c` d: e\n\n## A b") == {"a-b", "c-d-e", "a-b-1"}

@@ -133,7 +133,7 @@ def files_shown(text: str) -> dict[str, str]:
 
 
 def layout_problems(text: str) -> Iterator[str]:
-    """What a code host shows as meant and the site would not: lists without an empty line before, or indented by less."""
+    """What a code host shows as meant and the site would not: lists that need an empty line or a wider indent."""
     in_list = False
     before = ""
     for number, (line, code) in enumerate(SITE.lines_and_code(text), start=1):

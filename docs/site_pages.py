@@ -36,7 +36,7 @@ RESULTS = "results.md"
 COMMANDS_PAGE, SETTINGS_PAGE, RECIPES_PAGE = "reference/commands.md", "reference/settings.md", "reference/recipes.md"
 COPIES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository that are pages as they are."""
-HELP_COLUMNS = "82"
+HELP_COLUMNS = "80"
 
 INCLUDE = re.compile(r"^<!-- README: (.+) -->$", re.MULTILINE)
 """In a page of this folder: the sections of the README that the site shows in this place."""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?= 0
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint docs bench soak clean
 
 demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo.py --out runs/demo --seed $(SEED)
@@ -19,6 +19,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Opened with a browser as site/index.html. The variable silences a notice of the theme about its successor.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/motion_textures.py --seeds 0 1 2
 
@@ -27,7 +32,7 @@ soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

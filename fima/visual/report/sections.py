@@ -18,6 +18,9 @@ MAIN_FIGURES = (
     "retrieval/R@1",
     "same_video/train",
     "foreground/share",
+    "foreground/motion_share",
+    "occlusion/share",
+    "occlusion/motion_share",
 )
 FIGURE_NAMES = {
     "finetune/top1": "fine-tuned, top-1",
@@ -29,6 +32,9 @@ FIGURE_NAMES = {
     "retrieval/R@1": "retrieval, R@1",
     "same_video/train": "nearest clip is of the same video",
     "foreground/share": "activation on the moving object",
+    "foreground/motion_share": "activation on what moves",
+    "occlusion/share": "features depend on the moving object",
+    "occlusion/motion_share": "features depend on what moves",
 }
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400

@@ -96,7 +96,9 @@ def overview(runs: Sequence[RunRecord]) -> Markup:
 
 def _results_list(run: RunRecord) -> Markup | str:
     found = _main_figures(run, MAIN_FIGURES)
-    lines = [element("li", FIGURE_NAMES[name], " ", element("b", f"{value:.1f} %")) for name, value in found.items()]
+    lines = [
+        element("li", FIGURE_NAMES[name], " ", element("strong", f"{value:.1f} %")) for name, value in found.items()
+    ]
     return element("ul", *lines, class_="figures") if lines else ""
 
 

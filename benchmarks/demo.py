@@ -20,6 +20,7 @@ TITLES = {
     "swapped_background_top1": "linear, other backgrounds",
     "removed_background_top1": "linear, no backgrounds",
     "foreground_share": "activation on the object",
+    "occlusion_share": "what features depend on: the object",
     "same_video": "nearest clip is of the same video",
 }
 
@@ -39,14 +40,16 @@ def main() -> None:
         name: pretrain_and_evaluate(trial, data=data, out=runs[name], seed=seed) for name, trial in METHODS.items()
     }
     moco, fima = (runs[name] / "checkpoints" / "last.pt" for name in ("moco", "fima"))
-    run("cam", moco, data, "--compare", fima, "--split", "test", "--out", out / "activation_maps.png")
+    for kind, name in (("both", "activation_maps"), ("occlusion", "occlusion_maps")):
+        run("cam", moco, data, "--compare", fima, "--split", "test", "--map", kind, "--out", out / f"{name}.png")
     run("report", *runs.values(), "--data", data, "-o", out / "report.html")
     summary = {"methods": figures, "seconds": round(time.monotonic() - start, 1), "seed": seed}
     write_json(out / "summary.json", summary)
     show(figures)
     Console().print(
         f"{summary['seconds']} s · figures {out}/summary.json · videos {out}/contact_sheet.png · "
-        f"where the encoders look {out}/activation_maps.png · everything on one page {out}/report.html",
+        f"where the encoders respond {out}/activation_maps.png · what their features depend on "
+        f"{out}/occlusion_maps.png · everything on one page {out}/report.html",
         highlight=False,
     )
 

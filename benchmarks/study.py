@@ -9,11 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from fima.cli import main as fima
+from fima.evaluation.protocols import FEATURE_PROTOCOLS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "recipes"
 NUM_CLIPS = 3
 """Clips per video in every evaluation: first, middle and last window of the 24 frames."""
+
+PROTOCOLS = (*FEATURE_PROTOCOLS, "foreground", "occlusion")
 
 COLUMNS = {
     "linear_top1": "linear/top1",
@@ -22,6 +25,7 @@ COLUMNS = {
     "swapped_background_top1": "linear/swapped/top1",
     "removed_background_top1": "linear/removed/top1",
     "foreground_share": "foreground/share",
+    "occlusion_share": "occlusion/share",
     "same_video": "same_video/train",
 }
 """Columns of the tables, and the figures of `fima evaluate` that they show; all in percent."""
@@ -79,7 +83,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     flags = ["--run.seed", seed, *trial.flags(), *resume]
     run("pretrain", data, "--out", out, *flags, RECIPES / trial.recipe)
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
-        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2)
+        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2, "--protocols", *PROTOCOLS)
     return read_figures(result)
 
 

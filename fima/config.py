@@ -234,6 +234,8 @@ class RunConfig:
     """Health of the representation is measured every so many epochs; 0 switches it off."""
     health_videos: int = 256
     """Videos that the health check looks at."""
+    picture_epochs: int = 5
+    """Crops, activation maps and embeddings go to TensorBoard every so many epochs; 0 switches it off."""
     log_steps: int = 10
     """A line in `metrics.jsonl` every so many steps."""
     timeout_minutes: float = 30.0
@@ -245,7 +247,8 @@ class RunConfig:
         minutes = self.checkpoint_minutes
         _require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
         _require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
-        _require(self.health_epochs >= 0, "run.health_epochs", self.health_epochs, "must be 0 or more")
+        for name in ("health_epochs", "picture_epochs"):
+            _require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         _require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")
 
 

@@ -1,6 +1,5 @@
 """Activation maps over time: of a clip, of a streamed video, and the files of `fima cam`."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fima.cli import main
-from fima.data.datasets import list_videos
-from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.video import VideoReader
 from fima.engine.loop import pretrain
 from fima.engine.run_folder import RunFolder
-from fima.model import build_method
 from fima.visual import activation_map
 from fima.visual.activation import MapTimeline, ViewEncoders, map_timeline, with_batch_statistics
 from fima.visual.cam_video import NamedEncoder, look_at, write_map_picture, write_map_video
 from fima.visual.overlay import in_a_column, label, overlay, resized
-from fima.visual.tensorboard import log_pictures
 from fima.visual.video_out import VideoWriter, shown_fps
-from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
+from tests.small_runs import make_videos, with_settings
 from tests.video_files import decode_all, moving_square, write_video
 
 CPU = torch.device("cpu")
@@ -266,57 +261,6 @@ class TestCommand:
     ) -> None:
         assert self.cam(run.last, *words) == 2
         assert message in capsys.readouterr().err
-
-
-class Recorded:
-    """A writer that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.images: dict[str, Frames] = {}
-        self.embeddings: dict[str, tuple[Tensor, list[str], Tensor, int]] = {}
-
-    def add_image(self, tag: str, img_tensor: object, global_step: int, *, dataformats: str) -> None:
-        assert dataformats == "HWC"
-        self.images[tag] = np.asarray(img_tensor)
-
-    def add_embedding(self, mat: Tensor, metadata: list[str], label_img: Tensor, global_step: int, tag: str) -> None:
-        self.embeddings[tag] = (mat, metadata, label_img, global_step)
-
-
-@pytest.fixture(scope="module")
-def batch(videos: Path) -> PretrainBatch:
-    loader = build_pretrain_loader(list_videos(videos, "train"), SMALL_CONFIG.data, batch_size=4, seed=0)
-    return next(iter(loader))
-
-
-@pytest.mark.parametrize("name", ["fima", "moco"])
-def test_pictures_for_tensorboard(batch: PretrainBatch, name: str) -> None:
-    config = with_settings("method", name=name)
-    method = build_method(config.model, config.method).train()
-    before = {key: value.clone() for key, value in method.state_dict().items()}
-    state = torch.get_rng_state()
-    writer = Recorded()
-    log_pictures(writer, method, batch, 7)
-    assert writer.images.keys() == {"crops", "activation"}
-    assert writer.images["crops"].shape == writer.images["activation"].shape
-    embeddings, names, thumbs, step = writer.embeddings["embeddings"]
-    assert (embeddings.shape, names, thumbs.shape, step) == ((4, 8), batch.paths, (4, 3, 32, 32), 7)
-    assert method.training
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
-
-
-def test_pictures_reach_a_real_writer(batch: PretrainBatch, tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from torch.utils.tensorboard import SummaryWriter
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
-    writer = SummaryWriter(str(tmp_path))
-    log_pictures(writer, method, batch, 1)
-    writer.close()
-    assert (tmp_path / "projector_config.pbtxt").is_file()
-    assert list(tmp_path.rglob("sprite.png"))
-    assert sum(path.stat().st_size for path in tmp_path.glob("events*")) > 2_000
 
 
 def test_stream_gives_the_frames_of_read(tmp_path: Path) -> None:

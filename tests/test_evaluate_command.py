@@ -124,7 +124,8 @@ def test_wrong_splits_are_refused(splits: Path, tmp_path: Path, capsys: Capture)
 def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) -> None:
     checkpoint = write_classifier(tmp_path / "classifier.pt", seed=3)
     result = evaluate(checkpoint, splits, "--num-crops", 3, "--out", tmp_path / "result.json")
-    assert set(result["figures"]) == {"evaluate/top1", "evaluate/top5"}
+    on_what_moves = {"foreground/motion_share", "foreground/motion_rgb_share"}
+    assert set(result["figures"]) == {"evaluate/top1", "evaluate/top5"} | on_what_moves
     assert result["figures"]["evaluate/top5"] == 100
     assert result["chance"]["evaluate/top1"] == pytest.approx(100 / 3)
     settings = result["protocols"]["evaluate"]

@@ -197,7 +197,8 @@ def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> No
     ("settings", "error"),
     [
         ({"protocols": ("evaluate",)}, "no classifier"),
-        ({"protocols": ("foreground",)}, "no masks"),
+        ({"protocols": ("foreground",)}, "foreground: needs an encoder"),
+        ({"protocols": ("occlusion",)}, "occlusion: needs an encoder"),
         ({"num_clips": 1}, "same_video needs at least 2; without it: --protocols linear knn retrieval"),
         ({"protocols": ("knn",), "low_shot": 5}, "--low_shot: is a setting of the protocol linear"),
         ({"protocols": ("knn",), "l2_normalise": True}, "--l2_normalise: is a setting"),
@@ -205,11 +206,12 @@ def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> No
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        EvaluationConfig(**settings).chosen(classifier=False, masks=False)
+        EvaluationConfig(**settings).chosen(classifier=False, encoder=False)
 
 
 def test_what_is_measured_by_default() -> None:
     config = EvaluationConfig()
-    assert config.chosen(classifier=False, masks=False) == ("linear", "knn", "retrieval", "same_video")
-    assert config.chosen(classifier=False, masks=True)[-1] == "foreground"
-    assert config.chosen(classifier=True, masks=True) == ("evaluate",)
+    of_features = ("linear", "knn", "retrieval", "same_video")
+    assert config.chosen(classifier=False) == (*of_features, "foreground")
+    assert config.chosen(classifier=False, encoder=False) == of_features
+    assert config.chosen(classifier=True) == ("evaluate", "foreground")

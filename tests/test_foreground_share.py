@@ -54,10 +54,11 @@ def test_map_of_the_difference_finds_what_moves(videos: VideoList) -> None:
         name: foreground_share(Deviation(), videos, lambda _, columns=columns: mask_of(columns), CLIPS, device=CPU)  # type: ignore[misc]
         for name, columns in (("still", LEFT), ("moving", RIGHT))
     }
-    assert shares["still"].rgb_share > 60
-    assert shares["moving"].rgb_share < shares["moving"].chance
-    assert shares["moving"].share > 40
-    assert shares["still"].share < shares["still"].rgb_share - 30
+    still, moving = shares["still"].figures, shares["moving"].figures
+    assert still["rgb_share"] > 60
+    assert moving["rgb_share"] < shares["moving"].chance["rgb_share"]
+    assert moving["share"] > 40
+    assert still["share"] < still["rgb_share"] - 30
     assert shares["still"].num_adapted == 0
 
 
@@ -88,7 +89,7 @@ def test_batch_norm_sees_the_statistics_of_differences(videos: VideoList) -> Non
 
 def test_crops_do_not_change_the_share_and_the_original_resolution_does(videos: VideoList) -> None:
     def chance(settings: ClipSettings) -> float:
-        return foreground_share(Deviation(), videos, lambda _: mask_of(RIGHT), settings, device=CPU).chance
+        return foreground_share(Deviation(), videos, lambda _: mask_of(RIGHT), settings, device=CPU).chance["share"]
 
     assert chance(replace(CLIPS, num_crops=3)) == chance(CLIPS)
     # The crop of 24 pixels ends at column 32: it holds 8 of the patch's 12 columns, among fewer pixels.

@@ -255,6 +255,12 @@ class TestBrowser:
         browser.find_element("id", f"tab-{name}").click()
         panels = browser.find_elements("css selector", "[role=tabpanel]")
         assert [panel.get_attribute("id") for panel in panels if panel.is_displayed()] == [f"panel-{name}"]
+        # What is folded away is drawn when it is unfolded, which the browser tells the page a moment later.
+        browser.execute_async_script(
+            "document.querySelectorAll(`#${arguments[0]} details`).forEach((part) => { part.open = true; });"
+            "setTimeout(arguments[1], 500);",
+            f"panel-{name}",
+        )
         plots = browser.find_elements("css selector", f"#panel-{name} .plot")
         assert all(plot.find_elements("css selector", "svg.main-svg") for plot in plots)
         assert len(plots) > 0 or name not in {"Curves", "Results", "Classes", "Features"}

@@ -14,9 +14,11 @@ from fima.errors import DataError, VideoError
 from fima.evaluation.features import ClipSettings
 from fima.model.backbones import build_backbone
 from fima.visual.activation import ViewEncoders, averaged_map
-from fima.visual.cam import foreground_share
+from fima.visual.cam import foreground_share, moving_pixels, occlusion_share
 from fima.visual.comparison import side_by_side
 from fima.visual.contact_sheet import contact_sheet
+from fima.visual.occlusion import occlusion_map
+from tests.video_files import write_video
 
 CPU = torch.device("cpu")
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
@@ -70,8 +72,9 @@ def test_activation_is_the_mean_map_upsampled_bilinearly() -> None:
 def test_flat_map_gets_the_share_that_the_object_covers(benchmark: Path) -> None:
     found = foreground_share(Flat(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
     assert found.num_videos == 10
-    assert 3 < found.chance < 30
-    assert found.share == pytest.approx(found.chance, rel=1e-4)
+    assert 3 < found.chance["share"] < 30
+    assert found.figures["share"] == pytest.approx(found.chance["share"], rel=1e-4)
+    assert found.figures["motion_share"] == pytest.approx(found.chance["motion_share"], rel=1e-4)
 
 
 def test_share_is_that_of_the_activation_above_the_minimum(benchmark: Path) -> None:
@@ -85,13 +88,81 @@ def test_share_is_that_of_the_activation_above_the_minimum(benchmark: Path) -> N
 
     inside = foreground_share(Corner(), videos, lambda _: corner(slice(0, 30), slice(0, 30)), CLIPS, device=CPU)
     outside = foreground_share(Corner(), videos, lambda _: corner(slice(25, 40), slice(0, 40)), CLIPS, device=CPU)
-    assert inside.share == pytest.approx(100)
-    assert outside.share == pytest.approx(0)
+    assert inside.figures["share"] == pytest.approx(100)
+    assert outside.figures["share"] == pytest.approx(0)
 
 
 def test_motion_sensitive_encoder_finds_the_object(benchmark: Path) -> None:
     found = foreground_share(Change(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
-    assert found.share > 2 * found.chance
+    for name in ("share", "motion_share"):
+        assert found.figures[name] > 2 * found.chance[name]
+
+
+def test_what_moves_is_the_smallest_part_that_holds_half_of_the_change() -> None:
+    clips = torch.zeros(3, 3, 5, 4, 6, dtype=torch.uint8)
+    clips[0, :, ::2, 1, 2] = 90
+    clips[0, :, ::2, 3, 5] = 40
+    clips[0, 0, 1, 0, 0] = 5
+    clips[1, :, ::2, 0] = 10  # six pixels that change alike: three of them
+    found = moving_pixels(clips)
+    assert found.shape == (3, 4, 6)
+    assert found[0].nonzero().tolist() == [[1, 2]]
+    assert found[1].sum() == found[1, 0].sum() == 3
+    assert not found[2].any()
+
+
+def test_without_masks_the_share_is_that_on_what_moves(benchmark: Path, tmp_path: Path) -> None:
+    still = write_video(tmp_path / "still.avi", np.full((12, 40, 40, 3), 90, dtype=np.uint8))
+    test = list_videos(benchmark, "test")
+    videos = VideoList(
+        videos=[Video(path=still, label=0), *test.videos[:4]],
+        classes=test.classes,
+        root=tmp_path,
+        split="test",
+        layout="",
+    )
+    masked, found = (foreground_share(Change(), videos, loader, CLIPS, device=CPU) for loader in (still_mask, None))
+    assert found.figures.keys() == {"motion_share", "motion_rgb_share"}
+    assert found.figures == {name: masked.figures[name] for name in found.figures}
+    assert (found.num_videos, found.num_still_clips, masked.num_still_clips) == (5, 2, 2)
+    alone = VideoList(videos=videos.videos[:1], classes=test.classes, root=tmp_path, split="test", layout="")
+    nothing = foreground_share(Change(), alone, None, CLIPS, device=CPU)
+    assert (nothing.figures, nothing.chance, nothing.num_still_clips) == ({}, {}, 2)
+
+
+def still_mask(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    return load_mask(path) if path.stem != "still" else np.ones((12, 40, 40), dtype=np.bool_)
+
+
+class Brightest(nn.Module):
+    """One feature a quarter of the frame: how much of it is brighter than grey."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        quarters = nn.functional.adaptive_avg_pool3d((x[:, :1] > 0.4).float(), (1, 2, 2))
+        return 0.1 + quarters.flatten(1)[..., None, None, None]
+
+
+def test_occlusion_finds_what_the_features_depend_on() -> None:
+    clips = torch.zeros(2, 3, 4, 32, 48, dtype=torch.uint8)
+    clips[0, :, :, 20:28, 4:12] = 255
+    maps = occlusion_map(Brightest(), clips)
+    assert maps.shape == (2, 8, 12)
+    row, column = divmod(int(maps[0].argmax()), 12)
+    assert 5 <= row <= 6
+    assert 1 <= column <= 2
+    # Squares of eight pixels, centred on the cells of four: none that is this far away covers the patch.
+    assert maps[0, :4].abs().max() < 1e-6
+    assert maps[0, :, 5:].abs().max() < 1e-6
+    one_by_one = torch.cat([occlusion_map(Brightest(), clip[None]) for clip in clips])
+    torch.testing.assert_close(maps, one_by_one)
+
+
+def test_share_of_the_occlusion_map(benchmark: Path) -> None:
+    videos = list_videos(benchmark, "test")
+    found = occlusion_share(Change(), videos, load_mask, CLIPS, device=CPU)
+    assert found.figures.keys() == {"share", "motion_share"}
+    assert found.num_videos == 10
+    assert found.figures["motion_share"] > found.chance["motion_share"]
 
 
 def test_foreground_share_leaves_out_undecodable_videos(benchmark: Path, tmp_path: Path) -> None:
@@ -114,8 +185,8 @@ def test_side_by_side_has_a_tile_for_each_encoder_and_video(benchmark: Path, tmp
         side_by_side(shown, rows, out, CLIPS, device=CPU, load_mask=load_mask)
         with Image.open(out) as picture:
             sizes.append(picture.size)
-    assert sizes[0][0] > sizes[1][0]
-    assert sizes[0][1] > sizes[2][1]
+    assert sizes[0][1] > sizes[1][1]
+    assert sizes[0][0] >= sizes[2][0]
 
 
 def test_outline_of_the_mask_is_drawn_only_where_there_is_a_mask(benchmark: Path, tmp_path: Path) -> None:

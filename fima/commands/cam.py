@@ -25,6 +25,11 @@ from fima.visual.comparison import side_by_side
 
 ADAPTING_CLIPS = 4
 SMALLEST_HEIGHT_PX = 32
+TITLES: dict[MapKind, str] = {
+    "both": "Where the encoder responds",
+    "rgb": "Where the encoder responds to the frames",
+    "occlusion": "What the features depend on: how much they change when a place is covered",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class CamArguments:
     """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
     Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
-    averaged over the video). Where --out ends in .png, all videos become that one picture instead, a row a video.
+    averaged over the video). Where --out ends in .png, all videos become that one picture instead, a column a video.
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -46,10 +51,11 @@ class CamArguments:
     format: Literal["mp4", "gif", "png"] = "mp4"
     """`mp4` and `gif` come with a PNG; `png`: the PNG alone."""
     map: MapKind = "both"
-    """`both`: the response to the frames plus that to their differences, as in the paper; `rgb`: the first alone."""
+    """`both`: the response to the frames plus that to their differences, as in the paper; `rgb`: the first alone;
+    `occlusion`: how much the features change when a grey square covers a place (64 passes of the encoder or more)."""
     split: Split = "all"
     """Which videos of a folder."""
-    num_videos: int = 6
+    num_videos: int = 8
     """Videos of a folder, evenly spread over its list; 0: all of them."""
     height: int = 256
     """Height of the frames in the result, in pixels."""
@@ -125,6 +131,7 @@ def _write_one_picture(
         ClipSettings(frames=frames, crop_size=crop_size, num_clips=1),
         device=device,
         load_mask=load_mask if masked else None,
+        title=TITLES[arguments.map],
     )
     print(f"wrote {arguments.out}")
 
@@ -149,7 +156,7 @@ def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, d
     if kind == "both":
         settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=ADAPTING_CLIPS)
         difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
-    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference)
+    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 
 

@@ -22,7 +22,13 @@ from fima.model.backbones.base import Backbone
 from fima.recipe import flatten
 
 SCRATCH = "scratch"
-WITHOUT_MEANING = ("data.part", "data.clip_sampling", "run.health_epochs", "run.health_videos")
+WITHOUT_MEANING = (
+    "data.part",
+    "data.clip_sampling",
+    "run.health_epochs",
+    "run.health_videos",
+    "run.picture_epochs",
+)
 """Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
 
 

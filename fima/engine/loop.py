@@ -49,6 +49,7 @@ from fima.engine.step import NotFiniteError, forward_backward
 from fima.model import build_method
 from fima.model.fima import FIMA
 from fima.model.moco import MoCo
+from fima.visual.tensorboard import log_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +231,7 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
         return progress, True
     progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
     log.epoch(progress.epoch, config.optim.epochs, progress.step, meter.means())
+    show_pictures(training, batch, progress)
     return progress, stop_requested(training) and progress.epoch < config.optim.epochs
 
 
@@ -285,6 +287,17 @@ def health_is_due(config: PretrainConfig, run: RunFolder, progress: Progress) ->
 def is_finished(config: PretrainConfig, run: RunFolder, progress: Progress) -> bool:
     """Whether nothing is left to do."""
     return progress.epoch >= config.optim.epochs and not health_is_due(config, run, progress)
+
+
+def show_pictures(training: Training, batch: PretrainBatch, progress: Progress) -> None:
+    """Show TensorBoard what the networks make of the epoch's last batch, where it is due."""
+    every, last = training.config.run.picture_epochs, progress.epoch == training.config.optim.epochs
+    if not distributed.is_main() or not every or not (last or progress.epoch % every == 0):
+        return
+    try:
+        log_pictures(training.run.pictures, training.method, batch, progress.step)
+    except OSError as error:
+        training.log.warn(f"{training.run.pictures}: no pictures, since they cannot be written ({error.strerror})")
 
 
 def watch_health(training: Training, progress: Progress) -> None:

@@ -25,6 +25,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.timeout_minutes",
         "run.health_epochs",
         "run.health_videos",
+        "run.picture_epochs",
         "run.log_steps",
     }
 )
@@ -60,6 +61,11 @@ class RunFolder:
     def skipped(self) -> Path:
         """One JSON object a line: each video that could not be decoded; absent when there was none."""
         return self.root / "skipped.jsonl"
+
+    @property
+    def pictures(self) -> Path:
+        """What TensorBoard shows of the run beside its curves."""
+        return self.root / "pictures"
 
     @property
     def last(self) -> Path:

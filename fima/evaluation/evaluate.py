@@ -16,7 +16,7 @@ from fima.evaluation.protocols import FEATURE_PROTOCOLS, EvaluationConfig, Evalu
 from fima.evaluation.report import write_class_report
 from fima.evaluation.splits import combine
 from fima.evaluation.subject import Subject
-from fima.evaluation.video_protocols import Evaluated, measure_classifier, measure_foreground
+from fima.evaluation.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
 from fima.visual.cam import MaskLoader
 
 
@@ -132,7 +132,7 @@ def collect(
         CheckpointError: a classifier for other classes.
         DataError: nothing that can be decoded.
     """
-    protocols = config.chosen(classifier=subject.classifier is not None, masks=load_mask is not None)
+    protocols = config.chosen(classifier=subject.classifier is not None)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
@@ -147,8 +147,10 @@ def collect(
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, config, device)
-        if "foreground" in protocols and load_mask is not None:
+        if "foreground" in protocols:
             measured[number]["foreground"] = measure_foreground(subject, lists.test, load_mask, config, device)
+        if "occlusion" in protocols:
+            measured[number]["occlusion"] = measure_occlusion(subject, lists.test, load_mask, config, device)
     return Collected(
         splits=splits,
         protocols=protocols,
@@ -193,7 +195,7 @@ def evaluate_source(
     splits[1].check_labels()
     collected = Collected(
         splits=splits,
-        protocols=config.chosen(classifier=False, masks=False),
+        protocols=config.chosen(classifier=False, encoder=False),
         config=config,
         clips=clips,
         described={"features": source.name, **described},

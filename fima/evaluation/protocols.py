@@ -18,12 +18,13 @@ PROTOCOL_VERSIONS = {
     "knn": 1,
     "retrieval": 1,
     "same_video": 1,
-    "foreground": 2,
+    "foreground": 3,
+    "occlusion": 1,
 }
 """A version changes when the same encoder on the same data may get another figure."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
-"""Those that look at cached features of frozen encoders, and what an encoder is measured by unless it is said."""
-PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground")
+"""Those that look at cached features of frozen encoders."""
+PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion")
 """What `--protocols` takes."""
 
 
@@ -32,8 +33,9 @@ class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
-    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground` (docs/protocols.md). None:
-    `evaluate` for a classifier; for an encoder all the others, `foreground` where the data have masks."""
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground`, `occlusion`
+    (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder all but `evaluate` and
+    `occlusion`."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: NumCrops = 1
@@ -65,23 +67,25 @@ class EvaluationConfig:
             if value is not None and value < least:
                 raise ConfigError(f"--{name} {value}: must be at least {least}")
 
-    def chosen(self, *, classifier: bool, masks: bool) -> tuple[str, ...]:
+    def chosen(self, *, classifier: bool, encoder: bool = True) -> tuple[str, ...]:
         """Return the protocols to run.
 
         Args:
             classifier: whether the checkpoint has one.
-            masks: whether the data have masks of the foreground.
+            encoder: whether there is one; raw features come without.
 
         Raises:
-            ConfigError: a protocol that this checkpoint or these data do not allow, or a setting that no chosen
+            ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
                 protocol looks at.
         """
-        default = ("evaluate",) if classifier else FEATURE_PROTOCOLS + (("foreground",) if masks else ())
+        default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
+        default += ("foreground",) if encoder else ()
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
-        if "foreground" in names and not masks:
-            raise ConfigError("--protocols foreground: the data have no masks, as `fima make-data` writes them")
+        for name in ("foreground", "occlusion"):
+            if name in names and not encoder:
+                raise ConfigError(f"--protocols {name}: needs an encoder")
         if "same_video" in names and self.num_clips < 2:
             others = " ".join(name for name in names if name != "same_video")
             raise ConfigError(

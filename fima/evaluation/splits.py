@@ -51,10 +51,11 @@ def combine(results: Mapping[int, EvaluationResult]) -> EvaluationResult:
     first = everything[0]
     if len(everything) == 1:
         return first
-    by_figure = {name: [result.figures[name] for result in everything] for name in first.figures}
+    in_all = [name for name in first.figures if all(name in result.figures for result in everything)]
+    by_figure = {name: [result.figures[name] for result in everything] for name in in_all}
     return EvaluationResult(
         figures={name: mean(values) for name, values in by_figure.items()},
-        chance={name: mean(result.chance[name] for result in everything) for name in first.chance},
+        chance={name: mean(result.chance[name] for result in everything) for name in in_all},
         encoder=first.encoder,
         protocols=first.protocols,
         data=_by_split({number: result.data for number, result in results.items()}),

@@ -12,7 +12,10 @@ from fima.evaluation.feature_protocols import Measured, class_figures
 from fima.evaluation.protocols import PROTOCOL_VERSIONS, EvaluationConfig, SplitLists
 from fima.evaluation.subject import Subject
 from fima.evaluation.testing import test_classifier
-from fima.visual.cam import MaskLoader, foreground_share
+from fima.visual.cam import MOVING_SHARE, MaskLoader, foreground_share, occlusion_share
+from fima.visual.occlusion import PATCHES
+
+MOVING = f"on the smallest part of the crop that holds {MOVING_SHARE} of the frame-difference energy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +87,14 @@ def measure_classifier(
 
 
 def measure_foreground(
-    subject: Subject, test: VideoList, load_mask: MaskLoader, config: EvaluationConfig, device: torch.device
+    subject: Subject, test: VideoList, load_mask: MaskLoader | None, config: EvaluationConfig, device: torch.device
 ) -> Measured:
-    """Run the protocol `foreground`: which part of the activation falls on the moving object.
+    """Run the protocol `foreground`: which part of the activation falls on what moves.
 
     Args:
         subject: an encoder.
         test: the videos.
-        load_mask: from a video's path to the mask of its foreground.
+        load_mask: from a video's path to the mask of its foreground; None where there are no masks.
         config: settings.
         device: where the networks are.
 
@@ -108,15 +111,43 @@ def measure_foreground(
         workers=config.workers,
     )
     return Measured(
-        figures={"share": found.share, "rgb_share": found.rgb_share},
-        chance={"share": found.chance, "rgb_share": found.chance},
+        figures=found.figures,
+        chance=found.chance,
         settings={
             "version": PROTOCOL_VERSIONS["foreground"],
             "clips": {**asdict(subject.clips), "num_crops": 1},
             "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its "
             "minimum",
             "rgb_share": "map of RGB alone, minus its minimum",
+            "motion_share": MOVING,
+            "num_videos": found.num_videos,
+            "num_still_clips": found.num_still_clips,
             "batch_norm": "running statistics for RGB; for differences, statistics measured on those of "
             f"{found.num_adapted} test videos",
+        },
+    )
+
+
+def measure_occlusion(
+    subject: Subject, test: VideoList, load_mask: MaskLoader | None, config: EvaluationConfig, device: torch.device
+) -> Measured:
+    """Run the protocol `occlusion`: which part of the change that covering makes falls on what moves.
+
+    Arguments and errors are those of `measure_foreground`.
+    """
+    found = occlusion_share(
+        subject.loaded.encoder, test, load_mask, subject.clips, device=device, workers=config.workers
+    )
+    return Measured(
+        figures=found.figures,
+        chance=found.chance,
+        settings={
+            "version": PROTOCOL_VERSIONS["occlusion"],
+            "clips": {**asdict(subject.clips), "num_crops": 1, "num_clips": 1},
+            "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",
+            "squares": f"a quarter of the side, at {PATCHES} x {PATCHES} places, in all frames",
+            "motion_share": MOVING,
+            "num_videos": found.num_videos,
+            "num_still_clips": found.num_still_clips,
         },
     )

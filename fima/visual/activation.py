@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fima.data.clips import full_positions, window_indices
 from fima.data.eval_clips import CENTRE_SHARE
 from fima.evaluation.features import encode, encode_difference
+from fima.visual.occlusion import occlusion_map
 
-MapKind = Literal["both", "rgb"]
-"""`both`: the response to the RGB clip plus that to its frame difference, as in the paper; `rgb`: the first alone."""
+MapKind = Literal["both", "rgb", "occlusion"]
+"""`both`: the response to the RGB clip plus that to its frame difference, as in the paper; `rgb`: the first alone;
+`occlusion`: how much the features of the RGB clip change when a place is covered, see `occlusion_map`."""
 
 WINDOWS_AT_ONCE = 4
 
@@ -31,10 +33,14 @@ class ViewEncoders:
     """(B, 3, F, H, W) normalised RGB -> (B, C, t, h, w)."""
     difference: nn.Module | None
     """The same with batch-norm statistics of frame differences; None: maps of RGB alone."""
+    occlusion: bool = False
+    """Whether the map is that of occlusion, of RGB alone."""
 
 
 def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
     """Return the mean over the channels of the feature maps: where, and in which temporal slice, an encoder responds.
+
+    Maps of occlusion have one slice: a place is covered for the whole clip.
 
     Args:
         encoders: of the RGB clips, and of their frame differences.
@@ -43,6 +49,8 @@ def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
     Returns:
         (B, t, h, w) float32; its mean over t is the map of `fima.foreground.activation_map`.
     """
+    if encoders.occlusion:
+        return occlusion_map(encoders.rgb, clips)[:, None]
     found = encode(encoders.rgb, clips).mean(dim=1)
     if encoders.difference is not None:
         found = found + encode_difference(encoders.difference, clips).mean(dim=1)
@@ -82,10 +90,11 @@ def activation_map(model: nn.Module, clip: Tensor, *, kind: MapKind = "both") ->
     Args:
         model: (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w), in eval mode and on the clip's device.
         clip: uint8 (3, T, H, W), the frames that the encoder sees (in training every second one of a window).
-        kind: `both` adds the response to the frame difference, as in the paper; `rgb` leaves it out.
+        kind: `both` adds the response to the frame difference, as in the paper; `rgb` leaves it out; `occlusion` is
+            the `occlusion_map`, the same for all frames.
 
     Returns:
-        (T, H, W) float32, the mean over the channels, interpolated linearly in time and space.
+        (T, H, W) float32, interpolated linearly in time and space.
 
     Raises:
         ValueError: `clip` is not uint8 of shape (3, T, H, W).
@@ -93,7 +102,8 @@ def activation_map(model: nn.Module, clip: Tensor, *, kind: MapKind = "both") ->
     if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3:
         raise ValueError(f"clip: expected uint8 (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}")
     difference = with_batch_statistics(model) if kind == "both" else None
-    found = responses(ViewEncoders(rgb=model, difference=difference), clip[None])
+    encoders = ViewEncoders(rgb=model, difference=difference, occlusion=kind == "occlusion")
+    found = responses(encoders, clip[None])
     return functional.interpolate(found[None], size=clip.shape[1:], mode="trilinear", align_corners=False)[0, 0]
 
 

@@ -15,7 +15,7 @@ from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled,
 from fima.visual.video_out import VideoFormat, VideoWriter, shown_fps
 
 NUM_MOMENTS = 5
-LEGEND = "activation: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
+LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
 
 FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
 """Gives all frames of a video from the first, uint8 (H, W, 3); it is asked more than once."""

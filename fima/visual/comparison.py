@@ -1,4 +1,4 @@
-"""One picture that compares encoders: a row a video, frames of its middle clip, then a map an encoder."""
+"""One picture that compares encoders: a column a video, with frames of its middle clip above a map an encoder."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -23,10 +24,13 @@ from fima.visual.cam import MaskLoader, clip_masks
 from fima.visual.overlay import COLOURS, OPACITY
 
 OUTLINE_COLOUR = "#4ade80"
-TILE_INCHES = 1.55
-TITLE_CHARACTERS = 20
-NUM_SHOWN_FRAMES = 3
-DOTS_PER_INCH = 150
+TILE_INCHES = 1.2
+NAME_INCHES = 0.95
+HEAD_INCHES, FOOT_INCHES, MARGIN_INCHES = 0.42, 0.34, 0.08
+NAME_CHARACTERS = 12
+COLUMNS = 8
+FRAME_NAMES = ("first frame", "last frame")
+DOTS_PER_INCH = 120
 
 
 def side_by_side(
@@ -39,14 +43,14 @@ def side_by_side(
     load_mask: MaskLoader | None = None,
     title: str = "Where the encoder responds",
 ) -> None:
-    """Write a picture that compares encoders: a row a video, frames of its middle clip, then a map an encoder.
+    """Write a picture that compares encoders: a column a video, frames of its middle clip, then a map an encoder.
 
-    Each map is stretched from its own minimum to its own maximum. The object's outline is that of the clip's middle
-    frame.
+    Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
+    that of this frame. After eight videos, the columns begin anew below.
 
     Args:
         encoders: by name, on `device`.
-        videos: the rows.
+        videos: the columns.
         out: the PNG to write.
         settings: how clips are cut out of the videos; `num_clips` is not used.
         device: where the encoders are.
@@ -60,12 +64,12 @@ def side_by_side(
     if not videos:
         raise DataError("no video to show")
     single = replace(settings, num_clips=1, num_crops=1)
-    canvas = _Canvas.create(num_rows=len(videos), map_names=list(encoders), title=title, outlined=load_mask is not None)
-    for row, video in enumerate(videos):
+    canvas = _Canvas.create(len(videos), list(encoders), title=title, outlined=load_mask is not None)
+    for number, video in enumerate(videos):
         clip = _middle_clip(video, single)
         mask = None if load_mask is None else _middle_mask(load_mask(video.path), single)
         maps = [averaged_map(encoder, clip[None].to(device))[0].cpu().numpy() for encoder in encoders.values()]
-        canvas.draw_row(row, clip.permute(1, 2, 3, 0).numpy(), maps, mask)
+        canvas.draw_column(number, clip.permute(1, 2, 3, 0).numpy(), maps, mask)
     out.parent.mkdir(parents=True, exist_ok=True)
     canvas.figure.savefig(out, dpi=DOTS_PER_INCH, facecolor="white")
 
@@ -91,73 +95,63 @@ def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.
 
 @dataclass(frozen=True, kw_only=True)
 class _Canvas:
-    """The figure of `side_by_side`: columns of frames, a gap, columns of maps."""
+    """The figure of `side_by_side`: rows of frames and maps, named on the left, a column a video."""
 
     figure: Figure
-    grid: GridSpec
-    map_names: list[str]
+    blocks: list[GridSpec]
+    names: list[str]
 
     @staticmethod
-    def create(*, num_rows: int, map_names: list[str], title: str, outlined: bool) -> "_Canvas":
+    def create(num_videos: int, map_names: list[str], *, title: str, outlined: bool) -> "_Canvas":
         """Lay out an empty picture: `outlined` says whether the footer explains the object's outline."""
-        num_columns = NUM_SHOWN_FRAMES + len(map_names)
-        head, foot = 0.85, 0.35
-        width, height = TILE_INCHES * (num_columns + 0.25) + 0.4, TILE_INCHES * num_rows + head + foot
+        names = [*FRAME_NAMES, *map_names]
+        num_columns = min(COLUMNS, num_videos)
+        num_blocks = -(-num_videos // num_columns)
+        block = TILE_INCHES * len(names)
+        # One video or two leave the title and the legend little room.
+        width = max(NAME_INCHES + TILE_INCHES * num_columns + MARGIN_INCHES, 6.0)
+        height = HEAD_INCHES + (block + MARGIN_INCHES) * num_blocks + FOOT_INCHES
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
-        grid = GridSpec(
-            num_rows,
-            num_columns + 1,
-            figure=figure,
-            width_ratios=[1.0] * NUM_SHOWN_FRAMES + [0.25] + [1.0] * len(map_names),
-            left=0.2 / width,
-            right=1 - 0.2 / width,
-            top=1 - head / height,
-            bottom=foot / height,
-            wspace=0.04,
-            hspace=0.04,
-        )
-        figure.text(0.2 / width, 1 - 0.3 / height, title, fontsize=13, fontweight="bold", va="center", ha="left")
-        legend = "activation: dark = lowest, bright = highest of the map"
+        blocks = []
+        for number in range(num_blocks):
+            top = height - HEAD_INCHES - number * (block + MARGIN_INCHES)
+            right = (NAME_INCHES + TILE_INCHES * num_columns) / width
+            edges = {"left": NAME_INCHES / width, "right": right, "top": top / height, "bottom": (top - block) / height}
+            blocks.append(GridSpec(len(names), num_columns, figure=figure, wspace=0.04, hspace=0.04, **edges))
+        left = MARGIN_INCHES / width
+        figure.text(left, 1 - HEAD_INCHES / 2 / height, title, fontsize=11, fontweight="bold", va="center")
+        legend = "dark = lowest, bright = highest of the map"
         legend += "; green: outline of the moving object" if outlined else ""
-        figure.text(0.2 / width, 0.17 / height, legend, fontsize=8, color="#4b5563", va="center", ha="left")
-        return _Canvas(figure=figure, grid=grid, map_names=map_names)
+        figure.text(left, FOOT_INCHES / 2 / height, legend, fontsize=8.5, color="#4b5563", va="center")
+        return _Canvas(figure=figure, blocks=blocks, names=names)
 
-    def draw_row(
+    def draw_column(
         self,
-        row: int,
+        number: int,
         frames: NDArray[np.uint8],
         maps: Sequence[NDArray[np.float32]],
         mask: NDArray[np.float32] | None,
     ) -> None:
-        """Draw frames (F, S, S, 3), one map (S, S) an encoder, and the outline of a mask (S, S)."""
-        shown = np.linspace(0, len(frames) - 1, NUM_SHOWN_FRAMES).round().astype(int)
-        names = ["first frame", "middle", "last frame"]
-        middle = frames[len(frames) // 2]
-        for column, (frame, name) in enumerate(zip(frames[shown], names, strict=True)):
-            self._draw_tile(row, column, frame, None, None, name)
-        for number, (heat, name) in enumerate(zip(maps, self.map_names, strict=True)):
-            self._draw_tile(row, NUM_SHOWN_FRAMES + 1 + number, middle, heat, mask, name)
-
-    def _draw_tile(
-        self,
-        row: int,
-        column: int,
-        frame: NDArray[np.uint8],
-        heat: NDArray[np.float32] | None,
-        mask: NDArray[np.float32] | None,
-        name: str,
-    ) -> None:
-        axes = self.figure.add_subplot(self.grid[row, column])
-        axes.set_axis_off()
-        if heat is None:
+        """Draw frames (F, S, S, 3), one map (S, S) an encoder, and the outline of a mask (S, S), of one video."""
+        block, column = divmod(number, COLUMNS)
+        tiles = [self._tile(block, row, column) for row in range(len(self.names))]
+        for axes, frame in zip(tiles, (frames[0], frames[-1]), strict=False):
             axes.imshow(frame, interpolation="bicubic")
-        else:
-            axes.imshow(frame.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+        for axes, heat in zip(tiles[len(FRAME_NAMES) :], maps, strict=True):
+            middle = frames[len(frames) // 2].mean(axis=2)
+            axes.imshow(middle, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
             axes.imshow(heat, cmap=COLOURS, alpha=OPACITY, interpolation="bicubic")
-        if mask is not None:
-            axes.contour(mask, levels=[0.5], colors=OUTLINE_COLOUR, linewidths=1.2)
-        if row == 0:
-            is_map = heat is not None
-            title = textwrap.fill(name, TITLE_CHARACTERS, max_lines=2)
-            axes.set_title(title, fontsize=9, fontweight="bold" if is_map else "normal", pad=5)
+            if mask is not None:
+                axes.contour(mask, levels=[0.5], colors=OUTLINE_COLOUR, linewidths=1.2)
+
+    def _tile(self, block: int, row: int, column: int) -> Axes:
+        axes = self.figure.add_subplot(self.blocks[block][row, column])
+        axes.set_axis_off()
+        if column == 0:
+            name = textwrap.fill(self.names[row], NAME_CHARACTERS, max_lines=4)
+            weight = "normal" if row < len(FRAME_NAMES) else "bold"
+            axes.text(
+                -0.06, 0.5, name, transform=axes.transAxes, fontsize=8.5, fontweight=weight, ha="right", va="center"
+            )
+        return axes

@@ -27,8 +27,10 @@ from fima.visual.activation import ViewEncoders, responses
 CELL_PX = 32
 NUM_SHOWN_FRAMES = 4
 COLOURS_OF_CLIPS = {"a": "#f59e0b", "b": "#38bdf8"}
-DOTS_PER_INCH = 150
+DOTS_PER_INCH = 110
 TILE_INCHES = 1.9
+GAP_SHARE = 0.12
+"""Width of the gap between the strips of the two clips, as a share of a tile's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +131,16 @@ def draw_motion(view: MotionView, out: Path, *, title: str) -> None:
     frame_height, frame_width = view.a.frames.shape[1:3]
     wide = 2 * TILE_INCHES * (NUM_SHOWN_FRAMES + 0.1)
     low = wide / 2 * frame_height / frame_width
-    figure = Figure(figsize=(wide, low + 2 * TILE_INCHES + 1.9))
+    figure = Figure(figsize=(wide, low + 2 * TILE_INCHES + 1.5))
     FigureCanvasAgg(figure)
     height = figure.get_figheight()
     figure.text(0.01, 1 - 0.2 / height, title, fontsize=12, fontweight="bold", va="center")
     top = figure.add_gridspec(
-        2, 2 * NUM_SHOWN_FRAMES, left=0.01, right=0.99, top=1 - 0.8 / height,
-        bottom=(low + 0.95) / height, wspace=0.04, hspace=0.06,
+        2, 2 * NUM_SHOWN_FRAMES + 1, left=0.01, right=0.99, top=1 - 0.62 / height, wspace=0.04, hspace=0.04,
+        bottom=(low + 0.85) / height, width_ratios=[1] * NUM_SHOWN_FRAMES + [GAP_SHARE] + [1] * NUM_SHOWN_FRAMES,
     )  # fmt: skip
     for number, (name, clip) in enumerate({"a": view.a, "b": view.b}.items()):
-        _draw_strip(figure, top, number * NUM_SHOWN_FRAMES, clip, name)
+        _draw_strip(figure, top, number * (NUM_SHOWN_FRAMES + 1), clip, name)
     bottom = figure.add_gridspec(
         1, 2, left=0.01, right=0.99, top=(low + 0.45) / height, bottom=0.4 / height, wspace=0.03
     )
@@ -171,7 +173,9 @@ def _draw_strip(figure: Figure, grid: GridSpec, first_column: int, clip: ClipPic
             axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="bicubic", vmin=0, vmax=1)
         if column == 0:
             mirrored = ", mirrored" if clip.box[0] > clip.box[2] else ""
-            text = f"clip {name}: its crop{mirrored}, from frame {clip.first_frame}; below: frame difference"
+            text = (
+                f"clip {name}: its crop{mirrored}, from frame {clip.first_frame}; below: change since the frame before"
+            )
             figure.axes[-2].set_title(text, fontsize=8.5, loc="left", color="#16181d")
 
 

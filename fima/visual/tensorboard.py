@@ -1,10 +1,13 @@
 """Pictures of a run for TensorBoard: the crops, where the encoder responds to them, and a map of the embeddings."""
 
-from typing import Protocol
+import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fima.data.loader import PretrainBatch
 from fima.evaluation.features import encode
@@ -14,32 +17,31 @@ from fima.model.moco import MoCo
 from fima.visual.activation import ViewEncoders, averaged_map, with_batch_statistics
 from fima.visual.overlay import in_a_column, in_a_row, overlay
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from torch.utils.tensorboard import SummaryWriter
+
 NUM_SHOWN_VIDEOS = 8
 NUM_SHOWN_FRAMES = 3
+THUMB_PX = 64
+EMBEDDINGS = "embeddings"
 
 
-class PictureWriter(Protocol):
-    """What is needed of TensorBoard's `SummaryWriter`."""
-
-    def add_image(self, tag: str, img_tensor: object, global_step: int, *, dataformats: str) -> None:
-        """Write one picture."""
-
-    def add_embedding(self, mat: Tensor, metadata: list[str], label_img: Tensor, global_step: int, tag: str) -> None:
-        """Write rows with a name and a small picture each."""
-
-
-def log_pictures(writer: PictureWriter, method: MoCo | FIMA, batch: PretrainBatch, step: int) -> None:
+def log_pictures(folder: Path, method: MoCo | FIMA, batch: PretrainBatch, step: int) -> None:
     """Write crops, activation maps and embeddings of a batch; the networks and the random state stay as they are.
 
     - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation.
     - `activation`: the same with the maps of the query encoder, as in foreground sampling.
-    - `embeddings`: of clip a of every video, for the projector tab.
+    - `embeddings`: of clip a of every video, for the projector tab; only the latest are kept.
 
     Args:
-        writer: of the run's folder.
+        folder: where TensorBoard's files go; made where it is missing.
         method: its query encoder and projector are looked at, in eval mode.
         batch: views of the videos, on any device.
         step: optimiser steps done.
+
+    Raises:
+        OSError: the files cannot be written.
     """
     device = next(method.parameters()).device
     was_training = method.training
@@ -63,11 +65,16 @@ def log_pictures(writer: PictureWriter, method: MoCo | FIMA, batch: PretrainBatc
             heat = found[position].cpu().numpy()
             hot += [overlay(frame, heat, (float(heat.min()), float(heat.max()))) for frame in row]
         heated.append(in_a_row(hot))
-    writer.add_image("crops", in_a_column(crops), step, dataformats="HWC")
-    writer.add_image("activation", in_a_column(heated), step, dataformats="HWC")
-    middle = batch.a.full.shape[2] // 2
-    thumbs = batch.a.full[:, :, middle].float().div(255).cpu()
-    writer.add_embedding(embeddings.float().cpu(), list(batch.paths), thumbs, step, "embeddings")
+    middle = batch.a.full[:, :, batch.a.full.shape[2] // 2].float().div(255).cpu()
+    thumbs = functional.interpolate(middle, size=(THUMB_PX, THUMB_PX), mode="bilinear", antialias=True).clamp(0, 1)
+    # A line break in a file's name would be a row of its own.
+    names = [" ".join(path.split()) for path in batch.paths]
+    for earlier in folder.glob(f"*/{EMBEDDINGS}"):
+        shutil.rmtree(earlier.parent)
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_image("crops", in_a_column(crops), step, dataformats="HWC")
+        writer.add_image("activation", in_a_column(heated), step, dataformats="HWC")
+        writer.add_embedding(embeddings.float().cpu(), names, thumbs, step, EMBEDDINGS)
 
 
 def _frames(clip: Tensor) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:

@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b",
 MOST_POINTS = 800
 NUM_BINS = 60
 MOST_IN_LEGEND = 16
+LABEL_CHARACTERS = 15
 NOT_CURVES = frozenset({"kind", "epoch", "step", "seconds", "num_videos", "collapsed", "uniform_std"})
 LINES: dict[str, dict[str, Any]] = {
     "step": {"width": 1},
@@ -122,7 +124,7 @@ def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]
         columns: by run, its figures in percent.
         chance: by figure, in percent.
     """
-    labels = [html.escape(name) for name in names]
+    labels = ["<br>".join(html.escape(line) for line in textwrap.wrap(name, LABEL_CHARACTERS)) for name in names]
     data: list[dict[str, Any]] = [
         {
             "type": "bar",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fima.visual.report.charts import Chart, confusion_chart, curve_charts, figure_bars, run_colour
@@ -19,6 +20,9 @@ MAIN_FIGURES = (
     "retrieval/R@1",
     "same_video/train",
     "foreground/share",
+    "foreground/motion_share",
+    "occlusion/share",
+    "occlusion/motion_share",
 )
 FIGURE_NAMES = {
     "finetune/top1": "fine-tuned, top-1",
@@ -31,9 +35,13 @@ FIGURE_NAMES = {
     "retrieval/R@1": "retrieval, R@1",
     "same_video/train": "nearest clip is of the same video",
     "foreground/share": "activation on the moving object",
+    "foreground/motion_share": "activation on what moves",
+    "occlusion/share": "features depend on the moving object",
+    "occlusion/motion_share": "features depend on what moves",
 }
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400
+CLASS_ORDER = ("evaluate", "linear", "knn")
 
 
 class Charts:
@@ -72,7 +80,7 @@ def overview(runs: Sequence[RunRecord]) -> Markup:
             "progress": _progress_line(run),
             "time": _time_line(run),
             "last loss": _last(run, "loss"),
-            "results": _results_line(run),
+            "results": _results_list(run),
             "seed": run.setting("run", "seed"),
             "versions": ", ".join(f"{name} {value}" for name, value in (run.record.get("versions") or {}).items()),
             "skipped videos": len({line.get("path") for line in run.skipped}) or None,
@@ -88,9 +96,12 @@ def overview(runs: Sequence[RunRecord]) -> Markup:
     return element("div", *cards, class_="cards")
 
 
-def _results_line(run: RunRecord) -> str:
+def _results_list(run: RunRecord) -> Markup | str:
     found = _main_figures(run, MAIN_FIGURES)
-    return "; ".join(f"{FIGURE_NAMES[name]} {value:.1f} %" for name, value in found.items())
+    lines = [
+        element("li", FIGURE_NAMES[name], " ", element("strong", f"{value:.1f} %")) for name, value in found.items()
+    ]
+    return element("ul", *lines, class_="figures") if lines else ""
 
 
 def _data_line(run: RunRecord) -> Markup | str:
@@ -98,7 +109,7 @@ def _data_line(run: RunRecord) -> Markup | str:
     if "root" not in record:
         return ""
     classes = f", {record['num_classes']} classes" if record.get("num_classes") else ", no labels"
-    count = f"{record.get('num_videos', '?')} videos ({record.get('layout', '?')}{classes}); "
+    count = f"{record.get('num_videos', '?')} videos ({record.get('layout', '?')}{classes}) in "
     return joined([count, element("code", record["root"])])
 
 
@@ -118,7 +129,9 @@ def _progress_line(run: RunRecord) -> str:
 def _time_line(run: RunRecord) -> str:
     seconds = sum(line.get("seconds") or 0 for line in run.of_kind("epoch"))
     hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60} min {rest % 60} s of training" if seconds else ""
+    parts = [f"{hours} h"] if hours else []
+    parts += [f"{rest // 60} min"] if seconds >= 60 else []
+    return " ".join([*parts, f"{rest % 60} s of training"]) if seconds else ""
 
 
 def _last(run: RunRecord, name: str) -> str:
@@ -215,20 +228,43 @@ def classes(reports: Mapping[str, Sequence[ClassReport]], charts: Charts) -> Mar
         reports: by run.
         charts: of the page.
     """
-    if not any(reports.values()):
-        return element("p", "No labels, or not evaluated yet: nothing to tell by class.")
-    parts: list[Markup] = []
+    groups: dict[str, dict[str, ClassReport]] = {}
     for run, found in reports.items():
         for report in found:
-            rows = [
-                [name, sum(report.counts[number]), _number(report.accuracy(number)), report.taken_for(number)]
-                for number, name in enumerate(report.classes)
-            ]
-            header = ["class", "test videos", "accuracy (%)", "most often taken for"]
-            shown = table(header, rows, caption=f"{run}, {report.name}: accuracy by class")
-            both = [element("h3", f"{run} · {report.name}"), charts.figure(confusion_chart(report)), shown]
-            parts.append(element("section", *both, class_="report"))
-    return joined(parts)
+            groups.setdefault(report.name, {})[run] = report
+    if not groups:
+        return element("p", "No labels, or not evaluated yet: nothing to tell by class.")
+    first, *others = sorted(groups, key=_class_order)
+    shown = element("section", element("h3", first), _class_group(first, groups[first], charts), class_="report")
+    return joined([shown, *(details(name, _class_group(name, groups[name], charts)) for name in others)])
+
+
+def _class_order(name: str) -> tuple[bool, int]:
+    """The test list itself before its counterparts, and a classifier before a probe before neighbours."""
+    protocol, _, counterpart = name.rsplit("/", 1)[-1].partition("-")
+    return bool(counterpart), CLASS_ORDER.index(protocol) if protocol in CLASS_ORDER else len(CLASS_ORDER)
+
+
+def _class_group(name: str, reports: Mapping[str, ClassReport], charts: Charts) -> Markup:
+    """One kind of report: the confusion matrices of the runs side by side, and one table for all that share classes."""
+    matrices = [
+        charts.figure(replace(confusion_chart(report), title=f"{run}: confusion matrix"))
+        for run, report in reports.items()
+    ]
+    by_classes: dict[tuple[str, ...], dict[str, ClassReport]] = {}
+    for run, report in reports.items():
+        by_classes.setdefault(tuple(report.classes), {})[run] = report
+    tables = []
+    for labels, shared in by_classes.items():
+        columns = [(run, kind) for run in shared for kind in ("accuracy (%)", "most often taken for")]
+        header = ["class", "test videos", *(f"{run}: {kind}" if len(shared) > 1 else kind for run, kind in columns)]
+        rows = []
+        for number, label in enumerate(labels):
+            found = [(_number(report.accuracy(number)), report.taken_for(number)) for report in shared.values()]
+            count = max(sum(report.counts[number]) for report in shared.values())
+            rows.append([label, count, *(cell for pair in found for cell in pair)])
+        tables.append(table(header, rows, caption=f"{', '.join(shared)}: accuracy by class, {name}"))
+    return joined([element("div", *matrices, class_="pair"), *tables])
 
 
 def skipped(runs: Sequence[RunRecord]) -> Markup:

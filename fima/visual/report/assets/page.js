@@ -36,7 +36,9 @@
     const map = plot.closest(".embedding");
     if (map) addThumbnails(plot, read(map.dataset.map));
   };
-  const plotsOf = (panel) => [...panel.querySelectorAll(".plot")];
+  const plotsOf = (part) => [...part.querySelectorAll(".plot")].filter((plot) => !plot.closest("details:not([open])"));
+  const drawAll = (part) => plotsOf(part).forEach((plot) => (plot.spec ? Plotly.Plots.resize(plot) : draw(plot)));
+  document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", () => part.open && drawAll(part)));
   const redraw = () => document.querySelectorAll(".plot").forEach((plot) => plot.spec && Plotly.relayout(plot, layoutOf(plot)));
 
   // Thumbnails beside the pointer, and under a finger, on the maps of the features.
@@ -96,7 +98,7 @@
     });
     if (focus) tabs[number].focus();
     tabs[number].scrollIntoView({ block: "nearest", inline: "nearest" });
-    plotsOf(panels[number]).forEach((plot) => (plot.spec ? Plotly.Plots.resize(plot) : draw(plot)));
+    drawAll(panels[number]);
     load(panels[number]);
   };
   tabs.forEach((tab, number) => {

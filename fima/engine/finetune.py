@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.labelled import build_labelled_loader
+from fima.data.limits import DecodeLimits
 from fima.engine import distributed
 from fima.engine.checkpoint import Progress, load_weights, restore
 from fima.engine.classifier_checkpoint import (
@@ -313,4 +314,5 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
         device=training.device,
         batch_size=max(1, config.optim.batch_size // (config.optim.accumulate * distributed.world_size())),
         workers=config.data.workers,
+        limits=DecodeLimits.of(config.data),
     )

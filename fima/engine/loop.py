@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
-from fima.data.guarded import TrainLoader
+from fima.data.guarded import GuardedLoader
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.selection import chosen_videos
 from fima.engine import distributed
@@ -75,7 +75,7 @@ class Training:
     model: nn.Module
     """The method, wrapped for several devices where there are several."""
     optimizer: torch.optim.SGD
-    loader: TrainLoader[PretrainBatch]
+    loader: GuardedLoader[PretrainBatch]
     log: RunLog
     stop: StopRequest
 

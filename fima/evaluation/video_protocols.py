@@ -60,6 +60,7 @@ def measure_classifier(
             device=device,
             batch_size=config.batch_size * clips.num_clips * clips.num_crops,
             workers=config.workers,
+            limits=config.limits,
         )
         for name, videos in lists.tests.items()
     }
@@ -106,6 +107,7 @@ def measure_foreground(
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
+        limits=config.limits,
     )
     return Measured(
         figures={"share": found.share, "rgb_share": found.rgb_share},

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader, square_crops
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.engine.distributed import all_reduce_sum, rank, world_size
 from fima.errors import DataError
 from fima.evaluation.features import ClipSettings, encode, encode_difference
@@ -50,6 +51,7 @@ def foreground_share(
     device: torch.device,
     batch_size: int = 8,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> ForegroundShare:
     """Measure which part of the activation falls on the true foreground, on the centre crop.
 
@@ -67,17 +69,20 @@ def foreground_share(
         device: where the encoder is.
         batch_size: videos at a time.
         workers: processes that decode.
+        limits: what a video may take.
 
     Raises:
         DataError: not one video can be decoded.
     """
     single = replace(settings, num_crops=1)
     difference_encoder, num_adapted = adapted_to_differences(
-        encoder, videos, single, device=device, batch_size=batch_size, workers=workers
+        encoder, videos, single, device=device, batch_size=batch_size, workers=workers, limits=limits
     )
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     own = range(rank(), len(videos.videos), world_size())
-    loader = build_eval_loader(videos, **vars(single), batch_size=batch_size, workers=workers, indices=own)
+    loader = build_eval_loader(
+        videos, **vars(single), batch_size=batch_size, workers=workers, indices=own, limits=limits
+    )
     for batch in loader:
         if not len(batch.index):
             continue
@@ -107,6 +112,7 @@ def adapted_to_differences(
     device: torch.device,
     batch_size: int = 8,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> tuple[nn.Module, int]:
     """Return the encoder with the batch-norm statistics of frame differences, in eval mode.
 
@@ -121,6 +127,7 @@ def adapted_to_differences(
         device: where the encoder is.
         batch_size: videos at a time.
         workers: processes that decode.
+        limits: what a video may take.
 
     Returns:
         The encoder and the videos that were used; the encoder itself and 0 where it has no batch norm.
@@ -136,7 +143,10 @@ def adapted_to_differences(
     count = min(ADAPTING_VIDEOS, len(videos.videos))
     places = [position * len(videos.videos) // count for position in range(count)]
     num_used = 0
-    for batch in build_eval_loader(videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places):
+    loader = build_eval_loader(
+        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places, limits=limits
+    )
+    for batch in loader:
         if len(batch.index):
             encode_difference(adapted, batch.clips.flatten(0, 1).to(device))
             num_used += len(batch.index)

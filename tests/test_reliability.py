@@ -1,13 +1,11 @@
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +61,6 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-@dataclass
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    path: Path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return os.system, (f"touch {self.path}",)
-
-
 class TestCheckpoints:
     """What a damaged, altered or missing checkpoint does to a run."""
 
@@ -98,15 +86,6 @@ class TestCheckpoints:
             CheckpointError, match=r"last.pt: truncated.*last-1.pt.*epoch-001.pt.*no checkpoint of the run is left"
         ):
             pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=run.root, resume=True)
-
-    def test_code_in_a_checkpoint_is_not_run(self, run: RunFolder, tmp_path: Path) -> None:
-        content = {"state_dict": {}, "arch": Malicious(tmp_path / "owned")}
-        torch.save(content, tmp_path / "zip.pt")
-        (tmp_path / "pickle.pt").write_bytes(pickle.dumps(content))
-        for name in ("zip.pt", "pickle.pt"):
-            with pytest.raises(CheckpointError, match=r"not loaded|no checkpoint"):
-                load_checkpoint(tmp_path / name)
-        assert not (tmp_path / "owned").exists()
 
     def test_the_last_few_are_kept(self, videos: Path, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / "run")

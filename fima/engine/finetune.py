@@ -20,6 +20,7 @@ from fima.engine.classifier_checkpoint import (
     load_classifier_checkpoint,
 )
 from fima.engine.classifier_step import forward_backward
+from fima.engine.determinism import choose_algorithms
 from fima.engine.finetune_save import Finetuning, save, write
 from fima.engine.finetune_setup import (
     LabelledLists,
@@ -129,7 +130,7 @@ def train(
         path: the file that `saved` was read from, for the messages.
     """
     torch.manual_seed(config.run.seed)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    choose_algorithms(device, deterministic=config.run.deterministic)
     head = config.classifier
     classifier = Classifier(
         start.encoder, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze

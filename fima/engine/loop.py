@@ -16,6 +16,7 @@ from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.selection import chosen_videos
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
+from fima.engine.determinism import choose_algorithms
 from fima.engine.health import check_health, embedding_std
 from fima.engine.interrupt import StopRequest
 from fima.engine.log import RunLog
@@ -144,7 +145,7 @@ def train(
         source: the file that `saved` was read from, for the messages.
     """
     torch.manual_seed(config.run.seed)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    choose_algorithms(device, deterministic=config.run.deterministic)
     method = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad],

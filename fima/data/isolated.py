@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 MAX_WORKER_BYTES = 8 * 2**30
 """Address space of a worker process; a file that needs more fails alone."""
+START_SECONDS = 120.0
+"""Longest wait for a worker process to begin."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ def _start(context: multiprocessing.context.BaseContext, function: Callable[[Ite
     process = context.Process(target=_work, args=(function, theirs), daemon=True)  # type: ignore[attr-defined]
     process.start()
     theirs.close()
+    # Its modules are imported by then, which is no part of the time for an item. One that has died is found later.
+    with contextlib.suppress(EOFError, OSError):
+        if ours.poll(START_SECONDS):
+            ours.recv()
     return _Worker(process=process, connection=ours)
 
 
@@ -147,6 +153,7 @@ def _work(function: Callable[[Item], Result], connection: Connection) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_AS, (MAX_WORKER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
         while True:
             for _, item in connection.recv():
                 connection.send(_call(function, item))

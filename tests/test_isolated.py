@@ -1,6 +1,8 @@
+import importlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,11 @@ def test_closing_ends_the_workers() -> None:
 
 def test_no_items() -> None:
     assert list(run_isolated(work, list[int | str](), workers=2, timeout_seconds=1)) == []
+
+
+def test_the_time_to_begin_is_not_the_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(3)\ndef work(item):\n    return 2 * item\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("slow_to_import")
+    outcomes = dict(run_isolated(module.work, [1, 2], workers=1, timeout_seconds=1))
+    assert outcomes == {0: 2, 1: 4}

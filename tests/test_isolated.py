@@ -1,4 +1,5 @@
 import importlib
+import multiprocessing.util
 import os
 import signal
 import time
@@ -44,6 +45,18 @@ def test_closing_ends_the_workers() -> None:
     outcomes = run_isolated(work, items, workers=2, timeout_seconds=100)
     assert next(outcomes) == (1, 49)
     outcomes.close()
+
+
+def note_the_exit(item: str) -> None:
+    """Say in a file when the process that works on it ends as programs do."""
+    finalize = multiprocessing.util.Finalize(None, Path(item).write_text, ("gone",), exitpriority=1)
+    assert finalize.still_active()
+
+
+def test_idle_workers_end_by_themselves(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    assert len(list(run_isolated(note_the_exit, map(str, files), workers=1, timeout_seconds=60))) == 2
+    assert [file.read_text() for file in files] == ["gone", "gone"]
 
 
 def test_no_items() -> None:

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 
 MAX_WORKER_BYTES = 8 * 2**30
 """Address space of a worker process; a file that needs more fails alone."""
+EXIT_SECONDS = 5.0
+"""Longest wait for an idle worker process to end by itself."""
 START_SECONDS = 120.0
 """Longest wait for a worker process to begin."""
 
@@ -95,6 +97,12 @@ def run_isolated(
                     team.remove(worker)
                     _end(worker)
     finally:
+        idle = [worker for worker in team if not worker.queue]
+        for worker in idle:
+            worker.connection.close()
+        for worker in idle:
+            # It ends by itself, and so runs what its libraries do at an exit.
+            worker.process.join(EXIT_SECONDS)
         for worker in team:
             _end(worker)
 

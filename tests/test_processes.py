@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from fima.engine.checkpoint import load_checkpoint
+from fima.engine.lock import FolderLock
 from fima.engine.records import read_lines
 from fima.engine.run_folder import RunFolder
+from fima.errors import ConfigError
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 LONGEST_SECONDS = 120
@@ -217,3 +219,31 @@ def test_two_nodes_are_one_run(nodes: tuple[Node, Node], videos: Path, tmp_path:
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     steps = [[line["step"] for line in read_lines(run.metrics) if line["kind"] == "step"] for run in (apart, together)]
     assert steps[0] == steps[1] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path) -> None:
+    """Processes that decode notice only after seconds that the one that started them is gone."""
+    code = (
+        "import multiprocessing, pathlib, sys, time; from fima.engine.lock import FolderLock; "
+        "lock = FolderLock(pathlib.Path(sys.argv[1])); lock.take(); "
+        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)); child.start(); "
+        "print(child.pid, flush=True); time.sleep(30)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    lock = FolderLock(tmp_path)
+    try:
+        time.sleep(0.5)
+        with pytest.raises(ConfigError, match="another process is at work"):
+            lock.take()
+        run.kill()
+        run.wait()
+        os.kill(child, 0)
+        lock.take()
+    finally:
+        run.kill()
+        run.communicate()
+        lock.release()
+        os.kill(child, signal.SIGKILL)

@@ -12,7 +12,8 @@ demo: $(INSTALLED)
 
 test: lint
 	# One thread a process: two on a busy machine wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=json
+	$(BIN)/python -m tests.check_coverage coverage.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -219,6 +219,8 @@ class RunConfig:
 
     seed: int = 0
     """Every random choice follows from it."""
+    deterministic: bool = False
+    """Two runs give the same bits on a GPU, too, where its operations allow it; slower there."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

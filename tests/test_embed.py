@@ -157,7 +157,8 @@ def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Pa
     assert embedded(tmp_path / "one.npz", checkpoint, videos / "a.avi").paths == [str(videos / "a.avi")]
     table = tmp_path / "list.csv"
     table.write_text(f"path,label,split\n{videos / 'a.avi'},x,train\n{videos / 'b.mp4'},y,test\n")
-    assert embedded(tmp_path / "test.npz", checkpoint, table, "--split", "test").paths == [str(videos / "b.mp4")]
+    told = ["--annotations", table]
+    assert embedded(tmp_path / "test.npz", checkpoint, "/", *told, "--split", "test").paths == [str(videos / "b.mp4")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
+import importlib
+import multiprocessing.util
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,5 +47,25 @@ def test_closing_ends_the_workers() -> None:
     outcomes.close()
 
 
+def note_the_exit(item: str) -> None:
+    """Say in a file when the process that works on it ends as programs do."""
+    finalize = multiprocessing.util.Finalize(None, Path(item).write_text, ("gone",), exitpriority=1)
+    assert finalize.still_active()
+
+
+def test_idle_workers_end_by_themselves(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    assert len(list(run_isolated(note_the_exit, map(str, files), workers=1, timeout_seconds=60))) == 2
+    assert [file.read_text() for file in files] == ["gone", "gone"]
+
+
 def test_no_items() -> None:
     assert list(run_isolated(work, list[int | str](), workers=2, timeout_seconds=1)) == []
+
+
+def test_the_time_to_begin_is_not_the_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(3)\ndef work(item):\n    return 2 * item\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("slow_to_import")
+    outcomes = dict(run_isolated(module.work, [1, 2], workers=1, timeout_seconds=1))
+    assert outcomes == {0: 2, 1: 4}

@@ -59,9 +59,25 @@ def test_without_split_column(tmp_path: Path) -> None:
 def test_absolute_paths_and_a_folder_apart_from_the_table(tmp_path: Path) -> None:
     write_videos(tmp_path, "far/a.avi", "near/b.avi")
     table = write_lines(tmp_path / "tables/t.csv", "path,label", f"{tmp_path}/far/a.avi,x", "b.avi,y")
-    listed = list_videos(tmp_path / "near", annotations=table)
-    assert [video.path for video in listed.videos] == [tmp_path / "far/a.avi", tmp_path / "near/b.avi"]
+    listed = list_videos(tmp_path / "far", annotations=write_lines(tmp_path / "u.csv", f"path\n{tmp_path}/far/a.avi"))
+    assert [video.path for video in listed.videos] == [tmp_path / "far/a.avi"]
     assert listed.dataset == "table"
+    for folder in (tmp_path / "near", table):
+        with pytest.raises(DataError, match=r"t\.csv, line 2: .*/far/a\.avi lies outside the folder of videos"):
+            list_videos(folder, annotations=None if folder == table else table)
+    everywhere = write_lines(
+        tmp_path / "tables/e.csv", "path,label", f"{tmp_path}/far/a.avi,x", f"{tmp_path}/near/b.avi,y"
+    )
+    told = list_videos(Path("/"), annotations=everywhere)
+    assert [video.path for video in told.videos] == [tmp_path / "far/a.avi", tmp_path / "near/b.avi"]
+
+
+@pytest.mark.parametrize("way", ["{root}/../outside.avi", "{root}/near/../../outside.avi"])
+def test_no_way_around_leads_out(way: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "outside.avi", "root/near/b.avi")
+    table = write_lines(tmp_path / "root" / "videos.csv", "path", way.format(root=tmp_path / "root"))
+    with pytest.raises(DataError, match="lies outside"):
+        list_videos(table.parent)
 
 
 def test_odd_rows_are_named(tmp_path: Path) -> None:

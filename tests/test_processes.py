@@ -1,4 +1,4 @@
-"""Runs in several processes: one that fails, one that hangs, one that is killed and started again."""
+"""Runs in several processes: one that fails, one that hangs, one that is killed and started again; and on two nodes."""
 
 import os
 import signal
@@ -6,17 +6,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from fima.engine.checkpoint import load_checkpoint
+from fima.engine.lock import FolderLock
 from fima.engine.records import read_lines
 from fima.engine.run_folder import RunFolder
+from fima.errors import ConfigError
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 LONGEST_SECONDS = 120
+NODE_ADDRESSES = ("10.77.0.1", "10.77.0.2")
 LONG_RUN = ["--optim.epochs", "500", "--run.health-epochs", "0"]
 
 
@@ -127,3 +132,118 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_had_be
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     steps = [[line["step"] for line in read_lines(run.metrics) if line["kind"] == "step"] for run in (killed, whole)]
     assert steps[0] == steps[1] == list(range(1, 17))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A network namespace: a machine of its own as far as the network is concerned."""
+
+    name: str
+    interface: str
+    address: str
+
+    def command(self, *words: str) -> list[str]:
+        """What runs a command on it."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+
+def ip(*words: str) -> None:
+    """Run `ip`, and raise with what it says where that fails."""
+    outcome = subprocess.run(["ip", *words], capture_output=True, text=True)
+    if outcome.returncode:
+        raise OSError(f"ip {' '.join(words)}: {outcome.stderr.strip()}")
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[Node, Node]]:
+    """Two nodes with a cable between them and nothing else."""
+    first, second = (
+        Node(f"fima-{os.getpid()}-{number}", f"node{number}", address) for number, address in enumerate(NODE_ADDRESSES)
+    )
+    try:
+        for node in (first, second):
+            ip("netns", "add", node.name)
+        cable = ("netns", second.name, "name", second.interface)
+        ip("link", "add", first.interface, "netns", first.name, "type", "veth", "peer", *cable)
+        for node in (first, second):
+            ip("-n", node.name, "address", "add", f"{node.address}/24", "dev", node.interface)
+            ip("-n", node.name, "link", "set", node.interface, "up")
+            ip("-n", node.name, "link", "set", "lo", "up")
+    except OSError as error:
+        remove(first, second)
+        pytest.skip(f"no network namespaces here ({error})")
+    yield first, second
+    remove(first, second)
+
+
+def remove(*nodes: Node) -> None:
+    for node in nodes:
+        subprocess.run(["ip", "netns", "delete", node.name], capture_output=True)
+
+
+def on_node(node: Node, videos: Path, run: RunFolder, *flags: str) -> subprocess.Popen[str]:
+    """Start a node's part of a run of two nodes, as the script in docs/reliability.md does."""
+    host = node.address == NODE_ADDRESSES[0]
+    torchrun = [
+        "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two",
+        "--rdzv-endpoint", f"{NODE_ADDRESSES[0]}:29500", "--rdzv-conf", f"is_host={int(host)}",
+        # Both have the same host name here, which stands for neither.
+        "--local-addr", node.address,
+    ]  # fmt: skip
+    words = [*torchrun, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, *flags]
+    return subprocess.Popen(
+        node.command(sys.executable, "-m", "torch.distributed.run", *words),
+        env=environment(GLOO_SOCKET_IFNAME=node.interface),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_nodes_are_one_run(nodes: tuple[Node, Node], videos: Path, tmp_path: Path) -> None:
+    apart, together = RunFolder(tmp_path / "apart"), RunFolder(tmp_path / "together")
+    processes = [on_node(node, videos, apart) for node in nodes]
+    try:
+        outputs = [process.communicate(timeout=LONGEST_SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "2 x cpu" in outputs[0] + outputs[1]
+    assert (outputs[0] + outputs[1]).count("epoch 2/2") == 1
+    pair = start_pair([videos, videos], together.root)
+    said = errors(pair)
+    assert [process.returncode for process in pair] == [0, 0], said
+    first, second = (load_checkpoint(run.last) for run in (apart, together))
+    assert first.progress == second.progress
+    assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+    steps = [[line["step"] for line in read_lines(run.metrics) if line["kind"] == "step"] for run in (apart, together)]
+    assert steps[0] == steps[1] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path) -> None:
+    """Processes that decode notice only after seconds that the one that started them is gone."""
+    code = (
+        "import multiprocessing, pathlib, sys, time; from fima.engine.lock import FolderLock; "
+        "lock = FolderLock(pathlib.Path(sys.argv[1])); lock.take(); "
+        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)); child.start(); "
+        "print(child.pid, flush=True); time.sleep(30)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    lock = FolderLock(tmp_path)
+    try:
+        time.sleep(0.5)
+        with pytest.raises(ConfigError, match="another process is at work"):
+            lock.take()
+        run.kill()
+        run.wait()
+        os.kill(child, 0)
+        lock.take()
+    finally:
+        run.kill()
+        run.communicate()
+        lock.release()
+        os.kill(child, signal.SIGKILL)

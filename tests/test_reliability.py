@@ -1,23 +1,16 @@
 import json
-import multiprocessing
-import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from fima.cli import main
-from fima.data.datasets import VideoList, list_videos
-from fima.data.loader import EpochSampler, PretrainDataset, PretrainSample, build_loader, collate_samples
 from fima.engine import loop
 from fima.engine.checkpoint import load_checkpoint
 from fima.engine.interrupt import StopRequest
@@ -63,16 +56,6 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-@dataclass
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    path: Path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return os.system, (f"touch {self.path}",)
-
-
 class TestCheckpoints:
     """What a damaged, altered or missing checkpoint does to a run."""
 
@@ -98,15 +81,6 @@ class TestCheckpoints:
             CheckpointError, match=r"last.pt: truncated.*last-1.pt.*epoch-001.pt.*no checkpoint of the run is left"
         ):
             pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=run.root, resume=True)
-
-    def test_code_in_a_checkpoint_is_not_run(self, run: RunFolder, tmp_path: Path) -> None:
-        content = {"state_dict": {}, "arch": Malicious(tmp_path / "owned")}
-        torch.save(content, tmp_path / "zip.pt")
-        (tmp_path / "pickle.pt").write_bytes(pickle.dumps(content))
-        for name in ("zip.pt", "pickle.pt"):
-            with pytest.raises(CheckpointError, match=r"not loaded|no checkpoint"):
-                load_checkpoint(tmp_path / name)
-        assert not (tmp_path / "owned").exists()
 
     def test_the_last_few_are_kept(self, videos: Path, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / "run")
@@ -268,59 +242,6 @@ class TestSignals:
                         pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
         pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
         assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
-
-
-class CrashingDataset(PretrainDataset):
-    """A decoder that dies on one video, and blocks on another."""
-
-    def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
-        if index == 2:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if index == 5:
-            time.sleep(3600)
-        return super().draw(index, generator)
-
-
-class TestDecoders:
-    """Videos that crash or block the process that decodes them."""
-
-    def epoch(self, videos: VideoList, seconds: float) -> list[tuple[list[str], list[tuple[int, str]]]]:
-        data = with_settings("data", workers=2, timeout_seconds=seconds).data
-        loader = build_loader(CrashingDataset(videos, data, 0), EpochSampler(len(videos.videos), 4, 0), collate_samples)
-        return [(batch.paths, [(skip.index, skip.reason) for skip in batch.skipped]) for batch in loader]
-
-    def test_a_crash_costs_one_sample(self, videos: Path) -> None:
-        listed = list_videos(videos)
-        few = VideoList(**{**vars(listed), "videos": listed.videos[:5]})
-        batches = self.epoch(few, 60)
-        assert sum(len(paths) for paths, _ in batches) == 5
-        (skipped,) = [skip for _, skips in batches for skip in skips]
-        assert skipped[0] == 2
-        assert "died (SIGSEGV)" in skipped[1]
-
-    def test_a_video_that_never_ends_costs_one_sample(self, videos: Path) -> None:
-        found = self.epoch(list_videos(videos), 15)
-        assert sum(len(paths) for paths, _ in found) == 8
-        skipped = sorted(skip for _, skips in found for skip in skips)
-        assert [index for index, _ in skipped] == [2, 5]
-        assert skipped[1][1] == "not done after 15 s"
-
-    def test_a_process_that_something_else_has_ended_costs_nothing(self, videos: Path) -> None:
-        data = with_settings("data", workers=1).data
-        listed = list_videos(videos)
-        plain, disturbed = (
-            build_loader(PretrainDataset(listed, data, 0), EpochSampler(8, 1, 0), collate_samples) for _ in range(2)
-        )
-        expected = [batch.paths for batch in plain]
-        found = []
-        for batch in disturbed:
-            found.append(batch.paths)
-            if len(found) == 1:
-                workers = multiprocessing.active_children()
-                assert workers
-                for process in workers:
-                    process.kill()
-        assert found == expected
 
 
 def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.embedding.page import search_page
 from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
 from fima.embedding.table import read_embeddings, write_embeddings
 from tests.encoder_files import write_checkpoint
@@ -103,3 +105,13 @@ def test_nobody_is_told_to_unpickle_a_file(tmp_path: Path, capsys: pytest.Captur
     message = capsys.readouterr().err
     assert "another kind of file, or damaged" in message
     assert "pickle" not in message
+
+
+def test_names_are_text_in_the_page_and_never_markup(tmp_path: Path) -> None:
+    hostile = tmp_path / "<script>alert(1)<img src=x onerror=alert(2)>.avi"
+    write_ucf101_avi(hostile.with_name("<b>real.avi"), num_frames=12)
+    hits = [(str(hostile), (0.0, 1.0), 0.5), (str(hostile.with_name("<b>real.avi")), (0.0, 0.4), 0.4)]
+    page = search_page(hostile, hits, title="<i>index")
+    assert not re.findall(r"<(?:script|img|b|i)\b", page)
+    assert page.count("&lt;script&gt;alert(1)") == 2
+    assert page.count("<video") == page.count("&lt;b&gt;real.avi") == 1

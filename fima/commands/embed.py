@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import list_videos
 from fima.data.isolated import available_cores
+from fima.data.limits import DecodeLimits
 from fima.embedding.embed import Embedded, Per, embed_videos, remove_parts
 from fima.embedding.table import check_suffix, write_embeddings
 from fima.encoder import VideoEncoder, load
@@ -62,6 +63,8 @@ class EmbedArguments:
     """Clips at a time."""
     workers: int | None = None
     """Processes that decode; 0 decodes in this one. None: one for each core, at most 4."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """What a video may take."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
@@ -98,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parts=parts,
                 batch_size=arguments.batch_size,
                 workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
+                limits=arguments.limits,
                 report=report,
             )
     finally:

@@ -27,7 +27,7 @@ from fima.evaluation.subject import Subject, load_subject
 
 REMEDIES = {
     "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
-    "DataLoader worker": "a process that decodes has died; try fewer --workers, they may need too much memory",
+    "DataLoader worker (pid": "a process that decodes has died; try fewer --workers, they may need too much memory",
 }
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
+from fima.data.limits import DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.embedding.predict import Prediction, predict
 from fima.encoder import run_checkpoint
@@ -45,6 +46,8 @@ class PredictArguments:
     """Clips at a time."""
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """What a video may take."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
@@ -76,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        limits=arguments.limits,
     ):
         if isinstance(item, SkippedVideo):
             skipped.append(item)

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
-from fima.data.guarded import init_worker
+from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.data.video import VideoReader
 from fima.data.views import Crop, crop_and_resize
@@ -48,6 +51,11 @@ class EvalBatch:
     """Videos that could not be decoded."""
 
 
+def whole_video(index: int) -> Attempt:
+    """The only attempt at a video in an evaluation, given its place in the list."""
+    return Attempt(epoch=0, index=index, number=0, chosen=index)
+
+
 class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
     """`num_clips` windows of 2·F frames from each video, evenly spread, every second frame taken.
 
@@ -58,6 +66,7 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         num_clips: clips per video.
         num_crops: crops per clip, see `square_crops`.
         ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
+        limits: what a video may take.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         num_clips: int,
         num_crops: NumCrops = 1,
         ori_resolution: int | None = None,
+        limits: DecodeLimits = USUAL_LIMITS,
     ) -> None:
         self.videos = videos
         self.frames = frames
@@ -76,22 +86,35 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         self.num_clips = num_clips
         self.num_crops: NumCrops = num_crops
         self.ori_resolution = ori_resolution
+        self.limits = limits
+        self.crashed: dict[Attempt, str] = {}
 
     def __len__(self) -> int:
         return len(self.videos.videos)
 
     def __getitem__(self, index: int) -> EvalSample | SkippedVideo:
-        video = self.videos.videos[index]
         try:
-            clips = self._clips(index)
+            return self.attempt(whole_video(index))
         except VideoError as error:
-            return SkippedVideo(path=str(video.path), reason=error.reason, epoch=0, index=index)
-        return EvalSample(clips=clips, label=-1 if video.label is None else video.label, index=index)
+            path = str(self.videos.videos[index].path)
+            return SkippedVideo(path=path, reason=error.reason, epoch=0, index=index)
 
-    def _clips(self, index: int) -> Tensor:
+    def attempt(self, attempt: Attempt) -> EvalSample:
+        """The clips of one video.
+
+        Raises:
+            VideoError: it cannot be decoded, takes more than is allowed, or has crashed a process before.
+        """
+        video = self.videos.videos[attempt.chosen]
+        with watched(attempt, self.crashed, video.path):
+            clips = self._clips(video.path)
+        return EvalSample(clips=clips, label=-1 if video.label is None else video.label, index=attempt.index)
+
+    def _clips(self, path: Path) -> Tensor:
         window = 2 * self.frames
-        with VideoReader(self.videos.videos[index].path) as reader:
+        with VideoReader(path) as reader:
             starts = evenly_spread_starts(reader.num_frames, window, self.num_clips)
+            self.limits.check(reader, min(reader.num_frames, self.num_clips * self.frames))
             crops = square_crops(reader.width, reader.height, self.num_crops, self.ori_resolution)
             return cut_clips(reader, starts, crops, frames=self.frames, crop_size=self.crop_size)
 
@@ -154,16 +177,45 @@ def square_crops(
     return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]
 
 
+class ListedBatches(Sampler[list[int]]):
+    """Places of videos in batches, in the order that is given; every epoch is the same.
+
+    Args:
+        places: places in the list of videos.
+        batch_size: videos per batch.
+    """
+
+    def __init__(self, places: Sequence[int], batch_size: int) -> None:
+        self.places = places
+        self.batch_size = batch_size
+        self.epoch = 0
+        self.start_step = 0
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Chooses the batch at which the next iteration begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        """Batches from the first one on."""
+        return -(-len(self.places) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start_step, len(self)):
+            yield list(self.places[step * self.batch_size : (step + 1) * self.batch_size])
+
+
 class EvalLoader:
     """Iterates over batches of evaluation clips in the order of the list; made by `build_eval_loader`."""
 
-    def __init__(self, loader: "DataLoader[EvalSample | SkippedVideo]") -> None:
+    def __init__(self, loader: GuardedLoader[EvalBatch]) -> None:
         self._loader = loader
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[EvalBatch]:
+        self._loader.set_epoch(0)
         return iter(self._loader)
 
 
@@ -178,8 +230,11 @@ def build_eval_loader(
     num_crops: NumCrops = 1,
     ori_resolution: int | None = None,
     indices: Sequence[int] | None = None,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> EvalLoader:
     """Batches of evaluation clips, in the order of the list.
+
+    A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
 
     Args:
         videos: the list.
@@ -191,6 +246,7 @@ def build_eval_loader(
         num_crops: crops per clip, see `square_crops`.
         ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
         indices: places in the list of the videos that are wanted, in that order; None: all of them.
+        limits: what a video may take.
     """
     dataset = EvalClipsDataset(
         videos,
@@ -199,25 +255,32 @@ def build_eval_loader(
         num_clips=num_clips,
         num_crops=num_crops,
         ori_resolution=ori_resolution,
+        limits=limits,
     )
+    no_clips = torch.empty((0, num_clips * num_crops, 3, frames, crop_size, crop_size), dtype=torch.uint8)
+    batches = ListedBatches(range(len(dataset)) if indices is None else indices, batch_size)
 
-    def collate(items: Sequence[EvalSample | SkippedVideo]) -> EvalBatch:
-        samples = [item for item in items if isinstance(item, EvalSample)]
-        no_clips = torch.empty((0, num_clips * num_crops, 3, frames, crop_size, crop_size), dtype=torch.uint8)
-        return EvalBatch(
-            clips=torch.stack([sample.clips for sample in samples]) if samples else no_clips,
-            labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-            index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-            skipped=[item for item in items if isinstance(item, SkippedVideo)],
+    def start(watch: Watch) -> "DataLoader[EvalSample | SkippedVideo]":
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=partial(_collate, no_clips),
+            worker_init_fn=partial(init_worker, watch=watch),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
         )
 
-    loader = DataLoader(
-        dataset if indices is None else Subset(dataset, indices),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=init_worker,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
+    seconds = limits.timeout_seconds
+    return EvalLoader(GuardedLoader(dataset, batches, start, workers=workers, timeout_seconds=seconds))
+
+
+def _collate(no_clips: Tensor, items: Sequence[EvalSample | SkippedVideo]) -> EvalBatch:
+    """Stacks the clips of videos; `no_clips` is what an empty batch has."""
+    samples = [item for item in items if isinstance(item, EvalSample)]
+    return EvalBatch(
+        clips=torch.stack([sample.clips for sample in samples]) if samples else no_clips,
+        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+        skipped=[item for item in items if isinstance(item, SkippedVideo)],
     )
-    return EvalLoader(loader)

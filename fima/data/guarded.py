@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -93,6 +95,27 @@ def note(attempt: Attempt | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0 if attempt is None else _Watched.timeout_seconds)
 
 
+@contextmanager
+def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
+    """Work on an attempt while it is noted.
+
+    Args:
+        attempt: what is worked on.
+        crashed: attempts that must not be repeated, and why.
+        path: the video, for the message.
+
+    Raises:
+        VideoError: it must not be repeated.
+    """
+    if attempt in crashed:
+        raise VideoError(path, crashed[attempt])
+    note(attempt)
+    try:
+        yield
+    finally:
+        note(None)
+
+
 def init_worker(worker: int, watch: Watch | None = None) -> None:
     """Make a process that decodes use one thread, and leave signals to the process that started it.
 
@@ -112,7 +135,63 @@ def init_worker(worker: int, watch: Watch | None = None) -> None:
         _Watched.row, _Watched.timeout_seconds = watch.noted[worker], watch.timeout_seconds
 
 
-class TrainLoader(Generic[Batch]):
+class Guard:
+    """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
+
+    Args:
+        dataset: what is loaded.
+        workers: processes that decode.
+        timeout_seconds: time for one video; 0: any.
+    """
+
+    def __init__(self, dataset: Attempting, *, workers: int, timeout_seconds: float) -> None:
+        self._dataset = dataset
+        self._workers = workers
+        self._failures = 0
+        noted = torch.full((workers, NOTED_NUMBERS), -1)
+        noted.share_memory_()  # type: ignore[no-untyped-call]
+        self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
+
+    def items(self, loader: "DataLoader[Any]") -> Iterator[Any]:
+        """What a loader gives; each item counts as a sign of life."""
+        items = iter(loader)
+        _leave_deaths_to_the_loader()
+        for item in items:
+            self._failures = 0
+            yield item
+
+    def survives(self, error: Exception) -> bool:
+        """Whether loading goes on after an error, with new processes: it was the death of one of the old ones.
+
+        What they were working on is tried once more, in processes that may crash; what fails is noted in the data set.
+        """
+        if not self._is_dead_process(error):
+            return False
+        self._failures = 0 if self._find_culprits() else self._failures + 1
+        self.watch.noted.fill_(-1)
+        return self._failures < MAX_FAILURES
+
+    def _is_dead_process(self, error: Exception) -> bool:
+        """Whether an error is the loader's way to say that a process is gone, perhaps while it handed over a batch."""
+        if isinstance(error, RuntimeError):
+            return any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
+        return self._workers > 0
+
+    def _find_culprits(self) -> bool:
+        """Try what was being worked on once more, in processes that may crash; return whether something fails."""
+        attempts = [Attempt(*row) for row in self.watch.noted.tolist() if row[0] >= 0]
+        items = [(self._dataset, attempt) for attempt in attempts]
+        timeout = self.watch.timeout_seconds or ISOLATED_SECONDS
+        found = {
+            attempts[place]: outcome.reason
+            for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
+            if isinstance(outcome, Failed)
+        }
+        self._dataset.crashed.update(found)
+        return bool(found)
+
+
+class GuardedLoader(Generic[Batch]):
     """Iterates over the batches of one epoch after another.
 
     Args:
@@ -132,13 +211,9 @@ class TrainLoader(Generic[Batch]):
         workers: int,
         timeout_seconds: float,
     ) -> None:
-        self._dataset = dataset
         self._order = order
         self._start = start
-        self._workers = workers
-        noted = torch.full((workers, NOTED_NUMBERS), -1)
-        noted.share_memory_()  # type: ignore[no-untyped-call]
-        self._watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
+        self._guard = Guard(dataset, workers=workers, timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -150,53 +225,25 @@ class TrainLoader(Generic[Batch]):
         return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        failures, step = 0, self._order.start_step
+        step = self._order.start_step
         while True:
+            if self._loader is None:
+                self._loader = self._start(self._guard.watch)
             try:
-                for batch in self._batches():
-                    failures, step = 0, step + 1
+                for batch in self._guard.items(self._loader):
+                    if isinstance(batch, VideoError):
+                        # A new error: raising a local variable makes a reference cycle, from which workers stop only
+                        # slowly.
+                        raise VideoError(batch.path, batch.reason)
+                    step += 1
                     yield batch
             except (RuntimeError, OSError, EOFError) as error:
-                if not self._is_dead_process(error):
-                    raise
                 self._loader = None
-                failures = 0 if self._find_culprits() else failures + 1
-                if failures == MAX_FAILURES:
+                if not self._guard.survives(error):
                     raise
                 self._order.set_epoch(self._order.epoch, step)
             else:
                 return
-
-    def _batches(self) -> Iterator[Batch]:
-        if self._loader is None:
-            self._watch.noted.fill_(-1)
-            self._loader = self._start(self._watch)
-        batches = iter(self._loader)
-        _leave_deaths_to_the_loader()
-        for batch in batches:
-            if isinstance(batch, VideoError):
-                # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
-                raise VideoError(batch.path, batch.reason)
-            yield batch
-
-    def _is_dead_process(self, error: Exception) -> bool:
-        """Whether an error is the loader's way to say that a process is gone, perhaps while it handed over a batch."""
-        if isinstance(error, RuntimeError):
-            return any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
-        return self._workers > 0
-
-    def _find_culprits(self) -> bool:
-        """Try what was being worked on once more, in processes that may crash; return whether something fails."""
-        attempts = [Attempt(*row) for row in self._watch.noted.tolist() if row[0] >= 0]
-        items = [(self._dataset, attempt) for attempt in attempts]
-        timeout = self._watch.timeout_seconds or ISOLATED_SECONDS
-        found = {
-            attempts[place]: outcome.reason
-            for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
-            if isinstance(outcome, Failed)
-        }
-        self._dataset.crashed.update(found)
-        return bool(found)
 
 
 def _try(item: tuple[Attempting, Attempt]) -> None:

@@ -22,6 +22,10 @@ Result = TypeVar("Result")
 
 MAX_WORKER_BYTES = 8 * 2**30
 """Address space of a worker process; a file that needs more fails alone."""
+EXIT_SECONDS = 5.0
+"""Longest wait for an idle worker process to end by itself."""
+START_SECONDS = 120.0
+"""Longest wait for a worker process to begin."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,12 @@ def run_isolated(
                     team.remove(worker)
                     _end(worker)
     finally:
+        idle = [worker for worker in team if not worker.queue]
+        for worker in idle:
+            worker.connection.close()
+        for worker in idle:
+            # It ends by itself, and so runs what its libraries do at an exit.
+            worker.process.join(EXIT_SECONDS)
         for worker in team:
             _end(worker)
 
@@ -106,6 +116,10 @@ def _start(context: multiprocessing.context.BaseContext, function: Callable[[Ite
     process = context.Process(target=_work, args=(function, theirs), daemon=True)  # type: ignore[attr-defined]
     process.start()
     theirs.close()
+    # Its modules are imported by then, which is no part of the time for an item. One that has died is found later.
+    with contextlib.suppress(EOFError, OSError):
+        if ours.poll(START_SECONDS):
+            ours.recv()
     return _Worker(process=process, connection=ours)
 
 
@@ -147,6 +161,7 @@ def _work(function: Callable[[Item], Result], connection: Connection) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_AS, (MAX_WORKER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
         while True:
             for _, item in connection.recv():
                 connection.send(_call(function, item))

@@ -11,7 +11,7 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
-from fima.data.guarded import TrainLoader
+from fima.data.guarded import GuardedLoader
 from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader
 from fima.data.video import VideoReader
 from fima.data.views import crop_and_resize, random_crop
@@ -90,7 +90,7 @@ class LabelledDataset(TrainDataset[LabelledSample]):
 
 def build_labelled_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-) -> TrainLoader[LabelledBatch]:
+) -> GuardedLoader[LabelledBatch]:
     """The training batches of a classifier.
 
     Args:

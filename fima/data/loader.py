@@ -15,7 +15,7 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
-from fima.data.guarded import Attempt, TrainLoader, Watch, init_worker, note
+from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.limits import check_size
 from fima.data.video import VideoReader
 from fima.data.views import ClipViews, sample_views, stack_views
@@ -169,14 +169,9 @@ class TrainDataset(Dataset[Sample], ABC):
         Raises:
             VideoError: the video cannot be decoded, or has crashed a process before.
         """
-        if attempt in self.crashed:
-            raise VideoError(self.videos.videos[attempt.chosen].path, self.crashed[attempt])
-        note(attempt)
-        try:
+        with watched(attempt, self.crashed, self.videos.videos[attempt.chosen].path):
             draws = item_generator(SAMPLE_STREAM, self.seed, attempt.epoch, attempt.index, attempt.number)
             return self.draw(attempt.chosen, draws)
-        finally:
-            note(None)
 
 
 class PretrainDataset(TrainDataset[PretrainSample]):
@@ -283,7 +278,7 @@ def build_pretrain_loader(
     rank: int = 0,
     world_size: int = 1,
     frame_views: bool = True,
-) -> TrainLoader[PretrainBatch]:
+) -> GuardedLoader[PretrainBatch]:
     """The batches of a pre-training run.
 
     Args:
@@ -301,7 +296,7 @@ def build_pretrain_loader(
 
 def build_loader(
     dataset: TrainDataset[Sample], sampler: EpochSampler, collate: Callable[[Sequence[Sample]], Batch]
-) -> TrainLoader[Batch]:
+) -> GuardedLoader[Batch]:
     """Batches of any kind of training sample; an error that a worker process meets is raised in this one.
 
     Args:
@@ -324,7 +319,7 @@ def build_loader(
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
-    return TrainLoader(dataset, sampler, start, workers=workers, timeout_seconds=seconds)
+    return GuardedLoader(dataset, sampler, start, workers=workers, timeout_seconds=seconds)
 
 
 def _collate_or_error(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.embedding.extract import VideoRows, extract_rows
 from fima.embedding.table import Embeddings, joined, read_embeddings, write_embeddings
@@ -50,6 +51,7 @@ def embed_videos(
     parts: Path,
     batch_size: int,
     workers: int,
+    limits: DecodeLimits = USUAL_LIMITS,
     report: Callable[[int, int], None] | None = None,
 ) -> Embedded | None:
     """Embed videos; what is done is kept in a folder until everything is done.
@@ -64,6 +66,7 @@ def embed_videos(
         parts: folder of the parts; removed in the end.
         batch_size: clips at a time.
         workers: processes that decode, in each process.
+        limits: what a video may take.
         report: called in the main process with the videos done and all of them.
 
     Returns:
@@ -78,7 +81,7 @@ def embed_videos(
         "clips": asdict(settings),
         "versions": versions(),
     }
-    key = hashlib.sha256(json.dumps([about["encoder"], per, about["clips"]]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([about["encoder"], per, about["clips"], asdict(limits)]).encode()).hexdigest()[:16]
     states = {str(path): list(astuple(file_state(path))) for path in paths}
     before = _read_parts(parts, key, states)
     distributed.barrier()
@@ -92,6 +95,7 @@ def embed_videos(
         per_second=per == "second",
         batch_size=batch_size,
         workers=workers,
+        limits=limits,
     )
     _extract(rows, mine, parts=parts, key=key, states=states, mean=per == "video", report=report, num_all=len(paths))
     distributed.barrier()

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fima.data.guarded import init_worker
+from fima.data.guarded import Guard, init_worker
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.embedding.windows import WindowChunk, WindowDataset
-from fima.engine.interrupt import spare_processes
 from fima.evaluation.features import ClipSettings
 
 CHUNKS_AHEAD = 4
@@ -37,8 +38,11 @@ def extract_rows(
     per_second: bool = False,
     batch_size: int = 16,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> Iterator[VideoRows | SkippedVideo]:
     """Run a network over the clips of videos, batches filled up across videos.
+
+    A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
 
     Args:
         paths: the files.
@@ -47,27 +51,48 @@ def extract_rows(
         per_second: one clip for every second, instead of evenly spread ones.
         batch_size: clips at a time.
         workers: processes that decode; 0 decodes in this one.
+        limits: what a video may take.
 
     Yields:
         Each video once, as its last clip is done; those that cannot be decoded as `SkippedVideo`.
     """
-    loader = DataLoader(
-        WindowDataset(paths, settings, per_second=per_second),
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=init_worker,
-        prefetch_factor=CHUNKS_AHEAD if workers else None,
-        pin_memory=False,
-        generator=torch.Generator(),
-    )
     batches = _Batches(network, batch_size)
-    for item in spare_processes(loader):
+    for item in _guarded_chunks(WindowDataset(paths, settings, per_second=per_second, limits=limits), workers):
         if isinstance(item, SkippedVideo):
             batches.drop(item.index)
             yield item
         else:
             yield from batches.add(item)
     yield from batches.flush()
+
+
+def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:
+    """The clips of all videos, each chunk once, whatever becomes of the processes that decode."""
+    guard = Guard(dataset, workers=workers, timeout_seconds=dataset.limits.timeout_seconds)
+    num_given = dict.fromkeys(range(len(dataset.paths)), 0)
+    while num_given:
+        dataset.left = list(num_given)
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=partial(init_worker, watch=guard.watch),
+            prefetch_factor=CHUNKS_AHEAD if workers else None,
+            pin_memory=False,
+            generator=torch.Generator(),
+        )
+        try:
+            for item in guard.items(loader):
+                if isinstance(item, WindowChunk):
+                    if item.number < num_given[item.index]:
+                        continue  # came before a process died
+                    num_given[item.index] += 1
+                if isinstance(item, SkippedVideo) or item.is_last:
+                    del num_given[item.index]
+                yield item
+        except (RuntimeError, OSError, EOFError) as error:
+            if not guard.survives(error):
+                raise
 
 
 class _Batches:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.embedding.extract import extract_rows
 from fima.engine.classifier_checkpoint import LoadedClassifier
@@ -35,6 +36,7 @@ def predict(
     device: torch.device,
     batch_size: int = 16,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 
@@ -45,6 +47,7 @@ def predict(
         device: where the clips are classified.
         batch_size: clips at a time.
         workers: processes that decode; 0 decodes in this one.
+        limits: what a video may take.
 
     Yields:
         Predictions, each video's in order of time; videos that cannot be decoded as `SkippedVideo`.
@@ -62,7 +65,10 @@ def predict(
     def scores(clips: Tensor) -> Tensor:
         return clip_scores(classifier.model, clips.to(device, non_blocking=True), log_softmax)
 
-    for found in extract_rows(paths, scores, settings, per_second=per_second, batch_size=batch_size, workers=workers):
+    rows_of_videos = extract_rows(
+        paths, scores, settings, per_second=per_second, batch_size=batch_size, workers=workers, limits=limits
+    )
+    for found in rows_of_videos:
         if isinstance(found, SkippedVideo):
             yield found
             continue

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
-from fima.data.eval_clips import cut_clips, square_crops
+from fima.data.eval_clips import cut_clips, square_crops, whole_video
+from fima.data.guarded import Attempt, watched
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.data.video import VideoReader
 from fima.data.views import Crop, crop_and_resize
@@ -33,6 +35,8 @@ class WindowChunk:
     """From when to when, float64 (n, 2), at the video's mean frame rate; NaN where it has none."""
     is_last: bool
     """Whether no clip of the video is left."""
+    number: int
+    """How many of them came before."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +59,52 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         paths: the files.
         settings: how clips are cut; `num_clips` does not count where there is one for every second.
         per_second: one clip around the middle of every second, instead of `num_clips` evenly spread ones.
+        limits: what a video may take; the time is that for the next clips of it.
     """
 
-    def __init__(self, paths: Sequence[Path], settings: ClipSettings, *, per_second: bool) -> None:
+    def __init__(
+        self, paths: Sequence[Path], settings: ClipSettings, *, per_second: bool, limits: DecodeLimits = USUAL_LIMITS
+    ) -> None:
         self.paths = paths
         self.settings = settings
         self.per_second = per_second
+        self.limits = limits
+        self.left: Sequence[int] = range(len(paths))
+        """Places of the videos that are still wanted."""
+        self.crashed: dict[Attempt, str] = {}
 
     def __iter__(self) -> Iterator[WindowChunk | SkippedVideo]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for index in range(first, len(self.paths), step):
+        for index in self.left[first::step]:
             try:
-                with VideoReader(self.paths[index]) as reader:
-                    yield from self._chunks(index, reader)
+                yield from self._watched_chunks(whole_video(index))
             except VideoError as error:
                 yield SkippedVideo(path=str(self.paths[index]), reason=error.reason, epoch=0, index=index)
 
-    def _chunks(self, index: int, reader: VideoReader) -> Iterator[WindowChunk]:
+    def attempt(self, attempt: Attempt) -> None:
+        """Decode all clips of one video. Raises VideoError."""
+        for _ in self._watched_chunks(attempt):
+            pass
+
+    def _watched_chunks(self, attempt: Attempt) -> Iterator[WindowChunk]:
+        """The clips of a video; what waits for the reader of the next ones does not count as work on them."""
+        chunks = self._chunks(attempt.index)
+        while True:
+            with watched(attempt, self.crashed, self.paths[attempt.index]):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _chunks(self, index: int) -> Iterator[WindowChunk]:
+        with VideoReader(self.paths[index]) as reader:
+            yield from self._chunks_of(index, reader)
+
+    def _chunks_of(self, index: int, reader: VideoReader) -> Iterator[WindowChunk]:
         settings = self.settings
+        at_once = 1 if self.per_second else CLIPS_AT_ONCE * settings.frames
+        self.limits.check(reader, min(reader.num_frames, at_once))
         crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
         spans = self._spans(reader)
         groups = [spans[at : at + CLIPS_AT_ONCE] for at in range(0, len(spans), CLIPS_AT_ONCE)]
@@ -96,6 +127,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
                 clips=pixels.reshape(len(group), len(crops), *pixels.shape[1:]),
                 seconds=torch.tensor([span.seconds for span in group], dtype=torch.float64),
                 is_last=number == len(groups),
+                number=number - 1,
             )
 
     def _spans(self, reader: VideoReader) -> list[Span]:

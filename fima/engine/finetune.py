@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.labelled import build_labelled_loader
+from fima.data.limits import DecodeLimits
 from fima.engine import distributed
 from fima.engine.checkpoint import Progress, load_weights, restore
 from fima.engine.classifier_checkpoint import (
@@ -19,6 +20,7 @@ from fima.engine.classifier_checkpoint import (
     load_classifier_checkpoint,
 )
 from fima.engine.classifier_step import forward_backward
+from fima.engine.determinism import choose_algorithms
 from fima.engine.finetune_save import Finetuning, save, write
 from fima.engine.finetune_setup import (
     LabelledLists,
@@ -128,7 +130,7 @@ def train(
         path: the file that `saved` was read from, for the messages.
     """
     torch.manual_seed(config.run.seed)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    choose_algorithms(device, deterministic=config.run.deterministic)
     head = config.classifier
     classifier = Classifier(
         start.encoder, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
@@ -313,4 +315,5 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
         device=training.device,
         batch_size=max(1, config.optim.batch_size // (config.optim.accumulate * distributed.world_size())),
         workers=config.data.workers,
+        limits=DecodeLimits.of(config.data),
     )

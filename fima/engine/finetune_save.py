@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fima.config import FinetuneConfig
-from fima.data.guarded import TrainLoader
+from fima.data.guarded import GuardedLoader
 from fima.data.labelled import LabelledBatch
 from fima.engine import distributed
 from fima.engine.checkpoint import Progress, versions
@@ -37,7 +37,7 @@ class Finetuning:
     model: nn.Module
     """The classifier, wrapped for several devices where there are several."""
     optimizer: torch.optim.SGD
-    loader: TrainLoader[LabelledBatch]
+    loader: GuardedLoader[LabelledBatch]
     log: RunLog
     stop: StopRequest
 

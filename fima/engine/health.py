@@ -11,6 +11,7 @@ from torch.nn import functional
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader
+from fima.data.limits import DecodeLimits
 from fima.evaluation.features import encode
 from fima.model.fima import FIMA
 from fima.model.heads import pooled
@@ -146,6 +147,7 @@ def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig,
         num_clips=2,
         batch_size=max(1, config.optim.batch_size // 2),
         workers=config.data.workers,
+        limits=DecodeLimits.of(config.data),
     )
     embeddings, features, labels = [], [], []
     was_training = method.training

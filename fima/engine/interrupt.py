@@ -3,36 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from itertools import islice
-from multiprocessing import active_children
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SAME_REQUEST_SECONDS = 1.0
 """A second Ctrl-C within this time is an echo: `torchrun` hands its own on to processes that have it already."""
-
-
-def spare_processes(batches: Iterable[Item]) -> Iterator[Item]:
-    """Iterate over a loader, and take the processes that it starts for the first item out of this process's group.
-
-    A terminal and a job scheduler signal the whole group, and PyTorch raises an error in the middle of a step when a
-    process that decodes is ended. Out of the group, they end when this process tells them to or is gone.
-    """
-    before = set(active_children())
-    iterator = iter(batches)
-    first = list(islice(iterator, 1))
-    for process in set(active_children()) - before:
-        # A process that is gone already, or that runs another program, cannot be moved and need not be.
-        with suppress(ProcessLookupError, PermissionError):
-            assert process.pid is not None
-            os.setpgid(process.pid, process.pid)
-    yield from first
-    yield from iterator
 
 
 class StopRequest:

@@ -21,6 +21,9 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / ".lock"
         self._descriptor: int | None = None
+        if hasattr(os, "register_at_fork"):
+            # A process that decodes outlives a killed run by seconds, and would hold the lock as long.
+            os.register_at_fork(after_in_child=self.release)
 
     def take(self) -> None:
         """Take the lock; do nothing where the file system knows no locks.

@@ -11,11 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
-from fima.data.guarded import TrainLoader
+from fima.data.guarded import GuardedLoader
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.selection import chosen_videos
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
+from fima.engine.determinism import choose_algorithms
 from fima.engine.health import check_health, embedding_std
 from fima.engine.interrupt import StopRequest
 from fima.engine.log import RunLog
@@ -76,7 +77,7 @@ class Training:
     model: nn.Module
     """The method, wrapped for several devices where there are several."""
     optimizer: torch.optim.SGD
-    loader: TrainLoader[PretrainBatch]
+    loader: GuardedLoader[PretrainBatch]
     log: RunLog
     stop: StopRequest
 
@@ -145,7 +146,7 @@ def train(
         source: the file that `saved` was read from, for the messages.
     """
     torch.manual_seed(config.run.seed)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    choose_algorithms(device, deterministic=config.run.deterministic)
     method = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad],

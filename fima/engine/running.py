@@ -23,7 +23,7 @@ from fima.errors import CheckpointError, TrainingError, VideoError
 SKIPPED_JUDGED_AFTER = 20
 REMEDIES = {
     "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
-    "DataLoader worker": "A process that decodes has died; try fewer --data.workers, they may need too much memory",
+    "DataLoader worker (pid": "A process that decodes has died; try fewer --data.workers, they may lack memory",
 }
 SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 

@@ -216,7 +216,14 @@ def _filled_store(
     report: Callable[[int, int], None] | None,
 ) -> FeatureStore:
     store = FeatureStore(
-        source, clips, device=device, batch_size=config.batch_size, workers=config.workers, cache=cache, report=report
+        source,
+        clips,
+        device=device,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        limits=config.limits,
+        cache=cache,
+        report=report,
     )
     store.fill([videos for lists in splits.values() for videos in lists.all.values()])
     return store

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import build_eval_loader
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.engine.distributed import gather_objects, gather_rows, is_main, rank, world_size
 from fima.errors import DataError
@@ -63,6 +64,7 @@ class FeatureStore:
         device: where features are computed.
         batch_size: videos at a time.
         workers: processes that decode, in each process; 0 decodes in this one.
+        limits: what a video may take.
         cache: folder of cached features; None: no cache.
         report: called in the main process with the videos extracted so far and those to extract.
     """
@@ -75,6 +77,7 @@ class FeatureStore:
         device: torch.device,
         batch_size: int = 8,
         workers: int = 0,
+        limits: DecodeLimits = USUAL_LIMITS,
         cache: Path | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class FeatureStore:
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
+        self.limits = limits
         self.folder = None if cache is None else cache / _key(source, settings)
         self.report = report
         self._states: dict[Path, FileState] = {}
@@ -114,7 +118,7 @@ class FeatureStore:
             if is_main():
                 self._add(shard)
                 if self.folder is not None:
-                    _write_shard(self.folder, shard)
+                    _write_shard(self.folder, shard, self.limits)
 
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list that was filled in, in the main process.
@@ -148,7 +152,12 @@ class FeatureStore:
         share = range(rank(), len(files), world_size())
         listed = VideoList(videos=list(videos.values()), classes=[], root=root, split="all", layout="to extract")
         loader = build_eval_loader(
-            listed, **asdict(self.settings), batch_size=self.batch_size, workers=self.workers, indices=share
+            listed,
+            **asdict(self.settings),
+            batch_size=self.batch_size,
+            workers=self.workers,
+            indices=share,
+            limits=self.limits,
         )
         pooled, index = [], []
         reasons: dict[int, str] = {}
@@ -190,7 +199,9 @@ class FeatureStore:
                         self._features |= dict(zip(rows.values(), pooled, strict=True))
             except (SafetensorError, OSError):
                 continue
-            undecodable = ((_parsed(file), reason) for file, reason in record["undecodable"])
+            # What was too large or too slow for one call may not be for another.
+            own = record["undecodable"] if record.get("limits") == asdict(self.limits) else []
+            undecodable = ((_parsed(file), reason) for file, reason in own)
             self._reasons |= {file: reason for file, reason in undecodable if file in missing}
 
 
@@ -220,11 +231,12 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _write_shard(folder: Path, shard: _Shard) -> None:
+def _write_shard(folder: Path, shard: _Shard, limits: DecodeLimits) -> None:
     """Write in one piece: a reader finds the whole file or none."""
     record = {
         "files": [astuple(file) for file in shard.files],
         "undecodable": [(astuple(file), reason) for file, reason in shard.undecodable.items()],
+        "limits": asdict(limits),
     }
     path = folder / f"{_digest(record)}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)

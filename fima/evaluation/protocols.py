@@ -9,6 +9,7 @@ from typing import Any
 
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import NumCrops
+from fima.data.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 
 PROTOCOL_VERSIONS = {
@@ -55,6 +56,8 @@ class EvaluationConfig:
     """Videos at a time."""
     workers: int = 2
     """Processes that decode; 0 decodes in the main one."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """What a video may take; one that wants more is left out and named."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.protocols or () if name not in PROTOCOLS]

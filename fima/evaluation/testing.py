@@ -9,6 +9,7 @@ from torch import Tensor
 from fima.data.augment import MEAN, STD
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.engine import distributed
 from fima.errors import DataError
@@ -47,6 +48,7 @@ def test_classifier(
     device: torch.device,
     batch_size: int,
     workers: int,
+    limits: DecodeLimits = USUAL_LIMITS,  # noqa: PT028 (its name looks like a test's)
 ) -> ClassifierScores:
     """Score every video of a list, each once, however many devices share the work.
 
@@ -62,6 +64,7 @@ def test_classifier(
         device: where the clips are classified.
         batch_size: clips at a time on each device.
         workers: processes that decode; 0 decodes in this one.
+        limits: what a video may take.
 
     Raises:
         DataError: not one video can be decoded.
@@ -75,6 +78,7 @@ def test_classifier(
         ori_resolution=ori_resolution,
         batch_size=max(1, batch_size // (clips * crops)),
         workers=workers,
+        limits=limits,
         indices=range(distributed.rank(), len(videos.videos), distributed.world_size()),
     )
     index = [torch.empty(0, dtype=torch.int64)]

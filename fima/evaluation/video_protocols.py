@@ -63,6 +63,7 @@ def measure_classifier(
             device=device,
             batch_size=config.batch_size * clips.num_clips * clips.num_crops,
             workers=config.workers,
+            limits=config.limits,
         )
         for name, videos in lists.tests.items()
     }
@@ -109,6 +110,7 @@ def measure_foreground(
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
+        limits=config.limits,
     )
     return Measured(
         figures=found.figures,
@@ -136,7 +138,13 @@ def measure_occlusion(
     Arguments and errors are those of `measure_foreground`.
     """
     found = occlusion_share(
-        subject.loaded.encoder, test, load_mask, subject.clips, device=device, workers=config.workers
+        subject.loaded.encoder,
+        test,
+        load_mask,
+        subject.clips,
+        device=device,
+        workers=config.workers,
+        limits=config.limits,
     )
     return Measured(
         figures=found.figures,

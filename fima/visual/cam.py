@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import build_eval_loader, square_crops
+from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.engine.distributed import all_reduce_sum, rank, world_size
 from fima.errors import DataError
 from fima.evaluation.features import ClipSettings, encode, encode_difference
@@ -59,6 +60,7 @@ def foreground_share(
     device: torch.device,
     batch_size: int = 8,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> ForegroundShare:
     """Measure which part of the activation falls on what moves, on the centre crop.
 
@@ -76,13 +78,14 @@ def foreground_share(
         device: where the encoder is.
         batch_size: videos at a time.
         workers: processes that decode.
+        limits: what a video may take.
 
     Raises:
         DataError: not one video can be decoded.
     """
     single = replace(settings, num_crops=1)
     difference_encoder, num_adapted = adapted_to_differences(
-        encoder, videos, single, device=device, batch_size=batch_size, workers=workers
+        encoder, videos, single, device=device, batch_size=batch_size, workers=workers, limits=limits
     )
 
     def maps(clips: Tensor) -> list[Tensor]:
@@ -99,6 +102,7 @@ def foreground_share(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        limits=limits,
     )
     return replace(found, num_adapted=num_adapted)
 
@@ -111,6 +115,7 @@ def occlusion_share(
     *,
     device: torch.device,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> ForegroundShare:
     """Measure which part of the `occlusion_map` falls on what moves: `share`, of the middle clip of up to 100 videos.
 
@@ -126,6 +131,7 @@ def occlusion_share(
         device=device,
         batch_size=1,
         workers=workers,
+        limits=limits,
     )
 
 
@@ -140,6 +146,7 @@ def share_of_maps(
     device: torch.device,
     batch_size: int,
     workers: int,
+    limits: DecodeLimits,
 ) -> ForegroundShare:
     """Measure which part of maps falls on the object, where there are masks, and on the `moving_pixels`.
 
@@ -156,6 +163,7 @@ def share_of_maps(
         device: where maps are made.
         batch_size: videos at a time.
         workers: processes that decode.
+        limits: what a video may take.
 
     Raises:
         DataError: not one video can be decoded.
@@ -165,7 +173,10 @@ def share_of_maps(
     sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=device)
     counts = torch.zeros(2, dtype=torch.float64, device=device)
     own = places[rank() :: world_size()]
-    for batch in build_eval_loader(videos, **vars(settings), batch_size=batch_size, workers=workers, indices=own):
+    loader = build_eval_loader(
+        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=own, limits=limits
+    )
+    for batch in loader:
         if not len(batch.index):
             continue
         clips = batch.clips.flatten(0, 1).to(device)
@@ -228,6 +239,7 @@ def adapted_to_differences(
     device: torch.device,
     batch_size: int = 8,
     workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
 ) -> tuple[nn.Module, int]:
     """Return the encoder with the batch-norm statistics of frame differences, in eval mode.
 
@@ -242,6 +254,7 @@ def adapted_to_differences(
         device: where the encoder is.
         batch_size: videos at a time.
         workers: processes that decode.
+        limits: what a video may take.
 
     Returns:
         The encoder and the videos that were used; the encoder itself and 0 where it has no batch norm.
@@ -256,7 +269,10 @@ def adapted_to_differences(
         norm.train()
     places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
     num_used = 0
-    for batch in build_eval_loader(videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places):
+    loader = build_eval_loader(
+        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places, limits=limits
+    )
+    for batch in loader:
         if len(batch.index):
             encode_difference(adapted, batch.clips.flatten(0, 1).to(device))
             num_used += len(batch.index)

@@ -1,5 +1,6 @@
 """A table of videos: a CSV or Parquet file with the columns path, label and split."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,26 @@ def _row(where: str, fields: Mapping[str, str], root: Path) -> _Row:
         raise DataError(f"{where}: unknown split {split!r}; expected train, val, validation or test")
     return _Row(
         where=where,
-        path=path if path.is_absolute() else root / inside(fields["path"], where),
+        path=_below(path, root, where) if path.is_absolute() else root / inside(fields["path"], where),
         label=fields.get("label", ""),
         split=SPLIT_NAMES[split.lower()],
     )
+
+
+def _below(path: Path, root: Path, where: str) -> Path:
+    """Return an absolute path, which has to lie below the folder of videos."""
+    lexical = _normal(path)
+    if not any(lexical.is_relative_to(folder) for folder in (_normal(root.absolute()), root.resolve())):
+        raise DataError(
+            f"{where}: {path} lies outside the folder of videos, {root}; if that is meant, give a folder that "
+            "holds all of them (/ does) as the data, and the table with the flag for annotations"
+        )
+    return path
+
+
+def _normal(path: Path) -> Path:
+    """Return a path without `..`, links left as they are."""
+    return Path(os.path.normpath(path))
 
 
 def _notes(kinds: Mapping[str, Sequence[str]]) -> list[str]:

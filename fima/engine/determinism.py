@@ -1,0 +1,25 @@
+"""Algorithms whose results do not depend on the moment."""
+
+import os
+
+import torch
+
+
+def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
+    """Let PyTorch take algorithms that always add in the same order, or those that are fast.
+
+    Call it before the first tensor is on a GPU. A CPU adds in the same order either way, as long as the number of
+    threads is the same.
+
+    Args:
+        device: where the networks will be.
+        deterministic: whether two runs are to give the same bits; an operation that cannot do so is named in a warning
+            of PyTorch, once.
+    """
+    if deterministic:
+        # cuBLAS reads it when it starts; without, products of matrices on several streams differ.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = deterministic
+    # Trying algorithms out takes those that are the fastest at that moment.
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic

@@ -1,0 +1,198 @@
+"""Videos that crash or block the process that decodes them in a test, an extraction of features, or an embedding."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fima.cli import main
+from fima.data import eval_clips
+from fima.data.datasets import list_videos
+from fima.data.eval_clips import EvalBatch, EvalClipsDataset, build_eval_loader
+from fima.data.limits import DecodeLimits
+from fima.data.loader import SkippedVideo
+from fima.embedding import extract
+from fima.embedding.extract import VideoRows, extract_rows
+from fima.embedding.windows import WindowChunk, WindowDataset
+from fima.evaluation.feature_store import extract_features
+from fima.evaluation.features import ClipSettings, FeatureSource
+from tests.encoder_files import write_checkpoint
+from tests.small_runs import make_videos, read_lines
+from tests.video_files import write_ucf101_avi
+
+CLIPS = ClipSettings(frames=4, crop_size=16, num_clips=2)
+SECONDS = 6.0
+
+
+def hit(path: Path) -> None:
+    """What a broken decoder does with videos of certain names."""
+    if path.stem.endswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem.endswith("hang"):
+        time.sleep(3600)
+
+
+class CrashingClips(EvalClipsDataset):
+    """A decoder that dies on one video, and blocks on another."""
+
+    def _clips(self, path: Path) -> Tensor:
+        hit(path)
+        return super()._clips(path)
+
+
+class CrashingWindows(WindowDataset):
+    """A decoder that dies in the middle of one video, when its first clips are on their way."""
+
+    def _chunks(self, index: int) -> Iterator[WindowChunk]:
+        for chunk in super()._chunks(index):
+            if chunk.number == 1:
+                hit(self.paths[index])
+            yield chunk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos: the third crashes its process, the last one blocks it."""
+    root = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(("0", "1", "2_crash", "3", "4", "5_hang")):
+        write_ucf101_avi(root / "ab"[number % 2] / f"{name}.avi", num_frames=20, seed=number, side=40)
+    return root
+
+
+def batches(folder: Path, limits: DecodeLimits, workers: int, batch_size: int = 2) -> list[EvalBatch]:
+    loader = build_eval_loader(
+        list_videos(folder, "all"), **vars(CLIPS), batch_size=batch_size, workers=workers, limits=limits
+    )
+    first, second = list(loader), list(loader)
+    for one, two in zip(first, second, strict=True):  # an iteration that was cut off does not shorten the next one
+        assert torch.equal(one.clips, two.clips)
+    return first
+
+
+def test_a_crash_and_a_hang_cost_their_videos_and_keep_the_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = batches(folder, DecodeLimits(), workers=0)
+    monkeypatch.setattr(eval_clips, "EvalClipsDataset", CrashingClips)
+    found = batches(folder, DecodeLimits(timeout_seconds=SECONDS), workers=1)
+    names = [video.path.stem for video in list_videos(folder, "all").videos]
+    skipped = {names[skip.index]: skip.reason for batch in found for skip in batch.skipped}
+    assert skipped == {
+        "2_crash": "the process that worked on it died (SIGSEGV)",
+        "5_hang": f"not done after {SECONDS:g} s",
+    }
+    kept = [names[place] for batch in found for place in batch.index.tolist()]
+    assert kept == [name for name in names if name not in skipped]
+    clips = {
+        names[place]: clip for batch in plain for place, clip in zip(batch.index.tolist(), batch.clips, strict=True)
+    }
+    for batch in found:
+        for place, clip in zip(batch.index.tolist(), batch.clips, strict=True):
+            assert torch.equal(clip, clips[names[place]])
+
+
+def mean_rows(clips: Tensor) -> Tensor:
+    return clips.float().mean(dim=(2, 3, 4))
+
+
+def test_features_name_the_video_that_crashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eval_clips, "EvalClipsDataset", CrashingClips)
+    source = FeatureSource(name="mean", pool=mean_rows)
+    (folder / "b" / "5_hang.avi").rename(folder / "away.txt")
+    try:
+        found = extract_features(source, list_videos(folder, "all"), CLIPS, device=torch.device("cpu"), workers=2)
+    finally:
+        (folder / "away.txt").rename(folder / "b" / "5_hang.avi")
+    assert len(found.paths) == 4
+    (crashed,) = found.undecodable
+    assert crashed.path.endswith("2_crash.avi")
+    assert "died (SIGSEGV)" in crashed.reason
+
+
+def rows(paths: list[Path], workers: int) -> tuple[dict[int, VideoRows], list[SkippedVideo]]:
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=20)
+    found = list(extract_rows(paths, mean_rows, settings, batch_size=4, workers=workers))
+    skipped = [item for item in found if isinstance(item, SkippedVideo)]
+    kept = {item.index: item for item in found if isinstance(item, VideoRows)}
+    assert len(kept) + len(skipped) == len(found) == len(paths)
+    return kept, skipped
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_crash_in_the_middle_of_a_video_costs_that_video(
+    workers: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(path for path in folder.rglob("*.avi") if "hang" not in path.name)
+    plain, _ = rows(paths, workers=0)
+    monkeypatch.setattr(extract, "WindowDataset", CrashingWindows)
+    kept, (skipped,) = rows(paths, workers)
+    assert skipped.path.endswith("2_crash.avi")
+    assert "died (SIGSEGV)" in skipped.reason
+    assert kept.keys() == plain.keys() - {skipped.index}
+    for index, video in kept.items():
+        assert torch.equal(video.rows, plain[index].rows)
+        assert torch.equal(video.seconds, plain[index].seconds)
+
+
+def test_a_process_that_something_else_has_ended_costs_no_row_and_doubles_none(folder: Path) -> None:
+    paths = sorted(folder.rglob("*.avi"))
+    plain, _ = rows(paths, workers=0)
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=20)
+    found: list[VideoRows] = []
+    for item in extract_rows(paths, mean_rows, settings, batch_size=4, workers=1):
+        assert isinstance(item, VideoRows)
+        found.append(item)
+        if len(found) == 1:
+            workers = multiprocessing.active_children()
+            assert workers
+            for process in workers:
+                process.kill()
+    assert sorted(video.index for video in found) == list(plain)
+    assert all(torch.equal(video.rows, plain[video.index].rows) for video in found)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (DecodeLimits(max_frame_pixels=64 * 64 - 1), "frames of 64x64, more than the 4,095 pixels allowed"),
+        (DecodeLimits(max_clip_mb=1), "clips of 3 MB, more than the 1 MB allowed"),
+    ],
+)
+def test_a_video_that_is_too_large_is_named(limits: DecodeLimits, reason: str, tmp_path: Path) -> None:
+    path = write_ucf101_avi(tmp_path / "a" / "big.avi", num_frames=300, seed=0, side=64)
+    clips = ClipSettings(frames=32, crop_size=16, num_clips=8)
+    listed = list_videos(tmp_path, "all")
+    (batch,) = build_eval_loader(listed, **vars(clips), batch_size=1, workers=0, limits=limits)
+    (item,) = WindowDataset([path], clips, per_second=False, limits=limits)
+    assert isinstance(item, SkippedVideo)
+    assert [skip.reason for skip in batch.skipped] == [item.reason] == [reason]
+    (batch,) = build_eval_loader(listed, **vars(clips), batch_size=1, workers=0)
+    assert batch.skipped == []
+
+
+def test_limits_come_from_the_flags_and_what_they_left_out_is_tried_again_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, checkpoint = make_videos(tmp_path / "videos"), write_checkpoint(tmp_path / "last.pt")
+    write_ucf101_avi(videos / "a" / "large.avi", num_frames=12, seed=1, side=80)
+    words = ["evaluate", checkpoint, videos, "--protocols", "knn", "--device", "cpu", "--workers", "0"]
+    limit = ["--limits.max-frame-pixels", 40 * 40]
+
+    def left_out(*flags: object) -> list[str]:
+        out = tmp_path / "result.json"
+        assert main([str(word) for word in (*words, "--out", out, *flags)]) == 0
+        data = json.loads(out.read_text())["data"]
+        return [Path(video["path"]).name for part in data.values() for video in part["undecodable"]]
+
+    assert left_out(*limit) == ["large.avi"]
+    assert left_out() == []
+    assert main([*map(str, words), "--limits.max-clip-mb", "0"]) == 2
+    assert "--limits.max_clip_mb 0: must be 1 or more" in capsys.readouterr().err
+    out = tmp_path / "vectors.npz"
+    assert main(["embed", *map(str, (checkpoint, videos, "-o", out, "--workers", 0, *limit))]) == 0
+    assert [Path(line["path"]).name for line in read_lines(tmp_path / "vectors.npz.skipped.jsonl")] == ["large.avi"]

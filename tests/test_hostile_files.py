@@ -1,0 +1,108 @@
+"""Files of strangers: whatever takes one, runs nothing of it, and refuses it in one line."""
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fima.cli import main
+from fima.engine.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint
+from fima.engine.run_folder import RunFolder
+from fima.errors import CheckpointError
+from tests.small_runs import SMALL_FLAGS, make_videos
+
+Write = Callable[[Path, object], None]
+COMMANDS = {
+    "evaluate": "evaluate {file} {videos} --device cpu --workers 0",
+    "finetune": "finetune {file} {videos} --out {out}/run --run.device cpu --data.workers 0",
+    "embed": "embed {file} {videos} -o {out}/vectors.npz --device cpu --workers 0",
+    "predict": "predict {file} {videos} --device cpu",
+    "export": "export {file} --format safetensors -o {out}/encoder.safetensors",
+    "convert": "convert {file} {out}/converted.pt",
+    "convert back": "convert {file} {out}/converted.pt --to official",
+    "encoder alone": "convert {file} {out}/encoder.safetensors --encoder-only",
+    "cam": "cam {file} {videos} --out {out}/cam.png --device cpu",
+    "resume from": "pretrain {videos} --out {out}/run --resume-from {file} {small}",
+}
+
+
+@dataclass
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def as_zip(path: Path, content: object) -> None:
+    torch.save(content, path)
+
+
+def as_old_torch_file(path: Path, content: object) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def as_pickle(path: Path, content: object) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.mark.parametrize("write", [as_zip, as_old_torch_file, as_pickle])
+@pytest.mark.parametrize("own", [True, False], ids=["as ours", "as the authors'"])
+def test_code_in_a_checkpoint_is_not_run(write: Write, own: bool, tmp_path: Path) -> None:
+    ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": {}}
+    content = {**(ours if own else {"state_dict": {}}), "arch": Malicious(tmp_path / "owned")}
+    write(tmp_path / "last.pt", content)
+    with pytest.raises(CheckpointError, match=r"last.pt: .*(not loaded|no checkpoint)"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_code_would_do_harm(tmp_path: Path) -> None:
+    as_pickle(tmp_path / "last.pt", Malicious(tmp_path / "owned"))
+    pickle.loads((tmp_path / "last.pt").read_bytes())
+    assert (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_runs_it(name: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stranger.pt"
+    as_zip(file, {"state_dict": {}, "arch": Malicious(tmp_path / "owned")})
+    words = COMMANDS[name].format(file=file, videos=videos, out=tmp_path, small=" ".join(SMALL_FLAGS))
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert f"{file}: " in error
+    assert "not loaded" in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "owned").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_run_folder_of_a_stranger_is_refused_too(videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    words = ["pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--run.health-epochs", "0"]
+    assert main(words) == 0
+    for path in run.checkpoint_folder.iterdir():
+        as_zip(path, {"format": FORMAT, "format_version": FORMAT_VERSION, "model": Malicious(tmp_path / "owned")})
+    assert main([*words, "--resume", "--optim.epochs", "3"]) == 2
+    assert not (tmp_path / "owned").exists()
+
+
+def test_vectors_that_hold_code_are_refused(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = tmp_path / "vectors.npz"
+    np.savez(vectors, vectors=np.array([Malicious(tmp_path / "owned")], dtype=object))
+    assert main(["search", str(vectors), str(next(videos.rglob("*.avi")))]) == 2
+    assert f"{vectors}: " in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()

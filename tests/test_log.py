@@ -1,0 +1,47 @@
+"""What a run says on a terminal, and what it does when its records cannot be written."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fima.engine import log
+from fima.engine.loop import pretrain
+from fima.engine.records import read_lines
+from tests.small_runs import make_videos, with_settings
+
+ONE_EPOCH = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+def test_a_terminal_sees_the_steps_and_the_loss(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(log, "Console", lambda: Console(file=screen, force_terminal=True, width=200))
+    pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
+    said = screen.getvalue()
+    (line, *_) = (line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["step"] == 2)
+    assert "2/2" in said
+    assert f"loss {line['loss']:.3f}" in said
+    assert "epoch 1/1 · loss" in said
+    assert "epoch 1/1" not in capsys.readouterr().out  # above the bar, and only there
+
+
+def test_a_run_goes_on_without_tensorboard(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fima.engine.log.SummaryWriter.add_scalar", full_disk)
+    result = pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
+    assert result.progress.epoch == 1
+    assert capsys.readouterr().err.count("no more events for TensorBoard: they cannot be written (No space left") == 1
+    kinds = [line["kind"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert kinds == ["step", "step", "epoch"]

@@ -199,11 +199,12 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
     """
     with torch.autocast(predictions.device.type, enabled=False):
         predictions, keys, batch_cells = map(full_precision, (predictions, keys, batch_cells))
+        # Cells without a positive are computed too, and left out: choosing rows would make a GPU wait for the host.
         has_positive = pairs.any(dim=2)
-        rows = predictions[has_positive]
-        similarities = (predictions @ keys.transpose(1, 2))[has_positive] / temperature
-        numerator = similarities.masked_fill(~pairs[has_positive], float("-inf")).logsumexp(dim=1)
-        denominator = log_sum_exp(rows, batch_cells, temperature)
+        similarities = predictions @ keys.transpose(1, 2) / temperature
+        others = has_positive[:, :, None] & ~pairs
+        numerator = similarities.masked_fill(others, float("-inf")).logsumexp(dim=2)
+        denominator = log_sum_exp(predictions.flatten(0, 1), batch_cells, temperature).view_as(numerator)
+        losses = (denominator - numerator).where(has_positive, 0).sum(dim=1)
         cells_per_sample = has_positive.sum(dim=1)
-        losses = predictions.new_zeros(len(pairs)).index_add(0, has_positive.nonzero()[:, 0], denominator - numerator)
         return global_mean(losses / cells_per_sample.clamp(min=1), cells_per_sample > 0)

@@ -1,5 +1,6 @@
 """Colour augmentation: drawn per clip where the clip is sampled, applied to whole batches on the device."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,8 +106,15 @@ def _colour(x: Tensor, operations: list[_Operation]) -> None:
             else:
                 clips = torch.tensor(operation.clips).to(x.device, non_blocking=True)
                 x.index_copy_(0, clips, operation.change(x.index_select(0, clips), values))
-        mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1, 1) for values in (MEAN, STD))
-        torch.addcmul(-mean / std, x, 1 / std, out=x)
+        shift, scale = _normalisation(x.device)
+        torch.addcmul(shift, x, scale, out=x)
+
+
+@functools.lru_cache(maxsize=8)
+def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What is added to pixels, and what they are multiplied by before, (3, 1, 1, 1): brought to the device once."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (MEAN, STD))
+    return -mean / std, 1 / std
 
 
 def _operations(draws: Tensor) -> list[_Operation]:

@@ -50,6 +50,10 @@ def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -
     if precision == "fp32":
         yield
         return
-    guard = _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
-    with torch.autocast(device.type, dtype=torch.bfloat16), guard:
+    with torch.autocast(device.type, dtype=torch.bfloat16), guard(device):
         yield
+
+
+def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context without which bfloat16 cannot be trusted on a device."""
+    return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fima.engine.distributed import global_mean
+from fima.engine.precision import without_autocast
 
 MAX_SIMILARITIES = 2**22
 """Cell similarities held at a time (16 MiB in float32)."""
@@ -47,7 +48,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: floa
         negatives: shared by all queries, (K, D).
         temperature: τ.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         query, key, negatives = full_precision(query), full_precision(key), full_precision(negatives)
         positive = (query * key).sum(dim=1, keepdim=True)
         negative = query @ negatives.T
@@ -197,7 +198,7 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
     Returns:
         Scalar.
     """
-    with torch.autocast(predictions.device.type, enabled=False):
+    with without_autocast(predictions.device):
         predictions, keys, batch_cells = map(full_precision, (predictions, keys, batch_cells))
         # Cells without a positive are computed too, and left out: choosing rows would make a GPU wait for the host.
         has_positive = pairs.any(dim=2)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.views import ClipViews
+from fima.engine.precision import without_autocast
 from fima.model.inputs import ClipInputs
 
 MEAN = (0.43216, 0.394666, 0.37645)
@@ -92,13 +93,13 @@ def _parts(num_clips: int, device: torch.device) -> list[slice]:
 
 def _frames_at_once(x: Tensor) -> tuple[Tensor, ...]:
     """Parts of clips (B, 3, T, H, W) along T: a few frames each on a CPU, everything elsewhere."""
-    return x.split(CPU_FRAMES_AT_ONCE if x.device.type == "cpu" else max(1, x.shape[2]), dim=2)
+    return torch.split(x, CPU_FRAMES_AT_ONCE if x.device.type == "cpu" else max(1, x.shape[2]), dim=2)
 
 
 def _colour(x: Tensor, operations: list[_Operation]) -> None:
     """`apply_colour` in place, on frames of clips, (B, 3, T, H, W)."""
     # The sums over frames and the blur's products lose too many bits in half precision.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         for operation in operations:
             values = operation.values.to(x.device, non_blocking=True)
             if len(operation.clips) == len(x):

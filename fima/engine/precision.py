@@ -57,3 +57,11 @@ def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -
 def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context without which bfloat16 cannot be trusted on a device."""
     return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which autocast changes nothing; one that an exported graph does not see, where it is off."""
+    available = torch.amp.is_autocast_available(device.type)
+    if available and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()

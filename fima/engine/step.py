@@ -55,7 +55,7 @@ class Measured:
         self._numbers, self._arrived = numbers, None
         if numbers.device.type == "cuda":
             self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:

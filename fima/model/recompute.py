@@ -20,7 +20,8 @@ def recomputed(encoder: nn.Module, clip: Tensor) -> Tensor:
         encoder: (B, 3, T, H, W) -> (B, C, t, h, w).
         clip: (B, 3, T, H, W).
     """
-    in_bfloat16 = torch.is_autocast_enabled(clip.device.type)
+    kind = clip.device.type
+    in_bfloat16 = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         return contextlib.nullcontext(), _again(encoder, clip.device, in_bfloat16)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, linear, max_pool3d, pad, relu
 
+from fima.engine.precision import without_autocast
 from fima.model.backbones.base import Backbone
 from fima.model.layout import largest_neighbour, pixels_in_blocks, weight_in_blocks
 
@@ -100,7 +101,7 @@ class MaxPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) → the same divided by the strides, rounded up."""
         # Autocast would take it to float32, and all that comes after it back: the largest of some numbers is exact.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             if self.is_symmetric:
                 if self.kernel == (3, 3, 3) and x.device.type == "cpu" and not torch.is_grad_enabled():
                     return largest_neighbour(x)

@@ -3,7 +3,11 @@
 u is one forward pass without gradient of the same backbone, in float32 and PyTorch's default memory format, on the same
 batch, in training mode. The floor is the encoder passes that the method cannot do without: two with gradient and eight
 without, in the step's own precision and memory format. Everything is interleaved; figures are medians. Memory is the
-highest resident set during the step, above the resident set before it.
+highest resident set during the step, above the resident set before it. Freed memory is kept, as the `fima` command
+does.
+
+`augmentation_share` of the step is printed too, and for float32 `matrix_u`: what the multiplications of the encoder
+passes alone would take at the speed of a matrix product that fits the cache, which nothing in float32 can be below.
 """
 
 import argparse
@@ -18,12 +22,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fima import losses
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
-from fima.data.augment import draw_colour
+from fima.data.augment import draw_colour, make_inputs
 from fima.data.loader import PretrainBatch, item_generator
 from fima.data.views import ClipViews
+from fima.engine.memory import keep_freed_memory
+from fima.engine.precision import autocast
 from fima.engine.step import forward_backward
 from fima.model import build_method
 from fima.model.backbones import build_backbone
@@ -39,6 +46,12 @@ QUEUE_SIZE = 2_240
 KEY_PASSES, QUERY_PASSES = 8, 2
 KINETICS_BATCH, KINETICS_CELLS, KINETICS_SLICES, KINETICS_QUEUE, DIM = 64, 49, 2, 31_360, 128
 CELL_LOSS_CALLS = 4
+CELL_LOSS_CASES = {"cell_loss_kinetics": KINETICS_BATCH, "cell_loss_kinetics_512": 512}
+DENSE_AT_MOST = 64
+"""Largest batch for which there is memory for the dense form."""
+PRODUCT_SIZE = 1024
+JSON_KEYS = ("step_u", "floor_u", "ratio_to_floor", "peak_mb", "ratio_to_dense")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +61,9 @@ class StepCase:
     unit: Callable[[], object]
     floor: Callable[[], object]
     step: Callable[[], object]
+    augment: Callable[[], object]
+    multiplications: int
+    """Of one forward pass of the encoder."""
 
 
 def random_batch(batch_size: int, data: DataConfig) -> PretrainBatch:
@@ -86,7 +102,7 @@ def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32"
     fast = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
     method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)
     batch = random_batch(batch_size, config.data)
 
     def unit() -> None:
@@ -94,7 +110,7 @@ def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32"
             plain(clips)
 
     def floor() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(CPU, precision):
             with torch.no_grad():
                 for _ in range(KEY_PASSES):
                     fast(clips)
@@ -104,10 +120,18 @@ def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32"
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        forward_backward(method, config, batch, torch.device("cpu"))
+        measured = forward_backward(method, config, batch, CPU)
         optimizer.step()
+        measured.read()
 
-    return StepCase(unit=unit, floor=floor, step=step)
+    def augment() -> None:
+        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b)):
+            make_inputs(views, draws, full_difference=True, frame_differences=True)
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        build_backbone(backbone).to("meta")(clips.to("meta"))
+    return StepCase(unit=unit, floor=floor, step=step, augment=augment, multiplications=counter.get_total_flops() // 2)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -132,20 +156,33 @@ def _status_mib(name: str) -> float:
 
 
 def measure_step(case: StepCase, rounds: int) -> dict[str, float]:
-    """Time unit, floor and step in turn; the first round warms up."""
-    times: dict[str, list[float]] = {"unit": [], "floor": [], "step": []}
+    """Time unit, floor, step and its augmentation in turn; the first round warms up."""
+    matrix = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE)
+    functions = {
+        "unit": case.unit,
+        "floor": case.floor,
+        "step": case.step,
+        "augment": case.augment,
+        "product": lambda: matrix @ matrix,
+    }
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(rounds + 1):
-        for name in times:
-            taken = seconds(getattr(case, name))
+        for name, function in functions.items():
+            taken = seconds(function)
             if round_number:
                 times[name].append(taken)
-    unit, floor, step = (statistics.median(times[name]) for name in ("unit", "floor", "step"))
+    unit, floor, step, augment, product = (statistics.median(times[name]) for name in functions)
     ratio = statistics.median(a / b for a, b in zip(times["step"], times["floor"], strict=True))
+    # Backward multiplies twice as often as forward.
+    multiplications = case.multiplications * (KEY_PASSES + 3 * QUERY_PASSES)
     return {
         "step_u": round(step / unit, 2),
         "floor_u": round(floor / unit, 2),
         "ratio_to_floor": round(ratio, 3),
         "peak_mb": round(peak_mb(case.step)),
+        "unit_seconds": round(unit, 3),
+        "augmentation_share": round(augment / step, 3),
+        "matrix_u": round(multiplications / PRODUCT_SIZE**3 * product / unit, 2),
     }
 
 
@@ -159,15 +196,15 @@ def dense_cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_ce
     return (each.sum(dim=1) / count.clamp(min=1))[count > 0].mean()
 
 
-def measure_cell_loss(rounds: int) -> dict[str, float]:
+def measure_cell_loss(batch_size: int, rounds: int) -> dict[str, float]:
     """Four calls of the cell loss at the shape of the Kinetics runs, forward and backward, against the dense form."""
     unit_vectors = nn.functional.normalize
-    predictions = unit_vectors(torch.randn(KINETICS_BATCH, KINETICS_CELLS, DIM), dim=2).requires_grad_()
-    keys = unit_vectors(torch.randn(KINETICS_BATCH, KINETICS_CELLS, DIM), dim=2)
-    own = KINETICS_BATCH * KINETICS_CELLS * KINETICS_SLICES
-    others = own - KINETICS_BATCH * KINETICS_CELLS + KINETICS_QUEUE
+    predictions = unit_vectors(torch.randn(batch_size, KINETICS_CELLS, DIM), dim=2).requires_grad_()
+    keys = unit_vectors(torch.randn(batch_size, KINETICS_CELLS, DIM), dim=2)
+    own = batch_size * KINETICS_CELLS * KINETICS_SLICES
+    others = own - batch_size * KINETICS_CELLS + KINETICS_QUEUE
     batch_cells = torch.cat([keys.flatten(0, 1), unit_vectors(torch.randn(others, DIM), dim=1)])
-    pairs = torch.rand(KINETICS_BATCH, KINETICS_CELLS, KINETICS_CELLS) < 0.05
+    pairs = torch.rand(batch_size, KINETICS_CELLS, KINETICS_CELLS) < 0.05
     results: dict[str, Tensor] = {}
 
     def four_calls(name: str, loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -178,6 +215,9 @@ def measure_cell_loss(rounds: int) -> dict[str, float]:
         return run
 
     ours = four_calls("ours", lambda: losses.cell_motion(predictions, keys, pairs, batch_cells, temperature=0.1))
+    if batch_size > DENSE_AT_MOST:
+        ours()
+        return {"peak_mb": round(peak_mb(ours)), "seconds": round(seconds(ours), 2)}
     dense = four_calls("dense", lambda: dense_cell_motion(predictions, keys, pairs, batch_cells))
     ratios = [seconds(ours) / seconds(dense) for _ in range(rounds)]
     error = (results["ours"] - results["dense"]).abs().max() / results["dense"].abs().max()
@@ -195,22 +235,30 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds per case, after one to warm up")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
     names = [f"{backbone}_{PRECISION_NAMES[precision]}" for backbone, precision in CASES]
     parser.add_argument("--cases", nargs="+", default=[*names, "cell_loss_kinetics"])
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     results: dict[str, dict[str, float]] = {}
+    for name, batch_size in CELL_LOSS_CASES.items():
+        if name in arguments.cases:
+            results[name] = measure_cell_loss(batch_size, arguments.rounds)
+            if not arguments.json:
+                print(name, results[name])
+    keep_freed_memory()
     for name, (backbone, precision) in zip(names, CASES, strict=True):
         if name in arguments.cases:
             results[name] = measure_step(step_case(backbone, precision, arguments.batch_size), arguments.rounds)
             if not arguments.json:
                 print(name, results[name], flush=True)
-    if "cell_loss_kinetics" in arguments.cases:
-        results["cell_loss_kinetics"] = measure_cell_loss(arguments.rounds)
-        if not arguments.json:
-            print("cell_loss_kinetics", results["cell_loss_kinetics"])
     if arguments.json:
-        print(json.dumps(results, indent=2))
+        kept = {
+            name: {key: value for key, value in found.items() if key in JSON_KEYS} for name, found in results.items()
+        }
+        print(json.dumps(kept, indent=2))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ class ModelConfig:
     """Layers of the motion decoder."""
     decoder_dropout: float = 0.1
     """Dropout in the motion decoder."""
+    recompute: bool = False
+    """Compute the query encoder's activations again backward: less memory, more time (docs/performance.md)."""
+    compile: bool = False
+    """Compile the encoders with `torch.compile`; needs a C++ compiler (docs/performance.md)."""
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone, flag="model.backbone")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fima.engine.distributed import global_mean
+from fima.engine.precision import without_autocast
 
 MAX_SIMILARITIES = 2**22
 """Cell similarities held at a time (16 MiB in float32)."""
@@ -47,7 +48,7 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: floa
         negatives: shared by all queries, (K, D).
         temperature: τ.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         query, key, negatives = full_precision(query), full_precision(key), full_precision(negatives)
         positive = (query * key).sum(dim=1, keepdim=True)
         negative = query @ negatives.T
@@ -197,13 +198,14 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
     Returns:
         Scalar.
     """
-    with torch.autocast(predictions.device.type, enabled=False):
+    with without_autocast(predictions.device):
         predictions, keys, batch_cells = map(full_precision, (predictions, keys, batch_cells))
+        # Cells without a positive are computed too, and left out: choosing rows would make a GPU wait for the host.
         has_positive = pairs.any(dim=2)
-        rows = predictions[has_positive]
-        similarities = (predictions @ keys.transpose(1, 2))[has_positive] / temperature
-        numerator = similarities.masked_fill(~pairs[has_positive], float("-inf")).logsumexp(dim=1)
-        denominator = log_sum_exp(rows, batch_cells, temperature)
+        similarities = predictions @ keys.transpose(1, 2) / temperature
+        others = has_positive[:, :, None] & ~pairs
+        numerator = similarities.masked_fill(others, float("-inf")).logsumexp(dim=2)
+        denominator = log_sum_exp(predictions.flatten(0, 1), batch_cells, temperature).view_as(numerator)
+        losses = (denominator - numerator).where(has_positive, 0).sum(dim=1)
         cells_per_sample = has_positive.sum(dim=1)
-        losses = predictions.new_zeros(len(pairs)).index_add(0, has_positive.nonzero()[:, 0], denominator - numerator)
         return global_mean(losses / cells_per_sample.clamp(min=1), cells_per_sample > 0)

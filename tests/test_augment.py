@@ -71,15 +71,30 @@ def test_jitter_operations_are_torchvisions(
 ) -> None:
     x = clips(4)
     factors = torch.tensor([-0.1, 0.07, 1 / 6, -1 / 6]) if ours is adjust_hue else torch.tensor([0.6, 0.93, 1.2, 1.4])
-    changed = ours(x, factors)
+    changed = ours(x.clone(), factors)
     for clip, result, factor in zip(x, changed, factors.tolist(), strict=True):
         torch.testing.assert_close(result, frames_first(theirs(frames_first(clip), factor)), atol=2e-6, rtol=0)
 
 
 def test_hue_leaves_gray_and_zero_turns_alone() -> None:
     gray = to_grayscale(clips(2), torch.ones(2))
-    torch.testing.assert_close(adjust_hue(gray, torch.tensor([0.1, -0.1])), gray)
+    torch.testing.assert_close(adjust_hue(gray.clone(), torch.tensor([0.1, -0.1])), gray)
     torch.testing.assert_close(adjust_hue(clips(2), torch.zeros(2)), clips(2), atol=1e-6, rtol=0)
+
+
+def test_no_blur_multiplies_by_numbers_that_slow_a_cpu_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = []
+    blur_matrices = augment._blur_matrices
+
+    def record(kernel: Tensor, size: int) -> Tensor:
+        kernels.append(kernel)
+        return blur_matrices(kernel, size)
+
+    monkeypatch.setattr(augment, "_blur_matrices", record)
+    gaussian_blur(clips(20, size=112, frames=1), torch.linspace(0.1, 2, 20))
+    weights = torch.cat(kernels)
+    assert (weights == 0).any()
+    assert (weights[weights != 0] >= torch.finfo(torch.float32).tiny).all()
 
 
 @pytest.mark.parametrize("size", [20, 32, 64, 75])
@@ -87,7 +102,7 @@ def test_blur_is_torchvisions(size: int) -> None:
     x = clips(3, size=size, frames=2)
     sigma = torch.tensor([0.1, 0.8, 2.0])
     kernel = [blur_kernel_size(size)] * 2
-    for clip, result, value in zip(x, gaussian_blur(x, sigma), sigma.tolist(), strict=True):
+    for clip, result, value in zip(x, gaussian_blur(x.clone(), sigma), sigma.tolist(), strict=True):
         expected = torchvision_functional.gaussian_blur(frames_first(clip), kernel, [value, value])
         torch.testing.assert_close(result, frames_first(expected), atol=2e-6, rtol=0)
 
@@ -95,12 +110,22 @@ def test_blur_is_torchvisions(size: int) -> None:
 def test_kernel_sizes() -> None:
     assert [blur_kernel_size(size) for size in (8, 20, 64, 112, 224)] == [1, 3, 7, 11, 23]
     x = clips(1, size=8)
-    assert torch.equal(gaussian_blur(x, torch.tensor([2.0])), x)
+    assert torch.equal(gaussian_blur(x.clone(), torch.tensor([2.0])), x)
 
 
-@pytest.mark.parametrize("clips_at_once", [1, 5, 100])
-def test_a_batch_equals_torchvision_clip_by_clip(clips_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "CPU_CLIPS_AT_ONCE", clips_at_once)
+def all_at_once(num_clips: int, _: torch.device) -> list[slice]:
+    """How a GPU takes the clips."""
+    return [slice(0, num_clips)]
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2, 100])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_batch_equals_torchvision_clip_by_clip(
+    frames_at_once: int, batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augment, "CPU_FRAMES_AT_ONCE", frames_at_once)
+    if batched:
+        monkeypatch.setattr(augment, "_parts", all_at_once)
     x = clips(24)
     before = x.clone()
     draws = draw_colour(np.random.default_rng(0), 24, DataConfig())

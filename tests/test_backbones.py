@@ -73,8 +73,10 @@ def test_the_documented_maps_are_all() -> None:
 def test_fima_takes_one_step_with_backbones_of_torchvision(name: str) -> None:
     """2 slices of S3D, 4 of the transformers: all of them get the motion losses' gradient."""
     torch.manual_seed(0)
-    small = {"projector_hidden": 16, "embedding_dim": 8, "decoder_dim": 16, "decoder_heads": 2, "decoder_layers": 1}
-    network = build_method(ModelConfig(backbone=name, **small), MethodConfig(queue_size=4, cell_queue_size=0))
+    model = ModelConfig(
+        backbone=name, projector_hidden=16, embedding_dim=8, decoder_dim=16, decoder_heads=2, decoder_layers=1
+    )
+    network = build_method(model, MethodConfig(queue_size=4, cell_queue_size=0))
     losses = network(*(clip_inputs(seed, 2, frames=16 if name == "s3d" else 8) for seed in (1, 2)))
     assert losses.parts.keys() == {"instance", "frame", "cell"}
     losses.total.backward()

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -42,15 +43,16 @@ class MeanLoss(nn.Module):
 def test_parts_give_the_gradient_and_the_loss_of_the_whole(batch: PretrainBatch, num_parts: int) -> None:
     whole, parts = MeanLoss(), MeanLoss()
     device = torch.device("cpu")
-    values, query = forward_backward(whole, MOCO, batch, device)
-    split_values, split_query = forward_backward(
+    values, beside = forward_backward(whole, MOCO, batch, device).read()
+    split_values, split_beside = forward_backward(
         parts, with_settings("optim", MOCO, accumulate=num_parts), batch, device
-    )
+    ).read()
     assert whole.weight.grad is not None
     assert parts.weight.grad is not None
     torch.testing.assert_close(parts.weight.grad, whole.weight.grad)
     assert split_values == pytest.approx(values)
-    torch.testing.assert_close(split_query, query)
+    assert split_beside == pytest.approx(beside)
+    assert values["loss"] == pytest.approx(values["instance"])
     assert whole.updates == [True]
     assert parts.updates == [True, *[False] * (min(num_parts, 4) - 1)]
 
@@ -72,6 +74,34 @@ def test_the_key_networks_move_once_and_every_key_enters_the_queue(batch: Pretra
 
 
 def test_a_part_that_is_not_finite_names_the_whole_batch(batch: PretrainBatch) -> None:
+    network = MeanLoss(float("inf"))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
+    measured = forward_backward(network, MOCO, batch, torch.device("cpu"))
+    optimizer.found_inf = measured.not_finite  # type: ignore[attr-defined]
+    optimizer.step()
+    assert network.weight == 1
     with pytest.raises(NotFiniteError, match="instance inf") as caught:
-        forward_backward(MeanLoss(float("inf")), MOCO, batch, torch.device("cpu"))
+        measured.read()
     assert caught.value.paths == batch.paths
+
+
+META = torch.device("meta")
+"""Tensors there have no values: whatever would make a GPU wait until the host has looked at one is an error."""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("name", ["moco", "fima", "dense queue"])
+def test_the_host_looks_at_no_value_during_a_step(name: str, accumulate: int, batch: PretrainBatch) -> None:
+    config = SMALL_CONFIG if name != "moco" else MOCO
+    config = replace(config, method=replace(config.method, cell_queue_size=32 if name == "dense queue" else 0))
+    network = build_method(config.model, config.method).to(META).to(memory_format=torch.channels_last_3d)
+    measured = forward_backward(network, with_settings("optim", config, accumulate=accumulate), batch, META)
+    assert measured.not_finite.is_meta
+    gradients = [weight.grad for weight in network.parameters() if weight.requires_grad]
+    assert all(gradient is not None and gradient.is_meta for gradient in gradients)
+
+
+@pytest.mark.parametrize("look", [Tensor.item, Tensor.cpu, Tensor.tolist, Tensor.nonzero, bool])
+def test_the_test_above_would_see_a_look(look: Callable[[Tensor], object]) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        look(torch.ones((), device=META))

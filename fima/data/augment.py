@@ -1,6 +1,8 @@
 """Colour augmentation: drawn per clip where the clip is sampled, applied to whole batches on the device."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,8 +10,8 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.views import ClipViews
+from fima.engine.precision import without_autocast
 from fima.model.inputs import ClipInputs
-from fima.motion import frame_difference
 
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
@@ -19,7 +21,9 @@ HUE_STRENGTH = 0.1
 MIN_SIGMA_PX = 0.1
 MAX_SIGMA_PX = 2.0
 TINY_CHROMA = 1e-12
-CPU_CLIPS_AT_ONCE = 1
+TINY_WEIGHT = 1e-20
+CPU_FRAMES_AT_ONCE = 8
+"""Frames of one clip that a CPU works on at a time: all operations on them find them in the cache."""
 
 GRAYSCALE, JITTER, ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, SIGMA = 0, 1, slice(2, 6), 6, 7, 8, 9, 10
 NUM_DRAWS = 11
@@ -49,6 +53,18 @@ def draw_colour(generator: np.random.Generator, num_tensors: int, data: DataConf
     return torch.from_numpy(draws)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Operation:
+    """One operation on some clips of a batch."""
+
+    change: Callable[[Tensor, Tensor], Tensor]
+    """Changes clips (n, 3, T, H, W) in place, given a value for each of them, (n,)."""
+    clips: list[int]
+    """Which clips, in rising order; n of them."""
+    values: Tensor
+    """(n,), on the CPU."""
+
+
 def apply_colour(x: Tensor, draws: Tensor) -> Tensor:
     """Grayscale, colour jitter, blur and normalisation of a batch of clips, each by its own draws.
 
@@ -56,50 +72,67 @@ def apply_colour(x: Tensor, draws: Tensor) -> Tensor:
 
     Args:
         x: clips in [0, 1], float (B, 3, T, H, W); left as it is.
-        draws: rows of `draw_colour`, (B, 11); best on the CPU, where they cost no synchronisation.
+        draws: rows of `draw_colour`, (B, 11); on the CPU, where they cost no synchronisation.
 
     Returns:
-        Normalised clips (B, 3, T, H, W).
+        Normalised float32 clips (B, 3, T, H, W).
     """
-    coloured = torch.empty(x.shape, device=x.device)
-    for rows in _portions(x):
-        _colour(x[rows].float(), draws[rows].cpu(), out=coloured[rows])
+    coloured = x.to(torch.float32, copy=True)
+    for clips in _parts(len(x), x.device):
+        operations = _operations(draws[clips])
+        for frames in _frames_at_once(coloured[clips]):
+            _colour(frames, operations)
     return coloured
 
 
-def _portions(x: Tensor) -> list[slice]:
-    """Rows of a batch to work on at a time: on a CPU so few that every operation finds them in its cache."""
-    size = CPU_CLIPS_AT_ONCE if x.device.type == "cpu" else max(1, len(x))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
+def _parts(num_clips: int, device: torch.device) -> list[slice]:
+    """What is augmented at a time: single clips on a CPU, for its caches; all elsewhere, to start few kernels."""
+    size = 1 if device.type == "cpu" else max(1, num_clips)
+    return [slice(start, start + size) for start in range(0, num_clips, size)]
 
 
-def _colour(x: Tensor, draws: Tensor, out: Tensor) -> None:
-    """`apply_colour` into `out`: clips float32 (B, 3, T, H, W), draws (B, 11) on the CPU."""
+def _frames_at_once(x: Tensor) -> tuple[Tensor, ...]:
+    """Parts of clips (B, 3, T, H, W) along T: a few frames each on a CPU, everything elsewhere."""
+    return torch.split(x, CPU_FRAMES_AT_ONCE if x.device.type == "cpu" else max(1, x.shape[2]), dim=2)
+
+
+def _colour(x: Tensor, operations: list[_Operation]) -> None:
+    """`apply_colour` in place, on frames of clips, (B, 3, T, H, W)."""
     # The sums over frames and the blur's products lose too many bits in half precision.
-    with torch.autocast(x.device.type, enabled=False):
-        gray, jitter, blurred = draws[:, GRAYSCALE] > 0, draws[:, JITTER] > 0, draws[:, SIGMA] > 0
-        x = _changed(x, gray, to_grayscale, draws[:, GRAYSCALE])
-        if jitter.any():
-            for operations in draws[:, ORDER].T:
-                for operation in operations[jitter].unique().int().tolist():
-                    chosen = jitter & (operations == operation)
-                    # A gray clip has no hue to turn.
-                    chosen = chosen & ~gray if operation == HUE - BRIGHTNESS else chosen
-                    x = _changed(x, chosen, ADJUSTMENTS[operation], draws[:, BRIGHTNESS + operation])
-        x = _changed(x, blurred, gaussian_blur, draws[:, SIGMA])
-        mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1, 1) for values in (MEAN, STD))
-        torch.sub(x, mean, out=out).div_(std)
+    with without_autocast(x.device):
+        for operation in operations:
+            values = operation.values.to(x.device, non_blocking=True)
+            if len(operation.clips) == len(x):
+                operation.change(x, values)
+            else:
+                clips = torch.tensor(operation.clips).to(x.device, non_blocking=True)
+                x.index_copy_(0, clips, operation.change(x.index_select(0, clips), values))
+        shift, scale = _normalisation(x.device)
+        torch.addcmul(shift, x, scale, out=x)
 
 
-def _changed(x: Tensor, chosen: Tensor, operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
-    """Clips of which the chosen ones are `operation(clips, their values)`; chosen and values are (B,), on the CPU."""
-    if not chosen.any():
-        return x
-    values = values[chosen].to(x.device, non_blocking=True)
-    if chosen.all():
-        return operation(x, values)
-    clips = chosen.nonzero()[:, 0].to(x.device, non_blocking=True)
-    return x.index_copy(0, clips, operation(x.index_select(0, clips), values))
+@functools.lru_cache(maxsize=8)
+def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What is added to pixels, and what they are multiplied by before, (3, 1, 1, 1): brought to the device once."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (MEAN, STD))
+    return -mean / std, 1 / std
+
+
+def _operations(draws: Tensor) -> list[_Operation]:
+    """What the draws (B, 11) ask for, in the order in which it is done."""
+    rows = draws.tolist()
+    jitter = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    wanted: list[tuple[Callable[[Tensor, Tensor], Tensor], list[int], int]] = [
+        (to_grayscale, [clip for clip, row in enumerate(rows) if row[GRAYSCALE]], GRAYSCALE)
+    ]
+    for position in range(ORDER.start, ORDER.stop):
+        for number, change in enumerate(jitter):
+            clips = [clip for clip, row in enumerate(rows) if row[JITTER] and row[position] == number]
+            wanted.append((change, clips, BRIGHTNESS + number))
+    wanted.append((gaussian_blur, [clip for clip, row in enumerate(rows) if row[SIGMA]], SIGMA))
+    return [
+        _Operation(change=change, clips=clips, values=draws[clips, column]) for change, clips, column in wanted if clips
+    ]
 
 
 def luma(x: Tensor) -> Tensor:
@@ -109,8 +142,8 @@ def luma(x: Tensor) -> Tensor:
 
 
 def to_grayscale(x: Tensor, _: Tensor) -> Tensor:
-    """The luma in all three channels: (B, 3, T, H, W), and a value per clip that plays no part."""
-    return luma(x).expand(-1, 3, -1, -1, -1)
+    """The luma in all three channels of (B, 3, T, H, W), in place; the value per clip plays no part."""
+    return x.copy_(luma(x).expand_as(x))
 
 
 def _per_clip(values: Tensor) -> Tensor:
@@ -119,25 +152,26 @@ def _per_clip(values: Tensor) -> Tensor:
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """clamp(x · factor): (B, 3, T, H, W) in [0, 1], factors (B,)."""
-    return (x * _per_clip(factor)).clamp_(0, 1)
+    """clamp(x · factor), in place: (B, 3, T, H, W) in [0, 1], factors (B,)."""
+    return x.mul_(_per_clip(factor)).clamp_(0, 1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Blends each frame with its mean luma: clamp(factor · x + (1 - factor) · mean); shapes as in brightness."""
+    """Blends each frame with its mean luma: clamp(factor · x + (1 - factor) · mean); as brightness otherwise."""
     factor = _per_clip(factor)
-    mean = luma(x).mean(dim=(3, 4), keepdim=True)
-    return torch.addcmul(mean * (1 - factor), x, factor).clamp_(0, 1)
+    # The mean of the luma is the luma of the means.
+    mean = luma(x.mean(dim=(3, 4), keepdim=True))
+    return torch.addcmul(mean * (1 - factor), x, factor, out=x).clamp_(0, 1)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Blends each pixel with its luma: clamp(factor · x + (1 - factor) · gray); shapes as in brightness."""
+    """Blends each pixel with its luma: clamp(factor · x + (1 - factor) · gray); as brightness otherwise."""
     factor = _per_clip(factor)
-    return torch.addcmul(luma(x).mul_(1 - factor), x, factor).clamp_(0, 1)
+    return torch.addcmul(luma(x).mul_(1 - factor), x, factor, out=x).clamp_(0, 1)
 
 
 def adjust_hue(x: Tensor, factor: Tensor) -> Tensor:
-    """Turns the hue by `factor` of the full circle; shapes as in brightness, factors in [-1/6, 1/6].
+    """Turns the hue by `factor` of the full circle; as brightness otherwise, factors in [-1/6, 1/6].
 
     The hue is measured from red in sextants, branch-free: with p, n the larger and the smaller of green and blue, and
     C the range of the three channels, |hue| = 1 + (p - red + max(n - red, 0)) / C, negative where green < blue. A
@@ -148,17 +182,12 @@ def adjust_hue(x: Tensor, factor: Tensor) -> Tensor:
     lowest = torch.minimum(red, smaller)
     chroma = torch.maximum(red, larger).sub_(lowest)
     hue = smaller.sub_(red).clamp_min_(0).add_(larger).sub_(red).div_(chroma.clamp_min(TINY_CHROMA)).add_(1)
-    hue = hue.copysign_(green - blue).add_(factor.view(-1, 1, 1, 1) * 6)
-    turned = torch.empty_like(x)
+    hue = hue.copysign_(torch.sub(green, blue, out=larger)).add_(factor.view(-1, 1, 1, 1) * 6)
     # Red's distance needs no folding at 3: what lies beyond has weight 0 either way.
-    torch.addcmul(lowest, chroma, hue.abs().neg_().add_(2).clamp_(0, 1), out=turned[:, 0])
-    torch.addcmul(lowest, chroma, (hue - 2).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=turned[:, 1])
-    torch.addcmul(lowest, chroma, hue.add_(2).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=turned[:, 2])
-    return turned
-
-
-ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-"""The jitter operations, in the order of their factors among the draws."""
+    torch.addcmul(lowest, chroma, torch.abs(hue, out=larger).neg_().add_(2).clamp_(0, 1), out=red)
+    torch.addcmul(lowest, chroma, torch.sub(hue, 2, out=larger).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=green)
+    torch.addcmul(lowest, chroma, hue.add_(2).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1), out=blue)
+    return x
 
 
 def blur_kernel_size(size: int) -> int:
@@ -170,11 +199,11 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of each clip with its own sigma, edges reflected, as torchvision's `gaussian_blur`.
 
     Args:
-        x: (B, 3, T, H, W).
+        x: (B, 3, T, H, W), changed in place.
         sigma: standard deviations in pixels, (B,).
 
     Returns:
-        Blurred clips (B, 3, T, H, W); the kernel's side is `blur_kernel_size(W)`.
+        `x`; the kernel's side is `blur_kernel_size(W)`.
     """
     radius = blur_kernel_size(x.shape[-1]) // 2
     if radius == 0:
@@ -182,9 +211,12 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernels = torch.softmax(-0.5 * (offsets / sigma.view(-1, 1)) ** 2, dim=1)
+    # Weights that change no pixel, but that a CPU may multiply twenty times slower.
+    kernels = torch.where(kernels < TINY_WEIGHT, 0, kernels)
     # A banded matrix per clip and axis, edges folded in: several times faster than a depthwise convolution on CPUs.
-    rows = torch.bmm(x.flatten(1, 3), _blur_matrices(kernels, width).transpose(1, 2)).view(x.shape)
-    return torch.matmul(_blur_matrices(kernels, height)[:, None, None], rows)
+    rows = torch.bmm(x.flatten(1, 3), _blur_matrices(kernels, width).transpose(1, 2)).view(-1, height, width)
+    columns = _blur_matrices(kernels, height)[:, None].expand(-1, len(rows) // len(x), -1, -1).flatten(0, 1)
+    return x.copy_(torch.bmm(columns, rows).view(x.shape))
 
 
 def _blur_matrices(kernels: Tensor, size: int) -> Tensor:
@@ -210,22 +242,28 @@ def make_inputs(views: ClipViews, draws: Tensor, *, full_difference: bool, frame
     Returns:
         Normalised float32 (B, 3, F, S, S) tensors; None for the differences that are not wanted.
     """
-    numbers = [0, *([1] if full_difference else []), *([2, 3] if frame_differences else [])]
-    outputs = {number: torch.empty(views.full.shape, device=views.full.device) for number in numbers}
-    draws = draws.cpu()
-    for rows in _portions(views.full):
-        full = views.full[rows].float().div_(255)
-        tensors = [full]
-        if full_difference:
-            tensors.append(frame_difference(full))
-        if frame_differences:
-            tensors += [frame_difference(view[rows].float().div_(255)) for view in (views.early, views.late)]
-        for tensor, (number, output) in zip(tensors, outputs.items(), strict=True):
-            _colour(tensor, draws[rows, number], out=output[rows])
+    wanted = [(0, views.full)]
+    if full_difference:
+        wanted.append((1, views.full))
+    if frame_differences:
+        wanted += [(2, views.early), (3, views.late)]
+    inputs = {row: torch.empty(view.shape, device=view.device) for row, view in wanted}
+    for clips in _parts(len(views.full), views.full.device):
+        for row, view in wanted:
+            operations = _operations(draws[clips, row])
+            now = view[clips]
+            before = now.roll(1, dims=2)
+            for pixels, *frames in zip(*map(_frames_at_once, (inputs[row][clips], now, before)), strict=True):
+                if row == 0:
+                    torch.div(frames[0], 255, out=pixels)
+                else:
+                    # `frame_difference`, of pixels that are not divided by 255 yet.
+                    pixels.copy_(frames[0]).sub_(frames[1]).add_(255).div_(510)
+                _colour(pixels, operations)
     return ClipInputs(
-        full=outputs[0],
-        full_difference=outputs.get(1),
-        early_difference=outputs.get(2),
-        late_difference=outputs.get(3),
+        full=inputs[0],
+        full_difference=inputs.get(1),
+        early_difference=inputs.get(2),
+        late_difference=inputs.get(3),
         box=views.box,
     )

@@ -69,7 +69,8 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
             # torchrun keeps its store when it starts the processes again: without a prefix of their own they would look
             # for each other under the addresses of those that have died.
             own = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-            backend = "nccl" if device.type == "cuda" else "gloo"
+            # Numbers of the host travel between hosts: no GPU has to wait for them.
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -90,8 +91,8 @@ def row_counts(x: Tensor) -> list[int]:
     """Rows of `x`, (rows, …), in every process, in rank order."""
     if world_size() == 1:
         return [len(x)]
-    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)]))
     return [int(count) for count in counts]
 
 

@@ -64,11 +64,16 @@ class Health:
 
 
 def embedding_std(embeddings: Tensor) -> float:
+    """Return `spread` as a number."""
+    return float(spread(embeddings))
+
+
+def spread(embeddings: Tensor) -> Tensor:
     """Return the standard deviation over the rows of (V, D) L2-normalised embeddings, averaged over the dimensions.
 
     Returns 0 for fewer than two rows.
     """
-    return float(embeddings.float().std(dim=0, correction=0).mean()) if len(embeddings) > 1 else 0.0
+    return embeddings.float().std(dim=0, correction=0).mean()
 
 
 def effective_rank(embeddings: Tensor) -> float:

@@ -17,7 +17,7 @@ from fima.data.selection import chosen_videos
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, restore, save_checkpoint, versions
 from fima.engine.determinism import choose_algorithms
-from fima.engine.health import check_health, embedding_std
+from fima.engine.health import check_health
 from fima.engine.interrupt import StopRequest
 from fima.engine.log import RunLog
 from fima.engine.run_folder import RunFolder
@@ -46,7 +46,7 @@ from fima.engine.setup import (
     with_queue_sizes,
 )
 from fima.engine.start import first_progress, start_from
-from fima.engine.step import NotFiniteError, forward_backward
+from fima.engine.step import Measured, NotFiniteError, forward_backward
 from fima.model import build_method
 from fima.model.fima import FIMA
 from fima.model.moco import MoCo
@@ -148,11 +148,15 @@ def train(
     torch.manual_seed(config.run.seed)
     choose_algorithms(device, deterministic=config.run.deterministic)
     method = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
+    if config.model.compile:
+        for network in (method.query_encoder, method.key_encoder):
+            network.compile()
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad],
         lr=config.optim.lr,
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
+        fused=True,
     )
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = build_pretrain_loader(
@@ -210,30 +214,49 @@ def train_epoch(training: Training, epoch: int, progress: Progress) -> tuple[Pro
     training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
     meter = EpochMeter(log, log_steps=config.run.log_steps, epoch=epoch, lr=lr, progress=progress)
     clock = SaveClock(config.run.checkpoint_minutes)
+    waiting: Measured | None = None
     for batch in training.loader:
         meter.step_starts()
-        progress = count_videos(training, progress, batch)
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(step_seed(config.run.seed, progress.step, distributed.rank()))
+        step = progress.step + (waiting is not None)
+        torch.manual_seed(step_seed(config.run.seed, step, distributed.rank()))
         training.optimizer.zero_grad(set_to_none=True)
-        try:
-            values, query = forward_backward(training.model, config, batch, training.device)
-        except NotFiniteError as error:
-            raise not_finite(error, training, progress) from None
+        measured = forward_backward(training.model, config, batch, training.device)
+        # Fused optimisers look at this on the device, and leave the weights as they are where it is 1.
+        training.optimizer.found_inf = measured.not_finite  # type: ignore[attr-defined]
         training.optimizer.step()
-        spread = {"embedding_std": embedding_std(query)}
-        num_videos = len(batch.paths) * distributed.world_size()
-        progress = meter.step_ends(progress, values, num_videos, beside=spread)
+        # One step late, so that a GPU always has the next one to do while the host looks at the last.
+        if waiting is not None:
+            progress = count(training, meter, waiting, progress)
+        waiting = measured
         if stop_requested(training):
             break
-        if clock.is_due() and progress.step_in_epoch < len(training.loader):
+        if clock.is_due() and progress.step_in_epoch + 1 < len(training.loader):
+            progress, waiting = count(training, meter, waiting, progress), None
             save(training, progress)
+    if waiting is not None:
+        progress = count(training, meter, waiting, progress)
     if progress.step_in_epoch < len(training.loader):
         return progress, True
     progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
     log.epoch(progress.epoch, config.optim.epochs, progress.step, meter.means())
     show_pictures(training, batch, progress)
     return progress, stop_requested(training) and progress.epoch < config.optim.epochs
+
+
+def count(training: Training, meter: EpochMeter, measured: Measured, progress: Progress) -> Progress:
+    """Count a step that is done.
+
+    Raises:
+        TrainingError: its loss is not finite, or too large a share of the videos cannot be decoded.
+    """
+    progress = count_videos(training, progress, measured)
+    try:
+        values, beside = measured.read()
+    except NotFiniteError as error:
+        raise not_finite(error, training, progress) from None
+    num_videos = len(measured.paths) * distributed.world_size()
+    return meter.step_ends(progress, values, num_videos, beside=beside)
 
 
 def greet(training: Training, progress: Progress) -> None:

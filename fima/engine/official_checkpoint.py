@@ -133,7 +133,9 @@ def _config(model: Mapping[str, Tensor]) -> PretrainConfig:
         )
     shapes = {name: tuple(value.shape) for name, value in model.items()}
     layers = {name.split(".")[2] for name in shapes if name.startswith("decoder.layers.")}
-    decoder = {"decoder_dim": shapes["reduce.weight"][0], "decoder_layers": len(layers)} if layers else {}
+    decoder: dict[str, Any] = {}
+    if layers:
+        decoder = {"decoder_dim": shapes["reduce.weight"][0], "decoder_layers": len(layers)}
     motion, cells = "motion_queue.keys" in shapes, shapes.get("cell_queue.keys", (0,))[0]
     fima = bool(motion or layers)
     return PretrainConfig(

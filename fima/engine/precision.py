@@ -5,15 +5,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
+PADDING = 4
+"""Place of the padding among the arguments of `conv3d`: clip, weight, bias, stride, padding."""
 
-class _ExactShortConvolutions(TorchFunctionMode):
-    """Runs 3-D convolutions over fewer frames than their kernel has in float32.
+
+class _PaddedShortConvolutions(TorchFunctionMode):
+    """Gives 3-D convolutions over fewer frames than their kernel has their zeros as frames of the clip.
 
     On CPUs, oneDNN's bfloat16 weight gradient of such a convolution reads memory that was never written (seen with
     torch 2.14.1: two frames and a kernel of three): it is wrong, often not finite, and at times the process crashes.
-    The last layers of I3D and the ResNets are of this kind.
+    The last layers of I3D and the ResNets are of this kind. With the padding outside, there are frames enough.
     """
 
     def __torch_function__(
@@ -23,11 +27,15 @@ class _ExactShortConvolutions(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if func is torch.conv3d and args[0].shape[2] < args[1].shape[2]:
-            with torch.autocast("cpu", enabled=False):
-                clip, weight, *others = args
-                return func(clip.float(), weight, *others, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        if func is not torch.conv3d or args[0].shape[2] >= args[1].shape[2]:
+            return func(*args, **(kwargs or {}))
+        clip, weight, *others = args
+        if len(args) > PADDING and isinstance(args[PADDING], tuple):
+            frames, *sides = args[PADDING]
+            others[PADDING - 2] = (0, *sides)
+            return func(pad(clip, [0, 0, 0, 0, frames, frames]), weight, *others, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(clip.float(), weight, *others, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -42,6 +50,18 @@ def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -
     if precision == "fp32":
         yield
         return
-    guard = _ExactShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
-    with torch.autocast(device.type, dtype=torch.bfloat16), guard:
+    with torch.autocast(device.type, dtype=torch.bfloat16), guard(device):
         yield
+
+
+def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context without which bfloat16 cannot be trusted on a device."""
+    return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which autocast changes nothing; one that an exported graph does not see, where it is off."""
+    available = torch.amp.is_autocast_available(device.type)
+    if available and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()

@@ -14,6 +14,8 @@ from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
+        "model.compile",
+        "model.recompute",
         "data.workers",
         "data.max_skipped_share",
         "data.timeout_seconds",

@@ -268,7 +268,7 @@ def stop_requested(training: Running) -> bool:
     received = training.stop.signal_number is not None
     if distributed.world_size() == 1:
         return received
-    return bool(distributed.all_reduce_sum(torch.tensor(float(received), device=training.device)) > 0)
+    return bool(distributed.all_reduce_sum(torch.tensor(float(received))) > 0)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

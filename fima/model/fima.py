@@ -210,7 +210,7 @@ class FIMA(MoCo):
         if update_keys:
             self.update_key_networks()
         keys_a, keys_b = self.key_pass(a), self.key_pass(b)
-        features_a, features_b = self.query_encoder(a.full), self.query_encoder(b.full)
+        features_a, features_b = self.query_features(a.full), self.query_features(b.full)
         query_a, query_b = self.projector(pooled(features_a)), self.projector(pooled(features_b))
 
         contrasts = self.instance_loss(query_a, query_b, keys_a.instance, keys_b.instance)

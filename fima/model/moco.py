@@ -13,6 +13,7 @@ from fima.model.heads import Projector, pooled
 from fima.model.inputs import ClipInputs, StepLosses
 from fima.model.momentum import frozen_copy, update_average
 from fima.model.queue import KeyQueue
+from fima.model.recompute import recomputed
 
 
 def required_size(value: int | None, flag: str) -> int:
@@ -54,6 +55,7 @@ class MoCo(nn.Module):
         super().__init__()
         self.method = method
         self.split_bn = model.split_bn
+        self.recompute = model.recompute
         self.query_encoder = build_backbone(model.backbone)
         self.projector = Projector(self.query_encoder.num_features, model.projector_hidden, model.embedding_dim)
         self.key_encoder = frozen_copy(self.query_encoder)
@@ -69,6 +71,11 @@ class MoCo(nn.Module):
         """One step of the moving averages."""
         update_average(self.key_encoder, self.query_encoder, self.method.key_momentum)
         update_average(self.key_projector, self.projector, self.method.key_momentum)
+
+    def query_features(self, view: Tensor) -> Tensor:
+        """Query feature map (B, C, t, h, w) of a view (B, 3, T, H, W)."""
+        features: Tensor = recomputed(self.query_encoder, view) if self.recompute else self.query_encoder(view)
+        return features
 
     @torch.no_grad()
     def key_features(self, view: Tensor) -> Tensor:
@@ -115,7 +122,7 @@ class MoCo(nn.Module):
         if update_keys:
             self.update_key_networks()
         key_a, key_b = (self.key_embedding(self.key_features(clip.full)) for clip in (a, b))
-        query_a, query_b = (self.projector(pooled(self.query_encoder(clip.full))) for clip in (a, b))
+        query_a, query_b = (self.projector(pooled(self.query_features(clip.full))) for clip in (a, b))
         contrasts = self.instance_loss(query_a, query_b, key_a, key_b)
         instance = (contrasts[0].loss + contrasts[1].loss) / 2
         return step_losses(

@@ -1,10 +1,14 @@
 """I3D (Carreira & Zisserman, 2017): Inception-v1 inflated to 3-D, with TensorFlow's SAME padding."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, max_pool3d, pad, relu
+from torch.nn.functional import conv3d, linear, max_pool3d, pad, relu
 
+from fima.engine.precision import without_autocast
 from fima.model.backbones.base import Backbone
+from fima.model.layout import largest_neighbour, pixels_in_blocks, weight_in_blocks
 
 Size3 = tuple[int, int, int]
 
@@ -51,22 +55,36 @@ class ConvUnit(nn.Module):
         inner_padding = self.padding[0] if self.symmetric else 0
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, inner_padding, bias=False)
         self.pointwise = kernel == stride == 1
+        self.in_blocks = (in_channels, kernel, stride) == (3, 7, 2)
         self.batch3d = nn.BatchNorm3d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, T, H, W) → (B, out, T/stride, H/stride, W/stride)."""
-        if not self.symmetric:
-            x = pad(x, self.padding)
+        return relu(self.before_relu(x), inplace=True)
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """The same without the ReLU, which a max-pool may go before, so that it has less to do."""
+        normalised: Tensor = self.batch3d(self._convolved(x))
+        return normalised
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        weight = self.conv3d.weight
         if self.pointwise and x.is_contiguous(memory_format=torch.channels_last_3d):
             # On one CPU thread a convolution of this size would lose the memory format, for all layers after it.
-            features = linear(x.movedim(1, -1), self.conv3d.weight.flatten(1)).movedim(-1, 1)
-        else:
-            features = self.conv3d(x)
-        return relu(self.batch3d(features), inplace=True)
+            return linear(x.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
+        if self.in_blocks and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and _are_even(x.shape[2:]):
+            # bfloat16 multiplies 32 channels at a time: three of them would leave most of the unit idle.
+            return conv3d(pixels_in_blocks(x, torch.get_autocast_dtype("cpu")), weight_in_blocks(weight))
+        features: Tensor = self.conv3d(x if self.symmetric else pad(x, self.padding))
+        return features
+
+
+def _are_even(sizes: Sequence[int]) -> bool:
+    return all(size % 2 == 0 for size in sizes)
 
 
 class MaxPool(nn.Module):
-    """Max-pooling with SAME padding by zeros, which a ReLU's output never falls below.
+    """Max-pooling with SAME padding, of a ReLU's output or of what a ReLU comes after: zeros then change nothing.
 
     Args:
         kernel: size in time, height, width.
@@ -82,10 +100,17 @@ class MaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) → the same divided by the strides, rounded up."""
-        if self.is_symmetric:
-            before = self.padding[::-2]
-            return max_pool3d(x, self.kernel, self.stride, (before[0], before[1], before[2]), ceil_mode=True)
-        return max_pool3d(pad(x, self.padding), self.kernel, self.stride, ceil_mode=True)
+        # Autocast would take it to float32, and all that comes after it back: the largest of some numbers is exact.
+        with without_autocast(x.device):
+            if self.is_symmetric:
+                if self.kernel == (3, 3, 3) and x.device.type == "cpu" and not torch.is_grad_enabled():
+                    return largest_neighbour(x)
+                before = self.padding[::-2]
+                return max_pool3d(x, self.kernel, self.stride, (before[0], before[1], before[2]), ceil_mode=True)
+            if any(size % step for size, step in zip(x.shape[2:], self.stride, strict=True)):
+                x = pad(x, self.padding)
+            # Of sizes that the stride divides, `ceil_mode` leaves out of the last window what would be padding.
+            return max_pool3d(x, self.kernel, self.stride, ceil_mode=True)
 
 
 class Mixed(nn.Module):
@@ -132,9 +157,9 @@ class I3D(Backbone):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""
-        features = self.maxPool3d_2a_3x3(self.conv3d_1a_7x7(clip))
-        features = self.conv3d_2c_3x3(self.conv3d_2b_1x1(features))
-        features = self.maxPool3d_3a_3x3(features)
+        features = relu(self.maxPool3d_2a_3x3(self.conv3d_1a_7x7.before_relu(clip)), inplace=True)
+        features = self.conv3d_2c_3x3.before_relu(self.conv3d_2b_1x1(features))
+        features = relu(self.maxPool3d_3a_3x3(features), inplace=True)
         for name in MIXED_CHANNELS:
             if name == "mixed_4b":
                 features = self.maxPool3d_4a_3x3(features)

@@ -96,7 +96,7 @@ def test_no_color(tmp_path: Path) -> None:
             pass
         os.close(master)
         assert process.wait() == 0
-        assert b"usage: fima embed" in seen
+        assert b"Exit codes" in seen
         assert (b"\x1b[" in seen) is coloured
 
 

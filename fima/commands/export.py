@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out or Path(stem + SUFFIXES[arguments.format])
     if out.suffix != SUFFIXES[arguments.format]:
         raise ConfigError(f"-o {out}: --format {arguments.format} ends in {SUFFIXES[arguments.format]}")
-    for path in (out, out.with_suffix(".md")):
+    # Each format has a card of its own, so that one encoder can be exported to all of them side by side.
+    card_path = out.with_name(f"{out.name}.md")
+    for path in (out, card_path):
         if path.exists():
             raise ConfigError(f"{path}: is there already; choose another name with -o, or remove it")
     check_format(arguments.format)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     record = {"format": arguments.format, "num_bytes": out.stat().st_size, **asdict(check)}
     card = model_card(description, exportable.facts, source=arguments.encoder, exported=record, name=out.name)
-    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    card_path.write_text(card, encoding="utf-8")
     if arguments.json:
         print(json.dumps({"out": str(out), **record}))
     else:
@@ -89,7 +91,7 @@ def _told(out: Path, record: dict[str, Any], check: Check, exportable: Exportabl
 
     size = exportable.crop_size
     return (
-        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.with_suffix('.md').name}: "
+        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.name}.md: "
         f"clips (batch, 3, {exportable.frames}, {size}, {size}) -> {exportable.output}\n"
         f"differs from PyTorch by at most {check.largest_difference:.1e} on {check.num_clips} clips (largest value "
         f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "

@@ -1,4 +1,4 @@
-"""Processes that decode give the same however they are started: `forkserver` is the rule on Linux from Python 3.14 on."""
+"""Processes that decode give the same however they start: `forkserver` is the rule on Linux from Python 3.14 on."""
 
 import subprocess
 import sys

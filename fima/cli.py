@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import fima
+from fima.commands.verbosity import HELP, speaking, take_verbosity
 from fima.engine.memory import keep_freed_memory
 from fima.errors import ConfigError, TrainingError, UserError
 
@@ -28,6 +29,9 @@ COMMANDS = {
     "contact-sheet": ("fima.commands.contact_sheet", "picture the videos of a folder"),
     "completion": ("fima.commands.completion", "print a script that completes commands and options in a shell"),
 }
+
+RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
+"""Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
 
 EXIT_USER_ERROR = 2
 EXIT_TRAINING_ERROR = 1
@@ -70,9 +74,20 @@ def _run(arguments: list[str]) -> int:
 
         raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
     keep_freed_memory()
-    # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
-    command = importlib.import_module(COMMANDS[name][0])
-    return cast(Callable[[Sequence[str]], int], command.main)(arguments[1:])
+    words, verbosity = take_verbosity(arguments[1:])
+    asks_for_help = bool({"-h", "--help"} & set(words))
+    if os.environ.get("NO_COLOR"):
+        # The parser of the flags, which knows another name for it.
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
+    with speaking(verbosity, result_on_stdout=asks_for_help or name in RESULT_ON_STDOUT or "--json" in words):
+        # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
+        command = importlib.import_module(COMMANDS[name][0])
+        try:
+            return cast(Callable[[Sequence[str]], int], command.main)(words)
+        except SystemExit as leaving:
+            if asks_for_help and not leaving.code:
+                print(HELP)
+            raise
 
 
 def _help() -> str:
@@ -82,7 +97,9 @@ def _help() -> str:
         "usage: fima COMMAND [OPTIONS]\n\n"
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
         f"commands:\n{rows}\n\n"
-        "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version."
+        "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version.\n"
+        "`fima COMMAND --quiet` says less, `fima COMMAND --verbose` more. NO_COLOR=1 leaves colours out.\n"
+        "Exit codes: 0 done; 1 had to stop; 2 something to put right; 128 + n ended by signal n (130: Ctrl-C)."
     )
 
 

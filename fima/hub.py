@@ -59,14 +59,33 @@ def download(address: str) -> Path:
     name, _, revision = words[1].partition("@")
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         _refuse(address)
     files = [words[2]] if len(words) == 3 else [CONFIG_FILE, WEIGHTS_FILE]
     try:
         paths = [Path(hf_hub_download(f"{words[0]}/{name}", file, revision=revision or None)) for file in files]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise CheckpointError(f"{address}: cannot be had from the Hub{offline}: {reason}") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{address}: cannot be had from the Hub: {_reason(error)}") from None
     return paths[0] if len(words) == 3 else paths[-1].parent
+
+
+def _reason(error: Exception) -> str:
+    """Why a download failed, and what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, LocalEntryNotFoundError):
+        offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "it cannot be reached"
+        return f"{offline}, and there is no copy of an earlier download"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private: check the name, or log in with `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision"
+    if isinstance(error, EntryNotFoundError):
+        return "it has no such file; a saved encoder has config.json and model.safetensors"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

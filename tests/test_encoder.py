@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from fima.evaluation.feature_store import extract_features
 from fima.evaluation.features import ClipSettings, encoder_source
 from fima.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint
+from tests.fake_hub import COMMIT, fake_hub
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 
 
@@ -132,6 +134,55 @@ def test_the_hub_is_asked_for_both_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert fima.load("hf://someone/encoder@v1").fingerprint == encoder.fingerprint
     assert asked == [("someone/encoder", "config.json", "v1"), ("someone/encoder", "model.safetensors", "v1")]
     assert download("hf://someone/encoder/model.safetensors") == tmp_path / "model.safetensors"
+
+
+HUB_SESSION = """
+import fima
+encoder = fima.VideoEncoder(backbone="tiny", frames=4, crop_size=32)
+print(encoder.push_to_hub("someone/encoder"))
+for opened in (
+    fima.load("hf://someone/encoder"),
+    fima.load("hf://someone/encoder/model.safetensors", backbone="tiny"),
+    fima.VideoEncoder.from_pretrained("someone/encoder"),
+):
+    assert opened.fingerprint == encoder.fingerprint
+assert fima.load("hf://someone/encoder").transform.frames == 4
+"""
+HUB_ERRORS = """
+import sys, fima, fima.errors
+for address in sys.argv[1:]:
+    try:
+        fima.load(address)
+    except fima.errors.CheckpointError as error:
+        print(error)
+"""
+
+
+def test_an_encoder_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
+    """With the hub's own library, and a hub on this machine; the address of the real one is never asked."""
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+
+    def session(code: str, *argv: str, home: str, **settings: str) -> list[str]:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / home), "HF_TOKEN": "hf_test", **settings}
+        root = str(Path(__file__).parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
+        command = [sys.executable, "-c", code, *argv]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    with fake_hub() as hub:
+        (url,) = session(HUB_SESSION, home="first", HF_ENDPOINT=hub.address)
+        assert url == f"{hub.address}/someone/encoder/commit/{COMMIT}"
+        assert {name.rpartition("/")[2] for name in hub.files} == {"README.md", "config.json", "model.safetensors"}
+        asked = ["hf://someone/none", "hf://someone/encoder/none.pt"]
+        errors = session(HUB_ERRORS, *asked, home="second", HF_ENDPOINT=hub.address)
+        assert "no such repository, or it is private" in errors[0]
+        assert "it has no such file" in errors[1]
+        offline = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "1"}
+        assert session(HUB_ERRORS, "hf://someone/encoder", home="first", **offline) == []
+        (error,) = session(HUB_ERRORS, "hf://someone/encoder", home="third", **offline)
+    assert error.startswith("hf://someone/encoder: cannot be had from the Hub: HF_HUB_OFFLINE is set")
 
 
 def test_without_the_hub_library_its_methods_say_what_to_install(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def exported(checkpoint: Path, videos: Path, out: Path, name: str, capsys: Captu
     record: dict[str, object] = json.loads(capsys.readouterr().out)
     assert record["num_bytes"] == out.stat().st_size
     assert record["num_clips"] == 8
-    assert "# " in out.with_suffix(".md").read_text()
+    assert "# " in out.with_name(f"{out.name}.md").read_text()
     return record
 
 

@@ -1,27 +1,25 @@
 """`fima cam`: where encoders look, over whole videos."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import Split, Video, VideoList, list_videos
-from fima.data.motion_textures import has_masks, load_mask
-from fima.data.video import VideoReader
-from fima.engine.checkpoint import LoadedEncoder
-from fima.engine.pretrained import load_pretrained
-from fima.engine.setup import choose_device
 from fima.errors import ConfigError, DataError, VideoError
-from fima.evaluation.features import ClipSettings
-from fima.visual.activation import MapKind, ViewEncoders
-from fima.visual.cam import adapted_to_differences
-from fima.visual.cam_video import NamedEncoder, file_source, look_at, write_map_picture, write_map_video
-from fima.visual.comparison import side_by_side
+
+if TYPE_CHECKING:
+    import torch
+
+    from fima.engine.checkpoint import LoadedEncoder
+    from fima.visual.activation import MapKind
+    from fima.visual.cam_video import NamedEncoder
 
 ADAPTING_CLIPS = 4
 SMALLEST_HEIGHT_PX = 32
@@ -38,11 +36,12 @@ class CamArguments:
 
     Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
     averaged over the video). Where --out ends in .png, all videos become that one picture instead, a column a video.
+    For example: `fima cam runs/mine/checkpoints/last.pt clip.mp4 --out maps`.
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint."""
-    videos: tyro.conf.Positional[tuple[Path, ...]]
+    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
     """Video files, and folders of videos."""
     out: Path = Path("cam")
     """Folder for the files; or one PNG for all videos."""
@@ -50,7 +49,7 @@ class CamArguments:
     """Another checkpoint, whose maps are shown beside those of the first."""
     format: Literal["mp4", "gif", "png"] = "mp4"
     """`mp4` and `gif` come with a PNG; `png`: the PNG alone."""
-    map: MapKind = "both"
+    map: Literal["both", "rgb", "occlusion"] = "both"
     """`both`: the response to the frames plus that to their differences, as in the paper; `rgb`: the first alone;
     `occlusion`: how much the features change when a grey square covers a place (64 passes of the encoder or more)."""
     split: Split = "all"
@@ -74,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(CamArguments, argv, prog="fima cam")
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine.pretrained import load_pretrained
+    from fima.engine.setup import choose_device
+
     device = choose_device(arguments.device, flag="device")
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
@@ -103,6 +106,9 @@ def _write(
     arguments: CamArguments, shown: list[NamedEncoder], path: Path, out: Path, device: torch.device
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
+    from fima.data.video import VideoReader
+    from fima.visual.cam_video import file_source, look_at, write_map_picture, write_map_video
+
     written = []
     with VideoReader(path) as reader:
         source = file_source(reader)
@@ -118,6 +124,10 @@ def _write(
 def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
+    from fima.data.motion_textures import has_masks, load_mask
+    from fima.evaluation.features import ClipSettings
+    from fima.visual.comparison import side_by_side
+
     sizes = {(encoder.clip_frames, encoder.crop_size) for encoder in shown}
     if len(sizes) > 1:
         text = " and ".join(f"{frames} frames of {size} px" for frames, size in sorted(sizes))
@@ -151,6 +161,11 @@ def _videos(arguments: CamArguments) -> VideoList:
 
 
 def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
+    from fima.evaluation.features import ClipSettings
+    from fima.visual.activation import ViewEncoders
+    from fima.visual.cam import adapted_to_differences
+    from fima.visual.cam_video import NamedEncoder
+
     data = loaded.config.data
     difference = None
     if kind == "both":

@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
-from fima.visual.contact_sheet import contact_sheet
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContactSheetArguments:
-    """Write one picture of the videos of a folder: a row a video, time from left to right."""
+    """Write one picture of the videos of a folder: a row a video, time from left to right.
 
-    data: tyro.conf.Positional[Path]
+    For example: `fima contact-sheet VIDEOS --out sheet.png`.
+    """
+
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
     out: Path
     """The PNG to write."""
@@ -31,6 +33,9 @@ class ContactSheetArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
+    # Drawing needs libraries that help and a mistyped flag need not wait for.
+    from fima.visual.contact_sheet import contact_sheet
+
     unreadable = contact_sheet(
         list_videos(arguments.data, arguments.split),
         arguments.out,

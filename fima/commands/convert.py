@@ -1,35 +1,34 @@
 """`fima convert`: checkpoints of the authors' program ↔ ours, and encoders alone."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fima.commands.parse import parse
-from fima.convert import PREFIX, fima_to_official
-from fima.engine.checkpoint import save_checkpoint, write_content
-from fima.engine.official_checkpoint import ARCHITECTURES, export_official, load_training_checkpoint
-from fima.engine.pretrained import METADATA_KEY, load_pretrained
 from fima.errors import ConfigError
 from fima.recipe import config_to_mapping
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertArguments:
     """Convert a pre-training checkpoint between the authors' program and this one, without losing a value.
 
-    `OUT` that ends in `.safetensors` holds the weights only.
+    `OUT` that ends in `.safetensors` holds the weights only. For example:
+    `fima convert official.pth.tar last.pt`.
     """
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of either program; with `--encoder-only`, any file with an encoder."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     to: Literal["fima", "official"] = "fima"
     """Whose checkpoint to write."""
@@ -52,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _checkpoint(arguments: ConvertArguments) -> str:
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.convert import fima_to_official
+    from fima.engine.checkpoint import save_checkpoint, write_content
+    from fima.engine.official_checkpoint import export_official, load_training_checkpoint
+
     checkpoint = load_training_checkpoint(arguments.source)
     if arguments.out.suffix == ".safetensors":
         official = arguments.to == "official"
@@ -67,6 +71,13 @@ def _checkpoint(arguments: ConvertArguments) -> str:
 
 
 def _encoder(arguments: ConvertArguments) -> str:
+    import torch
+
+    from fima.convert import PREFIX
+    from fima.engine.checkpoint import write_content
+    from fima.engine.official_checkpoint import ARCHITECTURES
+    from fima.engine.pretrained import load_pretrained
+
     loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
     weights = {prefix + name: value for name, value in loaded.encoder.state_dict().items()}
@@ -81,6 +92,10 @@ def _encoder(arguments: ConvertArguments) -> str:
 
 
 def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    from fima.engine.pretrained import METADATA_KEY
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -30,10 +31,11 @@ BAR_WIDTH = 40
 class DoctorArguments:
     """Check the videos of a folder: what is there, what cannot be used and why, what to do.
 
+    For example: `fima doctor VIDEOS --deep`.
     Exit code: 0 when every video can be used, 1 when some cannot, 2 for a wrong command line.
     """
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
     deep: bool = False
     """Decode every video to its end, instead of reading the headers only."""

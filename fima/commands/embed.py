@@ -1,28 +1,27 @@
 """`fima embed`: vectors of videos, clips or seconds."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.evaluate import errors_in_one_line
-from fima.commands.parse import parse
+from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import list_videos
 from fima.data.isolated import available_cores
 from fima.data.limits import DecodeLimits
-from fima.embedding.embed import Embedded, Per, embed_videos, remove_parts
-from fima.embedding.table import check_suffix, write_embeddings
-from fima.encoder import VideoEncoder, load
-from fima.engine import distributed
-from fima.engine.setup import choose_device
 from fima.errors import ConfigError, DataError
-from fima.evaluation.subject import check_fits
+
+if TYPE_CHECKING:
+    from fima.embedding.embed import Embedded
+    from fima.encoder import VideoEncoder
 
 MOST_WORKERS = 4
 
@@ -35,13 +34,13 @@ class EmbedArguments:
     it is repeated. Start it under `torchrun` to use several devices.
     """
 
-    encoder: tyro.conf.Positional[str]
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The file to write: .parquet, .npz or .safetensors."""
-    per: Per = "video"
+    per: Literal["clip", "video", "second"] = "video"
     """`video`: the mean over its clips; `clip`: evenly spread ones; `second`: a clip around the middle of each."""
     clips: int = 10
     """Clips per video, evenly spread over it; those of `--per second` follow from its length."""
@@ -80,6 +79,14 @@ class EmbedArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.embedding.embed import embed_videos, remove_parts
+    from fima.embedding.table import check_suffix
+    from fima.encoder import load
+    from fima.engine import distributed
+    from fima.engine.setup import choose_device
+    from fima.evaluation.subject import check_fits
+
     check_suffix(arguments.out)
     if arguments.out.exists():
         raise ConfigError(f"-o {arguments.out}: is there already; choose another name, or remove it")
@@ -126,6 +133,8 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
 
 
 def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded) -> None:
+    from fima.embedding.table import write_embeddings
+
     found = embedded.embeddings
     found = replace(found, about={**found.about, "source": arguments.encoder})
     write_embeddings(arguments.out, found)

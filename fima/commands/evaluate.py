@@ -1,34 +1,29 @@
 """`fima evaluate`: measure a checkpoint."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from fima.commands.figures import figures_table
-from fima.commands.parse import parse
+from fima.commands.parse import errors_in_one_line, parse
+from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
-from fima.data.motion_textures import has_masks, load_mask
-from fima.engine import distributed
-from fima.engine.setup import choose_device
-from fima.errors import TrainingError
-from fima.evaluation.evaluate import Collected, collect
 from fima.evaluation.protocols import EvaluationConfig, SplitLists
 from fima.evaluation.splits import list_splits
-from fima.evaluation.subject import Subject, load_subject
 
-REMEDIES = {
-    "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
-    "DataLoader worker (pid": "a process that decodes has died; try fewer --workers, they may need too much memory",
-}
+if TYPE_CHECKING:
+    import torch
+
+    from fima.evaluation.evaluate import Collected
+    from fima.evaluation.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +32,12 @@ class EvaluateArguments:
 
     Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
     ones, torchvision's weights. docs/protocols.md says what each protocol is. Start it under `torchrun` to use several
-    devices.
+    devices. For example: `fima evaluate runs/mine/checkpoints/last.pt LABELLED --protocols linear knn`.
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """The checkpoint."""
-    data: tyro.conf.Positional[Path]
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run. Confusion matrices and
@@ -68,6 +63,10 @@ class EvaluateArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine import distributed
+    from fima.engine.setup import choose_device
+
     try:
         with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
@@ -92,6 +91,8 @@ def evaluation_folder(checkpoint: Path) -> Path:
 
 
 def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
+    from fima.evaluation.subject import load_subject
+
     return load_subject(
         arguments.checkpoint,
         config=arguments.config,
@@ -122,9 +123,10 @@ def _say_aloud(subject: Subject, splits: Mapping[int, SplitLists]) -> None:
 def _collect(
     arguments: EvaluateArguments, subject: Subject, splits: Mapping[int, SplitLists], device: torch.device
 ) -> Collected:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("features", total=None, visible=False)
+    from fima.data.motion_textures import has_masks, load_mask
+    from fima.evaluation.evaluate import collect
+
+    with progress("features") as report:
         return collect(
             subject,
             splits,
@@ -133,7 +135,7 @@ def _collect(
             device=device,
             load_mask=load_mask if has_masks(arguments.data) else None,
             cache=evaluation_folder(arguments.checkpoint) / "cache",
-            report=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+            report=report,
         )
 
 
@@ -144,15 +146,3 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
     result.save(out)
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))
-
-
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Say in one line what can go wrong on a machine that is too small."""
-    try:
-        yield
-    except RuntimeError as error:
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
-        if remedy is None:
-            raise
-        raise TrainingError(f"{str(error).splitlines()[0].strip()}; {remedy}") from None

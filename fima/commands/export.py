@@ -1,24 +1,23 @@
 """`fima export`: an encoder, or a classifier, for other programs."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 
 from fima.commands.parse import parse
-from fima.encoder import VideoEncoder, load, preprocessing_of
-from fima.engine.checkpoint import versions
-from fima.engine.classifier_checkpoint import LoadedClassifier, load_classifier
 from fima.errors import ConfigError
-from fima.evaluation.features import ClipSettings
-from fima.export.card import model_card
-from fima.export.check import CLIPS_PER_VIDEO, Check, compare, real_clips
-from fima.export.formats import SUFFIXES, Exportable, Format, check_format, open_exported, write
 from fima.recipe import config_to_mapping
+
+if TYPE_CHECKING:
+    from fima.encoder import VideoEncoder
+    from fima.export.check import Check
+    from fima.export.formats import Exportable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +29,9 @@ class ExportArguments:
     it. For example: `fima export runs/mine --format onnx`.
     """
 
-    encoder: tyro.conf.Positional[str]
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
-    format: Format
+    format: Literal["safetensors", "torch-export", "onnx"]
     """`safetensors`: weights; `torch-export`: a graph for `torch.export.load`; `onnx`: a graph for ONNX Runtime."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write. None: `encoder` (or `classifier`) with the ending of the format, in the current folder."""
@@ -51,11 +50,19 @@ class ExportArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluation.features import ClipSettings
+    from fima.export.card import model_card
+    from fima.export.check import CLIPS_PER_VIDEO, compare, real_clips
+    from fima.export.formats import SUFFIXES, check_format, open_exported, write
+
     stem = "encoder" if arguments.output == "vectors" else "classifier"
     out = arguments.out or Path(stem + SUFFIXES[arguments.format])
     if out.suffix != SUFFIXES[arguments.format]:
         raise ConfigError(f"-o {out}: --format {arguments.format} ends in {SUFFIXES[arguments.format]}")
-    for path in (out, out.with_suffix(".md")):
+    # Each format has a card of its own, so that one encoder can be exported to all of them side by side.
+    card_path = out.with_name(f"{out.name}.md")
+    for path in (out, card_path):
         if path.exists():
             raise ConfigError(f"{path}: is there already; choose another name with -o, or remove it")
     check_format(arguments.format)
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     record = {"format": arguments.format, "num_bytes": out.stat().st_size, **asdict(check)}
     card = model_card(description, exportable.facts, source=arguments.encoder, exported=record, name=out.name)
-    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    card_path.write_text(card, encoding="utf-8")
     if arguments.json:
         print(json.dumps({"out": str(out), **record}))
     else:
@@ -80,9 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _told(out: Path, record: dict[str, Any], check: Check, exportable: Exportable) -> str:
+    import torch
+
     size = exportable.crop_size
     return (
-        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.with_suffix('.md').name}: "
+        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.name}.md: "
         f"clips (batch, 3, {exportable.frames}, {size}, {size}) -> {exportable.output}\n"
         f"differs from PyTorch by at most {check.largest_difference:.1e} on {check.num_clips} clips (largest value "
         f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "
@@ -91,6 +100,9 @@ def _told(out: Path, record: dict[str, Any], check: Check, exportable: Exportabl
 
 
 def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
+    from fima.encoder import load
+    from fima.export.formats import Exportable
+
     if arguments.output == "logits":
         return _classifier(arguments)
     encoder = load(arguments.encoder)
@@ -109,6 +121,8 @@ def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
 
 def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
     """The encoder for clips of the size that the flags ask for."""
+    from fima.encoder import VideoEncoder
+
     settings = encoder.clip_settings(frames=arguments.frames, crop_size=arguments.crop_size)
     resized = VideoEncoder(
         backbone=encoder.backbone, frames=settings.frames, crop_size=settings.crop_size, about=encoder.about
@@ -118,8 +132,15 @@ def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
 
 
 def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
-    path = Path(arguments.encoder)
-    loaded: LoadedClassifier = load_classifier(path, device=torch.device("cpu"))
+    import torch
+
+    from fima.encoder import preprocessing_of
+    from fima.engine.checkpoint import versions
+    from fima.engine.classifier_checkpoint import load_classifier
+    from fima.evaluation.features import ClipSettings
+    from fima.export.formats import Exportable
+
+    loaded = load_classifier(Path(arguments.encoder), device=torch.device("cpu"))
     config = loaded.checkpoint.config
     settings = ClipSettings(
         frames=arguments.frames or config.data.frames, crop_size=arguments.crop_size or config.data.crop_size

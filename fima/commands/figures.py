@@ -1,8 +1,13 @@
 """The table that the commands print of a result."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
-from fima.evaluation.protocols import EvaluationResult
+if TYPE_CHECKING:
+    from fima.evaluation.protocols import EvaluationResult
 
 
 def figures_table(result: EvaluationResult, title: str) -> Table:

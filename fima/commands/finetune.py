@@ -12,9 +12,6 @@ from rich.console import Console
 from fima.commands.figures import figures_table
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import FinetuneConfig
-from fima.engine.finetune import finetune
-from fima.engine.finetune_setup import SCRATCH
-from fima.smoke import shrink_finetune
 
 PROG = "fima finetune"
 
@@ -25,15 +22,15 @@ class FinetuneArguments:
 
     By default the encoder is trained too; with --classifier.freeze only the linear layer is (linear probing). A recipe
     (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use several
-    devices.
+    devices. For example: `fima finetune runs/mine/checkpoints/last.pt LABELLED --out runs/classifier`.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """File with the encoder: of `fima pretrain`, of the authors' program, of torchvision, …; or `scratch` for random
     weights."""
-    data: tyro.conf.Positional[Path | None] = None
+    data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[LABELLED]")] = None
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
-    recipe: tyro.conf.Positional[Path | None] = None
+    recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings."""
     out: Path
     """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
@@ -59,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = videos_folder(folder, arguments.out, smoke=arguments.smoke)
     check_recipe(recipe)
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine.finetune import finetune
+    from fima.engine.finetune_setup import SCRATCH
+    from fima.smoke import shrink_finetune
+
     outcome = finetune(
         shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
         pretrained=None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint),

@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from fima.commands.parse import parse
-from fima.data.motion_textures import make_motion_textures
 from fima.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MakeDataArguments:
-    """Write a synthetic data set in which the motion is the class and the background tells nothing about it."""
+    """Write a synthetic data set in which the motion is the class and the background tells nothing about it.
+
+    For example: `fima make-data motion-textures DATA --num-train 100 --num-test 50`.
+    """
 
     kind: tyro.conf.Positional[Literal["motion-textures"]]
     """Which data set."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write; it gets the layout of UCF101."""
     num_train: int = 600
     """Training videos."""
@@ -40,6 +42,9 @@ class MakeDataArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
+    # Making videos needs their encoder, which help and a mistyped flag need not wait for.
+    from fima.data.motion_textures import make_motion_textures
+
     summary = make_motion_textures(
         arguments.out,
         num_train=arguments.num_train,

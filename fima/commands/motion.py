@@ -3,24 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
-from fima.engine.pretrained import load_pretrained
-from fima.engine.setup import choose_device
 from fima.errors import ConfigError
-from fima.visual.activation import ViewEncoders, with_batch_statistics
-from fima.visual.motion_picture import draw_motion, motion_view
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionArguments:
     """Picture what the losses align in a video: two random clips, their frame differences, the foreground cells, and
-    the cells of both crops that show the same place and are positives of each other."""
+    the cells of both crops that show the same place and are positives of each other.
 
-    video: tyro.conf.Positional[Path]
+    For example: `fima motion clip.mp4 --checkpoint runs/mine/checkpoints/last.pt --out motion.png`.
+    """
+
+    video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video file."""
     out: Path | None = None
     """The PNG to write. None: NAME_motion.png in the present folder."""
@@ -42,6 +42,12 @@ class MotionArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MotionArguments, argv, prog="fima motion")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine.pretrained import load_pretrained
+    from fima.engine.setup import choose_device
+    from fima.visual.activation import ViewEncoders, with_batch_statistics
+    from fima.visual.motion_picture import draw_motion, motion_view
+
     device = choose_device(arguments.device, flag="device")
     config, encoders, by = PretrainConfig(), None, "frame difference, for want of a --checkpoint"
     if arguments.checkpoint is not None:

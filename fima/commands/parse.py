@@ -1,18 +1,28 @@
 """Command-line flags as dataclasses, parsed by tyro."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
+from fima.commands.flag_errors import option_names, told_in_one_line
 from fima.engine.run_folder import RunFolder
-from fima.errors import ConfigError
+from fima.errors import ConfigError, TrainingError
 from fima.recipe import RunSettings, read_recipe
-from fima.smoke import made_videos
 
+UNBROKEN = "100000"
+"""Columns of a terminal on which no line is broken."""
 RECIPE_SUFFIXES = (".yaml", ".yml")
+REMEDIES = {
+    "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
+    "DataLoader worker (pid": "a process that decodes has died; try fewer --workers, they may need too much memory",
+}
 
 Arguments = TypeVar("Arguments")
 
@@ -29,11 +39,47 @@ def parse(
         default: values of the flags that are not given.
 
     Raises:
-        SystemExit: after `--help` (0) or a flag that is wrong (2, with tyro's message and suggestion on stderr).
+        SystemExit: after `--help`, with code 0.
+        ConfigError: a flag or a value is wrong or missing.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        return _cli(kind, words, prog=prog, default=default)
+    said = io.StringIO()
+    try:
+        with _unbroken_lines(), contextlib.redirect_stderr(said):
+            return _cli(kind, words, prog=prog, default=default)
+    except SystemExit:
+        options = option_names(help_page(kind, prog=prog, default=default))
+        message = told_in_one_line(said.getvalue(), words=words, options=options)
+    raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
+
+
+def help_page(kind: type[Arguments], *, prog: str, default: Arguments | None = None) -> str:
+    """Return the help of a command, for the names of its flags."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        _cli(kind, ["--help"], prog=prog, default=default)
+    return page.getvalue()
+
+
+def _cli(kind: type[Arguments], words: Sequence[str], *, prog: str, default: Arguments | None) -> Arguments:
     if default is None:
-        return tyro.cli(kind, args=argv, prog=prog)
-    return tyro.cli(kind, args=argv, prog=prog, default=default)
+        return tyro.cli(kind, args=words, prog=prog)
+    return tyro.cli(kind, args=words, prog=prog, default=default)
+
+
+@contextlib.contextmanager
+def _unbroken_lines() -> Iterator[None]:
+    """While it lasts, the parser takes the terminal to be so wide that it breaks no line of a message."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = UNBROKEN
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
@@ -113,4 +159,19 @@ def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
         return given
     if not smoke:
         raise ConfigError("no folder of videos given; name it first, or add --smoke to try the settings on made videos")
+    # Making videos needs their encoder, which `--help` need not wait for.
+    from fima.smoke import made_videos
+
     return made_videos(out)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Say in one line what can go wrong on a machine that is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
+        if remedy is None:
+            raise
+        raise TrainingError(f"{str(error).splitlines()[0].strip()}; {remedy}") from None

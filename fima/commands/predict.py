@@ -1,5 +1,7 @@
 """`fima predict`: the classes of videos."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -8,19 +10,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.limits import DecodeLimits
-from fima.data.loader import SkippedVideo
-from fima.embedding.predict import Prediction, predict
-from fima.encoder import run_checkpoint
-from fima.engine.classifier_checkpoint import load_classifier
-from fima.engine.setup import choose_device
 from fima.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from fima.embedding.predict import Prediction
 
 DIGITS = 6
 
@@ -32,9 +32,9 @@ class PredictArguments:
     For example: `fima predict runs/classifier clip.mp4 --per second --json`.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """Folder of a run of `fima finetune`, or its checkpoint."""
-    videos: tyro.conf.Positional[tuple[Path, ...]]
+    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
     """Videos, or folders of videos."""
     per: Literal["video", "second"] = "video"
     """One prediction for each video, or for each second."""
@@ -66,6 +66,13 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.data.loader import SkippedVideo
+    from fima.embedding.predict import predict
+    from fima.encoder import run_checkpoint
+    from fima.engine.classifier_checkpoint import load_classifier
+    from fima.engine.setup import choose_device
+
     device = choose_device(arguments.device, flag="device")
     model = run_checkpoint(arguments.model) if arguments.model.is_dir() else arguments.model
     paths = [path for given in arguments.videos for path in _files(given)]

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.filesize import decimal
@@ -28,11 +29,12 @@ class PrepareArguments:
 
     The tree, the names (but for their ending, .mp4) and the list files stay; the sound goes. A repeated command goes on
     where the last one stopped. Exit code: 0 when every video was rewritten, 1 when some were not.
+    For example: `fima prepare VIDEOS SMALL --short-side 128`.
     """
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
-    target: tyro.conf.Positional[Path]
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     short_side: int = 256
     """Pixels of the short side; smaller videos keep their size."""

@@ -10,9 +10,7 @@ import tyro
 
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
-from fima.engine.loop import pretrain
 from fima.errors import ConfigError
-from fima.smoke import shrink_pretrain
 
 PROG = "fima pretrain"
 
@@ -22,12 +20,12 @@ class PretrainArguments:
     """Pre-train a 3-D CNN on a folder of videos, without labels.
 
     A recipe (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use
-    several devices.
+    several devices. For example: `fima pretrain VIDEOS --out runs/mine recipes/motion_textures_fima.yaml`.
     """
 
-    data: tyro.conf.Positional[Path | None] = None
+    data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[VIDEOS]")] = None
     """Folder of videos; not needed with --smoke."""
-    recipe: tyro.conf.Positional[Path | None] = None
+    recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings, such as those under `recipes/`."""
     out: Path
     """Folder of the run: settings, metrics and checkpoints."""
@@ -50,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine.loop import pretrain
+    from fima.smoke import shrink_pretrain
+
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     result = pretrain(

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fima.commands.verbosity import is_quiet
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -19,6 +21,9 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         what: what is done to the files, such as "reading headers".
     """
     console = Console(stderr=True)
+    if is_quiet():
+        yield lambda done, total: None
+        return
     if not console.is_terminal:
         yield _Lines(what)
         return

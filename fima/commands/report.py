@@ -9,12 +9,7 @@ from typing import Annotated
 import tyro
 
 from fima.commands.parse import parse
-from fima.engine.setup import choose_device
 from fima.errors import ConfigError
-from fima.visual.report.gallery import Galleries, make_galleries
-from fima.visual.report.media import MediaStore
-from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page, write_page
-from fima.visual.report.runs import read_runs
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -23,9 +18,11 @@ PAGE_SUFFIXES = (".html", ".htm")
 class ReportArguments:
     """Write one page about one or several runs that can be opened from disk and sent to a colleague: what was trained
     on what, curves, results, classes, activation maps, neighbours, a map of the features, skipped videos, settings.
+
+    For example: `fima report runs/mine -o report.html`.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The page to write."""
@@ -50,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(ReportArguments, argv, prog="fima report")
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.engine.setup import choose_device
+    from fima.visual.report.gallery import Galleries, make_galleries
+    from fima.visual.report.media import MediaStore
+    from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page, write_page
+    from fima.visual.report.runs import read_runs
+
     runs = read_runs(arguments.runs)
     media, galleries = MediaStore(MEDIA_BYTES), Galleries()
     if arguments.gallery:

@@ -1,24 +1,25 @@
 """`fima search`: the videos or moments that are nearest to a video."""
 
+from __future__ import annotations
+
 import json
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from fima.commands.parse import parse
-from fima.embedding.search import SearchIndex
-from fima.embedding.table import Embeddings, read_embeddings
-from fima.encoder import VideoEncoder, load
-from fima.engine.setup import choose_device
 from fima.errors import CheckpointError, ConfigError, DataError
-from fima.evaluation.features import ClipSettings
+
+if TYPE_CHECKING:
+    from fima.embedding.table import Embeddings
+    from fima.encoder import VideoEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class SearchArguments:
     `fima search vectors.npz clip.mp4 -k 5 --html found.html`.
     """
 
-    index: tyro.conf.Positional[Path]
+    index: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INDEX")]
     """A file that `fima embed` wrote."""
-    query: tyro.conf.Positional[Path]
+    query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video to look for: the mean of its clips."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many to find."""
@@ -54,6 +55,11 @@ class SearchArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(SearchArguments, argv, prog="fima search")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.embedding.search import SearchIndex
+    from fima.embedding.table import read_embeddings
+    from fima.evaluation.features import ClipSettings
+
     began = time.monotonic()
     stored = read_embeddings(arguments.index)
     if not stored.about.keys() >= {"encoder", "clips"}:
@@ -90,6 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
+    from fima.encoder import load
+    from fima.engine.setup import choose_device
+
     source = arguments.encoder or str(stored.about.get("source"))
     try:
         encoder = load(source, device=choose_device(arguments.device, flag="device"))

@@ -1,10 +1,15 @@
 """Limits on what a video may take in memory: a damaged header announces any size."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from fima.config import DataConfig
-from fima.data.video import VideoReader
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from fima.errors import ConfigError, VideoError
+
+if TYPE_CHECKING:
+    from fima.config import DataConfig
+    from fima.data.video import VideoReader
 
 MAX_FRAME_PIXELS = 2**25
 """A frame of 8K has 33 million pixels."""
@@ -29,7 +34,7 @@ class DecodeLimits:
                 raise ConfigError(f"--limits.{name} {getattr(self, name)}: must be {smallest} or more")
 
     @classmethod
-    def of(cls, data: DataConfig) -> "DecodeLimits":
+    def of(cls, data: DataConfig) -> DecodeLimits:
         """Those of a training run."""
         return cls(
             timeout_seconds=data.timeout_seconds,

@@ -5,10 +5,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fima.data.datasets import VideoList
-from fima.data.eval_clips import NumCrops
 from fima.data.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 
@@ -39,7 +38,7 @@ class EvaluationConfig:
     `occlusion`."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
-    num_crops: NumCrops = 1
+    num_crops: Literal[1, 3] = 1
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = None
     """The crop's side is 0.875 of so many source pixels. None: of each video's own short side; for `evaluate`, what

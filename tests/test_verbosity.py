@@ -1,0 +1,108 @@
+"""What every command has in common: the form of its help, `--quiet`, `--verbose`, NO_COLOR, and what help loads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fima.cli import COMMANDS, main
+from fima.commands.flag_errors import told_in_one_line
+from tests.small_runs import SMALL_FLAGS, make_videos
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_what_all_commands_take(command: str, capsys: Capture) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"usage: fima {command} [-h] ")
+    assert f"`fima {command} " in " ".join(page.split()).partition("or example: ")[2]
+    assert "--quiet" in page
+    assert "Exit codes: 0 done" in page
+    assert " STR" not in page.splitlines()[0]
+    assert " PATH" not in page.splitlines()[0].split("--to")[0]
+
+
+def test_help_does_not_load_pytorch() -> None:
+    code = (
+        "import sys; from fima.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    assert main([name, '--help']) == 0\n"
+        "    assert 'torch' not in sys.modules, name\n"
+        "assert main(['pretrain', 'VIDEOS', '--out', 'x', '--lr', '1']) == 2\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_quiet_leaves_notes_out_but_no_result(videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    assert main(["pretrain", str(videos), "--out", str(run), "--quiet", *SMALL_FLAGS, "--optim.epochs", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert all(line.startswith("fima: warning: ") for line in captured.err.splitlines())
+    index = str(tmp_path / "index.npz")
+    embed = ["embed", str(run), str(videos), "-o", index, "--device", "cpu", "--workers", "0", "--quiet", "--json"]
+    assert main(embed) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["num_videos"] == 10
+    assert captured.err == ""
+    query = str(next(videos.rglob("*.avi")))
+    assert main(["search", index, query, "-k", "2", "--quiet", "--device", "cpu"]) == 0
+    assert "similarity" in capsys.readouterr().out
+    assert main(["search", index, "none.avi", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("fima: error: none.avi")
+
+
+def test_verbose_says_versions_time_and_where_an_error_comes_from(tmp_path: Path, capsys: Capture) -> None:
+    argv = ["contact-sheet", str(tmp_path / "none"), "--out", str(tmp_path / "x.png")]
+    assert main(argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([*argv, "--verbose"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("fima: fima ")
+    assert ", torch " in lines[0]
+    assert "Traceback (most recent call last):" in lines
+    assert any(line.startswith("fima: took ") for line in lines)
+    assert lines[-1].startswith("fima: error: ")
+    assert main([*argv, "--verbose", "--quiet"]) == 2
+    assert "--quiet and --verbose exclude each other" in capsys.readouterr().err
+
+
+def test_no_color(tmp_path: Path) -> None:
+    """On a terminal, help and tables are coloured; with NO_COLOR they are not."""
+    pty = pytest.importorskip("pty")
+    code = "import sys; from fima.cli import main; sys.exit(main(['embed', '--help']))"
+    for no_color, coloured in (("", True), ("1", False)):
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": no_color}
+        master, slave = pty.openpty()
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, env=environment, cwd=tmp_path)
+        os.close(slave)
+        seen = b""
+        try:
+            while part := os.read(master, 4096):
+                seen += part
+        except OSError:  # the other end is closed
+            pass
+        os.close(master)
+        assert process.wait() == 0
+        assert b"Exit codes" in seen
+        assert (b"\x1b[" in seen) is coloured
+
+
+def test_a_message_that_is_not_known_is_passed_on_without_its_frame() -> None:
+    frame = "╭─ News ──╮\n│ First line,  │\n│ and second. │\n│ ─────────── │\n│ For help, … │\n╰─────────────╯\n"
+    assert told_in_one_line(frame, words=[], options=[]) == "First line, and second."
+    assert told_in_one_line("no frame", words=[], options=[]) == "no frame"
+    blank = " Required options \n -------- \n  Missing from fima x:  \n      A  \n          What it is. (required)  \n"
+    assert told_in_one_line(blank, words=[], options=[]) == "missing: A: What it is"

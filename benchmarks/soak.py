@@ -45,11 +45,14 @@ def watch(
         # Not at the end, when the workers are gone.
         if lines < until and lines - (measured[-1][0] if measured else 0) >= every:
             try:
-                size, _, descriptors, threads = usage([process.pid, *workers_of(process.pid)])
+                now = usage([process.pid, *workers_of(process.pid)], samples=lines)
             except OSError:  # a process has ended meanwhile
                 continue
-            measured.append((lines, size, descriptors, threads))
-            print(f"{lines:6,} steps {size:8.1f} MB {descriptors:4} descriptors {threads:4} threads", flush=True)
+            measured.append((lines, now.total, now.descriptors, now.threads))
+            print(
+                f"{lines:6,} steps {now.total:8.1f} MB {now.descriptors:4} descriptors {now.threads:4} threads",
+                flush=True,
+            )
         time.sleep(0.2)
     return measured
 

@@ -40,6 +40,9 @@ TRIALS = {
     "MoCo, equal epochs": Trial(recipe=MOCO),
     # A FIMA step of this encoder takes about two and a half times as long as a MoCo step.
     "MoCo, equal compute": Trial(recipe=MOCO, settings={"optim.epochs": 25}),
+    "MoCo, equal compute, key momentum 0.9": Trial(
+        recipe=MOCO, settings={"optim.epochs": 25, "method.key_momentum": 0.9, "method.queue_size": 280}
+    ),
     "FIMA without the cell loss": Trial(recipe=FIMA, settings={"method.cell_weight": 0}),
     "FIMA without the frame loss": Trial(recipe=FIMA, settings={"method.frame_weight": 0}),
     "FIMA without the decoder": Trial(recipe=FIMA, settings={"method.decoder": False}),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
 from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.handover import handed_over
 from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.data.video import VideoReader
@@ -265,7 +266,7 @@ def build_eval_loader(
             dataset,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=partial(_collate, no_clips),
+            collate_fn=partial(handed_over, partial(_collate, no_clips)),
             worker_init_fn=partial(init_worker, watch=watch),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),

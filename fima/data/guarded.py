@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fima.data.isolated import Failed, run_isolated
-from fima.errors import VideoError
+from fima.errors import TrainingError, VideoError
 
 Batch = TypeVar("Batch")
 
@@ -235,6 +235,8 @@ class GuardedLoader(Generic[Batch]):
                         # A new error: raising a local variable makes a reference cycle, from which workers stop only
                         # slowly.
                         raise VideoError(batch.path, batch.reason)
+                    if isinstance(batch, TrainingError):
+                        raise TrainingError(str(batch))
                     step += 1
                     yield batch
             except (RuntimeError, OSError, EOFError) as error:

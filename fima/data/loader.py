@@ -16,6 +16,7 @@ from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
 from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.handover import handed_over
 from fima.data.limits import check_size
 from fima.data.video import VideoReader
 from fima.data.views import ClipViews, sample_views, stack_views
@@ -311,7 +312,7 @@ def build_loader(
             _ErrorsAsItems(dataset),
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=partial(_collate_or_error, collate),
+            collate_fn=partial(handed_over, partial(_collate_or_error, collate)),
             worker_init_fn=partial(init_worker, watch=watch),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -123,13 +123,20 @@
   button.addEventListener("click", () => { choice = choices[(choices.indexOf(choice) + 1) % choices.length]; applyTheme(); });
   dark.addEventListener("change", applyTheme);
 
-  // Printing shows every tab, on white.
+  // Printing shows every tab and every plot that is folded away, on white.
+  let folded = [];
   addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
+    folded = [...document.querySelectorAll("details:not([open])")].filter((part) => part.querySelector(".plot"));
+    folded.forEach((part) => { part.open = true; });
     panels.forEach((panel) => { panel.classList.add("shown"); load(panel); plotsOf(panel).forEach(draw); });
     redraw();
   });
-  addEventListener("afterprint", () => { applyTheme(); show(tabs.findIndex((tab) => tab.tabIndex === 0), false); });
+  addEventListener("afterprint", () => {
+    folded.forEach((part) => { part.open = false; });
+    applyTheme();
+    show(tabs.findIndex((tab) => tab.tabIndex === 0), false);
+  });
 
   applyTheme();
   show(Math.max(0, tabs.findIndex((tab) => `#${tab.textContent}` === location.hash)), false);

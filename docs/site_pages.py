@@ -267,14 +267,21 @@ def _settings_section(name: str, settings: Any) -> list[str]:  # noqa: ANN401
 
 
 def _table(prefix: str, settings: Any) -> list[str]:  # noqa: ANN401
-    """A table of the fields of a dataclass whose fields have docstrings."""
+    """A table of the fields of a dataclass whose fields have docstrings, and of the dataclasses among them."""
+    return ["\n".join(["| flag, values; default | |", "|---|---|", *_rows(prefix, settings)])]
+
+
+def _rows(prefix: str, settings: Any) -> list[str]:  # noqa: ANN401
     kinds, said = typing.get_type_hints(type(settings)), field_docstrings(type(settings))
-    rows = [
-        f"| `--{prefix}{field.name.replace('_', '-')}`<br>{_kind(kinds[field.name])}; "
-        f"{_value(getattr(settings, field.name))} | {said[field.name].replace('|', chr(92) + '|')} |"
-        for field in dataclasses.fields(settings)
-    ]
-    return ["\n".join(["| flag, values; default | |", "|---|---|", *rows])]
+    rows = []
+    for field in dataclasses.fields(settings):
+        flag, value = f"{prefix}{field.name.replace('_', '-')}", getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            rows += _rows(f"{flag}.", value)
+            continue
+        text = said[field.name].replace("|", chr(92) + "|")
+        rows.append(f"| `--{flag}`<br>{_kind(kinds[field.name])}; {_value(value)} | {text} |")
+    return rows
 
 
 def _changed_defaults(name: str, settings: Any, base: Any) -> list[str]:  # noqa: ANN401

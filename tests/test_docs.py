@@ -176,7 +176,7 @@ def test_the_settings_page_has_every_setting(flags: dict[str, set[str]]) -> None
     rows = set(re.findall(r"^\| `(--[\w.-]+)`", SITE.settings_page(), re.MULTILINE))
     settings = {flag for name in ("pretrain", "finetune") for flag in flags[name] if "." in flag and ".no-" not in flag}
     assert settings <= rows
-    assert "--protocols" in rows
+    assert {"--protocols", "--limits.timeout-seconds"} <= rows
 
 
 def test_the_pages_of_docstrings_name_what_is_there() -> None:

@@ -72,6 +72,10 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
             # Numbers of the host travel between hosts: no GPU has to wait for them.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
+            # A process that fails at once would be gone before a slow one has connected to it, which would blame the
+            # address.
+            own.set(f"met {rank}", "yes")
+            own.wait([f"met {other}" for other in range(size)], timeout)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise ConfigError(

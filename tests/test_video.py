@@ -10,6 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fima.data import video
+from fima.data.packets import FrameIndex
 from fima.data.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_packed_avi
@@ -68,14 +69,14 @@ def test_clips_that_lie_apart_are_not_joined_by_decoding(tmp_path: Path, monkeyp
     reference = decode_all(path)
     decoded = []
     with VideoReader(path) as reader:
-        packets_from = reader._packets_from
+        starting_at = reader._packets.starting_at
 
         def counted(start: int) -> Iterator["Packet[VideoStream]"]:
-            for packet in packets_from(start):
+            for packet in starting_at(start):
                 decoded.append(packet.pts)
                 yield packet
 
-        monkeypatch.setattr(reader, "_packets_from", counted)
+        monkeypatch.setattr(reader._packets, "starting_at", counted)
         wanted = [2, 3, 4, 83, 84, 85]
         np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
         assert len(decoded) < 20
@@ -115,15 +116,15 @@ def test_frames_that_all_differ_come_in_order(tmp_path: Path) -> None:
     assert nearest == list(range(24))
 
 
-@pytest.mark.parametrize("limit", ["KEPT_PACKET_BYTES", "KEPT_FRAME_BYTES"])
-@pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg"])
+@pytest.mark.parametrize("limit", ["packets.KEPT_BYTES", "video.KEPT_FRAME_BYTES"])
+@pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg", "packed_b_frames.avi"])
 def test_videos_too_large_to_keep(name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, limit, 1000)
+    monkeypatch.setattr(f"fima.data.{limit}", 1000)
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
 
 
 def lose_timestamps(reader: VideoReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    def disagree(wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+    def disagree(index: FrameIndex, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
         raise video._TimestampsDisagree
 
     monkeypatch.setattr(reader, "_decode_from_key_frame", disagree)
@@ -195,9 +196,8 @@ def test_damage_in_the_middle_is_reported_by_the_frames_that_depend_on_it(tmp_pa
     path = write_h264_mp4(tmp_path / "v.mp4", num_frames=40, gop_frames=10)
     reference = decode_all(path)
     with VideoReader(path) as reader:
-        packets = reader._packets
-        assert packets is not None
-        position, size = packets[2].pos, packets[2].size
+        packet = next(reader._packets.starting_at(2))
+        position, size = packet.pos, packet.size
     assert position is not None
     content = bytearray(path.read_bytes())
     content[position + 4 : position + size] = bytes(size - 4)

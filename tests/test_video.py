@@ -3,14 +3,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fima.data import video
-from fima.data.packets import FrameIndex
+from fima.data import packets
+from fima.data.container import video_packets
+from fima.data.packets import FrameIndex, TimestampsDisagree
+from fima.data.sps import FrameFormat
 from fima.data.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_packed_avi
@@ -27,8 +31,24 @@ from tests.video_files import (
 )
 
 REAL_CLIPS = sorted((Path(__file__).parents[2] / "shared" / "videos").glob("*.*"))
+
+
+def write_in_order(path: Path) -> Path:
+    """H.264 as `fima prepare` writes it: no B-frames, a key frame every 6 frames, the index in front."""
+    plain = write_video(path.with_suffix(".mkv"), moving_square(60), codec="libx264", gop_frames=6)
+    with av.open(str(plain)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    plain.unlink()
+    return path
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "b_pyramid.mp4": write_h264_mp4,
+    "in_order.mp4": write_in_order,
     "uneven.mkv": write_uneven_mkv,
     "uneven.mp4": write_uneven_mkv,
     "ucf101.avi": write_ucf101_avi,
@@ -85,6 +105,54 @@ def test_clips_that_lie_apart_are_not_joined_by_decoding(tmp_path: Path, monkeyp
         assert len(decoded) < 30
 
 
+def test_of_frames_in_order_only_the_needed_packets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_in_order(tmp_path / "v.mp4")
+    reference = decode_all(path)
+    read = []
+
+    def noted(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+        for packet in video_packets(path, container, stream):
+            read.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr(packets, "video_packets", noted)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == 60
+        assert not read
+        for wanted in ([50, 51, 52], [3, 4], [58, 59], [1, 31], range(60)):
+            np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
+            assert len(read) <= 6 * len(wanted)
+            read.clear()
+
+
+@pytest.mark.parametrize("name", ["in_order.mp4", "b_pyramid.mp4", "uneven.mp4"])
+@pytest.mark.parametrize("wrong_packet", [0, 15, 39])
+def test_a_header_with_wrong_times_is_not_believed(
+    name: str, wrong_packet: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = WRITERS[name](tmp_path / name)
+    reference = decode_all(path)
+    monkeypatch.setattr(
+        packets, "frame_format", lambda extradata: FrameFormat(width=64, height=48, full_range=False, in_order=True)
+    )
+    with VideoReader(path) as reader:
+        listed = reader._packets._listed
+        assert listed is not None
+        if name == "in_order.mp4":
+            listed[wrong_packet] += 1
+        for wanted in ([30, 39], [0, 1], [13, 14, 15, 16]):
+            np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
+    with VideoReader(path) as reader:
+        frames = [frame.to_ndarray(format="rgb24") for frame in reader.frames()]
+        np.testing.assert_array_equal(frames, reference)
+
+
+def test_an_index_that_goes_beyond_the_end_of_the_file(tmp_path: Path) -> None:
+    path = truncate(write_in_order(tmp_path / "v.mp4"), 0.8)
+    with pytest.raises(VideoError, match=r"truncated: .* but its index goes to byte"):
+        VideoReader(path)
+
+
 def test_packed_b_frames_are_not_counted_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VideoReader, "_count_frames", None)
     with VideoReader(write_packed_avi(tmp_path / "v.avi")) as reader:
@@ -125,7 +193,7 @@ def test_videos_too_large_to_keep(name: str, limit: str, tmp_path: Path, monkeyp
 
 def lose_timestamps(reader: VideoReader, monkeypatch: pytest.MonkeyPatch) -> None:
     def disagree(index: FrameIndex, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
-        raise video._TimestampsDisagree
+        raise TimestampsDisagree
 
     monkeypatch.setattr(reader, "_decode_from_key_frame", disagree)
 

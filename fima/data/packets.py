@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from fima.data.bitstream import has_one_coded_vop, unpacked_display_numbers
-from fima.data.container import open_video, video_packets
+from fima.data.container import MP4_FORMAT, check_end, open_video, video_packets
+from fima.data.sps import frame_format
 from fima.errors import VideoError
 
 KEPT_BYTES = 16 * 2**20
@@ -20,6 +22,10 @@ PACKET_OBJECT_BYTES = 512
 """About what a packet takes in memory besides its content."""
 SHORTEST_JUMP_FRAMES = 4
 TIMESTAMPED_CODECS = frozenset({"av1", "h264", "hevc", "libdav1d", "mpeg4", "vp9"})
+
+
+class TimestampsDisagree(Exception):
+    """The packets of a file, or the frames that come out of its decoder, are not those that were promised."""
 
 
 class FrameIndex:
@@ -69,88 +75,148 @@ class FrameIndex:
 
 
 class Packets:
-    """The packets of the video stream of a file, which are kept in memory where they are small.
+    """The packets of the video stream of a file: read when they are needed, or all at once and kept where they are few.
+
+    The first is for H.264 in MP4 without B-frames, whose header has all that an index needs; `fima prepare` writes it.
 
     Args:
         path: the file.
+        container: the same, opened.
+        stream: its video stream.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._listed: array[int] | None = None
         self._kept: list[Packet[VideoStream]] | None = []
 
     def clear(self) -> None:
         """Keeps nothing any more."""
-        self._kept = None
+        self._kept = self._listed = None
 
-    def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
-        """The packets from one on, from memory or else from the file again. Raises VideoError."""
-        if self._kept is not None:
-            yield from islice(self._kept, number, None)
+    def all(self) -> Iterator["Packet[VideoStream]"]:
+        """All packets, from memory or else from the file. Raises VideoError."""
+        if self._kept is not None and self._listed is None:
+            yield from self._kept
             return
-        # Seeking is not exact in every container; counting packets is.
         container, stream = open_video(self._path)
         with container:
-            yield from islice(video_packets(self._path, container, stream), number, None)
+            yield from video_packets(self._path, container, stream)
 
-    def read(self, container: InputContainer, stream: VideoStream) -> FrameIndex | None:
-        """Read all packets once.
+    def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
+        """The packets from a key packet on.
 
-        Args:
-            container: the file, opened.
-            stream: its video stream.
+        Raises:
+            TimestampsDisagree: a packet is not what the header promised; from then on the header is not believed.
+            VideoError: a packet is incomplete, or the file cannot be read any further.
+        """
+        if self._listed is not None:
+            yield from self._sought(self._listed, number)
+        elif self._kept is not None:
+            yield from islice(self._kept, number, None)
+        else:
+            # Seeking is not exact in every container; counting packets is.
+            yield from islice(self.all(), number, None)
+
+    def index(self) -> FrameIndex | None:
+        """The frames by the packets' timestamps, from the header where it has them, or else by reading all packets.
 
         Returns:
-            The frames by the packets' timestamps; None where these do not tell the frames apart.
+            The index; None where timestamps do not tell the frames apart.
 
         Raises:
             VideoError: there is no packet, one is incomplete, or the file cannot be read to its end.
         """
-        codec = stream.codec_context.name
-        timestamps, shown = array("q"), array("q")
-        keys: list[tuple[int, int]] = []
+        return self._from_header() or self._from_packets()
+
+    def _sought(self, timestamps: "array[int]", number: int) -> Iterator["Packet[VideoStream]"]:
+        """The packets from key packet `number` on, each compared with the timestamps of the header."""
+        try:
+            self._container.seek(timestamps[number], stream=self._stream)
+        except av.FFmpegError as error:
+            raise VideoError(self._path, f"cannot be read ({error.strerror})") from error
+        for packet in video_packets(self._path, self._container, self._stream):
+            if number == len(timestamps) or not packet.pts == packet.dts == timestamps[number]:
+                break
+            yield packet
+            number += 1
+        if number < len(timestamps):
+            self._listed = self._kept = None
+            raise TimestampsDisagree
+
+    def _from_header(self) -> FrameIndex | None:
+        """The index by the table of an MP4 in whose H.264 frames are stored in the order in which they are shown."""
+        context, entries = self._stream.codec_context, self._stream.index_entries
+        if self._container.format.name != MP4_FORMAT or context.name != "h264" or len(entries) != self._stream.frames:
+            return None
+        kind = frame_format(context.extradata or b"")
+        if kind is None or not kind.in_order:
+            return None
+        timestamps, keys = array("q"), array("q")
+        end = 0
+        for number, entry in enumerate(entries):
+            timestamp, size = entry.timestamp, entry.size
+            if not size or entry.is_discard or (number and timestamp <= timestamps[-1]):
+                return None
+            if entry.is_keyframe:
+                keys.append(number)
+            timestamps.append(timestamp)
+            end = max(end, entry.pos + size)
+        check_end(self._path, end)
+        index = _index(timestamps, timestamps, keys)
+        self._listed = timestamps if index is not None else None
+        return index
+
+    def _from_packets(self) -> FrameIndex | None:
+        codec = self._stream.codec_context.name
+        timestamps, shown, keys = array("q"), array("q"), array("q")
+        kept: list[Packet[VideoStream]] | None = []
         num_packets = kept_bytes = 0
-        one_frame_each = True
-        for packet in video_packets(self._path, container, stream):
+        one_frame_each = all_shown = True
+        for packet in video_packets(self._path, self._container, self._stream):
             timestamp = packet.pts
+            if packet.is_keyframe:
+                keys.append(num_packets)
+            num_packets += 1
             if timestamp is not None:
                 timestamps.append(timestamp)
-                if not packet.is_discard:
-                    shown.append(timestamp)
-                if packet.is_keyframe:
-                    keys.append((num_packets, timestamp))
-            num_packets += 1
+            if packet.is_discard:
+                all_shown = False
+            elif timestamp is not None:
+                shown.append(timestamp)
             if codec == "mpeg4" and one_frame_each:
                 one_frame_each = has_one_coded_vop(bytes(packet))
-            if self._kept is not None:
-                self._kept.append(packet)
+            if kept is not None:
+                kept.append(packet)
                 kept_bytes += packet.size + PACKET_OBJECT_BYTES
                 if kept_bytes > KEPT_BYTES:
-                    self._kept = None
-        _check_number(self._path, num_packets, stream)
+                    kept = None
+        self._kept = kept
+        _check_number(self._path, num_packets, self._stream)
+        if not one_frame_each:
+            return _unpacked_index(kept, keys) if kept is not None and all_shown else None
         if len(timestamps) < num_packets or codec not in TIMESTAMPED_CODECS:
             return None
-        if one_frame_each:
-            return _index(timestamps, shown, keys)
-        return self._unpacked(keys) if len(shown) == num_packets else None
-
-    def _unpacked(self, keys: Sequence[tuple[int, int]]) -> FrameIndex | None:
-        """The index of a video with packed B-frames, whose packets get frame numbers for timestamps."""
-        numbers = None if self._kept is None else unpacked_display_numbers(map(bytes, self._kept))
-        if self._kept is None or numbers is None:
-            return None
-        for packet, number in zip(self._kept, numbers, strict=True):
-            packet.pts = number
-        timestamps = array("q", numbers)
-        return _index(timestamps, timestamps, [(number, numbers[number]) for number, _ in keys[:1]])
+        return _index(timestamps, shown, keys)
 
 
-def _index(timestamps: "array[int]", shown: "array[int]", keys: Sequence[tuple[int, int]]) -> FrameIndex | None:
+def _unpacked_index(packets: Sequence["Packet[VideoStream]"], keys: "array[int]") -> FrameIndex | None:
+    """The index of a video with packed B-frames, whose packets get frame numbers for timestamps."""
+    numbers = unpacked_display_numbers(map(bytes, packets))
+    if numbers is None:
+        return None
+    for packet, number in zip(packets, numbers, strict=True):
+        packet.pts = number
+    timestamps = array("q", numbers)
+    return _index(timestamps, timestamps, keys[:1])
+
+
+def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") -> FrameIndex | None:
     """The index, where every timestamp is there once and the video begins with a key frame that is shown first."""
-    starts_with_key = bool(keys) and keys[0][0] == 0 and timestamps[0] == min(timestamps)
+    starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
     if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
         return None
-    return FrameIndex(shown, keys)
+    return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _check_number(path: Path, num_packets: int, stream: VideoStream) -> None:

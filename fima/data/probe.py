@@ -7,7 +7,7 @@ from typing import BinaryIO
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from fima.data.container import MP4_FORMAT, open_video, video_packets
+from fima.data.container import MP4_FORMAT, check_end, open_video, video_packets
 from fima.errors import VideoError
 
 MP4_UNIT = 1 << 16
@@ -77,7 +77,6 @@ class _Frames:
 
 def _from_index(path: Path, container: InputContainer, stream: VideoStream) -> _Frames | None:
     """What the header tells; None where it has no full index of the frames."""
-    size = path.stat().st_size
     num_frames = end = 0
     for entry in stream.index_entries:
         stored = entry.size
@@ -86,8 +85,7 @@ def _from_index(path: Path, container: InputContainer, stream: VideoStream) -> _
             end = reaches
         if stored > 0 and not entry.is_discard:
             num_frames += 1
-    if end > size:
-        raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")
+    check_end(path, end)
     if not num_frames or num_frames != stream.frames:
         return None
     fps = float(stream.average_rate or 0)

@@ -16,15 +16,11 @@ from av.video.stream import VideoStream
 
 from fima.data.bitstream import unreferenced_test
 from fima.data.container import open_video
-from fima.data.packets import FrameIndex, Packets
+from fima.data.packets import FrameIndex, Packets, TimestampsDisagree
 from fima.errors import VideoError
 
 KEPT_FRAME_BYTES = 64 * 2**20
 DEFAULT_TIME_BASE = Fraction(1, 1000)
-
-
-class _TimestampsDisagree(Exception):
-    """The frames that came out of the decoder are not those that the packets' timestamps promised."""
 
 
 class VideoReader:
@@ -51,12 +47,12 @@ class VideoReader:
         self._reformatter = VideoReformatter()
         self._fresh = True
         self._frames: list[VideoFrame] | None = None
-        self._packets = Packets(self.path)
+        self._packets = Packets(self.path, self._container, self._stream)
         try:
             self.width, self.height = self._context.width, self._context.height
             self.fps = float(self._stream.average_rate or 0)
             self.time_base = self._stream.time_base or DEFAULT_TIME_BASE
-            self._index = self._packets.read(self._container, self._stream)
+            self._index = self._packets.index()
             if self._index is None:
                 self._count_frames()
             else:
@@ -101,9 +97,10 @@ class VideoReader:
         if not rows:
             return pixels
         for index, frame in self.decode(sorted(rows)):
-            rgb = self._rgb(frame)
-            for row in rows[index]:
-                pixels[row] = rgb
+            first, *others = rows[index]
+            pixels[first] = self._rgb(frame)
+            for row in others:
+                pixels[row] = pixels[first]
         return pixels
 
     def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
@@ -150,7 +147,7 @@ class VideoReader:
                 for run in self._index.runs(wanted):
                     yield from _chosen(self._decode_from_key_frame(self._index, run), run)
                 return
-            except _TimestampsDisagree:
+            except TimestampsDisagree:
                 pass
             promised = self.num_frames
             self._count_frames()
@@ -158,7 +155,7 @@ class VideoReader:
                 raise VideoError(self.path, f"damaged: {promised} frames announced, {self.num_frames} decoded")
         try:
             yield from _chosen(enumerate(self._decode_in_order()), wanted)
-        except _TimestampsDisagree:
+        except TimestampsDisagree:
             raise VideoError(self.path, "the file changed while it was read") from None
 
     def _check_size(self, frame: VideoFrame) -> None:
@@ -226,7 +223,7 @@ class VideoReader:
         def chosen() -> Iterator["Packet[VideoStream]"]:
             for packet in self._packets.starting_at(start):
                 timestamp = packet.pts or 0
-                if index.frame_at(timestamp) not in needed and is_unreferenced(bytes(packet)):
+                if is_unreferenced and index.frame_at(timestamp) not in needed and is_unreferenced(bytes(packet)):
                     continue
                 if timestamp >= start_timestamp and not packet.is_discard:
                     heappush(promised, timestamp)
@@ -234,17 +231,18 @@ class VideoReader:
 
         last = -1
         for frame in self._decode_packets(chosen()):
-            if frame.pts is not None and frame.pts < start_timestamp:
+            timestamp = frame.pts
+            if timestamp is not None and timestamp < start_timestamp:
                 continue  # shown before the key frame but stored after it: its references were not decoded
             if frame.is_corrupt and self._context.name == "mpeg4":
-                raise _TimestampsDisagree  # its decoder adapts to the encoder by what it saw before: see it all
+                raise TimestampsDisagree  # its decoder adapts to the encoder by what it saw before: see it all
             if frame.is_corrupt:
                 raise VideoError(self.path, "damaged: the decoder reports errors")
-            if not promised or heappop(promised) != frame.pts:
-                raise _TimestampsDisagree
-            number = index.frame_at(frame.pts)
+            if not promised or heappop(promised) != timestamp:
+                raise TimestampsDisagree
+            number = index.frame_at(timestamp)
             if number <= last:
-                raise _TimestampsDisagree
+                raise TimestampsDisagree
             last = number
             yield number, frame
 
@@ -254,7 +252,7 @@ class VideoReader:
             yield from self._frames
             return
         seen_key_frame = False
-        for frame in self._decode_packets(self._packets.starting_at(0)):
+        for frame in self._decode_packets(self._packets.all()):
             seen_key_frame = seen_key_frame or bool(frame.key_frame)
             if frame.is_corrupt:
                 if seen_key_frame:
@@ -264,7 +262,7 @@ class VideoReader:
 
 
 def _chosen(frames: Iterator[tuple[int, VideoFrame]], wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Of numbered frames, numbers rising, those that are wanted. Raises _TimestampsDisagree where one is missing."""
+    """Of numbered frames, numbers rising, those that are wanted. Raises TimestampsDisagree where one is missing."""
     following = iter(wanted)
     expected = next(following)
     for number, frame in frames:
@@ -276,4 +274,4 @@ def _chosen(frames: Iterator[tuple[int, VideoFrame]], wanted: Sequence[int]) -> 
                 expected = next(following)
             except StopIteration:
                 return
-    raise _TimestampsDisagree
+    raise TimestampsDisagree

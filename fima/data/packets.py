@@ -88,7 +88,7 @@ class Packets:
     def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
         self._path, self._container, self._stream = path, container, stream
         self._listed: array[int] | None = None
-        self._kept: list[Packet[VideoStream]] | None = []
+        self._kept: list[Packet[VideoStream]] | None = None
 
     def clear(self) -> None:
         """Keeps nothing any more."""
@@ -96,7 +96,7 @@ class Packets:
 
     def all(self) -> Iterator["Packet[VideoStream]"]:
         """All packets, from memory or else from the file. Raises VideoError."""
-        if self._kept is not None and self._listed is None:
+        if self._kept is not None:
             yield from self._kept
             return
         container, stream = open_video(self._path)
@@ -141,7 +141,7 @@ class Packets:
             yield packet
             number += 1
         if number < len(timestamps):
-            self._listed = self._kept = None
+            self._listed = None
             raise TimestampsDisagree
 
     def _from_header(self) -> FrameIndex | None:

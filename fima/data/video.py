@@ -26,10 +26,10 @@ DEFAULT_TIME_BASE = Fraction(1, 1000)
 class VideoReader:
     """Reads chosen frames of a video, by their number in display order.
 
-    All packets are read once on opening, without decoding. Where their timestamps identify the frames (one frame a
-    packet, every timestamp present and different), `read` decodes from the last key frame at or before the first
-    wanted frame, in one pass, and jumps to a later key frame where that saves decoding. Packed B-frames, as in the AVI
-    files of UCF101, are numbered by their picture types and decoded from the first packet. Otherwise (streams without
+    Where the timestamps of packets identify the frames (one frame a packet, every timestamp present and different),
+    `read` decodes from the last key frame at or before the first wanted frame, in one pass, and jumps to a later key
+    frame where that saves decoding; `Packets` tells where timestamps come from. Packed B-frames, as in the AVI files of
+    UCF101, are numbered by their picture types and decoded from the first packet. Otherwise (streams without
     timestamps, streams that start between key frames) frames are counted by decoding from the beginning. Either way
     frame i is the i-th frame that a decoder gives when it decodes the whole file. Rotation metadata is ignored.
 

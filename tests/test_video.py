@@ -84,6 +84,14 @@ def test_any_window_equals_sequential_decoding(name: str, tmp_path: Path) -> Non
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("ucf101.avi", "v.mp4"), ("in_order.mp4", "v.avi"), ("uneven.mkv", "v.avi"), ("b_frames.ts", "v.mov")],
+)
+def test_a_name_may_say_another_format(name: str, other: str, tmp_path: Path) -> None:
+    assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name).rename(tmp_path / other))
+
+
 def test_clips_that_lie_apart_are_not_joined_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_ucf101_avi(tmp_path / "v.avi", num_frames=100, gop_frames=10)
     reference = decode_all(path)

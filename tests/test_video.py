@@ -17,7 +17,7 @@ from fima.data.packets import FrameIndex, TimestampsDisagree
 from fima.data.sps import FrameFormat
 from fima.data.video import VideoReader
 from fima.errors import VideoError
-from tests.odd_videos import write_packed_avi
+from tests.odd_videos import write_edit_list, write_packed_avi
 from tests.video_files import (
     damage,
     decode_all,
@@ -153,6 +153,18 @@ def test_a_header_with_wrong_times_is_not_believed(
     with VideoReader(path) as reader:
         frames = [frame.to_ndarray(format="rgb24") for frame in reader.frames()]
         np.testing.assert_array_equal(frames, reference)
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_taken_from_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_edit_list(tmp_path / "v.mp4")
+    in_order = FrameFormat(width=64, height=48, full_range=False, in_order=True)
+    monkeypatch.setattr(packets, "frame_format", lambda extradata: in_order)
+    with VideoReader(path) as reader:
+        assert reader._packets._listed is None
+        assert reader.num_frames < 24
+        np.testing.assert_array_equal(reader.read(range(reader.num_frames)), decode_all(path))
 
 
 def test_an_index_that_goes_beyond_the_end_of_the_file(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """What a training step of FIMA and of its cheaper variants costs, beside one of MoCo.
 
 Steps of all variants are taken in turn, with the recipes' settings and views of noise, and timed in processor time;
-figures are medians, as multiples of MoCo's. Beside them stands what the passes of the encoder alone would cost, a
-backward pass counted as two forward ones.
+figures are medians, as multiples of MoCo's. Beside them stands what the passes of the encoder alone would cost, by
+frames, a backward pass counted as two forward ones.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fima.config import PretrainConfig
 from fima.engine.setup import with_precision
@@ -27,6 +28,7 @@ SHOWN = (
     "MoCo, equal epochs",
     "FIMA",
     "FIMA light",
+    "FIMA light, all frames",
     "FIMA without the cell loss",
     "FIMA without the frame loss",
     "FIMA without the decoder",
@@ -44,7 +46,7 @@ def settings(trial: Trial, backbone: str) -> PretrainConfig:
     return replace(config, model=replace(config.model, backbone=backbone))
 
 
-def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[], int]]:
+def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[], float]]:
     """A function that takes a step, and one that counts the forward passes of the encoder which a step is worth."""
     config = with_precision(settings(trial, backbone), CPU)
     config = replace(config, method=replace(config.method, cell_queue_size=0))
@@ -53,11 +55,11 @@ def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[],
         [parameter for parameter in method.parameters() if parameter.requires_grad], lr=1e-4, momentum=0.9, fused=True
     )
     batch = random_batch(config.optim.batch_size, config.data)
-    passes = [0]
+    passes = [0.0]
 
     def count(passes_each: int) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            passes[0] += passes_each
+        def hook(_: object, inputs: tuple[Tensor], *__: object) -> None:
+            passes[0] += passes_each * inputs[0].shape[2] / config.data.frames
 
         return hook
 
@@ -93,7 +95,7 @@ def main() -> None:
     rows = []
     for name in SHOWN:
         ratio = statistics.median(own / base for own, base in zip(seconds[name], seconds[moco], strict=True))
-        rows.append([name, f"{passes[name]}", f"{passes[name] / passes[moco]:.2f}", f"{ratio:.2f}"])
+        rows.append([name, f"{passes[name]:.0f}", f"{passes[name] / passes[moco]:.2f}", f"{ratio:.2f}"])
     print(markdown_table([arguments.backbone, "passes", "passes / MoCo's", "step / MoCo's"], rows))
 
 

@@ -87,6 +87,8 @@ class MethodConfig:
     """The cross-attention motion decoder; without it the query's own cells and slices predict the motion."""
     foreground: bool = True
     """Foreground sampling; without it every cell counts as foreground."""
+    local_stride: int = 1
+    """Of the early and the late difference, every so-manieth frame is encoded; 2 halves what they cost."""
     pos_ratio: float = 0.7
     """Cells closer than this share of the larger cell diagonal are positives."""
 
@@ -96,6 +98,7 @@ class MethodConfig:
         _require(0 <= self.key_momentum <= 1, "method.key_momentum", self.key_momentum, "must be in [0, 1]")
         for name in ("instance_weight", "frame_weight", "cell_weight"):
             _require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
+        _require(self.local_stride >= 1, "method.local_stride", self.local_stride, "must be at least 1")
         _require(self.queue_size is None or self.queue_size >= 1, "method.queue_size", self.queue_size, "must be 1+")
         _require(
             self.cell_queue_size is None or self.cell_queue_size >= 0,

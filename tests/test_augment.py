@@ -195,6 +195,21 @@ def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
     assert torch.equal(inputs.box, sampled.box)
 
 
+def test_local_differences_may_keep_every_second_frame() -> None:
+    sampled = views()
+    draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
+    inputs = make_inputs(sampled, draws, full_difference=True, frame_differences=True, local_stride=2)
+    assert inputs.full_difference is not None
+    assert inputs.full_difference.shape[2] == 4
+    for position, view, result in (
+        (2, sampled.early, inputs.early_difference),
+        (3, sampled.late, inputs.late_difference),
+    ):
+        assert result is not None
+        neighbours = frame_difference(view / 255)[:, :, ::2]
+        torch.testing.assert_close(result, apply_colour(neighbours, draws[:, position]))
+
+
 @pytest.mark.parametrize(("full", "frame"), [(False, False), (True, False), (False, True)])
 def test_unwanted_differences_are_none_and_change_nothing_else(full: bool, frame: bool) -> None:
     sampled = views()

@@ -230,7 +230,9 @@ def _blur_matrices(kernels: Tensor, size: int) -> Tensor:
     return matrices.scatter_add_(2, sources.expand(shape), kernels[:, None].expand(shape))
 
 
-def make_inputs(views: ClipViews, draws: Tensor, *, full_difference: bool, frame_differences: bool) -> ClipInputs:
+def make_inputs(
+    views: ClipViews, draws: Tensor, *, full_difference: bool, frame_differences: bool, local_stride: int = 1
+) -> ClipInputs:
     """What the networks see of one clip: differences of the cropped pixels, then colour, each tensor on its own.
 
     Args:
@@ -238,21 +240,22 @@ def make_inputs(views: ClipViews, draws: Tensor, *, full_difference: bool, frame
         draws: (B, 4, 11): for `full`, its difference, the `early` and the `late` difference.
         full_difference: whether the difference of `full` is wanted.
         frame_differences: whether the differences of `early` and `late` are wanted.
+        local_stride: of those two, every so-manieth frame is kept.
 
     Returns:
-        Normalised float32 (B, 3, F, S, S) tensors; None for the differences that are not wanted.
+        Normalised float32 (B, 3, F, S, S) tensors, with fewer frames where `local_stride` is more than 1; None for the
+        differences that are not wanted.
     """
-    wanted = [(0, views.full)]
+    wanted = [(0, views.full, 1)]
     if full_difference:
-        wanted.append((1, views.full))
+        wanted.append((1, views.full, 1))
     if frame_differences:
-        wanted += [(2, views.early), (3, views.late)]
-    inputs = {row: torch.empty(view.shape, device=view.device) for row, view in wanted}
+        wanted += [(2, views.early, local_stride), (3, views.late, local_stride)]
+    inputs = {row: torch.empty(view[:, :, ::stride].shape, device=view.device) for row, view, stride in wanted}
     for clips in _parts(len(views.full), views.full.device):
-        for row, view in wanted:
+        for row, view, stride in wanted:
             operations = _operations(draws[clips, row])
-            now = view[clips]
-            before = now.roll(1, dims=2)
+            now, before = (frames[:, :, ::stride] for frames in (view[clips], view[clips].roll(1, dims=2)))
             for pixels, *frames in zip(*map(_frames_at_once, (inputs[row][clips], now, before)), strict=True):
                 if row == 0:
                     torch.div(frames[0], 255, out=pixels)

@@ -116,7 +116,13 @@ def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, u
     """Compute the losses of one batch that is on the device."""
     method = config.method
     clips = [
-        make_inputs(views, draws, full_difference=method.cell_loss, frame_differences=method.frame_loss)
+        make_inputs(
+            views,
+            draws,
+            full_difference=method.cell_loss,
+            frame_differences=method.frame_loss,
+            local_stride=method.local_stride,
+        )
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
     with autocast(clips[0].full.device, config.run.precision):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import CENTRE_SHARE, NumCrops, square_crops
+from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.embedding.extract import extract_rows
@@ -125,7 +126,8 @@ class VideoEncoder(
     def description(self) -> str:
         """One line for a table or a figure."""
         epoch = self.about.get("epoch")
-        return f"{self.about.get('method', 'encoder')} {self.backbone}" + ("" if epoch is None else f", {epoch} epochs")
+        epochs = "" if epoch is None else f", {counted(epoch, 'epoch')}"
+        return f"{self.about.get('method', 'encoder')} {self.backbone}{epochs}"
 
     def facts(self) -> dict[str, Any]:
         """What an exported file says of it, from which `load` opens it again; plain values."""

@@ -26,9 +26,11 @@ from fima.engine.finetune_setup import (
     LabelledLists,
     Start,
     check_settings,
+    clips_in_words,
     find_encoder,
     find_lists,
     find_saved,
+    narrow_test,
     resolve,
 )
 from fima.engine.interrupt import StopRequest
@@ -166,7 +168,7 @@ def train(
             config=config, run=run, lists=lists, data=data, source=start.source, device=device, classifier=classifier,
             model=model, optimizer=optimizer, loader=loader, log=log, stop=stop,
         )  # fmt: skip
-        greet(training, progress)
+        greet(training, start, progress)
         is_saved = True
         for epoch in range(progress.epoch, config.optim.epochs):
             selection = test_on_the_way(training, progress, selection)
@@ -220,11 +222,13 @@ def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection:
     return progress, progress.epoch < config.optim.epochs and stop_requested(training)
 
 
-def greet(training: Finetuning, progress: Progress) -> None:
+def greet(training: Finetuning, start: Start, progress: Progress) -> None:
     """Say what is about to run, and warn of what looks unwise."""
     config, lists, log = training.config, training.lists, training.log
-    for text in (*lists.train.warnings(), *lists.test.warnings()):
-        log.warn(text)
+    clips, unusual = clips_in_words(config, start)
+    for text in (*lists.train.warnings(), *lists.test.warnings(), unusual, narrow_test(config, lists)):
+        if text is not None:
+            log.warn(text)
     if config.classifier.select == "test":
         log.warn("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
     optim = config.optim
@@ -233,7 +237,7 @@ def greet(training: Finetuning, progress: Progress) -> None:
     what = "linear probing" if config.classifier.freeze else "fine-tuning"
     num_weights = sum(weight.numel() for weight in training.classifier.parameters() if weight.requires_grad)
     begin = training.source.get("description", "random weights")
-    log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin}")
+    log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}")
     log.say(
         f"{len(lists.train.videos)} videos ({lists.train.layout}) · {len(lists.train.classes)} classes · "
         f"{len(training.loader)} steps an epoch · {len(lists.test.videos)} test videos"

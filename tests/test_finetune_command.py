@@ -190,9 +190,9 @@ def test_a_narrow_test_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_pre_training_has_sizes_of_its_own() -> None:
-    with pytest.raises(ConfigError, match="--data.frames 0: must be at least 1"):
+    with pytest.raises(ConfigError, match=r"--data.frames 0: must be at least 1"):
         PretrainConfig(data=DataConfig(frames=0))
-    with pytest.raises(ConfigError, match="--data.crop_size 0: must be at least 8"):
+    with pytest.raises(ConfigError, match=r"--data.crop_size 0: must be at least 8"):
         PretrainConfig(data=DataConfig(crop_size=0))
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fima.cli import main
 from fima.embedding.page import search_page
 from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
 from fima.embedding.table import read_embeddings, write_embeddings
+from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint
 from tests.video_files import write_ucf101_avi
 
@@ -65,6 +67,12 @@ def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: P
     assert "http" not in text
     assert main(argv) == 0
     assert "8 vectors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_the_search_quietly(words: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", "fima", "search", str(folder / "index.npz"), str(folder / "videos" / "2.avi")]
+    assert output_into_closed_pipe([*command, "--device", "cpu", *words]) == (141, "")
 
 
 def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from fima.commands.figures import figures_table
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
+from fima.console import Console
 from fima.data.datasets import recognise
 from fima.evaluation.protocols import EvaluationConfig, SplitLists
 from fima.evaluation.splits import list_splits

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from fima.commands.parse import parse
+from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from fima.cli import main
 from fima.embedding.page import search_page
 from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
 from fima.embedding.table import read_embeddings, write_embeddings
+from tests.browser import chromium
 from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint
 from tests.video_files import write_ucf101_avi
@@ -113,6 +114,31 @@ def test_nobody_is_told_to_unpickle_a_file(tmp_path: Path, capsys: pytest.Captur
     message = capsys.readouterr().err
     assert "another kind of file, or damaged" in message
     assert "pickle" not in message
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_the_window_and_its_videos_play(width: int, tmp_path: Path) -> None:
+    long = tmp_path / ("a_long_name_without_a_blank_" * 6 + ".avi")
+    write_ucf101_avi(long, num_frames=30)
+    page = tmp_path / "page.html"
+    page.write_text(search_page(long, [(str(long), (0.0, 1.0), 0.5)] * 3, title=f"Nearest to {long.name}"))
+    with chromium(tmp_path / "profile") as browser:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(page.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        played = browser.execute_async_script(
+            "const done = arguments[0]; const video = document.querySelectorAll('video')[3];"
+            "video.ontimeupdate = () => video.currentTime > 0 && done(video.videoWidth); video.play().catch(done);"
+        )
+        assert played == 160
+        assert not browser.get_log("browser")
+
+
+def test_a_file_gets_whole_names(folder: Path, capsys: Capture) -> None:
+    capsys.readouterr()
+    assert main(["search", str(folder / "index.npz"), str(folder / "videos" / "2.avi"), "--device", "cpu"]) == 0
+    assert str((folder / "videos" / "2.avi").resolve()) in capsys.readouterr().out
 
 
 def test_names_are_text_in_the_page_and_never_markup(tmp_path: Path) -> None:

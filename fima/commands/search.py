@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fima.commands.parse import parse
+from fima.commands.parse import UNBROKEN, parse
 from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
 
@@ -119,12 +119,17 @@ def _known(seconds: float) -> float | None:
 
 
 def _print_table(records: Sequence[dict[str, Any]]) -> None:
-    table = Table("", "similarity", "seconds", "video")
+    table = Table("", "similarity", "seconds")
+    table.add_column("video", overflow="fold")
     for record in records:
         start, end = record["start_seconds"], record["end_seconds"]
         when = "" if start is None else f"{start:.1f}-{end:.1f}"
         table.add_row(str(record["rank"]), f"{record['similarity']:.3f}", when, record["path"])
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # A file or another program gets each name whole, on one line.
+        console.width = UNBROKEN
+    console.print(table)
 
 
 def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -> None:

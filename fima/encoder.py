@@ -138,6 +138,7 @@ class VideoEncoder(
             "format": "fima-encoder",
             "preprocessing": preprocessing_of(**shown),
             "backbone": self.backbone,
+            "num_outputs": self.num_features,
             "method": self.about.get("method", "encoder"),
             "epoch": self.about.get("epoch"),
             "checkpoint_hash": self.about.get("checkpoint_hash"),
@@ -158,7 +159,8 @@ class VideoEncoder(
         """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
         from huggingface_hub import ModelCard
 
-        name = str(settings.get("repo_id") or "FOLDER")
+        address = settings.get("repo_id")
+        name = "FOLDER" if address is None else f"{HUB_SCHEME}{address}"
         return ModelCard(model_card(self.description, self.facts(), source=self.source, name=name))
 
     def forward(self, clips: Tensor) -> Tensor:

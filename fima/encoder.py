@@ -1,7 +1,6 @@
 """An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,11 @@ from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.embedding.extract import extract_rows
 from fima.engine.checkpoint import versions
-from fima.engine.pretrained import load_pretrained
-from fima.engine.run_folder import RunFolder
-from fima.errors import CheckpointError, ConfigError, VideoError
+from fima.engine.pretrained import encoder_file, load_pretrained
+from fima.errors import ConfigError, VideoError
 from fima.evaluation.features import ClipSettings, encode, normalised
 from fima.export.card import model_card
-from fima.hub import CONFIG_FILE, HUB_SCHEME, WEIGHTS_FILE, HubMixin, download
+from fima.hub import HUB_SCHEME, HubMixin, download
 from fima.model.backbones import build_backbone
 from fima.model.heads import pooled
 from fima.recipe import config_to_mapping
@@ -241,10 +239,7 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
         CheckpointError: there is no such encoder, or it is damaged or of another architecture.
     """
     path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
-    if path.is_dir():
-        if (path / CONFIG_FILE).is_file():
-            return _from_folder(path, backbone).to(device)
-        path = run_checkpoint(path)
+    path = encoder_file(path)
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))
     data = loaded.config.data
     encoder = VideoEncoder(
@@ -261,30 +256,3 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     encoder.encoder.load_state_dict(loaded.encoder.state_dict())
     encoder.source = str(path)
     return encoder.to(device)
-
-
-def run_checkpoint(folder: Path) -> Path:
-    """Return the checkpoint that a run's folder stands for: that of the best epoch where it chose one, or the last.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    run = RunFolder(folder)
-    path = run.best if run.best.is_file() else run.last
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: holds neither a run (checkpoints/last.pt) nor a saved encoder (config.json)")
-    return path
-
-
-def _from_folder(folder: Path, backbone: str | None) -> VideoEncoder:
-    """Open what `save_pretrained` wrote; the Hub's library is not needed for it."""
-    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        names = ("backbone", "frames", "crop_size", "about")
-        encoder = VideoEncoder(**{name: settings[name] for name in names if name in settings})
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{config}: not the settings of a saved encoder ({error})") from None
-    loaded = load_pretrained(weights, backbone=backbone or encoder.backbone, device=torch.device("cpu"))
-    encoder.encoder.load_state_dict(loaded.encoder.state_dict())
-    return encoder

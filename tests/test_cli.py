@@ -178,7 +178,7 @@ def refused_after_warnings(argv: list[str], capsys: Capture) -> str:
 
 
 def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Path, capsys: Capture) -> None:
-    argv = ["evaluate", str(run.last), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
+    argv = ["evaluate", str(run.root), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
     assert main([*argv, "--protocols", "knn", "retrieval"]) == 0
     assert "knn/top1" in capsys.readouterr().out
     result = json.loads((run.root / "evaluation" / "last.json").read_text())

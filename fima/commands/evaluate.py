@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,11 +32,11 @@ class EvaluateArguments:
 
     Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
     ones, torchvision's weights. docs/protocols.md says what each protocol is. Start it under `torchrun` to use several
-    devices. For example: `fima evaluate runs/mine/checkpoints/last.pt LABELLED --protocols linear knn`.
+    devices. For example: `fima evaluate runs/mine LABELLED --protocols linear knn`.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """The checkpoint."""
+    """The checkpoint, or the folder of a run."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
@@ -65,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.engine import distributed
+    from fima.engine.pretrained import encoder_file
     from fima.engine.setup import choose_device
 
+    arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
     try:
         with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))

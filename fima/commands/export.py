@@ -144,14 +144,14 @@ def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
 def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     import torch
 
-    from fima.encoder import preprocessing_of, run_checkpoint
+    from fima.encoder import preprocessing_of
     from fima.engine.checkpoint import versions
     from fima.engine.classifier_checkpoint import load_classifier
+    from fima.engine.pretrained import encoder_file
     from fima.evaluation.features import ClipSettings
     from fima.export.formats import Exportable
 
-    path = Path(arguments.encoder)
-    loaded = load_classifier(run_checkpoint(path) if path.is_dir() else path, device=torch.device("cpu"))
+    loaded = load_classifier(encoder_file(Path(arguments.encoder)), device=torch.device("cpu"))
     config = loaded.checkpoint.config
     settings = ClipSettings(
         frames=arguments.frames or config.data.frames, crop_size=arguments.crop_size or config.data.crop_size

@@ -58,14 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_recipe(recipe)
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.encoder import run_checkpoint
     from fima.engine.finetune import finetune
     from fima.engine.finetune_setup import SCRATCH
+    from fima.engine.pretrained import encoder_file
     from fima.smoke import shrink_finetune
 
-    pretrained = None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint)
-    if pretrained is not None and pretrained.is_dir():
-        pretrained = run_checkpoint(pretrained)
+    pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(
         shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
         pretrained=pretrained,

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.labelled import build_labelled_loader
+from fima.data.layouts.video_list import counted
 from fima.data.limits import DecodeLimits
 from fima.engine import distributed
 from fima.engine.checkpoint import Progress, load_weights, restore
@@ -239,8 +240,8 @@ def greet(training: Finetuning, start: Start, progress: Progress) -> None:
     begin = training.source.get("description", "random weights")
     log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}")
     log.say(
-        f"{len(lists.train.videos)} videos ({lists.train.layout}) · {len(lists.train.classes)} classes · "
-        f"{len(training.loader)} steps an epoch · {len(lists.test.videos)} test videos"
+        f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes · "
+        f"{counted(len(training.loader), 'step')} an epoch · {counted(len(lists.test.videos), 'test video')}"
     )
     log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
     if progress.step:

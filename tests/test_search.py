@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +76,36 @@ def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: P
 def test_a_reader_that_leaves_ends_the_search_quietly(words: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", "fima", "search", str(folder / "index.npz"), str(folder / "videos" / "2.avi")]
     assert output_into_closed_pipe([*command, "--device", "cpu", *words]) == (141, "")
+
+
+def test_a_video_of_the_index_needs_neither_its_file_nor_pytorch(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    videos, index = tmp_path / "videos", tmp_path / "index.safetensors"
+    shutil.copytree(folder / "videos", videos)
+    argv = ["embed", str(folder / "last.pt"), str(videos), "-o", str(index), "--per", "clip"]
+    assert main([*argv, "--workers", "0", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    search = ["search", str(index), str(videos / "1.avi"), "-k", "3", "--json"]
+    assert main([*search, "--encoder", str(folder / "last.pt"), "--device", "cpu"]) == 0
+    embedded = json.loads(capsys.readouterr().out)
+    (videos / "1.avi").unlink()
+    code = f"import sys; from fima.cli import main; main({search!r}); print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = json.loads(done.stdout)
+    assert done.stderr == "False\n"
+    assert [hit["start_seconds"] for hit in known] == [hit["start_seconds"] for hit in embedded]
+    assert [hit["similarity"] for hit in known] == pytest.approx([hit["similarity"] for hit in embedded], abs=1e-5)
+
+
+def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """So the query is embedded, though a video of the index."""
+    query = folder / "videos" / "3.avi"
+    moved = tmp_path / "3.avi"
+    query.rename(moved)
+    try:
+        assert main(["search", str(folder / "index.npz"), str(query), "--device", "cpu"]) == 2
+    finally:
+        moved.rename(query)
+    assert "3.avi" in capsys.readouterr().err
 
 
 def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:

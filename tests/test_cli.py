@@ -182,6 +182,8 @@ def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Pat
     assert main([*argv, "--protocols", "knn", "retrieval"]) == 0
     assert "knn/top1" in capsys.readouterr().out
     result = json.loads((run.root / "evaluation" / "last.json").read_text())
+    assert main([*argv, "--protocols", "knn", "retrieval", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == result["figures"]
     assert set(result["protocols"]) == {"knn", "retrieval"}
     assert 0 <= result["figures"]["knn/top1"] <= 100
     assert list((run.root / "evaluation" / "cache").iterdir())

@@ -57,6 +57,8 @@ class EvaluateArguments:
     """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print the result as JSON, too, in the place of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
 
@@ -146,5 +148,8 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)
+    if arguments.json:
+        print(out.read_text(encoding="utf-8"), end="")
+        return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

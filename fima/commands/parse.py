@@ -50,8 +50,9 @@ def parse(
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(said):
             return _cli(kind, words, prog=prog, default=default)
     except SystemExit:
-        options = option_names(help_page(kind, prog=prog, default=default))
-        message = told_in_one_line(said.getvalue(), words=words, options=options)
+        page = help_page(kind, prog=prog, default=default)
+        usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
+        message = told_in_one_line(said.getvalue(), words=words, options=option_names(page), usage=usage)
     raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
 
 

@@ -134,22 +134,11 @@ def train(
     """
     torch.manual_seed(config.run.seed)
     choose_algorithms(device, deterministic=config.run.deterministic)
-    head = config.classifier
-    classifier = Classifier(
-        start.encoder, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
-    )
-    classifier.to(device).to(memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in classifier.parameters() if parameter.requires_grad],
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-    )
+    classifier = build_classifier(config, start, len(lists.train.classes)).to(device)
+    optimizer = build_optimizer(config, classifier)
     rank, world_size = distributed.rank(), distributed.world_size()
-    batch_size, seed = config.optim.batch_size, config.run.seed
-    loader = build_labelled_loader(
-        lists.train, config.data, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
-    )
+    share = {"seed": config.run.seed, "rank": rank, "world_size": world_size}
+    loader = build_labelled_loader(lists.train, config.data, batch_size=config.optim.batch_size, **share)
     progress, selection = Progress(), Selection()
     if saved is not None:
         progress, selection = saved.progress, saved.selection
@@ -183,6 +172,23 @@ def train(
         result = final_test(training, progress, selection)
         log.say(f"finished: {run.result}")
     return FinetuneResult(progress=progress, signal_number=None, result=result if rank == 0 else None)
+
+
+def build_classifier(config: FinetuneConfig, start: Start, num_classes: int) -> Classifier:
+    """The classifier on the encoder, on the CPU; the seed of PyTorch decides its first weights."""
+    head = config.classifier
+    classifier = Classifier(start.encoder, num_classes, head.dropout, head.l2_normalise, freeze=head.freeze)
+    return classifier.to(memory_format=torch.channels_last_3d)
+
+
+def build_optimizer(config: FinetuneConfig, classifier: Classifier) -> torch.optim.SGD:
+    """SGD over the weights that learn."""
+    return torch.optim.SGD(
+        [parameter for parameter in classifier.parameters() if parameter.requires_grad],
+        lr=config.optim.lr,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
 
 
 def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection: Selection) -> tuple[Progress, bool]:

@@ -125,13 +125,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="*", type=Path, help="videos to measure on, besides two made ones")
     parser.add_argument("--clips", type=int, default=12, help="random clips of each video")
+    parser.add_argument("--crf", type=int, default=TranscodeSettings().crf, help="quality of the rewritten videos")
     arguments = parser.parse_args()
     print(f"{'':<28}{'clip':>10}{'/ floor':>9}{'+ open':>9}  |{'prepared':>10}{'/ floor':>9}{'+ open':>9}  |{'gain':>9}"
           f"{'PSNR':>9}{'SSIM':>8}{'bytes':>8}")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         for path in sample_videos(Path(name), arguments.videos):
             prepared = Path(name, f"{path.name}.prepared.mp4")
-            transcode(path, prepared, TranscodeSettings())
+            transcode(path, prepared, TranscodeSettings(crf=arguments.crf))
             row = measure(path, prepared, arguments.clips)
             psnr, ssim = quality(path, prepared)
             growth = prepared.stat().st_size / path.stat().st_size

@@ -25,6 +25,7 @@ from sample_videos import encode, textured_frames
 
 KINDS = (
     ("mp4", "libx264", {"g": "12", "bf": "2", "preset": "veryfast"}),
+    ("mov", "libx264", {"g": "12", "bf": "0", "preset": "veryfast"}),
     ("avi", "mpeg4", {"g": "250"}),
     ("mkv", "libx264", {"g": "6", "preset": "veryfast"}),
     ("ts", "mpeg2video", {"g": "12"}),

@@ -1,10 +1,10 @@
 """What a training step costs, in units that do not depend on the machine.
 
 u is one forward pass without gradient of the same backbone, in float32 and PyTorch's default memory format, on the same
-batch, in training mode. The floor is the encoder passes that the method cannot do without: two with gradient and eight
-without, in the step's own precision and memory format. Everything is interleaved; figures are medians. Memory is the
-highest resident set during the step, above the resident set before it. Freed memory is kept, as the `fima` command
-does.
+batch, in training mode: torchvision's R(2+1)D-18 as it is, I3D as it is usually written (`textbook.py`). The floor is
+the encoder passes that the method cannot do without: two with gradient and eight without, in the step's own precision
+and memory format. Everything is interleaved; figures are medians. Memory is the highest resident set during the step,
+above the resident set before it. Freed memory is kept, as the `fima` command does.
 
 `augmentation_share` of the step is printed too, and for float32 `matrix_u`: what the multiplications of the encoder
 passes alone would take at the speed of a matrix product that fits the cache, which nothing in float32 can be below.
@@ -34,6 +34,8 @@ from fima.engine.precision import autocast
 from fima.engine.step import forward_backward
 from fima.model import build_method
 from fima.model.backbones import build_backbone
+from fima.model.backbones.i3d import I3D
+from textbook import TextbookI3D
 
 CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (
     ("i3d", "fp32"),
@@ -98,7 +100,9 @@ def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32"
         run=RunConfig(precision=precision),
     )
     clips = torch.randn(batch_size, 3, config.data.frames, config.data.crop_size, config.data.crop_size)
-    plain = build_backbone(backbone).train()
+    plain: nn.Module = build_backbone(backbone).train()
+    if isinstance(plain, I3D):
+        plain = TextbookI3D(plain)
     fast = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
     method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]

@@ -77,7 +77,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     Returns:
         The figures of `COLUMNS`, in percent.
     """
-    result = out / "evaluation" / "last.json"
+    result = result_file(out)
     checkpoint = out / "checkpoints" / "last.pt"
     resume = ["--resume"] if (out / "config.yaml").exists() else []
     flags = ["--run.seed", seed, *trial.flags(), *resume]
@@ -85,6 +85,11 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
         run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2, "--protocols", *PROTOCOLS)
     return read_figures(result)
+
+
+def result_file(run_folder: Path) -> Path:
+    """Return where `fima evaluate` writes what it finds of a run's last checkpoint."""
+    return run_folder / "evaluation" / "last.json"
 
 
 def read_figures(result: Path) -> dict[str, float]:

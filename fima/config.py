@@ -73,7 +73,7 @@ class MethodConfig:
     cell_queue_size: int | None = None
     """Cells in the dense queue. None: the paper's 31,360 for 200,000 videos or more, else 0 (no dense queue)."""
     instance_weight: float = 1.0
-    """Weight of the instance loss."""
+    """Weight of the instance loss; 0 switches it off."""
     frame_weight: float = 1.0
     """Weight of the frame-level motion loss; 0 switches it off."""
     cell_weight: float = 1.0
@@ -100,6 +100,11 @@ class MethodConfig:
         )
         motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
         _require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
+
+    @property
+    def instance_loss(self) -> bool:
+        """Whether the instance loss is part of the run."""
+        return self.instance_weight > 0
 
     @property
     def frame_loss(self) -> bool:

@@ -146,7 +146,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "sound.m4v": (write_audio_only, "no video stream"),
     "empty.mp4": (write_empty, "empty file"),
     "text.mp4": (write_text, "cannot be opened"),
-    "pipe.mp4": (write_pipe, "cannot be opened"),
+    "pipe.mp4": (write_pipe, "not a file"),
     "tail.avi": (lambda path: truncate(write_ucf101_avi(path), 0.9), "truncated"),
     "tail.mp4": (lambda path: truncate(write_h264_mp4(path), 0.9), "cannot be opened"),
 }

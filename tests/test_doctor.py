@@ -7,6 +7,7 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
+from fima.data.doctor import why_missing
 from fima.data.quarantine import exclude, read_quarantine, write_quarantine
 from fima.errors import DataError
 from tests.video_files import damage, truncate, write_h264_mp4, write_ucf101_avi
@@ -76,8 +77,23 @@ def test_duplicates(
     other.write_bytes(content)
     assert doctor(tmp_path / "v") == 0
     output = capsys.readouterr().out
-    assert "duplicate: 1." in output
-    assert "a/2.avi: of a/1.avi" in output
+    assert "duplicate (1):" in output
+    assert "a/2.avi: same content as a/1.avi" in output
+
+
+def test_what_is_not_there_and_broken_files_that_are_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ucf101_avi(tmp_path / "v" / "a.avi")
+    for name in ("b.mp4", "c.mp4"):
+        (tmp_path / "v" / name).write_text("no video")
+    (tmp_path / "v" / "circle.mp4").symlink_to("circle.mp4")
+    assert doctor(tmp_path / "v") == 1
+    output = capsys.readouterr().out
+    assert "not there (1): mend the link" in output
+    assert "    circle.mp4: a link that leads nowhere" in output
+    assert "cannot be opened (2): " in output
+    assert "duplicate" not in output
+    assert why_missing(tmp_path / "v") == "a folder that cannot be read"
+    assert why_missing(tmp_path / "nothing") == "no such file"
 
 
 @pytest.mark.parametrize(

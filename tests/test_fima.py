@@ -20,6 +20,8 @@ ABLATIONS = {
     "full": METHOD,
     "moco": dataclasses.replace(METHOD, name="moco"),
     "frame only": dataclasses.replace(METHOD, cell_weight=0, instance_weight=0),
+    "motion only": dataclasses.replace(METHOD, instance_weight=0),
+    "light": dataclasses.replace(METHOD, instance_weight=0, decoder=False, foreground=False),
     "cell only": dataclasses.replace(METHOD, frame_weight=0),
     "instance only": dataclasses.replace(METHOD, frame_weight=0, cell_weight=0),
     "no decoder": dataclasses.replace(METHOD, decoder=False),
@@ -80,7 +82,7 @@ def test_moco_is_the_instance_part_of_fima() -> None:
         full, alone = step(fima), step(moco)
         torch.testing.assert_close(alone.parts["instance"], full.parts["instance"])
         assert alone.total.item() == alone.parts["instance"].item()
-    torch.testing.assert_close(moco.queue.keys, fima.queue.keys)
+    torch.testing.assert_close(moco.queues["instance"].keys, fima.queues["instance"].keys)
     assert alone.parts.keys() == {"instance"}
     assert not isinstance(moco, FIMA)
 
@@ -95,7 +97,11 @@ def encoder_passes(network: MoCo) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "num_key_passes"), [("full", 8), ("moco", 2), ("frame only", 6), ("cell only", 4), ("instance only", 2)]
+    ("name", "num_key_passes"),
+    [
+        *[("full", 8), ("motion only", 8), ("light", 6)],
+        *[("frame only", 4), ("cell only", 4), ("moco", 2), ("instance only", 2)],
+    ],
 )
 def test_a_loss_that_is_off_skips_its_passes(name: str, num_key_passes: int) -> None:
     passes = encoder_passes(build(ABLATIONS[name]))
@@ -111,12 +117,23 @@ def test_only_what_is_in_use_exists() -> None:
     decoder = {"decoder", "reduce", "expand"}
     assert parts("full") == base | decoder | {"cls_token", "motion_queue", "cell_queue"}
     assert parts("no cell queue") == base | decoder | {"cls_token", "motion_queue"}
-    assert parts("frame only") == base | decoder | {"cls_token", "motion_queue"}
+    assert parts("frame only") == (base | decoder | {"cls_token", "motion_queue"}) - {"queue"}
+    assert parts("light") == (base | {"motion_queue", "cell_queue"}) - {"queue"}
     assert parts("cell only") == base | decoder | {"cell_queue"}
     assert parts("no decoder") == base | {"motion_queue", "cell_queue"}
     assert parts("instance only") == parts("moco") == base
     assert build(METHOD).queues.keys() == {"instance", "frame", "cell"}
     assert build(ABLATIONS["moco"]).queues.keys() == {"instance"}
+
+
+def test_the_motion_losses_are_the_same_without_the_instance_loss() -> None:
+    full, motion_only = build(METHOD).eval(), build(ABLATIONS["motion only"]).eval()
+    motion_only.load_state_dict(full.state_dict(), strict=False)
+    parts, found = step(full).parts, step(motion_only)
+    assert found.parts.keys() == {"frame", "cell"}
+    torch.testing.assert_close(found.parts["frame"], parts["frame"])
+    torch.testing.assert_close(found.parts["cell"], parts["cell"])
+    torch.testing.assert_close(found.total.detach(), parts["frame"] + parts["cell"])
 
 
 def test_each_ablation_changes_its_own_loss_only() -> None:
@@ -167,7 +184,7 @@ def test_short_batches_and_batches_larger_than_the_queues_make_a_step() -> None:
     network = build(dataclasses.replace(METHOD, queue_size=3, cell_queue_size=7))
     for batch_size in (4, 1, 2):
         assert step(network, batch_size=batch_size).total.isfinite()
-    assert int(network.queue.position) == 2 * 7 % 3
+    assert int(network.queues["instance"].position) == 2 * 7 % 3
     assert int(network.queues["frame"].position) == 4 * 7 % 3
 
 
@@ -175,7 +192,9 @@ def test_queues_are_written_in_the_published_order() -> None:
     network = build_fima(dataclasses.replace(METHOD, queue_size=50, cell_queue_size=500)).eval()
     step(network)
     a, b = (network.key_pass(clip_inputs(seed)) for seed in (1, 2))
-    torch.testing.assert_close(network.queue.keys[:6], torch.cat([b.instance, a.instance]))
+    assert a.instance is not None
+    assert b.instance is not None
+    torch.testing.assert_close(network.queues["instance"].keys[:6], torch.cat([b.instance, a.instance]))
     assert a.frames is not None
     assert b.frames is not None
     torch.testing.assert_close(network.queues["frame"].keys[:12], torch.cat([*b.frames, *a.frames]))

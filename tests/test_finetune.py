@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList, list_videos
-from fima.engine import classifier_step
-from fima.engine import finetune as loop
+from fima.data.motion_textures import make_motion_textures
+from fima.engine import classifier_step, finetune_testing
 from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier, load_classifier_checkpoint
 from fima.engine.finetune import FinetuneResult, finetune
 from fima.engine.run_folder import RunFolder
@@ -24,6 +25,7 @@ from tests.small_runs import make_videos, read_lines
 from tests.video_files import truncate
 
 CPU = torch.device("cpu")
+MOTION_SHARES = ("foreground/motion_share", "foreground/motion_rgb_share")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,10 @@ def test_a_run_is_whole(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line["epoch"] for line in read_lines(run.metrics, "test")] == [1, 2]
     result = json.loads(run.result.read_text())
     assert result["figures"] == (outcome.result and outcome.result.figures)
-    assert result["figures"].keys() == {"finetune/top1", "finetune/top5"}
-    assert result["chance"] == {"finetune/top1": 50, "finetune/top5": 100}
+    assert result["figures"].keys() == {"finetune/top1", "finetune/top5", *MOTION_SHARES}
+    assert result["chance"].keys() == result["figures"].keys()
+    assert (result["chance"]["finetune/top1"], result["chance"]["finetune/top5"]) == (50, 100)
+    assert result["protocols"]["foreground"]["num_videos"] == 2
     protocol = result["protocols"]["finetune"]
     assert protocol["selection"] == "the last epoch"
     assert protocol["score"] == "logits averaged over 2 clips x 1 crops"
@@ -114,7 +118,7 @@ def test_a_frozen_encoder_stays_byte_for_byte(videos: Path, pretrained: Path, tm
     assert list(saved.optimizer["state"]) == [0, 1]
     assert saved.source["file"] == str(pretrained)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["figures"].keys() == {"linear_sgd/top1", "linear_sgd/top5"}
+    assert result["figures"].keys() == {"linear_sgd/top1", "linear_sgd/top5", *MOTION_SHARES}
     assert result["protocols"]["linear_sgd"]["batch_norm"] == "running statistics of the pre-training"
     assert result["encoder"]["checkpoint_hash"] == saved.source["checkpoint_hash"]
 
@@ -172,7 +176,7 @@ def test_a_run_that_is_ended_in_a_test_does_it_again(
         raise SystemError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "test_classifier", die)
+        patch.setattr(finetune_testing, "test_classifier", die)
         with pytest.raises(SystemError):
             finetune(SMALL, pretrained=None, data=videos, out=run.root)
     assert load_classifier_checkpoint(run.last).progress.epoch == 1
@@ -203,7 +207,7 @@ class TestSelection:
             scores = right if len(self.lists) == 2 else 1 - right
             return ClassifierScores(scores=scores, labels=labels, paths=self.lists[-1], undecodable=[])
 
-        monkeypatch.setattr(loop, "test_classifier", fake)
+        monkeypatch.setattr(finetune_testing, "test_classifier", fake)
 
     def finetune(self, videos: Path, out: Path, select: str) -> tuple[FinetuneResult, set[str], set[str]]:
         config = changed("optim", changed("classifier", select=select, held_out_share=0.25), epochs=3)
@@ -245,6 +249,30 @@ class TestSelection:
         assert outcome.result is not None
         assert outcome.result.figures["finetune/top1"] == 0
         assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+
+
+def test_made_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make_motion_textures(data, num_train=20, num_test=10, size_px=40, num_frames=12, workers=0)
+    config = changed("optim", changed("classifier", num_classes=None), epochs=1)
+    outcome = finetune(config, pretrained=None, data=data, out=tmp_path / "run")
+    assert outcome.result is not None
+    figures, lists = outcome.result.figures, outcome.result.data
+    assert {"finetune/swapped/top1", "finetune/removed/top5", "foreground/share"} < figures.keys()
+    assert [lists[name]["num_evaluated"] for name in ("test", "swapped", "removed")] == [10, 10, 10]
+    assert all((tmp_path / "run" / name / "confusion.csv").exists() for name in (".", "swapped", "removed"))
+    evaluated = evaluate_checkpoint(tmp_path / "run", data)
+    assert evaluated["evaluate/swapped/top1"] == figures["finetune/swapped/top1"]
+    assert evaluated["foreground/share"] == pytest.approx(figures["foreground/share"], rel=1e-5)
+
+
+def evaluate_checkpoint(run: Path, data: Path) -> dict[str, float]:
+    """What `fima evaluate` says of a run's classifier."""
+    checkpoint = RunFolder(run).last
+    small = ["--num-clips", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(checkpoint), str(data), *small]) == 0
+    figures: dict[str, float] = json.loads((run / "evaluation" / "last.json").read_text())["figures"]
+    return figures
 
 
 def test_low_shot_trains_on_few_videos_of_every_class(videos: Path, tmp_path: Path) -> None:

@@ -121,8 +121,7 @@ def check_losses(
 
 
 def check_queues(network: FIMA, expected: dict[str, Any], tolerance: float) -> None:
-    assert network.motion_queue is not None
-    for name, queue in (("queue", network.queue), ("motion_queue", network.motion_queue)):
+    for name, queue in (("queue", network.queues["instance"]), ("motion_queue", network.queues["frame"])):
         position = int(queue.position)
         assert position == expected[f"{name}_ptr"]
         newest = queue.keys[position - 1, :8].tolist()

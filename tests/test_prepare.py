@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,9 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
-from fima.data.transcode import target_size
+from fima.data.isolated import Failed
+from fima.data.prepare import Job
+from fima.data.transcode import Transcoded, target_size
 from fima.data.video import VideoReader
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -57,8 +60,7 @@ def test_frames_stay_and_key_frames_are_frequent(tmp_path: Path) -> None:
     assert prepare(tmp_path / "v", tmp_path / "p", "--short-side", "48", "--gop", "8", "--crf", "5") == 0
     with VideoReader(tmp_path / "p" / "a.mp4") as reader:
         assert (reader.width, reader.height, reader.fps) == (64, 48, 25)
-        packets = reader._packets
-        assert packets is not None
+        packets = list(reader._packets.starting_at(0))
         keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
         assert max(np.diff([*keys, len(packets)])) <= 8
         read = reader.read(range(40)).astype(float)
@@ -75,22 +77,26 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     (source / "c.mp4").write_text("no video")
     assert prepare(source, target) == 1
     output = capsys.readouterr().out
-    assert "2 videos written, 0 done before" in output
-    assert "1 not rewritten:\n  c.mp4: cannot be opened" in output
+    assert "videos written: 2, done before: 0" in output
+    assert "1 not rewritten (`fima doctor` says what to do):\n  c.mp4: cannot be opened" in output
     assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
     write_ucf101_avi(source / "b.avi", num_frames=30)
     (source / "c.mp4").unlink()
     (target / ".a.mp4.partial.mp4").write_text("rest of an interrupted run")
     assert prepare(source, target) == 0
-    assert "1 videos written, 1 done before" in capsys.readouterr().out
+    assert "videos written: 1, done before: 1" in capsys.readouterr().out
     assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
     with (target / "prepared.jsonl").open("a") as record:
         record.write('{"source": "cut o')
     (target / "a.mp4").write_bytes(b"another")
     assert prepare(source, target) == 0
-    assert "1 videos written, 1 done before" in capsys.readouterr().out
+    assert "videos written: 1, done before: 1" in capsys.readouterr().out
     assert prepare(source, target, "--gop", "4") == 2
-    assert "choose another folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "begun with --short-side 256 --gop 16 --crf 20, now asked for --short-side 256 --gop 4 --crf 20;" in error
+    (target / "prepared.jsonl").write_text("overwritten\n")
+    assert prepare(source, target) == 2
+    assert "prepared.jsonl: its first line, the settings, is lost" in capsys.readouterr().err
 
 
 def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:
@@ -104,6 +110,36 @@ def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:
     assert found == {"a.avi.mp4": 6, "a.mp4.mp4": 9}
 
 
+def test_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = write_ucf101_avi(tmp_path / "v" / "a.avi")
+    assert prepare(video, tmp_path / "p") == 2
+    assert "a.avi: not a folder; give the folder that holds the videos" in capsys.readouterr().err
+    (tmp_path / "p").touch()
+    assert prepare(tmp_path / "v", tmp_path / "p") == 2
+    assert "p: not a folder; name a folder to write to" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_it_and_leaves_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_ucf101_avi(tmp_path / "v" / f"{name}.avi")
+
+    def full_after_one(function: Callable[[Job], Transcoded], jobs: Sequence[Job], **_: object) -> Iterator[object]:
+        yield 0, function(jobs[0])
+        jobs[1].partial.write_bytes(b"as much as there was room for")
+        jobs[2].partial.write_bytes(b"another process's")
+        yield 1, Failed("cannot be rewritten (no space left on the disk)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fima.data.prepare.run_isolated", full_after_one)
+        assert prepare(tmp_path / "v", tmp_path / "p") == 2
+    assert "p: the disk is full; the videos that are finished stay" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["a.mp4", "prepared.jsonl"]
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    assert "videos written: 2, done before: 1" in capsys.readouterr().out
+
+
 def test_an_interrupt_leaves_whole_files_only(tmp_path: Path) -> None:
     source, target = tmp_path / "v", tmp_path / "p"
     for number in range(6):
@@ -113,8 +149,10 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path) -> None:
     while process.poll() is None and not list(target.glob("[0-9].mp4")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    process.communicate()
+    _, errors = process.communicate()
     assert process.returncode in (0, 130)
+    assert process.returncode == 0 or b"repeat the command to go on" in errors
+    assert not list(target.glob(".*"))
     finished = list(target.glob("[0-9].mp4"))
     assert finished
     for path in finished:

@@ -68,7 +68,7 @@ def test_the_key_networks_move_once_and_every_key_enters_the_queue(batch: Pretra
                 weight.zero_()
         forward_backward(method, with_settings("optim", config, accumulate=accumulate), batch, torch.device("cpu"))
         moved[accumulate] = torch.cat([weight.flatten() for weight in method.key_projector.parameters()])
-        assert int(method.queue.position) == 0
+        assert int(method.queues["instance"].position) == 0
     assert moved[1].any()
     torch.testing.assert_close(moved[2], moved[1])
 

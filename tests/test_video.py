@@ -3,16 +3,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fima.data import video
+from fima.data import packets
+from fima.data.container import video_packets
+from fima.data.packets import FrameIndex, TimestampsDisagree
+from fima.data.sps import FrameFormat
 from fima.data.video import VideoReader
 from fima.errors import VideoError
-from tests.odd_videos import write_packed_avi
+from tests.odd_videos import write_edit_list, write_packed_avi
 from tests.video_files import (
     damage,
     decode_all,
@@ -26,8 +31,24 @@ from tests.video_files import (
 )
 
 REAL_CLIPS = sorted((Path(__file__).parents[2] / "shared" / "videos").glob("*.*"))
+
+
+def write_in_order(path: Path) -> Path:
+    """H.264 as `fima prepare` writes it: no B-frames, a key frame every 6 frames, the index in front."""
+    plain = write_video(path.with_suffix(".mkv"), moving_square(60), codec="libx264", gop_frames=6)
+    with av.open(str(plain)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    plain.unlink()
+    return path
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "b_pyramid.mp4": write_h264_mp4,
+    "in_order.mp4": write_in_order,
     "uneven.mkv": write_uneven_mkv,
     "uneven.mp4": write_uneven_mkv,
     "ucf101.avi": write_ucf101_avi,
@@ -63,25 +84,93 @@ def test_any_window_equals_sequential_decoding(name: str, tmp_path: Path) -> Non
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("ucf101.avi", "v.mp4"), ("in_order.mp4", "v.avi"), ("uneven.mkv", "v.avi"), ("b_frames.ts", "v.mov")],
+)
+def test_a_name_may_say_another_format(name: str, other: str, tmp_path: Path) -> None:
+    assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name).rename(tmp_path / other))
+
+
 def test_clips_that_lie_apart_are_not_joined_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_ucf101_avi(tmp_path / "v.avi", num_frames=100, gop_frames=10)
     reference = decode_all(path)
     decoded = []
     with VideoReader(path) as reader:
-        packets_from = reader._packets_from
+        starting_at = reader._packets.starting_at
 
         def counted(start: int) -> Iterator["Packet[VideoStream]"]:
-            for packet in packets_from(start):
+            for packet in starting_at(start):
                 decoded.append(packet.pts)
                 yield packet
 
-        monkeypatch.setattr(reader, "_packets_from", counted)
+        monkeypatch.setattr(reader._packets, "starting_at", counted)
         wanted = [2, 3, 4, 83, 84, 85]
         np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
         assert len(decoded) < 20
         decoded.clear()
         np.testing.assert_array_equal(reader.read(range(5, 25)), reference[5:25])
         assert len(decoded) < 30
+
+
+def test_of_frames_in_order_only_the_needed_packets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_in_order(tmp_path / "v.mp4")
+    reference = decode_all(path)
+    read = []
+
+    def noted(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+        for packet in video_packets(path, container, stream):
+            read.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr(packets, "video_packets", noted)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == 60
+        assert not read
+        for wanted in ([50, 51, 52], [3, 4], [58, 59], [1, 31], range(60)):
+            np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
+            assert len(read) <= 6 * len(wanted)
+            read.clear()
+
+
+@pytest.mark.parametrize("name", ["in_order.mp4", "b_pyramid.mp4", "uneven.mp4"])
+@pytest.mark.parametrize("wrong_packet", [0, 15, 39])
+def test_a_header_with_wrong_times_is_not_believed(
+    name: str, wrong_packet: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = WRITERS[name](tmp_path / name)
+    reference = decode_all(path)
+    monkeypatch.setattr(
+        packets, "frame_format", lambda extradata: FrameFormat(width=64, height=48, full_range=False, in_order=True)
+    )
+    with VideoReader(path) as reader:
+        listed = reader._packets._listed
+        assert listed is not None
+        if name == "in_order.mp4":
+            listed[wrong_packet] += 1
+        for wanted in ([30, 39], [0, 1], [13, 14, 15, 16]):
+            np.testing.assert_array_equal(reader.read(wanted), reference[wanted])
+    with VideoReader(path) as reader:
+        frames = [frame.to_ndarray(format="rgb24") for frame in reader.frames()]
+        np.testing.assert_array_equal(frames, reference)
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_taken_from_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_edit_list(tmp_path / "v.mp4")
+    in_order = FrameFormat(width=64, height=48, full_range=False, in_order=True)
+    monkeypatch.setattr(packets, "frame_format", lambda extradata: in_order)
+    with VideoReader(path) as reader:
+        assert reader._packets._listed is None
+        assert reader.num_frames < 24
+        np.testing.assert_array_equal(reader.read(range(reader.num_frames)), decode_all(path))
+
+
+def test_an_index_that_goes_beyond_the_end_of_the_file(tmp_path: Path) -> None:
+    path = truncate(write_in_order(tmp_path / "v.mp4"), 0.8)
+    with pytest.raises(VideoError, match=r"truncated: .* but its index goes to byte"):
+        VideoReader(path)
 
 
 def test_packed_b_frames_are_not_counted_by_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,16 +204,16 @@ def test_frames_that_all_differ_come_in_order(tmp_path: Path) -> None:
     assert nearest == list(range(24))
 
 
-@pytest.mark.parametrize("limit", ["KEPT_PACKET_BYTES", "KEPT_FRAME_BYTES"])
-@pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg"])
+@pytest.mark.parametrize("limit", ["packets.KEPT_BYTES", "video.KEPT_FRAME_BYTES"])
+@pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg", "packed_b_frames.avi"])
 def test_videos_too_large_to_keep(name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, limit, 1000)
+    monkeypatch.setattr(f"fima.data.{limit}", 1000)
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
 
 
 def lose_timestamps(reader: VideoReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    def disagree(wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
-        raise video._TimestampsDisagree
+    def disagree(index: FrameIndex, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+        raise TimestampsDisagree
 
     monkeypatch.setattr(reader, "_decode_from_key_frame", disagree)
 
@@ -195,9 +284,8 @@ def test_damage_in_the_middle_is_reported_by_the_frames_that_depend_on_it(tmp_pa
     path = write_h264_mp4(tmp_path / "v.mp4", num_frames=40, gop_frames=10)
     reference = decode_all(path)
     with VideoReader(path) as reader:
-        packets = reader._packets
-        assert packets is not None
-        position, size = packets[2].pos, packets[2].size
+        packet = next(reader._packets.starting_at(2))
+        position, size = packet.pos, packet.size
     assert position is not None
     content = bytearray(path.read_bytes())
     content[position + 4 : position + size] = bytes(size - 4)

@@ -118,7 +118,7 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
         by_kind[finding.kind].append(finding)
     console.print(f"\n{len(findings):,} {title}:", style="bold", highlight=False)
     for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        console.print(f"  {kind}: {len(group):,}. {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
+        console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
         for finding in group[:NAMED_FILES]:
             console.print(
                 f"    {_printable(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True

@@ -1,6 +1,7 @@
 """`fima prepare`: rewrite a folder of videos so that random clips of them decode fast."""
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.filesize import decimal
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
+from fima.data.compact import relative_name
+from fima.data.doctor import why_missing
 from fima.data.index import index_videos
 from fima.data.isolated import available_cores
 from fima.data.layouts.files import find_files
@@ -40,8 +43,8 @@ class PrepareArguments:
     """Pixels of the short side; smaller videos keep their size."""
     gop: int = 16
     """Frames from one key frame to the next."""
-    crf: int = 18
-    """Quality of H.264: 18 is close to the source, 0 lossless, 51 the worst."""
+    crf: int = 20
+    """Quality of H.264: 20 is close to the source, 0 lossless, 51 the worst."""
     workers: int | None = None
     """Processes that encode. None: as many as there are cores."""
     timeout: float = 3600.0
@@ -66,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(PrepareArguments, argv, prog="fima prepare")
     source, target = arguments.source, arguments.target
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; give the folder that holds the videos")
+        what = "not a folder" if source.exists() else "no such folder"
+        raise DataError(f"{source}: {what}; give the folder that holds the videos")
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: not a folder; name a folder to write to, new or begun before")
     if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
         raise ConfigError(f"{target}: must not lie in {source}, nor the other way round")
     files = find_files(source)
@@ -75,17 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     lists = [path for path in files.others if path.suffix.lower() in LIST_SUFFIXES]
     if arguments.check_space:
         _check_space(arguments, jobs, settings)
-    with progress("rewriting") as report:
-        prepared = prepare(
-            jobs,
-            lists,
-            source,
-            target,
-            workers=arguments.workers or available_cores(),
-            timeout_seconds=arguments.timeout,
-            progress=report,
-        )
-    failures = prepared.failures | dict.fromkeys(files.missing, "cannot be found or read")
+    try:
+        with progress("rewriting") as report:
+            prepared = prepare(
+                jobs,
+                lists,
+                source,
+                target,
+                workers=arguments.workers or available_cores(),
+                timeout_seconds=arguments.timeout,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        print("the videos that are finished stay; repeat the command to go on", file=sys.stderr)
+        raise
+    missing = {relative_name(Path(path), source): why_missing(Path(path)) for path in files.missing}
+    failures = prepared.failures | missing
     _show(prepared, target, num_other_files=len(files.others) - len(lists))
     _show_failures(failures)
     return EXIT_FAILURES if failures else 0
@@ -103,7 +114,7 @@ def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: Tra
     there = next(folder for folder in (arguments.target, *arguments.target.absolute().parents) if folder.exists())
     written = sum(job.target.stat().st_size for job in jobs if job.target.exists())
     needed, free = max(0, estimate_bytes(index, settings) - written), shutil.disk_usage(there).free
-    print(f"{len(jobs):,} videos, at most about {decimal(needed)} to write; {decimal(free)} are free", flush=True)
+    print(f"{len(jobs):,} videos, about {decimal(needed)} to write (a high estimate); {decimal(free)} free", flush=True)
     if needed > free:
         raise DataError(
             f"{there}: too little space: about {decimal(needed)} needed, {decimal(free)} free; use another disk, a "
@@ -113,15 +124,14 @@ def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: Tra
 
 def _show(prepared: Prepared, target: Path, *, num_other_files: int) -> None:
     print(
-        f"{target}: {prepared.num_written:,} videos written, {prepared.num_done_before:,} done before, "
-        f"{prepared.num_lists:,} list files copied"
-        + (f"; {num_other_files:,} other files not copied" if num_other_files else "")
+        f"{target}: videos written: {prepared.num_written:,}, done before: {prepared.num_done_before:,}; "
+        f"list files copied: {prepared.num_lists:,}; other files, not copied: {num_other_files:,}"
     )
 
 
 def _show_failures(failures: Mapping[str, str]) -> None:
     if failures:
-        print(f"{len(failures):,} not rewritten:")
+        print(f"{len(failures):,} not rewritten (`fima doctor` says what to do):")
     for name, reason in list(failures.items())[:NAMED_FAILURES]:
         print(f"  {name if name.isprintable() else ascii(name)}: {reason}")
     if len(failures) > NAMED_FAILURES:

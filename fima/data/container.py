@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Discard
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
@@ -15,7 +16,8 @@ from fima.data.sps import frame_format
 from fima.errors import VideoError
 
 MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
-MP4_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
+FORMATS = {".avi": "avi"} | dict.fromkeys((".m4v", ".mov", ".mp4"), MP4_FORMAT)
+"""FFmpeg's names of formats by the ending of a file. To try that one alone saves a third of the time of opening."""
 WITHOUT_DECODING = {"codec_whitelist": "none", "probesize": "4096"}
 """FFmpeg decodes the first picture of a file to learn its pixel format. Where no codec is allowed it does not."""
 MAX_FRAME_PIXELS = 2**26
@@ -50,12 +52,18 @@ def _opened(path: Path) -> InputContainer:
     """The file, opened without decoding where its header tells all that decoding would; H.264 in MP4 as a rule."""
     # An absolute path: FFmpeg takes what comes before a colon in others for a protocol.
     name = os.path.abspath(path)  # noqa: PTH100
-    if path.suffix.lower() in MP4_SUFFIXES:
-        container = av.open(name, metadata_errors="replace", options=WITHOUT_DECODING)
-        if _is_complete(container):
-            return container
-        container.close()
-    return av.open(name, metadata_errors="replace")
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        return av.open(name, metadata_errors="replace")
+    try:
+        if kind == MP4_FORMAT:
+            container = av.open(name, metadata_errors="replace", format=kind, options=WITHOUT_DECODING)
+            if _is_complete(container):
+                return container
+            container.close()
+        return av.open(name, metadata_errors="replace", format=kind)
+    except av.FFmpegError:
+        return av.open(name, metadata_errors="replace")  # it may be of another format than its name says
 
 
 def _is_complete(container: InputContainer) -> bool:
@@ -82,6 +90,9 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
         raise VideoError(path, "its codec is unknown")
     if context.width * context.height > MAX_FRAME_PIXELS:
         raise VideoError(path, f"frames of {context.width}x{context.height}, more than {MAX_FRAME_PIXELS:,} pixels")
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all  # the sound is a quarter of what reading a small file takes
     stream.thread_type = "NONE"
     context.thread_count = 1
     return stream
@@ -101,3 +112,10 @@ def video_packets(path: Path, container: InputContainer, stream: VideoStream) ->
                 yield packet
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be read ({error.strerror})") from error
+
+
+def check_end(path: Path, end: int) -> None:
+    """Compare the size of a file with the byte at which its last packet ends by its index. Raises VideoError."""
+    size = path.stat().st_size
+    if end > size:
+        raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fima.data.compact import relative_name
 from fima.data.datasets import VideoList
 from fima.data.index import VideoIndex
 
@@ -29,7 +30,7 @@ KINDS = {
     "Permission": "cannot be read",
     "cannot be read": "damaged",
     "cannot be opened": "cannot be opened",
-    "not a regular file": "cannot be opened",
+    "not a regular file": "not a file",
     "cannot be decoded": "damaged",
     "damaged": "damaged",
     "frame size changes": "frame size changes",
@@ -46,9 +47,10 @@ ADVICE = {
     "cannot be opened": "no video, or its header is lost: copy or download it again",
     "damaged": "copy or download it again, or exclude it",
     "frame size changes": "cut it where its size changes, or exclude it",
-    "not there": "a link that leads nowhere, a folder that cannot be read, or a listed file that is missing",
+    "not a file": "a pipe, a socket or a device: take it out of the folder",
+    "not there": "mend the link, the permissions or the list that names it, or do without",
     "unusable": "exclude it",
-    "duplicate": "same content as another file: keep one, above all where one trains and the other tests",
+    "duplicate": "keep one of each, above all where one trains and the other tests",
     "rotated": "training ignores the rotation of players: `fima prepare` turns the frames",
     "interlaced": "frames of two fields: `fima prepare` makes whole frames of them",
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
@@ -123,7 +125,10 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
     problems = [
         Finding(path=index.paths[place], kind=_kind(reason), reason=reason) for place, reason in index.problems.items()
     ]
-    problems += [Finding(path=path, kind="not there", reason="cannot be found or read") for path in videos.missing]
+    problems += [
+        Finding(path=relative_name(Path(path), index.root), kind="not there", reason=why_missing(Path(path)))
+        for path in videos.missing
+    ]
     shapes = zip(index.width[good].tolist(), index.height[good].tolist(), strict=True)
     return Diagnosis(
         root=str(index.root),
@@ -139,8 +144,15 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
         frame_rates=_counted(f"{rate:g}" for rate in index.fps[good].round(2).tolist()),
         durations=_histogram(index.duration_seconds[good]),
         problems=problems,
-        notes=[*_notes(index, good), *_duplicates(index)],
+        notes=[*_notes(index, good), *_duplicates(index, good)],
     )
+
+
+def why_missing(path: Path) -> str:
+    """Why a file or folder that was named or seen is not used."""
+    if path.is_symlink():
+        return "a link that leads nowhere"
+    return "a folder that cannot be read" if path.is_dir() else "no such file"
 
 
 def _kind(reason: str) -> str:
@@ -177,10 +189,10 @@ def _notes(index: VideoIndex, good: npt.NDArray[np.bool_]) -> Iterator[Finding]:
             yield Finding(path=path, kind="duration", reason=f"{stated}, but {actual}")
 
 
-def _duplicates(index: VideoIndex) -> Iterator[Finding]:
+def _duplicates(index: VideoIndex, good: npt.NDArray[np.bool_]) -> Iterator[Finding]:
     """Files with the content of an earlier one. Few files are read whole: those of equal size, beginning and end."""
-    sizes, how_many = np.unique(index.size[index.size > 0], return_counts=True)
-    places = np.flatnonzero(np.isin(index.size, sizes[how_many > 1])).tolist()
+    sizes, how_many = np.unique(index.size[good], return_counts=True)
+    places = np.flatnonzero(good & np.isin(index.size, sizes[how_many > 1])).tolist()
     alike = [[index.paths[place] for place in places]]
     for whole in (False, True):
         groups: dict[bytes, list[str]] = defaultdict(list)
@@ -191,7 +203,7 @@ def _duplicates(index: VideoIndex) -> Iterator[Finding]:
         alike = [group for group in groups.values() if len(group) > 1]
     for first, *others in alike:
         for path in others:
-            yield Finding(path=path, kind="duplicate", reason=f"of {first}")
+            yield Finding(path=path, kind="duplicate", reason=f"same content as {first}")
 
 
 def _digest(path: Path, *, whole: bool) -> bytes | None:

@@ -22,9 +22,9 @@ from fima.errors import ConfigError, DataError, VideoError
 RECORD = "prepared.jsonl"
 PARTIAL_SUFFIX = ".partial.mp4"
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
-BITS_PER_PIXEL = 0.6
-"""Upper end of what was measured at crf 18 (0.2 to 0.6); six steps of crf halve it."""
-BITS_PER_PIXEL_CRF = 18
+BITS_PER_PIXEL = 0.5
+"""Upper end of what real clips took at crf 20 (0.18 to 0.52; very grainy ones 0.9); six steps of crf halve it."""
+BITS_PER_PIXEL_CRF = 20
 CRF_STEPS_PER_HALVING = 6
 
 
@@ -153,7 +153,10 @@ def _carry_out(
                     failures[name] = outcome.reason
                     job.partial.unlink(missing_ok=True)
                     if "no space left" in outcome.reason:
-                        raise DataError(f"{target}: the disk is full; make space and repeat the command to go on")
+                        raise DataError(
+                            f"{target}: the disk is full; the videos that are finished stay: make space and repeat the "
+                            "command to go on"
+                        )
                 else:
                     line = {"source": name, **_state(job.source), "target": relative_name(job.target, target)}
                     record.write(json.dumps(line | asdict(outcome)) + "\n")
@@ -161,6 +164,8 @@ def _carry_out(
                 progress(done, len(todo))
     finally:
         outcomes.close()
+        for job in todo:
+            job.partial.unlink(missing_ok=True)
     return failures
 
 
@@ -199,10 +204,21 @@ def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[st
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue  # a line that an interrupt cut off: its video is written again
-    if not lines or lines[0].get("settings") != asdict(settings):
-        found = lines[0].get("settings") if lines else "nothing"
-        raise ConfigError(f"{file}: begun with {found}, asked for {asdict(settings)}; choose another folder")
+    if not lines or "settings" not in lines[0]:
+        raise ConfigError(f"{file}: its first line, the settings, is lost; choose another folder, or delete this one")
+    if lines[0]["settings"] != asdict(settings):
+        raise ConfigError(
+            f"{target}: begun with {_flags(lines[0]['settings'])}, now asked for {_flags(asdict(settings))}; "
+            "give the former to go on, or choose another folder"
+        )
     return {str(line["source"]): line for line in lines[1:]}
+
+
+def _flags(settings: object) -> str:
+    """Settings as they stand on a command line."""
+    if not isinstance(settings, dict):
+        return "other settings"
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from fima.data.container import MP4_FORMAT, open_video, video_packets
+from fima.data.container import MP4_FORMAT, check_end, open_video, video_packets
 from fima.errors import VideoError
 
 MP4_UNIT = 1 << 16
@@ -77,12 +77,15 @@ class _Frames:
 
 def _from_index(path: Path, container: InputContainer, stream: VideoStream) -> _Frames | None:
     """What the header tells; None where it has no full index of the frames."""
-    size = path.stat().st_size
-    entries = list(stream.index_entries)
-    end = max((entry.pos + entry.size for entry in entries), default=0)
-    if end > size:
-        raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")
-    num_frames = sum(entry.size > 0 and not entry.is_discard for entry in entries)
+    num_frames = end = 0
+    for entry in stream.index_entries:
+        stored = entry.size
+        reaches = entry.pos + stored
+        if reaches > end:
+            end = reaches
+        if stored > 0 and not entry.is_discard:
+            num_frames += 1
+    check_end(path, end)
     if not num_frames or num_frames != stream.frames:
         return None
     fps = float(stream.average_rate or 0)

@@ -1,6 +1,7 @@
 """The sequence parameter set of H.264: what the global header of a stream tells of its frames without decoding one."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 AVCC_VERSION = 1
 AVCC_FIRST_SET = 6
@@ -22,8 +23,11 @@ class FrameFormat:
     """Pixels, after cropping."""
     full_range: bool
     """Whether brightness goes from 0 to 255, which FFmpeg calls yuvj420p, and not from 16 to 235."""
+    in_order: bool
+    """Whether the header promises that frames are stored in the order in which they are shown."""
 
 
+@lru_cache(maxsize=256)
 def frame_format(extradata: bytes) -> FrameFormat | None:
     """The format of the frames of an H.264 stream, from its global header (ISO 14496-15, 5.3.3.1: avcC).
 
@@ -83,10 +87,12 @@ def _parse(bits: _Bits) -> FrameFormat | None:
         return None
     bits.number(1)
     left, right, top, bottom = [bits.golomb() for _ in range(4)] if bits.number(1) else [0] * 4
+    full_range, in_order = _parse_usability(bits) if bits.number(1) else (False, False)
     return FrameFormat(
         width=MACROBLOCK_PX * columns - 2 * (left + right),
         height=MACROBLOCK_PX * rows - 2 * (top + bottom),
-        full_range=bool(bits.number(1)) and _is_full_range(bits),
+        full_range=full_range,
+        in_order=in_order,
     )
 
 
@@ -102,10 +108,27 @@ def _skip_picture_order(bits: _Bits) -> None:
             bits.golomb()
 
 
-def _is_full_range(bits: _Bits) -> bool:
-    """Read the usability information (ISO 14496-10, E.1.1) up to video_full_range_flag."""
+def _parse_usability(bits: _Bits) -> tuple[bool, bool]:
+    """Read the usability information (ISO 14496-10, E.1.1): whether the range is full, and frames are in order."""
     if bits.number(1) and bits.number(8) == EXTENDED_ASPECT:
         bits.number(32)
     if bits.number(1):
         bits.number(1)
-    return bool(bits.number(1)) and bool(bits.number(4) & 1)
+    full_range = False
+    if bits.number(1):
+        full_range = bool(bits.number(4) & 1)
+        if bits.number(1):
+            bits.number(24)
+    if bits.number(1):
+        bits.golomb(), bits.golomb()
+    if bits.number(1):
+        bits.number(65)
+    has_buffer_model = bits.number(1) or bits.number(1)
+    if has_buffer_model:
+        return full_range, False
+    bits.number(1)
+    if not bits.number(1):
+        return full_range, False
+    bits.number(1)
+    _, _, _, _, reordered_frames = (bits.golomb() for _ in range(5))
+    return full_range, reordered_frames == 0

@@ -29,7 +29,7 @@ class TranscodeSettings:
     """Pixels of the short side; smaller videos keep their size."""
     gop: int = 16
     """Frames from one key frame to the next, at most."""
-    crf: int = 18
+    crf: int = 20
     """Quality of H.264, from 0 (lossless) to 51."""
 
 

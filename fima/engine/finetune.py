@@ -9,20 +9,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import FinetuneConfig
-from fima.data.datasets import VideoList
 from fima.data.labelled import build_labelled_loader
 from fima.data.layouts.video_list import counted
-from fima.data.limits import DecodeLimits
 from fima.engine import distributed
-from fima.engine.checkpoint import Progress, load_weights, restore
+from fima.engine.checkpoint import Progress, restore
 from fima.engine.classifier_checkpoint import (
     ClassifierCheckpoint,
     Selection,
-    load_classifier_checkpoint,
 )
 from fima.engine.classifier_step import forward_backward
 from fima.engine.determinism import choose_algorithms
-from fima.engine.finetune_save import Finetuning, save, write
+from fima.engine.finetune_save import Finetuning, save
 from fima.engine.finetune_setup import (
     LabelledLists,
     Start,
@@ -34,6 +31,7 @@ from fima.engine.finetune_setup import (
     narrow_test,
     resolve,
 )
+from fima.engine.finetune_testing import final_test, test_on_the_way
 from fima.engine.interrupt import StopRequest
 from fima.engine.log import RunLog
 from fima.engine.run_folder import RunFolder
@@ -51,10 +49,7 @@ from fima.engine.schedule import learning_rate
 from fima.engine.setup import choose_device, claimed_folder, data_record
 from fima.engine.step import NotFiniteError
 from fima.evaluation.classifier import Classifier
-from fima.evaluation.classifier_result import averages_log_softmax, classifier_result
 from fima.evaluation.protocols import EvaluationResult
-from fima.evaluation.report import write_class_report
-from fima.evaluation.testing import ClassifierScores, test_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,79 +247,3 @@ def greet(training: Finetuning, start: Start, progress: Progress) -> None:
     log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
     if progress.step:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
-
-
-def test_on_the_way(training: Finetuning, progress: Progress, selection: Selection) -> Selection:
-    """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch.
-
-    A run that was ended during the test does it again when it is resumed.
-
-    Returns:
-        The choice so far.
-    """
-    select, last = training.config.classifier.select, progress.epoch == training.config.optim.epochs
-    due = progress.epoch % training.config.test.every_epochs == 0 or last
-    if selection.tested_epoch == progress.epoch or not due or (last and select == "last"):
-        return selection
-    validation = training.lists.validation
-    kind, videos = ("test", training.lists.test) if validation is None else ("validation", validation)
-    scores = score(training, videos)
-    figures = {"top1": scores.top(1), "top5": scores.top(5)}
-    training.log.record(kind, epoch=progress.epoch, step=progress.step, values=figures)
-    training.log.say(f"{kind} · top-1 {figures['top1']:.2f} · top-5 {figures['top5']:.2f}")
-    selection = dataclasses.replace(selection, tested_epoch=progress.epoch)
-    if select != "last" and (selection.top1 is None or figures["top1"] > selection.top1):
-        selection = dataclasses.replace(selection, epoch=progress.epoch, top1=figures["top1"])
-        write(training, training.run.best, progress, selection)
-    return selection
-
-
-def final_test(training: Finetuning, progress: Progress, selection: Selection) -> EvaluationResult:
-    """Test the weights of the chosen epoch, and write `result.json` and the tables by class."""
-    run, epoch = training.run, progress.epoch if selection.epoch is None else selection.epoch
-    if epoch != progress.epoch:
-        distributed.barrier()
-        best = load_classifier_checkpoint(run.best)
-        selection, epoch = best.selection, best.progress.epoch
-        load_weights(training.classifier, best.model, source=run.best, what="model")
-    scores = score(training, training.lists.test)
-    if scores.undecodable:
-        training.log.warn(f"{len(scores.undecodable)} test videos cannot be decoded and do not count; see {run.result}")
-    lists = training.lists
-    result = classifier_result(
-        training.config,
-        train=lists.train,
-        test=lists.test,
-        validation=lists.validation,
-        scores=scores,
-        source=training.source,
-        epoch=epoch,
-        selected_by=selection.top1,
-    )
-    if distributed.is_main():
-        write_class_report(run.root, scores.scores, scores.labels, training.lists.test.classes)
-        training.log.record("result", epoch=epoch, step=progress.step, values=result.figures)
-        training.log.flush_to_disk()
-        # The last of all: a run with this file is finished.
-        result.save(run.result)
-    return result
-
-
-def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
-    """Score every video of a list with the weights as they are."""
-    config = training.config
-    distributed.broadcast_buffers(training.classifier)
-    return test_classifier(
-        training.classifier,
-        videos,
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        clips=config.test.clips,
-        crops=config.test.crops,
-        ori_resolution=config.test.ori_resolution,
-        log_softmax=averages_log_softmax(config.classifier),
-        device=training.device,
-        batch_size=max(1, config.optim.batch_size // (config.optim.accumulate * distributed.world_size())),
-        workers=config.data.workers,
-        limits=DecodeLimits.of(config.data),
-    )

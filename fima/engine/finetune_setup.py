@@ -1,6 +1,7 @@
 """What is decided before a classifier's first step: the encoder, the lists of videos, and the settings that follow."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from fima.config import DataConfig, FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import CENTRE_SHARE, square_crops
 from fima.data.labelled import require_labels
+from fima.data.motion_textures import has_masks, list_counterparts, load_mask
 from fima.data.selection import chosen_videos
 from fima.data.subsets import hold_out, low_shot
 from fima.data.video import VideoReader
@@ -22,6 +24,7 @@ from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.model.backbones import build_backbone
 from fima.model.backbones.base import Backbone
 from fima.recipe import flatten
+from fima.visual.cam import MaskLoader
 
 SCRATCH = "scratch"
 NARROW_SHARE = 0.6
@@ -46,6 +49,10 @@ class LabelledLists:
     """The test split."""
     validation: VideoList | None
     """Training videos held out of the training to choose the epoch; None where nothing is chosen on them."""
+    counterparts: Mapping[str, VideoList] = dataclasses.field(default_factory=dict)
+    """The test videos with other backgrounds and without any, by name, where there are such."""
+    load_mask: MaskLoader | None = None
+    """From a test video's path to the mask of what moves; None where there are no masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +153,16 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     validation = None
     if classifier.select == "validation":
         train, validation = hold_out(train, classifier.held_out_share, config.run.seed)
-    return LabelledLists(train=train, test=test, validation=validation)
+    masked = has_masks(data)
+    counterparts = list_counterparts(data) if masked else {}
+    return LabelledLists(
+        train=train,
+        test=test,
+        validation=validation,
+        # Listed in another layout than their own, the classes may have another order.
+        counterparts={name: videos for name, videos in counterparts.items() if videos.classes == train.classes},
+        load_mask=load_mask if masked else None,
+    )
 
 
 def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: torch.device) -> FinetuneConfig:

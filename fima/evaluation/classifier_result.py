@@ -1,5 +1,6 @@
 """The result of fine-tuning or of linear probing by SGD: figures, and everything that they depend on."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -7,6 +8,7 @@ from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.engine import distributed
 from fima.engine.checkpoint import versions
+from fima.evaluation.feature_protocols import Measured, by_figure, class_figures
 from fima.evaluation.protocols import EvaluationResult
 from fima.evaluation.testing import ClassifierScores
 
@@ -28,9 +30,10 @@ def classifier_result(
     config: FinetuneConfig,
     *,
     train: VideoList,
-    test: VideoList,
+    tests: Mapping[str, VideoList],
     validation: VideoList | None,
-    scores: ClassifierScores,
+    scores: Mapping[str, ClassifierScores],
+    foreground: Measured,
     source: dict[str, Any],
     epoch: int,
     selected_by: float | None,
@@ -40,28 +43,42 @@ def classifier_result(
     Args:
         config: the settings, resolved.
         train: videos that it trained on.
-        test: the test split.
+        tests: by name, the test split, called `test`, and its counterparts.
         validation: videos that the epoch was chosen on, where there are such.
-        scores: of the test split.
+        scores: of these lists, by the same names.
+        foreground: which part of the activation falls on what moves.
         source: what the encoder began from.
         epoch: whole epochs behind the tested weights.
         selected_by: top-1 that chose them, in percent; None for the last epoch.
     """
-    name, num_classes = protocol_name(config.classifier), len(test.classes)
-    lists = {"train": train} | ({} if validation is None else {"validation": validation}) | {"test": test}
+    name = protocol_name(config.classifier)
+    lists = {"train": train} | ({} if validation is None else {"validation": validation}) | dict(tests)
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
-    data["test"] |= {
-        "num_evaluated": len(scores.paths),
-        "undecodable": [{"path": video.path, "reason": video.reason} for video in scores.undecodable],
+    for test, found in scores.items():
+        data[test] |= {
+            "num_evaluated": len(found.paths),
+            "undecodable": [{"path": video.path, "reason": video.reason} for video in found.undecodable],
+        }
+    figures, chance = class_figures(
+        {test: (found.scores, found.labels) for test, found in scores.items()}, len(tests["test"].classes)
+    )
+    measured = {
+        name: Measured(
+            figures=figures,
+            chance=chance,
+            settings=protocol_settings(config, len(validation.videos) if validation else 0),
+            notes={"epoch": epoch, "top1_that_chose_it": selected_by},
+        ),
+        "foreground": foreground,
     }
     return EvaluationResult(
-        figures={f"{name}/top{k}": scores.top(k) for k in (1, 5)},
-        chance={f"{name}/top{k}": 100 * min(1.0, k / num_classes) for k in (1, 5)},
+        figures=by_figure(measured, "figures"),
+        chance=by_figure(measured, "chance"),
         encoder={"backbone": config.classifier.backbone, **source},
-        protocols={name: protocol_settings(config, len(validation.videos) if validation else 0)},
+        protocols={protocol: found.settings for protocol, found in measured.items()},
         data=data,
         versions=versions(),
-        notes={name: {"epoch": epoch, "top1_that_chose_it": selected_by}},
+        notes={protocol: found.notes for protocol, found in measured.items() if found.notes},
     )
 
 

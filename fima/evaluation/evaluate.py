@@ -9,7 +9,7 @@ import torch
 
 from fima.data.datasets import VideoList
 from fima.engine.checkpoint import versions
-from fima.evaluation.feature_protocols import FeatureSets, Measured, measure
+from fima.evaluation.feature_protocols import FeatureSets, Measured, by_figure, measure
 from fima.evaluation.feature_store import FeatureStore
 from fima.evaluation.features import ClipSettings, FeatureSource, encoder_source
 from fima.evaluation.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists
@@ -82,17 +82,10 @@ class Collected:
         measured: Mapping[str, Measured],
         evaluated: Mapping[str, Evaluated],
     ) -> EvaluationResult:
-        def by_figure(attribute: str) -> dict[str, float]:
-            return {
-                f"{name}/{key}": value
-                for name, found in measured.items()
-                for key, value in getattr(found, attribute).items()
-            }
-
         return EvaluationResult(
-            figures=by_figure("figures"),
-            chance=by_figure("chance"),
-            sd=by_figure("sd"),
+            figures=by_figure(measured, "figures"),
+            chance=by_figure(measured, "chance"),
+            sd=by_figure(measured, "sd"),
             encoder=self.described,
             protocols={name: found.settings for name, found in measured.items()},
             data={name: _data_record(lists.all[name], number, found) for name, found in evaluated.items()},
@@ -144,13 +137,14 @@ def collect(
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
     measured: dict[int, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[int, dict[str, Evaluated]] = {number: {} for number in splits}
+    shown = subject.loaded.encoder, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, config, device)
         if "foreground" in protocols:
-            measured[number]["foreground"] = measure_foreground(subject, lists.test, load_mask, config, device)
+            measured[number]["foreground"] = measure_foreground(*shown, lists.test, load_mask, config, device)
         if "occlusion" in protocols:
-            measured[number]["occlusion"] = measure_occlusion(subject, lists.test, load_mask, config, device)
+            measured[number]["occlusion"] = measure_occlusion(*shown, lists.test, load_mask, config, device)
     return Collected(
         splits=splits,
         protocols=protocols,

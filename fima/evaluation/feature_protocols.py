@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -105,6 +105,13 @@ def class_figures(scores: Mapping[str, tuple[Tensor, Tensor]], num_classes: int)
 def figure_name(test: str, figure: str) -> str:
     """Return a figure's name: the list `test` is not named."""
     return figure if test == "test" else f"{test}/{figure}"
+
+
+def by_figure(measured: Mapping[str, Measured], attribute: Literal["figures", "chance", "sd"]) -> dict[str, float]:
+    """Return one attribute of all protocols as `<protocol>/<figure>`."""
+    return {
+        f"{name}/{key}": value for name, found in measured.items() for key, value in getattr(found, attribute).items()
+    }
 
 
 def _linear(sets: FeatureSets, config: EvaluationConfig) -> Measured:

@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from fima.data.datasets import VideoList
 from fima.data.loader import SkippedVideo
 from fima.evaluation.classifier_result import averages_log_softmax
 from fima.evaluation.feature_protocols import Measured, class_figures
+from fima.evaluation.features import ClipSettings
 from fima.evaluation.protocols import PROTOCOL_VERSIONS, EvaluationConfig, SplitLists
 from fima.evaluation.subject import Subject
 from fima.evaluation.testing import test_classifier
-from fima.visual.cam import MOVING_SHARE, MaskLoader, foreground_share, occlusion_share
+from fima.visual.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foreground_share, occlusion_share
 from fima.visual.occlusion import PATCHES
-
-MOVING = f"on the smallest part of the crop that holds {MOVING_SHARE} of the frame-difference energy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,74 +89,74 @@ def measure_classifier(
 
 
 def measure_foreground(
-    subject: Subject, test: VideoList, load_mask: MaskLoader | None, config: EvaluationConfig, device: torch.device
+    encoder: nn.Module,
+    clips: ClipSettings,
+    test: VideoList,
+    load_mask: MaskLoader | None,
+    config: EvaluationConfig,
+    device: torch.device,
 ) -> Measured:
     """Run the protocol `foreground`: which part of the activation falls on what moves.
 
     Args:
-        subject: an encoder.
+        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
+        clips: how clips are cut out of the videos; `num_crops` is not used.
         test: the videos.
         load_mask: from a video's path to the mask of its foreground; None where there are no masks.
         config: settings.
-        device: where the networks are.
+        device: where the encoder is.
 
     Raises:
         DataError: not one video can be decoded.
     """
     found = foreground_share(
-        subject.loaded.encoder,
+        encoder,
         test,
         load_mask,
-        subject.clips,
+        clips,
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
         limits=config.limits,
     )
-    return Measured(
-        figures=found.figures,
-        chance=found.chance,
-        settings={
-            "version": PROTOCOL_VERSIONS["foreground"],
-            "clips": {**asdict(subject.clips), "num_crops": 1},
-            "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its "
-            "minimum",
-            "rgb_share": "map of RGB alone, minus its minimum",
-            "motion_share": MOVING,
-            "num_videos": found.num_videos,
-            "num_still_clips": found.num_still_clips,
-            "batch_norm": "running statistics for RGB; for differences, statistics measured on those of "
-            f"{found.num_adapted} test videos",
-        },
-    )
+    settings = {
+        "clips": {**asdict(clips), "num_crops": 1},
+        "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its minimum",
+        "rgb_share": "map of RGB alone, minus its minimum",
+        "batch_norm": "running statistics for RGB; for differences, statistics measured on those of "
+        f"{found.num_adapted} test videos, {config.batch_size} at a time",
+    }
+    return _measured("foreground", found, settings)
 
 
 def measure_occlusion(
-    subject: Subject, test: VideoList, load_mask: MaskLoader | None, config: EvaluationConfig, device: torch.device
+    encoder: nn.Module,
+    clips: ClipSettings,
+    test: VideoList,
+    load_mask: MaskLoader | None,
+    config: EvaluationConfig,
+    device: torch.device,
 ) -> Measured:
     """Run the protocol `occlusion`: which part of the change that covering makes falls on what moves.
 
-    Arguments and errors are those of `measure_foreground`.
+    Arguments and errors are those of `measure_foreground`; `num_clips` is not used either.
     """
     found = occlusion_share(
-        subject.loaded.encoder,
-        test,
-        load_mask,
-        subject.clips,
-        device=device,
-        workers=config.workers,
-        limits=config.limits,
+        encoder, test, load_mask, clips, device=device, workers=config.workers, limits=config.limits
     )
-    return Measured(
-        figures=found.figures,
-        chance=found.chance,
-        settings={
-            "version": PROTOCOL_VERSIONS["occlusion"],
-            "clips": {**asdict(subject.clips), "num_crops": 1, "num_clips": 1},
-            "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",
-            "squares": f"a quarter of the side, at {PATCHES} x {PATCHES} places, in all frames",
-            "motion_share": MOVING,
-            "num_videos": found.num_videos,
-            "num_still_clips": found.num_still_clips,
-        },
-    )
+    settings = {
+        "clips": {**asdict(clips), "num_crops": 1, "num_clips": 1},
+        "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",
+        "squares": f"a quarter of the side, at {PATCHES} x {PATCHES} places, in all frames",
+    }
+    return _measured("occlusion", found, settings)
+
+
+def _measured(protocol: str, found: ForegroundShare, settings: dict[str, Any]) -> Measured:
+    common = {
+        "version": PROTOCOL_VERSIONS[protocol],
+        "motion_share": f"on the smallest part of the crop that holds {MOVING_SHARE} of the frame-difference energy",
+        "num_videos": found.num_videos,
+        "num_still_clips": found.num_still_clips,
+    }
+    return Measured(figures=found.figures, chance=found.chance, settings=common | settings)

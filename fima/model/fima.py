@@ -1,7 +1,6 @@
 """FIMA: the instance loss, and motion alignment at the level of frames and of cells (pixels of the feature map)."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +13,17 @@ from fima.foreground import activation_map, foreground_mask
 from fima.losses import positive_pairs
 from fima.model.decoder import MotionDecoder, positional_code
 from fima.model.heads import cells, pooled
-from fima.model.inputs import ClipInputs, StepLosses
+from fima.model.inputs import ClipInputs, StepLosses, required
 from fima.model.moco import MoCo, instance_stats, required_size, step_losses
 from fima.model.queue import KeyQueue
-
-Value = TypeVar("Value")
-
-
-def required(value: Value | None, name: str) -> Value:
-    """A value that a loss in use cannot do without.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        raise ValueError(f"{name} is None, but a loss that is switched on needs it")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipKeys:
     """What the key networks say of one clip."""
 
-    instance: Tensor
-    """Embedding of the `full` view, (B, D)."""
+    instance: Tensor | None
+    """Embedding of the `full` view, (B, D); with the instance loss."""
     cells: Tensor | None
     """Motion cells: embeddings of the `full` difference, (B, t, N, D); with the cell loss."""
     mask: Tensor | None
@@ -110,19 +96,24 @@ class FIMA(MoCo):
     @torch.no_grad()
     def key_pass(self, clip: ClipInputs) -> ClipKeys:
         """Everything the losses need of one clip as a key: up to four passes of the key networks."""
-        features = self.key_features(clip.full)
-        motion_cells = mask = frames = None
+        instance = motion_cells = mask = frames = None
+        samples_foreground = self.method.cell_loss and self.method.foreground
+        if self.method.instance_loss or samples_foreground:
+            features = self.key_features(clip.full)
+        if self.method.instance_loss:
+            instance = self.key_embedding(features)
         if self.method.cell_loss:
             motion = self.key_features(required(clip.full_difference, "full_difference"))
             motion_cells = self.key_projector(cells(motion))
-            mask = foreground_mask(activation_map(features, motion))
-            if not self.method.foreground:
-                mask = torch.ones_like(mask)
+            if samples_foreground:
+                mask = foreground_mask(activation_map(features, motion))
+            else:
+                mask = torch.ones(len(motion), *motion.shape[-2:], dtype=torch.bool, device=motion.device)
         if self.method.frame_loss:
             early = required(clip.early_difference, "early_difference")
             late = required(clip.late_difference, "late_difference")
             frames = torch.stack([self.key_embedding(self.key_features(view)) for view in (early, late)])
-        return ClipKeys(instance=self.key_embedding(features), cells=motion_cells, mask=mask, frames=frames)
+        return ClipKeys(instance=instance, cells=motion_cells, mask=mask, frames=frames)
 
     def predict_motion(self, features: Tensor, other: Tensor) -> MotionPrediction:
         """What a clip predicts of the other one's motion, from the query feature maps of both, (B, C, t, h, w).
@@ -211,12 +202,17 @@ class FIMA(MoCo):
             self.update_key_networks()
         keys_a, keys_b = self.key_pass(a), self.key_pass(b)
         features_a, features_b = self.query_features(a.full), self.query_features(b.full)
-        query_a, query_b = self.projector(pooled(features_a)), self.projector(pooled(features_b))
-
-        contrasts = self.instance_loss(query_a, query_b, keys_a.instance, keys_b.instance)
-        parts = {"instance": (contrasts[0].loss + contrasts[1].loss) / 2}
-        stats = instance_stats(contrasts)
-        total = self.method.instance_weight * parts["instance"]
+        query_a = self.projector(pooled(features_a))
+        parts: dict[str, Tensor] = {}
+        stats: dict[str, Tensor] = {}
+        total = features_a.new_zeros((), dtype=torch.float32)
+        if self.method.instance_loss:
+            query_b = self.projector(pooled(features_b))
+            instance_keys = [required(keys.instance, "instance") for keys in (keys_a, keys_b)]
+            contrasts = self.instance_loss(query_a, query_b, *instance_keys)
+            parts["instance"] = (contrasts[0].loss + contrasts[1].loss) / 2
+            stats |= instance_stats(contrasts)
+            total = self.method.instance_weight * parts["instance"]
         if not (self.method.frame_loss or self.method.cell_loss):
             return step_losses(total, parts, stats, query_a)
 

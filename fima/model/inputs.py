@@ -1,8 +1,22 @@
 """What a method takes and what it gives back."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+def required(value: Value | None, name: str) -> Value:
+    """A value that a loss in use cannot do without.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if value is None:
+        raise ValueError(f"{name} is None, but a loss that is switched on needs it")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

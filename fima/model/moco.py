@@ -10,7 +10,7 @@ from fima.errors import ConfigError
 from fima.losses import Contrast
 from fima.model.backbones import build_backbone
 from fima.model.heads import Projector, pooled
-from fima.model.inputs import ClipInputs, StepLosses
+from fima.model.inputs import ClipInputs, StepLosses, required
 from fima.model.momentum import frozen_copy, update_average
 from fima.model.queue import KeyQueue
 from fima.model.recompute import recomputed
@@ -60,12 +60,13 @@ class MoCo(nn.Module):
         self.projector = Projector(self.query_encoder.num_features, model.projector_hidden, model.embedding_dim)
         self.key_encoder = frozen_copy(self.query_encoder)
         self.key_projector = frozen_copy(self.projector)
-        self.queue = KeyQueue(required_size(method.queue_size, "method.queue_size"), model.embedding_dim)
+        queue_size = required_size(method.queue_size, "method.queue_size")
+        self.queue = KeyQueue(queue_size, model.embedding_dim) if method.instance_loss else None
 
     @property
     def queues(self) -> dict[str, KeyQueue]:
         """The queues that the losses use, by the name of the loss."""
-        return {"instance": self.queue}
+        return {"instance": required(self.queue, "queue")}
 
     def update_key_networks(self) -> None:
         """One step of the moving averages."""
@@ -104,11 +105,11 @@ class MoCo(nn.Module):
 
         The published order: k_b is in the queue when q_b is compared, so q_b meets its own clip's key as a negative.
         """
-        temperature = self.method.temperature
-        a_to_b = losses.info_nce(query_a, key_b, self.queue.snapshot(), temperature=temperature)
-        self.queue.write(gather_rows(key_b))
-        b_to_a = losses.info_nce(query_b, key_a, self.queue.snapshot(), temperature=temperature)
-        self.queue.write(gather_rows(key_a))
+        temperature, queue = self.method.temperature, required(self.queue, "queue")
+        a_to_b = losses.info_nce(query_a, key_b, queue.snapshot(), temperature=temperature)
+        queue.write(gather_rows(key_b))
+        b_to_a = losses.info_nce(query_b, key_a, queue.snapshot(), temperature=temperature)
+        queue.write(gather_rows(key_a))
         return a_to_b, b_to_a
 
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:

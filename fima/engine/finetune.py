@@ -103,7 +103,7 @@ def finetune(
         if saved is None or saved.progress.epoch < config.optim.epochs or not run.result.exists():
             return train(config, run, start, lists, device, saved, path)
         if distributed.is_main():
-            print(f"{out}: finished already, {saved.progress.epoch} epochs; its figures are in {run.result}")
+            print(f"{out}: finished already, {counted(saved.progress.epoch, 'epoch')}; its figures are in {run.result}")
         return FinetuneResult(progress=saved.progress, signal_number=None, result=None)
 
 
@@ -235,7 +235,9 @@ def greet(training: Finetuning, start: Start, progress: Progress) -> None:
         log.warn("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
     optim = config.optim
     if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-        log.warn(f"--optim.milestones {optim.milestones}: none within {optim.epochs} epochs, so the rate never falls")
+        log.warn(
+            f"--optim.milestones {optim.milestones}: none within {counted(optim.epochs, 'epoch')}, so the rate never falls"
+        )
     what = "linear probing" if config.classifier.freeze else "fine-tuning"
     num_weights = sum(weight.numel() for weight in training.classifier.parameters() if weight.requires_grad)
     begin = training.source.get("description", "random weights")

@@ -235,9 +235,8 @@ def greet(training: Finetuning, start: Start, progress: Progress) -> None:
         log.warn("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
     optim = config.optim
     if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-        log.warn(
-            f"--optim.milestones {optim.milestones}: none within {counted(optim.epochs, 'epoch')}, so the rate never falls"
-        )
+        within = counted(optim.epochs, "epoch")
+        log.warn(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
     what = "linear probing" if config.classifier.freeze else "fine-tuning"
     num_weights = sum(weight.numel() for weight in training.classifier.parameters() if weight.requires_grad)
     begin = training.source.get("description", "random weights")

@@ -18,16 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fima.config import (
-    PUBLISHED_LARGE_CELL_QUEUE,
-    PUBLISHED_LARGE_QUEUE,
-    DataConfig,
-    MethodConfig,
-    ModelConfig,
-    OptimConfig,
-    PretrainConfig,
-    RunConfig,
-)
+from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
+from fima.engine.setup import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from fima.engine.step import forward_backward
 from fima.model import build_method
 from step import random_batch

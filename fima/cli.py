@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import fima
+from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import HELP, speaking, take_verbosity
 from fima.engine.memory import keep_freed_memory
 from fima.errors import ConfigError, TrainingError, UserError
@@ -36,6 +37,8 @@ RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 EXIT_USER_ERROR = 2
 EXIT_TRAINING_ERROR = 1
 EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 128 + 13
+"""As of a program that SIGPIPE has ended."""
 
 
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
@@ -49,13 +52,21 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        # What is still in the buffer is written here, where it is known what to do when nobody reads it.
+        print(end="", flush=True)
+        return code
     except UserError as error:
         return _fail(reword(str(error)), EXIT_USER_ERROR)
     except TrainingError as error:
         return _fail(reword(str(error)), EXIT_TRAINING_ERROR)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        discard_output()
+        return EXIT_READER_GONE
     except SystemExit as exit_request:
         # The parser prints its own message and leaves with a code; callers of main() get that code.
         return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR

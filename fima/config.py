@@ -6,11 +6,6 @@ from typing import Literal
 from fima.errors import ConfigError
 from fima.registry import check_backbone
 
-PUBLISHED_LARGE_SET_VIDEOS = 200_000
-PUBLISHED_LARGE_QUEUE = 65_536
-PUBLISHED_LARGE_CELL_QUEUE = 31_360
-PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
-
 Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
 """Layouts of data sets; `auto` recognises which one lies in a folder."""
 
@@ -140,13 +135,13 @@ class DataConfig:
     part: Literal["train", "all"] = "train"
     """`all` trains on every video, those of the test split and those held out for it among them."""
     frames: int = 16
-    """Frames F per clip; a clip is a window of 2·F source frames."""
+    """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     step_between_clips: int = 1
     """Windows start at multiples of so many frames."""
     crop_size: int = 224
-    """Side of the square views, in pixels."""
+    """Side of the square views, in pixels. 0, in fine-tuning: as the encoder was trained."""
     min_area: float = 0.2
     """Smallest area of a random crop, as a share of the frame."""
     max_area: float = 1.0
@@ -169,9 +164,10 @@ class DataConfig:
     """Videos whose clips would need more memory, in MB, to be decoded are skipped."""
 
     def __post_init__(self) -> None:
-        for name in ("split", "frames", "step_between_clips"):
+        for name in ("split", "step_between_clips"):
             _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
-        _require(self.crop_size >= 8, "data.crop_size", self.crop_size, "must be at least 8")
+        _require(self.frames >= 0, "data.frames", self.frames, "must be at least 1")
+        _require(self.crop_size >= 8 or self.crop_size == 0, "data.crop_size", self.crop_size, "must be at least 8")
         _require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
         _require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
         for name in ("grayscale", "jitter", "blur"):
@@ -324,7 +320,7 @@ class FinetuneConfig:
     """One run that trains a classifier on an encoder: fine-tuning, or linear probing by SGD."""
 
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    data: DataConfig = field(default_factory=lambda: DataConfig(blur=0.0))
+    data: DataConfig = field(default_factory=lambda: DataConfig(frames=0, crop_size=0, blur=0.0))
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(epochs=150, batch_size=16, schedule="step", milestones=(60, 120))
     )
@@ -343,19 +339,11 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        for name, smallest in (("frames", 1), ("crop_size", 8)):
+            value = getattr(self.data, name)
+            _require(value >= smallest, f"data.{name}", value, f"must be at least {smallest}")
         share = self.optim.batch_size // self.optim.accumulate
         rule = f"must be at most half the {share} videos of a step, or of a part of it with --optim.accumulate"
         _require(
             self.model.split_bn == 1 or 2 * self.model.split_bn <= share, "model.split_bn", self.model.split_bn, rule
         )
-
-
-def published_queue_sizes(num_videos: int) -> tuple[int, int]:
-    """Queue lengths of the published runs, carried over to `num_videos` training videos (METHOD.md, settings).
-
-    Returns:
-        Keys in the RGB and the motion queue; cells in the dense queue.
-    """
-    if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
-        return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE
-    return max(1, round(num_videos * PUBLISHED_UCF101_QUEUE_SHARE)), 0

@@ -1,7 +1,6 @@
 """An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +10,16 @@ from torch import Tensor, nn
 
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import CENTRE_SHARE, NumCrops, square_crops
+from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.embedding.extract import extract_rows
 from fima.engine.checkpoint import versions
-from fima.engine.pretrained import load_pretrained
-from fima.engine.run_folder import RunFolder
-from fima.errors import CheckpointError, ConfigError, VideoError
+from fima.engine.pretrained import encoder_file, load_pretrained
+from fima.errors import ConfigError, VideoError
 from fima.evaluation.features import ClipSettings, encode, normalised
 from fima.export.card import model_card
-from fima.hub import CONFIG_FILE, HUB_SCHEME, WEIGHTS_FILE, HubMixin, download
+from fima.hub import HUB_SCHEME, HubMixin, download
 from fima.model.backbones import build_backbone
 from fima.model.heads import pooled
 from fima.recipe import config_to_mapping
@@ -125,7 +124,8 @@ class VideoEncoder(
     def description(self) -> str:
         """One line for a table or a figure."""
         epoch = self.about.get("epoch")
-        return f"{self.about.get('method', 'encoder')} {self.backbone}" + ("" if epoch is None else f", {epoch} epochs")
+        epochs = "" if epoch is None else f", {counted(epoch, 'epoch')}"
+        return f"{self.about.get('method', 'encoder')} {self.backbone}{epochs}"
 
     def facts(self) -> dict[str, Any]:
         """What an exported file says of it, from which `load` opens it again; plain values."""
@@ -136,6 +136,7 @@ class VideoEncoder(
             "format": "fima-encoder",
             "preprocessing": preprocessing_of(**shown),
             "backbone": self.backbone,
+            "num_outputs": self.num_features,
             "method": self.about.get("method", "encoder"),
             "epoch": self.about.get("epoch"),
             "checkpoint_hash": self.about.get("checkpoint_hash"),
@@ -156,7 +157,8 @@ class VideoEncoder(
         """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
         from huggingface_hub import ModelCard
 
-        name = str(settings.get("repo_id") or "FOLDER")
+        address = settings.get("repo_id")
+        name = "FOLDER" if address is None else f"{HUB_SCHEME}{address}"
         return ModelCard(model_card(self.description, self.facts(), source=self.source, name=name))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -237,10 +239,7 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
         CheckpointError: there is no such encoder, or it is damaged or of another architecture.
     """
     path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
-    if path.is_dir():
-        if (path / CONFIG_FILE).is_file():
-            return _from_folder(path, backbone).to(device)
-        path = run_checkpoint(path)
+    path = encoder_file(path)
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))
     data = loaded.config.data
     encoder = VideoEncoder(
@@ -257,30 +256,3 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     encoder.encoder.load_state_dict(loaded.encoder.state_dict())
     encoder.source = str(path)
     return encoder.to(device)
-
-
-def run_checkpoint(folder: Path) -> Path:
-    """Return the checkpoint that a run's folder stands for: that of the best epoch where it chose one, or the last.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    run = RunFolder(folder)
-    path = run.best if run.best.is_file() else run.last
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: holds neither a run (checkpoints/last.pt) nor a saved encoder (config.json)")
-    return path
-
-
-def _from_folder(folder: Path, backbone: str | None) -> VideoEncoder:
-    """Open what `save_pretrained` wrote; the Hub's library is not needed for it."""
-    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        names = ("backbone", "frames", "crop_size", "about")
-        encoder = VideoEncoder(**{name: settings[name] for name in names if name in settings})
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{config}: not the settings of a saved encoder ({error})") from None
-    loaded = load_pretrained(weights, backbone=backbone or encoder.backbone, device=torch.device("cpu"))
-    encoder.encoder.load_state_dict(loaded.encoder.state_dict())
-    return encoder

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fima.engine.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from fima.errors import CheckpointError, ConfigError
 
 HUB_SCHEME = "hf://"
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 
 
 class _NoHub:
@@ -31,7 +30,7 @@ class _NoHub:
         _refuse("from_pretrained")
 
 
-__all__ = ["CONFIG_FILE", "HUB_SCHEME", "WEIGHTS_FILE", "HubMixin", "download"]
+__all__ = ["HUB_SCHEME", "HubMixin", "download"]
 
 if TYPE_CHECKING:
     from huggingface_hub import PyTorchModelHubMixin as HubMixin

@@ -47,7 +47,7 @@ def shrink_finetune(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _data(data: DataConfig) -> DataConfig:
-    size = min(CROP_PX, data.crop_size)
+    size = min(CROP_PX, data.crop_size or CROP_PX)
     return dataclasses.replace(data, dataset="auto", split=1, annotations=None, crop_size=size, workers=0)
 
 

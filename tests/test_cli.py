@@ -15,6 +15,7 @@ from fima.engine.loop import PretrainResult
 from fima.engine.run_folder import RunFolder
 from fima.errors import TrainingError
 from fima.recipe import read_recipe
+from tests.closed_pipe import output_into_closed_pipe
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
 
 Capture = pytest.CaptureFixture[str]
@@ -177,10 +178,12 @@ def refused_after_warnings(argv: list[str], capsys: Capture) -> str:
 
 
 def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Path, capsys: Capture) -> None:
-    argv = ["evaluate", str(run.last), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
+    argv = ["evaluate", str(run.root), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
     assert main([*argv, "--protocols", "knn", "retrieval"]) == 0
     assert "knn/top1" in capsys.readouterr().out
     result = json.loads((run.root / "evaluation" / "last.json").read_text())
+    assert main([*argv, "--protocols", "knn", "retrieval", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == result["figures"]
     assert set(result["protocols"]) == {"knn", "retrieval"}
     assert 0 <= result["figures"]["knn/top1"] <= 100
     assert list((run.root / "evaluation" / "cache").iterdir())
@@ -198,6 +201,23 @@ def test_pictures(run: RunFolder, videos: Path, tmp_path: Path, capsys: Capture)
     assert maps.read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert "no video given" in refused(["cam", str(run.last), *options], capsys)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["embed", "--help"], ["completion", "bash"], ["doctor", "VIDEOS"]])
+def test_a_reader_that_leaves_ends_a_command_quietly(argv: list[str], videos: Path) -> None:
+    words = [str(videos) if word == "VIDEOS" else word for word in argv]
+    assert output_into_closed_pipe([sys.executable, "-m", "fima", *words]) == (141, "")
+
+
+def test_another_broken_pipe_is_no_reader_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that to a process that decodes and has died."""
+
+    def broken(words: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("fima.commands.embed.main", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["embed"])
 
 
 def test_make_data(tmp_path: Path, capsys: Capture) -> None:

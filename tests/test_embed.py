@@ -218,3 +218,20 @@ def test_clips_that_the_encoder_cannot_take_are_refused(
     monkeypatch.setattr("fima.encoder.load", lambda source, device: encoder)
     assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
     assert "--frames 4 --crop-size 32: too small for s3d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_others_may_read_what_is_written(suffix: str, tmp_path: Path) -> None:
+    """As any file that is written here: the safetensors library writes for the owner alone."""
+    found = Embeddings(
+        vectors=np.ones((2, 3), np.float32),
+        seconds=np.zeros((2, 2)),
+        video=np.zeros(2, np.int64),
+        paths=["/a.mp4"],
+        about={},
+    )
+    written, usual = tmp_path / f"a{suffix}", tmp_path / "usual"
+    write_embeddings(written, found)
+    usual.touch()
+    assert written.stat().st_mode == usual.stat().st_mode
+    assert np.array_equal(read_embeddings(written).vectors, found.vectors)

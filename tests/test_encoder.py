@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fima
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.video import VideoReader
 from fima.encoder import VideoEncoder
+from fima.engine.pretrained import load_pretrained
 from fima.errors import CheckpointError, ConfigError, VideoError
 from fima.evaluation.feature_store import extract_features
 from fima.evaluation.features import ClipSettings, encoder_source
@@ -42,6 +45,17 @@ def test_load_takes_runs_files_and_names(tmp_path: Path, videos: list[Path]) -> 
     assert fima.load(tmp_path / "run").fingerprint == fima.load(best).fingerprint != from_file.fingerprint
 
 
+def test_a_saved_folder_is_fine_tuned_on_the_clips_that_it_knows(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    fima.load(write_checkpoint(tmp_path / "last.pt")).save_pretrained(tmp_path / "saved")
+    loaded = load_pretrained(tmp_path / "saved", device=torch.device("cpu"))
+    assert (loaded.description, loaded.knows_settings) == ("fima tiny, 2 epochs", True)
+    assert (loaded.config.data.frames, loaded.config.data.crop_size) == (4, 32)
+    alone = tmp_path / "elsewhere.safetensors"
+    shutil.copy(tmp_path / "saved" / "model.safetensors", alone)
+    assert not load_pretrained(alone, device=torch.device("cpu")).knows_settings
+
+
 def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds neither a run"):
         fima.load(tmp_path)
@@ -51,6 +65,7 @@ def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
         fima.load(write_checkpoint(tmp_path / "last.pt"), backbone="i3d")
     with pytest.raises(ConfigError, match="expected hf://OWNER/NAME"):
         fima.load("hf://name")
+    save_file(small_encoder().encoder.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not the settings of a saved encoder"):
         fima.load(tmp_path)
@@ -114,7 +129,7 @@ def test_saved_pretrained_folders_open_again(tmp_path: Path, videos: list[Path])
     for opened in (fima.load(tmp_path / "saved"), VideoEncoder.from_pretrained(tmp_path / "saved")):
         assert torch.equal(opened.embed(videos[0]), expected)
         assert opened.transform.frames == 4
-        assert opened.about == encoder.about
+        assert {**opened.about, "checkpoint_hash": None} == {**encoder.about, "checkpoint_hash": None}
     card = (tmp_path / "saved" / "README.md").read_text()
     assert "library_name: fima" in card
     assert "# fima tiny, 2 epochs" in card

@@ -1,6 +1,8 @@
 import importlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +12,13 @@ import fima
 from fima.cli import main
 from fima.errors import TrainingError
 from fima.evaluation.features import ClipSettings
+from fima.export.card import model_card
 from fima.export.check import TOLERANCE, compare, real_clips
-from tests.encoder_files import write_checkpoint
+from fima.export.formats import SUFFIXES, Format
+from tests.encoder_files import small_encoder, write_checkpoint
 from tests.finetune_runs import after
 from tests.small_runs import make_videos
+from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,8 +39,60 @@ def exported(checkpoint: Path, videos: Path, out: Path, name: str, capsys: Captu
     record: dict[str, object] = json.loads(capsys.readouterr().out)
     assert record["num_bytes"] == out.stat().st_size
     assert record["num_clips"] == 8
-    assert "# " in out.with_name(f"{out.name}.md").read_text()
     return record
+
+
+def used(out: Path, monkeypatch: pytest.MonkeyPatch, **given: object) -> dict[str, Any]:
+    """Run the code of a file's card beside the file, and return its variables."""
+    card = out.with_name(f"{out.name}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(out.parent)
+    variables: dict[str, Any] = dict(given)
+    exec(compile(code, "card", "exec"), variables)
+    return variables
+
+
+@pytest.mark.parametrize("name", ["safetensors", "torch-export", "onnx"])
+def test_the_code_of_the_card_runs(
+    name: Format, checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+        pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    out = tmp_path / f"encoder{SUFFIXES[name]}"
+    exported(checkpoint, videos, out, name, capsys)
+    write_ucf101_avi(tmp_path / "clip.mp4", num_frames=12)
+    frames = torch.zeros(4, 3, 40, 60, dtype=torch.uint8)
+    found = used(out, monkeypatch, frames=frames)
+    assert found["vectors"].shape == ((1, 512) if name == "safetensors" else (2, 512))
+    if name != "safetensors":
+        assert found["about"]["preprocessing"]["frames"] == 4
+    card = out.with_name(f"{out.name}.md").read_text()
+    assert re.search(rf"`{out.name}` \({name}, \d+\.\d\d MiB\) differs from PyTorch by at most \S+ on 8 clips", card)
+    assert "resize: to 32 x 32 px, bilinear, without antialiasing" in card
+    assert not re.search(r"\d\.\d{7}", card), "figures are rounded"
+
+
+def test_the_code_of_a_classifiers_card(
+    videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(videos, tmp_path / "run")
+    capsys.readouterr()
+    for name in ("safetensors", "torch-export"):
+        out = tmp_path / f"classifier{SUFFIXES[name]}"
+        exported(tmp_path / "run", videos, out, name, capsys, "--output", "logits")
+        found = used(out, monkeypatch)
+        assert found["weights"]["fc.weight"].shape == (2, 512) if name == "safetensors" else len(found["classes"]) == 2
+        card = out.with_name(f"{out.name}.md").read_text()
+        assert "self-supervised" not in card.split("# ")[0]
+        assert "Trained with the labels of videos." in card
+
+
+def test_a_card_without_a_run_says_what_is_not_known() -> None:
+    card = model_card("an encoder", small_encoder().facts(), source=None, name="hf://me/mine")
+    assert 'fima.load("hf://me/mine")' in card
+    assert card.count("Not recorded.") == 3
+    assert "Not evaluated." in card
 
 
 def test_safetensors_open_as_the_same_encoder(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from fima.cli import main
-from fima.config import FinetuneConfig
+from fima.config import DataConfig, FinetuneConfig, PretrainConfig
 from fima.engine.classifier_checkpoint import load_classifier_checkpoint
 from fima.engine.finetune import finetune
+from fima.engine.finetune_setup import clips_in_words, find_encoder, find_lists, narrow_test, resolve
+from fima.engine.pretrained import load_pretrained
 from fima.engine.run_folder import RunFolder
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.recipe import flatten, read_recipe
@@ -119,6 +121,79 @@ def test_the_command_trains_tests_and_continues(
     small = ["--data.frames", "4", "--data.crop-size", "32", "--data.workers", "0", "--test.clips", "1"]
     assert main(["finetune", "scratch", str(videos), str(recipe), "--out", str(tmp_path / "probe"), *small]) == 0
     assert "linear_sgd/top1" in capsys.readouterr().out
+
+
+def sizes(run: RunFolder) -> tuple[int, int]:
+    """Frames and crop size of a run, as it has recorded them."""
+    data = read_recipe(run.config, FinetuneConfig).data
+    return data.frames, data.crop_size
+
+
+def test_clips_are_those_that_the_encoder_was_trained_on(
+    videos: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = changed("data", frames=0, crop_size=0)
+    run = RunFolder(tmp_path / "run")
+    argv = ["finetune", str(pretrained.parent.parent), str(videos), "--out", str(run.root)]
+    assert main([*argv, *flags(small)]) == 0
+    told = capsys.readouterr()
+    assert "from fima tiny, 1 epoch · clips of 4 frames, 32 px, as it was trained" in told.out
+    assert "the encoder was trained on" not in told.err
+    assert sizes(run) == (4, 32)
+    assert json.loads(run.result.read_text())["protocols"]["finetune"]["test_clips"]["frames"] == 4
+    # Neither a resumed run nor its queued repetition names them.
+    assert main([*argv, "--resume", "--optim.epochs", "3"]) == 0
+    assert main([*argv, "--auto-resume", *flags(changed("optim", small, epochs=4))]) == 0
+    assert sizes(run) == (4, 32)
+    assert main([*argv, "--resume", "--data.frames", "8"]) == 2
+    assert "--data.frames 8: the run in" in capsys.readouterr().err
+
+
+def test_other_clips_are_warned_of(
+    videos: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, recipe = RunFolder(tmp_path / "run"), tmp_path / "recipe.yaml"
+    recipe.write_text("data: {frames: 8, blur: 0, workers: 0}")
+    argv = ["finetune", str(pretrained), str(videos), str(recipe), "--out", str(run.root)]
+    assert main([*argv, *flags(changed("optim", changed("data", frames=0, crop_size=0), epochs=1))]) == 0
+    told = capsys.readouterr()
+    assert "clips of 8 frames, 32 px" in told.out
+    warned = "--data.frames 8, --data.crop-size 32: the encoder was trained on clips of 4 frames, 32 px"
+    assert f"fima: warning: {warned}" in told.err
+    assert sizes(run) == (8, 32)
+
+
+def test_clips_of_an_encoder_without_a_past_are_the_papers(videos: Path, pretrained: Path) -> None:
+    lists, cpu = find_lists(SMALL, videos), torch.device("cpu")
+    scratch = find_encoder(None, SMALL)
+    config = resolve(changed("data", frames=0, crop_size=0), scratch, lists, cpu)
+    assert (config.data.frames, config.data.crop_size) == (16, 224)
+    assert clips_in_words(config, scratch) == ("clips of 16 frames, 224 px", None)
+    bare = pretrained.with_name("bare.pt")
+    torch.save(load_pretrained(pretrained, device=cpu).encoder.state_dict(), bare)
+    unknown = find_encoder(bare, SMALL)
+    config = resolve(changed("data", frames=0, crop_size=64), unknown, lists, cpu)
+    assert (config.data.frames, config.data.crop_size) == (16, 64)
+    assert clips_in_words(config, unknown)[0].endswith("(the file does not say which it was trained on)")
+
+
+def test_a_narrow_test_is_warned_of(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_ucf101_avi(tmp_path / split / "a" / "0.avi", num_frames=4, side=64)
+        write_ucf101_avi(tmp_path / split / "b" / "0.avi", num_frames=4, side=64)
+    lists = find_lists(SMALL, tmp_path)
+    assert narrow_test(changed("test", ori_resolution=256), lists) is None
+    assert narrow_test(changed("test", ori_resolution=None), lists) is None
+    warning = narrow_test(changed("test", ori_resolution=32), lists)
+    assert warning is not None
+    assert warning.startswith("--test.ori-resolution 32: the test crops are 28 pixels of videos of 64")
+
+
+def test_pre_training_has_sizes_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"--data.frames 0: must be at least 1"):
+        PretrainConfig(data=DataConfig(frames=0))
+    with pytest.raises(ConfigError, match=r"--data.crop_size 0: must be at least 8"):
+        PretrainConfig(data=DataConfig(crop_size=0))
 
 
 def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:

@@ -143,5 +143,5 @@ def test_command_with_a_checkpoint(video: Path, tmp_path: Path, capsys: Capture)
     last = RunFolder(tmp_path / "run").last
     argv = ["motion", str(video), "--checkpoint", str(last), "--out", str(tmp_path / "m.png"), "--seed", "3"]
     assert main([*argv, "--device", "cpu"]) == 0
-    assert "foreground by fima tiny, 1 epochs" in capsys.readouterr().out
+    assert "foreground by fima tiny, 1 epoch" in capsys.readouterr().out
     assert (tmp_path / "m.png").exists()

@@ -1,9 +1,10 @@
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fima.config import FinetuneConfig, PretrainConfig
+from fima.config import DataConfig, FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
 from fima.official.flags import FLAGS, Program, flags_of, markdown_table, parse_flags
 from fima.official.main import main
@@ -71,9 +72,10 @@ def translated(program: Program, line: str, *, processes: int = 1) -> Translatio
 
 
 def changed(translation: Translation) -> dict[str, object]:
-    """The settings that are not the defaults of the command."""
+    """The settings that are not the paper's."""
     config = translation.config
-    defaults = flatten(PretrainConfig() if isinstance(config, PretrainConfig) else FinetuneConfig())
+    published = replace(FinetuneConfig(), data=DataConfig(blur=0.0))
+    defaults = flatten(PretrainConfig() if isinstance(config, PretrainConfig) else published)
     return {name: value for name, value in flatten(config).items() if value != defaults[name]}
 
 
@@ -189,6 +191,13 @@ def test_flags_may_be_shortened_attached_and_written_in_full(folder: Path) -> No
     assert short["optim.weight_decay"] == 0.2
     assert short["data.crop_size"] == 112
     assert changed(translated("eval", "-cpv3 UCF"))["test.clips"] == 3
+
+
+def test_sizes_that_are_not_given_are_those_of_the_authors_program_whatever_the_checkpoint(folder: Path) -> None:
+    settings = translated("eval", "--pretrained PRETRAINED --freeze UCF").settings
+    assert (settings["data.frames"], settings["data.crop_size"]) == (16, 224)
+    again = translated("eval", "--freeze --log_dir LOG --resume LOG/checkpoints/last.pt UCF").settings
+    assert not again.keys() & {"data.frames", "data.crop_size"}, "a resumed run has sizes already"
 
 
 @pytest.mark.parametrize(

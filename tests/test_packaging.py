@@ -1,6 +1,5 @@
 """The package outside of its repository: what a wheel holds, versions, and what is imported when."""
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +10,6 @@ import yaml
 
 import fima
 from fima.cli import COMMANDS, main
-from fima.commands.completion import completion_script
 from fima.recipe import RECIPES, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -54,24 +52,6 @@ def test_every_command_has_a_help_page(capsys: pytest.CaptureFixture[str]) -> No
     for name in COMMANDS:
         assert main([name, "--help"]) == 0
         assert f"fima {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_knows_commands_and_options(shell: str, tmp_path: Path) -> None:
-    script = completion_script("zsh" if shell == "zsh" else "bash")
-    assert all(f"        {name}) local options=" in script for name in COMMANDS)
-    (options,) = re.findall(r'pretrain\) local options="(.*)"', script)
-    assert {"--out", "--resume", "--model.backbone", "--optim.lr"} <= set(options.split())
-    if shell == "bash":
-        (tmp_path / "script").write_text(script + COMPLETE)
-        done = subprocess.run(["bash", str(tmp_path / "script")], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines() == ["predict prepare pretrain", "--model.backbone"]
-
-
-COMPLETE = """
-COMP_WORDS=(fima pre); COMP_CWORD=1; _fima; echo $(printf '%s\\n' "${COMPREPLY[@]}" | sort)
-COMP_WORDS=(fima pretrain --model.back); COMP_CWORD=2; _fima; echo "${COMPREPLY[@]}"
-"""
 
 
 def test_the_public_names_are_there() -> None:

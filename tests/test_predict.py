@@ -76,7 +76,7 @@ def test_refusals(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> N
     for argv, message in (
         (["predict", str(run), str(bad)], "none of 1 videos can be decoded"),
         (["predict", str(tmp_path), good], "holds neither a run"),
-        (["predict", str(run), str(tmp_path / "none.avi")], "no such folder"),
+        (["predict", str(run), str(tmp_path / "none.avi")], "none.avi: no such file or folder"),
         (["predict", good, good], "no checkpoint"),
     ):
         assert main([*argv, "--device", "cpu"]) == 2

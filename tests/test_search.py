@@ -1,5 +1,8 @@
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from fima.cli import main
 from fima.embedding.page import search_page
 from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
 from fima.embedding.table import read_embeddings, write_embeddings
+from tests.browser import chromium
+from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint
 from tests.video_files import write_ucf101_avi
 
@@ -67,6 +72,42 @@ def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: P
     assert "8 vectors" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_the_search_quietly(words: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", "fima", "search", str(folder / "index.npz"), str(folder / "videos" / "2.avi")]
+    assert output_into_closed_pipe([*command, "--device", "cpu", *words]) == (141, "")
+
+
+def test_a_video_of_the_index_needs_neither_its_file_nor_pytorch(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    videos, index = tmp_path / "videos", tmp_path / "index.safetensors"
+    shutil.copytree(folder / "videos", videos)
+    argv = ["embed", str(folder / "last.pt"), str(videos), "-o", str(index), "--per", "clip"]
+    assert main([*argv, "--workers", "0", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    search = ["search", str(index), str(videos / "1.avi"), "-k", "3", "--json"]
+    assert main([*search, "--encoder", str(folder / "last.pt"), "--device", "cpu"]) == 0
+    embedded = json.loads(capsys.readouterr().out)
+    (videos / "1.avi").unlink()
+    code = f"import sys; from fima.cli import main; main({search!r}); print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = json.loads(done.stdout)
+    assert done.stderr == "False\n"
+    assert [hit["start_seconds"] for hit in known] == [hit["start_seconds"] for hit in embedded]
+    assert [hit["similarity"] for hit in known] == pytest.approx([hit["similarity"] for hit in embedded], abs=1e-5)
+
+
+def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """So the query is embedded, though a video of the index."""
+    query = folder / "videos" / "3.avi"
+    moved = tmp_path / "3.avi"
+    query.rename(moved)
+    try:
+        assert main(["search", str(folder / "index.npz"), str(query), "--device", "cpu"]) == 2
+    finally:
+        moved.rename(query)
+    assert "3.avi" in capsys.readouterr().err
+
+
 def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     bare = replace(read_embeddings(folder / "index.npz"), about={})
     write_embeddings(tmp_path / "bare.npz", bare)
@@ -105,6 +146,31 @@ def test_nobody_is_told_to_unpickle_a_file(tmp_path: Path, capsys: pytest.Captur
     message = capsys.readouterr().err
     assert "another kind of file, or damaged" in message
     assert "pickle" not in message
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_the_window_and_its_videos_play(width: int, tmp_path: Path) -> None:
+    long = tmp_path / ("a_long_name_without_a_blank_" * 6 + ".avi")
+    write_ucf101_avi(long, num_frames=30)
+    page = tmp_path / "page.html"
+    page.write_text(search_page(long, [(str(long), (0.0, 1.0), 0.5)] * 3, title=f"Nearest to {long.name}"))
+    with chromium(tmp_path / "profile") as browser:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(page.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        played = browser.execute_async_script(
+            "const done = arguments[0]; const video = document.querySelectorAll('video')[3];"
+            "video.ontimeupdate = () => video.currentTime > 0 && done(video.videoWidth); video.play().catch(done);"
+        )
+        assert played == 160
+        assert not browser.get_log("browser")
+
+
+def test_a_file_gets_whole_names(folder: Path, capsys: Capture) -> None:
+    capsys.readouterr()
+    assert main(["search", str(folder / "index.npz"), str(folder / "videos" / "2.avi"), "--device", "cpu"]) == 0
+    assert str((folder / "videos" / "2.avi").resolve()) in capsys.readouterr().out
 
 
 def test_names_are_text_in_the_page_and_never_markup(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fima.cli import COMMANDS, main
+from fima.commands.completion import completion_script
 from fima.commands.flag_errors import told_in_one_line
 from tests.small_runs import SMALL_FLAGS, make_videos
 
@@ -30,6 +32,37 @@ def test_help_has_an_example_and_what_all_commands_take(command: str, capsys: Ca
     assert "Exit codes: 0 done" in page
     assert " STR" not in page.splitlines()[0]
     assert " PATH" not in page.splitlines()[0].split("--to")[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_in_one_line_with_the_same_code(command: str, tmp_path: Path, capsys: Capture) -> None:
+    for words, message in (
+        (["--xyzzy"], "--xyzzy: there is no such flag"),
+        (["--quiet", "--verbose"], "--quiet and --verbose exclude each other"),
+        ([], f"(missing: .*|no run given; )`fima {command} "),
+    ):
+        assert main([command, *words]) == 2
+        captured = capsys.readouterr()
+        assert re.match(f"fima: error: {message}", captured.err), captured.err
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_a_flag_in_the_place_of_a_word(capsys: Capture) -> None:
+    assert main(["doctor", "-x"]) == 2
+    assert "a word is missing: fima doctor [OPTIONS] VIDEOS (" in capsys.readouterr().err
+
+
+def test_what_machines_read_is_named_in_the_documentation() -> None:
+    """Each command that prints JSON, or writes it into a file, as its help says, is in the tables of docs/use.md."""
+    page = (Path(__file__).parents[1] / "docs" / "use.md").read_text(encoding="utf-8")
+    printed = re.search(r"JSON on stdout: `--json` \| (.*) \|", page)
+    written = re.search(r"a JSON file \| (.*) \|", page)
+    assert printed is not None
+    assert written is not None
+    for command in COMMANDS:
+        offered = re.search(rf"^ +{command}\) words=.* --json( |\")", completion_script("bash"), re.MULTILINE)
+        is_file = f"`{command} --json FILE`" in written[1]
+        assert (offered is not None) == (f"`{command}`" in printed[1] or is_file), command
 
 
 def test_help_does_not_load_pytorch() -> None:

@@ -9,27 +9,36 @@ from typing import Literal
 
 import tyro
 
-from fima.commands.parse import parse
+from fima.commands.flag_errors import COLOUR
+from fima.commands.parse import parse, terminal_of
+from fima.commands.verbosity import QUIET, VERBOSE
 
+ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
-ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+CHOICES = re.compile(r"\{([\w.,-]+)\}")
+COLUMNS = 110
+"""Width of the help page that is read: every option begins a line, and none is broken."""
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -U compinit && compinit }
+autoload -U +X bashcompinit && bashcompinit
+"""
 SCRIPT = """\
 _fima() {{
-    local word="${{COMP_WORDS[COMP_CWORD]}}"
+    local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "{commands}" -- "$word"))
-        return
+        words="{commands}"
+    elif [ "${{word:0:1}}" = "-" ]; then
+        case "${{COMP_WORDS[1]}}" in
+{options}
+        esac
+    else
+        case "${{COMP_WORDS[1]}} $before" in
+{choices}
+        esac
     fi
-    case "${{COMP_WORDS[1]}}" in
-{cases}
-        *) local options="" ;;
-    esac
-    case "$word" in
-        -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
-        *) COMPREPLY=($(compgen -f -- "$word")) ;;
-    esac
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
-complete -o filenames -F _fima fima
+complete -o default -F _fima fima
 """
 
 
@@ -37,7 +46,8 @@ complete -o filenames -F _fima fima
 class CompletionArguments:
     """Print a script that completes commands, options and file names.
 
-    For example: `fima completion bash > ~/.fima_completion`, and `source ~/.fima_completion` in `~/.bashrc`.
+    For example: `fima completion bash > ~/.fima_completion`, and `source ~/.fima_completion` in `~/.bashrc` (for zsh:
+    `fima completion zsh`, and `~/.zshrc`).
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
@@ -52,19 +62,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def completion_script(shell: Literal["bash", "zsh"]) -> str:
-    """Return the script; the options are those that the help of each command names."""
+    """Return the script; options and their values are those that the help of each command names.
+
+    Where it has no word to offer, the shell completes names of files.
+    """
     # The table of commands imports nothing of this module, which it names.
     from fima.cli import COMMANDS
 
-    cases = "\n".join(f'        {name}) local options="{" ".join(_options(name))}" ;;' for name in COMMANDS)
-    script = SCRIPT.format(commands=" ".join(COMMANDS), cases=cases)
+    options, choices = [], []
+    for command in COMMANDS:
+        found = _words(command)
+        options.append(f'            {command}) words="{" ".join(sorted(found.keys() - {command}))}" ;;')
+        for before, values in found.items():
+            if values:
+                choices.append(f'            "{command} {before}") words="{" ".join(values)}" ;;')
+    script = SCRIPT.format(commands=" ".join(COMMANDS), options="\n".join(options), choices="\n".join(choices))
     return ZSH + script if shell == "zsh" else script
 
 
-def _options(command: str) -> list[str]:
+def _words(command: str) -> dict[str, list[str]]:
+    """What may follow each option of a command, and the command itself; nothing where that is up to the user."""
+    found: dict[str, list[str]] = {QUIET: [], VERBOSE: []}
+    for line in _help(command).splitlines():
+        if entry := ENTRY.match(line):
+            values = ",".join(CHOICES.findall(entry["names"])).split(",")
+            for name in OPTION.findall(entry["names"]) or [command] * entry["names"].startswith("{"):
+                found[name] = [value for value in values if value not in ("", "None")]
+    return found
+
+
+def _help(command: str) -> str:
     from fima.cli import main as run
 
     page = io.StringIO()
-    with contextlib.redirect_stdout(page):
+    with terminal_of(COLUMNS), contextlib.redirect_stdout(page):
         run([command, "--help"])
-    return sorted(set(OPTION.findall(page.getvalue())))
+    return COLOUR.sub("", page.getvalue())

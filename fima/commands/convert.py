@@ -94,6 +94,7 @@ def _encoder(arguments: ConvertArguments) -> str:
 def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
+    from fima.engine.durable import let_others_read
     from fima.engine.pretrained import METADATA_KEY
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,7 @@ def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, 
     try:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
+        let_others_read(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

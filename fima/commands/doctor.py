@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
+from fima.console import Console
 from fima.data.datasets import list_videos
 from fima.data.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.data.index import index_videos

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from fima.commands.figures import figures_table
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
+from fima.console import Console
 from fima.data.datasets import recognise
 from fima.evaluation.protocols import EvaluationConfig, SplitLists
 from fima.evaluation.splits import list_splits
@@ -32,11 +32,11 @@ class EvaluateArguments:
 
     Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
     ones, torchvision's weights. docs/protocols.md says what each protocol is. Start it under `torchrun` to use several
-    devices. For example: `fima evaluate runs/mine/checkpoints/last.pt LABELLED --protocols linear knn`.
+    devices. For example: `fima evaluate runs/mine LABELLED --protocols linear knn`.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """The checkpoint."""
+    """The checkpoint, or the folder of a run."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
@@ -57,6 +57,8 @@ class EvaluateArguments:
     """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print the result as JSON, too, in the place of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
 
@@ -65,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.engine import distributed
+    from fima.engine.pretrained import encoder_file
     from fima.engine.setup import choose_device
 
+    arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
     try:
         with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
@@ -144,5 +148,8 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)
+    if arguments.json:
+        print(out.read_text(encoding="utf-8"), end="")
+        return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

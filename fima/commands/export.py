@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -71,31 +71,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     clips = real_clips(arguments.data, settings)
     write(exportable, out, arguments.format)
     try:
-        exported = open_exported(out, arguments.format, module=exportable.module)
-        check = compare(exported, exportable.module, clips, source=out)
+        opened = open_exported(out, arguments.format, module=exportable.module)
+        check = compare(opened, exportable.module, clips, source=out)
     except BaseException:
         out.unlink(missing_ok=True)
         raise
-    record = {"format": arguments.format, "num_bytes": out.stat().st_size, **asdict(check)}
-    card = model_card(description, exportable.facts, source=arguments.encoder, exported=record, name=out.name)
+    num_bytes = out.stat().st_size
+    size = f"{num_bytes / 2**20:.2f} MiB"
+    card = model_card(
+        description,
+        exportable.facts,
+        source=arguments.encoder,
+        name=out.name,
+        kind=arguments.format,
+        exported=f"`{out.name}` ({arguments.format}, {size}) {_compared(check)}.",
+    )
     card_path.write_text(card, encoding="utf-8")
     if arguments.json:
-        print(json.dumps({"out": str(out), **record}))
-    else:
-        print(_told(out, record, check, exportable))
+        record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
+        print(json.dumps(record))
+        return 0
+    side = exportable.crop_size
+    taken = f"clips (batch, 3, {exportable.frames}, {side}, {side})"
+    print(f"wrote {out} ({size}) and {card_path.name}: {taken} -> {exportable.output}\n{_compared(check)}")
     return 0
 
 
-def _told(out: Path, record: dict[str, Any], check: Check, exportable: Exportable) -> str:
+def _compared(check: Check) -> str:
     import torch
 
-    size = exportable.crop_size
+    from fima.data.layouts.video_list import counted
+
     return (
-        f"wrote {out} ({record['num_bytes'] / 2**20:.2f} MiB) and {out.name}.md: "
-        f"clips (batch, 3, {exportable.frames}, {size}, {size}) -> {exportable.output}\n"
         f"differs from PyTorch by at most {check.largest_difference:.1e} on {check.num_clips} clips (largest value "
         f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "
-        f"{check.pytorch_clips_per_second:.1f}, on {torch.get_num_threads()} CPU threads"
+        f"{check.pytorch_clips_per_second:.1f}, on {counted(torch.get_num_threads(), 'CPU thread')}"
     )
 
 
@@ -137,10 +147,11 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     from fima.encoder import preprocessing_of
     from fima.engine.checkpoint import versions
     from fima.engine.classifier_checkpoint import load_classifier
+    from fima.engine.pretrained import encoder_file
     from fima.evaluation.features import ClipSettings
     from fima.export.formats import Exportable
 
-    loaded = load_classifier(Path(arguments.encoder), device=torch.device("cpu"))
+    loaded = load_classifier(encoder_file(Path(arguments.encoder)), device=torch.device("cpu"))
     config = loaded.checkpoint.config
     settings = ClipSettings(
         frames=arguments.frames or config.data.frames, crop_size=arguments.crop_size or config.data.crop_size
@@ -151,6 +162,7 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         "preprocessing": preprocessing_of(settings.frames, settings.crop_size),
         "backbone": config.classifier.backbone,
         "classes": classes,
+        "num_outputs": len(classes),
         "output": f"logits, float32 (batch, {len(classes)})",
         "method": "supervised",
         "epoch": loaded.checkpoint.progress.epoch,

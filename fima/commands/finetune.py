@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from fima.commands.figures import figures_table
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import FinetuneConfig
+from fima.console import Console
 
 PROG = "fima finetune"
 
@@ -22,12 +22,13 @@ class FinetuneArguments:
 
     By default the encoder is trained too; with --classifier.freeze only the linear layer is (linear probing). A recipe
     (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use several
-    devices. For example: `fima finetune runs/mine/checkpoints/last.pt LABELLED --out runs/classifier`.
+    devices. Frames and crop size are those that the encoder was trained on, unless a flag or a recipe gives others. For
+    example: `fima finetune runs/mine LABELLED --out runs/classifier`.
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """File with the encoder: of `fima pretrain`, of the authors' program, of torchvision, …; or `scratch` for random
-    weights."""
+    """Folder of a run, or a file with the encoder: of `fima pretrain`, of the authors' program, of torchvision, …; or
+    `scratch` for random weights."""
     data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[LABELLED]")] = None
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
@@ -59,11 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.engine.finetune import finetune
     from fima.engine.finetune_setup import SCRATCH
+    from fima.engine.pretrained import encoder_file
     from fima.smoke import shrink_finetune
 
+    pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(
         shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
-        pretrained=None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint),
+        pretrained=pretrained,
         data=data,
         out=arguments.out,
         checkpoints=arguments.checkpoints,

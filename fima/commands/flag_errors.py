@@ -23,7 +23,7 @@ SURE = 0.6
 """How alike a mistyped flag and the one that was meant are, at least."""
 
 
-def told_in_one_line(frame: str, *, words: Sequence[str], options: Sequence[str]) -> str:
+def told_in_one_line(frame: str, *, words: Sequence[str], options: Sequence[str], usage: str = "") -> str:
     """Return what a frame of the parser says, as one line.
 
     What it does not know, it passes on as it is, without the frame.
@@ -32,20 +32,26 @@ def told_in_one_line(frame: str, *, words: Sequence[str], options: Sequence[str]
         frame: what the parser printed, in lines that are not broken.
         words: what was typed.
         options: the flags that there are.
+        usage: how the command is called.
     """
     sections = _sections(frame)
     unknown = [word.split("=")[0] for word in words if word.startswith("--") and not _is_known(word, options)]
-    if "Unrecognized options" in frame and unknown:
-        return f"{unknown[0]}: there is no such flag{_flag_suggestion(unknown[0], options)}"
     head = sections[0] if sections else [frame]
     text = " ".join(line.strip() for line in head)
+    no_value = NO_VALUE.search(text)
+    # A flag in the place of a word, such as the folder of videos, which the parser calls by a name of the program.
+    lacks_word = no_value is not None and not no_value["flag"].startswith("-")
+    if unknown and (lacks_word or "Unrecognized options" in frame):
+        return f"{unknown[0]}: there is no such flag{_flag_suggestion(unknown[0], options)}"
+    if lacks_word:
+        return f"a word is missing: {usage}"
     if text.startswith("Missing from"):
         return f"missing: {'; '.join(_missing(head[1:]))}"
     if found := CHOICE.search(text):
         choices = re.findall(r"'([^']*)'", found["choices"])
         return f"{found['flag']} {found['value']}: no such choice{suggestion(found['value'], choices)}"
-    if found := NO_VALUE.search(text):
-        return f"{found['flag']}: a value must follow"
+    if no_value is not None:
+        return f"{no_value['flag']}: a value must follow"
     if found := UNREADABLE.search(text):
         return _unreadable(found["flag"], found["reason"])
     if text.startswith("Unrecognized options:"):

@@ -16,7 +16,7 @@ from fima.engine.run_folder import RunFolder
 from fima.errors import ConfigError, TrainingError
 from fima.recipe import RunSettings, read_recipe
 
-UNBROKEN = "100000"
+UNBROKEN = 100_000
 """Columns of a terminal on which no line is broken."""
 RECIPE_SUFFIXES = (".yaml", ".yml")
 REMEDIES = {
@@ -47,11 +47,12 @@ def parse(
         return _cli(kind, words, prog=prog, default=default)
     said = io.StringIO()
     try:
-        with _unbroken_lines(), contextlib.redirect_stderr(said):
+        with terminal_of(UNBROKEN), contextlib.redirect_stderr(said):
             return _cli(kind, words, prog=prog, default=default)
     except SystemExit:
-        options = option_names(help_page(kind, prog=prog, default=default))
-        message = told_in_one_line(said.getvalue(), words=words, options=options)
+        page = help_page(kind, prog=prog, default=default)
+        usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
+        message = told_in_one_line(said.getvalue(), words=words, options=option_names(page), usage=usage)
     raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
 
 
@@ -70,10 +71,10 @@ def _cli(kind: type[Arguments], words: Sequence[str], *, prog: str, default: Arg
 
 
 @contextlib.contextmanager
-def _unbroken_lines() -> Iterator[None]:
-    """While it lasts, the parser takes the terminal to be so wide that it breaks no line of a message."""
+def terminal_of(columns: int) -> Iterator[None]:
+    """While it lasts, the parser takes the terminal to be so wide."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = UNBROKEN
+    os.environ["COLUMNS"] = str(columns)
     try:
         yield
     finally:

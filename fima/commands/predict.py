@@ -69,14 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.data.loader import SkippedVideo
     from fima.embedding.predict import predict
-    from fima.encoder import run_checkpoint
     from fima.engine.classifier_checkpoint import load_classifier
+    from fima.engine.pretrained import encoder_file
     from fima.engine.setup import choose_device
 
     device = choose_device(arguments.device, flag="device")
-    model = run_checkpoint(arguments.model) if arguments.model.is_dir() else arguments.model
     paths = [path for given in arguments.videos for path in _files(given)]
-    classifier = load_classifier(model, device=device)
+    classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []
     skipped: list[SkippedVideo] = []
     for item in predict(
@@ -113,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _files(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
+    if not given.exists():
+        raise DataError(f"{given}: no such file or folder; check the path")
     return [video.path for video in list_videos(given, "all").videos]
 
 

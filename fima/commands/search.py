@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from fima.commands.parse import parse
+from fima.commands.parse import UNBROKEN, parse
+from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fima.embedding.table import Embeddings
+    from fima.embedding.table import Embeddings, Floats
     from fima.encoder import VideoEncoder
 
 
@@ -55,10 +55,8 @@ class SearchArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(SearchArguments, argv, prog="fima search")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.embedding.search import SearchIndex
     from fima.embedding.table import read_embeddings
-    from fima.evaluation.features import ClipSettings
 
     began = time.monotonic()
     stored = read_embeddings(arguments.index)
@@ -66,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(f"{arguments.index}: does not say which encoder made it; write it again with `fima embed`")
     index = SearchIndex(stored.vectors, centre=arguments.centre)
     opened = time.monotonic()
-    encoder = _encoder(arguments, stored)
-    settings = ClipSettings(**stored.about["clips"])
-    vector = encoder.embed(arguments.query, settings=settings)
+    vector = _known_vector(arguments, stored)
+    is_known = vector is not None
+    if vector is None:
+        vector = _new_vector(arguments, stored)
     asked = time.monotonic()
     hits = index.search(vector, arguments.k)
     searched = time.monotonic()
@@ -90,9 +89,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_table(records)
     print(
         f"{len(index):,} vectors: read in {opened - began:.2f} s, searched in {searched - asked:.3f} s"
+        + ("; the query is one of its videos" if is_known else "")
         + ("" if arguments.html is None else f"; wrote {arguments.html}")
     )
     return 0
+
+
+def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | None:
+    """The vector of a video of the index; None for another one, and where the index is of other clips (seconds)."""
+    if arguments.encoder is not None or stored.about.get("per") not in ("video", "clip"):
+        return None
+    for path in {str(arguments.query.absolute()), str(arguments.query.resolve())}:
+        if path in stored.paths:
+            rows = stored.vectors[stored.video == stored.paths.index(path)]
+            vector: Floats = rows.mean(axis=0)
+            return vector
+    return None
+
+
+def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
+    # Loading PyTorch takes seconds, which a video of the index need not wait for.
+    from fima.evaluation.features import ClipSettings
+
+    encoder = _encoder(arguments, stored)
+    vector: Floats = encoder.embed(arguments.query, settings=ClipSettings(**stored.about["clips"])).numpy()
+    return vector
 
 
 def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
@@ -119,12 +140,17 @@ def _known(seconds: float) -> float | None:
 
 
 def _print_table(records: Sequence[dict[str, Any]]) -> None:
-    table = Table("", "similarity", "seconds", "video")
+    table = Table("", "similarity", "seconds")
+    table.add_column("video", overflow="fold")
     for record in records:
         start, end = record["start_seconds"], record["end_seconds"]
         when = "" if start is None else f"{start:.1f}-{end:.1f}"
         table.add_row(str(record["rank"]), f"{record['similarity']:.3f}", when, record["path"])
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # A file or another program gets each name whole, on one line.
+        console.width = UNBROKEN
+    console.print(table)
 
 
 def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -> None:

@@ -75,12 +75,7 @@ def embed_videos(
     Raises:
         DataError: a file cannot be read, or not one video can be decoded.
     """
-    about = {
-        "encoder": {"description": encoder.description, "fingerprint": encoder.fingerprint},
-        "per": per,
-        "clips": asdict(settings),
-        "versions": versions(),
-    }
+    about = _about(encoder, settings, per)
     key = hashlib.sha256(json.dumps([about["encoder"], per, about["clips"], asdict(limits)]).encode()).hexdigest()[:16]
     states = {str(path): list(astuple(file_state(path))) for path in paths}
     before = _read_parts(parts, key, states)
@@ -107,6 +102,16 @@ def embed_videos(
         raise DataError(f"none of {len(skipped)} videos can be decoded; {skipped[0][0]}: {skipped[0][1]}")
     embeddings = joined([part for part in found if part.paths], about=about)
     return Embedded(embeddings=embeddings, skipped=skipped, num_before=len(done), seconds=time.monotonic() - began)
+
+
+def _about(encoder: VideoEncoder, settings: ClipSettings, per: Per) -> dict[str, Any]:
+    """What a file of embeddings says of itself."""
+    return {
+        "encoder": {"description": encoder.description, "fingerprint": encoder.fingerprint},
+        "per": per,
+        "clips": asdict(settings),
+        "versions": versions(),
+    }
 
 
 def remove_parts(parts: Path) -> None:

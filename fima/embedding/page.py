@@ -19,11 +19,15 @@ PAGE_BYTES = 100_000_000
 STYLE = Markup("""
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.3rem; }
-.found { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); padding: 0; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin-top: 2rem; }
+.query { max-width: 18rem; }
+.found { display: grid; gap: 1.5rem 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 44%), 1fr)); }
 figure { margin: 0; }
-video { background: #777; height: 160px; max-width: 100%; }
-figcaption { overflow-wrap: anywhere; }
+video { aspect-ratio: 4 / 3; background: #000; border-radius: 4px; display: block; object-fit: contain; width: 100%; }
+figcaption { margin-top: 0.4rem; overflow-wrap: anywhere; }
+strong { display: block; }
+.folder { display: block; font-size: 0.8em; opacity: 0.7; }
 """)
 
 
@@ -37,12 +41,12 @@ def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], flo
     """
     media = MediaStore(PAGE_BYTES)
     cards = [
-        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}")
+        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}", "hit")
         for number, (path, seconds, similarity) in enumerate(found, start=1)
     ]
     body = [
         element("h1", title),
-        _card(media, query, (float("nan"), float("nan")), "query"),
+        _card(media, query, (float("nan"), float("nan")), "Query", "query"),
         element("h2", "Nearest"),
         element("div", *cards, class_="found"),
     ]
@@ -56,20 +60,26 @@ def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], flo
     return joined([Markup("<!doctype html>\n"), page, "\n"])
 
 
-def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str) -> Markup:
+def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str, kind: str) -> Markup:
     start, end = seconds
     when = "" if np.isnan(start) else f", {start:.1f} to {end:.1f} s"
-    caption = element("figcaption", element("strong", label), ": ", f"{path}{when}")
+    folder, name = str(path)[: -len(path.name)], path.name
+    caption = element("figcaption", element("strong", label), element("span", folder, class_="folder"), f"{name}{when}")
+    return element("figure", _picture(media, path, start, end), caption, class_=kind)
+
+
+def _picture(media: MediaStore, path: Path, start: float, end: float) -> Markup:
+    """A player, or why there is none."""
     try:
         frames, fps = _frames(path, start, end)
     except VideoError as error:
-        return element("figure", element("p", f"cannot be shown: {error.reason}"), caption)
+        return element("p", f"cannot be shown: {error.reason}")
     name = media.add(f"{path} {start} {end}", frames, fps)
     if name is None:
-        return element("figure", element("p", "left out: the page would grow too large"), caption)
+        return element("p", "left out: the page would grow too large")
     source = f"data:video/mp4;base64,{media.contents[name]}"
-    player = element("video", src=source, poster=media.posters[name], controls=True, loop=True, muted=True)
-    return element("figure", player, caption)
+    poster = media.posters[name]
+    return element("video", src=source, poster=poster, controls=True, loop=True, muted=True, playsinline=True)
 
 
 def _frames(path: Path, start: float, end: float) -> tuple[list[Picture], float]:

@@ -1,15 +1,21 @@
 """Exact nearest neighbours among vectors, by cosine."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
+from fima.data.isolated import available_cores
 from fima.embedding.table import Floats
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 512
+"""Rows that are worked on at a time, in each thread: few enough for the processor's cache."""
 SMALLEST_NORM = 1e-12
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -29,29 +35,44 @@ class SearchIndex:
     without it every pair is similar. The `retrieval` protocol does the same.
 
     Args:
-        vectors: (N, C), float32; not copied where it can be written to.
+        vectors: (N, C), float32; not copied, and may be a file that is mapped into memory.
         centre: subtract the mean.
     """
 
     def __init__(self, vectors: Floats, *, centre: bool = True) -> None:
-        self._vectors = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
-        parts = torch.split(self._vectors, ROWS_AT_ONCE)
-        total = sum((part.sum(dim=0).double() for part in parts), torch.zeros(vectors.shape[1]).double())
-        self._mean = (total / max(1, len(vectors))).float() if centre else torch.zeros(vectors.shape[1])
-        lengths = [torch.linalg.vector_norm(part - self._mean, dim=1) for part in parts]
-        self._scale = 1 / torch.cat(lengths).clamp(min=SMALLEST_NORM)
+        self._vectors = np.asarray(vectors, np.float32)
+        self._mean: Floats = np.zeros(vectors.shape[1], np.float32)
+        if centre and len(vectors):
+            total = np.stack(self._of_parts(lambda part: part.sum(axis=0))).sum(axis=0, dtype=np.float64)
+            self._mean = np.asarray(total / len(vectors), np.float32)
+        lengths = np.sqrt(np.concatenate(self._of_parts(self._squared_lengths)))
+        self._scale = 1 / np.maximum(lengths, SMALLEST_NORM)
 
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def similarities(self, query: Tensor) -> Tensor:
+    def similarities(self, query: npt.ArrayLike) -> Floats:
         """Cosines (N,) of a query (C,) with every row."""
-        centred = query.float() - self._mean
-        centred = centred / torch.linalg.vector_norm(centred).clamp(min=SMALLEST_NORM)
-        cosines: Tensor = (self._vectors @ centred - self._mean @ centred) * self._scale
+        centred = np.asarray(query, np.float32) - self._mean
+        centred = centred / max(float(np.linalg.norm(centred)), SMALLEST_NORM)
+        cosines: Floats = (self._vectors @ centred - self._mean @ centred) * self._scale
         return cosines
 
-    def search(self, query: Tensor, k: int) -> list[Hit]:
+    def search(self, query: npt.ArrayLike, k: int) -> list[Hit]:
         """Return the k nearest rows to a query (C,), the nearest first; fewer where there are fewer."""
-        best = self.similarities(query).topk(min(k, len(self)))
-        return [Hit(row, value) for row, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        cosines = self.similarities(query)
+        k = min(k, len(self))
+        best = np.argpartition(-cosines, k - 1)[:k]
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        return [Hit(int(row), float(cosines[row])) for row in best]
+
+    def _squared_lengths(self, part: Floats) -> Floats:
+        centred = part - self._mean
+        squared: Floats = np.einsum("ij,ij->i", centred, centred)
+        return squared
+
+    def _of_parts(self, work: Callable[[Floats], Result]) -> list[Result]:
+        """What a function makes of the rows, some thousands at a time, in order."""
+        parts = [self._vectors[at : at + ROWS_AT_ONCE] for at in range(0, max(1, len(self)), ROWS_AT_ONCE)]
+        with ThreadPoolExecutor(available_cores()) as threads:
+            return list(threads.map(work, parts))

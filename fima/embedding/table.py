@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fima.engine.durable import let_others_read
 from fima.errors import ConfigError, DataError
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
@@ -68,6 +69,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary, embeddings)
+        let_others_read(temporary)
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
@@ -159,7 +161,20 @@ def _write_safetensors(path: Path, embeddings: Embeddings) -> None:
 
 def _read_safetensors(path: Path) -> Embeddings:
     with safe_open(path, framework="np") as stored:
-        return _from_arrays({name: stored.get_tensor(name) for name in ("vectors", "seconds", "video", "json")})
+        arrays = {name: stored.get_tensor(name) for name in ("seconds", "video", "json")}
+    return _from_arrays({**arrays, "vectors": _mapped(path, "vectors")})
+
+
+def _mapped(path: Path, name: str) -> Floats:
+    """An array of a safetensors file that has been found whole, mapped into memory: it is read as it is used."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        facts = json.loads(file.read(size))[name]
+    if facts["dtype"] != "F32":
+        raise ValueError(f"its {name} are {facts['dtype']}")
+    if 0 in facts["shape"]:
+        return np.zeros(facts["shape"], np.float32)
+    return np.asarray(np.memmap(path, np.float32, "r", 8 + size + facts["data_offsets"][0], tuple(facts["shape"])))
 
 
 def _parquet() -> ModuleType:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fima
 from fima.config import PretrainConfig
+from fima.data.layouts.video_list import counted
 from fima.engine.durable import replace_file
 from fima.errors import CheckpointError, ConfigError
 from fima.recipe import config_from_mapping, config_to_mapping
@@ -94,7 +95,7 @@ class LoadedEncoder:
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        epochs = "" if self.epoch is None else f", {self.epoch} epochs"
+        epochs = "" if self.epoch is None else f", {counted(self.epoch, 'epoch')}"
         return f"{self.method} {self.config.model.backbone}{epochs}"
 
 

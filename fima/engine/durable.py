@@ -41,6 +41,13 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, backups: Se
             temporary.unlink(missing_ok=True)
 
 
+def let_others_read(path: Path) -> None:
+    """Give a file the mode of one that Python opens; the safetensors library writes for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what interrupted writes have left in a folder."""
     for path in folder.glob(TEMPORARY_FILES):

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import FinetuneConfig
 from fima.data.labelled import build_labelled_loader
+from fima.data.layouts.video_list import counted
 from fima.engine import distributed
 from fima.engine.checkpoint import Progress, restore
 from fima.engine.classifier_checkpoint import (
@@ -23,9 +24,11 @@ from fima.engine.finetune_setup import (
     LabelledLists,
     Start,
     check_settings,
+    clips_in_words,
     find_encoder,
     find_lists,
     find_saved,
+    narrow_test,
     resolve,
 )
 from fima.engine.finetune_testing import final_test, test_on_the_way
@@ -100,7 +103,7 @@ def finetune(
         if saved is None or saved.progress.epoch < config.optim.epochs or not run.result.exists():
             return train(config, run, start, lists, device, saved, path)
         if distributed.is_main():
-            print(f"{out}: finished already, {saved.progress.epoch} epochs; its figures are in {run.result}")
+            print(f"{out}: finished already, {counted(saved.progress.epoch, 'epoch')}; its figures are in {run.result}")
         return FinetuneResult(progress=saved.progress, signal_number=None, result=None)
 
 
@@ -126,22 +129,11 @@ def train(
     """
     torch.manual_seed(config.run.seed)
     choose_algorithms(device, deterministic=config.run.deterministic)
-    head = config.classifier
-    classifier = Classifier(
-        start.encoder, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
-    )
-    classifier.to(device).to(memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in classifier.parameters() if parameter.requires_grad],
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-    )
+    classifier = build_classifier(config, start, len(lists.train.classes)).to(device)
+    optimizer = build_optimizer(config, classifier)
     rank, world_size = distributed.rank(), distributed.world_size()
-    batch_size, seed = config.optim.batch_size, config.run.seed
-    loader = build_labelled_loader(
-        lists.train, config.data, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
-    )
+    share = {"seed": config.run.seed, "rank": rank, "world_size": world_size}
+    loader = build_labelled_loader(lists.train, config.data, batch_size=config.optim.batch_size, **share)
     progress, selection = Progress(), Selection()
     if saved is not None:
         progress, selection = saved.progress, saved.selection
@@ -161,7 +153,7 @@ def train(
             config=config, run=run, lists=lists, data=data, source=start.source, device=device, classifier=classifier,
             model=model, optimizer=optimizer, loader=loader, log=log, stop=stop,
         )  # fmt: skip
-        greet(training, progress)
+        greet(training, start, progress)
         is_saved = True
         for epoch in range(progress.epoch, config.optim.epochs):
             selection = test_on_the_way(training, progress, selection)
@@ -175,6 +167,23 @@ def train(
         result = final_test(training, progress, selection)
         log.say(f"finished: {run.result}")
     return FinetuneResult(progress=progress, signal_number=None, result=result if rank == 0 else None)
+
+
+def build_classifier(config: FinetuneConfig, start: Start, num_classes: int) -> Classifier:
+    """The classifier on the encoder, on the CPU; the seed of PyTorch decides its first weights."""
+    head = config.classifier
+    classifier = Classifier(start.encoder, num_classes, head.dropout, head.l2_normalise, freeze=head.freeze)
+    return classifier.to(memory_format=torch.channels_last_3d)
+
+
+def build_optimizer(config: FinetuneConfig, classifier: Classifier) -> torch.optim.SGD:
+    """SGD over the weights that learn."""
+    return torch.optim.SGD(
+        [parameter for parameter in classifier.parameters() if parameter.requires_grad],
+        lr=config.optim.lr,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
 
 
 def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection: Selection) -> tuple[Progress, bool]:
@@ -215,23 +224,26 @@ def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection:
     return progress, progress.epoch < config.optim.epochs and stop_requested(training)
 
 
-def greet(training: Finetuning, progress: Progress) -> None:
+def greet(training: Finetuning, start: Start, progress: Progress) -> None:
     """Say what is about to run, and warn of what looks unwise."""
     config, lists, log = training.config, training.lists, training.log
-    for text in (*lists.train.warnings(), *lists.test.warnings()):
-        log.warn(text)
+    clips, unusual = clips_in_words(config, start)
+    for text in (*lists.train.warnings(), *lists.test.warnings(), unusual, narrow_test(config, lists)):
+        if text is not None:
+            log.warn(text)
     if config.classifier.select == "test":
         log.warn("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
     optim = config.optim
     if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-        log.warn(f"--optim.milestones {optim.milestones}: none within {optim.epochs} epochs, so the rate never falls")
+        within = counted(optim.epochs, "epoch")
+        log.warn(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
     what = "linear probing" if config.classifier.freeze else "fine-tuning"
     num_weights = sum(weight.numel() for weight in training.classifier.parameters() if weight.requires_grad)
     begin = training.source.get("description", "random weights")
-    log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin}")
+    log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}")
     log.say(
-        f"{len(lists.train.videos)} videos ({lists.train.layout}) · {len(lists.train.classes)} classes · "
-        f"{len(training.loader)} steps an epoch · {len(lists.test.videos)} test videos"
+        f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes · "
+        f"{counted(len(training.loader), 'step')} an epoch · {counted(len(lists.test.videos), 'test video')}"
     )
     log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
     if progress.step:

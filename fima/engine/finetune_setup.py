@@ -8,23 +8,27 @@ from typing import Any, cast
 
 import torch
 
-from fima.config import FinetuneConfig
+from fima.config import DataConfig, FinetuneConfig
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import CENTRE_SHARE, square_crops
 from fima.data.labelled import require_labels
 from fima.data.motion_textures import has_masks, list_counterparts, load_mask
 from fima.data.selection import chosen_videos
 from fima.data.subsets import hold_out, low_shot
+from fima.data.video import VideoReader
 from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
 from fima.engine.pretrained import load_pretrained
 from fima.engine.run_folder import RunFolder
 from fima.engine.setup import check_same_videos, find_last, with_precision
-from fima.errors import CheckpointError, ConfigError, DataError
+from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.model.backbones import build_backbone
 from fima.model.backbones.base import Backbone
 from fima.recipe import flatten
 from fima.visual.cam import MaskLoader
 
 SCRATCH = "scratch"
+NARROW_SHARE = 0.6
+"""Smallest share of the short side that the crops of a test may cover without a warning."""
 WITHOUT_MEANING = (
     "data.part",
     "data.clip_sampling",
@@ -52,6 +56,19 @@ class LabelledLists:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedClips:
+    """The size of the clips that an encoder was trained on."""
+
+    frames: int
+    """Frames per clip."""
+    crop_size: int
+    """Side of the crops, in pixels."""
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames, {self.crop_size} px"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """The encoder that a run begins from."""
 
@@ -61,6 +78,8 @@ class Start:
     """Its name."""
     source: dict[str, Any]
     """Which file it is from, the file's hash and what it holds; `{"file": "scratch"}` for random weights."""
+    clips: TrainedClips | None = None
+    """Those that it was trained on; None for random weights, and for a file that does not say."""
 
 
 def check_settings(config: FinetuneConfig) -> None:
@@ -100,7 +119,13 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
         "method": loaded.method,
         "epoch": loaded.epoch,
     }
-    return Start(encoder=cast(Backbone, loaded.encoder), backbone=loaded.config.model.backbone, source=source)
+    trained = loaded.config.data
+    return Start(
+        encoder=cast(Backbone, loaded.encoder),
+        backbone=loaded.config.model.backbone,
+        source=source,
+        clips=TrainedClips(frames=trained.frames, crop_size=trained.crop_size) if loaded.knows_settings else None,
+    )
 
 
 def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
@@ -141,14 +166,65 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
 
 
 def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: torch.device) -> FinetuneConfig:
-    """Return the settings with everything that follows from the encoder, the data and the device filled in."""
+    """Return the settings with everything that follows from the encoder, the data and the device filled in.
+
+    Frames and crop size that are not given are those that the encoder was trained on, or the paper's.
+    """
+    published = DataConfig()
+    clips = start.clips or TrainedClips(frames=published.frames, crop_size=published.crop_size)
+    data = dataclasses.replace(
+        config.data,
+        frames=config.data.frames or clips.frames,
+        crop_size=config.data.crop_size or clips.crop_size,
+    )
     found = dataclasses.replace(
         config.classifier,
         backbone=cast(Any, start.backbone),
         num_classes=len(lists.train.classes),
         dropout=0.0 if config.classifier.freeze else config.classifier.dropout,
     )
-    return with_precision(dataclasses.replace(config, classifier=found), device)
+    return with_precision(dataclasses.replace(config, classifier=found, data=data), device)
+
+
+def clips_in_words(config: FinetuneConfig, start: Start) -> tuple[str, str | None]:
+    """Say which clips a run is shown, and warn where the encoder was trained on others.
+
+    Args:
+        config: the settings, resolved.
+        start: the encoder.
+
+    Returns:
+        A few words, and a warning or None.
+    """
+    given = TrainedClips(frames=config.data.frames, crop_size=config.data.crop_size)
+    if start.clips == given:
+        return f"clips of {given}, as it was trained", None
+    if start.clips is not None:
+        return f"clips of {given}", (
+            f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "
+            f"{start.clips}, which a run takes that names no others"
+        )
+    unknown = "" if start.source["file"] == SCRATCH else " (the file does not say which it was trained on)"
+    return f"clips of {given}{unknown}", None
+
+
+def narrow_test(config: FinetuneConfig, lists: LabelledLists) -> str | None:
+    """Warn of test crops that would leave out most of a frame; the first test video stands for the others."""
+    resolution, path = config.test.ori_resolution, lists.test.videos[0].path
+    if resolution is None:
+        return None
+    try:
+        with VideoReader(path) as reader:
+            short_side = min(reader.width, reader.height)
+    except VideoError:
+        return None
+    (crop,) = square_crops(short_side, short_side, 1, resolution)
+    if crop.width >= NARROW_SHARE * short_side:
+        return None
+    return (
+        f"--test.ori-resolution {resolution}: the test crops are {crop.width} pixels of videos of {short_side}, as "
+        f"published for videos of {resolution}; --test.ori-resolution None takes {CENTRE_SHARE} of the short side"
+    )
 
 
 def find_saved(

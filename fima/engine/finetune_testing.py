@@ -87,6 +87,9 @@ def write_class_reports(training: Finetuning, scores: Mapping[str, ClassifierSco
 def foreground(training: Finetuning) -> Measured:
     """Measure which part of the encoder's activation falls on what moves in the test videos."""
     config = training.config
+    defaults = EvaluationConfig()
+    # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
+    num_videos = config.optim.batch_size // (config.optim.accumulate * config.test.clips)
     training.classifier.eval()
     return measure_foreground(
         training.classifier.encoder,
@@ -99,7 +102,7 @@ def foreground(training: Finetuning) -> Measured:
         training.lists.test,
         training.lists.load_mask,
         EvaluationConfig(
-            batch_size=max(1, clips_at_a_time(training) // config.test.clips),
+            batch_size=min(defaults.batch_size, max(1, num_videos)),
             workers=config.data.workers,
             limits=DecodeLimits.of(config.data),
         ),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fima.console import Console
 from fima.engine.health import Health
 from fima.engine.records import LineFile
 from fima.engine.run_folder import RunFolder

@@ -15,6 +15,7 @@ from fima.config import ModelConfig, PretrainConfig
 from fima.engine import checkpoint as checkpoints
 from fima.engine.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
 from fima.engine.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
+from fima.engine.run_folder import RunFolder
 from fima.errors import CheckpointError, ConfigError
 from fima.model.backbones import build_backbone
 from fima.recipe import config_from_mapping
@@ -31,6 +32,11 @@ METADATA_KEY = "fima"
 SAFETENSORS_HEADER_BYTES = 9
 
 
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+"""What `save_pretrained` of an encoder writes into a folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderFile:
     """The encoder of a file, before it is known to fit a backbone."""
@@ -45,6 +51,25 @@ class EncoderFile:
     """Whole epochs; None where the file does not say."""
 
 
+def encoder_file(source: Path) -> Path:
+    """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
+
+    Args:
+        source: a folder of a run or of `save_pretrained`; a file is returned as it is.
+
+    Raises:
+        CheckpointError: the folder is neither.
+    """
+    if not source.is_dir():
+        return source
+    run = RunFolder(source)
+    for path in (run.best, run.last, source / WEIGHTS_FILE):
+        if path.is_file():
+            return path
+    held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
+    raise CheckpointError(f"{source}: holds {held}")
+
+
 def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.device) -> LoadedEncoder:
     """Load the encoder of a file in eval mode, without running any code that the file may hold.
 
@@ -53,13 +78,14 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     (`fc.*`, `head.*`, `classifier.*`) is dropped; and safetensors files of any of these.
 
     Args:
-        path: the file.
+        path: the file, or a folder as `encoder_file` takes it.
         backbone: the architecture that it must have; None takes what the file holds.
         device: where the encoder goes.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds another architecture, or weights are missing or left over.
     """
+    path = encoder_file(path)
     found = read_encoder(path)
     name = _architecture(found, backbone, path)
     encoder = build_backbone(name)
@@ -167,11 +193,26 @@ def _from_safetensors(path: Path) -> EncoderFile:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); copy it again") from None
     found = from_state(state)
+    beside = path.with_name(CONFIG_FILE)
     if METADATA_KEY not in metadata:
-        return found
+        return _with_saved_settings(found, beside) if path.name == WEIGHTS_FILE and beside.is_file() else found
     try:
         known = json.loads(metadata[METADATA_KEY])
         config = config_from_mapping(known["config"], PretrainConfig, source=str(path))
         return replace(found, config=config, epoch=known["epoch"], method=known["method"])
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({error}); copy it again") from None
+
+
+def _with_saved_settings(found: EncoderFile, path: Path) -> EncoderFile:
+    """Add what `save_pretrained` has written of an encoder."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        about = known.get("about") or {}
+        settings = about.get("config") or {"model": {"backbone": known["backbone"]}}
+        shown = {name: known[name] for name in ("frames", "crop_size") if name in known}
+        settings = {**settings, "data": {**settings.get("data", {}), **shown}}
+        config = config_from_mapping(settings, PretrainConfig, source=str(path))
+        return replace(found, config=config, epoch=about.get("epoch"), method=about.get("method", found.method))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not the settings of a saved encoder ({error})") from None

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from fima.config import FinetuneConfig, PretrainConfig, published_queue_sizes
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
 from fima.engine import distributed
 from fima.engine.checkpoint import Checkpoint, Progress, RunState, load_checkpoint, versions
@@ -25,6 +25,10 @@ State = TypeVar("State", bound=RunState)
 
 QUEUE_WARNING_SHARE = 0.25
 FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
+PUBLISHED_LARGE_SET_VIDEOS = 200_000
+PUBLISHED_LARGE_QUEUE = 65_536
+PUBLISHED_LARGE_CELL_QUEUE = 31_360
+PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
 
 
 def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
@@ -44,6 +48,17 @@ def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--{flag} {name}: choose auto, cpu, cuda or cuda:N")
     return device
+
+
+def published_queue_sizes(num_videos: int) -> tuple[int, int]:
+    """Queue lengths of the published runs, carried over to `num_videos` training videos (METHOD.md, settings).
+
+    Returns:
+        Keys in the RGB and the motion queue; cells in the dense queue.
+    """
+    if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
+        return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE
+    return max(1, round(num_videos * PUBLISHED_UCF101_QUEUE_SHARE)), 0
 
 
 def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:

@@ -18,6 +18,7 @@ from fima.data.eval_clips import build_eval_loader
 from fima.data.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.engine.distributed import gather_objects, gather_rows, is_main, rank, world_size
+from fima.engine.durable import let_others_read
 from fima.errors import DataError
 from fima.evaluation.features import ClipSettings, Features, FeatureSource
 
@@ -242,6 +243,7 @@ def _write_shard(folder: Path, shard: _Shard, limits: DecodeLimits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({"pooled": shard.pooled.contiguous()}, temporary, metadata={"videos": json.dumps(record)})
+    let_others_read(temporary)
     temporary.replace(path)
 
 

@@ -70,13 +70,13 @@ class Features:
 def normalised(pixels: Tensor) -> Tensor:
     """Return pixels in [0, 1], (B, 3, F, S, S), as encoders see them: minus the mean, by the standard deviation."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std
+    return (pixels - mean).div_(std)
 
 
 def encode(encoder: nn.Module, clips: Tensor) -> Tensor:
     """Return the feature map (B, C, t, h, w) of uint8 clips (B, 3, F, S, S), without gradients."""
     with torch.inference_mode():
-        features: Tensor = encoder(normalised(clips.float() / 255))
+        features: Tensor = encoder(normalised(clips.float().div_(255)))
     return features.float()
 
 

@@ -6,28 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from fima.config import PretrainConfig
-from fima.engine.run_folder import RunFolder
+from fima.engine.run_folder import MAY_CHANGE_ON_RESUME, RunFolder
 from fima.errors import ConfigError
+from fima.export.usage import Kind, usage
 from fima.recipe import RECORD_KEY, flatten, read_yaml
 
-LOADABLE = ".safetensors"
-TAGS = ("video", "video-feature-extraction", "self-supervised-learning")
+TAGS = ("video", "video-feature-extraction")
+MACHINE = MAY_CHANGE_ON_RESUME - {"optim.epochs"}
+"""Settings of the machine and of the records, which no result depends on."""
+ORDINALS = {1: "single", 2: "second"}
+METHODS = {
+    "fima": "FIMA: Fine-Grained Spatiotemporal Motion Alignment for Contrastive Video Representation Learning, ACM "
+    "Multimedia 2023 (arXiv 2309.00297).",
+    "moco": "MoCo, the instance loss alone, on the clips of FIMA (arXiv 2309.00297).",
+    "supervised": "Trained with the labels of videos.",
+}
 LICENCE = (
     "The program that trained it is licensed under Apache-2.0. The licence of these weights is for those who trained "
     "them to choose, and may depend on the terms of the videos. None was recorded."
 )
-USE = (
-    "Vectors of short clips for retrieval, clustering and classification by motion, and a start for fine-tuning. It "
-    "was not tested for identifying people, for decisions about people, or on videos unlike those it was trained on."
+ENCODER_USE = "Vectors of short clips for retrieval, clustering and classification by motion, or to fine-tune from."
+CLASSIFIER_USE = "Class scores of short clips; a video's are the mean over its clips."
+NOT_TESTED = (
+    "It was not tested for identifying people, for decisions about people, or on videos unlike those it was trained on."
 )
-CODE = """```python
-import fima
-
-encoder = fima.load({name!r})
-vector = encoder.embed("clip.mp4")              # (C,), the mean over ten clips
-clip = encoder.transform(frames)                # uint8 (T, 3, H, W) -> normalised (3, T, S, S)
-vectors = encoder(clip[None])                   # (1, C)
-```"""
 
 
 def run_of(source: str) -> RunFolder | None:
@@ -45,7 +47,8 @@ def model_card(
     *,
     source: str | None,
     name: str,
-    exported: Mapping[str, Any] | None = None,
+    kind: Kind = "encoder",
+    exported: str | None = None,
 ) -> str:
     """Return a card in Markdown, with the header that the Hugging Face Hub reads.
 
@@ -53,25 +56,40 @@ def model_card(
         description: one line about the encoder.
         facts: its preprocessing and origin, plain values.
         source: what it was loaded from; its run, where there is one, gives data, recipe and results.
-        name: what a reader gives to `fima.load`.
-        exported: sizes, differences and speeds of an export.
+        name: of the file, folder or address that a reader opens.
+        kind: what that is.
+        exported: what there is to say of an exported file: its size, and how it compares with PyTorch.
     """
-    header = ["---", "library_name: fima", "tags:", *(f"- {tag}" for tag in TAGS), "---"]
     run = None if source is None else run_of(source)
-    load_name = name if name.endswith(LOADABLE) or "." not in name else str(source)
+    method = facts["method"]
+    purpose = CLASSIFIER_USE if "classes" in facts else ENCODER_USE
+    tags = [*TAGS, *(["self-supervised-learning"] if method in ("fima", "moco") else [])]
+    header = ["---", "library_name: fima", "tags:", *(f"- {tag}" for tag in tags), "---"]
     sections = {
-        "Use": f"{CODE.format(name=load_name)}\n\n{USE}",
-        "Preprocessing": _items(facts["preprocessing"]),
+        "Use": f"```python\n{usage(kind, facts, name=name)}\n```\n\n{purpose} {NOT_TESTED}",
+        "Preprocessing": _preprocessing(facts["preprocessing"]),
         "Training data": _data(run),
         "Recipe": _recipe(run),
         "Results": _results(run),
-        "This file": _items(exported) if exported else None,
+        "This file": exported,
         "Licence": LICENCE,
-        "Method": "FIMA: Fine-Grained Spatiotemporal Motion Alignment for Contrastive Video Representation Learning, "
-        "ACM Multimedia 2023 (arXiv 2309.00297); or MoCo on the same clips, as said in the first line.",
+        "Method": METHODS.get(method, "Not recorded."),
     }
     body = [f"## {title}\n\n{text}" for title, text in sections.items() if text]
     return "\n".join(header) + f"\n\n# {description}\n\n" + "\n\n".join(body) + "\n"
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> str:
+    """The same as the file holds, in words."""
+    size = facts["resize"]
+    blurred = "with" if size["antialias"] else "without"
+    shown = {
+        **facts,
+        "frames": f"{facts['frames']} per clip, every {ORDINALS.get(facts['frame_stride'], 'n-th')} one of the video",
+        "resize": f"to {size['width']} x {size['height']} px, {size['mode']}, {blurred} antialiasing",
+        **{name: ", ".join(map(str, facts[name])) for name in ("mean", "std")},
+    }
+    return _items({name: value for name, value in shown.items() if name != "frame_stride"})
 
 
 def _items(facts: Mapping[str, Any]) -> str:
@@ -91,8 +109,8 @@ def _data(run: RunFolder | None) -> str:
     record = _content(run).get(RECORD_KEY)
     if not record:
         return "Not recorded."
-    names = ("layout", "split", "num_videos", "num_classes")
-    known = {name: record[name] for name in names if name in record}
+    names = {"layout": "layout", "split": "list", "num_videos": "videos", "num_classes": "classes"}
+    known = {shown: record[name] for name, shown in names.items() if name in record}
     labels = "Trained on its labels." if "classifier" in _content(run) else "Trained without its labels."
     return _items({"name": Path(record["root"]).name, **known}) + f"\n\n{labels}"
 
@@ -106,7 +124,8 @@ def _recipe(run: RunFolder | None) -> str:
         return "Fine-tuned; every setting is in the run's `config.yaml`."
     defaults = flatten(PretrainConfig())
     given = {f"{group}.{name}": value for group, values in content.items() for name, value in values.items()}
-    changed = {name: value for name, value in given.items() if name in defaults and defaults[name] != value}
+    names = defaults.keys() - MACHINE
+    changed = {name: value for name, value in given.items() if name in names and defaults[name] != value}
     rows = "\n".join(f"| `--{name}` | {value} |" for name, value in changed.items())
     return (
         f"The paper's settings, but for these:\n\n| setting | value |\n|---|---|\n{rows}"
@@ -132,5 +151,7 @@ def _results(run: RunFolder | None) -> str:
             for name, value in figures.items()
         )
         where = f"`{path.name}`" + (f", on {', '.join(data)}" if data else "")
-        tables.append(f"{where}; in percent:\n\n| figure | value | chance |\n|---|--:|--:|\n{rows}")
-    return "\n\n".join(tables) or "Not evaluated."
+        tables.append(f"{where}, in percent:\n\n| figure | value | chance |\n|---|--:|--:|\n{rows}")
+    if not tables:
+        return "Not evaluated."
+    return "\n\n".join(["What each figure is: `docs/protocols.md` of the program.", *tables])

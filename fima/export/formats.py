@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fima.engine.durable import let_others_read
 from fima.engine.pretrained import METADATA_KEY
 from fima.errors import ConfigError, TrainingError
 
@@ -121,6 +122,7 @@ def _module_with(path: Path, module: nn.Module) -> Run:
 def _write_safetensors(exportable: Exportable, path: Path) -> None:
     weights = {name: value.contiguous() for name, value in exportable.weights.items()}
     save_file(weights, path, metadata={METADATA_KEY: json.dumps(exportable.facts)})
+    let_others_read(path)
 
 
 def _write_torch_export(exportable: Exportable, path: Path) -> None:

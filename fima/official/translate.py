@@ -123,6 +123,11 @@ def translate(program: Program, given: argparse.Namespace, *, processes: int = 1
         _finetuning(given, dataset, translation)
     remarks += without_effect(program, given)
     _places(program, given, dataset, translation)
+    if program == "eval" and "--resume" not in translation.options:
+        # The authors' program has these sizes whatever the checkpoint was trained on.
+        published = PretrainConfig().data
+        settings.setdefault("data.frames", published.frames)
+        settings.setdefault("data.crop_size", published.crop_size)
     # Refused here, before anything is shown or started, where a value is out of range.
     _ = translation.config
     return translation

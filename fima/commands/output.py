@@ -1,0 +1,30 @@
+"""Standard output whose reader may leave before its end, as `head` does."""
+
+import contextlib
+import os
+import select
+import sys
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more.
+
+    Pipes to processes that decode break too, with the same error, which is another matter.
+    """
+    if not hasattr(select, "poll"):
+        return False
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
+    watch = select.poll()
+    watch.register(number, 0)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
+def discard_output() -> None:
+    """Let what is left in the buffer of standard output go nowhere, so that Python's end has nothing to complain of."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

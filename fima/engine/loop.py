@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.guarded import GuardedLoader
+from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.selection import chosen_videos
 from fima.engine import distributed
@@ -116,7 +117,7 @@ def pretrain(
         saved, source = find_start(config, run, videos, resume=resume)
         if saved is not None and is_finished(config, run, saved.progress):
             if distributed.is_main():
-                print(f"{out}: finished already, {saved.progress.epoch} epochs; nothing to do")
+                print(f"{out}: finished already, {counted(saved.progress.epoch, 'epoch')}; nothing to do")
             return PretrainResult(progress=saved.progress, signal_number=None)
         progress = first_progress(config, num_videos, start_epoch or 0) if saved is None else saved.progress
         if saved is None and resume_from is not None:
@@ -266,7 +267,7 @@ def greet(training: Training, progress: Progress) -> None:
         log.warn(text)
     num_weights = sum(weight.numel() for weight in training.method.parameters() if weight.requires_grad)
     log.say(f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn")
-    log.say(f"{len(videos.videos)} videos ({videos.layout}) · {len(training.loader)} steps an epoch")
+    log.say(f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(training.loader), 'step')} an epoch")
     log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
     if progress.step:
         log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")

@@ -159,6 +159,57 @@ def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str)
     return Entry(keys=keys, shown=str(folder / path), label=label, split=split)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Matched:
+    """The lines of lists beside the files on the disk."""
+
+    wanted: set[Path]
+    """Files of the split."""
+    named: dict[Path, Entry]
+    """The first line that names a file, of any split."""
+    missing: list[str]
+    """Videos of the split that are not on the disk."""
+    repeated: list[str]
+    """Videos of the split that are listed again."""
+    leaked: list[Path]
+    """Files that are listed for training and for testing."""
+    num_listed: int
+    """Different videos of the split."""
+
+
+def _match(entries: Sequence[Entry], index: Mapping[str, Path], split: str) -> _Matched:
+    wanted: set[Path] = set()
+    named: dict[Path, Entry] = {}
+    missing: dict[tuple[str, ...], str] = {}
+    repeated: list[str] = []
+    leaked: list[Path] = []
+    num_listed = 0
+    for entry in entries:
+        path = next((index[key] for key in entry.keys if key in index), None)
+        if path is not None:
+            first = named.setdefault(path, entry)
+            if {first.split, entry.split} == {"train", "test"}:
+                leaked.append(path)
+        if split not in (entry.split, "all"):
+            continue
+        if path in wanted or entry.keys in missing:
+            repeated.append(entry.shown)
+            continue
+        num_listed += 1
+        if path is None:
+            missing[entry.keys] = entry.shown
+        else:
+            wanted.add(path)
+    return _Matched(
+        wanted=wanted,
+        named=named,
+        missing=list(missing.values()),
+        repeated=repeated,
+        leaked=leaked,
+        num_listed=num_listed,
+    )
+
+
 def join(
     request: Request,
     *,
@@ -193,50 +244,30 @@ def join(
     Raises:
         DataError: none of the videos of the split is there.
     """
-    wanted: set[Path] = set()
-    named: dict[Path, Entry] = {}
-    missing: dict[tuple[str, ...], str] = {}
-    repeated: list[str] = []
-    leaked: list[str] = []
-    num_listed = 0
-    for entry in entries:
-        path = next((index[key] for key in entry.keys if key in index), None)
-        if path is not None:
-            first = named.setdefault(path, entry)
-            if {first.split, entry.split} == {"train", "test"}:
-                leaked.append(str(folder / path))
-        if entry.split != request.split and request.split != "all":
-            continue
-        if path in wanted or entry.keys in missing:
-            repeated.append(entry.shown)
-            continue
-        num_listed += 1
-        if path is None:
-            missing[entry.keys] = entry.shown
-        else:
-            wanted.add(path)
+    found = _match(entries, index, request.split)
     everything = request.split == "all"
-    if not wanted and not (everything and videos):
-        raise DataError(_none_there(request, folder, num_listed, list(missing.values())))
+    if not found.wanted and not (everything and videos):
+        raise DataError(_none_there(request, folder, found.num_listed, found.missing))
 
     def label_of(path: Path) -> int | None:
-        entry = named.get(path)
+        entry = found.named.get(path)
         return entry.label if entry is not None else (folder_labels or {}).get(path.parts[0])
 
-    kinds = {"listed more than once": repeated, "listed for training and for testing": leaked}
+    leaked = [str(folder / path) for path in found.leaked]
+    kinds = {"listed more than once": found.repeated, "listed for training and for testing": leaked}
     odd = [
         f"{layout}: {counted(len(which), 'video')} {how}, such as {which[0]}" for how, which in kinds.items() if which
     ]
     return VideoList(
-        videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in wanted],
+        videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in found.wanted],
         classes=classes,
         root=request.root,
         split=request.split,
         layout=layout,
         dataset=dataset,
-        missing=list(missing.values()),
-        unlisted=[] if everything else [str(folder / path) for path in videos if path not in named],
-        num_listed=num_listed or None,
+        missing=found.missing,
+        unlisted=[] if everything else [str(folder / path) for path in videos if path not in found.named],
+        num_listed=found.num_listed or None,
         expected=expected,
         notes=[*notes, *odd],
     )

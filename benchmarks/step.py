@@ -12,6 +12,7 @@ passes alone would take at the speed of a matrix product that fits the cache, wh
 
 import argparse
 import ctypes
+import functools
 import json
 import statistics
 import time
@@ -66,13 +67,14 @@ class StepCase:
     """Of one forward pass of the encoder."""
 
 
-def random_batch(batch_size: int, data: DataConfig) -> PretrainBatch:
-    """Return views of noise, with colour draws and boxes as in training."""
+def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> PretrainBatch:
+    """Return views of noise, or of black pixels that take no memory, with colour draws and boxes as in training."""
     generator = item_generator(0)
     shape = (batch_size, 3, data.frames, data.crop_size, data.crop_size)
 
     def views() -> ClipViews:
-        full, early, late = (torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(3))
+        draw = functools.partial(torch.randint, 0, 256) if noise else torch.zeros
+        full, early, late = (draw(shape, dtype=torch.uint8) for _ in range(3))
         box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(batch_size, 1)
         return ClipViews(full=full, early=early, late=late, box=box)
 

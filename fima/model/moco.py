@@ -84,12 +84,12 @@ class MoCo(nn.Module):
         With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
         """
         split = self.split_bn > 1
-        shuffled, order = shuffle_rows(view, alone=split)
+        shuffled, deal = shuffle_rows(view, alone=split)
         if split:
             # Two rows at least: of a single one, batch norm would leave nothing but itself.
             parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))
-            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), order, alone=True)
-        return unshuffle_rows(self.key_encoder(shuffled), order)
+            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), deal, alone=True)
+        return unshuffle_rows(self.key_encoder(shuffled), deal)
 
     @torch.no_grad()
     def key_embedding(self, features: Tensor) -> Tensor:

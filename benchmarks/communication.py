@@ -75,9 +75,9 @@ def messages(config: PretrainConfig, processes: int) -> dict[str, Message]:
     means = NUM_CLIPS * (1 + 2 * method.frame_loss + slices * method.cell_loss)
     scalars = 1 + method.frame_loss + method.cell_loss + STATISTICS["instance"]
     scalars += STATISTICS["cell"] * method.cell_loss
-    pixels = batch * torch.Size(clip).numel() * FLOAT32
-    feature_bytes = BFLOAT16 if config.run.precision == "bf16" else FLOAT32
-    features = batch * feature_map.numel() * feature_bytes
+    bytes_a_value = BFLOAT16 if config.run.precision == "bf16" else FLOAT32
+    pixels = batch * torch.Size(clip).numel() * bytes_a_value
+    features = batch * feature_map.numel() * bytes_a_value
     frame_keys = NUM_CLIPS * 2 * method.frame_loss
     cells = NUM_CLIPS * slices * num_cells * method.cell_loss
 

@@ -1,7 +1,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from communication import messages
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.engine import distributed
+from fima.engine.precision import autocast
 from fima.losses import cell_motion
 from fima.model import build_method
 from fima.model.inputs import ClipInputs
@@ -95,7 +96,7 @@ def cell_loss_where_only_the_first_process_has_positives(rank: int) -> dict[str,
     return {"loss": loss.detach(), "gradient": gradient, "mean": distributed.all_reduce_mean(loss)}
 
 
-def payloads(rank: int, name: str) -> dict[str, Tensor]:
+def payloads(rank: int, name: str, precision: Literal["fp32", "bf16"]) -> dict[str, Tensor]:
     """Bytes that this process hands to each collective in a step of three videos, gradients included."""
     method = build_method(MODEL, METHODS[name])
     network = DistributedDataParallel(method)
@@ -116,7 +117,9 @@ def payloads(rank: int, name: str) -> dict[str, Tensor]:
             patch.setattr(dist, collective, count(collective, getattr(dist, collective)))
         clips = [rows_of(clip_inputs(clip, 6), 3 * rank, 3 * rank + 3) for clip in range(2)]
         single = [ClipInputs(**{key: value.float() for key, value in vars(clip).items()}) for clip in clips]
-        torch.autograd.backward(network(*single).total)
+        with autocast(torch.device("cpu"), precision):
+            step_losses = network(*single)
+        torch.autograd.backward(step_losses.total)
     return {collective: torch.tensor(num_bytes) for collective, num_bytes in counted.items()}
 
 
@@ -129,8 +132,8 @@ def everything(rank: int) -> dict[str, dict[str, Tensor]]:
         "unequal": run_steps(rank, "fima", [(0, 2), (2, 5)]),
         "rows 3 1": collectives(rank, (3, 1)),
         "rows 0 2": collectives(rank, (0, 2)),
-        "payloads fima": payloads(rank, "fima"),
-        "payloads moco": payloads(rank, "moco"),
+        "payloads fima fp32": payloads(rank, "fima", "fp32"),
+        "payloads moco bf16": payloads(rank, "moco", "bf16"),
         "positives": cell_loss_where_only_the_first_process_has_positives(rank),
     }
 
@@ -179,20 +182,22 @@ def test_collectives_take_unequal_numbers_of_rows(results: list[dict[str, dict[s
             assert torch.equal(result[name]["order"], results[0][name]["order"])
 
 
-@pytest.mark.parametrize("name", ["fima", "moco"])
-def test_processes_send_what_the_benchmark_says(name: str, results: list[dict[str, dict[str, Tensor]]]) -> None:
+@pytest.mark.parametrize(("name", "precision"), [("fima", "fp32"), ("moco", "bf16")])
+def test_processes_send_what_the_benchmark_says(
+    name: str, precision: Literal["fp32", "bf16"], results: list[dict[str, dict[str, Tensor]]]
+) -> None:
     config = PretrainConfig(
         model=MODEL,
         method=METHODS[name],
         data=DataConfig(frames=8, crop_size=64),
         optim=OptimConfig(batch_size=3),
-        run=RunConfig(precision="fp32"),
+        run=RunConfig(precision=precision),
     )
     formula = dict.fromkeys(COLLECTIVES, 0)
     for message in messages(config, 2).values():
         formula[message.collective] += message.num_bytes
     for result in results:
-        assert {key: int(value) for key, value in result[f"payloads {name}"].items()} == formula
+        assert {key: int(value) for key, value in result[f"payloads {name} {precision}"].items()} == formula
 
 
 def test_a_process_without_positives_adds_nothing(results: list[dict[str, dict[str, Tensor]]]) -> None:

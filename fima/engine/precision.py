@@ -59,6 +59,14 @@ def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
 
 
+def as_computed(x: torch.Tensor) -> torch.Tensor:
+    """`x`, any shape, in the type to which autocast takes a network's input; as it is where autocast is off."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which autocast changes nothing; one that an exported graph does not see, where it is off."""
     available = torch.amp.is_autocast_available(device.type)

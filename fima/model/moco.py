@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from fima import losses
 from fima.config import MethodConfig, ModelConfig
-from fima.engine.distributed import all_reduce_mean, gather_rows, shuffle_rows, unshuffle_rows
+from fima.engine.distributed import all_reduce_mean, gather_rows, shuffle_rows, unshuffle_rows, world_size
+from fima.engine.precision import as_computed
 from fima.errors import ConfigError
 from fima.losses import Contrast
 from fima.model.backbones import build_backbone
@@ -84,7 +85,8 @@ class MoCo(nn.Module):
         With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
         """
         split = self.split_bn > 1
-        shuffled, deal = shuffle_rows(view, alone=split)
+        # What travels between devices is half as long in bfloat16, in which the encoder takes it anyway.
+        shuffled, deal = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
         if split:
             # Two rows at least: of a single one, batch norm would leave nothing but itself.
             parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))

@@ -272,7 +272,7 @@ def compared_processes(rank: int, folder: str, config: PretrainConfig, rounds: i
     steps = {
         "one": training_step(twice, methods[0]),
         "apart": training_step(config, methods[1]),
-        "together": training_step(config, methods[2], DistributedDataParallel(methods[2])),
+        "together": training_step(config, methods[2], DistributedDataParallel(methods[2], broadcast_buffers=False)),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds + 1):

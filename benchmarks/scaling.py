@@ -10,7 +10,7 @@ of B videos of F frames and S² pixels, K keys and K_c cells in the queues, M = 
 embedding. In time these are weights, encoders and augmentation, the losses of whole clips, decoder and projector of the
 cells, and the cell loss. The coefficients are fitted to all rows at once, none below zero.
 
-`--processes` compares, in turns: one process with a batch of 2B; two processes with B videos each that do not know of
+`--processes` compares, by processor time and by the clock, in turns: one process with a batch of 2B; two processes with B videos each that do not know of
 each other; the same two as one run. Each works on one thread.
 """
 
@@ -302,9 +302,11 @@ def processes(config: PretrainConfig, rounds: int) -> list[str]:
     return [
         f"{config.model.backbone}, B = {config.optim.batch_size}",
         *(f"{seconds:.2f}" for seconds in (*clock.values(), *processor.values())),
-        f"{clock['one'] / (NUM_PROCESSES * clock['together']):.2f}",
-        f"{clock['apart'] / clock['together']:.2f}",
-        f"{processor['apart'] / processor['together']:.2f}",
+        *(
+            f"{seconds[before] / (share * seconds['together']):.2f}"
+            for seconds, together in ((processor, 1), (clock, NUM_PROCESSES))
+            for before, share in (("one", together), ("apart", 1))
+        ),
     ]
 
 
@@ -324,9 +326,9 @@ def main() -> None:
     tiny = replace(BASE, data=replace(BASE.data, frames=16, crop_size=112))
     i3d = replace(tiny, model=ModelConfig(backbone="i3d"), optim=replace(BASE.optim, batch_size=4))
     rows = [processes(config, arguments.rounds) for config in (tiny, i3d)]
-    kinds = ("one", "apart", "together")
+    kinds, shares = ("one", "apart", "together"), ("of ideal", "of the two apart")
     header = ["two processes", *(f"{kind}, s" for kind in kinds), *(f"{kind}, s of processor time" for kind in kinds)]
-    print(markdown_table([*header, "of ideal", "of the two apart", "of their processor time"], rows))
+    print(markdown_table([*header, *shares, *(f"{share}, by the clock" for share in shares)], rows))
 
 
 if __name__ == "__main__":

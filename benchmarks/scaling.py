@@ -10,8 +10,8 @@ of B videos of F frames and S² pixels, K keys and K_c cells in the queues, M = 
 embedding. In time these are weights, encoders and augmentation, the losses of whole clips, decoder and projector of the
 cells, and the cell loss. The coefficients are fitted to all rows at once, none below zero.
 
-`--processes` compares, by processor time and by the clock, in turns: one process with a batch of 2B; two processes with B videos each that do not know of
-each other; the same two as one run. Each works on one thread.
+`--processes` compares, by processor time and by the clock, in turns: one process with a batch of 2B; two processes with
+B videos each that do not know of each other; the same two as one run. Each works on one thread.
 """
 
 import argparse

@@ -6,12 +6,15 @@ the encoder passes that the method cannot do without: two with gradient and eigh
 and memory format. Everything is interleaved; figures are medians. Memory is the highest resident set during the step,
 above the resident set before it. Freed memory is kept, as the `fima` command does.
 
+`--compile` compares steps whose encoders are compiled with steps whose encoders are not.
+
 `augmentation_share` of the step is printed too, and for float32 `matrix_u`: what the multiplications of the encoder
 passes alone would take at the speed of a matrix product that fits the cache, which nothing in float32 can be below.
 """
 
 import argparse
 import ctypes
+import functools
 import json
 import statistics
 import time
@@ -43,7 +46,7 @@ CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...]
     ("r2plus1d_18", "fp32"),
     ("r2plus1d_18", "bf16"),
 )
-PRECISION_NAMES = {"fp32": "float32", "bf16": "bf16"}
+PRECISION_NAMES: dict[Literal["fp32", "bf16"], str] = {"fp32": "float32", "bf16": "bf16"}
 QUEUE_SIZE = 2_240
 KEY_PASSES, QUERY_PASSES = 8, 2
 KINETICS_BATCH, KINETICS_CELLS, KINETICS_SLICES, KINETICS_QUEUE, DIM = 64, 49, 2, 31_360, 128
@@ -52,7 +55,7 @@ CELL_LOSS_CASES = {"cell_loss_kinetics": KINETICS_BATCH, "cell_loss_kinetics_512
 DENSE_AT_MOST = 64
 """Largest batch for which there is memory for the dense form."""
 PRODUCT_SIZE = 1024
-JSON_KEYS = ("step_u", "floor_u", "ratio_to_floor", "peak_mb", "ratio_to_dense")
+JSON_KEYS = ("step_u", "floor_u", "ratio_to_floor", "peak_mb", "ratio_to_dense", "ratio_to_eager")
 CPU = torch.device("cpu")
 
 
@@ -66,15 +69,18 @@ class StepCase:
     augment: Callable[[], object]
     multiplications: int
     """Of one forward pass of the encoder."""
+    encoders: tuple[nn.Module, nn.Module]
+    """Those of the step: query, key."""
 
 
-def random_batch(batch_size: int, data: DataConfig) -> PretrainBatch:
-    """Return views of noise, with colour draws and boxes as in training."""
+def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> PretrainBatch:
+    """Return views of noise, or of black pixels that take no memory, with colour draws and boxes as in training."""
     generator = item_generator(0)
     shape = (batch_size, 3, data.frames, data.crop_size, data.crop_size)
 
     def views() -> ClipViews:
-        full, early, late = (torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(3))
+        draw = functools.partial(torch.randint, 0, 256) if noise else torch.zeros
+        full, early, late = (draw(shape, dtype=torch.uint8) for _ in range(3))
         box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(batch_size, 1)
         return ClipViews(full=full, early=early, late=late, box=box)
 
@@ -91,7 +97,7 @@ def random_batch(batch_size: int, data: DataConfig) -> PretrainBatch:
     )
 
 
-def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32", "bf16"], batch_size: int) -> StepCase:
+def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int) -> StepCase:
     """Build the networks of one case."""
     config = PretrainConfig(
         model=ModelConfig(backbone=backbone),
@@ -135,14 +141,21 @@ def step_case(backbone: Literal["i3d", "r2plus1d_18"], precision: Literal["fp32"
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         build_backbone(backbone).to("meta")(clips.to("meta"))
-    return StepCase(unit=unit, floor=floor, step=step, augment=augment, multiplications=counter.get_total_flops() // 2)
+    return StepCase(
+        unit=unit,
+        floor=floor,
+        step=step,
+        augment=augment,
+        multiplications=counter.get_total_flops() // 2,
+        encoders=(method.query_encoder, method.key_encoder),
+    )
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how long one call takes."""
-    start = time.perf_counter()
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_mb(function: Callable[[], object]) -> float:
@@ -188,6 +201,23 @@ def measure_step(case: StepCase, rounds: int) -> dict[str, float]:
         "augmentation_share": round(augment / step, 3),
         "matrix_u": round(multiplications / PRODUCT_SIZE**3 * product / unit, 2),
     }
+
+
+def measure_compile(
+    backbone: str, precision: Literal["fp32", "bf16"], batch_size: int, rounds: int
+) -> dict[str, float]:
+    """Processor time of steps with compiled encoders, over that of steps without, in turns.
+
+    The first step, which compiles, is told by itself.
+    """
+    plain, compiled = (step_case(backbone, precision, batch_size) for _ in range(2))
+    for encoder in compiled.encoders:
+        encoder.compile()
+    first = seconds(compiled.step)
+    plain.step()
+    compiled.step()
+    ratios = [seconds(compiled.step, time.process_time) / seconds(plain.step, time.process_time) for _ in range(rounds)]
+    return {"ratio_to_eager": round(statistics.median(ratios), 3), "first_step_seconds": round(first, 1)}
 
 
 def dense_cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: Tensor) -> Tensor:
@@ -241,7 +271,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
     names = [f"{backbone}_{PRECISION_NAMES[precision]}" for backbone, precision in CASES]
-    parser.add_argument("--cases", nargs="+", default=[*names, "cell_loss_kinetics"])
+    parser.add_argument("--cases", nargs="*", default=[*names, "cell_loss_kinetics"])
+    parser.add_argument("--compile", nargs="+", default=[], metavar="BACKBONE", help="compare with compiled encoders")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -258,6 +289,12 @@ def main() -> None:
             results[name] = measure_step(step_case(backbone, precision, arguments.batch_size), arguments.rounds)
             if not arguments.json:
                 print(name, results[name], flush=True)
+    for backbone in arguments.compile:
+        for precision, name in PRECISION_NAMES.items():
+            found = measure_compile(backbone, precision, arguments.batch_size, arguments.rounds)
+            results[f"{backbone}_{name}_compiled"] = found
+            if not arguments.json:
+                print(f"{backbone}_{name}_compiled", found, flush=True)
     if arguments.json:
         kept = {
             name: {key: value for key, value in found.items() if key in JSON_KEYS} for name, found in results.items()

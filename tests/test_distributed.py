@@ -1,13 +1,19 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from fima.config import MethodConfig, ModelConfig
+from communication import messages
+from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.engine import distributed
+from fima.engine.precision import autocast
 from fima.losses import cell_motion
 from fima.model import build_method
 from fima.model.inputs import ClipInputs
@@ -20,6 +26,7 @@ METHODS = {
     "no_decoder": MethodConfig(queue_size=8, cell_queue_size=0, decoder=False, frame_weight=0),
 }
 NUM_STEPS = 2
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "all_to_all_single")
 
 
 def clip_inputs(seed: int, batch_size: int) -> ClipInputs:
@@ -64,17 +71,17 @@ def collectives(rank: int, num_rows: tuple[int, int]) -> dict[str, Tensor]:
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (rank, 2, rank == 0)
     distributed.barrier()
     rows = torch.arange(num_rows[rank])[:, None] + 10.0 * rank
-    shuffled, order = distributed.shuffle_rows(rows)
+    shuffled, deal = distributed.shuffle_rows(rows)
     assert shuffled.shape == rows.shape
-    assert torch.equal(distributed.gather_rows(shuffled), distributed.gather_rows(rows)[order])
-    assert torch.equal(distributed.unshuffle_rows(shuffled, order), rows)
+    assert torch.equal(distributed.gather_rows(shuffled), distributed.gather_rows(rows)[deal.order])
+    assert torch.equal(distributed.unshuffle_rows(shuffled, deal), rows)
     mean = distributed.global_mean(rows[:, 0], rows[:, 0] != 1)
     return {
         "gathered": distributed.gather_rows(rows),
         "sum": distributed.all_reduce_sum(torch.tensor(rank + 1.0)),
         "mean": distributed.all_reduce_mean(torch.tensor(rank + 1.0)),
         "global_mean": distributed.all_reduce_mean(mean),
-        "order": order,
+        "order": deal.order,
     }
 
 
@@ -89,6 +96,33 @@ def cell_loss_where_only_the_first_process_has_positives(rank: int) -> dict[str,
     return {"loss": loss.detach(), "gradient": gradient, "mean": distributed.all_reduce_mean(loss)}
 
 
+def payloads(rank: int, name: str, precision: Literal["fp32", "bf16"]) -> dict[str, Tensor]:
+    """Bytes that this process hands to each collective in a step of three videos, gradients included."""
+    method = build_method(MODEL, METHODS[name])
+    network = DistributedDataParallel(method)
+    # The same reduction of gradients as without it, but called from Python, where it is counted.
+    network.register_comm_hook(dist.group.WORLD, allreduce_hook)
+    counted = dict.fromkeys(COLLECTIVES, 0)
+
+    def count(collective: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            given = args[1] if collective in ("all_gather", "all_to_all_single") else args[0]
+            counted[collective] += given.nbytes
+            return original(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for collective in COLLECTIVES:
+            patch.setattr(dist, collective, count(collective, getattr(dist, collective)))
+        clips = [rows_of(clip_inputs(clip, 6), 3 * rank, 3 * rank + 3) for clip in range(2)]
+        single = [ClipInputs(**{key: value.float() for key, value in vars(clip).items()}) for clip in clips]
+        with autocast(torch.device("cpu"), precision):
+            step_losses = network(*single)
+        torch.autograd.backward(step_losses.total)
+    return {collective: torch.tensor(num_bytes) for collective, num_bytes in counted.items()}
+
+
 def everything(rank: int) -> dict[str, dict[str, Tensor]]:
     """All that the tests need of a process of a group of two: starting processes takes the most time."""
     os.environ["WORLD_SIZE"] = "2"
@@ -98,6 +132,8 @@ def everything(rank: int) -> dict[str, dict[str, Tensor]]:
         "unequal": run_steps(rank, "fima", [(0, 2), (2, 5)]),
         "rows 3 1": collectives(rank, (3, 1)),
         "rows 0 2": collectives(rank, (0, 2)),
+        "payloads fima fp32": payloads(rank, "fima", "fp32"),
+        "payloads moco bf16": payloads(rank, "moco", "bf16"),
         "positives": cell_loss_where_only_the_first_process_has_positives(rank),
     }
 
@@ -146,6 +182,24 @@ def test_collectives_take_unequal_numbers_of_rows(results: list[dict[str, dict[s
             assert torch.equal(result[name]["order"], results[0][name]["order"])
 
 
+@pytest.mark.parametrize(("name", "precision"), [("fima", "fp32"), ("moco", "bf16")])
+def test_processes_send_what_the_benchmark_says(
+    name: str, precision: Literal["fp32", "bf16"], results: list[dict[str, dict[str, Tensor]]]
+) -> None:
+    config = PretrainConfig(
+        model=MODEL,
+        method=METHODS[name],
+        data=DataConfig(frames=8, crop_size=64),
+        optim=OptimConfig(batch_size=3),
+        run=RunConfig(precision=precision),
+    )
+    formula = dict.fromkeys(COLLECTIVES, 0)
+    for message in messages(config, 2).values():
+        formula[message.collective] += message.num_bytes
+    for result in results:
+        assert {key: int(value) for key, value in result[f"payloads {name} {precision}"].items()} == formula
+
+
 def test_a_process_without_positives_adds_nothing(results: list[dict[str, dict[str, Tensor]]]) -> None:
     first, second = (result["positives"] for result in results)
     assert first["loss"] > 0
@@ -161,9 +215,9 @@ def test_alone_every_collective_is_the_identity() -> None:
     assert torch.equal(distributed.gather_rows(x), x)
     assert not distributed.gather_rows(x).requires_grad
     assert torch.equal(distributed.all_reduce_sum(x), x)
-    shuffled, order = distributed.shuffle_rows(x)
+    shuffled, deal = distributed.shuffle_rows(x)
     assert torch.equal(shuffled, x)
-    assert torch.equal(distributed.unshuffle_rows(shuffled, order), x)
+    assert torch.equal(distributed.unshuffle_rows(shuffled, deal), x)
     assert distributed.global_mean(x[:, 0], torch.zeros(3, dtype=torch.bool)) == 0
 
 

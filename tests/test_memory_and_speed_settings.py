@@ -10,6 +10,7 @@ import torch
 from fima.config import MethodConfig, ModelConfig
 from fima.engine.precision import autocast
 from fima.model import build_method
+from fima.model.backbones import build_backbone
 from fima.model.fima import FIMA
 from fima.model.inputs import StepLosses
 from tests.test_fima import clip_inputs
@@ -81,3 +82,13 @@ def test_compiled_encoders_compute_the_same() -> None:
     assert list(compiled.state_dict()) == names
     torch.testing.assert_close(losses.total, expected.total, rtol=1e-5, atol=1e-5)
     assert_same_step(compiled, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_compiler_takes_i3d_as_a_whole(gradient: bool) -> None:
+    torch.manual_seed(0)
+    encoder = build_backbone("i3d").eval()
+    clip = torch.randn(1, 3, 8, 32, 32)
+    whole = torch.compile(encoder, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(gradient):
+        torch.testing.assert_close(whole(clip), encoder(clip))

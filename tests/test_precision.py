@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fima.engine.precision import autocast
+from fima.engine.precision import autocast, weights_cast_once
+from fima.model.backbones import build_backbone
 
 CPU = torch.device("cpu")
 Size3 = tuple[int, int, int]
@@ -38,3 +39,28 @@ def test_the_precision_is_the_one_that_was_asked_for() -> None:
         assert layer(clip[:, :, :2]).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert layer(clip).dtype == torch.float32
+
+
+@pytest.mark.parametrize("backbone", ["i3d", "tiny", "r2plus1d_18"])
+def test_weights_that_are_cast_once_change_nothing(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = build_backbone(backbone).eval().requires_grad_(False)
+    clip = torch.randn(1, 3, 8, 32, 32)
+    weights = {name: weight.clone() for name, weight in network.named_parameters()}
+    with autocast(CPU, "bf16"):
+        expected = network(clip)
+        with weights_cast_once(network):
+            assert any(weight.dtype == torch.bfloat16 for weight in network.parameters())
+            assert torch.equal(network(clip), expected)
+        with pytest.raises(KeyError), weights_cast_once(network):
+            raise KeyError
+    for name, weight in network.named_parameters():
+        assert torch.equal(weight, weights[name])
+        assert weight.dtype == torch.float32
+
+
+def test_without_autocast_no_weight_is_cast() -> None:
+    layer = nn.Conv3d(3, 4, 3).requires_grad_(False)
+    before = layer.weight.data_ptr()
+    with weights_cast_once(layer):
+        assert layer.weight.data_ptr() == before

@@ -55,11 +55,11 @@ def test_a_batch_norm_no_longer_tells_who_is_in_the_batch() -> None:
     network = nn.BatchNorm1d(1)
     rows = torch.arange(8.0)[:, None]
     whole = network(rows)
-    shuffled, order = shuffle_rows(rows, alone=True)
-    split = unshuffle_rows(torch.cat([network(part) for part in shuffled.chunk(4)]), order, alone=True)
+    shuffled, deal = shuffle_rows(rows, alone=True)
+    split = unshuffle_rows(torch.cat([network(part) for part in shuffled.chunk(4)]), deal, alone=True)
     assert whole.mean().abs() < 1e-6
     assert not torch.allclose(whole, split)
-    assert torch.equal(unshuffle_rows(shuffled, order, alone=True), rows)
+    assert torch.equal(unshuffle_rows(shuffled, deal, alone=True), rows)
 
 
 def test_more_parts_than_half_the_batch_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -12,6 +13,17 @@ from torch import Tensor, nn
 from fima.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """How `shuffle_rows` has dealt rows out, for `unshuffle_rows`."""
+
+    order: Tensor
+    """Which row of the global batch came where, (rows of all processes,); with several processes on the CPU."""
+    counts: list[int]
+    """Rows of each process."""
+
 
 TIMEOUT_MINUTES = 30.0
 
@@ -175,7 +187,7 @@ def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Deal]:
     """Deal the rows of all processes out at random, as many to each process as it had.
 
     So a batch norm on the key side does not see the same samples together as on the query side (MoCo, shuffling BN).
@@ -185,26 +197,48 @@ def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         alone: whether to shuffle the rows of a process that is alone, too.
 
     Returns:
-        This process's new rows, (B, …), and the order that was used, (rows of all processes,), for `unshuffle_rows`.
-        With one process, unless `alone`: `x` itself and its own order.
+        This process's new rows, (B, …), and how they were dealt out. With one process, unless `alone`: `x` itself and
+        its own order.
     """
     if world_size() == 1:
         if not alone:
-            return x, torch.arange(len(x), device=x.device)
+            return x, Deal(order=torch.arange(len(x), device=x.device), counts=[len(x)])
         order = torch.randperm(len(x)).to(x.device)
-        return x[order], order
+        return x[order], Deal(order=order, counts=[len(x)])
     counts = row_counts(x)
-    order = torch.randperm(sum(counts)).to(x.device) if is_main() else x.new_empty(sum(counts), dtype=torch.int64)
+    order = torch.randperm(sum(counts)) if is_main() else torch.empty(sum(counts), dtype=torch.int64)
     dist.broadcast(order, src=0)
-    mine = torch.split(order, counts)[rank()]
-    return gather_rows(x)[mine], order
+    return _take_rows(x, order, counts), Deal(order=order, counts=counts)
 
 
 @torch.no_grad()
-def unshuffle_rows(x: Tensor, order: Tensor, *, alone: bool = False) -> Tensor:
-    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its order and its `alone`."""
+def unshuffle_rows(x: Tensor, deal: Deal, *, alone: bool = False) -> Tensor:
+    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its deal and its `alone`."""
     if world_size() == 1:
-        return x[order.argsort()] if alone else x
-    counts = row_counts(x)
-    mine = torch.split(order.argsort(), counts)[rank()]
-    return gather_rows(x)[mine]
+        return x[deal.order.argsort()] if alone else x
+    return _take_rows(x, deal.order.argsort(), deal.counts)
+
+
+def _take_rows(x: Tensor, sources: Tensor, counts: list[int]) -> Tensor:
+    """Give each process the rows that it is dealt; a row travels only from its owner to its new one.
+
+    Args:
+        x: this process's rows, (B, …).
+        sources: which row of the global batch comes where, (rows of all processes,), on the CPU, where the host reads
+            it without waiting for a GPU.
+        counts: rows of each process, before and after.
+
+    Returns:
+        This process's part of `rows of all processes[sources]`, (B, …).
+    """
+    ends = torch.tensor(counts).cumsum(0)
+    first, last = int(ends[rank()]) - len(x), int(ends[rank()])
+    parts = torch.split(sources, counts)
+    sent = [part[(part >= first) & (part < last)] - first for part in parts]
+    owners = torch.bucketize(parts[rank()], ends, right=True)
+    rows = x[torch.cat(sent).to(x.device, non_blocking=True)].contiguous()
+    received = torch.empty_like(rows)
+    num_received = owners.bincount(minlength=len(counts)).tolist()
+    dist.all_to_all_single(received, rows, num_received, [len(part) for part in sent])
+    # They arrive sorted by owner, those of one owner in the order in which they are wanted.
+    return received[owners.argsort(stable=True).argsort().to(x.device, non_blocking=True)]

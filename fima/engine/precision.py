@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
@@ -35,7 +36,7 @@ class _PaddedShortConvolutions(TorchFunctionMode):
             others[PADDING - 2] = (0, *sides)
             return func(pad(clip, [0, 0, 0, 0, frames, frames]), weight, *others, **(kwargs or {}))
         with torch.autocast("cpu", enabled=False):
-            return func(clip.float(), weight, *others, **(kwargs or {}))
+            return func(clip.float(), weight.float(), *others, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -57,6 +58,36 @@ def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -
 def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context without which bfloat16 cannot be trusted on a device."""
     return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()
+
+
+def as_computed(x: torch.Tensor) -> torch.Tensor:
+    """`x`, any shape, in the type to which autocast takes a network's input; as it is where autocast is off."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+@contextlib.contextmanager
+def weights_cast_once(network: nn.Module) -> Iterator[None]:
+    """Hold the weights of convolutions and linear layers in the type to which autocast takes them: the same values.
+
+    Autocast keeps what it has cast for weights that take a gradient alone; others it casts anew in every pass.
+
+    Args:
+        network: one that takes no gradient, and is not changed inside.
+    """
+    layers = (module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Linear))
+    weights = [layer.weight for layer in layers]
+    originals = [weight.data for weight in weights]
+    assert not any(weight.requires_grad for weight in weights), "its gradient would have another type"
+    try:
+        for weight in weights:
+            weight.data = as_computed(weight.data)
+        yield
+    finally:
+        for weight, original in zip(weights, originals, strict=True):
+            weight.data = original
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:

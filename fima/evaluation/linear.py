@@ -82,11 +82,13 @@ def fit_linear_probe(
             continue
         num_held_out += int(held_out.sum())
         mean, std = _statistics(rows[~held_out])
+        # Single precision tells the strengths apart as well, in half the time.
+        seen, unseen = (((rows[part] - mean) / std).astype(np.float32) for part in (~held_out, held_out))
         model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
         for position, candidate in enumerate(candidates):
             model.set_params(C=candidate)
-            _fit(model, (rows[~held_out] - mean) / std, targets[~held_out])
-            hits[position] += (model.predict((rows[held_out] - mean) / std) == targets[held_out]).sum()
+            _fit(model, seen, targets[~held_out])
+            hits[position] += (model.predict(unseen) == targets[held_out]).sum()
     chosen = candidates[int(hits.argmax())]
     mean, std = _statistics(rows)
     model = LogisticRegression(C=chosen, max_iter=MAX_ITERATIONS)
@@ -126,7 +128,7 @@ def _stratified_folds(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     return folds
 
 
-def _fit(model: LogisticRegression, rows: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+def _fit(model: LogisticRegression, rows: NDArray[np.float64 | np.float32], labels: NDArray[np.int64]) -> None:
     with warnings.catch_warnings():
         # Weak regularisation on separable features converges slowly; the held-out accuracy judges what it reached.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -200,7 +200,8 @@ class FIMA(MoCo):
         """
         if update_keys:
             self.update_key_networks()
-        keys_a, keys_b = self.key_pass(a), self.key_pass(b)
+        with self.ready_keys():
+            keys_a, keys_b = self.key_pass(a), self.key_pass(b)
         features_a, features_b = self.query_features(a.full), self.query_features(b.full)
         query_a = self.projector(pooled(features_a))
         parts: dict[str, Tensor] = {}

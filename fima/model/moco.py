@@ -1,11 +1,15 @@
 """MoCo: the instance loss alone; the baseline, and the base of FIMA."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from fima import losses
 from fima.config import MethodConfig, ModelConfig
-from fima.engine.distributed import all_reduce_mean, gather_rows, shuffle_rows, unshuffle_rows
+from fima.engine.distributed import all_reduce_mean, gather_rows, shuffle_rows, unshuffle_rows, world_size
+from fima.engine.precision import as_computed, weights_cast_once
 from fima.errors import ConfigError
 from fima.losses import Contrast
 from fima.model.backbones import build_backbone
@@ -73,6 +77,12 @@ class MoCo(nn.Module):
         update_average(self.key_encoder, self.query_encoder, self.method.key_momentum)
         update_average(self.key_projector, self.projector, self.method.key_momentum)
 
+    @contextlib.contextmanager
+    def ready_keys(self) -> Iterator[None]:
+        """A context in which the key networks cast no weight of theirs again."""
+        with weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector):
+            yield
+
     def query_features(self, view: Tensor) -> Tensor:
         """Query feature map (B, C, t, h, w) of a view (B, 3, T, H, W)."""
         features: Tensor = recomputed(self.query_encoder, view) if self.recompute else self.query_encoder(view)
@@ -85,12 +95,13 @@ class MoCo(nn.Module):
         With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
         """
         split = self.split_bn > 1
-        shuffled, order = shuffle_rows(view, alone=split)
+        # What travels between devices is half as long in bfloat16, in which the encoder takes it anyway.
+        shuffled, deal = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
         if split:
             # Two rows at least: of a single one, batch norm would leave nothing but itself.
             parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))
-            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), order, alone=True)
-        return unshuffle_rows(self.key_encoder(shuffled), order)
+            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), deal, alone=True)
+        return unshuffle_rows(self.key_encoder(shuffled), deal)
 
     @torch.no_grad()
     def key_embedding(self, features: Tensor) -> Tensor:
@@ -122,7 +133,8 @@ class MoCo(nn.Module):
         """
         if update_keys:
             self.update_key_networks()
-        key_a, key_b = (self.key_embedding(self.key_features(clip.full)) for clip in (a, b))
+        with self.ready_keys():
+            key_a, key_b = (self.key_embedding(self.key_features(clip.full)) for clip in (a, b))
         query_a, query_b = (self.projector(pooled(self.query_features(clip.full))) for clip in (a, b))
         contrasts = self.instance_loss(query_a, query_b, key_a, key_b)
         instance = (contrasts[0].loss + contrasts[1].loss) / 2

@@ -83,6 +83,11 @@ def _are_even(sizes: Sequence[int]) -> bool:
     return all(size % 2 == 0 for size in sizes)
 
 
+def _runs_plainly_without_gradient() -> bool:
+    # The compiler cannot follow results that are written into parts of tensors: it would give up the whole encoder.
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 class MaxPool(nn.Module):
     """Max-pooling with SAME padding, of a ReLU's output or of what a ReLU comes after: zeros then change nothing.
 
@@ -103,7 +108,7 @@ class MaxPool(nn.Module):
         # Autocast would take it to float32, and all that comes after it back: the largest of some numbers is exact.
         with without_autocast(x.device):
             if self.is_symmetric:
-                if self.kernel == (3, 3, 3) and x.device.type == "cpu" and not torch.is_grad_enabled():
+                if self.kernel == (3, 3, 3) and x.device.type == "cpu" and _runs_plainly_without_gradient():
                     return largest_neighbour(x)
                 before = self.padding[::-2]
                 return max_pool3d(x, self.kernel, self.stride, (before[0], before[1], before[2]), ceil_mode=True)

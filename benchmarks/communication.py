@@ -14,16 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fima.config import (
-    PUBLISHED_LARGE_CELL_QUEUE,
-    PUBLISHED_LARGE_QUEUE,
-    DataConfig,
-    MethodConfig,
-    ModelConfig,
-    OptimConfig,
-    PretrainConfig,
-    RunConfig,
-)
+from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
+from fima.engine.setup import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from fima.model.backbones import build_backbone
 from gpu_hours import pretrain_flops
 from memory import META, build_on_meta

@@ -4,7 +4,19 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something that the caller can put right; the command line prints it as one line and exits with code 2."""
+    """Something that the caller can put right; the command line prints it as one line and exits with code 2.
+
+    Args:
+        message: what was wrong and what to do. Line breaks, which names and tables may hold, become escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else escaped(letter) for letter in message))
+
+
+def escaped(letter: str) -> str:
+    """Return a letter as Python writes it in a string: a line break as a backslash and an n."""
+    return ascii(letter)[1:-1]
 
 
 class ConfigError(UserError):

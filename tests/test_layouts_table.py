@@ -133,3 +133,12 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"t\.parquet: cannot be read"):
         list_videos(tmp_path / "t.parquet")
+
+
+def test_a_header_of_several_lines_is_refused_in_one(tmp_path: Path) -> None:
+    table = tmp_path / "videos.csv"
+    table.write_text('"path,label\nclips/a.mp4,run\n"')
+    with pytest.raises(DataError, match="has no column path") as error:
+        list_videos(table, "train")
+    assert "\n" not in str(error.value)
+    assert r"path,label\nclips/a.mp4" in str(error.value)

@@ -38,13 +38,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def fima(site: Path, cwd: Path, *words: str) -> str:
-    """Run the command of the wheel and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-P", "-m", "fima", *words]
+def python(site: Path, cwd: Path, *words: str) -> str:
+    """Run Python with the content of the wheel on its path and return what it prints."""
+    # What is measured is how much of the repository the tests run, not of a copy of it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment["PYTHONPATH"] = str(site)
+    command = [sys.executable, "-P", *words]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def fima(site: Path, cwd: Path, *words: str) -> str:
+    """Run the command of the wheel and return what it prints."""
+    return python(site, cwd, "-m", "fima", *words)
 
 
 def test_it_holds_the_package_and_nothing_else(site: Path) -> None:
@@ -63,10 +70,7 @@ def test_it_holds_the_package_and_nothing_else(site: Path) -> None:
 def test_it_works_without_the_repository(site: Path, tmp_path: Path) -> None:
     """Help; a command that needs a recipe, made videos and encoders; and one that needs the report's own files."""
     assert all(name in fima(site, tmp_path, "--help") for name in COMMANDS)
-    origin = subprocess.run(
-        [sys.executable, "-P", "-c", "import fima; print(fima.__file__)"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+    origin = python(site, tmp_path, "-c", "import fima; print(fima.__file__)").strip()
     assert Path(origin) == site / "fima" / "__init__.py"
     assert "finished" in fima(site, tmp_path, "pretrain", "--smoke", "--out", "run", "motion_textures_fima.yaml")
     fima(site, tmp_path, "report", "run", "-o", "report.html")

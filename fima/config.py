@@ -344,6 +344,7 @@ class PretrainConfig:
             _require(value >= smallest, f"data.{name}", value, f"must be at least {smallest}")
         share = self.optim.batch_size // self.optim.accumulate
         rule = f"must be at most half the {share} videos of a step, or of a part of it with --optim.accumulate"
-        _require(
-            self.model.split_bn == 1 or 2 * self.model.split_bn <= share, "model.split_bn", self.model.split_bn, rule
-        )
+        parts, stride = self.model.split_bn, self.method.local_stride
+        _require(parts == 1 or 2 * parts <= share, "model.split_bn", parts, rule)
+        few = f"must leave two of the {self.data.frames} frames or more"
+        _require(stride == 1 or stride < self.data.frames, "method.local_stride", stride, few)

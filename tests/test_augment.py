@@ -28,7 +28,9 @@ from fima.data.augment import (
     to_grayscale,
 )
 from fima.data.views import ClipViews
+from fima.errors import ConfigError
 from fima.motion import frame_difference
+from tests.small_runs import with_settings
 
 JITTER_PAIRS = (
     (adjust_brightness, torchvision_functional.adjust_brightness),
@@ -195,6 +197,12 @@ def test_local_differences_may_keep_every_second_frame() -> None:
         assert result is not None
         neighbours = frame_difference(view / 255)[:, :, ::2]
         torch.testing.assert_close(result, apply_colour(neighbours, draws[:, position]))
+
+
+def test_a_local_stride_that_leaves_one_frame_is_refused() -> None:
+    assert with_settings("method", local_stride=3).method.local_stride == 3
+    with pytest.raises(ConfigError, match=r"--method.local_stride 4: must leave two of the 4 frames or more"):
+        with_settings("method", local_stride=4)
 
 
 @pytest.mark.parametrize(("full", "frame"), [(False, False), (True, False), (False, True)])

@@ -13,6 +13,7 @@ from fima.engine.precision import as_computed, weights_cast_once
 from fima.errors import ConfigError
 from fima.losses import Contrast
 from fima.model.backbones import build_backbone
+from fima.model.convolution import weights_transformed_once
 from fima.model.heads import Projector, pooled
 from fima.model.inputs import ClipInputs, StepLosses, required
 from fima.model.momentum import frozen_copy, update_average
@@ -79,8 +80,9 @@ class MoCo(nn.Module):
 
     @contextlib.contextmanager
     def ready_keys(self) -> Iterator[None]:
-        """A context in which the key networks cast no weight of theirs again."""
-        with weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector):
+        """A context in which the key networks cast or transform no weight of theirs again."""
+        cast = weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector)
+        with cast[0], cast[1], weights_transformed_once(self.key_encoder):
             yield
 
     def query_features(self, view: Tensor) -> Tensor:

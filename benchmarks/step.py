@@ -1,31 +1,35 @@
 """What a training step costs, in units that do not depend on the machine.
 
 u is one forward pass without gradient of the same backbone, in float32 and PyTorch's default memory format, on the same
-batch, in training mode: torchvision's R(2+1)D-18 as it is, I3D as it is usually written (`textbook.py`). The floor is
-the encoder passes that the method cannot do without: two with gradient and eight without, in the step's own precision
-and memory format. Everything is interleaved; figures are medians. Memory is the highest resident set during the step,
-above the resident set before it. Freed memory is kept, as the `fima` command does.
+batch, in training mode: torchvision's R(2+1)D-18 as it is, I3D as it is usually written (`textbook.py`), in a process
+of its own in which nothing is set, PyTorch as it comes. All the rest keeps freed memory, as the `fima` command does;
+`unit_kept` is what u then takes of itself. The floor is the encoder passes that the method cannot do without: two with
+gradient and eight without, in the step's own precision and memory format. Everything is interleaved; figures are
+medians. Memory is the highest resident set during the step, above the resident set before it.
 
 `--compile` compares steps whose encoders are compiled with steps whose encoders are not.
 
 `augmentation_share` of the step is printed too, and for float32 `matrix_u`: what the multiplications of the encoder
-passes alone would take at the speed of a matrix product that fits the cache, which nothing in float32 can be below.
+passes would take, as convolutions are defined, at the speed of a matrix product that fits the cache.
 """
 
 import argparse
 import ctypes
 import functools
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import video
 
 from fima import losses
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
@@ -33,11 +37,13 @@ from fima.data.augment import draw_colour, make_inputs
 from fima.data.loader import PretrainBatch, item_generator
 from fima.data.views import ClipViews
 from fima.engine.memory import keep_freed_memory
-from fima.engine.precision import autocast
+from fima.engine.precision import autocast, weights_cast_once
 from fima.engine.step import forward_backward
 from fima.model import build_method
 from fima.model.backbones import build_backbone
 from fima.model.backbones.i3d import I3D
+from fima.model.convolution import weights_transformed_once
+from fima.model.momentum import frozen_copy
 from textbook import TextbookI3D
 
 CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (
@@ -47,6 +53,7 @@ CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...]
     ("r2plus1d_18", "bf16"),
 )
 PRECISION_NAMES: dict[Literal["fp32", "bf16"], str] = {"fp32": "float32", "bf16": "bf16"}
+FRAMES, CROP_PX = 16, 112
 QUEUE_SIZE = 2_240
 KEY_PASSES, QUERY_PASSES = 8, 2
 KINETICS_BATCH, KINETICS_CELLS, KINETICS_SLICES, KINETICS_QUEUE, DIM = 64, 49, 2, 31_360, 128
@@ -102,28 +109,22 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
     config = PretrainConfig(
         model=ModelConfig(backbone=backbone),
         method=MethodConfig(queue_size=QUEUE_SIZE, cell_queue_size=0),
-        data=DataConfig(crop_size=112),
+        data=DataConfig(frames=FRAMES, crop_size=CROP_PX),
         run=RunConfig(precision=precision),
     )
-    clips = torch.randn(batch_size, 3, config.data.frames, config.data.crop_size, config.data.crop_size)
-    plain: nn.Module = build_backbone(backbone).train()
-    if isinstance(plain, I3D):
-        plain = TextbookI3D(plain)
+    clips = torch.randn(batch_size, 3, FRAMES, CROP_PX, CROP_PX)
     fast = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
+    key = frozen_copy(fast)
     method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)
     batch = random_batch(batch_size, config.data)
 
-    def unit() -> None:
-        with torch.no_grad():
-            plain(clips)
-
     def floor() -> None:
         with autocast(CPU, precision):
-            with torch.no_grad():
+            with torch.no_grad(), weights_cast_once(key), weights_transformed_once(key):
                 for _ in range(KEY_PASSES):
-                    fast(clips)
+                    key(clips)
             features = [fast(clips).float().mean() for _ in range(QUERY_PASSES)]
         torch.autograd.backward(torch.stack(features).sum())
         fast.zero_grad(set_to_none=True)
@@ -142,13 +143,67 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
     with counter, torch.no_grad():
         build_backbone(backbone).to("meta")(clips.to("meta"))
     return StepCase(
-        unit=unit,
+        unit=plain_forward(backbone, batch_size),
         floor=floor,
         step=step,
         augment=augment,
         multiplications=counter.get_total_flops() // 2,
         encoders=(method.query_encoder, method.key_encoder),
     )
+
+
+def plain_forward(backbone: str, batch_size: int) -> Callable[[], object]:
+    """The forward pass that is u."""
+    network: nn.Module = plain_backbone(backbone).train()
+    if isinstance(network, I3D):
+        network = TextbookI3D(network)
+    clips = torch.randn(batch_size, 3, FRAMES, CROP_PX, CROP_PX)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(clips)
+
+    return forward
+
+
+def plain_backbone(backbone: str) -> nn.Module:
+    """The backbone without what we have done to it: torchvision's own network, or our weights of I3D."""
+    return build_backbone(backbone) if backbone == "i3d" else getattr(video, backbone)(weights=None)
+
+
+class PlainProcess:
+    """A process that knows nothing of our settings, and takes the time of u when it is asked to.
+
+    Args:
+        backbone: whose forward pass it is.
+        batch_size: clips.
+    """
+
+    def __init__(self, backbone: str, batch_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        arguments = (other, backbone, batch_size, torch.get_num_threads())
+        self._process = context.Process(target=_answer, args=arguments, daemon=True)
+        self._process.start()
+
+    def seconds(self) -> float:
+        """How long one forward pass takes there, while this process waits."""
+        self._connection.send(None)
+        taken: float = self._connection.recv()
+        return taken
+
+    def end(self) -> None:
+        """Stop the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _answer(connection: Connection, backbone: str, batch_size: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    forward = plain_forward(backbone, batch_size)
+    while True:
+        connection.recv()
+        connection.send(seconds(forward))
 
 
 def seconds(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -172,23 +227,27 @@ def _status_mib(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def measure_step(case: StepCase, rounds: int) -> dict[str, float]:
+def measure_step(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int, rounds: int) -> dict[str, float]:
     """Time unit, floor, step and its augmentation in turn; the first round warms up."""
+    case = step_case(backbone, precision, batch_size)
+    plain = PlainProcess(backbone, batch_size)
     matrix = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE)
-    functions = {
-        "unit": case.unit,
-        "floor": case.floor,
-        "step": case.step,
-        "augment": case.augment,
-        "product": lambda: matrix @ matrix,
+    clocks: dict[str, Callable[[], float]] = {
+        "unit": plain.seconds,
+        "unit_kept": lambda: seconds(case.unit),
+        "floor": lambda: seconds(case.floor),
+        "step": lambda: seconds(case.step),
+        "augment": lambda: seconds(case.augment),
+        "product": lambda: seconds(lambda: matrix @ matrix),
     }
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in clocks}
     for round_number in range(rounds + 1):
-        for name, function in functions.items():
-            taken = seconds(function)
+        for name, clock in clocks.items():
+            taken = clock()
             if round_number:
                 times[name].append(taken)
-    unit, floor, step, augment, product = (statistics.median(times[name]) for name in functions)
+    plain.end()
+    unit, unit_kept, floor, step, augment, product = (statistics.median(times[name]) for name in clocks)
     ratio = statistics.median(a / b for a, b in zip(times["step"], times["floor"], strict=True))
     # Backward multiplies twice as often as forward.
     multiplications = case.multiplications * (KEY_PASSES + 3 * QUERY_PASSES)
@@ -198,6 +257,7 @@ def measure_step(case: StepCase, rounds: int) -> dict[str, float]:
         "ratio_to_floor": round(ratio, 3),
         "peak_mb": round(peak_mb(case.step)),
         "unit_seconds": round(unit, 3),
+        "unit_kept": round(unit_kept / unit, 2),
         "augmentation_share": round(augment / step, 3),
         "matrix_u": round(multiplications / PRODUCT_SIZE**3 * product / unit, 2),
     }
@@ -286,7 +346,7 @@ def main() -> None:
     keep_freed_memory()
     for name, (backbone, precision) in zip(names, CASES, strict=True):
         if name in arguments.cases:
-            results[name] = measure_step(step_case(backbone, precision, arguments.batch_size), arguments.rounds)
+            results[name] = measure_step(backbone, precision, arguments.batch_size, arguments.rounds)
             if not arguments.json:
                 print(name, results[name], flush=True)
     for backbone in arguments.compile:

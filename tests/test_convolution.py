@@ -105,7 +105,7 @@ def test_others_take_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     layer(clip[:1, :, :, :4, :4])
     with autocast(CPU, "bf16"):
         layer(clip)
-    traced = torch.jit.trace(layer, clip)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(layer, clip, check_trace=False)  # type: ignore[no-untyped-call]
     assert "conv" in str(traced.graph)
     exported = torch.export.export(layer, (clip,))
     assert any("conv3d" in str(node.target) for node in exported.graph.nodes)

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import interpolate
-from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.engine import distributed
@@ -272,7 +271,7 @@ def compared_processes(rank: int, folder: str, config: PretrainConfig, rounds: i
     steps = {
         "one": training_step(twice, methods[0]),
         "apart": training_step(config, methods[1]),
-        "together": training_step(config, methods[2], DistributedDataParallel(methods[2], broadcast_buffers=False)),
+        "together": training_step(config, methods[2], distributed.data_parallel(methods[2])),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds + 1):

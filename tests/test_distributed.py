@@ -1,4 +1,5 @@
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,9 @@ def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, 
     """Losses, gradients and queues of two steps on this process's rows of the global batch."""
     torch.manual_seed(0)
     method = build_method(MODEL, METHODS[name]).double().eval()
-    network = DistributedDataParallel(method) if distributed.world_size() > 1 else method
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        network = distributed.data_parallel(method)
     result: dict[str, Tensor] = {}
     for step in range(NUM_STEPS):
         clips = [rows_of(clip_inputs(2 * step + clip, splits[-1][1]), *splits[rank]) for clip in range(2)]

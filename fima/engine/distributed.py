@@ -1,6 +1,7 @@
 """Several processes as one: collectives that do nothing where there is only one process."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,10 +10,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fima.errors import ConfigError
 
 T = TypeVar("T")
+
+
+TIMEOUT_MINUTES = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +28,6 @@ class Deal:
     """Which row of the global batch came where, (rows of all processes,); with several processes on the CPU."""
     counts: list[int]
     """Rows of each process."""
-
-
-TIMEOUT_MINUTES = 30.0
 
 
 def is_initialized() -> bool:
@@ -143,6 +145,19 @@ def gather_objects(items: Sequence[T]) -> list[T]:
     parts: list[Sequence[T]] = [()] * world_size()
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """`module`, whose gradients the processes average; itself where there is one process alone.
+
+    Its buffers stay each process's own: batch-norm statistics as in MoCo, queues because they are equal everywhere.
+    """
+    if world_size() == 1:
+        return module
+    with warnings.catch_warnings():
+        # What torch 2.14 has in its place exchanges buffers at the start, and is not known to older versions.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @torch.no_grad()

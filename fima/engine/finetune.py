@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import FinetuneConfig
 from fima.data.labelled import build_labelled_loader
@@ -138,10 +136,8 @@ def train(
     if saved is not None:
         progress, selection = saved.progress, saved.selection
         restore(saved, classifier, optimizer, source=path)
-    model: nn.Module = classifier
-    if world_size > 1:
-        # Batch-norm statistics stay each device's own; those of the first one are kept, and tested by all.
-        model = DistributedDataParallel(classifier, broadcast_buffers=False)
+    # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
+    model = distributed.data_parallel(classifier)
     data, num_steps = data_record(lists.train), config.optim.epochs * len(loader)
     tested, record = selection.tested_epoch, {"source": start.source}
     with (

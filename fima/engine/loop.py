@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
@@ -171,10 +170,7 @@ def train(
     )
     if saved is not None:
         restore(saved, method, optimizer, source=source)
-    model: nn.Module = method
-    if world_size > 1:
-        # Batch-norm statistics stay each device's own, as in MoCo; the queues are equal everywhere by construction.
-        model = DistributedDataParallel(method, broadcast_buffers=False)
+    model = distributed.data_parallel(method)
     data = data_record(videos)
     num_steps = config.optim.epochs * len(loader)
     with (

@@ -3,7 +3,7 @@
 Layers of I3D and R(2+1)D-18 at 16 frames of 112 px. "keys" is a pass without gradient whose transformed weights are
 kept, as in the key passes; "query" is a pass with gradient, forward and backward. Times are medians of calls in turns.
 Errors are against float64, root mean square relative to that of the result: of the result, and of the gradients of
-input and weight. Layers that are left to PyTorch's convolution are marked.
+input and weight. Layers that are left to PyTorch's convolution are marked. `--networks` compares whole passes instead.
 
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/winograd.py
 
@@ -11,16 +11,20 @@ shows a processor without AVX512.
 """
 
 import argparse
+import contextlib
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv3d
 
 from fima.engine.memory import keep_freed_memory
-from fima.model import winograd
-from fima.model.convolution import LEAST_CHANNELS, LEAST_TILES, LEAST_TILES_KEPT
+from fima.model import convolution, winograd
+from fima.model.backbones import build_backbone
+from fima.model.convolution import LEAST_CHANNELS, LEAST_TILES, LEAST_TILES_KEPT, weights_transformed_once
+from fima.model.momentum import frozen_copy
 from step import seconds
 
 LAYERS: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
@@ -89,17 +93,61 @@ def measure(layer: tuple[int, int, int, int, int], batch_size: int, rounds: int)
     return f"{shape:32s} {ratios[0]:5.2f}{marks[0]} {ratios[1]:5.2f}{marks[1]}   {errors[0]}   {errors[1]}"
 
 
+def measure_network(backbone: str, batch_size: int, rounds: int) -> str:
+    """Ratios of time of whole passes with and without Winograd's method, as a line of a table."""
+    network = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
+    keys = frozen_copy(network)
+    clips = torch.randn(batch_size, 3, 16, 112, 112)
+
+    def key_pass() -> None:
+        with torch.no_grad():
+            keys(clips)
+
+    def query_pass() -> None:
+        torch.autograd.backward(network(clips).mean())
+        network.zero_grad(set_to_none=True)
+
+    ratios = []
+    for one_pass in (key_pass, query_pass):
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(rounds + 1):
+            for allowed, taken in times.items():
+                with weights_transformed_once(keys), pytorchs_convolutions(unless=allowed):
+                    one_pass()  # warms up, and transforms the weights that are kept
+                    taken.append(seconds(one_pass))
+        ratios.append(statistics.median(times[True][1:]) / statistics.median(times[False][1:]))
+    return f"{backbone:32s} {ratios[0]:5.2f}  {ratios[1]:5.2f}"
+
+
+@contextlib.contextmanager
+def pytorchs_convolutions(*, unless: bool) -> Iterator[None]:
+    """No layer is large enough for Winograd's method inside, unless it is allowed."""
+    before = convolution.LEAST_TILES, convolution.LEAST_TILES_KEPT
+    if not unless:
+        convolution.LEAST_TILES = convolution.LEAST_TILES_KEPT = sys.maxsize
+    try:
+        yield
+    finally:
+        convolution.LEAST_TILES, convolution.LEAST_TILES_KEPT = before
+
+
 def main() -> None:
     """Print a line for every layer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
+    parser.add_argument("--networks", nargs="+", default=[], metavar="BACKBONE", help="compare passes of these instead")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     keep_freed_memory()
+    if arguments.networks:
+        print(f"{'time beside PyTorch convolutions':33s} keys  query")
+        for backbone in arguments.networks:
+            print(measure_network(backbone, arguments.batch_size, arguments.rounds), flush=True)
+        return
     print("time relative to PyTorch's (- where PyTorch's is taken); errors of PyTorch's, and of Winograd's")
     for network, layers in LAYERS.items():
         print(f"{network:33s} keys  query")

@@ -25,7 +25,7 @@ STEP_TOLERANCES = (1.5e-9, 5e-8, 1.5e-6)
 FLOAT32 = {"plain": (2e-5, 7e-4), "oneDNN": (2.5e-5, 7.5e-4), "winograd": (4e-5, 1.5e-3)}
 """Tolerance of the losses and queues of step 0, and relative one of the gradients' norms, by who convolves. The first
 are those of the README beside the numbers. oneDNN, which PyTorch uses on CPUs, sums a convolution in other blocks, as
-wide as the processor's vectors, and so rounds otherwise; Winograd's method rounds three times as much as oneDNN."""
+wide as the processor's vectors, and so rounds otherwise; Winograd's method rounds two to three times as much."""
 BACKBONES: dict[str, Literal["i3d", "r2plus1d_18"]] = {"I3D": "i3d", "r2plus1d_18": "r2plus1d_18"}
 
 

@@ -2,8 +2,8 @@
 
 F(4x4, 3x3): 6x6 pixels of the input and the 3x3 weights are brought to 36 positions each; there they are multiplied one
 by one and summed over channels and frames, which makes 36 matrix products, and 36 sums give 4x4 pixels of the output.
-What is brought to the positions are polynomials, evaluated at the points 0, ±√½, ±√2 and infinity: rounding errors are
-half of those of the usual 0, ±1, ±2, and about three times those of a convolution as oneDNN computes it.
+What is brought to the positions are polynomials, evaluated at the points 0, ±√½, ±√2 and infinity, which round half as
+much as the usual 0, ±1, ±2: about twice as much as a convolution by oneDNN (benchmarks/winograd.py).
 """
 
 from collections.abc import Sequence

@@ -323,8 +323,9 @@ def main() -> None:
         growth(arguments.rounds, arguments.plot)
         return
     tiny = replace(BASE, data=replace(BASE.data, frames=16, crop_size=112))
-    i3d = replace(tiny, model=ModelConfig(backbone="i3d"), optim=replace(BASE.optim, batch_size=4))
-    rows = [processes(config, arguments.rounds) for config in (tiny, i3d)]
+    i3d = replace(tiny, model=ModelConfig(backbone="i3d"))
+    smaller = replace(i3d, optim=replace(BASE.optim, batch_size=4))
+    rows = [processes(config, arguments.rounds) for config in (tiny, smaller, i3d)]
     kinds, shares = ("one", "apart", "together"), ("of ideal", "of the two apart")
     header = ["two processes", *(f"{kind}, s" for kind in kinds), *(f"{kind}, s of processor time" for kind in kinds)]
     print(markdown_table([*header, *shares, *(f"{share}, by the clock" for share in shares)], rows))

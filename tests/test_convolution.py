@@ -1,5 +1,7 @@
 """Convolutions by Winograd's method give PyTorch's numbers, and are taken where they are meant to be."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,6 +159,15 @@ def test_replaced_convolutions_keep_weights_and_names(name: str) -> None:
     for parameter_name, parameter in plain.named_parameters():
         assert parameter is state.pop(parameter_name)
     assert not state
+
+
+@pytest.mark.parametrize(
+    "settings", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}, {"bias": True}, {"stride": 2}]
+)
+def test_convolutions_of_another_form_are_not_replaced(settings: dict[str, Any]) -> None:
+    network = nn.Sequential(nn.Conv3d(96, 96, 3, padding=1, **({"bias": False} | settings)))
+    with_fast_convolutions(network)
+    assert not isinstance(network[0], Conv3d)
 
 
 @pytest.mark.skipif(not convolution.HAS_MKL, reason="PyTorch without MKL takes its own convolution")

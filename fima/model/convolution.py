@@ -75,9 +75,12 @@ def with_fast_convolutions(network: nn.Module) -> None:
                 cast(tuple[int, int, int], module.kernel_size),
                 cast(tuple[int, int, int], module.stride),
                 cast(tuple[int, int, int], module.padding),
-                bias=module.bias is not None,
+                cast(tuple[int, int, int], module.dilation),
+                module.groups,
+                module.bias is not None,
+                module.padding_mode,
                 device="meta",
-            )
+            ).train(module.training)
             if fast.has_form:
                 fast.weight = module.weight
                 network.set_submodule(name, fast)

@@ -17,19 +17,16 @@ import argparse
 import ctypes
 import functools
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import video
 
 from fima import losses
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
@@ -41,10 +38,9 @@ from fima.engine.precision import autocast, weights_cast_once
 from fima.engine.step import forward_backward
 from fima.model import build_method
 from fima.model.backbones import build_backbone
-from fima.model.backbones.i3d import I3D
 from fima.model.convolution import weights_transformed_once
 from fima.model.momentum import frozen_copy
-from textbook import TextbookI3D
+from textbook import CROP_PX, FRAMES, PlainProcess, plain_forward
 
 CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (
     ("i3d", "fp32"),
@@ -53,7 +49,6 @@ CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...]
     ("r2plus1d_18", "bf16"),
 )
 PRECISION_NAMES: dict[Literal["fp32", "bf16"], str] = {"fp32": "float32", "bf16": "bf16"}
-FRAMES, CROP_PX = 16, 112
 QUEUE_SIZE = 2_240
 KEY_PASSES, QUERY_PASSES = 8, 2
 KINETICS_BATCH, KINETICS_CELLS, KINETICS_SLICES, KINETICS_QUEUE, DIM = 64, 49, 2, 31_360, 128
@@ -150,60 +145,6 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
         multiplications=counter.get_total_flops() // 2,
         encoders=(method.query_encoder, method.key_encoder),
     )
-
-
-def plain_forward(backbone: str, batch_size: int) -> Callable[[], object]:
-    """The forward pass that is u."""
-    network: nn.Module = plain_backbone(backbone).train()
-    if isinstance(network, I3D):
-        network = TextbookI3D(network)
-    clips = torch.randn(batch_size, 3, FRAMES, CROP_PX, CROP_PX)
-
-    def forward() -> None:
-        with torch.no_grad():
-            network(clips)
-
-    return forward
-
-
-def plain_backbone(backbone: str) -> nn.Module:
-    """The backbone without what we have done to it: torchvision's own network, or our weights of I3D."""
-    return build_backbone(backbone) if backbone == "i3d" else getattr(video, backbone)(weights=None)
-
-
-class PlainProcess:
-    """A process that knows nothing of our settings, and takes the time of u when it is asked to.
-
-    Args:
-        backbone: whose forward pass it is.
-        batch_size: clips.
-    """
-
-    def __init__(self, backbone: str, batch_size: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        arguments = (other, backbone, batch_size, torch.get_num_threads())
-        self._process = context.Process(target=_answer, args=arguments, daemon=True)
-        self._process.start()
-
-    def seconds(self) -> float:
-        """How long one forward pass takes there, while this process waits."""
-        self._connection.send(None)
-        taken: float = self._connection.recv()
-        return taken
-
-    def end(self) -> None:
-        """Stop the process."""
-        self._process.terminate()
-        self._process.join()
-
-
-def _answer(connection: Connection, backbone: str, batch_size: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    forward = plain_forward(backbone, batch_size)
-    while True:
-        connection.recv()
-        connection.send(seconds(forward))
 
 
 def seconds(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

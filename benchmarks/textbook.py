@@ -1,13 +1,23 @@
-"""I3D layer by layer as it is usually written, to measure against: the same weights, the same numbers, nothing merged.
+"""What steps are measured against: networks as they are usually written, in a process as PyTorch comes.
 
-Every layer pads its input, convolves, normalises and takes the ReLU, and every max-pool goes over a padded copy.
+I3D layer by layer, with the same weights and numbers and nothing merged: every layer pads its input, convolves,
+normalises and takes the ReLU, and every max-pool goes over a padded copy.
 """
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, max_pool3d, pad, relu
+from torchvision.models import video
 
+from fima.model.backbones import build_backbone
 from fima.model.backbones.i3d import I3D, MIXED_CHANNELS, ConvUnit, MaxPool, Mixed
+
+FRAMES, CROP_PX = 16, 112
 
 
 class TextbookI3D(nn.Module):
@@ -54,3 +64,59 @@ def _mixed(block: Mixed, x: Tensor) -> Tensor:
     branches += [_unit(branch[1], _unit(branch[0], x)) for branch in (block.branch_1, block.branch_2)]
     branches.append(_unit(block.branch_3[1], _pooled(block.branch_3[0], x)))
     return torch.cat(branches, dim=1)
+
+
+def plain_forward(backbone: str, batch_size: int) -> Callable[[], object]:
+    """The forward pass that is u."""
+    network: nn.Module = plain_backbone(backbone).train()
+    if isinstance(network, I3D):
+        network = TextbookI3D(network)
+    clips = torch.randn(batch_size, 3, FRAMES, CROP_PX, CROP_PX)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(clips)
+
+    return forward
+
+
+def plain_backbone(backbone: str) -> nn.Module:
+    """The backbone without what we have done to it: torchvision's own network, or our weights of I3D."""
+    return build_backbone(backbone) if backbone == "i3d" else getattr(video, backbone)(weights=None)
+
+
+class PlainProcess:
+    """A process that knows nothing of our settings, and takes the time of u when it is asked to.
+
+    Args:
+        backbone: whose forward pass it is.
+        batch_size: clips.
+    """
+
+    def __init__(self, backbone: str, batch_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        arguments = (other, backbone, batch_size, torch.get_num_threads())
+        self._process = context.Process(target=_answer, args=arguments, daemon=True)
+        self._process.start()
+
+    def seconds(self) -> float:
+        """How long one forward pass takes there, while this process waits."""
+        self._connection.send(None)
+        taken: float = self._connection.recv()
+        return taken
+
+    def end(self) -> None:
+        """Stop the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _answer(connection: Connection, backbone: str, batch_size: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    forward = plain_forward(backbone, batch_size)
+    while True:
+        connection.recv()
+        start = time.perf_counter()
+        forward()
+        connection.send(time.perf_counter() - start)

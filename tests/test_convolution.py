@@ -126,6 +126,13 @@ def test_others_take_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.convolved == 0
 
 
+def test_clips_that_do_not_fit_are_pytorchs_to_judge() -> None:
+    layer, clip = layer_and_clip()
+    assert layer(clip[0]).shape == clip[0].shape
+    with pytest.raises(RuntimeError, match="to have 48 channels, but got 47 channels"):
+        layer(clip[:, 1:])
+
+
 @pytest.mark.skipif(not convolution.HAS_MKL, reason="PyTorch without MKL takes its own convolution")
 def test_weights_are_transformed_once_for_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)

@@ -55,7 +55,8 @@ class Conv3d(nn.Conv3d):
             return False
         if x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32:
             return False
-        if torch.is_autocast_enabled("cpu"):
+        # What does not fit is left to PyTorch, which takes single clips, and says what is wrong with others.
+        if torch.is_autocast_enabled("cpu") or x.dim() != 5 or x.shape[1] != self.in_channels:
             return False
         return winograd.num_tiles(x.shape) >= (LEAST_TILES_KEPT if self.keeps_prepared else LEAST_TILES)
 

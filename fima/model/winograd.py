@@ -83,6 +83,8 @@ def convolve(x: Tensor, weight: Tensor, prepared: Tensor | None = None) -> Tenso
 
 
 class _Convolution(torch.autograd.Function):
+    """`convolve`, for autograd; its gradients have no gradients."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, prepared: Tensor | None) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(x, weight)
@@ -123,10 +125,12 @@ class _Blocks:
 
     @property
     def down(self) -> int:
+        """Tiles below each other."""
         return -(-self.height // TILE)
 
     @property
     def across(self) -> int:
+        """Tiles beside each other."""
         return -(-self.width // TILE)
 
     def inputs(self, clips: Tensor, around: int) -> Tensor:

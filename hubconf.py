@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fima.encoder import VideoEncoder
+    from fima.use.encoder import VideoEncoder
 
 dependencies = ["av", "numpy", "safetensors", "torch", "torchvision", "yaml"]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from fima.official.main import main
+from fima.authors.main import main
 
 if __name__ == "__main__":
     sys.exit(main("train"))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fima.backbones import build_backbone
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.engine.setup import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
-from fima.model.backbones import build_backbone
+from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from gpu_hours import pretrain_flops
 from memory import META, build_on_meta
 from study import markdown_table

@@ -17,9 +17,9 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from fima.data.container import open_video, video_packets
-from fima.data.transcode import TranscodeSettings, transcode
-from fima.data.video import VideoReader
+from fima.data.decode.container import open_video, video_packets
+from fima.data.decode.video import VideoReader
+from fima.library.transcode import TranscodeSettings, transcode
 from sample_videos import sample_videos
 
 CLIP_FRAMES = 32

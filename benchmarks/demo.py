@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fima.data.isolated import available_cores
+from fima.data.workers.killable_pool import available_cores
 from study import COLUMNS, Trial, make_data, pretrain_and_evaluate, read_figures, result_file, run, write_json
 
 METHODS = {"moco": Trial(recipe="motion_textures_moco.yaml"), "fima": Trial(recipe="motion_textures_fima.yaml")}

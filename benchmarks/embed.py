@@ -14,7 +14,7 @@ import tyro
 
 import fima
 from fima.data.datasets import list_videos
-from fima.embedding.extract import extract_rows
+from fima.use.extract import extract_rows
 
 
 @dataclass(frozen=True, kw_only=True)

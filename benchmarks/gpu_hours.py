@@ -11,10 +11,10 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fima.backbones import build_backbone
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.model import build_method
-from fima.model.backbones import build_backbone
-from fima.model.inputs import ClipInputs
+from fima.method import build_method
+from fima.method.inputs import ClipInputs
 from fima.recipe import read_recipe, read_yaml
 from study import RECIPES, markdown_table
 

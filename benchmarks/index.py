@@ -18,9 +18,9 @@ from statistics import median
 
 import av
 
-from fima.data.index import VideoIndex, index_videos, load_index
-from fima.data.index_file import COLUMNS, open_index_file
-from fima.data.probe import read_header
+from fima.data.decode.header import read_header
+from fima.library.index import VideoIndex, index_videos, load_index
+from fima.library.index_file import COLUMNS, open_index_file
 from sample_videos import sample_videos
 
 WORKERS = 16

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from fima.engine.checkpoint import read_content
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.checkpoint import read_content
+from fima.checkpoints.run_folder import RunFolder
 from sample_videos import class_videos
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)

@@ -16,8 +16,8 @@ import torch
 from fima.config import DataConfig
 from fima.data.clips import window_indices, window_starts
 from fima.data.datasets import Video, VideoList
+from fima.data.decode.video import VideoReader
 from fima.data.loader import PretrainDataset, PretrainSample, collate_samples
-from fima.data.video import VideoReader
 from fima.data.views import sample_views
 from sample_videos import sample_videos
 

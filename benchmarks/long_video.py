@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 from av.packet import Packet
 
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
 from sample_videos import FPS, encode, textured_frames
 
 MINUTE_SECONDS = 60

@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.engine.setup import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
-from fima.engine.step import forward_backward
-from fima.model import build_method
-from fima.model.moco import MoCo
+from fima.method import build_method
+from fima.method.moco import MoCo
+from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
+from fima.train.step import forward_backward
 from step import random_batch
 from study import markdown_table
 

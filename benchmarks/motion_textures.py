@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 
 from fima.data.datasets import list_videos
-from fima.data.motion_textures import list_counterparts
-from fima.evaluation.evaluate import evaluate_source
-from fima.evaluation.features import RAW_DIFFERENCE, ClipSettings
-from fima.evaluation.protocols import EvaluationConfig
+from fima.evaluate.evaluate import evaluate_source
+from fima.evaluate.features import RAW_DIFFERENCE, ClipSettings
+from fima.evaluate.protocols import EvaluationConfig
 from fima.recipe import read_recipe
+from fima.synthetic.motion_textures import list_counterparts
 from study import (
     COLUMNS,
     NUM_CLIPS,

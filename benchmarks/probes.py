@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fima.evaluation.knn import knn_scores
-from fima.evaluation.linear import fit_linear_probe
-from fima.evaluation.metrics import top_k_accuracy
-from fima.evaluation.retrieval import retrieve
+from fima.evaluate.knn import knn_scores
+from fima.evaluate.linear import fit_linear_probe
+from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.retrieval import retrieve
 from study import markdown_table
 
 NOISE = 6.0

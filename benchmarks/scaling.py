@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import interpolate
 
+from fima.backbones.base import Backbone
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.engine import distributed
-from fima.engine.memory import keep_freed_memory
-from fima.engine.step import forward_backward
-from fima.model import build_method
-from fima.model.backbones.base import Backbone
-from fima.model.moco import MoCo
+from fima.method import build_method
+from fima.method.moco import MoCo
+from fima.torch_tools import distributed
+from fima.torch_tools.allocator import keep_freed_memory
+from fima.train.step import forward_backward
 from memory import peak_bytes
 from step import CPU, random_batch
 from study import markdown_table

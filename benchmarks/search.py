@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 import tyro
 
-from fima.embedding.search import SearchIndex
-from fima.embedding.table import Embeddings, read_embeddings, write_embeddings
+from fima.use.search import SearchIndex
+from fima.use.table import Embeddings, read_embeddings, write_embeddings
 
 Result = TypeVar("Result")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fima.engine.records import read_lines
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.run_folder import RunFolder
+from fima.files.jsonl import read_lines
 from sample_videos import class_videos
 from soak_loader import usage, workers_of
 

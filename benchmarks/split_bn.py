@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fima.checkpoints.checkpoint import load_checkpoint, load_weights
+from fima.checkpoints.run_folder import RunFolder
 from fima.data.augment import make_inputs
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.engine.checkpoint import load_checkpoint, load_weights
-from fima.engine.records import read_lines
-from fima.engine.run_folder import RunFolder
-from fima.model import build_method
-from fima.model.heads import pooled
-from fima.model.moco import MoCo
+from fima.files.jsonl import read_lines
+from fima.method import build_method
+from fima.method.heads import pooled
+from fima.method.moco import MoCo
 from study import Trial, make_data, markdown_table, pretrain_and_evaluate
 
 RECIPE = "motion_textures_moco.yaml"

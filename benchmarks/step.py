@@ -28,18 +28,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fima import losses
+from fima.backbones import build_backbone
+from fima.backbones.convolution import weights_transformed_once
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
 from fima.data.augment import draw_colour, make_inputs
 from fima.data.loader import PretrainBatch, item_generator
 from fima.data.views import ClipViews
-from fima.engine.memory import keep_freed_memory
-from fima.engine.precision import autocast, weights_cast_once
-from fima.engine.step import forward_backward
-from fima.model import build_method
-from fima.model.backbones import build_backbone
-from fima.model.convolution import weights_transformed_once
-from fima.model.momentum import frozen_copy
+from fima.method import build_method, losses
+from fima.method.momentum import frozen_copy
+from fima.torch_tools.allocator import keep_freed_memory
+from fima.torch_tools.precision import autocast, weights_cast_once
+from fima.train.step import forward_backward
 from textbook import CROP_PX, FRAMES, PlainProcess, plain_forward
 
 CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (

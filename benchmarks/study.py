@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fima.cli import main as fima
-from fima.evaluation.protocols import FEATURE_PROTOCOLS
+from fima.evaluate.protocols import FEATURE_PROTOCOLS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "recipes"

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fima.config import PretrainConfig
-from fima.engine.setup import with_precision
-from fima.engine.step import forward_backward
-from fima.model import build_method
+from fima.method import build_method
 from fima.recipe import read_recipe
+from fima.train.resolve import with_precision
+from fima.train.step import forward_backward
 from motion_textures import TRIALS
 from step import random_batch
 from study import RECIPES, Trial, markdown_table

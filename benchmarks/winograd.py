@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv3d
 
-from fima.engine.memory import keep_freed_memory
-from fima.model import convolution, winograd
-from fima.model.backbones import build_backbone
-from fima.model.convolution import LEAST_CHANNELS, LEAST_TILES, LEAST_TILES_KEPT, weights_transformed_once
-from fima.model.momentum import frozen_copy
+from fima.backbones import build_backbone, convolution, winograd
+from fima.backbones.convolution import LEAST_CHANNELS, LEAST_TILES, LEAST_TILES_KEPT, weights_transformed_once
+from fima.method.momentum import frozen_copy
+from fima.torch_tools.allocator import keep_freed_memory
 from step import seconds
 
 LAYERS: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {

@@ -24,7 +24,7 @@ from unittest import mock
 from fima.cli import COMMANDS
 from fima.cli import main as run_command
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.evaluation.protocols import EvaluationConfig
+from fima.evaluate.protocols import EvaluationConfig
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -48,26 +48,26 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         "An encoder in Python",
         {
             "Opening and using an encoder": ("fima.load", "fima.VideoEncoder", "fima.ClipTransform"),
-            "Search": ("fima.embedding.search", "fima.embedding.table"),
-            "Backbones by name": ("fima.registry", "fima.model.backbones.base"),
+            "Search": ("fima.use.search", "fima.use.table"),
+            "Backbones by name": ("fima.backbones.registry", "fima.backbones.base"),
             "Errors": ("fima.errors",),
         },
     ),
     "reference/method.md": (
         "Losses and model parts",
         {
-            "Losses": ("fima.losses",),
-            "Motion and foreground": ("fima.motion", "fima.foreground"),
-            "Methods": ("fima.model.inputs", "fima.model.moco", "fima.model.fima"),
-            "Parts": ("fima.model.decoder", "fima.model.heads", "fima.model.queue", "fima.model.momentum"),
-            "Training": ("fima.engine.step", "fima.engine.schedule", "fima.engine.health"),
+            "Losses": ("fima.method.losses",),
+            "Motion and foreground": ("fima.method.motion", "fima.method.foreground"),
+            "Methods": ("fima.method.inputs", "fima.method.moco", "fima.method.fima"),
+            "Parts": ("fima.method.decoder", "fima.method.heads", "fima.method.queue", "fima.method.momentum"),
+            "Training": ("fima.train.step", "fima.train.schedule", "fima.train.health"),
         },
     ),
     "reference/data.md": (
         "Data",
         {
-            "Lists of videos": ("fima.data.datasets", "fima.data.labelled", "fima.data.index"),
-            "Frames of a video": ("fima.data.video", "fima.data.clips"),
+            "Lists of videos": ("fima.data.datasets", "fima.data.labelled", "fima.library.index"),
+            "Frames of a video": ("fima.data.decode.video", "fima.data.clips"),
             "Views": ("fima.data.views", "fima.data.augment"),
             "Batches": ("fima.data.loader", "fima.data.eval_clips"),
         },
@@ -75,9 +75,9 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     "reference/evaluation.md": (
         "Evaluation and pictures",
         {
-            "Protocols": ("fima.evaluation.protocols", "fima.evaluation.features"),
-            "Measures": tuple(f"fima.evaluation.{name}" for name in ("linear", "knn", "retrieval", "metrics")),
-            "Activation maps": ("fima.visual.activation",),
+            "Protocols": ("fima.evaluate.protocols", "fima.evaluate.features"),
+            "Measures": tuple(f"fima.evaluate.{name}" for name in ("linear", "knn", "retrieval", "metrics")),
+            "Activation maps": ("fima.evaluate.activation",),
         },
     ),
 }

@@ -7,17 +7,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fima.encoder import ClipTransform, VideoEncoder, load
-    from fima.registry import register_backbone
+    from fima.backbones.registry import register_backbone
+    from fima.use.encoder import ClipTransform, VideoEncoder, load
 
 __version__ = "0.1.0"
 __all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone"]
 
 _WHERE = {
-    "ClipTransform": "fima.encoder",
-    "VideoEncoder": "fima.encoder",
-    "load": "fima.encoder",
-    "register_backbone": "fima.registry",
+    "ClipTransform": "fima.use.encoder",
+    "VideoEncoder": "fima.use.encoder",
+    "load": "fima.use.encoder",
+    "register_backbone": "fima.backbones.registry",
 }
 
 

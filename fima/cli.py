@@ -9,8 +9,8 @@ from typing import cast
 import fima
 from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import HELP, speaking, take_verbosity
-from fima.engine.memory import keep_freed_memory
 from fima.errors import ConfigError, TrainingError, UserError
+from fima.torch_tools.allocator import keep_freed_memory
 
 COMMANDS = {
     "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fima.backbones.registry import check_backbone
 from fima.errors import ConfigError
-from fima.registry import check_backbone
 
 Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
 """Layouts of data sets; `auto` recognises which one lies in a folder."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from fima.encoder import VideoEncoder
-from fima.engine.checkpoint import Checkpoint, Progress, save_checkpoint, versions
-from fima.model import build_method
+from fima.checkpoints.checkpoint import Checkpoint, Progress, save_checkpoint, versions
+from fima.method import build_method
+from fima.use.encoder import VideoEncoder
 from tests.small_runs import SMALL_CONFIG
 
 

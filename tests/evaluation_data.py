@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fima.backbones import build_backbone
+from fima.checkpoints.checkpoint import Progress, versions
+from fima.checkpoints.classifier import Classifier
+from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
-from fima.engine.checkpoint import Progress, versions
-from fima.engine.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
-from fima.evaluation.classifier import Classifier
-from fima.evaluation.features import FeatureSource
-from fima.model.backbones import build_backbone
+from fima.evaluate.features import FeatureSource
 from tests.layout_files import write_lines
 from tests.video_files import write_video
 

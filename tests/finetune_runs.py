@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, OptimConfig, RunConfig, TestConfig
-from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
-from fima.engine.finetune import finetune
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
+from fima.train.finetune import finetune
+from fima.train.loop import pretrain
 from tests.small_runs import with_settings
 
 SMALL = FinetuneConfig(

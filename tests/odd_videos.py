@@ -10,7 +10,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from fima.data.bitstream import VOP_START_CODE
+from fima.data.decode.bitstream import VOP_START_CODE
 from tests.video_files import (
     moving_square,
     truncate,

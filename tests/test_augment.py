@@ -29,7 +29,7 @@ from fima.data.augment import (
 )
 from fima.data.views import ClipViews
 from fima.errors import ConfigError
-from fima.motion import frame_difference
+from fima.method.motion import frame_difference
 from tests.small_runs import with_settings
 
 JITTER_PAIRS = (

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fima.backbones import build_backbone
+from fima.backbones.i3d import same_padding
+from fima.backbones.registry import BUILT_IN
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.model import build_method
-from fima.model.backbones import build_backbone
-from fima.model.backbones.i3d import same_padding
-from fima.registry import BUILT_IN
+from fima.method import build_method
 from tests.reference import golden_numbers, noise, noise_state
 from tests.test_fima import clip_inputs
 

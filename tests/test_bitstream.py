@@ -1,6 +1,6 @@
 import pytest
 
-from fima.data.bitstream import VOP_START_CODE, has_one_coded_vop, unpacked_display_numbers, unreferenced_test
+from fima.data.decode.bitstream import VOP_START_CODE, has_one_coded_vop, unpacked_display_numbers, unreferenced_test
 
 LENGTH_PREFIXED = bytes([1, 100, 0, 10, 0xFF])
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from fima.engine import checkpoint as checkpoints
-from fima.engine.checkpoint import Checkpoint, Progress, load_checkpoint, load_weights, save_checkpoint
+from fima.checkpoints import checkpoint as checkpoints
+from fima.checkpoints.checkpoint import Checkpoint, Progress, load_checkpoint, load_weights, save_checkpoint
 from fima.errors import CheckpointError
-from fima.model import build_method
+from fima.method import build_method
 from tests.small_runs import SMALL_CONFIG, with_settings
 
 

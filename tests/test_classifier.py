@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fima.config import ClassifierConfig, FinetuneConfig
-from fima.engine.checkpoint import Progress, versions
-from fima.engine.classifier_checkpoint import (
+from fima.backbones import build_backbone
+from fima.checkpoints.checkpoint import Progress, versions
+from fima.checkpoints.classifier import Classifier
+from fima.checkpoints.classifier_checkpoint import (
     ClassifierCheckpoint,
     Selection,
     load_classifier,
     load_classifier_checkpoint,
     save_classifier_checkpoint,
 )
+from fima.config import ClassifierConfig, FinetuneConfig
 from fima.errors import CheckpointError
-from fima.evaluation.classifier import Classifier
-from fima.evaluation.classifier_result import averages_log_softmax
-from fima.model.backbones import build_backbone
+from fima.evaluate.classifier_result import averages_log_softmax
 from tests.video_files import truncate
 
 CLIPS = torch.randn(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))

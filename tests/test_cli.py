@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import fima
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import COMMANDS, main
 from fima.config import PretrainConfig
-from fima.engine.loop import PretrainResult
-from fima.engine.run_folder import RunFolder
 from fima.errors import TrainingError
 from fima.recipe import read_recipe
+from fima.train.loop import PretrainResult
 from tests.closed_pipe import output_into_closed_pipe
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
 
@@ -77,7 +77,7 @@ class TestPretrainSettings:
             self.seen.append(config)
             raise TrainingError("not run")
 
-        monkeypatch.setattr("fima.engine.loop.pretrain", fake_pretrain)
+        monkeypatch.setattr("fima.train.loop.pretrain", fake_pretrain)
 
     def parse(self, folder: Path, *words: str, recipe: str | None = None) -> PretrainConfig:
         argv = ["pretrain", "DATA", "--out", str(folder / "run"), *words]

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fima.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from fima.checkpoints.convert import fima_to_official, in_official_order, official_to_fima
+from fima.checkpoints.official_checkpoint import export_official, import_official, load_training_checkpoint
+from fima.checkpoints.pretrained import load_pretrained
 from fima.cli import main
 from fima.config import MethodConfig, ModelConfig
-from fima.convert import fima_to_official, in_official_order, official_to_fima
-from fima.engine.checkpoint import load_checkpoint, save_checkpoint
-from fima.engine.official_checkpoint import export_official, import_official, load_training_checkpoint
-from fima.engine.pretrained import load_pretrained
 from fima.errors import CheckpointError
-from fima.model import build_method
-from fima.model.fima import FIMA
+from fima.method import build_method
+from fima.method.fima import FIMA
 from tests.reference import golden_numbers, noise, noise_state
 from tests.small_runs import SMALL_CONFIG, with_settings
 from tests.test_checkpoint import make_checkpoint

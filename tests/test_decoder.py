@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from fima.convert import official_to_fima
-from fima.model.decoder import MotionDecoder, positional_code
+from fima.checkpoints.convert import official_to_fima
+from fima.method.decoder import MotionDecoder, positional_code
 from tests.reference import golden_parts
 
 

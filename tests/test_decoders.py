@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import VideoList, list_videos
 from fima.data.loader import EpochSampler, PretrainDataset, PretrainSample, build_loader, collate_samples
-from fima.engine.run_folder import RunFolder
-from fima.engine.running import errors_in_one_line
 from fima.errors import TrainingError
+from fima.train.running import errors_in_one_line
 from tests.small_runs import make_videos, with_settings
 
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fima.engine import finetune as finetune_module
-from fima.engine import loop
-from fima.engine.determinism import choose_algorithms
-from fima.engine.finetune import finetune
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.run_folder import RunFolder
+from fima.torch_tools.determinism import choose_algorithms
+from fima.train import finetune as finetune_module
+from fima.train import loop
+from fima.train.finetune import finetune
+from fima.train.loop import pretrain
 from tests.finetune_runs import changed
 from tests.small_runs import make_videos, with_settings
 

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from communication import messages
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.engine import distributed
-from fima.engine.precision import autocast
-from fima.losses import cell_motion
-from fima.model import build_method
-from fima.model.inputs import ClipInputs
+from fima.method import build_method
+from fima.method.inputs import ClipInputs
+from fima.method.losses import cell_motion
+from fima.torch_tools import distributed
+from fima.torch_tools.precision import autocast
 from tests.gloo import run_processes
 
 MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import tyro
 
+from fima.authors.flags import Program, parse_flags
 from fima.cli import COMMANDS, main
-from fima.official.flags import Program, parse_flags
 from tests.doc_pages import (
     DOCS,
     PAGES,

@@ -7,9 +7,9 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
-from fima.data.doctor import why_missing
-from fima.data.quarantine import exclude, read_quarantine, write_quarantine
 from fima.errors import DataError
+from fima.library.doctor import why_missing
+from fima.library.quarantine import exclude, read_quarantine, write_quarantine
 from tests.video_files import damage, truncate, write_h264_mp4, write_ucf101_avi
 
 
@@ -67,7 +67,7 @@ def test_a_header_check_keeps_what_decoding_found(tmp_path: Path) -> None:
 def test_duplicates(
     end_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fima.data.doctor.END_BYTES", end_bytes)
+    monkeypatch.setattr("fima.library.doctor.END_BYTES", end_bytes)
     original = write_ucf101_avi(tmp_path / "v" / "a" / "1.avi")
     shutil.copy(original, tmp_path / "v" / "a" / "2.avi")
     other = tmp_path / "v" / "b" / "1.avi"

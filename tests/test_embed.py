@@ -8,15 +8,15 @@ import torch
 
 import fima
 from fima.cli import main
+from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import cut_clips, square_crops
 from fima.data.loader import SkippedVideo
-from fima.data.video import VideoReader
-from fima.embedding import embed as embed_module
-from fima.embedding.extract import VideoRows, extract_rows
-from fima.embedding.table import Embeddings, read_embeddings, write_embeddings
-from fima.embedding.windows import WindowDataset
 from fima.errors import ConfigError, DataError
-from fima.evaluation.features import ClipSettings
+from fima.evaluate.features import ClipSettings
+from fima.use import embed as embed_module
+from fima.use.extract import VideoRows, extract_rows
+from fima.use.table import Embeddings, read_embeddings, write_embeddings
+from fima.use.windows import WindowDataset
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -215,7 +215,7 @@ def test_clips_that_the_encoder_cannot_take_are_refused(
     videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32)
-    monkeypatch.setattr("fima.encoder.load", lambda source, device: encoder)
+    monkeypatch.setattr("fima.use.encoder.load", lambda source, device: encoder)
     assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
     assert "--frames 4 --crop-size 32: too small for s3d" in capsys.readouterr().err
 

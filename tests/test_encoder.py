@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 import fima
+from fima.checkpoints.pretrained import load_pretrained
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import Video, VideoList
-from fima.data.video import VideoReader
-from fima.encoder import VideoEncoder
-from fima.engine.pretrained import load_pretrained
+from fima.data.decode.video import VideoReader
 from fima.errors import CheckpointError, ConfigError, VideoError
-from fima.evaluation.feature_store import extract_features
-from fima.evaluation.features import ClipSettings, encoder_source
-from fima.hub import download
+from fima.evaluate.feature_store import extract_features
+from fima.evaluate.features import ClipSettings, encoder_source
+from fima.use.encoder import VideoEncoder
+from fima.use.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.fake_hub import COMMIT, fake_hub
 from tests.video_files import write_h264_mp4, write_ucf101_avi

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fima.cli import main
-from fima.engine.distributed import is_main
-from fima.evaluation.evaluate import collect
-from fima.evaluation.protocols import EvaluationConfig
-from fima.evaluation.splits import list_splits
-from fima.evaluation.subject import load_subject
-from fima.evaluation.testing import test_classifier as score_videos
+from fima.evaluate.classifier_scores import test_classifier as score_videos
+from fima.evaluate.evaluate import collect
+from fima.evaluate.loaded_model import load_subject
+from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.splits import list_splits
+from fima.torch_tools.distributed import is_main
 from tests.evaluation_data import CLASSES, write_classifier, write_state_dict, write_three_splits
 from tests.gloo import run_processes
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fima.data.datasets import Video, VideoList, list_videos
-from fima.data.motion_textures import list_counterparts, make_motion_textures
 from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
-from fima.evaluation.evaluate import evaluate_source
-from fima.evaluation.feature_protocols import FeatureSets, measure
-from fima.evaluation.features import RAW_DIFFERENCE, ClipSettings, Features, FeatureSource
-from fima.evaluation.protocols import EvaluationConfig
+from fima.evaluate.evaluate import evaluate_source
+from fima.evaluate.feature_protocols import FeatureSets, measure
+from fima.evaluate.features import RAW_DIFFERENCE, ClipSettings, Features, FeatureSource
+from fima.evaluate.protocols import EvaluationConfig
+from fima.synthetic.motion_textures import list_counterparts, make_motion_textures
 from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits
 
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ from safetensors import safe_open
 import fima
 from fima.cli import main
 from fima.errors import TrainingError
-from fima.evaluation.features import ClipSettings
-from fima.export.card import model_card
-from fima.export.check import TOLERANCE, compare, real_clips
-from fima.export.formats import SUFFIXES, Format
+from fima.evaluate.features import ClipSettings
+from fima.use.export.card import model_card
+from fima.use.export.check import TOLERANCE, compare, real_clips
+from fima.use.export.formats import SUFFIXES, Format
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.finetune_runs import after
 from tests.small_runs import make_videos

@@ -13,10 +13,10 @@ from types import ModuleType
 import pytest
 
 import fima
+from fima.backbones.registry import backbone_names
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.errors import CheckpointError, ConfigError
-from fima.registry import backbone_names
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
 from tests.video_files import write_ucf101_avi
 
@@ -82,7 +82,7 @@ def test_a_backbone_of_another_package(package: Path, tmp_path: Path) -> None:
 def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert backbone_names()[-1] == "two_layers"
     assert fima.VideoEncoder(backbone="two_layers", frames=4, crop_size=32).num_features == 32
-    monkeypatch.setattr("fima.registry._registered", {})
+    monkeypatch.setattr("fima.backbones.registry._registered", {})
     build = module("my_backbone").TwoLayers
     fima.register_backbone("mine", build)
     fima.register_backbone("mine", build)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fima.data.datasets import Video, VideoList, list_videos
-from fima.data.video import VideoReader
-from fima.engine.distributed import is_main
+from fima.data.decode.video import VideoReader
 from fima.errors import ConfigError, DataError
-from fima.evaluation import feature_store
-from fima.evaluation.feature_store import FeatureStore, extract_features
-from fima.evaluation.features import (
+from fima.evaluate import feature_store
+from fima.evaluate.feature_store import FeatureStore, extract_features
+from fima.evaluate.features import (
     ClipSettings,
     FeatureSource,
     encode,
@@ -23,6 +22,7 @@ from fima.evaluation.features import (
     encoder_source,
     raw_difference_features,
 )
+from fima.torch_tools.distributed import is_main
 from tests.evaluation_data import BRIGHTNESS, brightness_features, write_three_splits
 from tests.gloo import run_processes
 

@@ -8,11 +8,11 @@ from torch.nn.functional import normalize
 
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.model import build_method
-from fima.model.fima import FIMA, early_and_late
-from fima.model.inputs import ClipInputs, StepLosses
-from fima.model.moco import MoCo
-from fima.model.momentum import frozen_copy, update_average
+from fima.method import build_method
+from fima.method.fima import FIMA, early_and_late
+from fima.method.inputs import ClipInputs, StepLosses
+from fima.method.moco import MoCo
+from fima.method.momentum import frozen_copy, update_average
 
 MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)
 METHOD = MethodConfig(queue_size=12, cell_queue_size=40)

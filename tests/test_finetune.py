@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 import torch
 
+from fima.checkpoints.classifier import Classifier
+from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier, load_classifier_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList, list_videos
-from fima.data.motion_textures import make_motion_textures
-from fima.engine import classifier_step, finetune_testing
-from fima.engine.classifier_checkpoint import ClassifierCheckpoint, load_classifier, load_classifier_checkpoint
-from fima.engine.finetune import FinetuneResult, finetune
-from fima.engine.run_folder import RunFolder
 from fima.errors import DataError, TrainingError
-from fima.evaluation import testing
-from fima.evaluation.classifier import Classifier
-from fima.evaluation.testing import ClassifierScores
+from fima.evaluate import classifier_scores as testing
+from fima.evaluate.classifier_scores import ClassifierScores
 from fima.recipe import read_recipe
+from fima.synthetic.motion_textures import make_motion_textures
+from fima.train import classifier_step, finetune_testing
+from fima.train.finetune import FinetuneResult, finetune
 from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import truncate

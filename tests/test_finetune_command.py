@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from fima.checkpoints.classifier_checkpoint import load_classifier_checkpoint
+from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import DataConfig, FinetuneConfig, PretrainConfig
-from fima.engine.classifier_checkpoint import load_classifier_checkpoint
-from fima.engine.finetune import finetune
-from fima.engine.finetune_setup import clips_in_words, find_encoder, find_lists, narrow_test, resolve
-from fima.engine.pretrained import load_pretrained
-from fima.engine.run_folder import RunFolder
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.recipe import flatten, read_recipe
+from fima.train.finetune import finetune
+from fima.train.finetune_setup import clips_in_words, find_encoder, find_lists, narrow_test, resolve
 from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
 from tests.small_runs import make_videos
 from tests.video_files import write_ucf101_avi

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fima.foreground import activation_map, foreground_mask
+from fima.method.foreground import activation_map, foreground_mask
 from tests.reference import golden_parts
 
 

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fima.backbones import build_backbone
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import build_eval_loader
-from fima.evaluation.features import ClipSettings, encode_difference
-from fima.model.backbones import build_backbone
-from fima.visual.cam import adapted_to_differences, foreground_share
+from fima.evaluate.cam import adapted_to_differences, foreground_share
+from fima.evaluate.features import ClipSettings, encode_difference
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")

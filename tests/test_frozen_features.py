@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fima.errors import DataError
-from fima.evaluation.knn import knn_scores
-from fima.evaluation.linear import fit_linear_probe
-from fima.evaluation.metrics import top_k_accuracy
-from fima.evaluation.retrieval import retrieve, same_video_share
+from fima.evaluate.knn import knn_scores
+from fima.evaluate.linear import fit_linear_probe
+from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.retrieval import retrieve, same_video_share
 from tests.evaluation_data import gaussians
 
 
@@ -92,5 +92,5 @@ def test_same_video_share_against_a_loop() -> None:
 def test_same_video_share_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = torch.randn(20, 2, 4)
     whole = same_video_share(clips)
-    monkeypatch.setattr("fima.evaluation.retrieval.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("fima.evaluate.retrieval.ROWS_AT_ONCE", 7)
     assert same_video_share(clips) == whole

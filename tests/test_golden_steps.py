@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fima import losses
+from fima.backbones import convolution
+from fima.checkpoints.convert import fima_to_official, official_to_fima
 from fima.config import MethodConfig, ModelConfig
-from fima.convert import fima_to_official, official_to_fima
-from fima.losses import Contrast
-from fima.model import build_method, convolution
-from fima.model.fima import FIMA
-from fima.model.inputs import ClipInputs, StepLosses
-from fima.motion import frame_difference
+from fima.method import build_method, losses
+from fima.method.fima import FIMA
+from fima.method.inputs import ClipInputs, StepLosses
+from fima.method.losses import Contrast
+from fima.method.motion import frame_difference
 from tests.reference import golden_numbers, noise, noise_state
 
 MEAN = (0.43216, 0.394666, 0.37645)

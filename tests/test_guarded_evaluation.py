@@ -15,14 +15,14 @@ from torch import Tensor
 from fima.cli import main
 from fima.data import eval_clips
 from fima.data.datasets import list_videos
+from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import EvalBatch, EvalClipsDataset, build_eval_loader
-from fima.data.limits import DecodeLimits
 from fima.data.loader import SkippedVideo
-from fima.embedding import extract
-from fima.embedding.extract import VideoRows, extract_rows
-from fima.embedding.windows import WindowChunk, WindowDataset
-from fima.evaluation.feature_store import extract_features
-from fima.evaluation.features import ClipSettings, FeatureSource
+from fima.evaluate.feature_store import extract_features
+from fima.evaluate.features import ClipSettings, FeatureSource
+from fima.use import extract
+from fima.use.extract import VideoRows, extract_rows
+from fima.use.windows import WindowChunk, WindowDataset
 from tests.encoder_files import write_checkpoint
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import write_ucf101_avi

@@ -10,8 +10,8 @@ from fima.cli import main
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import build_eval_loader
-from fima.data.handover import handed_over
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.data.workers.shared_memory import handed_over
 from fima.errors import TrainingError
 from tests.small_runs import make_videos
 

@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import normalize
 
 from fima.data.datasets import list_videos
-from fima.engine.health import check_health, effective_rank, embedding_std, knn_accuracy, measure
-from fima.model import build_method
+from fima.method import build_method
+from fima.train.health import check_health, effective_rank, embedding_std, knn_accuracy, measure
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from fima.checkpoints.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.engine.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint
-from fima.engine.run_folder import RunFolder
 from fima.errors import CheckpointError
 from tests.small_runs import SMALL_FLAGS, make_videos
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fima.data.compact import PackedVideos, PathTable
 from fima.data.datasets import Video, list_videos
-from fima.data.index import VideoIndex, default_index_file, index_videos, load_index
+from fima.data.packed_lists import PackedVideos, PathTable
 from fima.errors import DataError
+from fima.library.index import VideoIndex, default_index_file, index_videos, load_index
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 
 
@@ -79,8 +79,8 @@ def test_decoding_is_remembered(folder: Path) -> None:
 
 
 def test_an_interrupt_keeps_what_was_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fima.data.index_file.COMMIT_SECONDS", 0)
-    monkeypatch.setattr("fima.data.index_file.HEADERS_AT_ONCE", 1)
+    monkeypatch.setattr("fima.library.index_file.COMMIT_SECONDS", 0)
+    monkeypatch.setattr("fima.library.index_file.HEADERS_AT_ONCE", 1)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt

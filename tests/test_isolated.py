@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fima.data.isolated import Failed, run_isolated
+from fima.data.workers.killable_pool import Failed, run_isolated
 
 
 def work(item: int | str) -> int:

@@ -15,10 +15,10 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from fima.config import DataConfig
-from fima.data import video
-from fima.data.container import open_video
 from fima.data.datasets import Video, VideoList, list_videos
-from fima.data.guarded import init_worker
+from fima.data.decode import video
+from fima.data.decode.container import open_video
+from fima.data.decode.video import VideoReader
 from fima.data.loader import (
     MAX_TRIES,
     EpochSampler,
@@ -26,7 +26,7 @@ from fima.data.loader import (
     PretrainDataset,
     build_pretrain_loader,
 )
-from fima.data.video import VideoReader
+from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
 from tests.video_files import write_ucf101_avi
 

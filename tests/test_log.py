@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fima.engine import log
-from fima.engine.loop import pretrain
-from fima.engine.records import read_lines
+from fima.files.jsonl import read_lines
+from fima.train import log
+from fima.train.loop import pretrain
 from tests.small_runs import make_videos, with_settings
 
 ONE_EPOCH = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)
@@ -39,7 +39,7 @@ def test_a_run_goes_on_without_tensorboard(
     def full_disk(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fima.engine.log.SummaryWriter.add_scalar", full_disk)
+    monkeypatch.setattr("fima.train.log.SummaryWriter.add_scalar", full_disk)
     result = pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
     assert result.progress.epoch == 1
     assert capsys.readouterr().err.count("no more events for TensorBoard: they cannot be written (No space left") == 1

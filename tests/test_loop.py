@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import torch
 
+from fima.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.run_folder import RunFolder
 from fima.config import PretrainConfig
-from fima.engine import log, loop
-from fima.engine import step as step_module
-from fima.engine.checkpoint import Checkpoint, load_checkpoint
-from fima.engine.health import Health
-from fima.engine.loop import pretrain
-from fima.engine.pretrained import load_pretrained
-from fima.engine.run_folder import RunFolder
-from fima.engine.running import step_seed
-from fima.engine.setup import with_precision
 from fima.errors import ConfigError, DataError, TrainingError
-from fima.model.inputs import StepLosses
+from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
+from fima.train import log, loop
+from fima.train import step as step_module
+from fima.train.health import Health
+from fima.train.loop import pretrain
+from fima.train.resolve import with_precision
+from fima.train.running import step_seed
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.video_files import truncate
 

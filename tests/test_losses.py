@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fima import losses
-from fima.losses import cell_centres, cell_motion, frame_motion, info_nce, positive_pairs
+from fima.method import losses
+from fima.method.losses import cell_centres, cell_motion, frame_motion, info_nce, positive_pairs
 from tests.reference import cell_motion_loop, frame_motion_loop, golden_parts, info_nce_loop, positive_pairs_loop
 
 DENSE_CASES = ["basic", "queue", "flipped", "some_without_positives"]

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from fima.engine.memory import keep_freed_memory
+from fima.torch_tools.allocator import keep_freed_memory
 
 COUNT_FAULTS = """
 import resource
-from fima.engine.memory import keep_freed_memory
+from fima.torch_tools.allocator import keep_freed_memory
 import torch
 {setting}
 def tensors():

@@ -7,12 +7,12 @@ from typing import Literal
 import pytest
 import torch
 
+from fima.backbones import build_backbone
 from fima.config import MethodConfig, ModelConfig
-from fima.engine.precision import autocast
-from fima.model import build_method
-from fima.model.backbones import build_backbone
-from fima.model.fima import FIMA
-from fima.model.inputs import StepLosses
+from fima.method import build_method
+from fima.method.fima import FIMA
+from fima.method.inputs import StepLosses
+from fima.torch_tools.precision import autocast
 from tests.test_fima import clip_inputs
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fima.evaluation.metrics import chance_recall_at_k, recall_at_k, top_k_accuracy
+from fima.evaluate.metrics import chance_recall_at_k, recall_at_k, top_k_accuracy
 
 
 def test_top_k_accuracy_against_a_loop() -> None:

@@ -1,6 +1,6 @@
 import torch
 
-from fima.motion import frame_difference
+from fima.method.motion import frame_difference
 from tests.reference import golden_parts
 
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import PretrainConfig
 from fima.data.views import Crop, crop_and_resize
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
 from fima.errors import VideoError
-from fima.foreground import foreground_mask
-from fima.losses import positive_pairs
-from fima.visual.activation import ViewEncoders
+from fima.evaluate.activation import ViewEncoders
+from fima.method.foreground import foreground_mask
+from fima.method.losses import positive_pairs
+from fima.train.loop import pretrain
 from fima.visual.motion_picture import MotionView, draw_motion, motion_view
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 from tests.video_files import decode_all, moving_square, write_video

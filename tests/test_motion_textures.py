@@ -9,7 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fima.data.datasets import list_videos
-from fima.data.motion_scene import (
+from fima.data.decode.video import VideoReader
+from fima.errors import ConfigError, DataError
+from fima.synthetic.motion_scene import (
     LUMA_WEIGHTS,
     MAX_RADIUS,
     MIN_RADIUS,
@@ -20,15 +22,13 @@ from fima.data.motion_scene import (
     draw_trajectory,
     render,
 )
-from fima.data.motion_textures import (
+from fima.synthetic.motion_textures import (
     CLASSES,
     FORMAT_VERSION,
     list_counterparts,
     load_mask,
     make_motion_textures,
 )
-from fima.data.video import VideoReader
-from fima.errors import ConfigError, DataError
 
 SIZE_PX, NUM_FRAMES = 48, 12
 
@@ -235,7 +235,7 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("fima.data.motion_textures._write_video", fail)
+    monkeypatch.setattr("fima.synthetic.motion_textures._write_video", fail)
     with pytest.raises(OSError, match="disk full"):
         make_motion_textures(tmp_path / "bench", num_train=1, num_test=1, workers=0)
     assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ import pytest
 from fima.cli import main
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
+from fima.data.decode.header import read_header
+from fima.data.decode.video import VideoReader
 from fima.data.loader import build_pretrain_loader
-from fima.data.probe import read_header
-from fima.data.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import UNUSABLE, USABLE, write_rotated
 from tests.video_files import decode_all, write_ucf101_avi, write_video
@@ -151,6 +151,6 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
 def test_huge_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "v.mp4", np.zeros((2, 64, 64, 3), dtype=np.uint8), codec="libx264")
-    monkeypatch.setattr("fima.data.container.MAX_FRAME_PIXELS", 4000)
+    monkeypatch.setattr("fima.data.decode.container.MAX_FRAME_PIXELS", 4000)
     with pytest.raises(VideoError, match="frames of 64x64, more than 4,000 pixels"):
         read_header(path)

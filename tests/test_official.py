@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from fima.authors.flags import FLAGS, Program, flags_of, markdown_table, parse_flags
+from fima.authors.main import main
+from fima.authors.translate import Translation, reworded, translate
 from fima.config import DataConfig, FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.official.flags import FLAGS, Program, flags_of, markdown_table, parse_flags
-from fima.official.main import main
-from fima.official.translate import Translation, reworded, translate
 from fima.recipe import flatten
 
 REPOSITORY = Path(__file__).parents[1]
@@ -300,7 +300,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_table_of_flags_is_that_of_the_page_and_its_settings_exist() -> None:
     page = (REPOSITORY / "docs" / "official.md").read_text()
-    assert markdown_table() in page, "put the output of fima.official.flags.markdown_table() into docs/official.md"
+    assert markdown_table() in page, "put the output of fima.authors.flags.markdown_table() into docs/official.md"
     defaults = {"train": flatten(PretrainConfig()), "eval": flatten(FinetuneConfig())}
     for flag in FLAGS:
         for program, known in defaults.items():

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.engine.checkpoint import save_checkpoint
-from fima.engine.distributed import init_from_environment
+from fima.authors.flags import parse_flags
+from fima.authors.launch import Launch, check_port, plan_launch, run_processes
+from fima.authors.main import main
+from fima.checkpoints.checkpoint import save_checkpoint
 from fima.errors import ConfigError
-from fima.official.flags import parse_flags
-from fima.official.launch import Launch, check_port, plan_launch, run_processes
-from fima.official.main import main
+from fima.torch_tools.distributed import init_from_environment
 from tests.test_checkpoint import make_checkpoint
 from tests.test_official import DISTRIBUTED, REPOSITORY, write_ucf101
 from tests.video_files import write_ucf101_avi
@@ -108,7 +108,7 @@ def script(text: str) -> list[str]:
 def test_all_processes_end_when_one_fails(
     text: str, code: int, errors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fima.official.launch.FOLLOW_SECONDS", 0.5)
+    monkeypatch.setattr("fima.authors.launch.FOLLOW_SECONDS", 0.5)
     assert run_processes(script(text), Launch(local=2)) == code
     assert capsys.readouterr().err == errors
 
@@ -126,7 +126,7 @@ def test_a_signal_is_passed_on_once(tmp_path: Path) -> None:
         "sys.exit(143 if len(count) == 1 else 99)\n"
     )
     parent = (
-        "import sys; from fima.official.launch import Launch, run_processes; "
+        "import sys; from fima.authors.launch import Launch, run_processes; "
         f"sys.exit(run_processes([sys.executable, {str(child)!r}], Launch(local=2)))"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=REPOSITORY, process_group=0)

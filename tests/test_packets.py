@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fima.data import packets
-from fima.data.packets import FrameIndex
-from fima.data.video import VideoReader
+from fima.data.decode import packets
+from fima.data.decode.packets import FrameIndex
+from fima.data.decode.video import VideoReader
 from tests.video_files import moving_square, write_video
 
 BYTES_PER_FRAME = 48

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fima.engine.precision import autocast, weights_cast_once
-from fima.model.backbones import build_backbone
+from fima.backbones import build_backbone
+from fima.torch_tools.precision import autocast, weights_cast_once
 
 CPU = torch.device("cpu")
 Size3 = tuple[int, int, int]

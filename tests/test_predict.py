@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fima.checkpoints.classifier_checkpoint import load_classifier
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.datasets import list_videos
-from fima.embedding.predict import Prediction, predict
-from fima.engine.classifier_checkpoint import load_classifier
-from fima.engine.run_folder import RunFolder
-from fima.evaluation.testing import test_classifier as score_videos
+from fima.evaluate.classifier_scores import test_classifier as score_videos
+from fima.use.predict import Prediction, predict
 from tests.finetune_runs import after, changed
 from tests.small_runs import make_videos
 

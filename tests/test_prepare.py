@@ -12,10 +12,10 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
-from fima.data.isolated import Failed
-from fima.data.prepare import Job
-from fima.data.transcode import Transcoded, target_size
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
+from fima.data.workers.killable_pool import Failed
+from fima.library.prepare import Job
+from fima.library.transcode import Transcoded, target_size
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 
@@ -132,7 +132,7 @@ def test_a_full_disk_ends_it_and_leaves_what_is_finished(
         yield 1, Failed("cannot be rewritten (no space left on the disk)")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fima.data.prepare.run_isolated", full_after_one)
+        patch.setattr("fima.library.prepare.run_isolated", full_after_one)
         assert prepare(tmp_path / "v", tmp_path / "p") == 2
     assert "p: the disk is full; the videos that are finished stay" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["a.mp4", "prepared.jsonl"]

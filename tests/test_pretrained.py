@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import video
 
+from fima.backbones import build_backbone
+from fima.checkpoints.checkpoint import Progress, save_checkpoint
+from fima.checkpoints.classifier import Classifier
+from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
+from fima.checkpoints.convert import fima_to_official
+from fima.checkpoints.pretrained import load_pretrained
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
-from fima.convert import fima_to_official
-from fima.engine.checkpoint import Progress, save_checkpoint
-from fima.engine.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
-from fima.engine.pretrained import load_pretrained
 from fima.errors import CheckpointError
-from fima.evaluation.classifier import Classifier
-from fima.model.backbones import build_backbone
-from fima.model.heads import pooled
+from fima.method.heads import pooled
 from tests.small_runs import SMALL_CONFIG, with_settings
 from tests.test_checkpoint import make_checkpoint
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.engine.checkpoint import load_checkpoint
-from fima.engine.lock import FolderLock
-from fima.engine.records import read_lines
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.errors import ConfigError
+from fima.files.jsonl import read_lines
+from fima.files.lock import FolderLock
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 LONGEST_SECONDS = 120
@@ -225,7 +225,7 @@ def test_two_nodes_are_one_run(nodes: tuple[Node, Node], videos: Path, tmp_path:
 def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path) -> None:
     """Processes that decode notice only after seconds that the one that started them is gone."""
     code = (
-        "import multiprocessing, pathlib, sys, time; from fima.engine.lock import FolderLock; "
+        "import multiprocessing, pathlib, sys, time; from fima.files.lock import FolderLock; "
         "lock = FolderLock(pathlib.Path(sys.argv[1])); lock.take(); "
         "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)); child.start(); "
         "print(child.pid, flush=True); time.sleep(30)"

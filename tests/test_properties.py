@@ -19,13 +19,13 @@ from fima.data.clips import evenly_spread_starts, window_indices, window_starts
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
 from fima.data.loader import EpochSampler
-from fima.data.quarantine import read_quarantine, write_quarantine
 from fima.data.views import Crop, random_crop
-from fima.engine.records import keep_lines, read_lines
-from fima.engine.schedule import learning_rate
 from fima.errors import ConfigError, DataError
-from fima.model.queue import KeyQueue
+from fima.files.jsonl import keep_lines, read_lines
+from fima.library.quarantine import read_quarantine, write_quarantine
+from fima.method.queue import KeyQueue
 from fima.recipe import config_from_mapping, config_to_mapping, read_recipe
+from fima.train.schedule import learning_rate
 
 settings.register_profile("fima", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fima")

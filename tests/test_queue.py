@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fima.model.queue import KeyQueue
+from fima.method.queue import KeyQueue
 
 
 def rows(first: int, num: int) -> torch.Tensor:

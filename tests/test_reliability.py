@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.engine import loop
-from fima.engine.checkpoint import load_checkpoint
-from fima.engine.interrupt import StopRequest
-from fima.engine.lock import FolderLock
-from fima.engine.loop import pretrain
-from fima.engine.records import LineFile, keep_lines, read_lines
-from fima.engine.run_folder import RunFolder
-from fima.engine.step import forward_backward
 from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
+from fima.files.jsonl import LineFile, keep_lines, read_lines
+from fima.files.lock import FolderLock
+from fima.train import loop
+from fima.train.loop import pretrain
+from fima.train.signals import StopRequest
+from fima.train.step import forward_backward
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
 from tests.video_files import truncate
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fima.evaluation.report import confusion_matrix, write_class_report
+from fima.evaluate.report import confusion_matrix, write_class_report
 
 CLASSES = ["Clean, and Jerk", 'A "quoted" one', "Übung", "never tested"]
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
 from fima.errors import ConfigError
+from fima.train.loop import pretrain
 from fima.visual.report.charts import confusion_chart, curve_charts, embedding_chart, similarity_chart
 from fima.visual.report.markup import element, script_json, table
 from fima.visual.report.media import MediaStore

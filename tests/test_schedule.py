@@ -3,7 +3,7 @@ import math
 import pytest
 
 from fima.config import OptimConfig
-from fima.engine.schedule import learning_rate
+from fima.train.schedule import learning_rate
 
 
 def test_cosine_starts_at_lr_and_would_reach_zero_after_the_last_epoch() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fima.cli import main
-from fima.embedding.page import search_page
-from fima.embedding.search import ROWS_AT_ONCE, SearchIndex
-from fima.embedding.table import read_embeddings, write_embeddings
+from fima.use.page import search_page
+from fima.use.search import ROWS_AT_ONCE, SearchIndex
+from fima.use.table import read_embeddings, write_embeddings
 from tests.browser import chromium
 from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint

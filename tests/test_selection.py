@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from fima.config import DataConfig
-from fima.data.compact import PackedVideos
-from fima.data.quarantine import write_quarantine
-from fima.data.selection import chosen_videos
+from fima.data.chosen_videos import chosen_videos
+from fima.data.packed_lists import PackedVideos
 from fima.errors import DataError
+from fima.library.quarantine import write_quarantine
 from tests.small_runs import make_videos
 
 

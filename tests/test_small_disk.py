@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fima.engine.checkpoint import load_checkpoint
-from fima.engine.records import read_lines
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
+from fima.files.jsonl import read_lines
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 MOUNT = 'mount -t tmpfs -o size=24m tmpfs "$1"'

@@ -6,7 +6,7 @@ import pytest
 from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.recipe import flatten, read_recipe, read_yaml
-from fima.smoke import shrink_finetune, shrink_pretrain
+from fima.synthetic.smoke import shrink_finetune, shrink_pretrain
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 FINETUNE = sorted(path.name for path in RECIPES.glob("*.yaml") if "classifier" in read_yaml(path))

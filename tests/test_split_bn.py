@@ -3,9 +3,9 @@ import torch
 from torch import Tensor, nn
 
 from fima.config import MethodConfig, ModelConfig
-from fima.engine.distributed import shuffle_rows, unshuffle_rows
 from fima.errors import ConfigError
-from fima.model.moco import MoCo
+from fima.method.moco import MoCo
+from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows
 from tests.small_runs import with_settings
 
 METHOD = MethodConfig(name="moco", queue_size=4)

@@ -8,11 +8,11 @@ import pytest
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from fima.data import container
-from fima.data.container import open_video
-from fima.data.probe import read_header
-from fima.data.sps import FrameFormat, frame_format
-from fima.data.video import VideoReader
+from fima.data.decode import container
+from fima.data.decode.container import open_video
+from fima.data.decode.header import read_header
+from fima.data.decode.sps import FrameFormat, frame_format
+from fima.data.decode.video import VideoReader
 from tests.odd_videos import write_edit_list, write_interlaced, write_rotated
 from tests.video_files import decode_all, moving_square, write_h264_mp4, write_uneven_mkv, write_video
 

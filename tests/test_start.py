@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.engine.checkpoint import load_checkpoint
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
-from fima.engine.start import first_progress, start_from
 from fima.errors import ConfigError
+from fima.train.loop import pretrain
+from fima.train.resume import first_progress, start_from
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 
 

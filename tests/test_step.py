@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.engine.step import NotFiniteError, forward_backward
-from fima.model import build_method
-from fima.model.inputs import ClipInputs, StepLosses
+from fima.method import build_method
+from fima.method.inputs import ClipInputs, StepLosses
+from fima.train.step import NotFiniteError, forward_backward
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
 MOCO = with_settings("method", name="moco")

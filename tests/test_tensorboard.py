@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.engine.checkpoint import load_checkpoint
-from fima.engine.loop import pretrain
-from fima.engine.run_folder import RunFolder
-from fima.model import build_method
+from fima.method import build_method
+from fima.train.loop import pretrain
 from fima.visual.overlay import GAP_PX
 from fima.visual.tensorboard import THUMB_PX, log_pictures
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from fima.backbones import build_backbone
+from fima.checkpoints.classifier import Classifier
 from fima.data.augment import MEAN, STD
 from fima.data.clips import evenly_spread_starts, window_indices
 from fima.data.datasets import VideoList, list_videos
+from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import square_crops
-from fima.data.video import VideoReader
 from fima.data.views import crop_and_resize
-from fima.engine import distributed
 from fima.errors import DataError
-from fima.evaluation import testing
-from fima.evaluation.classifier import Classifier
-from fima.model.backbones import build_backbone
+from fima.evaluate import classifier_scores as testing
+from fima.torch_tools import distributed
 from tests.gloo import run_processes
 from tests.small_runs import make_videos
 from tests.video_files import write_ucf101_avi

@@ -11,11 +11,11 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fima.data import packets
-from fima.data.container import video_packets
-from fima.data.packets import FrameIndex, TimestampsDisagree
-from fima.data.sps import FrameFormat
-from fima.data.video import VideoReader
+from fima.data.decode import packets
+from fima.data.decode.container import video_packets
+from fima.data.decode.packets import FrameIndex, TimestampsDisagree
+from fima.data.decode.sps import FrameFormat
+from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_edit_list, write_packed_avi
 from tests.video_files import (
@@ -312,7 +312,7 @@ def test_nothing_is_written_to_the_terminal(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:

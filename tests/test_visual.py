@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fima.backbones import build_backbone
 from fima.data.datasets import Video, VideoList, list_videos
-from fima.data.motion_textures import load_mask, make_motion_textures
 from fima.errors import DataError, VideoError
-from fima.evaluation.features import ClipSettings
-from fima.model.backbones import build_backbone
-from fima.visual.activation import ViewEncoders, averaged_map
-from fima.visual.cam import foreground_share, moving_pixels, occlusion_share
+from fima.evaluate.activation import ViewEncoders, averaged_map
+from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
+from fima.evaluate.features import ClipSettings
+from fima.evaluate.occlusion import occlusion_map
+from fima.synthetic.motion_textures import load_mask, make_motion_textures
 from fima.visual.comparison import side_by_side
 from fima.visual.contact_sheet import contact_sheet
-from fima.visual.occlusion import occlusion_map
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")

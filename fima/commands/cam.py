@@ -17,8 +17,8 @@ from fima.errors import ConfigError, DataError, VideoError
 if TYPE_CHECKING:
     import torch
 
-    from fima.engine.checkpoint import LoadedEncoder
-    from fima.visual.activation import MapKind
+    from fima.checkpoints.checkpoint import LoadedEncoder
+    from fima.evaluate.activation import MapKind
     from fima.visual.cam_video import NamedEncoder
 
 ADAPTING_CLIPS = 4
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine.pretrained import load_pretrained
-    from fima.engine.setup import choose_device
+    from fima.checkpoints.pretrained import load_pretrained
+    from fima.train.resolve import choose_device
 
     device = choose_device(arguments.device, flag="device")
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
@@ -106,7 +106,7 @@ def _write(
     arguments: CamArguments, shown: list[NamedEncoder], path: Path, out: Path, device: torch.device
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
-    from fima.data.video import VideoReader
+    from fima.data.decode.video import VideoReader
     from fima.visual.cam_video import file_source, look_at, write_map_picture, write_map_video
 
     written = []
@@ -124,8 +124,8 @@ def _write(
 def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
-    from fima.data.motion_textures import has_masks, load_mask
-    from fima.evaluation.features import ClipSettings
+    from fima.evaluate.features import ClipSettings
+    from fima.synthetic.motion_textures import has_masks, load_mask
     from fima.visual.comparison import side_by_side
 
     sizes = {(encoder.clip_frames, encoder.crop_size) for encoder in shown}
@@ -161,9 +161,9 @@ def _videos(arguments: CamArguments) -> VideoList:
 
 
 def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
-    from fima.evaluation.features import ClipSettings
-    from fima.visual.activation import ViewEncoders
-    from fima.visual.cam import adapted_to_differences
+    from fima.evaluate.activation import ViewEncoders
+    from fima.evaluate.cam import adapted_to_differences
+    from fima.evaluate.features import ClipSettings
     from fima.visual.cam_video import NamedEncoder
 
     data = loaded.config.data

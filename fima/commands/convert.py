@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checkpoint(arguments: ConvertArguments) -> str:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.convert import fima_to_official
-    from fima.engine.checkpoint import save_checkpoint, write_content
-    from fima.engine.official_checkpoint import export_official, load_training_checkpoint
+    from fima.checkpoints.checkpoint import save_checkpoint, write_content
+    from fima.checkpoints.convert import fima_to_official
+    from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint
 
     checkpoint = load_training_checkpoint(arguments.source)
     if arguments.out.suffix == ".safetensors":
@@ -73,10 +73,10 @@ def _checkpoint(arguments: ConvertArguments) -> str:
 def _encoder(arguments: ConvertArguments) -> str:
     import torch
 
-    from fima.convert import PREFIX
-    from fima.engine.checkpoint import write_content
-    from fima.engine.official_checkpoint import ARCHITECTURES
-    from fima.engine.pretrained import load_pretrained
+    from fima.checkpoints.checkpoint import write_content
+    from fima.checkpoints.convert import PREFIX
+    from fima.checkpoints.official_checkpoint import ARCHITECTURES
+    from fima.checkpoints.pretrained import load_pretrained
 
     loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
@@ -94,8 +94,8 @@ def _encoder(arguments: ConvertArguments) -> str:
 def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    from fima.engine.durable import let_others_read
-    from fima.engine.pretrained import METADATA_KEY
+    from fima.checkpoints.pretrained import METADATA_KEY
+    from fima.files.atomic import let_others_read
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

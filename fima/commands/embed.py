@@ -15,13 +15,13 @@ from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import list_videos
-from fima.data.isolated import available_cores
-from fima.data.limits import DecodeLimits
+from fima.data.decode.limits import DecodeLimits
+from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fima.embedding.embed import Embedded
-    from fima.encoder import VideoEncoder
+    from fima.use.embed import Embedded
+    from fima.use.encoder import VideoEncoder
 
 MOST_WORKERS = 4
 
@@ -80,12 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.embedding.embed import embed_videos, remove_parts
-    from fima.embedding.table import check_suffix
-    from fima.encoder import load
-    from fima.engine import distributed
-    from fima.engine.setup import choose_device
-    from fima.evaluation.subject import check_fits
+    from fima.evaluate.loaded_model import check_fits
+    from fima.torch_tools import distributed
+    from fima.train.resolve import choose_device
+    from fima.use.embed import embed_videos, remove_parts
+    from fima.use.encoder import load
+    from fima.use.table import check_suffix
 
     check_suffix(arguments.out)
     if arguments.out.exists():
@@ -133,7 +133,7 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
 
 
 def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded) -> None:
-    from fima.embedding.table import write_embeddings
+    from fima.use.table import write_embeddings
 
     found = embedded.embeddings
     found = replace(found, about={**found.about, "source": arguments.encoder})

@@ -16,14 +16,14 @@ from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.console import Console
 from fima.data.datasets import recognise
-from fima.evaluation.protocols import EvaluationConfig, SplitLists
-from fima.evaluation.splits import list_splits
+from fima.evaluate.protocols import EvaluationConfig, SplitLists
+from fima.evaluate.splits import list_splits
 
 if TYPE_CHECKING:
     import torch
 
-    from fima.evaluation.evaluate import Collected
-    from fima.evaluation.subject import Subject
+    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.loaded_model import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine import distributed
-    from fima.engine.pretrained import encoder_file
-    from fima.engine.setup import choose_device
+    from fima.checkpoints.pretrained import encoder_file
+    from fima.torch_tools import distributed
+    from fima.train.resolve import choose_device
 
     arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
     try:
@@ -95,7 +95,7 @@ def evaluation_folder(checkpoint: Path) -> Path:
 
 
 def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
-    from fima.evaluation.subject import load_subject
+    from fima.evaluate.loaded_model import load_subject
 
     return load_subject(
         arguments.checkpoint,
@@ -127,8 +127,8 @@ def _say_aloud(subject: Subject, splits: Mapping[int, SplitLists]) -> None:
 def _collect(
     arguments: EvaluateArguments, subject: Subject, splits: Mapping[int, SplitLists], device: torch.device
 ) -> Collected:
-    from fima.data.motion_textures import has_masks, load_mask
-    from fima.evaluation.evaluate import collect
+    from fima.evaluate.evaluate import collect
+    from fima.synthetic.motion_textures import has_masks, load_mask
 
     with progress("features") as report:
         return collect(

@@ -15,9 +15,9 @@ from fima.errors import ConfigError
 from fima.recipe import config_to_mapping
 
 if TYPE_CHECKING:
-    from fima.encoder import VideoEncoder
-    from fima.export.check import Check
-    from fima.export.formats import Exportable
+    from fima.use.encoder import VideoEncoder
+    from fima.use.export.check import Check
+    from fima.use.export.formats import Exportable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.evaluation.features import ClipSettings
-    from fima.export.card import model_card
-    from fima.export.check import CLIPS_PER_VIDEO, compare, real_clips
-    from fima.export.formats import SUFFIXES, check_format, open_exported, write
+    from fima.evaluate.features import ClipSettings
+    from fima.use.export.card import model_card
+    from fima.use.export.check import CLIPS_PER_VIDEO, compare, real_clips
+    from fima.use.export.formats import SUFFIXES, check_format, open_exported, write
 
     stem = "encoder" if arguments.output == "vectors" else "classifier"
     out = arguments.out or Path(stem + SUFFIXES[arguments.format])
@@ -110,8 +110,8 @@ def _compared(check: Check) -> str:
 
 
 def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
-    from fima.encoder import load
-    from fima.export.formats import Exportable
+    from fima.use.encoder import load
+    from fima.use.export.formats import Exportable
 
     if arguments.output == "logits":
         return _classifier(arguments)
@@ -131,7 +131,7 @@ def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
 
 def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
     """The encoder for clips of the size that the flags ask for."""
-    from fima.encoder import VideoEncoder
+    from fima.use.encoder import VideoEncoder
 
     settings = encoder.clip_settings(frames=arguments.frames, crop_size=arguments.crop_size)
     resized = VideoEncoder(
@@ -144,12 +144,12 @@ def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
 def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     import torch
 
-    from fima.encoder import preprocessing_of
-    from fima.engine.checkpoint import versions
-    from fima.engine.classifier_checkpoint import load_classifier
-    from fima.engine.pretrained import encoder_file
-    from fima.evaluation.features import ClipSettings
-    from fima.export.formats import Exportable
+    from fima.checkpoints.checkpoint import versions
+    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.pretrained import encoder_file
+    from fima.evaluate.features import ClipSettings
+    from fima.use.encoder import preprocessing_of
+    from fima.use.export.formats import Exportable
 
     loaded = load_classifier(encoder_file(Path(arguments.encoder)), device=torch.device("cpu"))
     config = loaded.checkpoint.config

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fima.evaluation.protocols import EvaluationResult
+    from fima.evaluate.protocols import EvaluationResult
 
 
 def figures_table(result: EvaluationResult, title: str) -> Table:

@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_recipe(recipe)
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine.finetune import finetune
-    from fima.engine.finetune_setup import SCRATCH
-    from fima.engine.pretrained import encoder_file
-    from fima.smoke import shrink_finetune
+    from fima.checkpoints.pretrained import encoder_file
+    from fima.synthetic.smoke import shrink_finetune
+    from fima.train.finetune import finetune
+    from fima.train.finetune_setup import SCRATCH
 
     pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
     # Making videos needs their encoder, which help and a mistyped flag need not wait for.
-    from fima.data.motion_textures import make_motion_textures
+    from fima.synthetic.motion_textures import make_motion_textures
 
     summary = make_motion_textures(
         arguments.out,

@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MotionArguments, argv, prog="fima motion")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine.pretrained import load_pretrained
-    from fima.engine.setup import choose_device
-    from fima.visual.activation import ViewEncoders, with_batch_statistics
+    from fima.checkpoints.pretrained import load_pretrained
+    from fima.evaluate.activation import ViewEncoders, with_batch_statistics
+    from fima.train.resolve import choose_device
     from fima.visual.motion_picture import draw_motion, motion_view
 
     device = choose_device(arguments.device, flag="device")

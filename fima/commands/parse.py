@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import tyro
 
+from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import option_names, told_in_one_line
-from fima.engine.run_folder import RunFolder
 from fima.errors import ConfigError, TrainingError
 from fima.recipe import RunSettings, read_recipe
 
@@ -161,7 +161,7 @@ def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
     if not smoke:
         raise ConfigError("no folder of videos given; name it first, or add --smoke to try the settings on made videos")
     # Making videos needs their encoder, which `--help` need not wait for.
-    from fima.smoke import made_videos
+    from fima.synthetic.smoke import made_videos
 
     return made_videos(out)
 

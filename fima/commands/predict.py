@@ -16,11 +16,11 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
-from fima.data.limits import DecodeLimits
+from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fima.embedding.predict import Prediction
+    from fima.use.predict import Prediction
 
 DIGITS = 6
 
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
-    from fima.embedding.predict import predict
-    from fima.engine.classifier_checkpoint import load_classifier
-    from fima.engine.pretrained import encoder_file
-    from fima.engine.setup import choose_device
+    from fima.train.resolve import choose_device
+    from fima.use.predict import predict
 
     device = choose_device(arguments.device, flag="device")
     paths = [path for given in arguments.videos for path in _files(given)]

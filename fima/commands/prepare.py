@@ -12,14 +12,14 @@ from rich.filesize import decimal
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
-from fima.data.compact import relative_name
-from fima.data.doctor import why_missing
-from fima.data.index import index_videos
-from fima.data.isolated import available_cores
 from fima.data.layouts.files import find_files
-from fima.data.prepare import LIST_SUFFIXES, Job, Prepared, estimate_bytes, plan, prepare
-from fima.data.transcode import TranscodeSettings
+from fima.data.packed_lists import relative_name
+from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
+from fima.library.doctor import why_missing
+from fima.library.index import index_videos
+from fima.library.prepare import LIST_SUFFIXES, Job, Prepared, estimate_bytes, plan, prepare
+from fima.library.transcode import TranscodeSettings
 
 EXIT_FAILURES = 1
 NAMED_FAILURES = 50

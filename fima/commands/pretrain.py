@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine.loop import pretrain
-    from fima.smoke import shrink_pretrain
+    from fima.synthetic.smoke import shrink_pretrain
+    from fima.train.loop import pretrain
 
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.engine.setup import choose_device
+    from fima.train.resolve import choose_device
     from fima.visual.report.gallery import Galleries, make_galleries
     from fima.visual.report.media import MediaStore
     from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page, write_page

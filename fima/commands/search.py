@@ -18,8 +18,8 @@ from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fima.embedding.table import Embeddings, Floats
-    from fima.encoder import VideoEncoder
+    from fima.use.encoder import VideoEncoder
+    from fima.use.table import Embeddings, Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class SearchArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(SearchArguments, argv, prog="fima search")
-    from fima.embedding.search import SearchIndex
-    from fima.embedding.table import read_embeddings
+    from fima.use.search import SearchIndex
+    from fima.use.table import read_embeddings
 
     began = time.monotonic()
     stored = read_embeddings(arguments.index)
@@ -109,7 +109,7 @@ def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | No
 
 def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
     # Loading PyTorch takes seconds, which a video of the index need not wait for.
-    from fima.evaluation.features import ClipSettings
+    from fima.evaluate.features import ClipSettings
 
     encoder = _encoder(arguments, stored)
     vector: Floats = encoder.embed(arguments.query, settings=ClipSettings(**stored.about["clips"])).numpy()
@@ -117,8 +117,8 @@ def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
 
 
 def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
-    from fima.encoder import load
-    from fima.engine.setup import choose_device
+    from fima.train.resolve import choose_device
+    from fima.use.encoder import load
 
     source = arguments.encoder or str(stored.about.get("source"))
     try:
@@ -155,7 +155,7 @@ def _print_table(records: Sequence[dict[str, Any]]) -> None:
 
 def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -> None:
     # Encoders of video are only needed for the page.
-    from fima.embedding.page import search_page
+    from fima.use.page import search_page
 
     assert arguments.html is not None
     found = [

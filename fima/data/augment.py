@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.views import ClipViews
-from fima.engine.precision import without_autocast
-from fima.model.inputs import ClipInputs
+from fima.method.inputs import ClipInputs
+from fima.torch_tools.precision import without_autocast
 
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)

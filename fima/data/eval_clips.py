@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import VideoList
-from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
-from fima.data.handover import handed_over
-from fima.data.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.decode.video import VideoReader
 from fima.data.loader import SkippedVideo
-from fima.data.video import VideoReader
 from fima.data.views import Crop, crop_and_resize
+from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.workers.shared_memory import handed_over
 from fima.errors import VideoError
 
 CENTRE_SHARE = 0.875

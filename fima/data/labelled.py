@@ -11,10 +11,10 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
-from fima.data.guarded import GuardedLoader
+from fima.data.decode.video import VideoReader
 from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader
-from fima.data.video import VideoReader
 from fima.data.views import crop_and_resize, random_crop
+from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError
 
 

@@ -15,11 +15,11 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_indices, window_starts
 from fima.data.datasets import VideoList
-from fima.data.guarded import Attempt, GuardedLoader, Watch, init_worker, watched
-from fima.data.handover import handed_over
-from fima.data.limits import check_size
-from fima.data.video import VideoReader
+from fima.data.decode.limits import check_size
+from fima.data.decode.video import VideoReader
 from fima.data.views import ClipViews, sample_views, stack_views
+from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.workers.shared_memory import handed_over
 from fima.errors import ConfigError, VideoError
 
 TENSORS_PER_CLIP = 4

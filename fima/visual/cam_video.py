@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fima.data.video import VideoReader
-from fima.visual.activation import MapTimeline, ViewEncoders, map_timeline
+from fima.data.decode.video import VideoReader
+from fima.evaluate.activation import MapTimeline, ViewEncoders, map_timeline
 from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized
 from fima.visual.video_out import VideoFormat, VideoWriter, shown_fps
 

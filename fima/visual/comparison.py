@@ -18,9 +18,9 @@ from fima.data.clips import evenly_spread_starts, full_positions, window_indices
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import EvalClipsDataset, EvalSample
 from fima.errors import DataError, VideoError
-from fima.evaluation.features import ClipSettings
-from fima.visual.activation import ViewEncoders, averaged_map
-from fima.visual.cam import MaskLoader, clip_masks
+from fima.evaluate.activation import ViewEncoders, averaged_map
+from fima.evaluate.cam import MaskLoader, clip_masks
+from fima.evaluate.features import ClipSettings
 from fima.visual.overlay import COLOURS, OPACITY
 
 OUTLINE_COLOUR = "#4ade80"

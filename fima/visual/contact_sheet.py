@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fima.data.datasets import Video, VideoList
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
 from fima.errors import DataError, VideoError
 
 TILE_HEIGHT_PX = 96

@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from fima.config import PretrainConfig
 from fima.data.clips import full_positions, window_indices, window_starts
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
 from fima.data.views import ClipViews, sample_views
-from fima.foreground import foreground_mask
-from fima.losses import cell_centres, positive_pairs
-from fima.motion import frame_difference
-from fima.visual.activation import ViewEncoders, responses
+from fima.evaluate.activation import ViewEncoders, responses
+from fima.method.foreground import foreground_mask
+from fima.method.losses import cell_centres, positive_pairs
+from fima.method.motion import frame_difference
 
 CELL_PX = 32
 NUM_SHOWN_FRAMES = 4

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.data.loader import PretrainBatch
-from fima.evaluation.features import encode
-from fima.model.fima import FIMA
-from fima.model.heads import pooled
-from fima.model.moco import MoCo
-from fima.visual.activation import ViewEncoders, averaged_map, with_batch_statistics
+from fima.evaluate.activation import ViewEncoders, averaged_map, with_batch_statistics
+from fima.evaluate.features import encode
+from fima.method.fima import FIMA
+from fima.method.heads import pooled
+from fima.method.moco import MoCo
 from fima.visual.overlay import in_a_column, in_a_row, overlay
 
 with warnings.catch_warnings():

@@ -13,15 +13,15 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn import functional
 
-from fima.engine.checkpoint import LoadedEncoder
-from fima.engine.pretrained import load_pretrained
+from fima.checkpoints.checkpoint import LoadedEncoder
+from fima.checkpoints.pretrained import load_pretrained
 from fima.errors import DataError, VideoError
-from fima.evaluation.feature_store import extract_features
-from fima.evaluation.features import ClipSettings, Features, encoder_source
-from fima.evaluation.knn import knn_scores
-from fima.evaluation.report import confusion_matrix
-from fima.visual.activation import ViewEncoders
-from fima.visual.cam import adapted_to_differences
+from fima.evaluate.activation import ViewEncoders
+from fima.evaluate.cam import adapted_to_differences
+from fima.evaluate.feature_store import extract_features
+from fima.evaluate.features import ClipSettings, Features, encoder_source
+from fima.evaluate.knn import knn_scores
+from fima.evaluate.report import confusion_matrix
 from fima.visual.cam_video import NamedEncoder, look_at
 from fima.visual.report.lists import Lists, read_lists
 from fima.visual.report.media import MediaStore, middle_frames

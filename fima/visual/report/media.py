@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fima.data.video import VideoReader
+from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from fima.visual.overlay import Picture, resized
 from fima.visual.video_out import UNKNOWN_FPS, VideoWriter

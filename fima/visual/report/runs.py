@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fima.engine.run_folder import RunFolder
+from fima.checkpoints.run_folder import RunFolder
 from fima.errors import ConfigError
-from fima.evaluation.report import CONFUSION
+from fima.evaluate.report import CONFUSION
 from fima.recipe import RECORD_KEY, read_yaml
 
 FEWEST_RESULT_KEYS = frozenset({"figures", "chance", "protocols"})

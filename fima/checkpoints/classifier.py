@@ -1,0 +1,57 @@
+"""A linear layer on the pooled features of an encoder."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fima.backbones.base import Backbone
+from fima.method.heads import pooled
+from fima.method.losses import full_precision
+
+
+class Classifier(nn.Module):
+    """logits = fc(dropout(pool(encoder(clip)))), the pooled features L2-normalised on request.
+
+    Args:
+        encoder: (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w).
+        num_classes: outputs.
+        dropout: share of the pooled features that is dropped in training.
+        l2_normalise: L2-normalise the pooled features, before the dropout.
+        freeze: linear probing: the encoder gets no gradient and stays in eval mode, also while `fc` is trained.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        num_classes: int,
+        dropout: float = 0.0,
+        l2_normalise: bool = False,
+        *,
+        freeze: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fc = nn.Linear(encoder.num_features, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.l2_normalise = l2_normalise
+        self.freeze = freeze
+        if freeze:
+            encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set the mode, but for a frozen encoder, which keeps its batch-norm statistics."""
+        super().train(mode)
+        if self.freeze:
+            self.encoder.eval()
+        return self
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return the logits (B, classes), at least float32, of normalised clips (B, 3, T, H, W)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            features = full_precision(pooled(self.encoder(clips)))
+        with torch.autocast(clips.device.type, enabled=False):
+            if self.l2_normalise:
+                features = functional.normalize(features, dim=1)
+            logits: Tensor = self.fc(self.dropout(features))
+        return logits

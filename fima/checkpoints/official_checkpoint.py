@@ -1,0 +1,155 @@
+"""Whole checkpoints of the authors' program: read as one of ours, and written from one of ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fima.checkpoints import convert
+from fima.checkpoints.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    Progress,
+    below,
+    check_weights,
+    parse_checkpoint,
+    read_content,
+    versions,
+)
+from fima.checkpoints.pretrained import nearest_backbone
+from fima.config import MethodConfig, ModelConfig, OptimConfig, PretrainConfig
+from fima.errors import CheckpointError
+from fima.method import build_method
+
+ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18", "tiny": "tiny"}
+"""Our names of the backbones, and those of the authors."""
+
+
+def load_training_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of `fima pretrain` or of the authors' pre-training onto the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    content = read_content(path)
+    if isinstance(content, dict) and content.get("format") != FORMAT and "state_dict" in content:
+        return import_official(content, source=path)
+    return parse_checkpoint(content, source=path)
+
+
+def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
+    """Return a checkpoint of the authors' pre-training, FIMA or MoCo, as one of ours.
+
+    The settings follow from the shapes; what these do not tell keeps its default. No value changes, and what has no
+    place in ours is kept in `Checkpoint.imported`.
+
+    Args:
+        content: what `read_content` returned: a mapping with `state_dict`; `epoch`, `arch`, `optimizer` if present.
+        source: the file, for the messages.
+
+    Raises:
+        CheckpointError: it is of another model, or parts are missing or left over.
+    """
+    state: Mapping[str, Tensor] = content["state_dict"]
+    prefix = convert.PREFIX if all(key.startswith(convert.PREFIX) for key in state) else ""
+    try:
+        model = convert.official_to_fima(state)
+        config = _config(model)
+        with torch.device("meta"):
+            method = build_method(config.model, config.method)
+        check_weights(model, method.state_dict(), source=source, what=f"pre-training of {config.model.backbone}")
+        optimizer, counts_frozen = _optimizer(content, method)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+    epoch = content.get("epoch", 0)
+    return Checkpoint(
+        config=config,
+        progress=Progress(epoch=epoch if isinstance(epoch, int) else 0),
+        model=model,
+        optimizer=optimizer,
+        rng={"cpu": torch.Generator().manual_seed(config.run.seed).get_state(), "cuda": []},
+        data={"num_videos": 0, "layout": "unknown"},
+        versions=versions(),
+        imported={
+            "prefix": prefix,
+            "counts_frozen": counts_frozen,
+            "has_optimizer": "optimizer" in content,
+            "rest": {key: value for key, value in content.items() if key not in ("state_dict", "optimizer")},
+        },
+    )
+
+
+def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the authors' program would have written; the inverse of `import_official`."""
+    arch = ARCHITECTURES.get(checkpoint.config.model.backbone, checkpoint.config.model.backbone)
+    imported = {
+        "prefix": convert.PREFIX,
+        "counts_frozen": True,
+        "has_optimizer": True,
+        "rest": {"epoch": checkpoint.progress.epoch, "arch": arch},
+        **checkpoint.imported,
+    }
+    state = convert.fima_to_official(checkpoint.model, prefix=imported["prefix"])
+    content = {**imported["rest"], "state_dict": state}
+    if imported["has_optimizer"]:
+        with torch.device("meta"):
+            method = build_method(checkpoint.config.model, checkpoint.config.method)
+        content["optimizer"] = convert.optimizer_to_official(
+            checkpoint.optimizer,
+            [key.removeprefix(imported["prefix"]) for key in state],
+            _trained(method),
+            counts_frozen=imported["counts_frozen"],
+        )
+    return content
+
+
+def _optimizer(content: Mapping[str, Any], method: nn.Module) -> tuple[dict[str, Any], bool]:
+    """Return our optimiser's state, a new one where there is none, and whether theirs counts the frozen weights."""
+    if "optimizer" in content:
+        keys = [key.removeprefix(convert.PREFIX) for key in content["state_dict"]]
+        return convert.optimizer_to_fima(content["optimizer"], keys, _trained(method))
+    optim = OptimConfig()
+    weights = [weight for weight in method.parameters() if weight.requires_grad]
+    new = torch.optim.SGD(weights, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    return new.state_dict(), True
+
+
+def _trained(method: nn.Module) -> list[str]:
+    """Return the names of the weights that a run's optimiser counts, in its order."""
+    return [name for name, weight in method.named_parameters() if weight.requires_grad]
+
+
+def _config(model: Mapping[str, Tensor]) -> PretrainConfig:
+    """Return the settings that the shapes of a model tell."""
+    backbone = nearest_backbone(below(model, "query_encoder."))
+    needed = ("projector.layers.0.weight", "projector.layers.2.weight", "queue.keys")
+    missing = [name for name in needed if name not in model]
+    if backbone is None or missing:
+        raise CheckpointError(
+            f"not a whole pre-training checkpoint: {', '.join(missing) or 'a known encoder'} is missing; "
+            "an encoder alone needs no conversion (`fima convert --encoder-only` writes it without the rest)"
+        )
+    shapes = {name: tuple(value.shape) for name, value in model.items()}
+    layers = {name.split(".")[2] for name in shapes if name.startswith("decoder.layers.")}
+    decoder: dict[str, Any] = {}
+    if layers:
+        decoder = {"decoder_dim": shapes["reduce.weight"][0], "decoder_layers": len(layers)}
+    motion, cells = "motion_queue.keys" in shapes, shapes.get("cell_queue.keys", (0,))[0]
+    fima = bool(motion or layers)
+    return PretrainConfig(
+        model=ModelConfig(
+            backbone=cast(Any, backbone),
+            projector_hidden=shapes["projector.layers.0.weight"][0],
+            embedding_dim=shapes["projector.layers.2.weight"][0],
+            **decoder,
+        ),
+        method=MethodConfig(
+            name="fima" if fima else "moco",
+            queue_size=shapes["queue.keys"][0],
+            cell_queue_size=cells,
+            frame_weight=float(motion or not fima),
+            decoder=bool(layers or not fima),
+        ),
+    )

@@ -1,0 +1,218 @@
+"""Encoders from files of any program: our own runs, the authors', MoCo-style ones, torchvision's weights."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fima.backbones import build_backbone
+from fima.backbones.registry import backbone_names
+from fima.checkpoints import checkpoint as checkpoints
+from fima.checkpoints.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
+from fima.checkpoints.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
+from fima.checkpoints.run_folder import RunFolder
+from fima.config import ModelConfig, PretrainConfig
+from fima.errors import CheckpointError, ConfigError
+from fima.recipe import config_from_mapping
+
+WRAPPER_PREFIX = "module."
+"""What DistributedDataParallel puts before every key."""
+ENCODER_PREFIXES = ("encoder_q.", "query_encoder.", "encoder.")
+"""Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`, `fima finetune`."""
+CLASSIFIER = ("fc.", "head.", "classifier.")
+MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
+METADATA_KEY = "fima"
+"""Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
+SAFETENSORS_HEADER_BYTES = 9
+
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+"""What `save_pretrained` of an encoder writes into a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFile:
+    """The encoder of a file, before it is known to fit a backbone."""
+
+    weights: dict[str, Tensor]
+    """Names as in our backbones."""
+    method: str
+    """As in `LoadedEncoder`."""
+    config: PretrainConfig | None = None
+    """Settings of the run that trained it; None where the file has none, so its backbone follows from its weights."""
+    epoch: int | None = None
+    """Whole epochs; None where the file does not say."""
+
+
+def encoder_file(source: Path) -> Path:
+    """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
+
+    Args:
+        source: a folder of a run or of `save_pretrained`; a file is returned as it is.
+
+    Raises:
+        CheckpointError: the folder is neither.
+    """
+    if not source.is_dir():
+        return source
+    run = RunFolder(source)
+    for path in (run.best, run.last, source / WEIGHTS_FILE):
+        if path.is_file():
+            return path
+    held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
+    raise CheckpointError(f"{source}: holds {held}")
+
+
+def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.device) -> LoadedEncoder:
+    """Load the encoder of a file in eval mode, without running any code that the file may hold.
+
+    Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
+    (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
+    (`fc.*`, `head.*`, `classifier.*`) is dropped; and safetensors files of any of these.
+
+    Args:
+        path: the file, or a folder as `encoder_file` takes it.
+        backbone: the architecture that it must have; None takes what the file holds.
+        device: where the encoder goes.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds another architecture, or weights are missing or left over.
+    """
+    path = encoder_file(path)
+    found = read_encoder(path)
+    name = _architecture(found, backbone, path)
+    encoder = build_backbone(name)
+    load_weights(encoder, found.weights, source=path, what=f"backbone {name}")
+    model = ModelConfig(backbone=cast(Any, name))
+    return LoadedEncoder(
+        encoder=encoder.to(device).eval(),
+        config=found.config or PretrainConfig(model=model),
+        checkpoint_hash=file_hash(path),
+        epoch=found.epoch,
+        method=found.method,
+        knows_settings=found.config is not None,
+    )
+
+
+def read_encoder(path: Path) -> EncoderFile:
+    """Read a file of any of the kinds that `load_pretrained` names.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds no weights.
+    """
+    if _is_safetensors(path):
+        return _from_safetensors(path)
+    content = read_content(path)
+    if is_classifier_content(content):
+        classifier = load_classifier_checkpoint(path)
+        settings = classifier.config
+        model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
+        return EncoderFile(
+            weights=below(classifier.model, "encoder."),
+            method="supervised",
+            config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
+            epoch=classifier.progress.epoch,
+        )
+    if isinstance(content, dict) and content.get("format") == checkpoints.FORMAT:
+        checkpoint = parse_checkpoint(content, source=path)
+        return EncoderFile(
+            weights=below(checkpoint.model, checkpoints.ENCODER_PREFIX),
+            method=checkpoint.config.method.name,
+            config=checkpoint.config,
+            epoch=checkpoint.progress.epoch,
+        )
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: holds no weights of an encoder (neither a state dict nor a file with one)")
+    epoch = content.get("epoch") if state is not content else None
+    return replace(from_state(state), epoch=epoch if isinstance(epoch, int) else None)
+
+
+def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
+    """Return the encoder of a state dict of a whole model or of a bare network, with or without a classifier."""
+    state = {name.removeprefix(WRAPPER_PREFIX): value for name, value in state.items()}
+    method = "supervised" if any(name.startswith(CLASSIFIER) for name in state) else "encoder"
+    for prefix in ENCODER_PREFIXES:
+        weights = below(state, prefix)
+        if weights:
+            if prefix != "encoder.":
+                method = "fima" if any(name.startswith(MOTION_PARTS) for name in state) else "moco"
+            break
+    else:
+        weights = state
+    return EncoderFile(
+        weights={name: value for name, value in weights.items() if not name.startswith(CLASSIFIER)}, method=method
+    )
+
+
+def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:
+    """Return the backbone that has most of these names with these shapes; None where none has any."""
+    shapes = {name: value.shape for name, value in weights.items()}
+    agreeing = {name: len(_shapes(name).items() & shapes.items()) for name in backbone_names()}
+    best = max(agreeing, key=lambda name: agreeing[name])
+    return best if agreeing[best] else None
+
+
+@functools.cache
+def _shapes(backbone: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: value.shape for name, value in build_backbone(backbone).state_dict().items()}
+
+
+def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
+    """Return the backbone to load into: the one that is asked for, unless the file holds another one."""
+    held = nearest_backbone(found.weights) if found.config is None else found.config.model.backbone
+    if held is None:
+        names = ", ".join(f"`{name}`" for name in list(found.weights)[:3]) or "nothing"
+        known = ", ".join(backbone_names())
+        raise CheckpointError(f"{path}: holds no encoder of {known}; its weights begin with {names}")
+    if backbone is not None and held != backbone:
+        raise CheckpointError(f"{path}: its encoder is {held}, not {backbone}; ask for {held}, or give another file")
+    return held
+
+
+def _is_safetensors(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(SAFETENSORS_HEADER_BYTES)[-1:] == b"{" or path.suffix == ".safetensors"
+
+
+def _from_safetensors(path: Path) -> EncoderFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); copy it again") from None
+    found = from_state(state)
+    beside = path.with_name(CONFIG_FILE)
+    if METADATA_KEY not in metadata:
+        return _with_saved_settings(found, beside) if path.name == WEIGHTS_FILE and beside.is_file() else found
+    try:
+        known = json.loads(metadata[METADATA_KEY])
+        config = config_from_mapping(known["config"], PretrainConfig, source=str(path))
+        return replace(found, config=config, epoch=known["epoch"], method=known["method"])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged ({error}); copy it again") from None
+
+
+def _with_saved_settings(found: EncoderFile, path: Path) -> EncoderFile:
+    """Add what `save_pretrained` has written of an encoder."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        about = known.get("about") or {}
+        settings = about.get("config") or {"model": {"backbone": known["backbone"]}}
+        shown = {name: known[name] for name in ("frames", "crop_size") if name in known}
+        settings = {**settings, "data": {**settings.get("data", {}), **shown}}
+        config = config_from_mapping(settings, PretrainConfig, source=str(path))
+        return replace(found, config=config, epoch=about.get("epoch"), method=about.get("method", found.method))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not the settings of a saved encoder ({error})") from None

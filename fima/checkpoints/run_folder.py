@@ -1,0 +1,196 @@
+"""The folder of a run: what lies where, and when a run may write into it."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fima.config import FinetuneConfig, PretrainConfig
+from fima.errors import ConfigError
+from fima.files.atomic import replace_file
+from fima.files.jsonl import keep_lines, read_lines
+from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_mapping, flatten, read_yaml
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "model.compile",
+        "model.recompute",
+        "data.workers",
+        "data.max_skipped_share",
+        "data.timeout_seconds",
+        "optim.epochs",
+        "run.device",
+        "run.checkpoint_epochs",
+        "run.checkpoint_minutes",
+        "run.keep_last",
+        "run.timeout_minutes",
+        "run.health_epochs",
+        "run.health_videos",
+        "run.picture_epochs",
+        "run.log_steps",
+    }
+)
+TESTS = ("test", "validation")
+"""Kinds of lines in the metrics that a classifier's tests on the way write."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+    """The folder that `--out` names."""
+    checkpoints: Path | None = None
+    """The folder that `--checkpoints` names. None: `checkpoints` in the folder of the run."""
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.root / "checkpoints" if self.checkpoints is None else self.checkpoints
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the run, and a record of its data and versions."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: steps, epochs and health checks."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def skipped(self) -> Path:
+        """One JSON object a line: each video that could not be decoded; absent when there was none."""
+        return self.root / "skipped.jsonl"
+
+    @property
+    def pictures(self) -> Path:
+        """What TensorBoard shows of the run beside its curves."""
+        return self.root / "pictures"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that `--resume` continues from."""
+        return self.checkpoint_folder / "last.pt"
+
+    def before_last(self, count: int) -> list[Path]:
+        """Paths of the `count` checkpoints that were `last` before it, the newest first."""
+        return [self.checkpoint_folder / f"last-{number}.pt" for number in range(1, count + 1)]
+
+    def to_resume_from(self) -> list[Path]:
+        """Checkpoints that the run could go on from, those to be tried first at the beginning."""
+        earlier, numbered = (
+            sorted(self.checkpoint_folder.glob(names), key=lambda path: (len(path.name), path.name))
+            for names in ("last-*.pt", "epoch-*.pt")
+        )
+        return [*([self.last] if self.last.exists() or earlier or numbered else []), *earlier, *reversed(numbered)]
+
+    def numbered(self, epoch: int) -> Path:
+        """Path of the checkpoint that is kept after `epoch` whole epochs."""
+        return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch, where a run chooses one."""
+        return self.checkpoint_folder / "best.pt"
+
+    @property
+    def result(self) -> Path:
+        """What a fine-tuning run has measured."""
+        return self.root / "result.json"
+
+    def last_good(self) -> str:
+        """Say which checkpoint a stopped run has left."""
+        return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
+
+    def require_new(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            ConfigError: with the remedy.
+        """
+        remedy = "choose another --out"
+        if self.checkpoints is not None and self.last.exists():
+            raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
+        if self.config.exists() or self.last.exists():
+            raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"--out {self.root}: is a file; {remedy}")
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
+
+    def require_resumable(self) -> None:
+        """Refuse to resume where there is no run.
+
+        A run that was ended before its first checkpoint can be resumed: it begins again.
+
+        Raises:
+            ConfigError: the folder holds no run, or its run writes its checkpoints elsewhere.
+        """
+        if not self.config.exists():
+            raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
+        record = read_yaml(self.config).get(RECORD_KEY) or {}
+        recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
+        if str(self.checkpoint_folder.resolve()) != recorded:
+            raise ConfigError(f"--resume: the run in {self.root} has its checkpoints in {recorded}; give --checkpoints")
+
+    def read_config(self, kind: type[RunSettings]) -> RunSettings:
+        """Return the settings that the run was started with.
+
+        Args:
+            kind: `PretrainConfig` or `FinetuneConfig`.
+
+        Raises:
+            ConfigError: the run is of another kind, or its `config.yaml` cannot be read.
+        """
+        content = read_yaml(self.config)
+        if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
+            raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
+        return config_from_mapping(content, kind, source=str(self.config))
+
+    def write_config(self, config: PretrainConfig | FinetuneConfig, record: dict[str, Any]) -> None:
+        """Write the settings in the form of a recipe, with a record of the data and the versions."""
+        if self.checkpoints is not None:
+            record = {**record, "checkpoints": str(self.checkpoints.resolve())}
+        content = {**config_to_mapping(config), RECORD_KEY: record}
+        text = yaml.safe_dump(content, sort_keys=False).encode()
+        replace_file(self.config, lambda file: file.write(text))
+
+    def has_record(self, kind: str, epoch: int) -> bool:
+        """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
+        return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
+
+    def forget_after(self, step: int, tested_epoch: int | None = None) -> None:
+        """Drop the lines of what a resumed run does again.
+
+        Args:
+            step: optimiser steps that are done.
+            tested_epoch: whole epochs behind the last test that counts as done; None where no test belongs to the run.
+        """
+
+        def is_done(line: dict[str, Any]) -> bool:
+            tested = line.get("kind") not in TESTS or tested_epoch is None or line["epoch"] <= tested_epoch
+            return line["step"] <= step and tested and line.get("kind") != "result"
+
+        for path in (self.metrics, self.skipped):
+            keep_lines(path, is_done)
+
+
+def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
+    """Refuse settings that would make the rest of a run something else than its beginning.
+
+    Returns:
+        The settings that have changed and may, each with both values.
+
+    Raises:
+        ConfigError: names the flags, both values and the remedy.
+    """
+    old = flatten(saved)
+    changes = {flag: f"--{flag} {value}" for flag, value in flatten(given).items() if value != old[flag]}
+    wrong = [flag for flag in changes if flag not in MAY_CHANGE_ON_RESUME]
+    if wrong:
+        what = "; ".join(f"{changes[flag]}: the run in {run.root} has {old[flag]}" for flag in wrong)
+        flags = "flag" if len(wrong) == 1 else "flags"
+        raise ConfigError(f"{what}; drop the {flags} to continue it, or start a new run in another --out")
+    return [f"{text} (before: {old[flag]})" for flag, text in changes.items()]

@@ -1,0 +1,29 @@
+"""The videos that the settings of a run choose."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fima.config import DataConfig
+from fima.data.datasets import list_videos
+from fima.data.layouts.video_list import Split, VideoList
+from fima.data.packed_lists import PackedVideos
+from fima.library.quarantine import exclude
+
+
+def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
+    """List one split of the data of a run, without the videos that `data.exclude` names.
+
+    The list has no object per video, so that the processes that decode share its memory.
+
+    Args:
+        root: folder of the videos, or a table.
+        settings: data set, number of the split, annotations, list of excluded videos.
+        split: which part.
+
+    Raises:
+        DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
+    """
+    videos = list_videos(root, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+    if settings.exclude is not None:
+        videos = exclude(videos, Path(settings.exclude))
+    return replace(videos, videos=PackedVideos(videos.videos))

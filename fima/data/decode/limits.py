@@ -1,0 +1,73 @@
+"""Limits on what a video may take in memory: a damaged header announces any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fima.errors import ConfigError, VideoError
+
+if TYPE_CHECKING:
+    from fima.config import DataConfig
+    from fima.data.decode.video import VideoReader
+
+MAX_FRAME_PIXELS = 2**25
+"""A frame of 8K has 33 million pixels."""
+MAX_CLIP_MB = 4096
+TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one video may take; one that wants more is skipped."""
+
+    timeout_seconds: float = TIMEOUT_SECONDS
+    """Time for it, where another process decodes; 0: any."""
+    max_frame_pixels: int = MAX_FRAME_PIXELS
+    """Largest frame."""
+    max_clip_mb: int = MAX_CLIP_MB
+    """Memory, in MB, that the frames that are wanted of it at once may take together, as RGB."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("timeout_seconds", 0), ("max_frame_pixels", 1), ("max_clip_mb", 1)):
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"--limits.{name} {getattr(self, name)}: must be {smallest} or more")
+
+    @classmethod
+    def of(cls, data: DataConfig) -> DecodeLimits:
+        """Those of a training run."""
+        return cls(
+            timeout_seconds=data.timeout_seconds,
+            max_frame_pixels=data.max_frame_pixels,
+            max_clip_mb=data.max_clip_mb,
+        )
+
+    def check(self, reader: VideoReader, num_frames: int) -> None:
+        """Refuse a video of which so many frames take too much memory. Raises VideoError."""
+        check_size(reader, num_frames, max_frame_pixels=self.max_frame_pixels, max_clip_mb=self.max_clip_mb)
+
+
+USUAL_LIMITS = DecodeLimits()
+
+
+def check_size(
+    reader: VideoReader, num_frames: int, *, max_frame_pixels: int = MAX_FRAME_PIXELS, max_clip_mb: int = MAX_CLIP_MB
+) -> None:
+    """Refuse a video that would take too much memory.
+
+    Args:
+        reader: the open video.
+        num_frames: frames that are wanted of it at once.
+        max_frame_pixels: largest frame.
+        max_clip_mb: memory that the frames may take together, as RGB.
+
+    Raises:
+        VideoError: its frames, or so many of them, are larger than allowed.
+    """
+    pixels = reader.width * reader.height
+    if pixels > max_frame_pixels:
+        size = f"{reader.width}x{reader.height}"
+        raise VideoError(reader.path, f"frames of {size}, more than the {max_frame_pixels:,} pixels allowed")
+    megabytes = 3 * pixels * num_frames / 2**20
+    if megabytes > max_clip_mb:
+        raise VideoError(reader.path, f"clips of {megabytes:,.0f} MB, more than the {max_clip_mb:,} MB allowed")

@@ -1,0 +1,228 @@
+"""The packets of a video: which frame comes out of each, and where decoding must begin for a frame."""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from fima.data.decode.bitstream import has_one_coded_vop, unpacked_display_numbers
+from fima.data.decode.container import MP4_FORMAT, check_end, open_video, video_packets
+from fima.data.decode.sps import frame_format
+from fima.errors import VideoError
+
+KEPT_BYTES = 16 * 2**20
+PACKET_OBJECT_BYTES = 512
+"""About what a packet takes in memory besides its content."""
+SHORTEST_JUMP_FRAMES = 4
+TIMESTAMPED_CODECS = frozenset({"av1", "h264", "hevc", "libdav1d", "mpeg4", "vp9"})
+
+
+class TimestampsDisagree(Exception):
+    """The packets of a file, or the frames that come out of its decoder, are not those that were promised."""
+
+
+class FrameIndex:
+    """The frames of a video by the timestamps of its packets: one frame a packet, all timestamps different.
+
+    A frame takes eight bytes, a key packet 24 more: an hour of video is less than a megabyte.
+
+    Args:
+        shown: timestamps of the packets whose frames are shown, in any order.
+        keys: number and timestamp of each key packet; among them packet 0, with the first timestamp of all.
+    """
+
+    def __init__(self, shown: "array[int]", keys: Sequence[tuple[int, int]]) -> None:
+        self._timestamps = array("q", np.sort(np.frombuffer(shown, dtype=np.int64)).tobytes())
+        by_time = sorted(keys, key=lambda key: key[1])
+        # Where packets are not stored in the order of their times, the last one stored is the best to begin at.
+        best = list(accumulate(by_time, max))
+        self._key_times = array("q", (timestamp for _, timestamp in by_time))
+        self._start_packets = array("q", (number for number, _ in best))
+        self._start_times = array("q", (timestamp for _, timestamp in best))
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self._timestamps)
+
+    def frame_at(self, timestamp: int) -> int:
+        """Number of the frame with a timestamp, or of the first one after it."""
+        return bisect_left(self._timestamps, timestamp)
+
+    def start_for(self, frame: int) -> tuple[int, int]:
+        """Number and timestamp of the last key packet that is shown no later than a frame."""
+        place = bisect_right(self._key_times, self._timestamps[frame]) - 1
+        return self._start_packets[place], self._start_times[place]
+
+    def runs(self, wanted: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The wanted frames, rising, in parts, each to be decoded in one pass from a key frame of its own."""
+        begin = 0
+        for position in range(1, len(wanted)):
+            last, following = wanted[position - 1], wanted[position]
+            if following - last <= SHORTEST_JUMP_FRAMES:
+                continue
+            _, timestamp = self.start_for(following)
+            if self.frame_at(timestamp) - last > SHORTEST_JUMP_FRAMES:
+                yield wanted[begin:position]
+                begin = position
+        yield wanted[begin:]
+
+
+class Packets:
+    """The packets of the video stream of a file: read when they are needed, or all at once and kept where they are few.
+
+    The first is for H.264 in MP4 without B-frames, whose header has all that an index needs; `fima prepare` writes it.
+
+    Args:
+        path: the file.
+        container: the same, opened.
+        stream: its video stream.
+    """
+
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._listed: array[int] | None = None
+        self._kept: list[Packet[VideoStream]] | None = None
+
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        self._kept = self._listed = None
+
+    def all(self) -> Iterator["Packet[VideoStream]"]:
+        """All packets, from memory or else from the file. Raises VideoError."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        container, stream = open_video(self._path)
+        with container:
+            yield from video_packets(self._path, container, stream)
+
+    def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
+        """The packets from a key packet on.
+
+        Raises:
+            TimestampsDisagree: a packet is not what the header promised; from then on the header is not believed.
+            VideoError: a packet is incomplete, or the file cannot be read any further.
+        """
+        if self._listed is not None:
+            yield from self._sought(self._listed, number)
+        elif self._kept is not None:
+            yield from islice(self._kept, number, None)
+        else:
+            # Seeking is not exact in every container; counting packets is.
+            yield from islice(self.all(), number, None)
+
+    def index(self) -> FrameIndex | None:
+        """The frames by the packets' timestamps, from the header where it has them, or else by reading all packets.
+
+        Returns:
+            The index; None where timestamps do not tell the frames apart.
+
+        Raises:
+            VideoError: there is no packet, one is incomplete, or the file cannot be read to its end.
+        """
+        return self._from_header() or self._from_packets()
+
+    def _sought(self, timestamps: "array[int]", number: int) -> Iterator["Packet[VideoStream]"]:
+        """The packets from key packet `number` on, each compared with the timestamps of the header."""
+        try:
+            self._container.seek(timestamps[number], stream=self._stream)
+        except av.FFmpegError as error:
+            raise VideoError(self._path, f"cannot be read ({error.strerror})") from error
+        for packet in video_packets(self._path, self._container, self._stream):
+            if number == len(timestamps) or not packet.pts == packet.dts == timestamps[number]:
+                break
+            yield packet
+            number += 1
+        if number < len(timestamps):
+            self._listed = None
+            raise TimestampsDisagree
+
+    def _from_header(self) -> FrameIndex | None:
+        """The index by the table of an MP4 in whose H.264 frames are stored in the order in which they are shown."""
+        context, entries = self._stream.codec_context, self._stream.index_entries
+        if self._container.format.name != MP4_FORMAT or context.name != "h264" or len(entries) != self._stream.frames:
+            return None
+        kind = frame_format(context.extradata or b"")
+        if kind is None or not kind.in_order:
+            return None
+        timestamps, keys = array("q"), array("q")
+        end = 0
+        for number, entry in enumerate(entries):
+            timestamp, size = entry.timestamp, entry.size
+            if not size or entry.is_discard or (number and timestamp <= timestamps[-1]):
+                return None
+            if entry.is_keyframe:
+                keys.append(number)
+            timestamps.append(timestamp)
+            end = max(end, entry.pos + size)
+        check_end(self._path, end)
+        index = _index(timestamps, timestamps, keys)
+        self._listed = timestamps if index is not None else None
+        return index
+
+    def _from_packets(self) -> FrameIndex | None:
+        codec = self._stream.codec_context.name
+        timestamps, shown, keys = array("q"), array("q"), array("q")
+        kept: list[Packet[VideoStream]] | None = []
+        num_packets = kept_bytes = 0
+        one_frame_each = all_shown = True
+        for packet in video_packets(self._path, self._container, self._stream):
+            timestamp = packet.pts
+            if packet.is_keyframe:
+                keys.append(num_packets)
+            num_packets += 1
+            if timestamp is not None:
+                timestamps.append(timestamp)
+            if packet.is_discard:
+                all_shown = False
+            elif timestamp is not None:
+                shown.append(timestamp)
+            if codec == "mpeg4" and one_frame_each:
+                one_frame_each = has_one_coded_vop(bytes(packet))
+            if kept is not None:
+                kept.append(packet)
+                kept_bytes += packet.size + PACKET_OBJECT_BYTES
+                if kept_bytes > KEPT_BYTES:
+                    kept = None
+        self._kept = kept
+        _check_number(self._path, num_packets, self._stream)
+        if not one_frame_each:
+            return _unpacked_index(kept, keys) if kept is not None and all_shown else None
+        if len(timestamps) < num_packets or codec not in TIMESTAMPED_CODECS:
+            return None
+        return _index(timestamps, shown, keys)
+
+
+def _unpacked_index(packets: Sequence["Packet[VideoStream]"], keys: "array[int]") -> FrameIndex | None:
+    """The index of a video with packed B-frames, whose packets get frame numbers for timestamps."""
+    numbers = unpacked_display_numbers(map(bytes, packets))
+    if numbers is None:
+        return None
+    for packet, number in zip(packets, numbers, strict=True):
+        packet.pts = number
+    timestamps = array("q", numbers)
+    return _index(timestamps, timestamps, keys[:1])
+
+
+def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") -> FrameIndex | None:
+    """The index, where every timestamp is there once and the video begins with a key frame that is shown first."""
+    starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
+    if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
+        return None
+    return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
+
+
+def _check_number(path: Path, num_packets: int, stream: VideoStream) -> None:
+    if not num_packets:
+        raise VideoError(path, "no frame")
+    if num_packets < len(stream.index_entries):
+        num_indexed = sum(entry.size > 0 for entry in stream.index_entries)
+        if num_packets < num_indexed:
+            raise VideoError(path, f"truncated or damaged: {num_packets} of {num_indexed} packets can be read")

@@ -1,0 +1,277 @@
+"""Frame-accurate decoding of one video file with PyAV."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from heapq import heappop, heappush
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from fima.data.decode.bitstream import unreferenced_test
+from fima.data.decode.container import open_video
+from fima.data.decode.packets import FrameIndex, Packets, TimestampsDisagree
+from fima.errors import VideoError
+
+KEPT_FRAME_BYTES = 64 * 2**20
+DEFAULT_TIME_BASE = Fraction(1, 1000)
+
+
+class VideoReader:
+    """Reads chosen frames of a video, by their number in display order.
+
+    Where the timestamps of packets identify the frames (one frame a packet, every timestamp present and different),
+    `read` decodes from the last key frame at or before the first wanted frame, in one pass, and jumps to a later key
+    frame where that saves decoding; `Packets` tells where timestamps come from. Packed B-frames, as in the AVI files of
+    UCF101, are numbered by their picture types and decoded from the first packet. Otherwise (streams without
+    timestamps, streams that start between key frames) frames are counted by decoding from the beginning. Either way
+    frame i is the i-th frame that a decoder gives when it decodes the whole file. Rotation metadata is ignored.
+
+    Args:
+        path: a file in any container and codec that FFmpeg reads; the first video stream is taken.
+
+    Raises:
+        VideoError: the file cannot be opened, has no video stream or no frame, or cannot be decoded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._container, self._stream = open_video(self.path)
+        self._context = self._stream.codec_context
+        self._reformatter = VideoReformatter()
+        self._fresh = True
+        self._frames: list[VideoFrame] | None = None
+        self._packets = Packets(self.path, self._container, self._stream)
+        try:
+            self.width, self.height = self._context.width, self._context.height
+            self.fps = float(self._stream.average_rate or 0)
+            self.time_base = self._stream.time_base or DEFAULT_TIME_BASE
+            self._index = self._packets.index()
+            if self._index is None:
+                self._count_frames()
+            else:
+                self.num_frames = len(self._index)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._frames = None
+        self._packets.clear()
+        self._container.close()
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The frames with the given numbers, in the given order.
+
+        Args:
+            indices: frame numbers in [0, num_frames), in any order; repeats are allowed and decoded once.
+
+        Returns:
+            RGB pixels, uint8 (len(indices), H, W, 3).
+
+        Raises:
+            IndexError: a number is out of range.
+            VideoError: a frame cannot be decoded, or its size differs from the first frame's.
+        """
+        if any(not 0 <= index < self.num_frames for index in indices):
+            raise IndexError(f"{self.path}: frames {min(indices)}..{max(indices)} of {self.num_frames}")
+        rows: dict[int, list[int]] = {}
+        for row, index in enumerate(indices):
+            rows.setdefault(index, []).append(row)
+        pixels = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
+        if not rows:
+            return pixels
+        for index, frame in self.decode(sorted(rows)):
+            first, *others = rows[index]
+            pixels[first] = self._rgb(frame)
+            for row in others:
+                pixels[row] = pixels[first]
+        return pixels
+
+    def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""
+        following = 0
+        for index, frame in self.decode(range(self.num_frames)):
+            if index == following:  # all come once more where counting proves needed
+                following += 1
+                yield self._rgb(frame)
+
+    def verify(self) -> None:
+        """Decodes the whole video without keeping its frames.
+
+        Raises:
+            VideoError: a frame cannot be decoded, is damaged, or its size differs from the first frame's.
+        """
+        for _, frame in self.decode(range(self.num_frames)):
+            self._check_size(frame)
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames in display order, as the decoder gives them, with what the file says of their time.
+
+        Raises:
+            VideoError: as in `verify`.
+        """
+        for frame in self._decode_in_order():
+            self._check_size(frame)
+            yield frame
+
+    def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """The wanted frames as the decoder gives them, with their numbers.
+
+        Args:
+            wanted: frame numbers, rising, each once.
+
+        Yields:
+            Rising numbers with their frames; all of them once more where it turns out that frames must be counted.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+        """
+        if self._index is not None:
+            try:
+                for run in self._index.runs(wanted):
+                    yield from _chosen(self._decode_from_key_frame(self._index, run), run)
+                return
+            except TimestampsDisagree:
+                pass
+            promised = self.num_frames
+            self._count_frames()
+            if self.num_frames != promised:
+                raise VideoError(self.path, f"damaged: {promised} frames announced, {self.num_frames} decoded")
+        try:
+            yield from _chosen(enumerate(self._decode_in_order()), wanted)
+        except TimestampsDisagree:
+            raise VideoError(self.path, "the file changed while it was read") from None
+
+    def _check_size(self, frame: VideoFrame) -> None:
+        if (frame.width, frame.height) != (self.width, self.height):
+            raise VideoError(
+                self.path, f"frame size changes from {self.width}x{self.height} to {frame.width}x{frame.height}"
+            )
+
+    def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        self._check_size(frame)
+        try:
+            plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(self.path, f"cannot be converted to RGB ({error})") from error
+        rows: npt.NDArray[np.uint8] = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(
+            self.height, plane.line_size
+        )
+        return rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
+
+    def _count_frames(self) -> None:
+        """Decodes the whole video; keeps its frames when they are small, so that `read` need not decode again."""
+        self._index = None
+        self._frames = None
+        self.num_frames = 0
+        kept: list[VideoFrame] = []
+        kept_bytes = 0
+        for frame in self._decode_in_order():
+            if self.num_frames == 0:
+                self.width, self.height = frame.width, frame.height
+            self.num_frames += 1
+            kept_bytes += sum(plane.buffer_size for plane in frame.planes)
+            if kept_bytes <= KEPT_FRAME_BYTES:
+                kept.append(frame)
+            else:
+                kept.clear()
+        if not self.num_frames:
+            raise VideoError(self.path, "no frame")
+        if kept_bytes <= KEPT_FRAME_BYTES:
+            self._frames = kept
+
+    def _decode_packets(self, packets: Iterable["Packet[VideoStream]"]) -> Iterator[VideoFrame]:
+        """Decodes packets up to the end; frames come in display order."""
+        if not self._fresh:
+            self._context.flush_buffers()
+        self._fresh = False
+        try:
+            for packet in packets:
+                yield from self._context.decode(packet)
+            yield from self._context.decode(None)
+        except av.FFmpegError as error:
+            raise VideoError(self.path, f"cannot be decoded ({error.strerror})") from error
+
+    def _decode_from_key_frame(self, index: FrameIndex, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames with their numbers, which rise, from the last key frame at or before the first wanted frame on.
+
+        Every packet that is decoded must give its frame, in order of the timestamps: a frame that is lost on the way
+        would leave wrong pixels in those that refer to it. Packets that no frame refers to are not decoded unless
+        they are wanted.
+        """
+        start, start_timestamp = index.start_for(wanted[0])
+        needed = wanted if isinstance(wanted, range) else frozenset(wanted)
+        is_unreferenced = unreferenced_test(self._context.name, self._context.extradata)
+        promised: list[int] = []
+
+        def chosen() -> Iterator["Packet[VideoStream]"]:
+            for packet in self._packets.starting_at(start):
+                timestamp = packet.pts or 0
+                if is_unreferenced and index.frame_at(timestamp) not in needed and is_unreferenced(bytes(packet)):
+                    continue
+                if timestamp >= start_timestamp and not packet.is_discard:
+                    heappush(promised, timestamp)
+                yield packet
+
+        last = -1
+        for frame in self._decode_packets(chosen()):
+            timestamp = frame.pts
+            if timestamp is not None and timestamp < start_timestamp:
+                continue  # shown before the key frame but stored after it: its references were not decoded
+            if frame.is_corrupt and self._context.name == "mpeg4":
+                raise TimestampsDisagree  # its decoder adapts to the encoder by what it saw before: see it all
+            if frame.is_corrupt:
+                raise VideoError(self.path, "damaged: the decoder reports errors")
+            if not promised or heappop(promised) != timestamp:
+                raise TimestampsDisagree
+            number = index.frame_at(timestamp)
+            if number <= last:
+                raise TimestampsDisagree
+            last = number
+            yield number, frame
+
+    def _decode_in_order(self) -> Iterator[VideoFrame]:
+        """All frames from the beginning."""
+        if self._frames is not None:
+            yield from self._frames
+            return
+        seen_key_frame = False
+        for frame in self._decode_packets(self._packets.all()):
+            seen_key_frame = seen_key_frame or bool(frame.key_frame)
+            if frame.is_corrupt:
+                if seen_key_frame:
+                    raise VideoError(self.path, "damaged: the decoder reports errors")
+                continue
+            yield frame
+
+
+def _chosen(frames: Iterator[tuple[int, VideoFrame]], wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Of numbered frames, numbers rising, those that are wanted. Raises TimestampsDisagree where one is missing."""
+    following = iter(wanted)
+    expected = next(following)
+    for number, frame in frames:
+        if number > expected:
+            break
+        if number == expected:
+            yield number, frame
+            try:
+                expected = next(following)
+            except StopIteration:
+                return
+    raise TimestampsDisagree

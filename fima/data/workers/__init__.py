@@ -1,0 +1,1 @@
+"""Processes that decode: guarded against crashes and hangs, with shared memory."""

@@ -1,0 +1,265 @@
+"""A loader that outlives the processes that decode: a video that crashes or blocks one of them costs one sample.
+
+Each process notes what it works on, in memory that it shares with the one that trains. When a process has died, or has
+been ended since it took too long, what was being worked on is tried once more in processes that may crash. What fails
+there is from then on a video that cannot be decoded, and the epoch goes on at the batch that was due; a process that
+was ended by something else has changed nothing. The same videos fail again in a resumed run, so that it stays exact.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fima.data.workers.killable_pool import Failed, run_isolated
+from fima.errors import TrainingError, VideoError
+
+Batch = TypeVar("Batch")
+
+SIGNS_OF_A_DEAD_PROCESS = ("exited unexpectedly", "killed by signal")
+MAX_FAILURES = 3
+"""Restarts in a row, without a batch between them or a video that explains them, after which a run gives up."""
+ISOLATED_SECONDS = 600.0
+NOTED_NUMBERS = 4
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to draw a sample."""
+
+    epoch: int
+    index: int
+    """Place in the list of the video whose turn it is."""
+    number: int
+    """Videos that were tried in its place before."""
+    chosen: int
+    """Place of the video that is tried."""
+
+
+class Attempting(Protocol):
+    """What is needed of a data set."""
+
+    crashed: dict[Attempt, str]
+    """Attempts that must not be repeated, and why."""
+
+    def attempt(self, attempt: Attempt) -> object:
+        """Make one attempt. Raises VideoError."""
+
+
+class Order(Protocol):
+    """What is needed of a sampler."""
+
+    epoch: int
+    start_step: int
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch, and the step at which it begins."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How the processes that decode are watched."""
+
+    noted: Tensor
+    """What each of them works on, int64 (workers, 4), in shared memory; -1 where it is nothing."""
+    timeout_seconds: float
+    """Time for one attempt; 0: any."""
+
+
+class _Watched:
+    """How this process is watched; `row` is None in one that nobody watches."""
+
+    row: Tensor | None = None
+    timeout_seconds = 0.0
+
+
+def note(attempt: Attempt | None) -> None:
+    """Note what this process begins to work on, or that it is done; a process that takes too long is ended."""
+    if _Watched.row is None:
+        return
+    numbers = [-1] * NOTED_NUMBERS if attempt is None else list(vars(attempt).values())
+    _Watched.row.copy_(torch.tensor(numbers))
+    if sys.platform != "win32":
+        # The system ends the process at that time, also inside a decoder that never comes back.
+        signal.setitimer(signal.ITIMER_REAL, 0 if attempt is None else _Watched.timeout_seconds)
+
+
+@contextmanager
+def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
+    """Work on an attempt while it is noted.
+
+    Args:
+        attempt: what is worked on.
+        crashed: attempts that must not be repeated, and why.
+        path: the video, for the message.
+
+    Raises:
+        VideoError: it must not be repeated.
+    """
+    if attempt in crashed:
+        raise VideoError(path, crashed[attempt])
+    note(attempt)
+    try:
+        yield
+    finally:
+        note(None)
+
+
+def init_worker(worker: int, watch: Watch | None = None) -> None:
+    """Make a process that decodes use one thread, and leave signals to the process that started it.
+
+    A terminal and a job scheduler signal a whole group of processes; out of the group, a process ends when the one that
+    started it says so or is gone.
+
+    Args:
+        worker: its number.
+        watch: how it is watched; None where it is not.
+    """
+    torch.set_num_threads(1)
+    if sys.platform != "win32":
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if watch is not None:
+        _Watched.row, _Watched.timeout_seconds = watch.noted[worker], watch.timeout_seconds
+
+
+class Guard:
+    """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
+
+    Args:
+        dataset: what is loaded.
+        workers: processes that decode.
+        timeout_seconds: time for one video; 0: any.
+    """
+
+    def __init__(self, dataset: Attempting, *, workers: int, timeout_seconds: float) -> None:
+        self._dataset = dataset
+        self._workers = workers
+        self._failures = 0
+        noted = torch.full((workers, NOTED_NUMBERS), -1)
+        noted.share_memory_()  # type: ignore[no-untyped-call]
+        self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
+
+    def items(self, loader: "DataLoader[Any]") -> Iterator[Any]:
+        """What a loader gives; each item counts as a sign of life."""
+        items = iter(loader)
+        _leave_deaths_to_the_loader()
+        for item in items:
+            self._failures = 0
+            yield item
+
+    def survives(self, error: Exception) -> bool:
+        """Whether loading goes on after an error, with new processes: it was the death of one of the old ones.
+
+        What they were working on is tried once more, in processes that may crash; what fails is noted in the data set.
+        """
+        if not self._is_dead_process(error):
+            return False
+        self._failures = 0 if self._find_culprits() else self._failures + 1
+        self.watch.noted.fill_(-1)
+        return self._failures < MAX_FAILURES
+
+    def _is_dead_process(self, error: Exception) -> bool:
+        """Whether an error is the loader's way to say that a process is gone, perhaps while it handed over a batch."""
+        if isinstance(error, RuntimeError):
+            return any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
+        return self._workers > 0
+
+    def _find_culprits(self) -> bool:
+        """Try what was being worked on once more, in processes that may crash; return whether something fails."""
+        attempts = [Attempt(*row) for row in self.watch.noted.tolist() if row[0] >= 0]
+        items = [(self._dataset, attempt) for attempt in attempts]
+        timeout = self.watch.timeout_seconds or ISOLATED_SECONDS
+        found = {
+            attempts[place]: outcome.reason
+            for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
+            if isinstance(outcome, Failed)
+        }
+        self._dataset.crashed.update(found)
+        return bool(found)
+
+
+class GuardedLoader(Generic[Batch]):
+    """Iterates over the batches of one epoch after another.
+
+    Args:
+        dataset: what is loaded.
+        order: which samples come when.
+        start: makes the loader, given how its processes are watched.
+        workers: processes that decode.
+        timeout_seconds: time for one video; 0: any.
+    """
+
+    def __init__(
+        self,
+        dataset: Attempting,
+        order: Order,
+        start: Callable[[Watch], "DataLoader[Any]"],
+        *,
+        workers: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._order = order
+        self._start = start
+        self._guard = Guard(dataset, workers=workers, timeout_seconds=timeout_seconds)
+        self._loader: DataLoader[Any] | None = None
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Chooses the epoch that the next iteration gives, and the step at which it begins (to resume)."""
+        self._order.set_epoch(epoch, start_step)
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self._order.start_step
+        while True:
+            if self._loader is None:
+                self._loader = self._start(self._guard.watch)
+            try:
+                for batch in self._guard.items(self._loader):
+                    if isinstance(batch, VideoError):
+                        # A new error: raising a local variable makes a reference cycle, from which workers stop only
+                        # slowly.
+                        raise VideoError(batch.path, batch.reason)
+                    if isinstance(batch, TrainingError):
+                        raise TrainingError(str(batch))
+                    step += 1
+                    yield batch
+            except (RuntimeError, OSError, EOFError) as error:
+                self._loader = None
+                if not self._guard.survives(error):
+                    raise
+                self._order.set_epoch(self._order.epoch, step)
+            else:
+                return
+
+
+def _try(item: tuple[Attempting, Attempt]) -> None:
+    dataset, attempt = item
+    dataset.attempt(attempt)
+
+
+def _leave_deaths_to_the_loader() -> None:
+    """Undo PyTorch's signal handler, which would raise the death of a process in the middle of a training step.
+
+    The loader looks for dead processes itself, every few seconds, when a batch does not come.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "").startswith("torch."):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,1 +1,0 @@
-"""Vectors of videos, clips and seconds: computed, written to a file, searched."""

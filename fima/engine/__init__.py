@@ -1,1 +1,0 @@
-"""The training loop and what it needs: schedule, checkpoints, logs, several processes."""

@@ -1,0 +1,1 @@
+"""Frozen encoders measured: probes, nearest neighbours, retrieval, and where they respond."""

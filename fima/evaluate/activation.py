@@ -1,0 +1,239 @@
+"""Class-agnostic activation maps over time: of one clip, and of a whole video in a stream."""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fima.data.clips import full_positions, window_indices
+from fima.data.eval_clips import CENTRE_SHARE
+from fima.evaluate.features import encode, encode_difference
+from fima.evaluate.occlusion import occlusion_map
+
+MapKind = Literal["both", "rgb", "occlusion"]
+"""`both`: the response to the RGB clip plus that to its frame difference, as in the paper; `rgb`: the first alone;
+`occlusion`: how much the features of the RGB clip change when a place is covered, see `occlusion_map`."""
+
+WINDOWS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewEncoders:
+    """An encoder for the two views whose responses add up to the map of the paper; both in eval mode."""
+
+    rgb: nn.Module
+    """(B, 3, F, H, W) normalised RGB -> (B, C, t, h, w)."""
+    difference: nn.Module | None
+    """The same with batch-norm statistics of frame differences; None: maps of RGB alone."""
+    occlusion: bool = False
+    """Whether the map is that of occlusion, of RGB alone."""
+
+
+def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
+    """Return the mean over the channels of the feature maps: where, and in which temporal slice, an encoder responds.
+
+    Maps of occlusion have one slice: a place is covered for the whole clip.
+
+    Args:
+        encoders: of the RGB clips, and of their frame differences.
+        clips: uint8 (B, 3, F, H, W).
+
+    Returns:
+        (B, t, h, w) float32; its mean over t is the map of `fima.method.foreground.activation_map`.
+    """
+    if encoders.occlusion:
+        return occlusion_map(encoders.rgb, clips)[:, None]
+    found = encode(encoders.rgb, clips).mean(dim=1)
+    if encoders.difference is not None:
+        found = found + encode_difference(encoders.difference, clips).mean(dim=1)
+    return found
+
+
+def averaged_map(encoders: ViewEncoders, clips: Tensor) -> Tensor:
+    """Return the maps averaged over time, brought to the size of the clips.
+
+    Args:
+        encoders: as in `responses`.
+        clips: uint8 (B, 3, F, H, W).
+
+    Returns:
+        (B, H, W) float32, upsampled bilinearly.
+    """
+    maps = responses(encoders, clips).mean(dim=1, keepdim=True)
+    return functional.interpolate(maps, size=clips.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def with_batch_statistics(encoder: nn.Module) -> nn.Module:
+    """Return a copy whose batch norms use the statistics of each batch, as the key encoder's do in training."""
+    copied = copy.deepcopy(encoder)
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = None
+    return copied
+
+
+def activation_map(model: nn.Module, clip: Tensor, *, kind: MapKind = "both") -> Tensor:
+    """Return where, and when, an encoder responds to a clip.
+
+    The frame difference goes through the model with the batch-norm statistics of its own: an encoder's running
+    statistics are those of RGB.
+
+    Args:
+        model: (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w), in eval mode and on the clip's device.
+        clip: uint8 (3, T, H, W), the frames that the encoder sees (in training every second one of a window).
+        kind: `both` adds the response to the frame difference, as in the paper; `rgb` leaves it out; `occlusion` is
+            the `occlusion_map`, the same for all frames.
+
+    Returns:
+        (T, H, W) float32, interpolated linearly in time and space.
+
+    Raises:
+        ValueError: `clip` is not uint8 of shape (3, T, H, W).
+    """
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3:
+        raise ValueError(f"clip: expected uint8 (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}")
+    difference = with_batch_statistics(model) if kind == "both" else None
+    encoders = ViewEncoders(rgb=model, difference=difference, occlusion=kind == "occlusion")
+    found = responses(encoders, clip[None])
+    return functional.interpolate(found[None], size=clip.shape[1:], mode="trilinear", align_corners=False)[0, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapTimeline:
+    """The maps of a video: a small one every few frames."""
+
+    maps: NDArray[np.float32]
+    """(P, h, w), in temporal order."""
+    centres: NDArray[np.float64]
+    """The frame number that each map stands for, (P,), rising."""
+
+    def at(self, frame: float) -> NDArray[np.float32]:
+        """The map at a frame, (h, w), between its two neighbours in time."""
+        place = np.interp(frame, self.centres, np.arange(len(self.centres)))
+        lower = int(place)
+        upper = min(lower + 1, len(self.maps) - 1)
+        between = np.float32(place - lower)
+        mixed: NDArray[np.float32] = (1 - between) * self.maps[lower] + between * self.maps[upper]
+        return mixed
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """The map averaged over the video, (h, w)."""
+        return np.asarray(self.maps.mean(axis=0), dtype=np.float32)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest value of all the maps."""
+        return float(self.maps.min()), float(self.maps.max())
+
+
+def map_timeline(
+    encoders: ViewEncoders,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    clip_frames: int,
+    crop_size: int,
+    device: torch.device,
+) -> MapTimeline:
+    """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
+
+    The whole frame is looked at, at the scale of an evaluation: what would be the centre crop is `crop_size` pixels
+    wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is looped.
+
+    Args:
+        encoders: as in `responses`.
+        frames: all frames of the video, uint8 (H, W, 3) each; at least one.
+        clip_frames: frames F that the encoder sees of a window of 2·F.
+        crop_size: side of the crops that the encoder was trained on, in pixels.
+        device: where the encoders are.
+    """
+    bins: dict[int, _Bin] = {}
+    waiting: list[tuple[int, Tensor]] = []
+
+    def look() -> None:
+        clips = torch.stack([clip for _, clip in waiting]).to(device)
+        found = responses(encoders, clips).cpu().numpy()
+        for (start, _), slices in zip(waiting, found, strict=True):
+            length = 2 * clip_frames / len(slices)
+            for number, values in enumerate(slices):
+                centre = start + (number + 0.5) * length - 0.5
+                bins.setdefault(int(centre // length), _Bin()).add(centre, values)
+        waiting.clear()
+
+    small = (_small(frame, crop_size) for frame in frames)
+    num_frames = 0
+    for seen, start, clip in _windows(small, 2 * clip_frames):
+        num_frames = seen
+        waiting.append((start, clip))
+        if len(waiting) == WINDOWS_AT_ONCE:
+            look()
+    if waiting:
+        look()
+    # The slices of a looped video that lie behind its end show its beginning again.
+    ordered = [bins[key] for key in sorted(bins)]
+    inside = [part for part in ordered if part.centre <= num_frames] or ordered[:1]
+    return MapTimeline(
+        maps=np.stack([part.mean for part in inside]), centres=np.array([part.centre for part in inside])
+    )
+
+
+class _Bin:
+    """A running mean of maps and of the frame numbers that they stand for."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._centres = 0.0
+        self._values: NDArray[np.float32] | float = 0.0
+
+    def add(self, centre: float, values: NDArray[np.float32]) -> None:
+        """Count one map."""
+        self._count += 1
+        self._centres += centre
+        self._values = self._values + values
+
+    @property
+    def centre(self) -> float:
+        """The mean frame number."""
+        return self._centres / self._count
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """The mean map."""
+        return np.asarray(self._values / self._count, dtype=np.float32)
+
+
+def _windows(frames: Iterator[Tensor], window: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Windows every half window, and the last one: frames seen, start, the clip uint8 (3, F, h, w)."""
+    step = max(1, window // 2)
+    held: deque[Tensor] = deque(maxlen=window)
+    num_frames = 0
+    for num_frames, frame in enumerate(frames, start=1):
+        held.append(frame)
+        start = num_frames - window
+        if start >= 0 and start % step == 0:
+            yield num_frames, start, _clip(held, window)
+    start = max(0, num_frames - window)
+    if num_frames < window or start % step:
+        yield num_frames, start, _clip(held, window)
+
+
+def _clip(held: deque[Tensor], window: int) -> Tensor:
+    chosen = window_indices(0, window, len(held))[full_positions(window // 2)]
+    return torch.stack([held[position] for position in chosen], dim=1)
+
+
+def _small(frame: NDArray[np.uint8], crop_size: int) -> Tensor:
+    """The whole frame at the scale of an evaluation, uint8 (3, h, w); bilinear without antialiasing, as in training."""
+    scale = crop_size / CENTRE_SHARE / min(frame.shape[:2])
+    size = [max(1, round(side * scale)) for side in frame.shape[:2]]
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    return functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]

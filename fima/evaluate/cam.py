@@ -1,0 +1,306 @@
+"""Where an encoder responds, as a number: the share of the activation that falls on what moves."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.eval_clips import build_eval_loader, square_crops
+from fima.errors import DataError
+from fima.evaluate.features import ClipSettings, encode, encode_difference
+from fima.evaluate.occlusion import occlusion_map
+from fima.method.foreground import activation_map
+from fima.torch_tools.distributed import all_reduce_sum, rank, world_size
+
+MaskLoader = Callable[[Path], NDArray[np.bool_]]
+
+ADAPTING_VIDEOS = 64
+MEASURED_VIDEOS = 500
+OCCLUDED_VIDEOS = 100
+MOVING_SHARE = 0.5
+
+
+MapMaker = Callable[[Tensor], Sequence[Tensor]]
+"""From clips, uint8 (B, 3, F, S, S), to maps (B, h, w), always as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundShare:
+    """How much of some maps falls on what moves; in percent, the mean over the clips of all videos."""
+
+    figures: dict[str, float]
+    """Of each map above its minimum, the part on the foreground: on the object of the masks by the name of the map, and
+    on the `moving_pixels` by that name after `motion_`. A foreground that is in no clip has no figure."""
+    chance: dict[str, float]
+    """By the names of the figures: the part of the crop that is foreground, which an even map would get."""
+    num_videos: int
+    """Videos that were measured."""
+    num_still_clips: int
+    """Clips in which nothing moves, left out of the figures on moving pixels."""
+    num_adapted: int = 0
+    """Videos whose frame differences gave the batch norm's statistics for differences; 0 without a batch norm."""
+
+
+def foreground_share(
+    encoder: nn.Module,
+    videos: VideoList,
+    load_mask: MaskLoader | None,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    batch_size: int = 8,
+    workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
+) -> ForegroundShare:
+    """Measure which part of the activation falls on what moves, on the centre crop.
+
+    The maps are those of foreground sampling: `share` is of the map of the RGB clip plus that of its frame difference,
+    for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first alone.
+
+    With several processes, all of them call it, and each takes its share of the videos.
+
+    Args:
+        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
+        videos: the videos, of which up to 500 are measured, evenly spread over the list; those of them that cannot be
+            decoded are left out and not counted.
+        load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
+        settings: how clips are cut out of the videos; `num_crops` is not used.
+        device: where the encoder is.
+        batch_size: videos at a time.
+        workers: processes that decode.
+        limits: what a video may take.
+
+    Raises:
+        DataError: not one video can be decoded.
+    """
+    single = replace(settings, num_crops=1)
+    difference_encoder, num_adapted = adapted_to_differences(
+        encoder, videos, single, device=device, batch_size=batch_size, workers=workers, limits=limits
+    )
+
+    def maps(clips: Tensor) -> list[Tensor]:
+        rgb, difference = encode(encoder, clips), encode_difference(difference_encoder, clips)
+        return [activation_map(rgb, difference), activation_map(rgb)]
+
+    found = share_of_maps(
+        maps,
+        ("share", "rgb_share"),
+        videos,
+        evenly_spread(len(videos.videos), MEASURED_VIDEOS),
+        load_mask,
+        single,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        limits=limits,
+    )
+    return replace(found, num_adapted=num_adapted)
+
+
+def occlusion_share(
+    encoder: nn.Module,
+    videos: VideoList,
+    load_mask: MaskLoader | None,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
+) -> ForegroundShare:
+    """Measure which part of the `occlusion_map` falls on what moves: `share`, of the middle clip of up to 100 videos.
+
+    Arguments and errors are those of `foreground_share`; `num_clips` is not used either.
+    """
+    return share_of_maps(
+        lambda clips: [occlusion_map(encoder, clips)],
+        ("share",),
+        videos,
+        evenly_spread(len(videos.videos), OCCLUDED_VIDEOS),
+        load_mask,
+        replace(settings, num_crops=1, num_clips=1),
+        device=device,
+        batch_size=1,
+        workers=workers,
+        limits=limits,
+    )
+
+
+def share_of_maps(
+    maps: MapMaker,
+    names: Sequence[str],
+    videos: VideoList,
+    places: Sequence[int],
+    load_mask: MaskLoader | None,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    limits: DecodeLimits,
+) -> ForegroundShare:
+    """Measure which part of maps falls on the object, where there are masks, and on the `moving_pixels`.
+
+    A map is shifted so that its minimum is 0 and scaled so that it sums to 1; its product with the foreground is
+    summed. The object is the mask averaged over the clip's frames.
+
+    Args:
+        maps: makes them.
+        names: of the maps.
+        videos: the videos.
+        places: of those to measure in the list; each process takes its share of them.
+        load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
+        settings: how clips are cut out of the videos, one crop each.
+        device: where maps are made.
+        batch_size: videos at a time.
+        workers: processes that decode.
+        limits: what a video may take.
+
+    Raises:
+        DataError: not one video can be decoded.
+    """
+    foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
+    # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
+    sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=device)
+    counts = torch.zeros(2, dtype=torch.float64, device=device)
+    own = places[rank() :: world_size()]
+    loader = build_eval_loader(
+        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=own, limits=limits
+    )
+    for batch in loader:
+        if not len(batch.index):
+            continue
+        clips = batch.clips.flatten(0, 1).to(device)
+        pixels = [moving_pixels(clips)]
+        if load_mask is not None:
+            masks = [clip_masks(load_mask(videos.videos[i].path), settings) for i in batch.index.tolist()]
+            pixels.insert(0, torch.cat(masks).to(device))
+        found = [_upsampled(each, clips.shape[-1]) for each in maps(clips)]
+        for row, foreground in enumerate(pixels):
+            there = foreground.amax(dim=(1, 2)) > 0
+            parts = [_share_on(foreground, each)[there] for each in found]
+            parts += [foreground.mean(dim=(1, 2))[there], there[there]]
+            sums[row] += torch.stack([part.double().sum() for part in parts])
+        counts += torch.tensor([len(batch.index), len(clips)], dtype=torch.float64, device=device)
+    sums, (num_videos, num_clips) = all_reduce_sum(sums), all_reduce_sum(counts).tolist()
+    if not num_videos:
+        raise DataError(f"{videos.root}: none of {len(videos.videos)} videos can be decoded")
+    figures, chance = {}, {}
+    for foreground_name, (*shares, area, num_there) in zip(foregrounds, sums.tolist(), strict=True):
+        for name, share in zip(names, shares, strict=True):
+            if num_there:
+                figures[foreground_name + name] = 100 * share / num_there
+                chance[foreground_name + name] = 100 * area / num_there
+    num_moving = float(sums[-1, -1])
+    return ForegroundShare(
+        figures=figures, chance=chance, num_videos=int(num_videos), num_still_clips=int(num_clips - num_moving)
+    )
+
+
+def moving_pixels(clips: Tensor) -> Tensor:
+    """Return where clips move: the smallest part of the frame that holds half of the frame-difference energy.
+
+    The energy of a pixel is the mean of |x_t − x_(t−1)| over neighbouring frames and colours.
+
+    Args:
+        clips: uint8 (B, 3, F, S, S).
+
+    Returns:
+        (B, S, S) float32 of 0 and 1; all 0 for a clip in which nothing changes.
+    """
+    pixels = clips.float()
+    energy = (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().mean(dim=(1, 2)).flatten(1)
+    ordered, places = energy.sort(dim=1, descending=True, stable=True)
+    before = ordered.cumsum(dim=1, dtype=torch.float64) - ordered
+    needed = before < MOVING_SHARE * ordered.sum(dim=1, keepdim=True, dtype=torch.float64)
+    return torch.zeros_like(energy).scatter_(1, places, needed.float()).reshape(len(clips), *clips.shape[-2:])
+
+
+def evenly_spread(length: int, most: int) -> list[int]:
+    """Return up to `most` places in a list, evenly spread over it."""
+    count = min(most, length)
+    return [position * length // count for position in range(count)]
+
+
+def adapted_to_differences(
+    encoder: nn.Module,
+    videos: VideoList,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    batch_size: int = 8,
+    workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
+) -> tuple[nn.Module, int]:
+    """Return the encoder with the batch-norm statistics of frame differences, in eval mode.
+
+    In training, the differences go through the key encoder with the statistics of their batch. The query encoder has
+    only ever seen RGB, so its running statistics say nothing of differences. They are measured anew on the differences
+    of up to 64 videos, evenly spread over the list: the mean over batches, the same in every process.
+
+    Args:
+        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode; left as it is.
+        videos: the videos.
+        settings: how clips are cut out of them.
+        device: where the encoder is.
+        batch_size: videos at a time.
+        workers: processes that decode.
+        limits: what a video may take.
+
+    Returns:
+        The encoder and the videos that were used; the encoder itself and 0 where it has no batch norm.
+    """
+    adapted = copy.deepcopy(encoder)
+    norms = [module for module in adapted.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return encoder, 0
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
+    num_used = 0
+    loader = build_eval_loader(
+        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places, limits=limits
+    )
+    for batch in loader:
+        if len(batch.index):
+            encode_difference(adapted, batch.clips.flatten(0, 1).to(device))
+            num_used += len(batch.index)
+    return adapted.eval(), num_used
+
+
+def _upsampled(maps: Tensor, size: int) -> Tensor:
+    """Maps (B, h, w), bilinearly brought to (B, size, size)."""
+    return functional.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
+    """The part of each map (B, S, S), above its minimum, that falls on the foreground (B, S, S): (B,)."""
+    raised = maps - maps.amin(dim=(1, 2), keepdim=True)
+    # A map that is the same everywhere has no maximum to point at; it counts as spread evenly.
+    raised = torch.where(raised.amax(dim=(1, 2), keepdim=True) > 0, raised, torch.ones_like(raised))
+    return (raised * foreground).sum(dim=(1, 2)) / raised.sum(dim=(1, 2))
+
+
+def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings) -> Tensor:
+    """Return the masks of the evaluation clips, cut and scaled as they are, averaged over time: (num_clips, S, S)."""
+    num_frames, height, width = mask.shape
+    window = 2 * settings.frames
+    (crop,) = square_crops(width, height, 1, settings.ori_resolution)
+    pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    clips = []
+    for start in evenly_spread_starts(num_frames, window, settings.num_clips):
+        indices = window_indices(start, window, num_frames)[full_positions(settings.frames)]
+        clips.append(pixels[indices].float().mean(dim=0))
+    size = (settings.crop_size, settings.crop_size)
+    return functional.interpolate(torch.stack(clips)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

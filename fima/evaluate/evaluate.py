@@ -1,0 +1,238 @@
+"""One evaluation: what all processes do together on the videos, then what the main one computes from it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fima.checkpoints.checkpoint import versions
+from fima.data.datasets import VideoList
+from fima.evaluate.cam import MaskLoader
+from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
+from fima.evaluate.feature_store import FeatureStore
+from fima.evaluate.features import ClipSettings, FeatureSource, encoder_source
+from fima.evaluate.loaded_model import Subject
+from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists
+from fima.evaluate.report import write_class_report
+from fima.evaluate.splits import combine
+from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What the processes found together; the rest is arithmetic."""
+
+    splits: Mapping[int, SplitLists]
+    """The lists by the number of the split."""
+    protocols: tuple[str, ...]
+    """What to measure."""
+    config: EvaluationConfig
+    """Settings."""
+    clips: ClipSettings
+    """How clips were cut out of videos."""
+    described: dict[str, Any]
+    """What the result says of the encoder."""
+    store: FeatureStore | None
+    """Features of all videos, in the main process; None where no protocol looks at features."""
+    measured: Mapping[int, Mapping[str, Measured]]
+    """By split and protocol, those that do not look at features."""
+    evaluated: Mapping[int, Mapping[str, Evaluated]]
+    """By split and list, the videos of the protocol `evaluate`."""
+
+    def result(self, reports: Path | None = None) -> EvaluationResult:
+        """Compute the figures, in one process.
+
+        Args:
+            reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
+                split where there are several; None writes none.
+        """
+        results = {}
+        for number, lists in self.splits.items():
+            measured, evaluated = self._measure(number, lists)
+            if reports is not None:
+                folder = reports / f"split-{number}" if len(self.splits) > 1 else reports
+                _write_reports(folder, measured, lists.test.classes)
+            results[number] = self._split_result(number, lists, measured, evaluated)
+        return combine(results)
+
+    def _measure(self, number: int, lists: SplitLists) -> tuple[dict[str, Measured], dict[str, Evaluated]]:
+        found: dict[str, Measured] = {}
+        evaluated = dict(self.evaluated[number])
+        if self.store is not None:
+            features = {name: self.store.read(videos) for name, videos in lists.all.items()}
+            evaluated |= {
+                name: Evaluated(num_evaluated=len(each.paths), undecodable=each.undecodable)
+                for name, each in features.items()
+            }
+            tests = {name: features[name] for name in lists.tests}
+            sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train)
+        for name in self.protocols:
+            if name in FEATURE_PROTOCOLS:
+                found |= measure(name, sets, self.clips, self.config)
+            else:
+                found[name] = self.measured[number][name]
+        return found, evaluated
+
+    def _split_result(
+        self,
+        number: int,
+        lists: SplitLists,
+        measured: Mapping[str, Measured],
+        evaluated: Mapping[str, Evaluated],
+    ) -> EvaluationResult:
+        return EvaluationResult(
+            figures=by_figure(measured, "figures"),
+            chance=by_figure(measured, "chance"),
+            sd=by_figure(measured, "sd"),
+            encoder=self.described,
+            protocols={name: found.settings for name, found in measured.items()},
+            data={name: _data_record(lists.all[name], number, found) for name, found in evaluated.items()},
+            versions=versions(),
+            notes={name: found.notes for name, found in measured.items() if found.notes},
+        )
+
+
+def collect(
+    subject: Subject,
+    splits: Mapping[int, SplitLists],
+    config: EvaluationConfig,
+    *,
+    source: Path,
+    device: torch.device,
+    load_mask: MaskLoader | None = None,
+    cache: Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Collected:
+    """Look at the videos: features of every video once, whatever the number of splits, and the classifier's scores.
+
+    With several processes, all of them call it, and each takes its share of the videos; the main one then computes the
+    result.
+
+    Args:
+        subject: what is measured.
+        splits: labelled lists by the number of the split.
+        config: protocols and settings.
+        source: the checkpoint's file, for errors.
+        device: where the networks are.
+        load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
+        cache: folder of cached features; None: no cache.
+        report: called with the videos whose features are extracted and those to extract.
+
+    Raises:
+        ConfigError: a protocol or a split that does not suit the checkpoint.
+        CheckpointError: a classifier for other classes.
+        DataError: nothing that can be decoded.
+    """
+    protocols = config.chosen(classifier=subject.classifier is not None)
+    for number, lists in splits.items():
+        subject.check_split(number, lists)
+        if "evaluate" in protocols:
+            subject.check_classes(lists, source)
+    store = None
+    if not set(protocols).isdisjoint(FEATURE_PROTOCOLS):
+        name = f"checkpoint {subject.loaded.checkpoint_hash}"
+        feature_source = encoder_source(subject.loaded.encoder, name)
+        store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
+    measured: dict[int, dict[str, Measured]] = {number: {} for number in splits}
+    evaluated: dict[int, dict[str, Evaluated]] = {number: {} for number in splits}
+    shown = subject.loaded.encoder, subject.clips
+    for number, lists in splits.items():
+        if "evaluate" in protocols:
+            measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, config, device)
+        if "foreground" in protocols:
+            measured[number]["foreground"] = measure_foreground(*shown, lists.test, load_mask, config, device)
+        if "occlusion" in protocols:
+            measured[number]["occlusion"] = measure_occlusion(*shown, lists.test, load_mask, config, device)
+    return Collected(
+        splits=splits,
+        protocols=protocols,
+        config=config,
+        clips=subject.clips,
+        described=subject.describe(),
+        store=store,
+        measured=measured,
+        evaluated=evaluated,
+    )
+
+
+def evaluate_source(
+    source: FeatureSource,
+    *,
+    clips: ClipSettings,
+    described: dict[str, Any],
+    train: VideoList,
+    test: VideoList,
+    config: EvaluationConfig,
+    device: torch.device,
+    extra_tests: Mapping[str, VideoList] | None = None,
+    cache: Path | None = None,
+) -> EvaluationResult:
+    """Evaluate any source of features, such as raw frame differences, in one process.
+
+    Args:
+        source: what turns clips into features.
+        clips: how clips are cut out of videos.
+        described: what the result says about the source.
+        train: labelled training videos.
+        test: labelled test videos.
+        config: protocols and settings.
+        device: where features are computed.
+        extra_tests: further test lists by name.
+        cache: folder of cached features; None: no cache.
+
+    Raises:
+        DataError: a list without labels, lists of different classes, or nothing that can be decoded.
+    """
+    splits = {1: SplitLists(train=train, test=test, extra_tests=extra_tests or {})}
+    splits[1].check_labels()
+    collected = Collected(
+        splits=splits,
+        protocols=config.chosen(classifier=False, encoder=False),
+        config=config,
+        clips=clips,
+        described={"features": source.name, **described},
+        store=_filled_store(source, splits, clips, config, device, cache, None),
+        measured={1: {}},
+        evaluated={1: {}},
+    )
+    return collected.result()
+
+
+def _filled_store(
+    source: FeatureSource,
+    splits: Mapping[int, SplitLists],
+    clips: ClipSettings,
+    config: EvaluationConfig,
+    device: torch.device,
+    cache: Path | None,
+    report: Callable[[int, int], None] | None,
+) -> FeatureStore:
+    store = FeatureStore(
+        source,
+        clips,
+        device=device,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        limits=config.limits,
+        cache=cache,
+        report=report,
+    )
+    store.fill([videos for lists in splits.values() for videos in lists.all.values()])
+    return store
+
+
+def _data_record(videos: VideoList, number: int, evaluated: Evaluated) -> dict[str, Any]:
+    return {
+        **videos.describe(),
+        "split_index": number,
+        "num_evaluated": evaluated.num_evaluated,
+        "undecodable": [{"path": video.path, "reason": video.reason} for video in evaluated.undecodable],
+    }
+
+
+def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequence[str]) -> None:
+    for name, found in measured.items():
+        for test, (scores, labels) in found.scores.items():
+            write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)

@@ -1,0 +1,168 @@
+"""The evaluation protocols by name, their versions and settings, and one result for all of them."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import DecodeLimits
+from fima.errors import ConfigError, DataError
+
+PROTOCOL_VERSIONS = {
+    "evaluate": 1,
+    "linear": 1,
+    "linear_low_shot": 1,
+    "knn": 1,
+    "retrieval": 1,
+    "same_video": 1,
+    "foreground": 3,
+    "occlusion": 1,
+}
+"""A version changes when the same encoder on the same data may get another figure."""
+FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
+"""Those that look at cached features of frozen encoders."""
+PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion")
+"""What `--protocols` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Settings of an evaluation; they are part of its result."""
+
+    protocols: tuple[str, ...] | None = None
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground`, `occlusion`
+    (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder all but `evaluate` and
+    `occlusion`."""
+    num_clips: int = 10
+    """Clips per video, evenly spread over it."""
+    num_crops: Literal[1, 3] = 1
+    """Square crops per clip: the centre, or three along the longer side."""
+    ori_resolution: int | None = None
+    """The crop's side is 0.875 of so many source pixels. None: of each video's own short side; for `evaluate`, what
+    the checkpoint was tested with."""
+    l2_normalise: bool = False
+    """L2-normalise the pooled features before the linear probe standardises them."""
+    low_shot: int | None = None
+    """Fit the linear probe also on so many training videos only, drawn evenly from the classes."""
+    low_shot_draws: int = 3
+    """How often they are drawn; the figures are means over the draws."""
+    seed: int = 0
+    """Decides which training videos are held out when the linear probe chooses its regularisation, and the draws."""
+    batch_size: int = 8
+    """Videos at a time."""
+    workers: int = 2
+    """Processes that decode; 0 decodes in the main one."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """What a video may take; one that wants more is left out and named."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.protocols or () if name not in PROTOCOLS]
+        if unknown or self.protocols == ():
+            wrong = unknown[0] if unknown else "(none)"
+            raise ConfigError(f"--protocols {wrong}: choose from {', '.join(PROTOCOLS)}")
+        smallest = {"num_clips": 1, "low_shot": 2, "low_shot_draws": 1, "seed": 0, "batch_size": 1, "workers": 0}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"--{name} {value}: must be at least {least}")
+
+    def chosen(self, *, classifier: bool, encoder: bool = True) -> tuple[str, ...]:
+        """Return the protocols to run.
+
+        Args:
+            classifier: whether the checkpoint has one.
+            encoder: whether there is one; raw features come without.
+
+        Raises:
+            ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
+                protocol looks at.
+        """
+        default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
+        default += ("foreground",) if encoder else ()
+        names = default if self.protocols is None else self.protocols
+        if "evaluate" in names and not classifier:
+            raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
+        for name in ("foreground", "occlusion"):
+            if name in names and not encoder:
+                raise ConfigError(f"--protocols {name}: needs an encoder")
+        if "same_video" in names and self.num_clips < 2:
+            others = " ".join(name for name in names if name != "same_video")
+            raise ConfigError(
+                f"--num_clips {self.num_clips}: the protocol same_video needs at least 2; "
+                f"without it: --protocols {others or 'linear'}"
+            )
+        for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):
+            if given and "linear" not in names:
+                raise ConfigError(f"--{name}: is a setting of the protocol linear; add it to --protocols")
+        return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLists:
+    """The lists of one split."""
+
+    train: VideoList
+    """Labelled training videos."""
+    test: VideoList
+    """Labelled test videos."""
+    extra_tests: Mapping[str, VideoList] = field(default_factory=dict)
+    """Further test lists by name, scored by the same probe and neighbours."""
+
+    @property
+    def tests(self) -> dict[str, VideoList]:
+        """All test lists by name, `test` first."""
+        return {"test": self.test, **self.extra_tests}
+
+    @property
+    def all(self) -> dict[str, VideoList]:
+        """All lists by name."""
+        return {"train": self.train, **self.tests}
+
+    def check_labels(self) -> None:
+        """Raise DataError where a list has no labels or other classes than the training list."""
+        for name, videos in self.all.items():
+            unlabelled = [video.path for video in videos.videos if video.label is None]
+            if not videos.classes or unlabelled:
+                example = f", such as {unlabelled[0]}" if unlabelled else ""
+                raise DataError(
+                    f"{videos.root}: the {name} list has videos without a class{example}; evaluation needs labels"
+                )
+            if videos.classes != self.train.classes:
+                raise DataError(f"{videos.root}: the classes of the {name} list are not those of {self.train.root}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Figures in percent, with everything that they depend on."""
+
+    figures: dict[str, float]
+    """By name: `<protocol>/<figure>`, and `<protocol>/<extra test>/<figure>` for further test lists; of several splits,
+    the mean over them."""
+    chance: dict[str, float]
+    """What a random guess gets, by the names of `figures`."""
+    encoder: dict[str, Any]
+    """What was evaluated."""
+    protocols: dict[str, dict[str, Any]]
+    """By protocol: its version and its settings."""
+    data: dict[str, dict[str, Any]]
+    """By list, of several splits by `split <number>` first: its summary, the number of videos evaluated, and the files
+    that could not be decoded."""
+    versions: dict[str, str]
+    """Of fima, torch and Python."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the protocols chose on the way, such as the regularisation and the accuracies that decided it; of several
+    splits by `split <number>` first."""
+    sd: dict[str, float] = field(default_factory=dict)
+    """Sample standard deviation of the figures that are means: over the splits, or over draws of training videos."""
+    splits: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The figures of each split by its number, where there are several."""
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, in one piece."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        temporary.replace(path)

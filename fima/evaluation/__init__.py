@@ -1,1 +1,0 @@
-"""Evaluation of frozen encoders: linear probe, nearest neighbours, retrieval."""

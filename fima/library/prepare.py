@@ -1,0 +1,248 @@
+"""Rewriting a folder of videos: in parallel, to be continued after an interrupt, list files and all."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fima.data.packed_lists import relative_name
+from fima.data.workers.killable_pool import Failed, run_isolated
+from fima.errors import ConfigError, DataError, VideoError
+from fima.library.index import VideoIndex
+from fima.library.index_file import Progress
+from fima.library.transcode import Transcoded, TranscodeSettings, target_size, transcode
+
+RECORD = "prepared.jsonl"
+PARTIAL_SUFFIX = ".partial.mp4"
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
+BITS_PER_PIXEL = 0.5
+"""Upper end of what real clips took at crf 20 (0.18 to 0.52; very grainy ones 0.9); six steps of crf halve it."""
+BITS_PER_PIXEL_CRF = 20
+CRF_STEPS_PER_HALVING = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to rewrite."""
+
+    source: Path
+    """The video."""
+    target: Path
+    """What to write."""
+    settings: TranscodeSettings
+    """How."""
+
+    @property
+    def partial(self) -> Path:
+        """Where it is written until it is complete; hidden, so that nothing takes it for a video."""
+        return self.target.with_name(f".{self.target.name}{PARTIAL_SUFFIX}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What became of a folder."""
+
+    num_written: int
+    """Videos that were rewritten."""
+    num_done_before: int
+    """Videos that had been rewritten before."""
+    num_lists: int
+    """List files that were copied."""
+    failures: dict[str, str]
+    """Why a video was not rewritten, by its name relative to the source folder."""
+
+
+def plan(source: Path, target: Path, videos: Sequence[Path], settings: TranscodeSettings) -> list[Job]:
+    """What to write for each video: the same place in the tree, the same name, ending in .mp4.
+
+    Args:
+        source: the folder of the videos.
+        target: the folder to write.
+        videos: the videos, relative to `source`.
+        settings: how to rewrite them.
+
+    Returns:
+        Jobs in the order of the videos. Names that differ only in their ending keep it before the new one.
+    """
+    stems = Counter(path.with_suffix("") for path in videos)
+    names = (path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else Path(f"{path}.mp4") for path in videos)
+    return [
+        Job(source=source / path, target=target / name, settings=settings)
+        for path, name in zip(videos, names, strict=True)
+    ]
+
+
+def estimate_bytes(index: VideoIndex, settings: TranscodeSettings) -> int:
+    """Disk space that the rewritten videos of an index take, at the upper end of what was measured."""
+    good = [place for place in range(len(index)) if place not in index.problems]
+    pixels = (
+        np.prod(target_size(int(index.width[place]), int(index.height[place]), settings.short_side))
+        * float(index.num_frames[place])
+        for place in good
+    )
+    quality = 2 ** ((BITS_PER_PIXEL_CRF - settings.crf) / CRF_STEPS_PER_HALVING)
+    return round(sum(pixels) * BITS_PER_PIXEL * quality / 8)
+
+
+def prepare(
+    jobs: Sequence[Job],
+    lists: Sequence[Path],
+    source: Path,
+    target: Path,
+    *,
+    workers: int,
+    timeout_seconds: float,
+    progress: Progress,
+) -> Prepared:
+    """Carry out what `plan` says, but for what was done before.
+
+    Every file appears in one piece. `target` gets a record, one JSON object a line, of what was written from what; a
+    source that has changed since is written again.
+
+    Args:
+        jobs: from `plan`.
+        lists: list files to copy, relative to `source`.
+        source: the folder of the videos.
+        target: the folder to write.
+        workers: processes that encode.
+        timeout_seconds: time for one video.
+        progress: is told how many videos are done, of those that are left to do.
+
+    Raises:
+        ConfigError: `target` was begun with other settings.
+        DataError: another process writes there, it cannot be written, or the disk is full.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with _locked(target):
+            done_before = _read_record(target, jobs[0].settings)
+            for rest in target.rglob(f".*{PARTIAL_SUFFIX}"):
+                rest.unlink()
+            todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
+            failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
+            for path in lists:
+                _copy(source / path, target / path)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+    return Prepared(
+        num_written=len(todo) - len(failures),
+        num_done_before=len(jobs) - len(todo),
+        num_lists=len(lists),
+        failures=failures,
+    )
+
+
+def _carry_out(
+    todo: Sequence[Job], source: Path, target: Path, workers: int, timeout_seconds: float, progress: Progress
+) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    outcomes = run_isolated(_transcode_whole, todo, workers=workers, timeout_seconds=timeout_seconds)
+    try:
+        with (target / RECORD).open("a", encoding="utf-8") as record:
+            for done, (position, outcome) in enumerate(outcomes, start=1):
+                job = todo[position]
+                name = relative_name(job.source, source)
+                if isinstance(outcome, Failed):
+                    failures[name] = outcome.reason
+                    job.partial.unlink(missing_ok=True)
+                    if "no space left" in outcome.reason:
+                        raise DataError(
+                            f"{target}: the disk is full; the videos that are finished stay: make space and repeat the "
+                            "command to go on"
+                        )
+                else:
+                    line = {"source": name, **_state(job.source), "target": relative_name(job.target, target)}
+                    record.write(json.dumps(line | asdict(outcome)) + "\n")
+                    record.flush()
+                progress(done, len(todo))
+    finally:
+        outcomes.close()
+        for job in todo:
+            job.partial.unlink(missing_ok=True)
+    return failures
+
+
+def _transcode_whole(job: Job) -> Transcoded | Failed:
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        done = transcode(job.source, job.partial, job.settings)
+        job.partial.replace(job.target)
+    except VideoError as error:
+        return Failed(error.reason)
+    return done
+
+
+def _state(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
+def _is_done(job: Job, line: dict[str, object] | None) -> bool:
+    if line is None:
+        return False
+    try:
+        return _state(job.source).items() <= line.items() and job.target.stat().st_size == line["num_bytes"]
+    except OSError:
+        return False
+
+
+def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[str, object]]:
+    """Lines of the record by source; the record is begun where there is none."""
+    file = target / RECORD
+    if not file.exists():
+        _write_whole(file, json.dumps({"settings": asdict(settings)}) + "\n")
+    lines: list[dict[str, object]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # a line that an interrupt cut off: its video is written again
+    if not lines or "settings" not in lines[0]:
+        raise ConfigError(f"{file}: its first line, the settings, is lost; choose another folder, or delete this one")
+    if lines[0]["settings"] != asdict(settings):
+        raise ConfigError(
+            f"{target}: begun with {_flags(lines[0]['settings'])}, now asked for {_flags(asdict(settings))}; "
+            "give the former to go on, or choose another folder"
+        )
+    return {str(line["source"]): line for line in lines[1:]}
+
+
+def _flags(settings: object) -> str:
+    """Settings as they stand on a command line."""
+    if not isinstance(settings, dict):
+        return "other settings"
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+
+
+def _write_whole(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copy2(source, partial)
+    partial.replace(target)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Keeps a second process out of the folder; the lock ends with the process, however that ends."""
+    handle = os.open(target, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{target}: another `fima prepare` is writing there; wait until it is done") from error
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,151 @@
+"""Rewriting one video so that random clips of it decode fast: small frames, frequent key frames, cheap to decode."""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.filter import Graph
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from fima.data.decode.video import VideoReader
+from fima.errors import VideoError
+
+DEFAULT_FPS = 25.0
+MOST_FPS = 1000
+PRESET, TUNE = "veryfast", "fastdecode"
+TURNS = {0: (), 90: ("cclock",), 180: ("clock", "clock"), 270: ("clock",)}
+"""Filters that undo FFmpeg's angle of a display matrix, which is counted anticlockwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscodeSettings:
+    """How videos are rewritten."""
+
+    short_side: int = 256
+    """Pixels of the short side; smaller videos keep their size."""
+    gop: int = 16
+    """Frames from one key frame to the next, at most."""
+    crf: int = 20
+    """Quality of H.264, from 0 (lossless) to 51."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcoded:
+    """A video that was rewritten."""
+
+    num_frames: int
+    """Its frames."""
+    num_bytes: int
+    """Size of the file."""
+
+
+def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height after the short side was scaled down to `short_side` pixels; both are even."""
+    scale = min(1.0, short_side / min(width, height))
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+
+
+def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transcoded:
+    """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound.
+
+    Rotation is applied, fields of interlaced frames are joined, times of frames are kept where they rise, and begin
+    at 0. Frame i of the result is frame i of the source.
+
+    Args:
+        source: the video.
+        target: the file to write, ending in .mp4.
+        settings: size, key frames, quality.
+
+    Raises:
+        VideoError: the source cannot be decoded to its end, or the result cannot be written or read again.
+    """
+    with VideoReader(source) as reader:
+        try:
+            num_frames = _encode(reader, target, settings)
+        except (av.FFmpegError, OSError) as error:
+            reason = error.strerror if error.errno != errno.ENOSPC else "no space left on the disk"
+            raise VideoError(source, f"cannot be rewritten ({reason or error})") from error
+    with VideoReader(target) as result:
+        if result.num_frames != num_frames:
+            raise VideoError(source, f"cannot be rewritten: {num_frames} frames in, {result.num_frames} out")
+    return Transcoded(num_frames=num_frames, num_bytes=target.stat().st_size)
+
+
+def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> int:
+    """Number of frames that were written."""
+    fps = Fraction(min(reader.fps or DEFAULT_FPS, MOST_FPS)).limit_denominator(1001)
+    options = {"preset": PRESET, "tune": TUNE, "crf": str(settings.crf)}
+    stream: VideoStream | None = None
+    num_frames = 0
+    with av.open(str(target), "w", options={"movflags": "faststart"}) as container:
+        for frame in _filtered(_timed(reader, fps), reader, settings):
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options=options)
+                context = stream.codec_context
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+                context.gop_size, context.max_b_frames, context.thread_count = settings.gop, 0, 1
+                context.time_base = reader.time_base
+                context.colorspace, context.color_range = frame.colorspace, frame.color_range
+                context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+            container.mux(stream.encode(frame))
+            num_frames += 1
+        if stream is not None:
+            container.mux(stream.encode(None))
+    return num_frames
+
+
+def _timed(reader: VideoReader, fps: Fraction) -> Iterator[VideoFrame]:
+    """The frames with times that begin at 0 and rise; one without a time, or out of order, follows the one before."""
+    gap = max(1, round(1 / (fps * reader.time_base)))
+    first: int | None = None
+    last = -gap
+    for frame in reader.frames():
+        if first is None:
+            first = frame.pts or 0
+        time = last + gap if frame.pts is None or frame.pts - first <= last else frame.pts - first
+        frame.pts, frame.dts, frame.time_base = time, None, reader.time_base
+        last = time
+        yield frame
+
+
+def _filtered(frames: Iterator[VideoFrame], reader: VideoReader, settings: TranscodeSettings) -> Iterator[VideoFrame]:
+    """The frames turned, scaled and converted."""
+    graph: Graph | None = None
+    for frame in frames:
+        if graph is None:
+            graph = _graph(frame, reader.time_base, settings)
+        graph.push(frame)
+        yield from _pulled(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph)
+
+
+def _pulled(graph: Graph) -> Iterator[VideoFrame]:
+    while True:
+        try:
+            frame = graph.vpull()
+        except (BlockingIOError, EOFError):
+            return
+        frame.pict_type = 0  # the encoder would keep the source's key frames
+        yield frame
+
+
+def _graph(frame: VideoFrame, time_base: Fraction, settings: TranscodeSettings) -> Graph:
+    turns = TURNS.get(frame.rotation % 360, ())
+    sides = (frame.height, frame.width) if len(turns) == 1 else (frame.width, frame.height)
+    width, height = target_size(*sides, settings.short_side)
+    graph = Graph()
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)]
+    if frame.interlaced_frame:
+        nodes.append(graph.add("yadif", "mode=send_frame:deint=interlaced"))
+    nodes += [graph.add("transpose", turn) for turn in turns]
+    nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
+    nodes.append(graph.add("format", "yuv420p"))
+    nodes.append(graph.add("buffersink"))
+    graph.link_nodes(*nodes).configure()
+    return graph

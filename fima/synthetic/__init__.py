@@ -1,0 +1,1 @@
+"""Synthetic videos: moving textures, their scenes, and the data of `--smoke`."""

@@ -1,0 +1,330 @@
+"""The motion-texture benchmark: labelled videos in which only the motion of one object tells the class.
+
+Backgrounds, shapes, colours and sizes are independent of the class, so an encoder that knows backgrounds is at chance
+and one that knows motion is not. The videos come with the object's mask in every frame, and each test video has two
+counterparts with the same object and motion: over another background, and over none.
+"""
+
+import json
+import math
+import multiprocessing
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from fima.data.datasets import Video, VideoList
+from fima.errors import ConfigError, DataError
+from fima.synthetic.motion_scene import (
+    CANVAS_SIDE,
+    Camera,
+    draw_camera,
+    draw_object,
+    draw_texture,
+    draw_trajectory,
+    render,
+)
+
+CLASSES = (
+    "HorizontalDrift",
+    "Up",
+    "Down",
+    "Rotation",
+    "Growing",
+    "Shrinking",
+    "HorizontalOscillation",
+    "VerticalOscillation",
+    "Circling",
+    "Jitter",
+)
+FORMAT_VERSION = 2
+FRAMES_PER_SECOND = 12
+MANIFEST = "motion_textures.json"
+COUNTERPARTS = ("swapped", "removed")
+"""Test videos again, with the same object and motion: over another background, and over an even grey."""
+QUANTISER = 2
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionTextureSettings:
+    """What decides every byte of the benchmark."""
+
+    num_train: int = 600
+    """Training videos."""
+    num_test: int = 400
+    """Test videos, each with its counterparts."""
+    camera: Camera = "static"
+    """`moving`: the background pans and shakes, and the frames carry sensor noise."""
+    seed: int = 0
+    """Every random choice follows from it."""
+    size_px: int = 80
+    """Height and width of the frames; even."""
+    num_frames: int = 24
+    """Frames per video."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("num_train", 1), ("num_test", 1), ("seed", 0), ("size_px", 32), ("num_frames", 4)):
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {smallest}")
+        if self.size_px % 2:
+            raise ConfigError(f"size_px={self.size_px}: must be even")
+        if self.camera not in ("static", "moving"):
+            raise ConfigError(f"camera={self.camera!r}: must be 'static' or 'moving'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What `make_motion_textures` left on disk."""
+
+    root: Path
+    """The folder that holds `data/`, `anno/` and `masks/`."""
+    settings: MotionTextureSettings
+    """The settings it was made with."""
+    reused: bool
+    """Whether the folder already held this benchmark."""
+    seconds: float
+    """Time it took."""
+
+
+def make_motion_textures(
+    out: Path,
+    *,
+    num_train: int = 600,
+    num_test: int = 400,
+    camera: Camera = "static",
+    seed: int = 0,
+    size_px: int = 80,
+    num_frames: int = 24,
+    workers: int = 2,
+) -> Summary:
+    """Write the benchmark in the UCF101 layout, or reuse it where it already is.
+
+    The same settings give the same bytes. Nothing is left behind when it is interrupted.
+
+    Args:
+        out: the folder to create.
+        num_train: training videos.
+        num_test: test videos.
+        camera: `static`, or `moving`: the background pans and shakes, with sensor noise.
+        seed: every random choice follows from it.
+        size_px: height and width of the frames.
+        num_frames: frames per video.
+        workers: processes; 0 works in this one.
+
+    Raises:
+        ConfigError: a setting out of range.
+        DataError: `out` holds something else.
+    """
+    settings = MotionTextureSettings(
+        num_train=num_train, num_test=num_test, camera=camera, seed=seed, size_px=size_px, num_frames=num_frames
+    )
+    started = time.monotonic()
+    reused = _holds(out, settings)
+    if not reused:
+        with _written_at_once(out) as folder:
+            _write_all(folder, settings, workers)
+    return Summary(root=out, settings=settings, reused=reused, seconds=time.monotonic() - started)
+
+
+def list_counterparts(root: Path) -> dict[str, VideoList]:
+    """List the test videos' counterparts: the same objects and motions over other backgrounds, and over none.
+
+    Args:
+        root: a folder that `make_motion_textures` wrote.
+
+    Returns:
+        A list for each name of `COUNTERPARTS`, in the order of the test videos.
+
+    Raises:
+        DataError: the folder lacks such a list.
+    """
+    return {kind: _list_counterpart(root, kind) for kind in COUNTERPARTS}
+
+
+def _list_counterpart(root: Path, kind: str) -> VideoList:
+    path = root / "anno" / f"testlist01_{kind}.txt"
+    if not path.is_file():
+        raise DataError(
+            f"{root}: no complete motion-texture benchmark of this version ({path.name} is missing); "
+            "`fima make-data` writes one into a new folder"
+        )
+    names = path.read_text().split()
+    videos = [Video(path=root / "data" / name, label=CLASSES.index(name.split("/")[0])) for name in names]
+    return VideoList(
+        videos=videos,
+        classes=list(CLASSES),
+        root=root,
+        split=f"test_{kind}",
+        layout=f"UCF101, split 1, backgrounds {kind}",
+    )
+
+
+def has_masks(root: Path) -> bool:
+    """Tell whether a folder of videos is one of this benchmark, with masks of the object."""
+    return (root / MANIFEST).is_file() and (root / "masks").is_dir()
+
+
+def load_mask(video: Path) -> NDArray[np.bool_]:
+    """Load the true foreground of a benchmark video.
+
+    Args:
+        video: path of the video inside `data/<Class>/`.
+
+    Returns:
+        (T, H, W), true on the object.
+
+    Raises:
+        DataError: there is no mask for this video.
+    """
+    stem = video.stem
+    for kind in COUNTERPARTS:
+        stem = stem.removesuffix(f"_{kind}")
+    path = video.parents[2] / "masks" / video.parent.name / f"{stem}.npz"
+    if not path.is_file():
+        raise DataError(f"{video}: no foreground mask at {path}")
+    with np.load(path) as stored:
+        shape = tuple(int(side) for side in stored["shape"])
+        bits = np.unpackbits(stored["bits"], count=math.prod(shape))
+    return np.asarray(bits.reshape(shape), dtype=np.bool_)
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+def _manifest(settings: MotionTextureSettings) -> dict[str, Any]:
+    return {"format_version": FORMAT_VERSION, "settings": asdict(settings), "classes": list(CLASSES)}
+
+
+def _holds(out: Path, settings: MotionTextureSettings) -> bool:
+    """Whether `out` is this benchmark, complete; DataError if it is anything else than that or missing or empty."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        same = json.loads((out / MANIFEST).read_text()) == _manifest(settings)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise DataError(f"{out}: already holds something else; choose another folder or remove it")
+    missing = [name for name in _all_names(settings) if not (out / "data" / name).is_file()]
+    if missing:
+        raise DataError(f"{out}: {len(missing)} videos are missing, data/{missing[0]} first; remove the folder")
+    return True
+
+
+@contextmanager
+def _written_at_once(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when the block succeeds and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _name(split: Split, index: int, kind: str = "") -> str:
+    label = CLASSES[index % len(CLASSES)]
+    return f"{label}/{label}_{split}_{index:05d}{kind and '_'}{kind}.avi"
+
+
+def _all_names(settings: MotionTextureSettings) -> Iterator[str]:
+    yield from (_name("train", index) for index in range(settings.num_train))
+    for index in range(settings.num_test):
+        yield from (_name("test", index, kind) for kind in ("", *COUNTERPARTS))
+
+
+def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> None:
+    for label in CLASSES:
+        (folder / "data" / label).mkdir(parents=True)
+        (folder / "masks" / label).mkdir(parents=True)
+    train = [_name("train", index) for index in range(settings.num_train)]
+    test = [_name("test", index) for index in range(settings.num_test)]
+    labels = {label: number for number, label in enumerate(CLASSES, start=1)}
+    anno = {
+        "classInd.txt": [f"{number} {label}" for label, number in labels.items()],
+        "trainlist01.txt": [f"{name} {labels[name.split('/')[0]]}" for name in sorted(train)],
+        "testlist01.txt": sorted(test),
+    }
+    for kind in COUNTERPARTS:
+        anno[f"testlist01_{kind}.txt"] = sorted(_name("test", index, kind) for index in range(settings.num_test))
+    (folder / "anno").mkdir()
+    for file_name, lines in anno.items():
+        (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
+    splits: tuple[tuple[Split, int], ...] = (("train", settings.num_train), ("test", settings.num_test))
+    jobs = [_Job(folder=folder, settings=settings, split=split, index=i) for split, num in splits for i in range(num)]
+    _run_jobs(jobs, workers)
+    (folder / MANIFEST).write_text(json.dumps(_manifest(settings), indent=2) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    folder: Path
+    settings: MotionTextureSettings
+    split: Split
+    index: int
+
+
+def _run_jobs(jobs: list[_Job], workers: int) -> None:
+    if workers == 0:
+        _finish(map(_write_example, jobs))
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _finish(pool.map(_write_example, jobs, chunksize=16))
+
+
+def _finish(results: Iterable[None]) -> None:
+    for _ in results:
+        pass
+
+
+def _write_example(job: _Job) -> None:
+    """Write one example: its video, its mask and, for a test example, its counterparts."""
+    settings = job.settings
+    sequence = np.random.SeedSequence([settings.seed, 0 if job.split == "train" else 1, job.index])
+    streams = ("background", "swapped", "thing", "motion", "camera", "noise", "swapped_noise", "removed_noise")
+    rng = {
+        name: np.random.default_rng(child) for name, child in zip(streams, sequence.spawn(len(streams)), strict=True)
+    }
+    side = math.ceil(CANVAS_SIDE * settings.size_px) + 2
+    backgrounds = {"": draw_texture(rng["background"], side)}
+    if job.split == "test":
+        backgrounds["swapped"] = draw_texture(rng["swapped"], side)
+    thing = draw_object(rng["thing"], list(backgrounds.values()))
+    if job.split == "test":
+        backgrounds["removed"] = np.full((side, side, 3), 0.5, dtype=np.float32)
+    motion = CLASSES[job.index % len(CLASSES)]
+    trajectory = draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
+    moving = settings.camera == "moving"
+    camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
+    for kind, background in backgrounds.items():
+        noise = rng[f"{kind}_noise" if kind else "noise"] if moving else None
+        rendering = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
+        name = _name(job.split, job.index, kind)
+        _write_video(job.folder / "data" / name, rendering.frames)
+        if not kind:
+            mask_path = (job.folder / "masks" / name).with_suffix(".npz")
+            np.savez_compressed(mask_path, bits=np.packbits(rendering.mask), shape=np.array(rendering.mask.shape))
+
+
+def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Encode (T, H, W, 3) RGB frames as MPEG-4 in AVI, without a time stamp or a version in the file."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        options = {"flags": "+bitexact", "qmin": str(QUANTISER), "qmax": str(QUANTISER), "sc_threshold": "0"}
+        stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,62 @@
+"""The small form of a recipe: every part of it runs, on made videos, in a minute or two on a CPU."""
+
+import dataclasses
+from pathlib import Path
+
+from fima.config import DataConfig, FinetuneConfig, OptimConfig, PretrainConfig
+from fima.synthetic.motion_textures import make_motion_textures
+
+NUM_TRAIN, NUM_TEST = 12, 10
+BATCH_SIZE = 4
+CROP_PX = 64
+QUEUE_SIZE, CELL_QUEUE_SIZE = 8, 32
+TEST_CLIPS = 2
+HEALTH_VIDEOS = 8
+
+
+def shrink_pretrain(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings with everything cut down that costs time, and nothing switched off.
+
+    Backbone, losses, decoder, frames, schedule and kinds of augmentation stay; data set, number of epochs, crop size,
+    batch, queues and processes do not.
+    """
+    cells = config.method.cell_queue_size
+    return dataclasses.replace(
+        config,
+        method=dataclasses.replace(
+            config.method,
+            queue_size=QUEUE_SIZE,
+            cell_queue_size=None if cells is None else min(CELL_QUEUE_SIZE, cells),
+        ),
+        data=_data(config.data),
+        optim=_optim(config.optim),
+        run=dataclasses.replace(config.run, health_videos=min(HEALTH_VIDEOS, config.run.health_videos), log_steps=1),
+    )
+
+
+def shrink_finetune(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the settings with everything cut down that costs time; see `shrink_pretrain`."""
+    return dataclasses.replace(
+        config,
+        classifier=dataclasses.replace(config.classifier, num_classes=None, low_shot=None),
+        data=_data(config.data),
+        optim=_optim(config.optim),
+        run=dataclasses.replace(config.run, log_steps=1),
+        test=dataclasses.replace(config.test, clips=min(TEST_CLIPS, config.test.clips)),
+    )
+
+
+def _data(data: DataConfig) -> DataConfig:
+    size = min(CROP_PX, data.crop_size or CROP_PX)
+    return dataclasses.replace(data, dataset="auto", split=1, annotations=None, crop_size=size, workers=0)
+
+
+def _optim(optim: OptimConfig) -> OptimConfig:
+    return dataclasses.replace(optim, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0)
+
+
+def made_videos(out: Path) -> Path:
+    """Make the videos of a small run beside its folder, or reuse them, and return their folder."""
+    folder = out.parent / "smoke-data"
+    make_motion_textures(folder, num_train=NUM_TRAIN, num_test=NUM_TEST, camera="moving", seed=0)
+    return folder

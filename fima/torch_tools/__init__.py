@@ -1,0 +1,1 @@
+"""PyTorch beside the method: processes, precision, memory, determinism."""

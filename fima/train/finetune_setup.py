@@ -1,0 +1,256 @@
+"""What is decided before a classifier's first step: the encoder, the lists of videos, and the settings that follow."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from fima.backbones import build_backbone
+from fima.backbones.base import Backbone
+from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
+from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.run_folder import RunFolder
+from fima.config import DataConfig, FinetuneConfig
+from fima.data.chosen_videos import chosen_videos
+from fima.data.datasets import VideoList
+from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import CENTRE_SHARE, square_crops
+from fima.data.labelled import require_labels
+from fima.data.subsets import hold_out, low_shot
+from fima.errors import CheckpointError, ConfigError, DataError, VideoError
+from fima.evaluate.cam import MaskLoader
+from fima.recipe import flatten
+from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
+from fima.train.resolve import check_same_videos, find_last, with_precision
+
+SCRATCH = "scratch"
+NARROW_SHARE = 0.6
+"""Smallest share of the short side that the crops of a test may cover without a warning."""
+WITHOUT_MEANING = (
+    "data.part",
+    "data.clip_sampling",
+    "run.health_epochs",
+    "run.health_videos",
+    "run.picture_epochs",
+)
+"""Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledLists:
+    """The videos of a fine-tuning run."""
+
+    train: VideoList
+    """What it trains on."""
+    test: VideoList
+    """The test split."""
+    validation: VideoList | None
+    """Training videos held out of the training to choose the epoch; None where nothing is chosen on them."""
+    counterparts: Mapping[str, VideoList] = dataclasses.field(default_factory=dict)
+    """The test videos with other backgrounds and without any, by name, where there are such."""
+    load_mask: MaskLoader | None = None
+    """From a test video's path to the mask of what moves; None where there are no masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedClips:
+    """The size of the clips that an encoder was trained on."""
+
+    frames: int
+    """Frames per clip."""
+    crop_size: int
+    """Side of the crops, in pixels."""
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames, {self.crop_size} px"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The encoder that a run begins from."""
+
+    encoder: Backbone
+    """On the CPU."""
+    backbone: str
+    """Its name."""
+    source: dict[str, Any]
+    """Which file it is from, the file's hash and what it holds; `{"file": "scratch"}` for random weights."""
+    clips: TrainedClips | None = None
+    """Those that it was trained on; None for random weights, and for a file that does not say."""
+
+
+def check_settings(config: FinetuneConfig) -> None:
+    """Refuse settings that would do nothing, or that would train on the test split.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    given, defaults = flatten(config), flatten(FinetuneConfig())
+    for flag in WITHOUT_MEANING:
+        if given[flag] != defaults[flag]:
+            raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+
+
+def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
+    """Load the pre-trained encoder, or build one with random weights that follow from the seed.
+
+    Args:
+        pretrained: the file; None for random weights.
+        config: settings of the run.
+
+    Raises:
+        ConfigError: random weights for no backbone.
+        CheckpointError: the file cannot be loaded, or is of another backbone than `classifier.backbone`.
+    """
+    backbone = config.classifier.backbone
+    if pretrained is None:
+        if backbone is None:
+            raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
+        torch.manual_seed(config.run.seed)
+        return Start(encoder=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
+    loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))
+    source = {
+        "file": str(pretrained.resolve()),
+        "checkpoint_hash": loaded.checkpoint_hash,
+        "description": loaded.description,
+        "method": loaded.method,
+        "epoch": loaded.epoch,
+    }
+    trained = loaded.config.data
+    return Start(
+        encoder=cast(Backbone, loaded.encoder),
+        backbone=loaded.config.model.backbone,
+        source=source,
+        clips=TrainedClips(frames=trained.frames, crop_size=trained.crop_size) if loaded.knows_settings else None,
+    )
+
+
+def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
+    """List the videos to train on, to test on and, where `classifier.select` is `validation`, to choose the epoch on.
+
+    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used.
+
+    Raises:
+        DataError: no such split, videos without a class, or other classes in the test split.
+        ConfigError: `classifier.num_classes` is not the number of classes of the data.
+    """
+    settings, classifier = config.data, config.classifier
+    train, test = chosen_videos(data, settings, "train"), chosen_videos(data, settings, "test")
+    require_labels(train)
+    require_labels(test)
+    if test.classes != train.classes:
+        raise DataError(f"{data}: the test split has other classes than the training split; both need the same ones")
+    if classifier.num_classes not in (None, len(train.classes)):
+        raise ConfigError(
+            f"--classifier.num-classes {classifier.num_classes}: {data} has {len(train.classes)} classes "
+            f"({train.layout}); leave the flag out, or give the data that it is meant for"
+        )
+    if classifier.low_shot is not None:
+        train = low_shot(train, classifier.low_shot, config.run.seed)
+    validation = None
+    if classifier.select == "validation":
+        train, validation = hold_out(train, classifier.held_out_share, config.run.seed)
+    masked = has_masks(data)
+    counterparts = list_counterparts(data) if masked else {}
+    return LabelledLists(
+        train=train,
+        test=test,
+        validation=validation,
+        # Listed in another layout than their own, the classes may have another order.
+        counterparts={name: videos for name, videos in counterparts.items() if videos.classes == train.classes},
+        load_mask=load_mask if masked else None,
+    )
+
+
+def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: torch.device) -> FinetuneConfig:
+    """Return the settings with everything that follows from the encoder, the data and the device filled in.
+
+    Frames and crop size that are not given are those that the encoder was trained on, or the paper's.
+    """
+    published = DataConfig()
+    clips = start.clips or TrainedClips(frames=published.frames, crop_size=published.crop_size)
+    data = dataclasses.replace(
+        config.data,
+        frames=config.data.frames or clips.frames,
+        crop_size=config.data.crop_size or clips.crop_size,
+    )
+    found = dataclasses.replace(
+        config.classifier,
+        backbone=cast(Any, start.backbone),
+        num_classes=len(lists.train.classes),
+        dropout=0.0 if config.classifier.freeze else config.classifier.dropout,
+    )
+    return with_precision(dataclasses.replace(config, classifier=found, data=data), device)
+
+
+def clips_in_words(config: FinetuneConfig, start: Start) -> tuple[str, str | None]:
+    """Say which clips a run is shown, and warn where the encoder was trained on others.
+
+    Args:
+        config: the settings, resolved.
+        start: the encoder.
+
+    Returns:
+        A few words, and a warning or None.
+    """
+    given = TrainedClips(frames=config.data.frames, crop_size=config.data.crop_size)
+    if start.clips == given:
+        return f"clips of {given}, as it was trained", None
+    if start.clips is not None:
+        return f"clips of {given}", (
+            f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "
+            f"{start.clips}, which a run takes that names no others"
+        )
+    unknown = "" if start.source["file"] == SCRATCH else " (the file does not say which it was trained on)"
+    return f"clips of {given}{unknown}", None
+
+
+def narrow_test(config: FinetuneConfig, lists: LabelledLists) -> str | None:
+    """Warn of test crops that would leave out most of a frame; the first test video stands for the others."""
+    resolution, path = config.test.ori_resolution, lists.test.videos[0].path
+    if resolution is None:
+        return None
+    try:
+        with VideoReader(path) as reader:
+            short_side = min(reader.width, reader.height)
+    except VideoError:
+        return None
+    (crop,) = square_crops(short_side, short_side, 1, resolution)
+    if crop.width >= NARROW_SHARE * short_side:
+        return None
+    return (
+        f"--test.ori-resolution {resolution}: the test crops are {crop.width} pixels of videos of {short_side}, as "
+        f"published for videos of {resolution}; --test.ori-resolution None takes {CENTRE_SHARE} of the short side"
+    )
+
+
+def find_saved(
+    config: FinetuneConfig, run: RunFolder, start: Start, lists: LabelledLists, *, resume: bool
+) -> tuple[ClassifierCheckpoint | None, Path]:
+    """Check that the folder may be written, and return the checkpoint that its run continues from, and its path.
+
+    Returns:
+        None in the place of the checkpoint for a run that starts at its beginning.
+
+    Raises:
+        ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
+        DataError: the data are not those that the run was started with.
+        CheckpointError: no checkpoint of the run can be read, or it was started from another file.
+    """
+    found = find_last(config, run, load_classifier_checkpoint, resume=resume)
+    if found is None:
+        return None, run.last
+    saved, path = found
+    check_same_videos(saved, lists.train, run)
+    if saved.classes != lists.train.classes:
+        raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
+    before, now = (origin.get("checkpoint_hash", SCRATCH) for origin in (saved.source, start.source))
+    if before != now:
+        raise CheckpointError(
+            f"{start.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
+            f"({before}); give that, or start a new run in another --out"
+        )
+    return saved, path

@@ -1,0 +1,173 @@
+"""Is the representation alive? Cheap measures that see a collapse while the loss still looks well."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fima.config import PretrainConfig
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import build_eval_loader
+from fima.evaluate.features import encode
+from fima.method.fima import FIMA
+from fima.method.heads import pooled
+from fima.method.moco import MoCo
+
+COLLAPSED_RANK = 2.0
+COLLAPSED_STD_SHARE = 0.1
+FEWEST_VIDEOS = 8
+KNN_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Measures of one representation over a set of videos."""
+
+    num_videos: int
+    """Videos that were looked at."""
+    embedding_std: float
+    """Standard deviation of the L2-normalised embeddings over the videos, averaged over the D dimensions."""
+    uniform_std: float
+    """1 / sqrt(D): the standard deviation of embeddings spread evenly over the sphere."""
+    effective_rank: float
+    """exp(entropy) of the normalised singular values of the embeddings; between 1 and min(videos, D)."""
+    positive_similarity: float
+    """Mean cosine between the embeddings of two clips of one video."""
+    negative_similarity: float
+    """Mean cosine between the embeddings of clips of different videos."""
+    knn_accuracy: float | None
+    """Share of videos whose nearest other videos vote for their class, on pooled encoder features; None without
+    labels."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the embeddings (almost) do not depend on the video; never said of fewer than 8 videos."""
+        return self.num_videos >= FEWEST_VIDEOS and (
+            not math.isfinite(self.effective_rank + self.embedding_std)
+            or self.effective_rank < COLLAPSED_RANK
+            or self.embedding_std < COLLAPSED_STD_SHARE * self.uniform_std
+        )
+
+    @property
+    def line(self) -> str:
+        """One line for the terminal."""
+        knn = "" if self.knn_accuracy is None else f" · kNN {self.knn_accuracy:.1%}"
+        return (
+            f"health: embedding std {self.embedding_std:.4f} (evenly spread {self.uniform_std:.4f}) · "
+            f"effective rank {self.effective_rank:.1f} · similarity: same video {self.positive_similarity:.3f}, "
+            f"others {self.negative_similarity:.3f}{knn}"
+        )
+
+
+def embedding_std(embeddings: Tensor) -> float:
+    """Return `spread` as a number."""
+    return float(spread(embeddings))
+
+
+def spread(embeddings: Tensor) -> Tensor:
+    """Return the standard deviation over the rows of (V, D) L2-normalised embeddings, averaged over the dimensions.
+
+    Returns 0 for fewer than two rows.
+    """
+    return embeddings.float().std(dim=0, correction=0).mean()
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """Return exp(-sum p_i log p_i), p the singular values of (V, D) embeddings divided by their sum.
+
+    This is the effective rank of Roy and Vetterli (2007), on rows that are not centred, so that a collapse to one point
+    gives 1. Returns NaN where an embedding is not finite.
+    """
+    if not torch.isfinite(embeddings).all():
+        return math.nan
+    values = torch.linalg.svdvals(embeddings.double())
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def knn_accuracy(features: Tensor, labels: Tensor, *, num_neighbours: int = KNN_NEIGHBOURS) -> float:
+    """Return the leave-one-video-out kNN accuracy by cosine similarity.
+
+    Args:
+        features: (V, C), one row a video.
+        labels: (V,) class numbers.
+        num_neighbours: nearest other videos that vote, each with its similarity as weight.
+    """
+    normalised = functional.normalize(features.float(), dim=1)
+    similarity = (normalised @ normalised.T).fill_diagonal_(-math.inf)
+    nearest = similarity.topk(min(num_neighbours, len(labels) - 1), dim=1)
+    # Cosines of pooled ReLU features are positive and close together; the floor keeps a vote from counting against.
+    weights = nearest.values.clamp_min(1e-6)
+    votes = torch.zeros(len(labels), int(labels.max()) + 1, device=features.device)
+    votes.scatter_add_(1, labels[nearest.indices], weights)
+    return float((votes.argmax(dim=1) == labels).float().mean())
+
+
+def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
+    """Measure a representation.
+
+    Args:
+        embeddings: (V, 2, D) L2-normalised, of two clips of each video.
+        features: (V, C) pooled encoder features, averaged over the clips.
+        labels: (V,), -1 where unknown; the accuracy needs all of them and at least two classes.
+    """
+    num_videos, _, size = embeddings.shape
+    similarity = embeddings[:, 0] @ embeddings[:, 1].T
+    others = similarity[~torch.eye(num_videos, dtype=torch.bool, device=similarity.device)]
+    labelled = num_videos > 1 and int(labels.min()) >= 0 and len(torch.unique(labels)) > 1
+    return Health(
+        num_videos=num_videos,
+        embedding_std=embedding_std(embeddings[:, 0]),
+        uniform_std=size**-0.5,
+        effective_rank=effective_rank(embeddings[:, 0]),
+        positive_similarity=float(similarity.diagonal().mean()),
+        negative_similarity=float(others.mean()) if num_videos > 1 else 0.0,
+        knn_accuracy=knn_accuracy(features, labels) if labelled else None,
+    )
+
+
+@torch.no_grad()
+def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
+    """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
+
+    Args:
+        method: its query encoder and projector are looked at, in eval mode.
+        videos: the training videos; `config.run.health_videos` of them are taken.
+        config: settings of the run.
+        device: where the networks are.
+
+    Returns:
+        None where fewer than two of the videos can be decoded.
+    """
+    count = min(config.run.health_videos, len(videos.videos))
+    chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
+    loader = build_eval_loader(
+        dataclasses.replace(videos, videos=chosen),
+        frames=config.data.frames,
+        crop_size=config.data.crop_size,
+        num_clips=2,
+        batch_size=max(1, config.optim.batch_size // 2),
+        workers=config.data.workers,
+        limits=DecodeLimits.of(config.data),
+    )
+    embeddings, features, labels = [], [], []
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for batch in loader:
+                if len(batch.labels) == 0:
+                    continue
+                clip_features = pooled(encode(method.query_encoder, batch.clips.to(device).flatten(0, 1)))
+                embeddings.append(method.projector(clip_features).view(len(batch.labels), 2, -1))
+                features.append(clip_features.view(len(batch.labels), 2, -1).mean(dim=1))
+                labels.append(batch.labels.to(device))
+    finally:
+        method.train(was_training)
+    if sum(map(len, labels)) < 2:
+        return None
+    return measure(torch.cat(embeddings), torch.cat(features), torch.cat(labels))

@@ -1,0 +1,1 @@
+"""What people do with an encoder: load, embed, search, predict, export, share."""

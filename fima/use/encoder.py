@@ -1,0 +1,258 @@
+"""An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fima.backbones import build_backbone
+from fima.checkpoints.checkpoint import versions
+from fima.checkpoints.pretrained import encoder_file, load_pretrained
+from fima.data.augment import MEAN, STD
+from fima.data.eval_clips import CENTRE_SHARE, NumCrops, square_crops
+from fima.data.layouts.video_list import counted
+from fima.data.loader import SkippedVideo
+from fima.data.views import crop_and_resize
+from fima.errors import ConfigError, VideoError
+from fima.evaluate.features import ClipSettings, encode, normalised
+from fima.method.heads import pooled
+from fima.recipe import config_to_mapping
+from fima.use.export.card import model_card
+from fima.use.extract import extract_rows
+from fima.use.hub import HUB_SCHEME, HubMixin, download
+
+FRAME_STRIDE = 2
+"""Every second frame of a window is in the clip."""
+Source = str | Path
+
+
+class ClipTransform(nn.Module):
+    """Frames of a clip as the encoder takes them; called as torchvision's video transforms are.
+
+    A centred square of 0.875 of the short side, scaled to `crop_size` (bilinear), values / 255, minus the mean, by the
+    standard deviation. The frames are those of the clip: every second one of the video.
+
+    Args:
+        frames: frames per clip that the encoder was trained on.
+        crop_size: side of the result, in pixels.
+    """
+
+    def __init__(self, *, frames: int, crop_size: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.crop_size = crop_size
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return clips, float32 (…, 3, T, S, S), of frames, uint8 (…, T, 3, H, W), with up to one leading dimension.
+
+        Raises:
+            ConfigError: frames of another shape or type.
+        """
+        if frames.dtype != torch.uint8 or frames.ndim not in (4, 5) or frames.shape[-3] != 3:
+            raise ConfigError(
+                f"frames must be uint8 of shape (T, 3, H, W) or (B, T, 3, H, W), not {frames.dtype} of "
+                f"{tuple(frames.shape)}"
+            )
+        batch = frames if frames.ndim == 5 else frames[None]
+        (crop,) = square_crops(frames.shape[-1], frames.shape[-2])
+        pixels = batch.permute(0, 1, 3, 4, 2).cpu().numpy()
+        clips = torch.stack([crop_and_resize(clip, crop, self.crop_size) for clip in pixels]).to(frames.device)
+        result = normalised(clips.float() / 255)
+        return result if frames.ndim == 5 else result[0]
+
+
+def preprocessing_of(frames: int, crop_size: int) -> dict[str, Any]:
+    """What another program needs to make the same clips; plain values.
+
+    Args:
+        frames: frames per clip.
+        crop_size: side of a clip, in pixels.
+    """
+    return {
+        "input": "float32 (batch, 3, frames, height, width), RGB",
+        "frames": frames,
+        "frame_stride": FRAME_STRIDE,
+        "crop": f"centred square, {CENTRE_SHARE} of the short side",
+        "resize": {"height": crop_size, "width": crop_size, "mode": "bilinear", "antialias": False},
+        "scale": "whole values of 0..255 after resizing, divided by 255",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "clips_of_a_video": "windows at equal distances from the beginning to the end; their results are averaged",
+    }
+
+
+class VideoEncoder(
+    nn.Module,
+    HubMixin,
+    library_name="fima",
+    tags=["video", "video-feature-extraction", "self-supervised-learning"],
+):
+    """A 3-D CNN from clips to one vector each, in eval mode.
+
+    Args:
+        backbone: name of the architecture.
+        frames: frames per clip that it was trained on.
+        crop_size: side of the clips that it was trained on, in pixels.
+        about: where it comes from: method, epochs, hash of the checkpoint, settings of the run; plain values.
+    """
+
+    def __init__(
+        self, *, backbone: str, frames: int = 16, crop_size: int = 224, about: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = build_backbone(backbone)
+        self.transform = ClipTransform(frames=frames, crop_size=crop_size)
+        self.about = dict(about or {})
+        self.source: str | None = None
+        self.eval()
+
+    @property
+    def num_features(self) -> int:
+        """Size C of the vectors."""
+        return self.encoder.num_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def description(self) -> str:
+        """One line for a table or a figure."""
+        epoch = self.about.get("epoch")
+        epochs = "" if epoch is None else f", {counted(epoch, 'epoch')}"
+        return f"{self.about.get('method', 'encoder')} {self.backbone}{epochs}"
+
+    def facts(self) -> dict[str, Any]:
+        """What an exported file says of it, from which `load` opens it again; plain values."""
+        transform = self.transform
+        config = self.about.get("config") or {"model": {"backbone": self.backbone}}
+        shown = {"frames": transform.frames, "crop_size": transform.crop_size}
+        return {
+            "format": "fima-encoder",
+            "preprocessing": preprocessing_of(**shown),
+            "backbone": self.backbone,
+            "num_outputs": self.num_features,
+            "method": self.about.get("method", "encoder"),
+            "epoch": self.about.get("epoch"),
+            "checkpoint_hash": self.about.get("checkpoint_hash"),
+            "config": {**config, "data": {**config.get("data", {}), **shown}},
+            "versions": versions(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of its weights, whatever file they came from."""
+        digest = hashlib.sha256(self.backbone.encode())
+        for name, value in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def generate_model_card(self, *args: object, **settings: object) -> Any:  # noqa: ANN401
+        """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
+        from huggingface_hub import ModelCard
+
+        address = settings.get("repo_id")
+        name = "FOLDER" if address is None else f"{HUB_SCHEME}{address}"
+        return ModelCard(model_card(self.description, self.facts(), source=self.source, name=name))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return vectors (B, C) of clips (B, 3, T, H, W) as `transform` makes them: its feature map's mean."""
+        return pooled(self.encoder(clips))
+
+    def feature_map(self, clips: Tensor) -> Tensor:
+        """Return the feature map (B, C, t, h, w) of clips (B, 3, T, H, W) as `transform` makes them."""
+        features: Tensor = self.encoder(clips)
+        return features
+
+    def vectors(self, clips: Tensor) -> Tensor:
+        """Return float32 vectors (B, C) of uint8 clips (B, 3, T, H, W), without gradients."""
+        return pooled(encode(self.encoder, clips.to(self.device, non_blocking=True)))
+
+    def clip_settings(
+        self, *, clips: int = 10, crops: NumCrops = 1, frames: int | None = None, crop_size: int | None = None
+    ) -> ClipSettings:
+        """How clips for it are cut out of videos; frames and crop size as in training unless given."""
+        return ClipSettings(
+            frames=self.transform.frames if frames is None else frames,
+            crop_size=self.transform.crop_size if crop_size is None else crop_size,
+            num_clips=clips,
+            num_crops=crops,
+        )
+
+    def embed(
+        self,
+        videos: Source | Sequence[Source],
+        *,
+        clips: int = 10,
+        crops: NumCrops = 1,
+        per: Literal["video", "clip"] = "video",
+        settings: ClipSettings | None = None,
+        batch_size: int = 16,
+        workers: int = 0,
+    ) -> Tensor:
+        """Embed video files.
+
+        Args:
+            videos: one file or several.
+            clips: clips per video, evenly spread over it.
+            crops: crops per clip, whose vectors are averaged: the centre, or three along the longer side.
+            per: `video`, the mean over its clips; `clip`, one vector for each.
+            settings: how clips are cut, in the place of `clips` and `crops`.
+            batch_size: clips at a time.
+            workers: processes that decode; 0 decodes in this one.
+
+        Returns:
+            float32 on the CPU: (C,) for one file, (V, C) for several; with `per="clip"` (clips, C) and (V, clips, C).
+
+        Raises:
+            VideoError: a file cannot be decoded.
+        """
+        several = not isinstance(videos, (str, Path))
+        paths = [Path(videos)] if isinstance(videos, (str, Path)) else [Path(video) for video in videos]
+        if not paths:
+            return torch.empty(0, self.num_features)
+        rows: list[Tensor] = [torch.empty(0)] * len(paths)
+        settings = settings or self.clip_settings(clips=clips, crops=crops)
+        for found in extract_rows(paths, self.vectors, settings, batch_size=batch_size, workers=workers):
+            if isinstance(found, SkippedVideo):
+                raise VideoError(Path(found.path), found.reason)
+            rows[found.index] = found.rows.mean(dim=0) if per == "video" else found.rows
+        return torch.stack(rows) if several else rows[0]
+
+
+def load(source: Source, *, backbone: str | None = None, device: str | torch.device = "cpu") -> VideoEncoder:
+    """Open an encoder, without running any code that a file may hold.
+
+    Args:
+        source: folder of a run; any checkpoint or weights that `fima evaluate` takes; a folder that `save_pretrained`
+            wrote; or `hf://OWNER/NAME`, the same on the Hugging Face Hub.
+        backbone: the architecture that it must have; None takes what the file holds.
+        device: where its weights go.
+
+    Raises:
+        CheckpointError: there is no such encoder, or it is damaged or of another architecture.
+    """
+    path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
+    path = encoder_file(path)
+    loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))
+    data = loaded.config.data
+    encoder = VideoEncoder(
+        backbone=loaded.config.model.backbone,
+        frames=data.frames,
+        crop_size=data.crop_size,
+        about={
+            "method": loaded.method,
+            "epoch": loaded.epoch,
+            "checkpoint_hash": loaded.checkpoint_hash,
+            "config": config_to_mapping(loaded.config) if loaded.knows_settings else None,
+        },
+    )
+    encoder.encoder.load_state_dict(loaded.encoder.state_dict())
+    encoder.source = str(path)
+    return encoder.to(device)

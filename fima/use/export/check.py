@@ -1,0 +1,98 @@
+"""An exported file against the network that it came from, on clips of real videos."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fima.data.datasets import list_videos
+from fima.errors import DataError, TrainingError
+from fima.evaluate.features import ClipSettings, normalised
+from fima.synthetic.motion_textures import make_motion_textures
+from fima.use.export.formats import Run
+from fima.use.windows import WindowChunk, WindowDataset
+
+TOLERANCE = 1e-4
+"""Largest difference, in proportion to the largest value: an untrained network's values may be far below 1."""
+NUM_VIDEOS = 4
+CLIPS_PER_VIDEO = 2
+BATCHES = (1, 2, 5)
+TIMED_BATCH = 4
+TIMED_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a comparison has found."""
+
+    largest_difference: float
+    """Between the results of the file and of PyTorch."""
+    largest_value: float
+    """Of PyTorch's results."""
+    num_clips: int
+    """Clips that were compared, in batches of several sizes."""
+    clips_per_second: float
+    """Of the file, on this machine's CPU."""
+    pytorch_clips_per_second: float
+    """Of the network in PyTorch, on the same clips."""
+
+
+def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
+    """Return normalised clips (B, 3, F, S, S) of a few videos: those of a folder, or made ones.
+
+    Raises:
+        DataError: no video of the folder can be decoded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = data
+        if root is None:
+            root = Path(folder, "made")
+            make_motion_textures(root, num_train=10, num_test=10, size_px=48, workers=1)
+        paths = [root] if root.is_file() else [video.path for video in list_videos(root, "all").videos[:NUM_VIDEOS]]
+        chunks = list(WindowDataset(paths, settings, per_second=False))
+    clips = [chunk.clips.flatten(0, 1) for chunk in chunks if isinstance(chunk, WindowChunk)]
+    if not clips:
+        raise DataError(f"{data}: none of its first {len(paths)} videos can be decoded; give others to --data")
+    return normalised(torch.cat(clips).float() / 255)
+
+
+def compare(exported: Run, network: Run, clips: Tensor, *, source: Path, sizes: Sequence[int] = BATCHES) -> Check:
+    """Compare a file with its network, in batches of several sizes.
+
+    Args:
+        exported: the opened file.
+        network: what was exported.
+        clips: normalised clips (B, 3, F, S, S).
+        source: the file, for the message.
+        sizes: clips per batch.
+
+    Raises:
+        TrainingError: they differ by more than `TOLERANCE`.
+    """
+    with torch.no_grad():
+        expected = torch.cat([network(part) for part in torch.split(clips, 2)])
+        results = [torch.cat([exported(part) for part in torch.split(clips, size)]) for size in sizes]
+        difference = float(torch.stack([(result - expected).abs().max() for result in results]).max())
+        value = float(expected.abs().max())
+        if not difference <= TOLERANCE * value:
+            raise TrainingError(f"{source}: differs from PyTorch by {difference:.1e} (largest value {value:.2g})")
+        return Check(
+            largest_difference=difference,
+            largest_value=value,
+            num_clips=len(clips),
+            clips_per_second=_speed(exported, clips[:TIMED_BATCH]),
+            pytorch_clips_per_second=_speed(network, clips[:TIMED_BATCH]),
+        )
+
+
+def _speed(run: Run, clips: Tensor) -> float:
+    seconds = []
+    for _ in range(TIMED_RUNS):
+        began = time.perf_counter()
+        run(clips)
+        seconds.append(time.perf_counter() - began)
+    return len(clips) / min(seconds)

@@ -1,0 +1,180 @@
+"""The files of an export, each with a description of the preprocessing inside."""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fima.checkpoints.pretrained import METADATA_KEY
+from fima.errors import ConfigError, TrainingError
+from fima.files.atomic import let_others_read
+
+Format = Literal["safetensors", "torch-export", "onnx"]
+
+SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
+EXTRA_FILE = "fima.json"
+INPUT = "clips"
+TRACED_BATCH = 2
+"""Clips of the example that is traced; 1 would be taken for a constant."""
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exportable:
+    """What is exported."""
+
+    module: nn.Module
+    """Normalised clips (B, 3, F, S, S) -> (B, N), on the CPU in eval mode."""
+    output: str
+    """What the result is called."""
+    weights: dict[str, Tensor]
+    """What a safetensors file holds."""
+    facts: dict[str, Any]
+    """Preprocessing, origin and classes; plain values."""
+    frames: int
+    """Frames F of a clip."""
+    crop_size: int
+    """Side S of a clip, in pixels."""
+
+
+def check_format(name: Format) -> None:
+    """Refuse a format whose libraries are missing.
+
+    Raises:
+        ConfigError: with how to install them.
+    """
+    if name != "onnx":
+        return
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(library)
+        except ImportError:
+            raise ConfigError(f"--format onnx needs {library}: pip install 'fima[onnx]'") from None
+
+
+def write(exportable: Exportable, path: Path, name: Format) -> None:
+    """Write a file in one piece.
+
+    Raises:
+        ConfigError: the place cannot be written, or the network takes no clips of that size.
+        TrainingError: PyTorch's exporter cannot express the network.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    writers = {"safetensors": _write_safetensors, "torch-export": _write_torch_export, "onnx": _write_onnx}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[name](exportable, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_exported(path: Path, name: Format, *, module: nn.Module) -> Run:
+    """Open a written file with the program that it is for.
+
+    Args:
+        path: the file.
+        name: its format.
+        module: what was exported; the weights of a safetensors file are put into a copy of it.
+
+    Returns:
+        Clips, float32 (B, 3, F, S, S) -> (B, N).
+    """
+    if name == "onnx":
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda clips: torch.from_numpy(session.run(None, {INPUT: clips.numpy()})[0])
+    if name == "torch-export":
+        with _quiet():
+            graph = torch.export.load(path).module()
+        return graph
+    return _module_with(path, module)
+
+
+def _module_with(path: Path, module: nn.Module) -> Run:
+    import copy
+
+    from safetensors.torch import load_file
+
+    copied = copy.deepcopy(module)
+    state = load_file(path)
+    own = copied.state_dict()
+    prefix = "" if state.keys() == own.keys() else "encoder."
+    copied.load_state_dict({prefix + key: value for key, value in state.items()})
+    return copied
+
+
+def _write_safetensors(exportable: Exportable, path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in exportable.weights.items()}
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(exportable.facts)})
+    let_others_read(path)
+
+
+def _write_torch_export(exportable: Exportable, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet(), _in_one_line(exportable):
+        program = torch.export.export(exportable.module, (_example(exportable),), dynamic_shapes=({0: batch},))
+        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(exportable.facts)})
+
+
+def _write_onnx(exportable: Exportable, path: Path) -> None:
+    with _quiet(), _in_one_line(exportable):
+        program = torch.onnx.export(
+            exportable.module,
+            (_example(exportable),),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[exportable.output],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
+        assert program is not None
+        program.model.metadata_props[METADATA_KEY] = json.dumps(exportable.facts)
+        program.save(path, external_data=False)
+
+
+def _example(exportable: Exportable) -> Tensor:
+    return torch.zeros(TRACED_BATCH, 3, exportable.frames, exportable.crop_size, exportable.crop_size)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' notes on their own progress and future."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+@contextlib.contextmanager
+def _in_one_line(exportable: Exportable) -> Iterator[None]:
+    """Turn an exporter's error, which is long, into one line."""
+    try:
+        exportable.module(_example(exportable))
+    except RuntimeError as error:
+        size = f"--frames {exportable.frames} --crop-size {exportable.crop_size}"
+        raise ConfigError(f"{size}: the network takes no such clips ({str(error).splitlines()[0]})") from None
+    try:
+        yield
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TrainingError(f"PyTorch cannot export this network ({line.strip()}); try another --format") from None

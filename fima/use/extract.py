@@ -1,0 +1,135 @@
+"""What a network makes of the clips of videos, decoded while it computes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.loader import SkippedVideo
+from fima.data.workers.crash_guard import Guard, init_worker
+from fima.evaluate.features import ClipSettings
+from fima.use.windows import WindowChunk, WindowDataset
+
+CHUNKS_AHEAD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRows:
+    """One row for each clip of a video, in order of time."""
+
+    index: int
+    """Place of the video in the list."""
+    rows: Tensor
+    """(n, C), float32 or float64, on the CPU; the mean over the crops of a clip."""
+    seconds: Tensor
+    """From when to when, float64 (n, 2)."""
+
+
+def extract_rows(
+    paths: Sequence[Path],
+    network: Callable[[Tensor], Tensor],
+    settings: ClipSettings,
+    *,
+    per_second: bool = False,
+    batch_size: int = 16,
+    workers: int = 0,
+    limits: DecodeLimits = USUAL_LIMITS,
+) -> Iterator[VideoRows | SkippedVideo]:
+    """Run a network over the clips of videos, batches filled up across videos.
+
+    A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
+
+    Args:
+        paths: the files.
+        network: uint8 clips (B, 3, F, S, S) on the CPU -> rows (B, C).
+        settings: how clips are cut.
+        per_second: one clip for every second, instead of evenly spread ones.
+        batch_size: clips at a time.
+        workers: processes that decode; 0 decodes in this one.
+        limits: what a video may take.
+
+    Yields:
+        Each video once, as its last clip is done; those that cannot be decoded as `SkippedVideo`.
+    """
+    batches = _Batches(network, batch_size)
+    for item in _guarded_chunks(WindowDataset(paths, settings, per_second=per_second, limits=limits), workers):
+        if isinstance(item, SkippedVideo):
+            batches.drop(item.index)
+            yield item
+        else:
+            yield from batches.add(item)
+    yield from batches.flush()
+
+
+def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:
+    """The clips of all videos, each chunk once, whatever becomes of the processes that decode."""
+    guard = Guard(dataset, workers=workers, timeout_seconds=dataset.limits.timeout_seconds)
+    num_given = dict.fromkeys(range(len(dataset.paths)), 0)
+    while num_given:
+        dataset.left = list(num_given)
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=partial(init_worker, watch=guard.watch),
+            prefetch_factor=CHUNKS_AHEAD if workers else None,
+            pin_memory=False,
+            generator=torch.Generator(),
+        )
+        try:
+            for item in guard.items(loader):
+                if isinstance(item, WindowChunk):
+                    if item.number < num_given[item.index]:
+                        continue  # came before a process died
+                    num_given[item.index] += 1
+                if isinstance(item, SkippedVideo) or item.is_last:
+                    del num_given[item.index]
+                yield item
+        except (RuntimeError, OSError, EOFError) as error:
+            if not guard.survives(error):
+                raise
+
+
+class _Batches:
+    """Clips on their way through the network, and the rows of videos that are not complete yet."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        self._network = network
+        self._batch_size = batch_size
+        self._waiting: list[WindowChunk] = []
+        self._done: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def add(self, chunk: WindowChunk) -> Iterator[VideoRows]:
+        """Take clips of a video, and give the videos that are complete by now."""
+        self._waiting.append(chunk)
+        if sum(len(waiting.clips) * waiting.clips.shape[1] for waiting in self._waiting) >= self._batch_size:
+            yield from self.flush()
+
+    def drop(self, index: int) -> None:
+        """Forget a video that cannot be decoded to its end."""
+        self._waiting = [chunk for chunk in self._waiting if chunk.index != index]
+        self._done.pop(index, None)
+
+    def flush(self) -> Iterator[VideoRows]:
+        """Encode what is waiting, and give the videos that are complete."""
+        if not self._waiting:
+            return
+        clips = torch.cat([chunk.clips.flatten(0, 1) for chunk in self._waiting])
+        rows = torch.cat([self._network(part).cpu() for part in torch.split(clips, self._batch_size)])
+        views = [len(chunk.clips) * chunk.clips.shape[1] for chunk in self._waiting]
+        waiting, self._waiting = self._waiting, []
+        for chunk, part in zip(waiting, torch.split(rows, views), strict=True):
+            own = part.reshape(*chunk.clips.shape[:2], -1).mean(dim=1)
+            self._done.setdefault(chunk.index, []).append((own, chunk.seconds))
+            if chunk.is_last:
+                parts = self._done.pop(chunk.index)
+                yield VideoRows(
+                    index=chunk.index,
+                    rows=torch.cat([own for own, _ in parts]),
+                    seconds=torch.cat([seconds for _, seconds in parts]),
+                )

@@ -1,0 +1,90 @@
+"""The Hugging Face Hub, by its own library: `save_pretrained`, `from_pretrained`, `push_to_hub`, `hf://` addresses."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from fima.checkpoints.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from fima.errors import CheckpointError, ConfigError
+
+HUB_SCHEME = "hf://"
+
+
+class _NoHub:
+    """Says how to install the library when one of its methods is called."""
+
+    def __init_subclass__(cls, **about: object) -> None:
+        super().__init_subclass__()
+
+    def save_pretrained(self, *args: object, **settings: object) -> NoReturn:
+        """Raise ConfigError: the library is not installed."""
+        _refuse("save_pretrained")
+
+    def push_to_hub(self, *args: object, **settings: object) -> NoReturn:
+        """Raise ConfigError: the library is not installed."""
+        _refuse("push_to_hub")
+
+    @classmethod
+    def from_pretrained(cls, *args: object, **settings: object) -> NoReturn:
+        """Raise ConfigError: the library is not installed."""
+        _refuse("from_pretrained")
+
+
+__all__ = ["HUB_SCHEME", "HubMixin", "download"]
+
+if TYPE_CHECKING:
+    from huggingface_hub import PyTorchModelHubMixin as HubMixin
+else:
+    try:
+        from huggingface_hub import PyTorchModelHubMixin as HubMixin
+    except ImportError:
+        HubMixin = _NoHub
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ConfigError(f"{what} needs the library of the Hugging Face Hub: pip install 'fima[hub]'")
+
+
+def download(address: str) -> Path:
+    """Return the local copy of `hf://OWNER/NAME[@REVISION][/FILE]`: a folder of a saved encoder, or the file.
+
+    Raises:
+        ConfigError: the address is not of that form, or the library is not installed.
+        CheckpointError: the Hub has no such encoder, or cannot be reached.
+    """
+    words = address.removeprefix(HUB_SCHEME).split("/", 2)
+    if len(words) < 2 or not all(words):
+        raise ConfigError(f"{address}: expected hf://OWNER/NAME, hf://OWNER/NAME@REVISION or hf://OWNER/NAME/FILE")
+    name, _, revision = words[1].partition("@")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        _refuse(address)
+    files = [words[2]] if len(words) == 3 else [CONFIG_FILE, WEIGHTS_FILE]
+    try:
+        paths = [Path(hf_hub_download(f"{words[0]}/{name}", file, revision=revision or None)) for file in files]
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{address}: cannot be had from the Hub: {_reason(error)}") from None
+    return paths[0] if len(words) == 3 else paths[-1].parent
+
+
+def _reason(error: Exception) -> str:
+    """Why a download failed, and what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, LocalEntryNotFoundError):
+        offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "it cannot be reached"
+        return f"{offline}, and there is no copy of an earlier download"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private: check the name, or log in with `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision"
+    if isinstance(error, EntryNotFoundError):
+        return "it has no such file; a saved encoder has config.json and model.safetensors"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

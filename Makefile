@@ -19,6 +19,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Opened with a browser as site/index.html. The variable silences a notice of the theme about its successor.
 docs: $(INSTALLED)

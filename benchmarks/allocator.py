@@ -16,7 +16,7 @@ def seconds_per_clip(batch_size: int, keep: bool) -> float:
     """Return the processor time of one clip in a forward pass without gradient, in this process."""
     import torch
 
-    from fima.backbones import build_backbone
+    from fima.backbones.registry import build_backbone
     from fima.torch_tools.allocator import keep_freed_memory
 
     if keep:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from gpu_hours import pretrain_flops

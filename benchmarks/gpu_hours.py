@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.method import build_method
 from fima.method.inputs import ClipInputs

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fima.backbones import build_backbone
 from fima.backbones.convolution import weights_transformed_once
+from fima.backbones.registry import build_backbone
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
 from fima.data.augment import draw_colour, make_inputs
 from fima.data.loader import PretrainBatch, item_generator

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, max_pool3d, pad, relu
 from torchvision.models import video
 
-from fima.backbones import build_backbone
 from fima.backbones.i3d import I3D, MIXED_CHANNELS, ConvUnit, MaxPool, Mixed
+from fima.backbones.registry import build_backbone
 
 FRAMES, CROP_PX = 16, 112
 

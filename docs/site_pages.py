@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
-from fima.cli import COMMANDS
 from fima.cli import main as run_command
+from fima.commands import COMMANDS
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.evaluate.protocols import EvaluationConfig
 

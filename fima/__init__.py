@@ -6,11 +6,12 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from fima.version import __version__
+
 if TYPE_CHECKING:
     from fima.backbones.registry import register_backbone
     from fima.use.encoder import ClipTransform, VideoEncoder, load
 
-__version__ = "0.1.0"
 __all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone"]
 
 _WHERE = {

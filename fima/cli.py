@@ -6,39 +6,24 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import fima
+from fima.commands import COMMANDS
 from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import HELP, speaking, take_verbosity
-from fima.errors import ConfigError, TrainingError, UserError
+from fima.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_READER_GONE,
+    EXIT_TRAINING_ERROR,
+    EXIT_USER_ERROR,
+    ConfigError,
+    TrainingError,
+    UserError,
+    suggestion,
+)
 from fima.torch_tools.allocator import keep_freed_memory
-
-COMMANDS = {
-    "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),
-    "finetune": ("fima.commands.finetune", "train a classifier on a checkpoint's encoder, or only its linear layer"),
-    "evaluate": ("fima.commands.evaluate", "measure a checkpoint: linear probe, kNN, retrieval"),
-    "embed": ("fima.commands.embed", "write the vectors of videos, clips or seconds to a file"),
-    "search": ("fima.commands.search", "find the videos or moments that are nearest to a video"),
-    "predict": ("fima.commands.predict", "name the classes of videos with a classifier of `fima finetune`"),
-    "export": ("fima.commands.export", "write an encoder for other programs: safetensors, torch.export, ONNX"),
-    "convert": ("fima.commands.convert", "convert checkpoints from and to the authors' program"),
-    "doctor": ("fima.commands.doctor", "check a folder of videos: what is there, what cannot be used, what to do"),
-    "prepare": ("fima.commands.prepare", "rewrite a folder of videos so that random clips decode fast"),
-    "make-data": ("fima.commands.make_data", "write a synthetic data set in which motion is the class"),
-    "cam": ("fima.commands.cam", "show where a checkpoint looks in videos, two checkpoints side by side"),
-    "motion": ("fima.commands.motion", "picture what the losses align in a video"),
-    "report": ("fima.commands.report", "write one page about runs: curves, results, galleries"),
-    "contact-sheet": ("fima.commands.contact_sheet", "picture the videos of a folder"),
-    "completion": ("fima.commands.completion", "print a script that completes commands and options in a shell"),
-}
+from fima.version import __version__
 
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
-
-EXIT_USER_ERROR = 2
-EXIT_TRAINING_ERROR = 1
-EXIT_INTERRUPTED = 130
-EXIT_READER_GONE = 128 + 13
-"""As of a program that SIGPIPE has ended."""
 
 
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
@@ -77,12 +62,10 @@ def _run(arguments: list[str]) -> int:
         print(_help())
         return 0 if arguments else EXIT_USER_ERROR
     if arguments[0] in ("-V", "--version"):
-        print(f"fima {fima.__version__}")
+        print(f"fima {__version__}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        from fima.recipe import suggestion
-
         raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
     keep_freed_memory()
     words, verbosity = take_verbosity(arguments[1:])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fima.backbones.registry import check_backbone
 from fima.errors import ConfigError
 
 Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
@@ -43,7 +42,6 @@ class ModelConfig:
     """Compile the encoders with `torch.compile`; needs a C++ compiler (docs/performance.md)."""
 
     def __post_init__(self) -> None:
-        check_backbone(self.backbone, flag="model.backbone")
         for name in ("projector_hidden", "embedding_dim", "split_bn", "decoder_dim", "decoder_heads", "decoder_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
         _require(0 <= self.decoder_dropout < 1, "model.decoder_dropout", self.decoder_dropout, "must be in [0, 1)")
@@ -285,8 +283,6 @@ class ClassifierConfig:
     """Share of each class's training videos that `--classifier.select validation` holds out."""
 
     def __post_init__(self) -> None:
-        if self.backbone is not None:
-            check_backbone(self.backbone, flag="classifier.backbone")
         for name in ("num_classes", "low_shot"):
             value = getattr(self, name)
             _require(value is None or value >= 2, f"classifier.{name}", value, "must be at least 2")

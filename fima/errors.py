@@ -1,6 +1,14 @@
 """Errors for people: each says what was wrong, which file or flag, and what to do."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
+
+EXIT_USER_ERROR = 2
+EXIT_TRAINING_ERROR = 1
+EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 128 + 13
+"""As of a program that SIGPIPE has ended."""
 
 
 class UserError(ValueError):
@@ -50,3 +58,10 @@ class VideoError(DataError):
 
 class TrainingError(RuntimeError):
     """A run that had to stop, with its last good checkpoint in place; exit code 1."""
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean "..."?` for the nearest of the choices, or a list of them when none is near."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"

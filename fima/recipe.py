@@ -1,17 +1,16 @@
 """Settings as YAML: a recipe gives a run its defaults, and each run records its own settings in the same form."""
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import yaml
 
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.errors import ConfigError
+from fima.errors import ConfigError, suggestion
 
 Settings = TypeVar("Settings")
 RunSettings = TypeVar("RunSettings", PretrainConfig, FinetuneConfig)
@@ -96,13 +95,6 @@ def flatten(config: PretrainConfig | FinetuneConfig) -> dict[str, Any]:
         for section, settings in config_to_mapping(config).items()
         for key, value in settings.items()
     }
-
-
-def suggestion(word: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean "..."?` for the nearest of the choices, or a list of them when none is near."""
-    known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
 
 
 def _build(kind: type[Settings], content: Any, *, source: str, prefix: str, default: Settings) -> Settings:  # noqa: ANN401

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import Progress, versions
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fima.backbones import build_backbone
 from fima.backbones.i3d import same_padding
-from fima.backbones.registry import BUILT_IN
+from fima.backbones.registry import BUILT_IN, build_backbone
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import build_method
@@ -117,4 +116,4 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"--model\.backbone resnet: no such backbone"):
         build_backbone("resnet")
     with pytest.raises(ConfigError, match=r"--model\.backbone i3: no such backbone; did you mean `i3d`"):
-        ModelConfig(backbone="i3")
+        build_backbone("i3")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import Progress, versions
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.classifier_checkpoint import (

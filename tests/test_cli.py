@@ -10,7 +10,8 @@ import pytest
 
 import fima
 from fima.checkpoints.run_folder import RunFolder
-from fima.cli import COMMANDS, main
+from fima.cli import main
+from fima.commands import COMMANDS
 from fima.config import PretrainConfig
 from fima.errors import TrainingError
 from fima.recipe import read_recipe

@@ -11,7 +11,8 @@ from typing import Literal
 
 import pytest
 
-from fima.cli import COMMANDS, main
+from fima.cli import main
+from fima.commands import COMMANDS
 from fima.commands.completion import completion_script
 
 SHELLS = {"bash": ("bash", "--norc", "--noprofile", "-i"), "zsh": ("zsh", "-f", "-i")}

@@ -10,7 +10,8 @@ import pytest
 import tyro
 
 from fima.authors.flags import Program, parse_flags
-from fima.cli import COMMANDS, main
+from fima.cli import main
+from fima.commands import COMMANDS
 from tests.doc_pages import (
     DOCS,
     PAGES,

@@ -7,9 +7,9 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
+from fima.data.quarantine import exclude, read_quarantine, write_quarantine
 from fima.errors import DataError
 from fima.library.doctor import why_missing
-from fima.library.quarantine import exclude, read_quarantine, write_quarantine
 from tests.video_files import damage, truncate, write_h264_mp4, write_ucf101_avi
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import build_eval_loader
 from fima.evaluate.cam import adapted_to_differences, foreground_share

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.config import MethodConfig, ModelConfig
 from fima.method import build_method
 from fima.method.fima import FIMA

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import fima
-from fima.cli import COMMANDS, main
+from fima.cli import main
+from fima.commands import COMMANDS
 from fima.recipe import RECIPES, read_recipe
 
 ROOT = Path(__file__).parents[1]

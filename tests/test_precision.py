@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.torch_tools.precision import autocast, weights_cast_once
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import video
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import Progress, save_checkpoint
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint

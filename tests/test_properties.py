@@ -19,10 +19,10 @@ from fima.data.clips import evenly_spread_starts, window_indices, window_starts
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
 from fima.data.loader import EpochSampler
+from fima.data.quarantine import read_quarantine, write_quarantine
 from fima.data.views import Crop, random_crop
 from fima.errors import ConfigError, DataError
 from fima.files.jsonl import keep_lines, read_lines
-from fima.library.quarantine import read_quarantine, write_quarantine
 from fima.method.queue import KeyQueue
 from fima.recipe import config_from_mapping, config_to_mapping, read_recipe
 from fima.train.schedule import learning_rate

@@ -5,8 +5,8 @@ import pytest
 from fima.config import DataConfig
 from fima.data.chosen_videos import chosen_videos
 from fima.data.packed_lists import PackedVideos
+from fima.data.quarantine import write_quarantine
 from fima.errors import DataError
-from fima.library.quarantine import write_quarantine
 from tests.small_runs import make_videos
 
 

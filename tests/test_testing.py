@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
 from fima.data.augment import MEAN, STD
 from fima.data.clips import evenly_spread_starts, window_indices

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fima.cli import COMMANDS, main
+from fima.cli import main
+from fima.commands import COMMANDS
 from fima.commands.completion import completion_script
 from fima.commands.flag_errors import told_in_one_line
 from tests.small_runs import SMALL_FLAGS, make_videos
@@ -67,7 +68,7 @@ def test_what_machines_read_is_named_in_the_documentation() -> None:
 
 def test_help_does_not_load_pytorch() -> None:
     code = (
-        "import sys; from fima.cli import COMMANDS, main\n"
+        "import sys; from fima.commands import COMMANDS; from fima.cli import main\n"
         "for name in COMMANDS:\n"
         "    assert main([name, '--help']) == 0\n"
         "    assert 'torch' not in sys.modules, name\n"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fima.cli import COMMANDS
+from fima.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("fima", "recipes", "pyproject.toml", "README.md", "LICENSE")

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fima.authors.flags import Program, parse_flags
-from fima.cli import EXIT_USER_ERROR
-from fima.errors import UserError
+from fima.errors import EXIT_USER_ERROR, UserError
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:

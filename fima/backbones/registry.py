@@ -5,10 +5,12 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, cast
 
-from fima.errors import ConfigError
+from fima.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fima.backbones.base import Backbone
 
     BuildBackbone = Callable[[], nn.Module]
 
@@ -70,6 +72,18 @@ def backbone_builder(name: str) -> "BuildBackbone":
         raise ConfigError(f"backbone {name}: `{entry.value}` cannot be imported ({error})") from None
 
 
+def build_backbone(name: str) -> "Backbone":
+    """A backbone with random weights: (B, 3, T, H, W) → (B, `num_features`, t, h, w).
+
+    Raises:
+        ConfigError: there is no backbone of that name, or it does not say how many channels it has.
+    """
+    built = backbone_builder(name)()
+    if not isinstance(getattr(built, "num_features", None), int):
+        raise ConfigError(f"backbone {name}: has no whole number `num_features`, the channels C of its feature map")
+    return cast("Backbone", built)
+
+
 def check_backbone(name: str, *, flag: str) -> None:
     """Refuse an unknown name.
 
@@ -77,8 +91,6 @@ def check_backbone(name: str, *, flag: str) -> None:
         ConfigError: with the nearest name, or all of them.
     """
     if name not in BUILT_IN and name not in _registered and name not in _installed():
-        from fima.recipe import suggestion
-
         raise ConfigError(f"--{flag} {name}: no such backbone{suggestion(name, backbone_names())}")
 
 

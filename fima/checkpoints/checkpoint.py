@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fima
+from fima.backbones.registry import check_backbone
 from fima.config import PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import replace_file
 from fima.recipe import config_from_mapping, config_to_mapping
+from fima.version import __version__
 
 FORMAT = "fima-pretrain"
 FORMAT_VERSION = 2
@@ -101,7 +102,7 @@ class LoadedEncoder:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    return {"fima": fima.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"fima": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, backups: Sequence[Path] = ()) -> None:
@@ -171,8 +172,10 @@ def parse_checkpoint(content: object, *, source: Path) -> Checkpoint:
     if content["format_version"] > FORMAT_VERSION:
         raise CheckpointError(f"{source}: written by a newer fima ({content['versions']['fima']}); update fima")
     try:
+        config = config_from_mapping(content["config"], PretrainConfig, source=str(source))
+        check_backbone(config.model.backbone, flag="model.backbone")
         return Checkpoint(
-            config=config_from_mapping(content["config"], PretrainConfig, source=str(source)),
+            config=config,
             progress=Progress(**content["progress"]),
             imported=content.get("imported", {}),
             **{key: content[key] for key in ("model", "optimizer", "rng", "data", "versions")},

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import CLASSIFIER_FORMAT, Progress, RunState, load_weights, read_content, write_content
 from fima.checkpoints.classifier import Classifier
 from fima.config import FinetuneConfig

@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fima.backbones import build_backbone
-from fima.backbones.registry import backbone_names
+from fima.backbones.registry import backbone_names, build_backbone
 from fima.checkpoints import checkpoint as checkpoints
 from fima.checkpoints.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
 from fima.checkpoints.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint

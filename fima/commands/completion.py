@@ -1,6 +1,7 @@
 """`fima completion`: commands and options for the Tab key."""
 
 import contextlib
+import importlib
 import io
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Literal
 
 import tyro
 
+from fima.commands import COMMANDS
 from fima.commands.flag_errors import COLOUR
 from fima.commands.parse import parse, terminal_of
 from fima.commands.verbosity import QUIET, VERBOSE
@@ -66,9 +68,6 @@ def completion_script(shell: Literal["bash", "zsh"]) -> str:
 
     Where it has no word to offer, the shell completes names of files.
     """
-    # The table of commands imports nothing of this module, which it names.
-    from fima.cli import COMMANDS
-
     options, choices = [], []
     for command in COMMANDS:
         found = _words(command)
@@ -92,9 +91,7 @@ def _words(command: str) -> dict[str, list[str]]:
 
 
 def _help(command: str) -> str:
-    from fima.cli import main as run
-
     page = io.StringIO()
-    with terminal_of(COLUMNS), contextlib.redirect_stdout(page):
-        run([command, "--help"])
+    with terminal_of(COLUMNS), contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        importlib.import_module(COMMANDS[command][0]).main(["--help"])
     return COLOUR.sub("", page.getvalue())

@@ -16,10 +16,10 @@ from fima.commands.parse import parse
 from fima.commands.progress import progress
 from fima.console import Console
 from fima.data.datasets import list_videos
+from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, DataError
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import index_videos
-from fima.library.quarantine import write_quarantine
 
 EXIT_PROBLEMS = 1
 NAMED_FILES = 5

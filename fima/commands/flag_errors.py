@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from fima.recipe import suggestion
+from fima.errors import suggestion
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from fima.backbones.registry import check_backbone
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
 from fima.errors import ConfigError
@@ -76,4 +77,5 @@ def _parse(words: list[str]) -> PretrainArguments:
     if arguments.start_epoch is not None and arguments.start_epoch < 0:
         raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
     check_recipe(recipe)
+    check_backbone(arguments.config.model.backbone, flag="model.backbone")
     return replace(arguments, data=folder, recipe=recipe)

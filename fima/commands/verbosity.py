@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fima.errors import ConfigError
+from fima.version import __version__
 
 QUIET = "--quiet"
 VERBOSE = "--verbose"
@@ -106,9 +107,7 @@ def _versions() -> str:
     """Versions, read without importing anything."""
     from importlib import metadata
 
-    import fima
-
-    found = [f"fima {fima.__version__}", f"Python {sys.version.split()[0]}"]
+    found = [f"fima {__version__}", f"Python {sys.version.split()[0]}"]
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.append(f"{name} {metadata.version(name)}")

@@ -7,7 +7,7 @@ from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.layouts.video_list import Split, VideoList
 from fima.data.packed_lists import PackedVideos
-from fima.library.quarantine import exclude
+from fima.data.quarantine import exclude
 
 
 def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fima.backbones import build_backbone
 from fima.backbones.convolution import weights_transformed_once
+from fima.backbones.registry import build_backbone
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import losses

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import torch
 
-from fima.backbones import build_backbone
 from fima.backbones.base import Backbone
+from fima.backbones.registry import build_backbone, check_backbone
 from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
@@ -92,6 +92,8 @@ def check_settings(config: FinetuneConfig) -> None:
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:
             raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+    if config.classifier.backbone is not None:
+        check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
 
 def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fima.backbones import build_backbone
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import versions
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.data.augment import MEAN, STD

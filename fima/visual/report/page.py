@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-import fima
+from fima.version import __version__
 from fima.visual.report import pictures, sections
 from fima.visual.report.gallery import Galleries
 from fima.visual.report.markup import Markup, element, joined, script_json
@@ -62,7 +62,7 @@ def build_page(runs: Sequence[RunRecord], galleries: Galleries, media: MediaStor
             element("meta", charset="utf-8"),
             element("meta", http_equiv="Content-Security-Policy", content=POLICY),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", name="generator", content=f"fima {fima.__version__}"),
+            element("meta", name="generator", content=f"fima {__version__}"),
             element("title", title),
             Markup(f"<style>{_asset('page.css')}</style>"),
         ]
@@ -93,7 +93,7 @@ def _header(title: str, runs: Sequence[RunRecord]) -> Markup:
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     return element(
         "header",
-        element("div", element("h1", title), element("p", f"fima {fima.__version__} · {made}", class_="made")),
+        element("div", element("h1", title), element("p", f"fima {__version__} · {made}", class_="made")),
         element("ul", *names, class_="runs"),
         element("button", "Theme: system", type="button", id="theme"),
     )

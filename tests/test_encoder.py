@@ -211,7 +211,7 @@ def test_without_the_hub_library_its_methods_say_what_to_install(tmp_path: Path)
         "    except ValueError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.count("pip install 'fima[hub]'") == 2
+    assert done.stdout.count("pip install 'fima-video[hub]'") == 2
 
 
 def test_torch_hub_opens_it(tmp_path: Path) -> None:

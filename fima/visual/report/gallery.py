@@ -157,8 +157,8 @@ def make_galleries(
         say(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
         activation += _activation_videos(group, media, device)
     queries = [query for gallery in made for query in gallery.queries]
-    paths = dict.fromkeys(each.path for query in queries for each in (query, *query.neighbours))
-    previews = {path: media.add_preview(path) for path in paths}
+    paths = [path for query in queries for path in (query.path, *(found.path for found in query.neighbours))]
+    previews = {path: media.add_preview(path) for path in dict.fromkeys(paths)}
     return Galleries(runs=made, activation=activation, previews=previews, reasons=reasons)
 
 

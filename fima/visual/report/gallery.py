@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.evaluate.cam import adapted_to_differences
 from fima.evaluate.feature_store import extract_features
-from fima.evaluate.features import ClipSettings, Features, encoder_source
+from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.knn import knn_scores
 from fima.evaluate.report import confusion_matrix
 from fima.visual.cam_video import NamedEncoder, look_at
@@ -192,8 +193,7 @@ def _clip_settings(run: RunRecord, loaded: LoadedEncoder) -> ClipSettings:
             clips = result.content["protocols"].get(name, {}).get("clips")
             if isinstance(clips, dict):
                 return ClipSettings(**clips)
-    data = loaded.config.data
-    return ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=NUM_CLIPS)
+    return ClipSettings.of(loaded.config.data, num_clips=NUM_CLIPS)
 
 
 def _centred(features: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     shown = []
     for gallery in group:
         data = gallery.loaded.config.data
-        settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=1)
+        settings = ClipSettings.of(data, num_clips=1)
         adapted, _ = adapted_to_differences(gallery.loaded.encoder, test, settings, device=device)
         encoders = ViewEncoders(rgb=gallery.loaded.encoder, difference=adapted)
         shown.append(

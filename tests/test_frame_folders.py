@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fima.cli import main
+from fima.data.clips import ClipTiming
 from fima.data.datasets import list_videos
 from fima.data.decode.frame_series import frame_series
 from fima.data.decode.header import read_header
@@ -107,3 +108,12 @@ def test_doctor_and_prepare_take_them(tmp_path: Path, capsys: pytest.CaptureFixt
     with VideoReader(out / "run/clip.v1.mp4") as reader:
         shown = reader.read(range(reader.num_frames)).astype(int)
     assert abs(shown - np.stack([pixels(number) for number in range(12)])).mean() < 4
+
+
+def test_a_frame_rate_for_those_without_one(tmp_path: Path) -> None:
+    with VideoReader(write_pictures(tmp_path / "clip", *range(1, 13))) as reader:
+        with pytest.raises(VideoError, match=r"--data\.frame-rate"):
+            ClipTiming(fps=5).window(reader, 3)
+        # 5 frames a second of 20: every fourth frame, and two of a window's instants to each.
+        window = ClipTiming(fps=5, frame_rate=20).window(reader, 3)
+    assert window.indices(0) == [0, 2, 4, 6, 8, 10]

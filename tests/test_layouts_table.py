@@ -196,6 +196,6 @@ def test_a_stray_videos_csv_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column path"):
         list_videos(own)
     write_lines(own, "path,title", "elsewhere/x.avi,x")
-    with pytest.raises(DataError, match="none of its 1 videos .* --data.dataset folder"):
+    with pytest.raises(DataError, match=r"none of its 1 videos .* --data\.dataset folder"):
         list_videos(tmp_path)
     assert len(list_videos(tmp_path, dataset="folder").videos) == 2

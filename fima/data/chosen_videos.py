@@ -24,7 +24,6 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
         DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
     """
 
-
     def listed(part: Split) -> VideoList:
         return list_videos(root, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
 

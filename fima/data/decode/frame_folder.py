@@ -45,6 +45,9 @@ class FrameFolderReader(VideoReader):
     def close(self) -> None:
         """Does nothing: no file stays open."""
 
+    def frame_times(self) -> None:
+        """No times: the rate is even."""
+
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames with their numbers. Raises VideoError where one cannot be decoded."""
         for index in wanted:
@@ -58,7 +61,7 @@ class FrameFolderReader(VideoReader):
         name = self._names[index]
         try:
             # An open file: FFmpeg takes % and colons in the names of pictures for more than they are.
-            with (self.path / name).open("rb") as file, av.open(file, metadata_errors="replace") as container:
+            with (self.path / name).open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
                 context = container.streams.video[0].codec_context
                 if context.width * context.height > MAX_FRAME_PIXELS:
                     raise VideoError(self.path, f"{name}: more than {MAX_FRAME_PIXELS:,} pixels")

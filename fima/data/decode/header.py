@@ -70,7 +70,8 @@ def read_header(path: Path) -> VideoHeader:
 
 def _of_folder(path: Path) -> VideoHeader:
     """What a folder of pictures tells: neither rate nor duration."""
-    with FrameFolderReader(path) as reader:
+    reader = FrameFolderReader(path)
+    with reader:
         return VideoHeader(
             num_frames=reader.num_frames,
             counted=False,

@@ -1,6 +1,6 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
-import os
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def split_folders(
     """
     split_by_path = {path: split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
     placed = {path: (*path.parts[:depth], *path.parts[depth + 1 : -1]) for path, name in split_by_path.items() if name}
-    shared = len(os.path.commonprefix([*placed.values()]))
+    shared = _num_shared([*placed.values()])
     inner = {path: parts[shared:] for path, parts in placed.items()}
 
     def name_of(path: Path) -> str:
@@ -107,6 +107,12 @@ def split_folders(
         missing=files.missing,
         notes=[*notes, *_outside(files, inner, there), *one_sided_classes(*sides)],
     )
+
+
+def _num_shared(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many folders all paths begin with."""
+    columns = zip(*paths, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, columns))
 
 
 def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str | None]) -> list[str]:

@@ -119,7 +119,9 @@ def _is_kinetics(root: Path, annotations: Path | None) -> bool:
 def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
     if _is_kinetics(root, annotations):
         return True
-    return root.is_dir() and annotations is None and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
+    return (
+        root.is_dir() and annotations is None and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
+    )
 
 
 LAYOUT = Layout(

@@ -13,7 +13,6 @@ from fima.data.layouts.video_list import Layout, Request, Video, VideoList, coun
 from fima.errors import DataError
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     where: str
@@ -45,11 +44,15 @@ def list_table(request: Request) -> VideoList:
     names = {"train": {"train"}, "all": splits, "test": {tested}}[request.split]
     wanted = [row for row in rows if row.split in names]
     classes = _classes(rows)
-    label_of = {name: label for label, name in enumerate(classes)}
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     missing = [str(row.path) for row in wanted if not row.path.exists()]
     sides = [[row.label for row in rows if row.label is not None and row.split == side] for side in ("train", tested)]
     gone = set(missing)
-    videos = [Video(row.path, None if row.label is None else label_of[row.label]) for row in wanted if str(row.path) not in gone]
+    videos = [
+        Video(row.path, None if row.label is None else label_of[row.label])
+        for row in wanted
+        if str(row.path) not in gone
+    ]
     if not videos:
         example = f", such as {missing[0]}" if missing else ""
         none = f"none of its {len(wanted):,} videos of the {request.split} split is there{example}"

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +44,8 @@ def parse(
         ConfigError: a flag or a value is wrong or missing.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    run = partial(tyro.cli, kind, prog=prog) if default is None else partial(tyro.cli, kind, prog=prog, default=default)
+    options = {} if default is None else {"default": default}
+    run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
         return run(args=words)
     errors = io.StringIO()

@@ -112,8 +112,15 @@ class Galleries:
     """Those that could be made."""
     activation: list[ActivationVideo] = field(default_factory=list)
     """Videos with maps."""
+    previews: dict[Path, str | None] = field(default_factory=dict)
+    """By file of the queries and neighbours, the name in the media store; None where it cannot be shown."""
     reasons: dict[str, str] = field(default_factory=dict)
     """By run, why there is none."""
+
+    @property
+    def class_reports(self) -> dict[str, ClassReport]:
+        """By run, the vote of the nearest neighbours."""
+        return {each.run.name: each.class_report for each in self.runs if each.class_report is not None}
 
 
 def make_galleries(
@@ -149,7 +156,10 @@ def make_galleries(
         group = [gallery for gallery in made if gallery.lists.root.resolve() == root]
         say(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
         activation += _activation_videos(group, media, device)
-    return Galleries(runs=made, activation=activation, reasons=reasons)
+    queries = [query for gallery in made for query in gallery.queries]
+    paths = [path for query in queries for path in (query.path, *(found.path for found in query.neighbours))]
+    previews = {path: media.add_preview(path) for path in dict.fromkeys(paths)}
+    return Galleries(runs=made, activation=activation, previews=previews, reasons=reasons)
 
 
 def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device) -> RunGallery:

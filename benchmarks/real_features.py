@@ -13,9 +13,7 @@ from torch.nn import functional
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, build_eval_loader
-from fima.evaluate.features import encode, encode_difference
-from fima.evaluate.knn import knn_scores
-from fima.evaluate.linear import fit_linear_probe
+from fima.evaluate.features import encode
 
 Floats = npt.NDArray[np.float64]
 HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS = 72, 96, 12, 9, 4

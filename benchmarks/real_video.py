@@ -10,25 +10,11 @@ Every video is tested once a seed. Intervals are of the mean over the groups (bo
 What is done is not done again: stop it at any time, and repeat the command. `--jobs` runs several trainings at once.
 """
 
-import argparse
-import csv
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from real_features import frame_hog, motion_hog, network_features, probe_hits
-from study import write_json
 
 Floats = npt.NDArray[np.float64]
 METRICS = ("linear", "knn", "r1")

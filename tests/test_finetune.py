@@ -16,6 +16,8 @@ from fima.data.datasets import VideoList, list_videos
 from fima.errors import DataError, TrainingError
 from fima.evaluate import classifier_scores as testing
 from fima.evaluate.classifier_scores import ClassifierScores
+from fima.evaluate.extract import Resources
+from fima.evaluate.features import ClipSettings
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import make_motion_textures
 from fima.train import classifier_step, finetune_testing
@@ -102,9 +104,12 @@ def test_it_overfits_a_handful_of_videos(videos: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.2 * losses[0]
     loaded = load_classifier(run.last, device=CPU)
     scores = testing.test_classifier(
-        loaded.model, list_videos(videos, "train"), frames=4, crop_size=32, clips=3, crops=1, ori_resolution=None,
-        log_softmax=False, device=CPU, batch_size=8, workers=0,
-    )  # fmt: skip
+        loaded.model,
+        list_videos(videos, "train"),
+        ClipSettings(frames=4, crop_size=32, num_clips=3),
+        Resources(batch_size=8),
+        log_softmax=False,
+    )
     assert scores.top(1) == 100
 
 

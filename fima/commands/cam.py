@@ -163,6 +163,7 @@ def _videos(arguments: CamArguments) -> VideoList:
 def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
     from fima.evaluate.activation import ViewEncoders
     from fima.evaluate.cam import adapted_to_differences
+    from fima.evaluate.extract import Resources
     from fima.evaluate.features import ClipSettings
     from fima.visual.cam_video import NamedEncoder
 
@@ -170,7 +171,7 @@ def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, d
     difference = None
     if kind == "both":
         settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=ADAPTING_CLIPS)
-        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, Resources(device=device, batch_size=1))
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 

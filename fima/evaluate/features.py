@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fima.config import FinetuneConfig
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import NumCrops
 from fima.data.loader import SkippedVideo
@@ -30,6 +31,17 @@ class ClipSettings:
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = None
     """Source pixels that a crop's side is 0.875 of. None: 0.875 of each video's own short side."""
+
+    @classmethod
+    def of_test(cls, config: FinetuneConfig) -> "ClipSettings":
+        """The clips that `fima finetune` tests a classifier on."""
+        return cls(
+            frames=config.data.frames,
+            crop_size=config.data.crop_size,
+            num_clips=config.test.clips,
+            num_crops=config.test.crops,
+            ori_resolution=config.test.ori_resolution,
+        )
 
     def __post_init__(self) -> None:
         for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1), ("ori_resolution", 8)):

@@ -9,6 +9,7 @@ from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.evaluate.classifier_result import averages_log_softmax, classifier_result
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured
 from fima.evaluate.features import ClipSettings
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
@@ -87,26 +88,15 @@ def write_class_reports(training: Finetuning, scores: Mapping[str, ClassifierSco
 def foreground(training: Finetuning) -> Measured:
     """Measure which part of the encoder's activation falls on what moves in the test videos."""
     config = training.config
-    defaults = EvaluationConfig()
     # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
     num_videos = config.optim.batch_size // (config.optim.accumulate * config.test.clips)
     training.classifier.eval()
     return measure_foreground(
         training.classifier.encoder,
-        ClipSettings(
-            frames=config.data.frames,
-            crop_size=config.data.crop_size,
-            num_clips=config.test.clips,
-            ori_resolution=config.test.ori_resolution,
-        ),
+        dataclasses.replace(ClipSettings.of_test(config), num_crops=1),
         training.lists.test,
         training.lists.load_mask,
-        EvaluationConfig(
-            batch_size=min(defaults.batch_size, max(1, num_videos)),
-            workers=config.data.workers,
-            limits=DecodeLimits.of(config.data),
-        ),
-        training.device,
+        _resources(training, min(EvaluationConfig().batch_size, max(1, num_videos))),
     )
 
 
@@ -117,17 +107,15 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
     return test_classifier(
         training.classifier,
         videos,
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        clips=config.test.clips,
-        crops=config.test.crops,
-        ori_resolution=config.test.ori_resolution,
+        ClipSettings.of_test(config),
+        _resources(training, clips_at_a_time(training)),
         log_softmax=averages_log_softmax(config.classifier),
-        device=training.device,
-        batch_size=clips_at_a_time(training),
-        workers=config.data.workers,
-        limits=DecodeLimits.of(config.data),
     )
+
+
+def _resources(training: Finetuning, batch_size: int) -> Resources:
+    data = training.config.data
+    return Resources(device=training.device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
 
 
 def clips_at_a_time(training: Finetuning) -> int:

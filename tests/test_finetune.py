@@ -13,11 +13,11 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList, list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
 from fima.evaluate import classifier_scores as testing
 from fima.evaluate.classifier_scores import ClassifierScores
 from fima.evaluate.extract import Resources
-from fima.evaluate.features import ClipSettings
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import make_motion_textures
 from fima.train import classifier_step, finetune_testing
@@ -204,7 +204,7 @@ class TestSelection:
         self.lists: list[list[str]] = []
         self.tested = torch.empty(0)
 
-        def fake(model: Classifier, videos: VideoList, **settings: object) -> ClassifierScores:
+        def fake(model: Classifier, videos: VideoList, clips: ClipSettings, **settings: object) -> ClassifierScores:
             self.tested = model.fc.weight.detach().clone()
             self.lists.append([str(video.path) for video in videos.videos])
             labels = torch.tensor([int(video.label or 0) for video in videos.videos])

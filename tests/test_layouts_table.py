@@ -116,7 +116,7 @@ def test_parquet_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "videos.parquet").write_bytes(b"PAR1")
     with pytest.raises(
-        DataError, match=r"videos\.parquet: reading Parquet needs pyarrow; pip install 'fima\[parquet\]'"
+        DataError, match=r"videos\.parquet: reading Parquet needs pyarrow; pip install 'fima-video\[parquet\]'"
     ):
         list_videos(tmp_path)
 

@@ -11,15 +11,14 @@ from torch import Tensor
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
 from fima.data.augment import MEAN, STD
-from fima.data.clips import evenly_spread_starts, window_indices
+from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import VideoList, list_videos
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import square_crops
+from fima.data.eval_clips import ClipSettings, square_crops
 from fima.data.views import crop_and_resize
 from fima.errors import DataError
 from fima.evaluate import classifier_scores as testing
 from fima.evaluate.extract import Resources
-from fima.evaluate.features import ClipSettings
 from fima.torch_tools import distributed
 from tests.gloo import run_processes
 from tests.small_runs import make_videos
@@ -59,7 +58,7 @@ def reference(
     scores = []
     with VideoReader(path) as reader, torch.no_grad():
         for start in evenly_spread_starts(reader.num_frames, 2 * FRAMES, CLIPS):
-            frames = reader.read(window_indices(start, 2 * FRAMES, reader.num_frames)[::2])
+            frames = reader.read([(start + 2 * step) % reader.num_frames for step in range(FRAMES)])
             for crop in square_crops(reader.width, reader.height, num_crops, ori_resolution):
                 clip = crop_and_resize(frames, crop, SIZE)[None].float() / 255
                 for channel in range(3):

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
-from fima.data.eval_clips import EvalBatch, build_eval_loader, square_crops
+from fima.data.eval_clips import ClipSettings, EvalBatch, build_eval_loader, square_crops
 from fima.errors import DataError
 from fima.evaluate.extract import Resources
-from fima.evaluate.features import ClipSettings, encode, encode_difference
+from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.occlusion import occlusion_map
 from fima.method.foreground import activation_map
 from fima.torch_tools.distributed import all_reduce_sum, rank, world_size
@@ -244,7 +244,7 @@ def _batches(
     """The clips of some videos of a list; batches of which nothing can be decoded are left out."""
     loader = build_eval_loader(
         videos,
-        **vars(settings),
+        settings,
         batch_size=resources.batch_size,
         workers=resources.workers,
         indices=places,
@@ -269,12 +269,12 @@ def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
 def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings) -> Tensor:
     """Return the masks of the evaluation clips, cut and scaled as they are, averaged over time: (num_clips, S, S)."""
     num_frames, height, width = mask.shape
-    window = 2 * settings.frames
+    window = settings.timing.window(FrameCount(num_frames), settings.frames)
     (crop,) = square_crops(width, height, 1, settings.ori_resolution)
     pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     clips = []
-    for start in evenly_spread_starts(num_frames, window, settings.num_clips):
-        indices = window_indices(start, window, num_frames)[full_positions(settings.frames)]
+    for start in evenly_spread_starts(num_frames, window.length, settings.num_clips):
+        indices = window.indices(start)[full_positions(settings.frames)]
         clips.append(pixels[indices].float().mean(dim=0))
     size = (settings.crop_size, settings.crop_size)
     return functional.interpolate(torch.stack(clips)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

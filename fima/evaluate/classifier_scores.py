@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fima.checkpoints.classifier import Classifier
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, extract_rows
-from fima.evaluate.features import ClipSettings, normalised
+from fima.evaluate.features import normalised
 from fima.evaluate.metrics import top_k_accuracy
 from fima.torch_tools import distributed
 

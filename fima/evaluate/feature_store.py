@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.features import ClipSettings, Features, FeatureSource
+from fima.evaluate.features import Features, FeatureSource
 from fima.files.atomic import let_others_read
 from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
 

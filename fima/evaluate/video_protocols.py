@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.evaluate.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foreground_share, occlusion_share
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import test_classifier
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured, class_figures
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.occlusion import PATCHES
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, SplitLists
@@ -64,7 +64,7 @@ def measure_classifier(
     figures, chance = class_figures(scores, len(lists.test.classes))
     settings = {
         "version": PROTOCOL_VERSIONS["evaluate"],
-        "clips": {**asdict(clips), "ori_resolution": resolution},
+        "clips": asdict(replace(clips, ori_resolution=resolution)),
         "averaged": "log-softmax over clips and crops" if log_softmax else "logits over clips and crops",
         "encoder": "frozen (linear probe by SGD)" if trained.classifier.freeze else "fine-tuned",
         "l2_normalise": trained.classifier.l2_normalise,

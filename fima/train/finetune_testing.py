@@ -7,11 +7,11 @@ from fima.checkpoints.checkpoint import Progress, load_weights
 from fima.checkpoints.classifier_checkpoint import Selection, load_classifier_checkpoint
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.evaluate.classifier_result import averages_log_softmax, classifier_result
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.evaluate.video_protocols import measure_foreground
@@ -93,7 +93,7 @@ def foreground(training: Finetuning) -> Measured:
     training.classifier.eval()
     return measure_foreground(
         training.classifier.encoder,
-        dataclasses.replace(ClipSettings.of_test(config), num_crops=1),
+        dataclasses.replace(test_clips(config), num_crops=1),
         training.lists.test,
         training.lists.load_mask,
         _resources(training, min(EvaluationConfig().batch_size, max(1, num_videos))),
@@ -107,7 +107,7 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
     return test_classifier(
         training.classifier,
         videos,
-        ClipSettings.of_test(config),
+        test_clips(config),
         _resources(training, clips_at_a_time(training)),
         log_softmax=averages_log_softmax(config.classifier),
     )

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from fima.checkpoints.checkpoint import versions
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import FeatureStore, Per
-from fima.evaluate.features import ClipSettings, FeatureSource
+from fima.evaluate.features import FeatureSource
 from fima.torch_tools import distributed
 from fima.use.encoder import VideoEncoder
 from fima.use.table import Embeddings

@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from fima.checkpoints.classifier_checkpoint import LoadedClassifier
+from fima.data.eval_clips import test_clips
 from fima.data.loader import SkippedVideo
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import clip_scores
 from fima.evaluate.extract import Resources, extract_rows
-from fima.evaluate.features import ClipSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def predict(
         Predictions, each video's in order of time; videos that cannot be decoded as `SkippedVideo`.
     """
     config = classifier.checkpoint.config
-    settings = ClipSettings.of_test(config)
+    settings = test_clips(config)
     log_softmax = averages_log_softmax(config.classifier)
 
     def scores(clips: Tensor) -> Tensor:

@@ -103,6 +103,12 @@ class VideoReader:
                 pixels[row] = pixels[first]
         return pixels
 
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds at which each frame is shown, rising, (num_frames,); None where timestamps do not tell."""
+        if self._index is None:
+            return None
+        return self._index.timestamps() * float(self.time_base)
+
     def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
         """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""
         following = 0

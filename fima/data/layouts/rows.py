@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fima.data.layouts.lists import read_text
 from fima.errors import DataError
+from fima.version import pip_install
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -69,7 +70,7 @@ def _read_parquet(path: Path) -> Rows:
         # An optional dependency, without types.
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install 'fima[parquet]', or give a CSV") from None
+        raise DataError(f"{path}: reading Parquet needs pyarrow; {pip_install('parquet')}, or give a CSV") from None
     try:
         table = parquet.ParquetFile(path).read()
         content = {name: [_as_text(value) for value in table[name].to_pylist()] for name in table.column_names}

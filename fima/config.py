@@ -138,6 +138,8 @@ class DataConfig:
     """Source frames between neighbouring frames of a clip; the paper's is 2."""
     fps: float = 0.0
     """Frames per second of a clip, instead of `stride`, whatever the rates of the videos; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs, such as folders of pictures; for `fps`. 0: unknown."""
     span: tuple[float, float] | None = None
     """Share of its video that a clip covers, drawn from this range, instead of `stride`; for short, trimmed videos."""
     clip_sampling: Literal["random", "same", "near"] = "random"
@@ -189,7 +191,8 @@ class DataConfig:
 
     def _check_timing(self) -> None:
         _require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
-        _require(self.fps >= 0, "data.fps", self.fps, "must be 0 or more")
+        for name in ("fps", "frame_rate"):
+            _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
         low, high = self.span or (1.0, 1.0)
         _require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
         ways = [name for name, given in (("stride", self.stride != 2), ("fps", self.fps), ("span", self.span)) if given]

@@ -204,7 +204,7 @@ class TestSelection:
         self.lists: list[list[str]] = []
         self.tested = torch.empty(0)
 
-        def fake(model: Classifier, videos: VideoList, clips: ClipSettings, **settings: object) -> ClassifierScores:
+        def fake(model: Classifier, videos: VideoList, *settings: object, log_softmax: bool) -> ClassifierScores:
             self.tested = model.fc.weight.detach().clone()
             self.lists.append([str(video.path) for video in videos.videos])
             labels = torch.tensor([int(video.label or 0) for video in videos.videos])

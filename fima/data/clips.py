@@ -94,6 +94,8 @@ class ClipTiming:
     """Frames of the video between neighbours in `full`."""
     fps: float = 0.0
     """Frames per second in `full`, whatever the rate of the video; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs."""
     span: float = 0.0
     """Share of the video that a window covers, whatever its length; 0: by `fps` or `stride`."""
 
@@ -107,9 +109,10 @@ class ClipTiming:
         if self.span:
             spacing = self.span * video.num_frames / num_instants
         elif self.fps:
-            if not video.fps > 0:
-                raise VideoError(video.path, "has no frame rate, which --data.fps needs; try --data.stride")
-            spacing, times = video.fps / (2 * self.fps), video.frame_times()
+            rate = video.fps or self.frame_rate
+            if not rate > 0:
+                raise VideoError(video.path, "has no frame rate, which --data.fps needs; give --data.frame-rate")
+            spacing, times = rate / (2 * self.fps), video.frame_times()
         else:
             spacing = self.stride / 2
         return Window(

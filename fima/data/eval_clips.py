@@ -45,6 +45,8 @@ class ClipSettings:
     """Source frames between neighbouring frames of a clip."""
     fps: float = 0.0
     """Frames per second of a clip, instead of `stride`; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs."""
     span: float = 0.0
     """Share of the video that a clip covers, instead of `stride`; 0: by `stride`."""
 
@@ -64,13 +66,14 @@ class ClipSettings:
             num_clips=num_clips,
             stride=data.stride,
             fps=data.fps,
+            frame_rate=data.frame_rate,
             span=span,
         )
 
     @property
     def timing(self) -> ClipTiming:
         """How far apart the frames of a clip lie."""
-        return ClipTiming(stride=self.stride, fps=self.fps, span=self.span)
+        return ClipTiming(stride=self.stride, fps=self.fps, frame_rate=self.frame_rate, span=self.span)
 
 
 def test_clips(config: FinetuneConfig) -> ClipSettings:

@@ -178,7 +178,7 @@ class TrainDataset(Dataset[Sample], ABC):
 def drawn_timing(data: DataConfig, generator: np.random.Generator) -> ClipTiming:
     """The timing of a sample's clips; nothing is drawn but a span, where there is a range of them."""
     span = float(generator.uniform(*data.span)) if data.span is not None else 0.0
-    return ClipTiming(stride=data.stride, fps=data.fps, span=span)
+    return ClipTiming(stride=data.stride, fps=data.fps, frame_rate=data.frame_rate, span=span)
 
 
 class PretrainDataset(TrainDataset[PretrainSample]):

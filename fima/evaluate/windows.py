@@ -133,12 +133,12 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     def _spans(self, reader: VideoReader, window: int) -> list[Span]:
         """The clips of a video in order of time."""
         num_frames = reader.num_frames
-        fps = reader.fps if reader.fps > 0 else math.nan
+        fps = reader.fps or self.settings.frame_rate or math.nan
         if not self.per_second:
             starts = evenly_spread_starts(num_frames, window, self.settings.num_clips)
             return [Span(start, (start / fps, min(start + window, num_frames) / fps)) for start in starts]
         if math.isnan(fps):
-            raise VideoError(reader.path, "has no frame rate, so it has no seconds")
+            raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
         last = max(0, num_frames - window)
         spans = []
         for second in range(math.ceil(num_frames / fps)):

@@ -24,8 +24,9 @@ from fima.commands.study import (
     write_json,
 )
 from fima.data.datasets import list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.evaluate import evaluate_source
-from fima.evaluate.features import RAW_DIFFERENCE, ClipSettings
+from fima.evaluate.features import RAW_DIFFERENCE
 from fima.evaluate.protocols import EvaluationConfig
 from fima.recipe import RECIPES, read_recipe
 from fima.synthetic.motion_textures import list_counterparts

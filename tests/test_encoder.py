@@ -14,9 +14,10 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, VideoError
 from fima.evaluate.feature_store import extract_features
-from fima.evaluate.features import ClipSettings, encoder_source
+from fima.evaluate.features import encoder_source
 from fima.use.encoder import VideoEncoder
 from fima.use.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import fima
 from fima.cli import main
+from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
-from fima.evaluate.features import ClipSettings
 from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Format

@@ -135,5 +135,5 @@ def test_it_works_without_the_repository(environment: Path, tmp_path: Path) -> N
     run(environment, tmp_path, "fima", "report", "run", "-o", "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in ("page.css", "page.js"):
-        text = (ROOT / "fima" / "visual" / "report" / "assets" / name).read_text(encoding="utf-8")
+        text = (ROOT / "fima" / "visual" / "report" / "templates" / name).read_text(encoding="utf-8")
         assert text.strip().splitlines()[-1] in page

@@ -8,6 +8,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from fima.data.decode.container import MP4_FORMAT, check_end, open_video, video_packets
+from fima.data.decode.frame_folder import FrameFolderReader
 from fima.errors import VideoError
 
 MP4_UNIT = 1 << 16
@@ -47,6 +48,8 @@ def read_header(path: Path) -> VideoHeader:
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, or ends before its last frame.
     """
+    if path.is_dir():
+        return _of_folder(path)
     container, stream = open_video(path)
     with container:
         frames = _from_index(path, container, stream) or _from_packets(path, container, stream)
@@ -62,6 +65,24 @@ def read_header(path: Path) -> VideoHeader:
             pixel_format=context.pix_fmt or "unknown",
             rotation=_mp4_rotation(path) if container.format.name == MP4_FORMAT else 0,
             interlaced=int(context.field_order) not in PROGRESSIVE_ORDERS,
+        )
+
+
+def _of_folder(path: Path) -> VideoHeader:
+    """What a folder of pictures tells: neither rate nor duration."""
+    reader = FrameFolderReader(path)
+    with reader:
+        return VideoHeader(
+            num_frames=reader.num_frames,
+            counted=False,
+            fps=0.0,
+            width=reader.width,
+            height=reader.height,
+            duration_seconds=0.0,
+            codec="pictures",
+            pixel_format=reader.pixel_format,
+            rotation=0,
+            interlaced=False,
         )
 
 

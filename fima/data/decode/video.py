@@ -1,10 +1,12 @@
 """Frame-accurate decoding of one video file with PyAV."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import av
 import numpy as np
@@ -34,11 +36,20 @@ class VideoReader:
     frame i is the i-th frame that a decoder gives when it decodes the whole file. Rotation metadata is ignored.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads; the first video stream is taken.
+        path: a file in any container and codec that FFmpeg reads; the first video stream is taken. A folder of numbered
+            pictures is read by `FrameFolderReader`.
 
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, or cannot be decoded.
     """
+
+    def __new__(cls, path: Path) -> Self:
+        """Choose the class that reads it, as `pathlib.Path` does."""
+        if cls is VideoReader and os.path.isdir(path):  # noqa: PTH112 - a third of the time of Path.is_dir
+            from fima.data.decode.frame_folder import FrameFolderReader
+
+            return super().__new__(FrameFolderReader)  # type: ignore[return-value]
+        return super().__new__(cls)
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -102,6 +113,12 @@ class VideoReader:
             for row in others:
                 pixels[row] = pixels[first]
         return pixels
+
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds at which each frame is shown, rising, (num_frames,); None where timestamps do not tell."""
+        if self._index is None:
+            return None
+        return self._index.timestamps() * float(self.time_base)
 
     def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
         """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from fima.cli import main
 from fima.commands import system
 from fima.commands.system import EXTRAS, Check, check_system
+from fima.version import __version__
 
 ROOT = Path(__file__).parents[1]
 FOR_DEVELOPERS = {"dev", "docs", "release"}
@@ -28,7 +30,7 @@ def only(name: str) -> Check:
 def test_the_version_names_what_a_report_of_a_problem_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     own, libraries, device, extras = capsys.readouterr().out.splitlines()
-    assert own == f"fima {system.__version__}"
+    assert own == f"fima {__version__}"
     assert f"torch {torch.__version__.partition('+')[0]}" in libraries
     assert device.startswith("device: cuda (" if torch.cuda.is_available() else "device: cpu (")
     assert extras.startswith("extras: ")
@@ -71,7 +73,7 @@ def test_what_is_missing_is_named_with_what_to_do(
 ) -> None:
     lacking = set(av.codec.codecs_available) - {"libx264", "av1"}
     monkeypatch.setattr(av.codec, "codecs_available", lacking)
-    monkeypatch.setattr(system.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 4096))
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert main(["doctor", "--system", "--json", str(tmp_path / "found.json")]) == 1

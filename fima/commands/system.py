@@ -106,7 +106,7 @@ def _libraries() -> Iterator[Check]:
             yield Check(name=name, found=metadata.version(name))
         except Exception as error:  # a library built for another version may fail in any way
             lines = str(error).splitlines() or [type(error).__name__]
-            advice = f"install it again, with a version that fits torch: {sys.executable} -m pip install -U {name}"
+            advice = f"install {name} again for {sys.executable}, in a version that fits torch"
             yield Check(name=name, found=f"cannot be imported ({lines[0]})", state="problem", advice=advice)
 
 
@@ -139,7 +139,7 @@ def _codecs() -> Iterator[Check]:
         from av.codec import codecs_available
     except Exception:  # said by `_libraries`
         return
-    wheel = f"install PyAV's own wheel, which has it: {sys.executable} -m pip install -U --force-reinstall av"
+    wheel = f"install PyAV's own wheel, which has it, for {sys.executable}"
     for name in DECODERS:
         if name not in codecs_available:
             advice = f"videos of this codec are skipped; {wheel}"

@@ -20,8 +20,8 @@ from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.files.jsonl import read_lines
 from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.heads import pooled
-from fima.method.moco import MoCo
 from tables import markdown_table
 
 RECIPE = "motion_textures_moco.yaml"
@@ -29,13 +29,13 @@ SHOWN = ("linear_top1", "knn_top1", "retrieval_r1", "swapped_background_top1")
 
 
 @torch.no_grad()
-def embeddings(method: MoCo, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
+def embeddings(method: FIMA, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
     """Queries of clip a and keys of clip b as a training step computes them, (B, D) each."""
     a, b = (
         make_inputs(views, draws, full_difference=False, frame_differences=False).full
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     )
-    return method.projector(pooled(method.query_encoder(a))), method.key_embedding(method.key_features(b))
+    return method.projector(pooled(method.query_encoder(a))), method.key_projector(pooled(method.key_features(b)))
 
 
 def signature(queries: list[Tensor], keys: list[Tensor]) -> float:
@@ -62,7 +62,7 @@ def leak(run: RunFolder, data: Path, num_batches: int) -> float:
     config = saved.config
     method = build_method(config.model, config.method)
     load_weights(method, saved.model, source=run.last, what="model")
-    assert isinstance(method, MoCo)
+    assert isinstance(method, FIMA)
     method.train()
     loader = build_pretrain_loader(
         list_videos(data, "train"), config.data, batch_size=config.optim.batch_size, seed=config.run.seed

@@ -85,14 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         run("cam", moco, data, "--compare", fima, "--split", "test", "--map", kind, "--out", out / f"{name}.png")
     run("report", *runs.values(), "--data", data, "-o", out / "report.html")
     figures = {name: read_figures(result_file(folder)) for name, folder in runs.items()}
-    summary = {
-        "methods": figures,
-        "seconds": round(time.monotonic() - start, 1),
-        "seed": seed,
-        "quick": arguments.quick,
-    }
+    seconds = round(time.monotonic() - start, 1)
+    summary = {"methods": figures, "seconds": seconds, "seed": seed, "quick": arguments.quick}
     write_json(out / "summary.json", summary)
-    _show(figures, out, summary["seconds"])
+    _show(figures, out, seconds)
     return 0
 
 
@@ -160,8 +156,8 @@ def _show(figures: Mapping[Method, Mapping[str, float]], out: Path, seconds: flo
         "report.html": "everything on one page",
     }
     console.print(f"{seconds:.0f} s", highlight=False)
-    for name, what in files.items():
-        path = out / name
+    for file, what in files.items():
+        path = out / file
         # A link where the terminal shows links; elsewhere the path alone.
         shown = Text(str(path), style=Style(link=path.resolve().as_uri()))
         console.print(Text(f"{what}: ").append_text(shown), highlight=False, soft_wrap=True)

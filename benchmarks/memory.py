@@ -29,7 +29,7 @@ from fima.method.fima import FIMA
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from fima.train.step import forward_backward
 from step import random_batch
-from study import markdown_table
+from tables import markdown_table
 
 GIB = 2**30
 META = torch.device("meta")

@@ -40,7 +40,7 @@ from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.step import forward_backward
 from memory import peak_bytes
 from step import CPU, random_batch
-from study import markdown_table
+from tables import markdown_table
 
 MIB = 2**20
 BASE = PretrainConfig(

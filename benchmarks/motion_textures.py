@@ -14,8 +14,9 @@ import torch
 from rich.console import Console
 
 from fima.data.datasets import list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.evaluate import evaluate_source
-from fima.evaluate.features import RAW_DIFFERENCE, ClipSettings
+from fima.evaluate.features import RAW_DIFFERENCE
 from fima.evaluate.protocols import EvaluationConfig
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import list_counterparts

@@ -2,7 +2,6 @@ import pytest
 
 from fima.data.decode.bitstream import VOP_START_CODE, PackedFrames, unreferenced_test
 
-
 LENGTH_PREFIXED = bytes([1, 100, 0, 10, 0xFF])
 
 

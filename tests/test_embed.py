@@ -9,10 +9,9 @@ import torch
 import fima
 from fima.cli import main
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import cut_clips, square_crops
+from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
-from fima.evaluate.features import ClipSettings
 from fima.use import embed as embed_module
 from fima.use.extract import VideoRows, extract_rows
 from fima.use.table import Embeddings, read_embeddings, write_embeddings
@@ -87,7 +86,8 @@ def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path:
         starts = [min(max(0, 282 - 2 * frames), max(0, round((begin + end) / 2 * 25) - frames)) for begin, end in spans]
         with VideoReader(path) as reader:
             places = square_crops(reader.width, reader.height, settings.num_crops)
-            expected = cut_clips(reader, starts, places, frames=frames, crop_size=16)
+            window = settings.timing.window(reader, frames)
+            expected = cut_clips(reader, window, starts, places, crop_size=16)
         assert torch.equal(clips.flatten(0, 1), expected)
 
 

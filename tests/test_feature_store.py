@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
 from fima.evaluate.feature_store import FeatureStore, extract_features
 from fima.evaluate.features import (
-    ClipSettings,
     FeatureSource,
     encode,
     encode_difference,

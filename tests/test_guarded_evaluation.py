@@ -16,10 +16,10 @@ from fima.cli import main
 from fima.data import eval_clips
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import EvalBatch, EvalClipsDataset, build_eval_loader
+from fima.data.eval_clips import ClipSettings, EvalBatch, EvalClipsDataset, build_eval_loader
 from fima.data.loader import SkippedVideo
 from fima.evaluate.feature_store import extract_features
-from fima.evaluate.features import ClipSettings, FeatureSource
+from fima.evaluate.features import FeatureSource
 from fima.use import extract
 from fima.use.extract import VideoRows, extract_rows
 from fima.use.windows import WindowChunk, WindowDataset
@@ -67,9 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batches(folder: Path, limits: DecodeLimits, workers: int, batch_size: int = 2) -> list[EvalBatch]:
-    loader = build_eval_loader(
-        list_videos(folder, "all"), **vars(CLIPS), batch_size=batch_size, workers=workers, limits=limits
-    )
+    loader = build_eval_loader(list_videos(folder, "all"), CLIPS, batch_size=batch_size, workers=workers, limits=limits)
     first, second = list(loader), list(loader)
     for one, two in zip(first, second, strict=True):  # an iteration that was cut off does not shorten the next one
         assert torch.equal(one.clips, two.clips)
@@ -167,11 +165,11 @@ def test_a_video_that_is_too_large_is_named(limits: DecodeLimits, reason: str, t
     path = write_ucf101_avi(tmp_path / "a" / "big.avi", num_frames=300, seed=0, side=64)
     clips = ClipSettings(frames=32, crop_size=16, num_clips=8)
     listed = list_videos(tmp_path, "all")
-    (batch,) = build_eval_loader(listed, **vars(clips), batch_size=1, workers=0, limits=limits)
+    (batch,) = build_eval_loader(listed, clips, batch_size=1, workers=0, limits=limits)
     (item,) = WindowDataset([path], clips, per_second=False, limits=limits)
     assert isinstance(item, SkippedVideo)
     assert [skip.reason for skip in batch.skipped] == [item.reason] == [reason]
-    (batch,) = build_eval_loader(listed, **vars(clips), batch_size=1, workers=0)
+    (batch,) = build_eval_loader(listed, clips, batch_size=1, workers=0)
     assert batch.skipped == []
 
 

@@ -6,7 +6,6 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
-from av.video.stream import VideoStream
 
 from fima.cli import main
 from fima.data.decode.header import read_header
@@ -34,6 +33,8 @@ X264 = {
     "buffer_model": {"x264-params": "bframes=0:keyint=6:nal-hrd=vbr:vbv-maxrate=500:vbv-bufsize=500"},
 }
 PIXEL_FORMATS = ("yuvj420p", "yuv420p10le", "yuv422p", "yuv444p", "gray")
+
+
 def write_x264(
     path: Path, options: dict[str, str], pixel_format: str = "yuv420p", shape: tuple[int, int] = (48, 64)
 ) -> Path:

@@ -25,6 +25,7 @@ from fima.data.loader import (
     PretrainBatch,
     PretrainDataset,
     build_pretrain_loader,
+    drawn_timing,
 )
 from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
@@ -110,6 +111,19 @@ def test_everything_follows_from_seed_epoch_and_index(videos: VideoList) -> None
     assert torch.equal(item(0, 0, 6), item(0, 0, 6))
     for other in (item(1, 0, 6), item(0, 1, 6), item(0, 0, 5)):
         assert not torch.equal(item(0, 0, 6), other)
+
+
+def test_a_span_is_drawn_and_the_clip_covers_it(videos: VideoList) -> None:
+    def first_and_last(data: DataConfig, epoch: int) -> float:
+        sample = PretrainDataset(videos, data, 0)[epoch, 6]
+        return float((sample.a.full.float() - sample.b.full.float()).abs().mean())
+
+    whole = replace(DATA, span=(1.0, 1.0), min_area=1.0, flip=0.0)
+    assert first_and_last(whole, 0) < first_and_last(replace(whole, span=(0.4, 0.5)), 0)
+    drawn = [drawn_timing(replace(DATA, span=(0.6, 0.9)), np.random.default_rng(seed)).span for seed in range(50)]
+    assert 0.6 <= min(drawn) < 0.65
+    assert 0.85 < max(drawn) <= 0.9
+    assert drawn_timing(DATA, np.random.default_rng(0)).span == 0
 
 
 def test_the_two_clips_differ(videos: VideoList) -> None:

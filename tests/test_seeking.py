@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -60,8 +61,10 @@ def cut_ts(path: Path, first: int, last: int) -> Path:
     return path
 
 
-def remuxed(writer: Callable[[Path], Path], source: str, **how: int) -> Callable[[Path], Path]:
-    return lambda path: remux(writer(path.with_name(source)), path, **how)
+def remuxed(
+    writer: Callable[[Path], Path], source: str, *, all_keys: bool = False, first: int = 0
+) -> Callable[[Path], Path]:
+    return lambda path: remux(writer(path.with_name(source)), path, all_keys=all_keys, first=first)
 
 
 def mpeg4(path: Path, b_frames: int = 0) -> Path:
@@ -77,7 +80,7 @@ def two_rates(path: Path) -> Path:
 def expected_frames(path: Path) -> npt.NDArray[np.uint8]:
     """All frames as plain decoding gives them; what comes before the first key frame may be undecodable."""
     with av.open(str(path)) as container:
-        stream, frames = container.streams.video[0], list[npt.NDArray[np.uint8]]()
+        stream, frames = container.streams.video[0], list[npt.NDArray[Any]]()
         for packet in container.demux(stream):
             try:
                 frames += [frame.to_ndarray(format="rgb24") for frame in stream.codec_context.decode(packet)]
@@ -157,7 +160,7 @@ def test_frames_that_a_decoder_does_not_give_are_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[place : place + size] = (size - 4).to_bytes(4, "big") + b"\x0c" + bytes([255]) * (size - 6) + b"\x80"
     path.write_bytes(bytes(content))
-    with VideoReader(path) as reader, pytest.raises(VideoError, match="damaged|decoded"):
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="decoded"):
         reader.verify()
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
 from fima.data.datasets import Video, VideoList, list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.occlusion import occlusion_map
 from fima.synthetic.motion_textures import load_mask, make_motion_textures
 from fima.visual.comparison import side_by_side

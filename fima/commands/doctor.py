@@ -88,7 +88,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         f"{diagnosis.root}: {diagnosis.num_videos:,} videos ({diagnosis.layout}), {diagnosis.total_frames:,} frames, "
         f"{diagnosis.total_seconds / 3600:.2f} hours, {decimal(diagnosis.total_bytes)}"
     )
-    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    for line in (heading, *diagnosis.remarks):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     table = Table("", "videos of each", box=None)
     for name in ("codecs", "pixel_formats", "sizes", "frame_rates"):
         table.add_row(name.replace("_", " "), _summary(getattr(diagnosis, name)))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import build_eval_loader, square_crops
+from fima.data.eval_clips import ClipSettings, build_eval_loader, square_crops
 from fima.errors import DataError
-from fima.evaluate.features import ClipSettings, encode, encode_difference
+from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.occlusion import occlusion_map
 from fima.method.foreground import activation_map
 from fima.torch_tools.distributed import all_reduce_sum, rank, world_size
@@ -173,9 +173,7 @@ def share_of_maps(
     sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=device)
     counts = torch.zeros(2, dtype=torch.float64, device=device)
     own = places[rank() :: world_size()]
-    loader = build_eval_loader(
-        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=own, limits=limits
-    )
+    loader = build_eval_loader(videos, settings, batch_size=batch_size, workers=workers, indices=own, limits=limits)
     for batch in loader:
         if not len(batch.index):
             continue
@@ -269,9 +267,7 @@ def adapted_to_differences(
         norm.train()
     places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
     num_used = 0
-    loader = build_eval_loader(
-        videos, **vars(settings), batch_size=batch_size, workers=workers, indices=places, limits=limits
-    )
+    loader = build_eval_loader(videos, settings, batch_size=batch_size, workers=workers, indices=places, limits=limits)
     for batch in loader:
         if len(batch.index):
             encode_difference(adapted, batch.clips.flatten(0, 1).to(device))
@@ -295,12 +291,12 @@ def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
 def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings) -> Tensor:
     """Return the masks of the evaluation clips, cut and scaled as they are, averaged over time: (num_clips, S, S)."""
     num_frames, height, width = mask.shape
-    window = 2 * settings.frames
+    window = settings.timing.window(FrameCount(num_frames), settings.frames)
     (crop,) = square_crops(width, height, 1, settings.ori_resolution)
     pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     clips = []
-    for start in evenly_spread_starts(num_frames, window, settings.num_clips):
-        indices = window_indices(start, window, num_frames)[full_positions(settings.frames)]
+    for start in evenly_spread_starts(num_frames, window.length, settings.num_clips):
+        indices = window.indices(start)[full_positions(settings.frames)]
         clips.append(pixels[indices].float().mean(dim=0))
     size = (settings.crop_size, settings.crop_size)
     return functional.interpolate(torch.stack(clips)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,7 +1,6 @@
 """A classifier's scores of whole videos: averaged over clips and crops, every device taking its share of the videos."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from fima.checkpoints.classifier import Classifier
 from fima.data.augment import MEAN, STD
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.metrics import top_k_accuracy
@@ -38,12 +37,8 @@ class ClassifierScores:
 def test_classifier(
     model: Classifier,
     videos: VideoList,
+    settings: ClipSettings,
     *,
-    frames: int,
-    crop_size: int,
-    clips: int,
-    crops: Literal[1, 3],
-    ori_resolution: int | None,
     log_softmax: bool,
     device: torch.device,
     batch_size: int,
@@ -55,11 +50,7 @@ def test_classifier(
     Args:
         model: on `device`; it is put into eval mode for the test, and back.
         videos: labelled videos.
-        frames: frames per clip; its window is twice as many frames of the video.
-        crop_size: side of the crops, in pixels.
-        clips: clips per video, evenly spread over it.
-        crops: crops per clip: the centre, or three along the longer side.
-        ori_resolution: the crop is 0.875 of so many source pixels; None: of the video's own short side.
+        settings: how clips are cut.
         log_softmax: average log-probabilities over the clips instead of logits.
         device: where the clips are classified.
         batch_size: clips at a time on each device.
@@ -71,12 +62,8 @@ def test_classifier(
     """
     loader = build_eval_loader(
         videos,
-        frames=frames,
-        crop_size=crop_size,
-        num_clips=clips,
-        num_crops=crops,
-        ori_resolution=ori_resolution,
-        batch_size=max(1, batch_size // (clips * crops)),
+        settings,
+        batch_size=max(1, batch_size // (settings.num_clips * settings.num_crops)),
         workers=workers,
         limits=limits,
         indices=range(distributed.rank(), len(videos.videos), distributed.world_size()),

@@ -9,10 +9,11 @@ import torch
 
 from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.cam import MaskLoader
 from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
 from fima.evaluate.feature_store import FeatureStore
-from fima.evaluate.features import ClipSettings, FeatureSource, encoder_source
+from fima.evaluate.features import FeatureSource, encoder_source
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists
 from fima.evaluate.report import write_class_report

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
-from fima.evaluate.features import ClipSettings, Features, FeatureSource
+from fima.evaluate.features import Features, FeatureSource
 from fima.files.atomic import let_others_read
 from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
 
@@ -154,7 +154,7 @@ class FeatureStore:
         listed = VideoList(videos=list(videos.values()), classes=[], root=root, split="all", layout="to extract")
         loader = build_eval_loader(
             listed,
-            **asdict(self.settings),
+            self.settings,
             batch_size=self.batch_size,
             workers=self.workers,
             indices=share,

@@ -1,19 +1,19 @@
 """The protocols that look at the videos themselves: a checkpoint's own classifier, and its activation on the object."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.evaluate.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foreground_share, occlusion_share
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import test_classifier
 from fima.evaluate.feature_protocols import Measured, class_figures
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.occlusion import PATCHES
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig, SplitLists
@@ -55,11 +55,7 @@ def measure_classifier(
         name: test_classifier(
             subject.classifier.model,
             videos,
-            frames=clips.frames,
-            crop_size=clips.crop_size,
-            clips=clips.num_clips,
-            crops=clips.num_crops,
-            ori_resolution=resolution,
+            replace(clips, ori_resolution=resolution),
             log_softmax=log_softmax,
             device=device,
             batch_size=config.batch_size * clips.num_clips * clips.num_crops,
@@ -72,7 +68,7 @@ def measure_classifier(
     figures, chance = class_figures(scores, len(lists.test.classes))
     settings = {
         "version": PROTOCOL_VERSIONS["evaluate"],
-        "clips": {**asdict(clips), "ori_resolution": resolution},
+        "clips": asdict(replace(clips, ori_resolution=resolution)),
         "averaged": "log-softmax over clips and crops" if log_softmax else "logits over clips and crops",
         "encoder": "frozen (linear probe by SGD)" if trained.classifier.freeze else "fine-tuned",
         "l2_normalise": trained.classifier.l2_normalise,

@@ -224,7 +224,8 @@ def greet(training: Finetuning, start: Start, progress: Progress) -> None:
     """Say what is about to run, and warn of what looks unwise."""
     config, lists, log = training.config, training.lists, training.log
     clips, unusual = clips_in_words(config, start)
-    for text in (*lists.train.warnings(), *lists.test.warnings(), unusual, narrow_test(config, lists)):
+    odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
+    for text in (*odd, unusual, narrow_test(config, lists)):
         if text is not None:
             log.warn(text)
     if config.classifier.select == "test":

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fima.checkpoints.checkpoint import Progress, load_weights
 from fima.checkpoints.classifier_checkpoint import Selection, load_classifier_checkpoint
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.evaluate.classifier_result import averages_log_softmax, classifier_result
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
 from fima.evaluate.feature_protocols import Measured
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.evaluate.video_protocols import measure_foreground
@@ -93,12 +94,7 @@ def foreground(training: Finetuning) -> Measured:
     training.classifier.eval()
     return measure_foreground(
         training.classifier.encoder,
-        ClipSettings(
-            frames=config.data.frames,
-            crop_size=config.data.crop_size,
-            num_clips=config.test.clips,
-            ori_resolution=config.test.ori_resolution,
-        ),
+        replace(test_clips(config), num_crops=1),
         training.lists.test,
         training.lists.load_mask,
         EvaluationConfig(
@@ -117,11 +113,7 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
     return test_classifier(
         training.classifier,
         videos,
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        clips=config.test.clips,
-        crops=config.test.crops,
-        ori_resolution=config.test.ori_resolution,
+        test_clips(config),
         log_softmax=averages_log_softmax(config.classifier),
         device=training.device,
         batch_size=clips_at_a_time(training),

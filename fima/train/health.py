@@ -11,7 +11,7 @@ from torch.nn import functional
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
 from fima.method.fima import FIMA
 from fima.method.heads import pooled
@@ -147,9 +147,7 @@ def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig,
     chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
     loader = build_eval_loader(
         dataclasses.replace(videos, videos=chosen),
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        num_clips=2,
+        ClipSettings.of(config.data, num_clips=2),
         batch_size=max(1, config.optim.batch_size // 2),
         workers=config.data.workers,
         limits=DecodeLimits.of(config.data),

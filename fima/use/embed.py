@@ -13,10 +13,10 @@ import numpy as np
 
 from fima.checkpoints.checkpoint import versions
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.feature_store import file_state
-from fima.evaluate.features import ClipSettings
 from fima.torch_tools import distributed
 from fima.use.encoder import VideoEncoder
 from fima.use.extract import VideoRows, extract_rows

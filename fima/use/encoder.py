@@ -12,12 +12,12 @@ from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import versions
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.data.augment import MEAN, STD
-from fima.data.eval_clips import CENTRE_SHARE, NumCrops, square_crops
+from fima.data.eval_clips import CENTRE_SHARE, ClipSettings, NumCrops, square_crops
 from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.errors import ConfigError, VideoError
-from fima.evaluate.features import ClipSettings, encode, normalised
+from fima.evaluate.features import encode, normalised
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.use.export.card import model_card

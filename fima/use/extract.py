@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.data.workers.crash_guard import Guard, init_worker
-from fima.evaluate.features import ClipSettings
 from fima.use.windows import WindowChunk, WindowDataset
 
 CHUNKS_AHEAD = 4

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fima.checkpoints.classifier_checkpoint import LoadedClassifier
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.data.loader import SkippedVideo
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import clip_scores
-from fima.evaluate.features import ClipSettings
 from fima.use.extract import extract_rows
 
 
@@ -53,13 +53,7 @@ def predict(
         Predictions, each video's in order of time; videos that cannot be decoded as `SkippedVideo`.
     """
     config = classifier.checkpoint.config
-    settings = ClipSettings(
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        num_clips=config.test.clips,
-        num_crops=config.test.crops,
-        ori_resolution=config.test.ori_resolution,
-    )
+    settings = test_clips(config)
     log_softmax = averages_log_softmax(config.classifier)
 
     def scores(clips: Tensor) -> Tensor:

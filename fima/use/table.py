@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from fima.errors import ConfigError, DataError
 from fima.files.atomic import let_others_read
+from fima.version import pip_install
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 ABOUT_KEY = "fima"
@@ -182,7 +183,7 @@ def _parquet() -> ModuleType:
         # An optional dependency, without types.
         return importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'fima[parquet]', or write .npz or .safetensors") from None
+        raise ConfigError(f"Parquet needs pyarrow: {pip_install('parquet')}, or write .npz or .safetensors") from None
 
 
 def _write_parquet(path: Path, embeddings: Embeddings) -> None:

@@ -12,7 +12,7 @@ H264_SLICE_TYPES = (1, 5)
 
 
 class PackedFrames:
-    """Follows the packets of MPEG-4 part 2, as in old AVI files: whether each gives a frame, and whether each frame is in a packet of its own.
+    """Follows the packets of MPEG-4 part 2: whether each gives a frame, and each frame is in a packet of its own.
 
     A packet of a reference picture and a B-picture is followed by packets of one B-picture each, and at last by a
     placeholder of a few bytes: from one packet to the next a B-picture waits, in whose place the decoder keeps the next

@@ -1,5 +1,6 @@
 """What the header and the first frame of a video file tell; packets are counted only where the header has no index."""
 
+import contextlib
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fima.data.decode.container import (
     ranked_streams,
     video_packets,
 )
+from fima.data.decode.frame_folder import FrameFolderReader
 from fima.errors import VideoError
 
 PROGRESSIVE_ORDERS = (0, 1)
@@ -57,9 +59,11 @@ def read_header(path: Path) -> VideoHeader:
     """Read the header of a video file and decode its first frame.
 
     Raises:
-        VideoError: the file cannot be opened, has no video stream or no frame, its first frame cannot be decoded, or it
-            ends before its last frame.
+        VideoError: the file cannot be opened, has no video stream or no frame, its frames are not of the size
+            that it states, or it ends before its last frame.
     """
+    if path.is_dir():
+        return _of_folder(path)
     container, stream = open_video(path, probe=False)
     with container:
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -88,6 +92,25 @@ def read_header(path: Path) -> VideoHeader:
         )
 
 
+def _of_folder(path: Path) -> VideoHeader:
+    """What a folder of pictures tells: neither rate nor duration."""
+    with FrameFolderReader(path) as reader:
+        return VideoHeader(
+            num_frames=reader.num_frames,
+            counted=False,
+            fps=0.0,
+            width=reader.width,
+            height=reader.height,
+            pixel_aspect=1.0,
+            duration_seconds=0.0,
+            codec="pictures",
+            pixel_format=reader.pixel_format,
+            rotation=0,
+            interlaced=False,
+            chosen="",
+        )
+
+
 def _listed_times(path: Path, stream: VideoStream) -> "array[int] | None":
     """Times at which the frames are decoded by the container's index; None where it has none of all frames."""
     times = array("q")
@@ -106,18 +129,16 @@ def _first_frame(
     """The first frame, and of the packets that were read the times and the number of those that are shown."""
     num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
     frames: list[VideoFrame] = []
-    try:
-        for packet in video_packets(path, container, stream):
-            if not packet.is_discard:
-                num_packets += 1
-                if packet.pts is not None:
-                    times.append(packet.pts)
+    for packet in video_packets(path, container, stream):
+        if not packet.is_discard:
+            num_packets += 1
+            if packet.pts is not None:
+                times.append(packet.pts)
+        with contextlib.suppress(av.InvalidDataError):  # damage is for those to find who decode the whole file
             frames = frames or stream.codec_context.decode(packet)
-            if frames and not to_the_end:
-                break
-        frames = frames or stream.codec_context.decode(None)
-    except av.FFmpegError as error:
-        raise VideoError(path, f"cannot be decoded ({error.strerror})") from error
+        if frames and not to_the_end:
+            break
+    frames = frames or stream.codec_context.decode(None)
     # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
     if to_the_end and container.format.name == "avi" and num_indexed < num_packets < stream.frames:
         raise VideoError(path, f"truncated or damaged: {num_packets} of {stream.frames} frames can be read")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -49,6 +50,10 @@ class FrameIndex:
     def __len__(self) -> int:
         """Number of frames."""
         return len(self._timestamps)
+
+    def timestamps(self) -> "npt.NDArray[np.float64]":
+        """Timestamps of the frames, in units of the stream's time base, rising, (num_frames,)."""
+        return np.frombuffer(self._timestamps, dtype=np.int64).astype(np.float64)
 
     def frame_at(self, timestamp: int) -> int:
         """Number of the frame with a timestamp, or of the first one after it."""

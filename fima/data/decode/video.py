@@ -1,11 +1,13 @@
 """Frame-accurate decoding of one video file with PyAV."""
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from zlib import crc32
 
 import av
@@ -23,6 +25,8 @@ from fima.errors import VideoError
 
 KEPT_FRAME_BYTES = 64 * 2**20
 DEFAULT_TIME_BASE = Fraction(1, 1000)
+SETS_BEFORE_KEYS = frozenset({"h264", "hevc"})
+"""Codecs whose parameter sets come with key frames: where a recording begins before one, nothing can be decoded."""
 
 
 class VideoReader:
@@ -37,13 +41,21 @@ class VideoReader:
 
     Args:
         path: a file in any container and codec that FFmpeg reads; of several video streams the default one is taken,
-            or else the largest.
+            or else the largest. A folder of numbered pictures is read by `FrameFolderReader`.
         probe: whether the size of the frames is looked up in the stream; otherwise the word of an MP4 is taken for it,
             which is faster, and frames of another size are refused.
 
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, or cannot be decoded.
     """
+
+    def __new__(cls, path: Path, *, probe: bool = False) -> Self:
+        """Choose the class that reads it, as `pathlib.Path` does."""
+        if cls is VideoReader and os.path.isdir(path):  # noqa: PTH112 - a third of the time of Path.is_dir
+            from fima.data.decode.frame_folder import FrameFolderReader
+
+            return super().__new__(FrameFolderReader)  # type: ignore[return-value]
+        return super().__new__(cls)
 
     def __init__(self, path: Path, *, probe: bool = False) -> None:
         self.path = Path(path)
@@ -70,7 +82,7 @@ class VideoReader:
             self.close()
             raise
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -111,6 +123,12 @@ class VideoReader:
             for row in others:
                 pixels[row] = pixels[first]
         return pixels
+
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds at which each frame is shown, rising, (num_frames,); None where timestamps do not tell."""
+        if self._index is None:
+            return None
+        return self._index.timestamps() * float(self.time_base)
 
     def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
         """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""
@@ -230,15 +248,15 @@ class VideoReader:
         if not self._fresh:
             self._context.flush_buffers()
         self._fresh = False
-        seen_key_packet = False
+        undecodable = self._context.name in SETS_BEFORE_KEYS
         try:
             for packet in packets:
-                seen_key_packet = seen_key_packet or packet.is_keyframe
+                undecodable = undecodable and not packet.is_keyframe
                 try:
                     yield from self._context.decode(packet)
                 except av.InvalidDataError:
-                    if seen_key_packet:
-                        raise  # before that, as where a recording begins, nothing can be decoded
+                    if not undecodable:
+                        raise
             yield from self._context.decode(None)
         except av.FFmpegError as error:
             raise VideoError(self.path, f"cannot be decoded ({error.strerror})") from error

@@ -1,0 +1,58 @@
+"""The list of all flags of all commands, in flags.txt: none disappears, or takes other values, unnoticed."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from fima.authors.main import main as run_authors_program
+from fima.cli import main
+from fima.commands import COMMANDS
+
+LIST = Path(__file__).with_name("flags.txt")
+COLUMNS = "110"
+"""Wide enough for the longest flag; on wider terminals, two frames stand side by side."""
+TITLE = re.compile(r"^(?:╭─ )?(?P<title>[a-z ]+?)(?: ─+╮|:)$")
+ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-\[{A-Z].*?)(?: {2,}|│|$)")
+
+
+def flags_in(page: str) -> list[str]:
+    """Return the names and the kinds of values of a help page, in its order."""
+    found, title = [], ""
+    for line in page.splitlines():
+        if heading := TITLE.match(line):
+            title = heading["title"]
+        elif (entry := ENTRY.match(line)) and (entry["names"][0] == "-" or title == "positional arguments"):
+            found.append(entry["names"].strip())
+    return found
+
+
+def help_page(name: str) -> str:
+    """Return what `--help` of `fima COMMAND`, `train.py` or `eval.py` prints."""
+    page = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(page):
+        patch.setenv("COLUMNS", COLUMNS)
+        if name.endswith(".py"):
+            run_authors_program("train" if name == "train.py" else "eval", ["--help"])
+        else:
+            main([name.removeprefix("fima "), "--help"])
+        page.seek(0)
+        return page.read()
+
+
+def all_flags() -> list[str]:
+    names = [*(f"fima {command}" for command in COMMANDS), "train.py", "eval.py"]
+    return [f"{name} {flag}" for name in names for flag in flags_in(help_page(name))]
+
+
+def test_the_help_of_every_command_names_the_flags_of_the_list() -> None:
+    listed, found = LIST.read_text(encoding="utf-8").splitlines(), all_flags()
+    missing = [flag for flag in listed if flag not in found]
+    added = [flag for flag in found if flag not in listed]
+    assert (missing, added) == ([], []), "lost or new; if meant so, write: python -m tests.test_flags > tests/flags.txt"
+
+
+if __name__ == "__main__":
+    print("\n".join(all_flags()))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
@@ -151,8 +152,4 @@ def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
                 span = (record["start_seconds"], record["end_seconds"])
                 writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
         text = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    write_text(path, text)

@@ -164,13 +164,14 @@ def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, d
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import ViewEncoders
     from fima.evaluate.cam import adapted_to_differences
+    from fima.evaluate.extract import Resources
     from fima.visual.cam_video import NamedEncoder
 
     data = loaded.config.data
     difference = None
     if kind == "both":
         settings = ClipSettings.of(data, num_clips=ADAPTING_CLIPS)
-        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, Resources(device=device, batch_size=1))
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 

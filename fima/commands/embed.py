@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluate.extract import Resources
     from fima.evaluate.loaded_model import check_fits
     from fima.torch_tools import distributed
     from fima.train.resolve import choose_device
@@ -103,19 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
         )
         settings = replace(settings, frame_rate=arguments.frame_rate)
+        resources = Resources(
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
+            limits=arguments.limits,
+        )
         check_fits(encoder, settings, backbone=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
-            embedded = embed_videos(
-                encoder,
-                paths,
-                settings=settings,
-                per=arguments.per,
-                parts=parts,
-                batch_size=arguments.batch_size,
-                workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
-                limits=arguments.limits,
-                report=report,
-            )
+            embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 
 from fima.checkpoints.checkpoint import Progress, load_weights
 from fima.checkpoints.classifier_checkpoint import Selection, load_classifier_checkpoint
@@ -11,6 +10,7 @@ from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import test_clips
 from fima.evaluate.classifier_result import averages_log_softmax, classifier_result
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
@@ -88,21 +88,15 @@ def write_class_reports(training: Finetuning, scores: Mapping[str, ClassifierSco
 def foreground(training: Finetuning) -> Measured:
     """Measure which part of the encoder's activation falls on what moves in the test videos."""
     config = training.config
-    defaults = EvaluationConfig()
     # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
     num_videos = config.optim.batch_size // (config.optim.accumulate * config.test.clips)
     training.classifier.eval()
     return measure_foreground(
         training.classifier.encoder,
-        replace(test_clips(config), num_crops=1),
+        dataclasses.replace(test_clips(config), num_crops=1),
         training.lists.test,
         training.lists.load_mask,
-        EvaluationConfig(
-            batch_size=min(defaults.batch_size, max(1, num_videos)),
-            workers=config.data.workers,
-            limits=DecodeLimits.of(config.data),
-        ),
-        training.device,
+        _resources(training, min(EvaluationConfig().batch_size, max(1, num_videos))),
     )
 
 
@@ -114,12 +108,14 @@ def score(training: Finetuning, videos: VideoList) -> ClassifierScores:
         training.classifier,
         videos,
         test_clips(config),
+        _resources(training, clips_at_a_time(training)),
         log_softmax=averages_log_softmax(config.classifier),
-        device=training.device,
-        batch_size=clips_at_a_time(training),
-        workers=config.data.workers,
-        limits=DecodeLimits.of(config.data),
     )
+
+
+def _resources(training: Finetuning, batch_size: int) -> Resources:
+    data = training.config.data
+    return Resources(device=training.device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
 
 
 def clips_at_a_time(training: Finetuning) -> int:

@@ -15,7 +15,6 @@ from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
 from fima.method.fima import FIMA
 from fima.method.heads import pooled
-from fima.method.moco import MoCo
 
 COLLAPSED_RANK = 2.0
 COLLAPSED_STD_SHARE = 0.1
@@ -131,7 +130,7 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 
 
 @torch.no_grad()
-def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
+def check_health(method: FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
     """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
 
     Args:

@@ -18,7 +18,6 @@ from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.method import build_method
 from fima.method.fima import FIMA
-from fima.method.moco import MoCo
 from fima.torch_tools import distributed
 from fima.torch_tools.determinism import choose_algorithms
 from fima.train.health import check_health
@@ -73,7 +72,7 @@ class Training:
     data: dict[str, Any]
     """What checkpoints say of the videos."""
     device: torch.device
-    method: MoCo | FIMA
+    method: FIMA
     model: nn.Module
     """The method, wrapped for several devices where there are several."""
     optimizer: torch.optim.SGD

@@ -81,7 +81,7 @@ def forward_backward(model: nn.Module, config: PretrainConfig, batch: PretrainBa
     later parts meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part.
 
     Args:
-        model: a `MoCo` or `FIMA`, or one wrapped for several devices.
+        model: a `FIMA`, or one wrapped for several devices.
         config: settings of the run.
         batch: this process's videos, on the CPU.
         device: where the model is.

@@ -19,6 +19,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.evaluate.cam import adapted_to_differences
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.knn import knn_scores
@@ -279,7 +280,9 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     for gallery in group:
         data = gallery.loaded.config.data
         settings = ClipSettings.of(data, num_clips=1)
-        adapted, _ = adapted_to_differences(gallery.loaded.encoder, test, settings, device=device)
+        adapted, _ = adapted_to_differences(
+            gallery.loaded.encoder, test, settings, Resources(device=device, batch_size=8)
+        )
         encoders = ViewEncoders(rgb=gallery.loaded.encoder, difference=adapted)
         shown.append(
             NamedEncoder(name=gallery.run.name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)

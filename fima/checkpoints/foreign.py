@@ -25,10 +25,13 @@ OTHER_KINDS = {
 }
 """How files begin that are mistaken for checkpoints, in lower case."""
 LONGEST_START = 256
-CALLS = frozenset(
-    "_io asyncio code codeop commands ctypes distutils importlib io marshal multiprocessing nt os pathlib pip posix pty "
-    "runpy shutil signal socket subprocess sys tempfile threading timeit urllib webbrowser".split()
-)
+# fmt: off
+CALLS = frozenset({
+    "_io", "asyncio", "code", "codeop", "commands", "ctypes", "distutils", "importlib", "io", "marshal",
+    "multiprocessing", "nt", "os", "pathlib", "pip", "posix", "pty", "runpy", "shutil", "signal", "socket",
+    "subprocess", "sys", "tempfile", "threading", "timeit", "urllib", "webbrowser",
+})
+# fmt: on
 """Modules of functions that act on the system: no checkpoint needs one, so a file that names one is refused."""
 HARMLESS = frozenset({"pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath"})
 BUILTIN_CALLS = frozenset({"__import__", "apply", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr"})
@@ -84,8 +87,8 @@ ALLOWED: dict[str, object] = {
     "builtins.dict": dict,
     "torch.Size": torch.Size,
     "torch.device": torch.device,
-    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,  # noqa: SLF001 - as files call them
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,  # noqa: SLF001
+    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": _tensor,
     "torch._utils._rebuild_parameter_with_state": _tensor,
     "torch.nn.parameter.Parameter": _tensor,
@@ -94,7 +97,7 @@ ALLOWED: dict[str, object] = {
 """All that a file can call, apart from making an `Inert`; they make tensors and containers."""
 
 
-class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - in Python: C's takes memory for whatever index a file names
+class _Unpickler(pickle._Unpickler):
     seen: ClassVar[list[str]]
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
@@ -142,20 +145,22 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
         raise CheckpointError(f"{path}: no checkpoint, or {named}{remedy(path)}") from None
     except Exception as error:
         # A damaged pickle can fail in any way.
-        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({type(error).__name__}){remedy(path)}") from None
+        raise CheckpointError(
+            f"{path}: no checkpoint, or a damaged one ({type(error).__name__}){remedy(path)}"
+        ) from None
     return content, list(dict.fromkeys(seen))
 
 
-def remedy(path: Path, key: str = "state_dict") -> str:
+def remedy(path: Path) -> str:
     """Return the two lines of Python that write the weights alone."""
     return (
-        f"; if you trust its source, two lines of Python rewrite it: c = torch.load({path.name!r}, weights_only=False); "
-        f"torch.save(c[{key!r}], 'weights.pth')"
+        f"; where you trust it, two lines of Python rewrite it: c = torch.load({path.name!r}, weights_only=False); "
+        "torch.save(c['state_dict'], 'weights.pth')"
     )
 
 
 def states(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the tensors by name of every mapping and module in what a file holds, each after the keys that lead there."""
+    """Yield the tensors by name of every mapping and module in a file, each after the keys that lead there."""
     if not isinstance(content, Mapping) or len(keys) > DEEPEST:
         return
     found = _module_state(content) if isinstance(content, Inert) and "_modules" in content else content

@@ -34,7 +34,7 @@ from fima.recipe import config_from_mapping
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
 COPIES = frozenset({"k", "key", "target", "momentum", "ema", "student"})
-"""Words in the names of encoders that are not taken where a file has another: moving averages, and the student of a teacher."""
+"""Words in the names of encoders that are taken only where a file has no other: averages, and a teacher's student."""
 MOST_NAMED = 5
 CLASSIFIER = ("fc.", "head.", "classifier.")
 HEADS = (*CLASSIFIER, "projector.", "projection", "predictor.", "prototypes.", "queue")

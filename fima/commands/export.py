@@ -38,7 +38,7 @@ class ExportArguments:
     output: Literal["vectors", "logits"] = "vectors"
     """`vectors`, of the encoder; or the `logits` of a checkpoint of `fima finetune`."""
     data: Path | None = None
-    """Videos to check the file on. None: made ones."""
+    """Videos to check the file on. None: synthetic videos."""
     frames: int | None = None
     """Frames per clip that the graph is for. None: as in training."""
     crop_size: int | None = None
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     card_path = out.with_name(f"{out.name}.md")
     for path in (out, card_path):
         if path.exists():
-            raise ConfigError(f"{path}: is there already; choose another name with -o, or remove it")
+            raise ConfigError(f"{path}: already exists; choose another name with -o, or remove it")
     check_format(arguments.format)
     exportable, description = _exportable(arguments)
     settings = ClipSettings(frames=exportable.frames, crop_size=exportable.crop_size, num_clips=CLIPS_PER_VIDEO)

@@ -39,7 +39,7 @@ class PredictArguments:
     per: Literal["video", "second"] = "video"
     """One prediction for each video, or for each second."""
     top: int = 5
-    """How many of the most probable classes to give."""
+    """Number of most probable classes to give."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json or .csv file to write."""
     batch_size: int = 16
@@ -49,7 +49,7 @@ class PredictArguments:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """What a video may take."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
     """Print the predictions as JSON."""
 

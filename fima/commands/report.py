@@ -30,11 +30,11 @@ class ReportArguments:
     data: Path | None = None
     """Folder of videos for the galleries. None: what each run was trained on."""
     gallery: bool = True
-    """Galleries need the videos and the last checkpoint; features that an evaluation cached are used again."""
+    """Include galleries. They need the videos and the last checkpoint, and reuse cached features of an evaluation."""
     title: str | None = None
     """Heading of the page. None: the names of the runs."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.out.suffix not in PAGE_SUFFIXES:

@@ -35,17 +35,17 @@ class SearchArguments:
     query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video to look for: the mean of its clips."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    """How many to find."""
+    """Number of results."""
     centre: bool = True
     """Subtract the mean of the index; without it, vectors are compared as they are."""
     encoder: str | None = None
-    """What to embed the query with, where the encoder of the index has moved."""
+    """Encoder for the query, if that of the index has moved."""
     html: Path | None = None
     """A page with players to write."""
     json: bool = False
     """Print what was found as JSON."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -12,9 +12,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fima.backbones.registry import backbone_names, build_backbone
-from fima.checkpoints import checkpoint as checkpoints
-from fima.checkpoints.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
-from fima.checkpoints.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
+from fima.checkpoints.checkpoint import (
+    ENCODER_PREFIX,
+    Checkpoint,
+    ClassifierCheckpoint,
+    LoadedEncoder,
+    below,
+    file_hash,
+    is_of_kind,
+    load_weights,
+    parse_checkpoint,
+    read_content,
+)
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
@@ -109,8 +118,8 @@ def read_encoder(path: Path) -> EncoderFile:
     if _is_safetensors(path):
         return _from_safetensors(path)
     content = read_content(path)
-    if is_classifier_content(content):
-        classifier = load_classifier_checkpoint(path)
+    if is_of_kind(content, ClassifierCheckpoint):
+        classifier = parse_checkpoint(content, ClassifierCheckpoint, source=path)
         settings = classifier.config
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
@@ -119,10 +128,10 @@ def read_encoder(path: Path) -> EncoderFile:
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
         )
-    if isinstance(content, dict) and content.get("format") == checkpoints.FORMAT:
-        checkpoint = parse_checkpoint(content, source=path)
+    if is_of_kind(content, Checkpoint):
+        checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
-            weights=below(checkpoint.model, checkpoints.ENCODER_PREFIX),
+            weights=below(checkpoint.model, ENCODER_PREFIX),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,

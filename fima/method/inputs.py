@@ -1,8 +1,9 @@
 """What a method takes and what it gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
@@ -45,5 +46,5 @@ class StepLosses:
     """Unweighted losses of the global batch: `instance`, and where they are on `frame` and `cell`; detached scalars."""
     stats: dict[str, Tensor]
     """How the losses are doing, on average over the processes; detached scalars."""
-    query: Tensor
-    """Query embeddings of clip a, detached, (B, D)."""
+    query: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    """Query embeddings of clip a, detached, (B, D), for the log; (0, 0) where there are none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fima.checkpoints.classifier_checkpoint import LoadedClassifier
+from fima.checkpoints.classifier import LoadedClassifier
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.loader import SkippedVideo
 from fima.evaluate.classifier_result import averages_log_softmax

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?= 0
 
-.PHONY: demo test lint docs bench soak clean
+.PHONY: demo test lint docs bench soak dist clean
 
 demo: $(INSTALLED)
-	$(BIN)/python benchmarks/demo.py --out runs/demo --seed $(SEED)
+	$(BIN)/fima demo --out runs/demo --seed $(SEED)
 
 test: lint
 	# One thread a process: two on a busy machine wait for each other.
@@ -33,8 +33,15 @@ soak: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/soak_loader.py
 	$(BIN)/python benchmarks/soak.py
 
+# The same bytes every time: the times in both files are fixed, or those of SOURCE_DATE_EPOCH.
+dist: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[release]'
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) runs site dist
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

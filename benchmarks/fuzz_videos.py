@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import build_pretrain_loader
 from sample_videos import encode, textured_frames
 
@@ -117,7 +117,9 @@ def train_over(folder: Path, workers: int) -> list[str]:
 def embed(folder: Path, workers: int) -> list[str]:
     """Load evaluation clips of every video; return those that are neither there nor named with a reason."""
     videos = list_videos(folder, "all")
-    loader = build_eval_loader(videos, frames=4, crop_size=16, num_clips=2, batch_size=20, workers=workers)
+    loader = build_eval_loader(
+        videos, ClipSettings(frames=4, crop_size=16, num_clips=2), batch_size=20, workers=workers
+    )
     places: set[int] = set()
     for batch in loader:
         places.update(batch.index.tolist())

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fima.backbones.registry import build_backbone
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.method import build_method
-from fima.method.inputs import ClipInputs
-from fima.recipe import read_recipe, read_yaml
-from study import RECIPES, markdown_table
+from fima.method.inputs import VIEWS, ClipInputs
+from fima.recipe import RECIPES, read_recipe, read_yaml
+from tables import markdown_table
 
 NUM_VIDEOS = {"ucf101": 9_537, "hmdb51": 3_570, "k400": 240_000}
 """Training videos: split 1 of UCF101 and HMDB51, and Kinetics-400 in round numbers."""
@@ -29,14 +29,8 @@ def pretrain_flops(config: PretrainConfig) -> float:
     sizes = dataclasses.replace(config.method, cell_queue_size=config.method.cell_queue_size or 0)
     method = build_method(config.model, sizes).train()
     size = COUNTED_CROP_PX
-    views = [torch.randn(2, 3, config.data.frames, size, size) for _ in range(4)]
-    clip = ClipInputs(
-        full=views[0],
-        full_difference=views[1] if config.method.cell_loss else None,
-        early_difference=views[2] if config.method.frame_loss else None,
-        late_difference=views[3] if config.method.frame_loss else None,
-        box=torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(2, 1),
-    )
+    box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(2, 1)
+    clip = ClipInputs(views={view: torch.randn(2, 3, config.data.frames, size, size) for view in VIEWS}, box=box)
     with FlopCounterMode(display=False) as counter:
         torch.autograd.backward(method(clip, clip).total)
     return float(counter.get_total_flops()) / 2 * (config.data.crop_size / size) ** 2

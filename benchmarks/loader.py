@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fima.config import DataConfig
-from fima.data.clips import window_indices, window_starts
+from fima.data.clips import ClipTiming, window_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.loader import PretrainDataset, PretrainSample, collate_samples
@@ -39,9 +39,9 @@ def measure(path: Path, data: DataConfig, num_samples: int, batch_size: int) -> 
         begin = clock()
         with VideoReader(path) as reader:
             spent["open"] += clock() - begin
-            window = 2 * data.frames
-            starts = window_starts(reader.num_frames, window, generator)
-            wanted = [frame for start in starts for frame in window_indices(start, window, reader.num_frames)]
+            window = ClipTiming().window(reader, data.frames)
+            starts = window_starts(reader.num_frames, window.length, generator)
+            wanted = [frame for start in starts for frame in window.indices(start)]
             seek, decode = _decoding(reader, sorted(set(wanted)))
             begin = clock()
             frames = reader.read(wanted)

@@ -25,11 +25,11 @@ from torch.utils._pytree import tree_leaves
 
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
-from fima.method.moco import MoCo
+from fima.method.fima import FIMA
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from step import random_batch
-from study import markdown_table
+from tables import markdown_table
 
 GIB = 2**30
 META = torch.device("meta")
@@ -82,7 +82,7 @@ class CastAsAutocast(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def casts(method: MoCo, precision: str) -> Iterator[None]:
+def casts(method: FIMA, precision: str) -> Iterator[None]:
     """Cast as autocast would, also where backward calls the query encoder again, which a mode outside does not see."""
     if precision == "fp32":
         yield
@@ -99,7 +99,7 @@ def casts(method: MoCo, precision: str) -> Iterator[None]:
         yield
 
 
-def build_on_meta(config: PretrainConfig) -> tuple[MoCo, torch.optim.SGD]:
+def build_on_meta(config: PretrainConfig) -> tuple[FIMA, torch.optim.SGD]:
     """Build the networks and an optimiser that has its momentum already, as in all steps but the first."""
     with META:
         method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
@@ -121,7 +121,7 @@ def fixed_bytes(config: PretrainConfig) -> int:
     return 4 * (3 * learning + following + 2 * sum(queue.keys.numel() for queue in method.queues.values()))
 
 
-def peak_bytes(config: PretrainConfig, change: Callable[[MoCo], None] | None = None) -> int:
+def peak_bytes(config: PretrainConfig, change: Callable[[FIMA], None] | None = None) -> int:
     """Return the most bytes that live at once in a step, weights and optimiser among them.
 
     All parts but the first are alike, so of many only two are looked at.

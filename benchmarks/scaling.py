@@ -34,13 +34,13 @@ from torch.nn.functional import interpolate
 from fima.backbones.base import Backbone
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
-from fima.method.moco import MoCo
+from fima.method.fima import FIMA
 from fima.torch_tools import distributed
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.pretrain import pretrain_step
 from memory import peak_bytes
 from step import CPU, random_batch
-from study import markdown_table
+from tables import markdown_table
 
 MIB = 2**20
 BASE = PretrainConfig(
@@ -124,18 +124,18 @@ def settings() -> list[Setting]:
     return [Setting(what=what, value=value, config=config, side=side) for what, value, config, side in rows]
 
 
-def resample(method: MoCo, side: int) -> None:
+def resample(method: FIMA, side: int) -> None:
     """Give the losses feature maps of `side` rows and columns."""
     method.query_encoder = Resampled(method.query_encoder, side)
     method.key_encoder = Resampled(method.key_encoder, side)
 
 
-def build(config: PretrainConfig) -> MoCo:
+def build(config: PretrainConfig) -> FIMA:
     """Return the networks as a run has them."""
     return build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
 
 
-def training_step(config: PretrainConfig, method: MoCo, model: nn.Module | None = None) -> Callable[[], object]:
+def training_step(config: PretrainConfig, method: FIMA, model: nn.Module | None = None) -> Callable[[], object]:
     """Return a function that trains one step on noise."""
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)

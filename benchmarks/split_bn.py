@@ -14,27 +14,28 @@ from torch import Tensor
 
 from fima.checkpoints.checkpoint import load_checkpoint, load_weights
 from fima.checkpoints.run_folder import RunFolder
+from fima.commands.study import Trial, make_data, pretrain_and_evaluate
 from fima.data.augment import make_inputs
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.files.jsonl import read_lines
 from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.heads import pooled
-from fima.method.moco import MoCo
-from study import Trial, make_data, markdown_table, pretrain_and_evaluate
+from tables import markdown_table
 
 RECIPE = "motion_textures_moco.yaml"
 SHOWN = ("linear_top1", "knn_top1", "retrieval_r1", "swapped_background_top1")
 
 
 @torch.no_grad()
-def embeddings(method: MoCo, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
+def embeddings(method: FIMA, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
     """Queries of clip a and keys of clip b as a training step computes them, (B, D) each."""
     a, b = (
         make_inputs(views, draws, full_difference=False, frame_differences=False).full
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     )
-    return method.projector(pooled(method.query_encoder(a))), method.key_embedding(method.key_features(b))
+    return method.projector(pooled(method.query_encoder(a))), method.key_projector(pooled(method.key_features(b)))
 
 
 def signature(queries: list[Tensor], keys: list[Tensor]) -> float:
@@ -61,7 +62,7 @@ def leak(run: RunFolder, data: Path, num_batches: int) -> float:
     config = saved.config
     method = build_method(config.model, config.method)
     load_weights(method, saved.model, source=run.last, what="model")
-    assert isinstance(method, MoCo)
+    assert isinstance(method, FIMA)
     method.train()
     loader = build_pretrain_loader(
         list_videos(data, "train"), config.data, batch_size=config.optim.batch_size, seed=config.run.seed
@@ -87,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for seed in arguments.seeds:
-        data = make_data(arguments.out / f"data-{seed}", camera="static", seed=seed)
+        data = make_data(arguments.out / f"data-{seed}", "--camera", "static", seed=seed)
         for parts in arguments.parts:
             run = RunFolder(arguments.out / f"parts-{parts}-{seed}")
             trial = Trial(recipe=RECIPE, settings={"model.split_bn": parts})

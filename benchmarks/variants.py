@@ -14,14 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fima.commands.study import Trial
 from fima.config import PretrainConfig
 from fima.method import build_method
-from fima.recipe import read_recipe
+from fima.recipe import RECIPES, read_recipe
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import with_precision
 from motion_textures import TRIALS
 from step import random_batch
-from study import RECIPES, Trial, markdown_table
+from tables import markdown_table
 
 CPU = torch.device("cpu")
 SHOWN = (

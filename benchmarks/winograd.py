@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv3d
 
+from fima.backbones import convolution, winograd
 from fima.backbones.convolution import LEAST_CHANNELS, LEAST_TILES, LEAST_TILES_KEPT, weights_transformed_once
-from fima.backbones.registry import build_backbone, convolution, winograd
+from fima.backbones.registry import build_backbone
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
 from step import seconds

@@ -58,8 +58,21 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         {
             "Losses": ("fima.method.losses",),
             "Motion and foreground": ("fima.method.motion", "fima.method.foreground"),
-            "Methods": ("fima.method.inputs", "fima.method.moco", "fima.method.fima"),
-            "Parts": ("fima.method.decoder", "fima.method.heads", "fima.method.queue", "fima.method.momentum"),
+            "The method and its terms": (
+                "fima.method.fima",
+                "fima.method.term",
+                "fima.method.instance",
+                "fima.method.frame",
+                "fima.method.cell",
+            ),
+            "Inputs and predictions": ("fima.method.inputs", "fima.method.prediction"),
+            "Parts": (
+                "fima.method.networks",
+                "fima.method.decoder",
+                "fima.method.heads",
+                "fima.method.queue",
+                "fima.method.momentum",
+            ),
             "Training": ("fima.train.step", "fima.train.schedule", "fima.train.health"),
         },
     ),

@@ -20,7 +20,6 @@ from fima.errors import (
     suggestion,
 )
 from fima.torch_tools.allocator import keep_freed_memory
-from fima.version import __version__
 
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
@@ -62,7 +61,10 @@ def _run(arguments: list[str]) -> int:
         print(_help())
         return 0 if arguments else EXIT_USER_ERROR
     if arguments[0] in ("-V", "--version"):
-        print(f"fima {__version__}")
+        # Its device is known to PyTorch alone, which `--help` need not wait for.
+        from fima.commands.system import version_text
+
+        print(version_text())
         return 0
     name = arguments[0]
     if name not in COMMANDS:

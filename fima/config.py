@@ -134,6 +134,14 @@ class DataConfig:
     """`all` trains on every video, those of the test split and those held out for it among them."""
     frames: int = 16
     """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
+    stride: float = 2.0
+    """Source frames between neighbouring frames of a clip; the paper's is 2."""
+    fps: float = 0.0
+    """Frames per second of a clip, instead of `stride`, whatever the rates of the videos; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs, such as folders of pictures; for `fps`. 0: unknown."""
+    span: tuple[float, float] | None = None
+    """Share of its video that a clip covers, drawn from this range, instead of `stride`; for short, trimmed videos."""
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     step_between_clips: int = 1
@@ -144,6 +152,8 @@ class DataConfig:
     """Smallest area of a random crop, as a share of the frame."""
     max_area: float = 1.0
     """Largest area of a random crop, as a share of the frame."""
+    flip: float = 0.5
+    """Probability that a view is mirrored; 0 where left and right differ in meaning."""
     grayscale: float = 0.2
     """Probability that a view loses its colours."""
     jitter: float = 0.8
@@ -168,7 +178,8 @@ class DataConfig:
         _require(self.crop_size >= 8 or self.crop_size == 0, "data.crop_size", self.crop_size, "must be at least 8")
         _require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
         _require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
-        for name in ("grayscale", "jitter", "blur"):
+        self._check_timing()
+        for name in ("flip", "grayscale", "jitter", "blur"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
         _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more")
         _require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")
@@ -177,6 +188,15 @@ class DataConfig:
         _require(
             0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]"
         )
+
+    def _check_timing(self) -> None:
+        _require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
+        for name in ("fps", "frame_rate"):
+            _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
+        low, high = self.span or (1.0, 1.0)
+        _require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
+        ways = [name for name, given in (("stride", self.stride != 2), ("fps", self.fps), ("span", self.span)) if given]
+        _require(len(ways) <= 1, "data." + " and --data.".join(ways), "", "give one of the three")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,23 @@
+import math
 from collections import Counter
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fima.data.clips import (
+    ClipTiming,
+    FrameCount,
     early_positions,
     evenly_spread_starts,
     full_positions,
     late_positions,
-    window_indices,
     window_starts,
 )
+from fima.errors import VideoError
 
 
 def test_the_three_views_of_a_window() -> None:
@@ -34,9 +40,67 @@ def test_a_single_possible_start_serves_both_clips(num_frames: int) -> None:
 
 
 def test_short_videos_are_looped() -> None:
-    assert window_indices(0, 7, 3) == [0, 1, 2, 0, 1, 2, 0]
-    assert window_indices(0, 4, 1) == [0, 0, 0, 0]
-    assert window_indices(5, 3, 8) == [5, 6, 7]
+    assert ClipTiming().window(FrameCount(3), 4).indices(0) == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert ClipTiming().window(FrameCount(1), 2).indices(0) == [0, 0, 0, 0]
+    assert ClipTiming().window(FrameCount(9), 2).indices(5) == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("stride", "full"), [(1, [3, 4, 5, 6]), (2, [3, 5, 7, 9]), (3, [3, 6, 9, 12]), (4.5, [3, 7, 12, 16])]
+)
+def test_stride_is_the_distance_of_the_frames_of_a_clip(stride: float, full: list[int]) -> None:
+    window = ClipTiming(stride=stride).window(FrameCount(100), 4)
+    assert window.indices(3)[full_positions(4)] == full
+    assert window.length == 4 * stride
+
+
+def test_frames_per_second_count_in_seconds_whatever_the_rate() -> None:
+    for rate in (10.0, 25.0, 60.0):
+        window = ClipTiming(fps=5).window(FrameCount(200, rate), 4)
+        assert window.indices(20)[full_positions(4)] == [int(20 + second * rate) for second in (0, 0.2, 0.4, 0.6)]
+        assert window.length == 0.8 * rate
+    slow = ClipTiming(fps=10).window(FrameCount(200, 5.0), 4)
+    assert slow.indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@dataclass(frozen=True)
+class Uneven:
+    times: tuple[float, ...]
+    path: Path = Path("uneven.mkv")
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+    @property
+    def fps(self) -> float:
+        return len(self.times) / (self.times[-1] - self.times[0])
+
+    def frame_times(self) -> npt.NDArray[np.float64]:
+        return np.array(self.times)
+
+
+def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
+    video = Uneven((10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0))
+    window = ClipTiming(fps=1).window(video, 2)
+    assert [video.times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
+    assert window.indices(4)[:3] == [4, 4, 6]
+
+
+def test_a_span_covers_its_share_of_every_video() -> None:
+    for num_frames in (15, 64, 143):
+        window = ClipTiming(span=0.75).window(FrameCount(num_frames), 8)
+        shown = window.indices(0)
+        assert shown == sorted(shown)
+        assert len(shown) == 16
+        assert window.length == math.ceil(0.75 * num_frames)
+        assert 0 <= window.length - 1 - shown[-1] < window.spacing + 1
+    assert ClipTiming(span=1).window(FrameCount(32), 16).indices(0) == list(range(32))
+
+
+def test_a_video_without_a_rate_has_no_seconds() -> None:
+    with pytest.raises(VideoError, match=r"no frame rate, which --data\.fps needs"):
+        ClipTiming(fps=5).window(FrameCount(10, 0.0), 4)
 
 
 def test_evenly_spread_starts() -> None:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d
 from torchvision.models import video
 
+from fima.backbones import convolution, winograd
 from fima.backbones.convolution import Conv3d, weights_transformed_once, with_fast_convolutions
-from fima.backbones.registry import build_backbone, convolution, winograd
+from fima.backbones.registry import build_backbone
 from fima.torch_tools.precision import autocast
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from communication import messages
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
-from fima.method.inputs import ClipInputs
+from fima.method.inputs import VIEWS, ClipInputs
 from fima.method.losses import cell_motion
 from fima.torch_tools import distributed
 from fima.torch_tools.precision import autocast
@@ -37,12 +37,17 @@ def clip_inputs(seed: int, batch_size: int) -> ClipInputs:
     full, whole, early, late = torch.randn(4, batch_size, 3, 8, 64, 64, generator=generator, dtype=torch.float64)
     r = torch.rand(batch_size, 4, generator=generator, dtype=torch.float64)
     box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
-    return ClipInputs(full=full, full_difference=whole, early_difference=early, late_difference=late, box=box)
+    return ClipInputs(views=dict(zip(VIEWS, (full, whole, early, late), strict=True)), box=box)
 
 
 def rows_of(clip: ClipInputs, first: int, last: int) -> ClipInputs:
     """Some samples of a batch."""
-    return ClipInputs(**{name: value[first:last] for name, value in vars(clip).items()})
+    return changed(clip, lambda value: value[first:last])
+
+
+def changed(clip: ClipInputs, change: Callable[[Tensor], Tensor]) -> ClipInputs:
+    """A clip whose views and boxes are changed alike."""
+    return ClipInputs(views={view: change(value) for view, value in clip.views.items()}, box=change(clip.box))
 
 
 def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, Tensor]:
@@ -106,7 +111,7 @@ def step_of_backbone(_rank: int, backbone: Literal["i3d", "r2plus1d_18"]) -> dic
         warnings.simplefilter("always")
         method = build_method(replace(MODEL, backbone=backbone), METHODS["moco"])
         network = distributed.data_parallel(method.to(memory_format=torch.channels_last_3d))
-        clips = [ClipInputs(full=torch.randn(2, 3, 16, 64, 64), box=torch.zeros(2, 4)) for _ in range(2)]
+        clips = [ClipInputs(views={"full": torch.randn(2, 3, 16, 64, 64)}, box=torch.zeros(2, 4)) for _ in range(2)]
         loss = network(*clips).total
         torch.autograd.backward(loss)
     assert not warned, warned[0].message
@@ -139,7 +144,7 @@ def payloads(rank: int, name: str, precision: Literal["fp32", "bf16"]) -> dict[s
         for collective in COLLECTIVES:
             patch.setattr(dist, collective, count(collective, getattr(dist, collective)))
         clips = [rows_of(clip_inputs(clip, 6), 3 * rank, 3 * rank + 3) for clip in range(2)]
-        single = [ClipInputs(**{key: value.float() for key, value in vars(clip).items()}) for clip in clips]
+        single = [changed(clip, Tensor.float) for clip in clips]
         with autocast(torch.device("cpu"), precision):
             step_losses = network(*single)
         torch.autograd.backward(step_losses.total)

@@ -131,4 +131,6 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="excludes all 1 videos"):
         exclude(videos, file)
     write_quarantine(file, ["b.avi"])
-    assert replace(exclude(videos, file), layout="") == replace(videos, layout="")
+    kept = exclude(videos, file)
+    assert replace(kept, layout="", notes=[]) == replace(videos, layout="")
+    assert kept.notes == [f"{file}: 1 of 1 entries name no video, such as 'b.avi'"]

@@ -9,14 +9,13 @@ import torch
 import fima
 from fima.cli import main
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import cut_clips, square_crops
+from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
-from fima.evaluate.features import ClipSettings
-from fima.use import embed as embed_module
-from fima.use.extract import VideoRows, extract_rows
+from fima.evaluate import feature_store
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.windows import WindowDataset
 from fima.use.table import Embeddings, read_embeddings, write_embeddings
-from fima.use.windows import WindowDataset
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -87,13 +86,16 @@ def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path:
         starts = [min(max(0, 282 - 2 * frames), max(0, round((begin + end) / 2 * 25) - frames)) for begin, end in spans]
         with VideoReader(path) as reader:
             places = square_crops(reader.width, reader.height, settings.num_crops)
-            expected = cut_clips(reader, starts, places, frames=frames, crop_size=16)
+            window = settings.timing.window(reader, frames)
+            expected = cut_clips(reader, window, starts, places, crop_size=16)
         assert torch.equal(clips.flatten(0, 1), expected)
 
 
 def rows_of(paths: list[Path], batch_size: int, workers: int = 0) -> dict[int, VideoRows]:
     settings = ClipSettings(frames=4, crop_size=32, num_clips=11)
-    found = list(extract_rows(paths, small_encoder().vectors, settings, batch_size=batch_size, workers=workers))
+    found = list(
+        extract_rows(paths, small_encoder().vectors, settings, Resources(batch_size=batch_size, workers=workers))
+    )
     assert not any(isinstance(video, SkippedVideo) for video in found)
     return {video.index: video for video in found if isinstance(video, VideoRows)}
 
@@ -121,12 +123,12 @@ def test_an_interrupted_call_is_continued(
         yield from list(real(paths, *args, **options))[:2]  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed_module, "extract_rows", interrupted)
+    monkeypatch.setattr(feature_store, "extract_rows", interrupted)
     argv = ["embed", str(checkpoint), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
     assert main(argv) == 130
     assert not out.exists()
     assert main([*argv, "--clips", "2"]) == 130  # other settings use nothing of it
-    monkeypatch.setattr(embed_module, "extract_rows", real)
+    monkeypatch.setattr(feature_store, "extract_rows", real)
     capsys.readouterr()
     assert main(argv) == 0
     record = json.loads(capsys.readouterr().out)

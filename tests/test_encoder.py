@@ -14,9 +14,10 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, VideoError
 from fima.evaluate.feature_store import extract_features
-from fima.evaluate.features import ClipSettings, encoder_source
+from fima.evaluate.features import encoder_source
 from fima.use.encoder import VideoEncoder
 from fima.use.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint
@@ -210,7 +211,7 @@ def test_without_the_hub_library_its_methods_say_what_to_install(tmp_path: Path)
         "    except ValueError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.count("pip install 'fima[hub]'") == 2
+    assert done.stdout.count("pip install 'fima-video[hub]'") == 2
 
 
 def test_torch_hub_opens_it(tmp_path: Path) -> None:

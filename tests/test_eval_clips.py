@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import EvalBatch, EvalClipsDataset, EvalSample, NumCrops, build_eval_loader, square_crops
+from fima.data.eval_clips import (
+    ClipSettings,
+    EvalBatch,
+    EvalClipsDataset,
+    EvalSample,
+    NumCrops,
+    build_eval_loader,
+    square_crops,
+)
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from tests.video_files import decode_all, write_h264_mp4, write_ucf101_avi
@@ -55,7 +63,7 @@ def test_original_resolution_fixes_the_crop_in_source_pixels() -> None:
 
 
 def test_clips_are_evenly_spread_at_stride_two(folder: Path) -> None:
-    dataset = EvalClipsDataset(list_videos(folder, "all"), frames=4, crop_size=16, num_clips=3)
+    dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=3))
     sample = dataset[0]
     assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "a" / "0.mp4")
@@ -66,7 +74,7 @@ def test_clips_are_evenly_spread_at_stride_two(folder: Path) -> None:
 
 
 def test_short_videos_are_looped(folder: Path) -> None:
-    dataset = EvalClipsDataset(list_videos(folder, "all"), frames=4, crop_size=16, num_clips=2)
+    dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))
     sample = dataset[2]
     assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "b" / "2.avi")
@@ -75,7 +83,7 @@ def test_short_videos_are_looped(folder: Path) -> None:
 
 
 def test_broken_videos_are_reported(folder: Path) -> None:
-    skip = EvalClipsDataset(list_videos(folder, "all"), frames=4, crop_size=16, num_clips=2)[1]
+    skip = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))[1]
     assert isinstance(skip, SkippedVideo)
     assert (skip.path, skip.index) == (str(folder / "a" / "1.avi"), 1)
     assert "cannot be opened" in skip.reason
@@ -85,7 +93,9 @@ def test_broken_videos_are_reported(folder: Path) -> None:
 def test_batches_keep_the_order(workers: int, folder: Path) -> None:
     def batches(batch_size: int) -> list[EvalBatch]:
         videos = list_videos(folder, "all")
-        loader = build_eval_loader(videos, frames=4, crop_size=16, num_clips=2, batch_size=batch_size, workers=workers)
+        loader = build_eval_loader(
+            videos, ClipSettings(frames=4, crop_size=16, num_clips=2), batch_size=batch_size, workers=workers
+        )
         return list(loader)
 
     together = batches(3)
@@ -102,14 +112,16 @@ def test_batches_keep_the_order(workers: int, folder: Path) -> None:
 
 def test_crops_of_a_clip_follow_one_another(folder: Path) -> None:
     videos = list_videos(folder, "all")
-    sample = EvalClipsDataset(videos, frames=4, crop_size=16, num_clips=2, num_crops=3, ori_resolution=32)[0]
+    sample = EvalClipsDataset(
+        videos, ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3, ori_resolution=32)
+    )[0]
     assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "a" / "0.mp4")
     crops = square_crops(64, 48, 3, 32)
     assert crops[0].width == 28
     expected = [crop_and_resize(frames[start : start + 8 : 2], crop, 16) for start in (0, 22) for crop in crops]
     assert torch.equal(sample.clips, torch.stack(expected))
-    single = EvalClipsDataset(videos, frames=4, crop_size=16, num_clips=2, ori_resolution=32)[0]
+    single = EvalClipsDataset(videos, ClipSettings(frames=4, crop_size=16, num_clips=2, ori_resolution=32))[0]
     assert isinstance(single, EvalSample)
     assert torch.equal(single.clips, sample.clips[1::3])
 
@@ -118,12 +130,9 @@ def test_crops_of_a_clip_follow_one_another(folder: Path) -> None:
 def test_only_the_wanted_videos_are_read(wanted: list[int], folder: Path) -> None:
     loader = build_eval_loader(
         list_videos(folder, "all"),
-        frames=4,
-        crop_size=16,
-        num_clips=2,
+        ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3),
         batch_size=1,
         workers=0,
-        num_crops=3,
         indices=wanted,
     )
     batches = list(loader)

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
+from fima.evaluate.extract import Resources
 from fima.evaluate.loaded_model import load_subject
 from fima.evaluate.protocols import EvaluationConfig
 from fima.evaluate.splits import list_splits
@@ -130,16 +132,22 @@ def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) ->
     assert result["chance"]["evaluate/top1"] == pytest.approx(100 / 3)
     settings = result["protocols"]["evaluate"]
     # The resolution is the one that it was trained to be tested at, since no flag says another.
-    assert settings["clips"] == {"frames": 4, "crop_size": 32, "num_clips": 2, "num_crops": 3, "ori_resolution": 256}
+    assert settings["clips"] == {
+        "frames": 4, "crop_size": 32, "num_clips": 2, "num_crops": 3, "ori_resolution": 256,
+        "stride": 2.0, "fps": 0.0, "span": 0.0,
+    }  # fmt: skip
     assert settings["averaged"].startswith("logits")
     assert (settings["dropout"], settings["selection"], settings["optim"]["lr"]) == (0.7, "last", 0.01)
     assert result["encoder"]["classifier"]["source"] == {"file": "scratch"}
     subject = load_subject(checkpoint, config=EvaluationConfig(), device=CPU)
     assert subject.classifier is not None
     scores = score_videos(
-        subject.classifier.model, list_splits(splits, [1])[1].test, frames=4, crop_size=32, clips=2, crops=3,
-        ori_resolution=256, log_softmax=False, device=CPU, batch_size=8, workers=0,
-    )  # fmt: skip
+        subject.classifier.model,
+        list_splits(splits, [1])[1].test,
+        ClipSettings(frames=4, crop_size=32, num_clips=2, num_crops=3, ori_resolution=256),
+        Resources(batch_size=8),
+        log_softmax=False,
+    )
     assert result["figures"]["evaluate/top1"] == scores.top(1)
     assert (tmp_path / "result" / "evaluate" / "confusion.csv").exists()
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from fima.data.datasets import Video, VideoList, list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
 from fima.evaluate.evaluate import evaluate_source
 from fima.evaluate.feature_protocols import FeatureSets, measure
-from fima.evaluate.features import RAW_DIFFERENCE, ClipSettings, Features, FeatureSource
+from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
 from fima.evaluate.protocols import EvaluationConfig
 from fima.synthetic.motion_textures import list_counterparts, make_motion_textures
 from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits

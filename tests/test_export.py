@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import fima
 from fima.cli import main
+from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
-from fima.evaluate.features import ClipSettings
 from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Format
@@ -175,7 +175,7 @@ def test_refusals(checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch
     assert "not a checkpoint of `fima finetune`" in capsys.readouterr().err
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert main([*argv, "--format", "onnx"]) == 2
-    assert "pip install 'fima[onnx]'" in capsys.readouterr().err
+    assert "pip install 'fima-video[onnx]'" in capsys.readouterr().err
 
 
 def test_made_clips_will_do() -> None:

@@ -9,10 +9,11 @@ from torch.nn.functional import normalize
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import build_method
-from fima.method.fima import FIMA, early_and_late
-from fima.method.inputs import ClipInputs, StepLosses
-from fima.method.moco import MoCo
+from fima.method.fima import FIMA
+from fima.method.inputs import VIEWS, ClipInputs, StepLosses
+from fima.method.instance import InstanceTerm
 from fima.method.momentum import frozen_copy, update_average
+from fima.method.prediction import early_and_late
 
 MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)
 METHOD = MethodConfig(queue_size=12, cell_queue_size=40)
@@ -35,18 +36,12 @@ def clip_inputs(seed: int, batch_size: int = 3, frames: int = 8) -> ClipInputs:
     full, whole, early, late = torch.randn(4, batch_size, 3, frames, 64, 64, generator=generator)
     r = torch.rand(batch_size, 4, generator=generator)
     box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
-    return ClipInputs(full=full, full_difference=whole, early_difference=early, late_difference=late, box=box)
+    return ClipInputs(views=dict(zip(VIEWS, (full, whole, early, late), strict=True)), box=box)
 
 
-def build(method: MethodConfig, model: ModelConfig = MODEL) -> MoCo | FIMA:
+def build(method: MethodConfig = METHOD, model: ModelConfig = MODEL) -> FIMA:
     torch.manual_seed(0)
     return build_method(model, method)
-
-
-def build_fima(method: MethodConfig = METHOD) -> FIMA:
-    network = build(method)
-    assert isinstance(network, FIMA)
-    return network
 
 
 def step(network: nn.Module, batch_size: int = 3, frames: int = 8) -> StepLosses:
@@ -76,7 +71,7 @@ def test_parts_are_summed_with_their_weights_and_detached() -> None:
 
 
 def test_moco_is_the_instance_part_of_fima() -> None:
-    fima, moco = build_fima(), build(ABLATIONS["moco"])
+    fima, moco = build(), build(ABLATIONS["moco"])
     moco.load_state_dict(fima.state_dict(), strict=False)
     for _ in range(2):
         full, alone = step(fima), step(moco)
@@ -84,10 +79,10 @@ def test_moco_is_the_instance_part_of_fima() -> None:
         assert alone.total.item() == alone.parts["instance"].item()
     torch.testing.assert_close(moco.queues["instance"].keys, fima.queues["instance"].keys)
     assert alone.parts.keys() == {"instance"}
-    assert not isinstance(moco, FIMA)
+    assert [type(term) for term in moco.terms] == [InstanceTerm]
 
 
-def encoder_passes(network: MoCo) -> list[str]:
+def encoder_passes(network: FIMA) -> list[str]:
     """Which encoders a step runs, in order."""
     passes: list[str] = []
     network.query_encoder.register_forward_hook(lambda *_: passes.append("query"))
@@ -150,11 +145,9 @@ def test_each_ablation_changes_its_own_loss_only() -> None:
 
 
 def test_without_the_decoder_the_cells_themselves_predict() -> None:
-    network = build_fima(ABLATIONS["no decoder"]).eval()
+    network = build(ABLATIONS["no decoder"]).eval()
     features = torch.randn(2, 512, 2, 3, 4)
     prediction = network.predict_motion(features, torch.randn_like(features))
-    assert prediction.cells is not None
-    assert prediction.frames is not None
     torch.testing.assert_close(prediction.cells[1, 1, 5], network.projector(features[1, :, 1, 1, 1]))
     torch.testing.assert_close(prediction.frames[0], network.projector(features[:, :, 0].mean(dim=(2, 3))))
 
@@ -189,18 +182,12 @@ def test_short_batches_and_batches_larger_than_the_queues_make_a_step() -> None:
 
 
 def test_queues_are_written_in_the_published_order() -> None:
-    network = build_fima(dataclasses.replace(METHOD, queue_size=50, cell_queue_size=500)).eval()
+    network = build(dataclasses.replace(METHOD, queue_size=50, cell_queue_size=500)).eval()
     step(network)
     a, b = (network.key_pass(clip_inputs(seed)) for seed in (1, 2))
-    assert a.instance is not None
-    assert b.instance is not None
-    torch.testing.assert_close(network.queues["instance"].keys[:6], torch.cat([b.instance, a.instance]))
-    assert a.frames is not None
-    assert b.frames is not None
-    torch.testing.assert_close(network.queues["frame"].keys[:12], torch.cat([*b.frames, *a.frames]))
-    assert a.cells is not None
-    assert b.cells is not None
-    cells = [clip[:, index].flatten(0, 1) for clip in (b.cells, a.cells) for index in range(2)]
+    torch.testing.assert_close(network.queues["instance"].keys[:6], torch.cat([b["instance"], a["instance"]]))
+    torch.testing.assert_close(network.queues["frame"].keys[:12], torch.cat([*b["frame"], *a["frame"]]))
+    cells = [clip["cell"].cells[:, index].flatten(0, 1) for clip in (b, a) for index in range(2)]
     expected = torch.cat(cells)
     torch.testing.assert_close(network.queues["cell"].keys[: len(expected)], expected)
 
@@ -259,15 +246,16 @@ def test_what_is_missing_is_named() -> None:
         build(MethodConfig(cell_queue_size=0))
     with pytest.raises(ConfigError, match=r"method\.cell_queue_size"):
         build(MethodConfig(queue_size=5))
-    a = dataclasses.replace(clip_inputs(1), early_difference=None)
-    with pytest.raises(ValueError, match="early_difference is None"):
+    clip = clip_inputs(1)
+    a = ClipInputs(views={"full": clip.full, "full_difference": clip["full_difference"]}, box=clip.box)
+    with pytest.raises(ValueError, match="no view `early_difference`"):
         build(METHOD)(a, a)
 
 
 def test_moco_needs_no_differences() -> None:
     def rgb(seed: int) -> ClipInputs:
         clip = clip_inputs(seed)
-        return ClipInputs(full=clip.full, box=clip.box)
+        return ClipInputs(views={"full": clip.full}, box=clip.box)
 
     for name in ("moco", "instance only"):
         total: Tensor = build(ABLATIONS[name])(rgb(1), rgb(2)).total

@@ -13,9 +13,11 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList, list_videos
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
 from fima.evaluate import classifier_scores as testing
 from fima.evaluate.classifier_scores import ClassifierScores
+from fima.evaluate.extract import Resources
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import make_motion_textures
 from fima.train import finetune as finetuning
@@ -104,9 +106,12 @@ def test_it_overfits_a_handful_of_videos(videos: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.2 * losses[0]
     loaded = load_classifier(run.last, device=CPU)
     scores = testing.test_classifier(
-        loaded.model, list_videos(videos, "train"), frames=4, crop_size=32, clips=3, crops=1, ori_resolution=None,
-        log_softmax=False, device=CPU, batch_size=8, workers=0,
-    )  # fmt: skip
+        loaded.model,
+        list_videos(videos, "train"),
+        ClipSettings(frames=4, crop_size=32, num_clips=3),
+        Resources(batch_size=8),
+        log_softmax=False,
+    )
     assert scores.top(1) == 100
 
 
@@ -201,7 +206,7 @@ class TestSelection:
         self.lists: list[list[str]] = []
         self.tested = torch.empty(0)
 
-        def fake(model: Classifier, videos: VideoList, **settings: object) -> ClassifierScores:
+        def fake(model: Classifier, videos: VideoList, *settings: object, log_softmax: bool) -> ClassifierScores:
             self.tested = model.fc.weight.detach().clone()
             self.lists.append([str(video.path) for video in videos.videos])
             labels = torch.tensor([int(video.label or 0) for video in videos.videos])

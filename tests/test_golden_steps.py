@@ -77,7 +77,6 @@ def build(case: dict[str, Any], dtype: torch.dtype) -> FIMA:
         source = key.replace("encoder_k.", "encoder_q.").replace("projector_dense_k.", "projector_dense.")
         state[key] = state[source]
     network.to(dtype).load_state_dict(official_to_fima(state), strict=True)
-    assert isinstance(network, FIMA)
     return network.train()
 
 
@@ -95,10 +94,12 @@ def inputs(step: int, clip: str, shape: list[int], dtype: torch.dtype) -> ClipIn
     if clip == "m":
         box[0] = box[0, [2, 1, 0, 3]]
     return ClipInputs(
-        full=normalised(pixels(clip)),
-        full_difference=normalised(frame_difference(pixels(clip))),
-        early_difference=normalised(frame_difference(pixels(f"{clip}_l1"))),
-        late_difference=normalised(frame_difference(pixels(f"{clip}_l2"))),
+        views={
+            "full": normalised(pixels(clip)),
+            "full_difference": normalised(frame_difference(pixels(clip))),
+            "early_difference": normalised(frame_difference(pixels(f"{clip}_l1"))),
+            "late_difference": normalised(frame_difference(pixels(f"{clip}_l2"))),
+        },
         box=box.to(dtype),
     )
 

@@ -9,7 +9,7 @@ from torch.utils.data import get_worker_info
 from fima.cli import main
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.workers.shared_memory import handed_over
 from fima.errors import TrainingError
@@ -57,6 +57,8 @@ def test_full_shared_memory_ends_the_run_in_one_line(
 
 def test_full_shared_memory_is_an_error_of_the_evaluation_too(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    loader = build_eval_loader(list_videos(videos, "all"), frames=4, crop_size=16, num_clips=1, batch_size=2, workers=1)
+    loader = build_eval_loader(
+        list_videos(videos, "all"), ClipSettings(frames=4, crop_size=16, num_clips=1), batch_size=2, workers=1
+    )
     with pytest.raises(TrainingError, match="shared memory"):
         list(loader)

@@ -110,7 +110,7 @@ def test_diving48(tmp_path: Path) -> None:
     assert labelled(test) == {"rgb/-mvmPq6Ic_M_00002.mp4": "Back 15som 05Twis FREE"}
     assert train.missing == ["gone_00001.mp4"]
     assert len(train.unlisted) == 2
-    assert train.notes == []
+    assert train.notes == ["only in the training split: Forward Dive NoTwis PIKE (1 of 2 classes)"]
     assert len(list_videos(tmp_path, "all").videos) == 4
 
 

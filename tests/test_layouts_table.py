@@ -28,7 +28,8 @@ def test_csv_as_root(tmp_path: Path) -> None:
     assert labelled(test) == {"clips/d.avi": "jump"}
     assert train.missing == [str(tmp_path / "clips/gone.avi")]
     assert train.warnings() == [
-        f"table list.csv, train: 2 of 3 listed videos are there; 1 missing, such as {tmp_path / 'clips/gone.avi'}"
+        f"table list.csv, train: 2 of 3 listed videos are there; 1 missing, such as {tmp_path / 'clips/gone.avi'}",
+        "only in the training split: run (1 of 2 classes)",
     ]
     assert len(list_videos(table, "all").videos) == 4
 
@@ -116,7 +117,7 @@ def test_parquet_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "videos.parquet").write_bytes(b"PAR1")
     with pytest.raises(
-        DataError, match=r"videos\.parquet: reading Parquet needs pyarrow; pip install 'fima\[parquet\]'"
+        DataError, match=r"videos\.parquet: reading Parquet needs pyarrow; pip install 'fima-video\[parquet\]'"
     ):
         list_videos(tmp_path)
 
@@ -142,3 +143,59 @@ def test_a_header_of_several_lines_is_refused_in_one(tmp_path: Path) -> None:
         list_videos(table, "train")
     assert "\n" not in str(error.value)
     assert r"path,label\nclips/a.mp4" in str(error.value)
+
+
+@pytest.mark.parametrize("header", ["Path,LABEL,Split", "\ufeffPATH; Label; SPLIT", "path\tlabel\tsubset"])
+def test_columns_in_any_case_and_with_any_delimiter(header: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    rows = ["a.avi,run,Training", "b.avi,run,EVAL", "c.avi,run,dev"]
+    delimiter = next(mark for mark in ",;\t" if mark in header)
+    table = write_lines(tmp_path / "t.csv", header, *(row.replace(",", delimiter) for row in rows))
+    assert labelled(list_videos(table, "train")) == {"a.avi": "run"}
+    assert labelled(list_videos(table, "test")) == {"b.avi": "run"}
+    named = [note for note in list_videos(table).notes if "subset is read as the split" in note]
+    assert len(named) == ("subset" in header)
+
+
+def test_a_column_that_may_be_a_split_is_named(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label,is_test", "a.avi,run,0", "b.avi,run,1")
+    assert list_videos(table).warnings() == [
+        f"{table}: the column is_test is not read; a column split with train and test is"
+    ]
+    with pytest.raises(DataError, match="more than one column 'split'"):
+        list_videos(write_lines(tmp_path / "t.csv", "path,split,Split", "a.avi,train,test"))
+
+
+@pytest.mark.parametrize("missing", ["", "-1", "NaN", "None", "unlabelled", "Unlabeled", "null", "N/A", "<NA>", "-1.0"])
+def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,1", f"b.avi,{missing}", "c.avi,0")
+    listed = list_videos(table)
+    assert listed.classes == ["0", "1"]
+    assert labelled(listed) == {"a.avi": "1", "b.avi": None, "c.avi": "0"}
+    said = [f"1 row without a label, such as {table}, line 3: {missing!r} is no label"] if missing else []
+    assert listed.notes == said
+
+
+def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,10.0", "b.avi,2.0", "c.avi,-3.5")
+    assert list_videos(table).classes == ["-3.5", "2.0", "10.0"]
+    write_lines(table, "path,label", "a.avi,10", "b.avi,2", "c.avi,run")
+    assert list_videos(table).classes == ["10", "2", "run"]
+
+
+def test_a_stray_videos_csv_is_no_table(tmp_path: Path) -> None:
+    write_videos(tmp_path, "clips/a.avi", "clips/b.avi")
+    own = write_lines(tmp_path / "videos.csv", "videoid,title,duration", "1,first clip,3")
+    listed = list_videos(tmp_path)
+    assert listed.dataset == "folder"
+    assert sorted(labelled(listed)) == ["clips/a.avi", "clips/b.avi"]
+    assert any(f"{own}: has no column path (found videoid, title, duration)" in note for note in listed.warnings())
+    with pytest.raises(DataError, match="has no column path"):
+        list_videos(own)
+    write_lines(own, "path,title", "elsewhere/x.avi,x")
+    with pytest.raises(DataError, match=r"none of its 1 videos .* --data\.dataset folder"):
+        list_videos(tmp_path)
+    assert len(list_videos(tmp_path, dataset="folder").videos) == 2

@@ -25,6 +25,7 @@ from fima.data.loader import (
     PretrainBatch,
     PretrainDataset,
     build_pretrain_loader,
+    drawn_timing,
 )
 from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
@@ -112,6 +113,19 @@ def test_everything_follows_from_seed_epoch_and_index(videos: VideoList) -> None
         assert not torch.equal(item(0, 0, 6), other)
 
 
+def test_a_span_is_drawn_and_the_clip_covers_it(videos: VideoList) -> None:
+    def first_and_last(data: DataConfig, epoch: int) -> float:
+        sample = PretrainDataset(videos, data, 0)[epoch, 6]
+        return float((sample.a.full.float() - sample.b.full.float()).abs().mean())
+
+    whole = replace(DATA, span=(1.0, 1.0), min_area=1.0, flip=0.0)
+    assert first_and_last(whole, 0) < first_and_last(replace(whole, span=(0.4, 0.5)), 0)
+    drawn = [drawn_timing(replace(DATA, span=(0.6, 0.9)), np.random.default_rng(seed)).span for seed in range(50)]
+    assert 0.6 <= min(drawn) < 0.65
+    assert 0.85 < max(drawn) <= 0.9
+    assert drawn_timing(DATA, np.random.default_rng(0)).span == 0
+
+
 def test_the_two_clips_differ(videos: VideoList) -> None:
     sample = PretrainDataset(videos, DATA, 0)[0, 6]
     assert not torch.equal(sample.a.full, sample.b.full)
@@ -130,9 +144,9 @@ def test_only_frames_of_wanted_views_are_converted(videos: VideoList, monkeypatc
     opened: list[Path] = []
     opens = open_video
 
-    def noted(path: Path) -> tuple[InputContainer, VideoStream]:
+    def noted(path: Path, *, probe: bool) -> tuple[InputContainer, VideoStream]:
         opened.append(path)
-        return opens(path)
+        return opens(path, probe=probe)
 
     monkeypatch.setattr(video, "open_video", noted)
     for index in range(len(videos.videos)):

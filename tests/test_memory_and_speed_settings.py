@@ -21,9 +21,7 @@ SMALL = ModelConfig(projector_hidden=16, embedding_dim=8, decoder_dim=16, decode
 
 def build(model: ModelConfig) -> FIMA:
     torch.manual_seed(0)
-    network = build_method(model, MethodConfig(queue_size=4, cell_queue_size=0))
-    assert isinstance(network, FIMA)
-    return network.train()
+    return build_method(model, MethodConfig(queue_size=4, cell_queue_size=0)).train()
 
 
 def step(network: FIMA, precision: Literal["fp32", "bf16"] = "fp32") -> StepLosses:

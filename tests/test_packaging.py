@@ -1,5 +1,6 @@
 """The package outside of its repository: what a wheel holds, versions, and what is imported when."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,8 @@ import fima
 from fima.cli import main
 from fima.commands import COMMANDS
 from fima.recipe import RECIPES, read_recipe
+from fima.version import DISTRIBUTION
+from tests.doc_pages import PAGES
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "av", "tyro", "numpy", "huggingface_hub")
@@ -21,21 +24,44 @@ def run(*argv: str, cwd: Path) -> str:
     return subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=True, cwd=cwd).stdout
 
 
-def test_help_and_version_import_nothing_heavy(tmp_path: Path) -> None:
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from fima.cli import main; main([{!r}]); "
+        "import sys; from fima.cli import main; main(['--help']); "
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
-    for word in ("--help", "--version"):
-        assert run("-c", code.format(word), cwd=tmp_path).splitlines()[-1] == "[]"
+    assert run("-c", code, cwd=tmp_path).splitlines()[-1] == "[]"
 
 
 def test_there_is_one_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project.get("version", fima.__version__) == fima.__version__
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == fima.__version__
     assert f"## {fima.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_pip_install_is_of_this_project() -> None:
+    """Messages take the command from `fima.version`; pages name the same distribution, its extras, or the clone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    by_hand = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "fima").rglob("*.py")
+        if path.name != "version.py" and f"pip install '{DISTRIBUTION}" in path.read_text(encoding="utf-8")
+    ]
+    assert not by_hand, "take it from fima.version.pip_install()"
+    for path in [*(ROOT / "fima").rglob("*.py"), *PAGES]:
+        for words in re.findall(r"pip install ([^`\n]*)", path.read_text(encoding="utf-8")):
+            name, extras = _installed(words)
+            assert name in (DISTRIBUTION, "{DISTRIBUTION}", "."), f"{path.relative_to(ROOT)}: pip install {words}"
+            assert extras <= {*project["optional-dependencies"], "{extra}"}, f"{path.relative_to(ROOT)}: {words}"
+    assert _installed("'fima[onnx, hub]' # x") == ("fima", {"onnx", "hub"})
+    assert _installed("--quiet -e . again") == (".", set())
+
+
+def _installed(words: str) -> tuple[str, set[str]]:
+    """The first thing that the words after `pip install` install, and its extras."""
+    match = re.match(r"(?:-\S+ +)*[\"']?([\w.{}-]+)(?:\[([^\]]*)\])?", words)
+    assert match is not None, words
+    return match[1].rstrip(".") or ".", {extra.strip() for extra in (match[2] or "").split(",")} - {""}
 
 
 def test_recipes_come_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, MethodConfig, OptimConfig, PretrainConfig
-from fima.data.clips import evenly_spread_starts, window_indices, window_starts
+from fima.data.clips import ClipTiming, FrameCount, evenly_spread_starts, window_starts
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
 from fima.data.loader import EpochSampler
@@ -41,18 +41,20 @@ JSON_VALUES = st.recursive(
 
 @given(
     num_frames=st.integers(1, 2000),
-    window=st.integers(1, 128),
+    frames=st.integers(1, 64),
     step=st.integers(1, 40),
     sampling=st.sampled_from(["random", "same", "near"]),
     seed=SEEDS,
 )
-def test_windows_lie_inside_the_video(num_frames: int, window: int, step: int, sampling: Any, seed: int) -> None:  # noqa: ANN401
+def test_windows_lie_inside_the_video(num_frames: int, frames: int, step: int, sampling: Any, seed: int) -> None:  # noqa: ANN401
     draws = np.random.default_rng(seed)
+    published, window = ClipTiming().window(FrameCount(num_frames), frames), 2 * frames
+    assert published.length == window
     starts = window_starts(num_frames, window, draws, sampling=sampling, step_frames=step)
     for start in starts:
         assert start % step == 0
         assert 0 <= start <= max(0, num_frames - window)
-        indices = window_indices(start, window, num_frames)
+        indices = published.indices(start)
         assert len(indices) == window
         assert all(0 <= index < num_frames for index in indices)
         assert all((after - before) % num_frames == 1 % num_frames for before, after in pairwise(indices))

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
 from fima.train.pretrain import pretrain
-from fima.visual.report.charts import confusion_chart, curve_charts, embedding_chart, similarity_chart
-from fima.visual.report.markup import element, script_json, table
+from fima.visual.html import render, script
+from fima.visual.report.charts import Chart, confusion_chart, curve_charts, embedding_chart, similarity_chart
 from fima.visual.report.media import MediaStore
 from fima.visual.report.runs import ClassReport, read_run, read_runs
+from fima.visual.report.tables import Table
 from tests.browser import Elements, chromium
 from tests.small_runs import with_settings
 from tests.video_files import moving_square, write_ucf101_avi
@@ -212,13 +214,25 @@ def test_maps_and_histograms() -> None:
     assert sum(shares) == 1.5
 
 
-def test_markup_escapes_text() -> None:
-    assert element("p", "<b>", element("i", "&"), title='"x"') == '<p title="&quot;x&quot;">&lt;b&gt;<i>&amp;</i></p>'
-    assert element("input", disabled=True, value=None) == "<input disabled>"
-    assert "</script>" not in script_json("x", ["</script><!--"])[:-9]
-    shown = table(["name", "n"], [["<x>", "1,234"], ["y", "2 ± 1"]], caption="c")
-    assert re.findall(r'<th scope="row">(.*?)</th>', shown) == ["&lt;x&gt;", "y"]
-    assert shown.count('<td class="number">') == 2
+def test_text_in_tables_and_data_in_scripts_are_escaped() -> None:
+    table = Table(caption='"c" & <i>', header=["name", "<n>"], rows=[["<x>", "1,234"], ["y", "2 ± 1"], ["z", ""]])
+    page = render("fima.visual.report", "skipped.html", skipped=table)
+    assert 'aria-label="&#34;c&#34; &amp; &lt;i&gt;"' in page
+    assert re.findall(r'<th scope="row">(.*?)</th>', page) == ["&lt;x&gt;", "y", "z"]
+    assert re.findall(r'<th scope="col"(.*?)</th>', page) == [">name", ' class="number">&lt;n&gt;']
+    assert page.count('<td class="number">') == 3
+    curve = Chart(title="<b>", summary="'s'", data=[{"name": "</script><!--&"}], layout={})
+    page = render("fima.visual.report", "curves.html", curves=[curve], epochs={})
+    assert "<figcaption>&lt;b&gt;</figcaption>" in page
+    (content,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert not set("<>&") & set(content)
+    assert json.loads(content) == {"data": curve.data, "layout": {}}
+    with pytest.raises(ValueError, match="JSON"):
+        render("fima.visual.report", "curves.html", curves=[replace(curve, layout={"x": float("nan")})], epochs={})
+
+
+def test_a_script_cannot_end_its_element() -> None:
+    assert script("a('</script><!--') && b") == "a('<\\/script><\\!--') && b"
 
 
 def test_videos_that_have_no_room_are_left_out() -> None:

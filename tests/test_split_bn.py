@@ -4,16 +4,16 @@ from torch import Tensor, nn
 
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.method.moco import MoCo
+from fima.method.fima import FIMA
 from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows
 from tests.small_runs import with_settings
 
 METHOD = MethodConfig(name="moco", queue_size=4)
 
 
-def moco(split_bn: int) -> MoCo:
+def moco(split_bn: int) -> FIMA:
     torch.manual_seed(0)
-    return MoCo(ModelConfig(backbone="tiny", projector_hidden=8, embedding_dim=4, split_bn=split_bn), METHOD)
+    return FIMA(ModelConfig(backbone="tiny", projector_hidden=8, embedding_dim=4, split_bn=split_bn), METHOD)
 
 
 def features(split_bn: int, view: Tensor, seed: int = 1) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
 from fima.data.augment import MEAN, STD
-from fima.data.clips import evenly_spread_starts, window_indices
+from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import VideoList, list_videos
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import square_crops
+from fima.data.eval_clips import ClipSettings, square_crops
 from fima.data.views import crop_and_resize
 from fima.errors import DataError
 from fima.evaluate import classifier_scores as testing
+from fima.evaluate.extract import Resources
 from fima.torch_tools import distributed
 from tests.gloo import run_processes
 from tests.small_runs import make_videos
@@ -45,11 +46,9 @@ def model(seed: int = 0) -> Classifier:
 
 
 def run_test(classifier: Classifier, videos: VideoList, **changes: Any) -> testing.ClassifierScores:  # noqa: ANN401
-    settings: dict[str, Any] = {
-        "frames": FRAMES, "crop_size": SIZE, "clips": CLIPS, "crops": 1, "ori_resolution": None, "log_softmax": False,
-        "device": CPU, "batch_size": 16, "workers": 0,
-    }  # fmt: skip
-    return testing.test_classifier(classifier, videos, **{**settings, **changes})
+    log_softmax, batch_size = changes.pop("log_softmax", False), changes.pop("batch_size", 16)
+    clips = ClipSettings(frames=FRAMES, crop_size=SIZE, num_clips=CLIPS, **changes)
+    return testing.test_classifier(classifier, videos, clips, Resources(batch_size=batch_size), log_softmax=log_softmax)
 
 
 def reference(
@@ -59,7 +58,7 @@ def reference(
     scores = []
     with VideoReader(path) as reader, torch.no_grad():
         for start in evenly_spread_starts(reader.num_frames, 2 * FRAMES, CLIPS):
-            frames = reader.read(window_indices(start, 2 * FRAMES, reader.num_frames)[::2])
+            frames = reader.read([(start + 2 * step) % reader.num_frames for step in range(FRAMES)])
             for crop in square_crops(reader.width, reader.height, num_crops, ori_resolution):
                 clip = crop_and_resize(frames, crop, SIZE)[None].float() / 255
                 for channel in range(3):
@@ -76,7 +75,7 @@ def test_scores_against_a_loop(
     crops: Literal[1, 3], ori_resolution: int | None, log_softmax: bool, videos: VideoList
 ) -> None:
     classifier = model().eval()
-    found = run_test(classifier, videos, crops=crops, ori_resolution=ori_resolution, log_softmax=log_softmax)
+    found = run_test(classifier, videos, num_crops=crops, ori_resolution=ori_resolution, log_softmax=log_softmax)
     kept = [video for place, video in enumerate(videos.videos) if place != 3]
     assert found.paths == [str(video.path) for video in kept]
     assert found.labels.tolist() == [video.label for video in kept]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,17 @@ def test_crops_fit_and_keep_to_area_and_aspect() -> None:
         assert 0 <= crop.top <= 256 - crop.height
         assert 0.19 < crop.width * crop.height / (340 * 256) <= 1
         assert 0.74 < crop.width / crop.height < 1.35
+
+
+@pytest.mark.parametrize(("flip", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_flips_come_as_often_as_asked_and_move_no_crop(flip: float, share: float) -> None:
+    def draw(probability: float) -> list[Crop]:
+        rng = np.random.default_rng(1)
+        return [random_crop(60, 40, min_area=0.2, max_area=1.0, flip=probability, generator=rng) for _ in range(400)]
+
+    found = draw(flip)
+    assert abs(np.mean([crop.flipped for crop in found]) - share) < 0.08
+    assert [replace(crop, flipped=False) for crop in found] == [replace(crop, flipped=False) for crop in draw(0.3)]
 
 
 @pytest.mark.parametrize(("width", "height", "expected"), [(300, 10, (13, 10)), (10, 300, (10, 13)), (1, 1, (1, 1))])

@@ -131,7 +131,7 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
     """The authors' state dict of ours; the inverse of `official_to_fima`.
 
     Args:
-        state: state dict of a `MoCo` or a `FIMA`.
+        state: state dict of a `FIMA`.
         prefix: what to put before every key.
 
     Raises:

@@ -124,7 +124,7 @@ def _write(
 def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
-    from fima.evaluate.features import ClipSettings
+    from fima.data.eval_clips import ClipSettings
     from fima.synthetic.motion_textures import has_masks, load_mask
     from fima.visual.comparison import side_by_side
 
@@ -161,16 +161,17 @@ def _videos(arguments: CamArguments) -> VideoList:
 
 
 def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
+    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import ViewEncoders
     from fima.evaluate.cam import adapted_to_differences
-    from fima.evaluate.features import ClipSettings
+    from fima.evaluate.extract import Resources
     from fima.visual.cam_video import NamedEncoder
 
     data = loaded.config.data
     difference = None
     if kind == "both":
-        settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=ADAPTING_CLIPS)
-        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
+        settings = ClipSettings.of(data, num_clips=ADAPTING_CLIPS)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, Resources(device=device, batch_size=1))
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 

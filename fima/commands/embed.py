@@ -58,6 +58,8 @@ class EmbedArguments:
     """Frames per clip. None: as in training."""
     crop_size: int | None = None
     """Side of the crops, in pixels. None: as in training."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs, such as folders of pictures. 0: unknown."""
     batch_size: int = 32
     """Clips at a time."""
     workers: int | None = None
@@ -74,12 +76,15 @@ class EmbedArguments:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ConfigError(f"--{name} {value}: must be at least {smallest}")
+        if self.frame_rate < 0:
+            raise ConfigError(f"--frame-rate {self.frame_rate}: must be 0 or more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluate.extract import Resources
     from fima.evaluate.loaded_model import check_fits
     from fima.torch_tools import distributed
     from fima.train.resolve import choose_device
@@ -98,19 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = encoder.clip_settings(
             clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
         )
+        settings = replace(settings, frame_rate=arguments.frame_rate)
+        resources = Resources(
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
+            limits=arguments.limits,
+        )
         check_fits(encoder, settings, backbone=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
-            embedded = embed_videos(
-                encoder,
-                paths,
-                settings=settings,
-                per=arguments.per,
-                parts=parts,
-                batch_size=arguments.batch_size,
-                workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
-                limits=arguments.limits,
-                report=report,
-            )
+            embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.evaluate.features import ClipSettings
+    from fima.data.eval_clips import ClipSettings
     from fima.use.export.card import model_card
     from fima.use.export.check import CLIPS_PER_VIDEO, compare, real_clips
     from fima.use.export.formats import SUFFIXES, check_format, open_exported, write
@@ -147,7 +147,7 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     from fima.checkpoints.checkpoint import versions
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
-    from fima.evaluate.features import ClipSettings
+    from fima.data.eval_clips import ClipSettings
     from fima.use.encoder import preprocessing_of
     from fima.use.export.formats import Exportable
 

@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
+    from fima.evaluate.extract import Resources
     from fima.train.resolve import choose_device
     from fima.use.predict import predict
 
@@ -81,11 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for item in predict(
         classifier,
         paths,
+        Resources(
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            limits=arguments.limits,
+        ),
         per_second=arguments.per == "second",
-        device=device,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        limits=arguments.limits,
     ):
         if isinstance(item, SkippedVideo):
             skipped.append(item)

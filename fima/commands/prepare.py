@@ -12,13 +12,13 @@ from rich.filesize import decimal
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
-from fima.data.layouts.files import find_files
+from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
 from fima.library.doctor import why_missing
 from fima.library.index import index_videos
-from fima.library.prepare import LIST_SUFFIXES, Job, Prepared, estimate_bytes, plan, prepare
+from fima.library.prepare import Job, Prepared, estimate_bytes, plan, prepare
 from fima.library.transcode import TranscodeSettings
 
 EXIT_FAILURES = 1
@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = {relative_name(Path(path), source): why_missing(Path(path)) for path in files.missing}
     failures = prepared.failures | missing
     _show(prepared, target, num_other_files=len(files.others) - len(lists))
+    for note in files.notes(with_lists=False):
+        print(f"{source}: {note}")
     _show_failures(failures)
     return EXIT_FAILURES if failures else 0
 

@@ -10,6 +10,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.atomic import replace_file
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.train.resolve import choose_device
     from fima.visual.report.gallery import Galleries, make_galleries
     from fima.visual.report.media import MediaStore
-    from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page, write_page
+    from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page
     from fima.visual.report.runs import read_runs
 
     runs = read_runs(arguments.runs)
@@ -60,14 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = choose_device(arguments.device, flag="device")
         galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
     title = arguments.title or " · ".join(run.name for run in runs)
-    page = build_page(runs, galleries, media, wanted=arguments.gallery, title=title)
-    write_page(page, arguments.out)
-    num_bytes = arguments.out.stat().st_size
+    page = build_page(runs, galleries, media, wanted=arguments.gallery, title=title).encode()
+    replace_file(arguments.out, lambda file: file.write(page))
     for name, reason in galleries.reasons.items():
         print(f"fima: warning: {name}: no galleries ({reason})", file=sys.stderr)
     if media.num_left_out:
         print(f"fima: warning: {media.num_left_out} videos left out, to keep the page small", file=sys.stderr)
-    if num_bytes > LARGEST_PAGE_BYTES:
-        print(f"fima: warning: the page has {num_bytes / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
-    print(f"wrote {arguments.out} ({num_bytes / 1e6:.1f} MB)")
+    if len(page) > LARGEST_PAGE_BYTES:
+        print(f"fima: warning: the page has {len(page) / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
+    print(f"wrote {arguments.out} ({len(page) / 1e6:.1f} MB)")
     return 0

@@ -109,7 +109,7 @@ def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | No
 
 def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
     # Loading PyTorch takes seconds, which a video of the index need not wait for.
-    from fima.evaluate.features import ClipSettings
+    from fima.data.eval_clips import ClipSettings
 
     encoder = _encoder(arguments, stored)
     vector: Floats = encoder.embed(arguments.query, settings=ClipSettings(**stored.about["clips"])).numpy()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.views import ClipViews
-from fima.method.inputs import ClipInputs
+from fima.method.inputs import VIEWS, ClipInputs
 from fima.torch_tools.precision import without_autocast
 
 MEAN = (0.43216, 0.394666, 0.37645)
@@ -240,10 +240,10 @@ def make_inputs(
         draws: (B, 4, 11): for `full`, its difference, the `early` and the `late` difference.
         full_difference: whether the difference of `full` is wanted.
         frame_differences: whether the differences of `early` and `late` are wanted.
-        local_stride: of those two, every so-manieth frame is kept.
+        local_stride: of those two, every n-th frame is kept.
 
     Returns:
-        Normalised float32 (B, 3, F, S, S) tensors, with fewer frames where `local_stride` is more than 1; None for the
+        Normalised float32 (B, 3, F, S, S) tensors, with fewer frames where `local_stride` is more than 1, without the
         differences that are not wanted.
     """
     wanted = [(0, views.full, 1)]
@@ -263,10 +263,4 @@ def make_inputs(
                     # `frame_difference`, of pixels that are not divided by 255 yet.
                     pixels.copy_(frames[0]).sub_(frames[1]).add_(255).div_(510)
                 _colour(pixels, operations)
-    return ClipInputs(
-        full=inputs[0],
-        full_difference=inputs.get(1),
-        early_difference=inputs.get(2),
-        late_difference=inputs.get(3),
-        box=views.box,
-    )
+    return ClipInputs(views={VIEWS[row]: view for row, view in inputs.items()}, box=views.box)

@@ -23,7 +23,11 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
     Raises:
         DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
     """
-    videos = list_videos(root, split, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+
+    def listed(part: Split) -> VideoList:
+        return list_videos(root, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+
+    videos = listed(split)
     if settings.exclude is not None:
-        videos = exclude(videos, Path(settings.exclude))
+        videos = exclude(videos, Path(settings.exclude), library=lambda: listed("all"))
     return replace(videos, videos=PackedVideos(videos.videos))

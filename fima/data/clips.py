@@ -6,11 +6,123 @@
     late                4 5 6 7      the last F frames
 
 A video shorter than the window is looped: frame i of the window is frame i mod num_frames of the video.
+
+That is the published timing, at which neighbours in `full` are two frames of the video apart. `ClipTiming` changes it:
+a window has 2·F instants, whatever the distance between them, and each shows the frame of the video at that instant.
 """
 
-from typing import Literal
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
+
+from fima.errors import VideoError
+
+PUBLISHED_STRIDE = 2.0
+ROUNDING = 1e-6
+"""Guards whole numbers of frames against being computed a little too large or too small."""
+
+
+class TimedVideo(Protocol):
+    """What the timing of clips depends on."""
+
+    @property
+    def path(self) -> Path:
+        """The file, for messages."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+
+    @property
+    def fps(self) -> float:
+        """Mean frame rate; 0 where the file names none."""
+
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds at which each frame is shown, rising, (num_frames,); None where the file does not say."""
+
+
+@dataclass(frozen=True)
+class FrameCount:
+    """A video of which only the number of frames is known, such as masks; its frames come at an even rate."""
+
+    num_frames: int
+    fps: float = 25.0
+    path: Path = Path("masks")
+
+    def frame_times(self) -> None:
+        """No times: the rate is even."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The 2·F instants of a clip in one video."""
+
+    length: int
+    """Frames of the video from the first instant to the end of the last one."""
+    spacing: float
+    """Frames of the video between two instants; 1 as published."""
+    num_frames: int
+    """Frames of the video."""
+    num_instants: int
+    """2·F."""
+    times: npt.NDArray[np.float64] | None = None
+    """Seconds at which the frames are shown, where instants are seconds and frames come at a varying rate."""
+    seconds: float = 0.0
+    """Seconds between two instants, where `times` are given."""
+
+    def indices(self, start: int) -> list[int]:
+        """Frame numbers of the window that begins at `start`, 2·F of them; looped where the video is too short."""
+        if self.times is None:
+            steps = (math.floor(instant * self.spacing + ROUNDING) for instant in range(self.num_instants))
+            return [(start + step) % self.num_frames for step in steps]
+        first, last = self.times[0], self.times[-1]
+        duration = (last - first) * self.num_frames / max(1, self.num_frames - 1)
+        instants = self.times[start] - first + np.arange(self.num_instants) * self.seconds + ROUNDING
+        shown = np.searchsorted(self.times, first + instants % max(duration, ROUNDING), side="right") - 1
+        return [int(number) for number in shown.clip(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTiming:
+    """How far apart the frames of a clip lie in its video."""
+
+    stride: float = PUBLISHED_STRIDE
+    """Frames of the video between neighbours in `full`."""
+    fps: float = 0.0
+    """Frames per second in `full`, whatever the rate of the video; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs."""
+    span: float = 0.0
+    """Share of the video that a window covers, whatever its length; 0: by `fps` or `stride`."""
+
+    def window(self, video: TimedVideo, frames: int) -> Window:
+        """The window of a clip of `frames` frames F in a video.
+
+        Raises:
+            VideoError: frames per second are wanted of a video without a frame rate.
+        """
+        num_instants, times = 2 * frames, None
+        if self.span:
+            spacing = self.span * video.num_frames / num_instants
+        elif self.fps:
+            rate = video.fps or self.frame_rate
+            if not rate > 0:
+                raise VideoError(video.path, "has no frame rate, which --data.fps needs; give --data.frame-rate")
+            spacing, times = rate / (2 * self.fps), video.frame_times()
+        else:
+            spacing = self.stride / 2
+        return Window(
+            length=max(1, math.ceil(num_instants * spacing - ROUNDING)),
+            spacing=spacing,
+            num_frames=video.num_frames,
+            num_instants=num_instants,
+            times=times,
+            seconds=1 / (2 * self.fps) if times is not None else 0.0,
+        )
 
 
 def window_starts(
@@ -46,11 +158,6 @@ def window_starts(
         second = int(generator.integers(num_starts - 1))
         second += second >= first
     return first * step_frames, second * step_frames
-
-
-def window_indices(start: int, window: int, num_frames: int) -> list[int]:
-    """Frame numbers of the window that begins at `start`, looped where the video is too short."""
-    return [(start + offset) % num_frames for offset in range(window)]
 
 
 def full_positions(frames: int) -> slice:

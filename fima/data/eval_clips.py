@@ -1,7 +1,7 @@
 """Evenly spread clips for evaluation, centre-cropped or cut into three crops; nothing here is random."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.config import DataConfig, FinetuneConfig
+from fima.data.clips import PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
@@ -18,12 +19,68 @@ from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.shared_memory import handed_over
-from fima.errors import VideoError
+from fima.errors import ConfigError, VideoError
 
 CENTRE_SHARE = 0.875
 
 NumCrops = Literal[1, 3]
 """Square crops per clip: the centre, or three along the longer side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """How clips are cut out of videos."""
+
+    frames: int
+    """Frames F per clip; its window has twice as many instants."""
+    crop_size: int
+    """Side S of the square crops once they are scaled, in pixels."""
+    num_clips: int = 10
+    """Clips per video, evenly spread over it."""
+    num_crops: NumCrops = 1
+    """Square crops per clip: the centre, or three along the longer side; see `square_crops`."""
+    ori_resolution: int | None = None
+    """Source pixels that a crop's side is 0.875 of. None: 0.875 of each video's own short side."""
+    stride: float = PUBLISHED_STRIDE
+    """Source frames between neighbouring frames of a clip."""
+    fps: float = 0.0
+    """Frames per second of a clip, instead of `stride`; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs."""
+    span: float = 0.0
+    """Share of the video that a clip covers, instead of `stride`; 0: by `stride`."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1), ("ori_resolution", 8)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
+
+    @classmethod
+    def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":
+        """Clips as an encoder saw them in training; of a range of spans, the longest."""
+        span = 0.0 if data.span is None else data.span[1]
+        return cls(
+            frames=data.frames,
+            crop_size=data.crop_size,
+            num_clips=num_clips,
+            stride=data.stride,
+            fps=data.fps,
+            frame_rate=data.frame_rate,
+            span=span,
+        )
+
+    @property
+    def timing(self) -> ClipTiming:
+        """How far apart the frames of a clip lie."""
+        return ClipTiming(stride=self.stride, fps=self.fps, frame_rate=self.frame_rate, span=self.span)
+
+
+def test_clips(config: FinetuneConfig) -> ClipSettings:
+    """The clips that a classifier is tested on."""
+    test = config.test
+    clips = ClipSettings.of(config.data, num_clips=test.clips)
+    return replace(clips, num_crops=test.crops, ori_resolution=test.ori_resolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,35 +115,17 @@ def whole_video(index: int) -> Attempt:
 
 
 class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
-    """`num_clips` windows of 2·F frames from each video, evenly spread, every second frame taken.
+    """Clips from each video of a list, evenly spread over it.
 
     Args:
         videos: the list.
-        frames: frames F per clip.
-        crop_size: side S of the clips, in pixels; every crop is scaled to it.
-        num_clips: clips per video.
-        num_crops: crops per clip, see `square_crops`.
-        ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
+        settings: how the clips are cut.
         limits: what a video may take.
     """
 
-    def __init__(
-        self,
-        videos: VideoList,
-        *,
-        frames: int,
-        crop_size: int,
-        num_clips: int,
-        num_crops: NumCrops = 1,
-        ori_resolution: int | None = None,
-        limits: DecodeLimits = USUAL_LIMITS,
-    ) -> None:
+    def __init__(self, videos: VideoList, settings: ClipSettings, *, limits: DecodeLimits = USUAL_LIMITS) -> None:
         self.videos = videos
-        self.frames = frames
-        self.crop_size = crop_size
-        self.num_clips = num_clips
-        self.num_crops: NumCrops = num_crops
-        self.ori_resolution = ori_resolution
+        self.settings = settings
         self.limits = limits
         self.crashed: dict[Attempt, str] = {}
 
@@ -112,24 +151,25 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         return EvalSample(clips=clips, label=-1 if video.label is None else video.label, index=attempt.index)
 
     def _clips(self, path: Path) -> Tensor:
-        window = 2 * self.frames
+        settings = self.settings
         with VideoReader(path) as reader:
-            starts = evenly_spread_starts(reader.num_frames, window, self.num_clips)
-            self.limits.check(reader, min(reader.num_frames, self.num_clips * self.frames))
-            crops = square_crops(reader.width, reader.height, self.num_crops, self.ori_resolution)
-            return cut_clips(reader, starts, crops, frames=self.frames, crop_size=self.crop_size)
+            window = settings.timing.window(reader, settings.frames)
+            starts = evenly_spread_starts(reader.num_frames, window.length, settings.num_clips)
+            self.limits.check(reader, min(reader.num_frames, settings.num_clips * settings.frames))
+            crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
+            return cut_clips(reader, window, starts, crops, crop_size=settings.crop_size)
 
 
 def cut_clips(
-    reader: VideoReader, starts: Sequence[int], crops: Sequence[Crop], *, frames: int, crop_size: int
+    reader: VideoReader, window: Window, starts: Sequence[int], crops: Sequence[Crop], *, crop_size: int
 ) -> Tensor:
-    """Cut clips out of an open video: every second frame of windows of 2·`frames` frames.
+    """Cut clips out of an open video: every second instant of its windows.
 
     Args:
         reader: the video.
+        window: the instants of a clip in this video.
         starts: first frames of the windows.
         crops: where the frames are cut.
-        frames: frames F per clip.
         crop_size: side S that every crop is scaled to, in pixels.
 
     Returns:
@@ -138,7 +178,7 @@ def cut_clips(
     Raises:
         VideoError: a frame cannot be decoded.
     """
-    wanted = [window_indices(start, 2 * frames, reader.num_frames)[full_positions(frames)] for start in starts]
+    wanted = [window.indices(start)[full_positions(window.num_instants // 2)] for start in starts]
     distinct = sorted({i for clip in wanted for i in clip})
     pixels = reader.read(distinct)
     cropped = [crop_and_resize(pixels, crop, crop_size) for crop in crops]
@@ -222,14 +262,10 @@ class EvalLoader:
 
 def build_eval_loader(
     videos: VideoList,
+    settings: ClipSettings,
     *,
-    frames: int,
-    crop_size: int,
-    num_clips: int,
     batch_size: int,
     workers: int,
-    num_crops: NumCrops = 1,
-    ori_resolution: int | None = None,
     indices: Sequence[int] | None = None,
     limits: DecodeLimits = USUAL_LIMITS,
 ) -> EvalLoader:
@@ -239,26 +275,15 @@ def build_eval_loader(
 
     Args:
         videos: the list.
-        frames: frames F per clip.
-        crop_size: side S of the clips, in pixels.
-        num_clips: clips per video.
+        settings: how clips are cut.
         batch_size: videos per batch.
         workers: processes that decode; 0 decodes in this one.
-        num_crops: crops per clip, see `square_crops`.
-        ori_resolution: source pixels that the crop's side is 0.875 of, see `square_crops`.
         indices: places in the list of the videos that are wanted, in that order; None: all of them.
         limits: what a video may take.
     """
-    dataset = EvalClipsDataset(
-        videos,
-        frames=frames,
-        crop_size=crop_size,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        ori_resolution=ori_resolution,
-        limits=limits,
-    )
-    no_clips = torch.empty((0, num_clips * num_crops, 3, frames, crop_size, crop_size), dtype=torch.uint8)
+    dataset = EvalClipsDataset(videos, settings, limits=limits)
+    side, num_views = settings.crop_size, settings.num_clips * settings.num_crops
+    no_clips = torch.empty((0, num_views, 3, settings.frames, side, side), dtype=torch.uint8)
     batches = ListedBatches(range(len(dataset)) if indices is None else indices, batch_size)
 
     def start(watch: Watch) -> "DataLoader[EvalSample | SkippedVideo]":

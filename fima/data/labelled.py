@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import full_positions, window_indices, window_starts
+from fima.data.clips import full_positions, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
-from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader
+from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError
@@ -69,15 +69,18 @@ class LabelledDataset(TrainDataset[LabelledSample]):
         """A random window of the video, every second frame, in one random crop."""
         video = self.videos.videos[index]
         assert video.label is not None
-        window, data = 2 * self.data.frames, self.data
+        data = self.data
         with VideoReader(video.path) as reader:
             self.check_size(reader, data.frames)
+            window = drawn_timing(data, generator).window(reader, data.frames)
             start, _ = window_starts(
-                reader.num_frames, window, generator, sampling="same", step_frames=data.step_between_clips
+                reader.num_frames, window.length, generator, sampling="same", step_frames=data.step_between_clips
             )
-            frames = reader.read(window_indices(start, window, reader.num_frames)[full_positions(data.frames)])
+            frames = reader.read(window.indices(start)[full_positions(data.frames)])
         height, width = frames.shape[1:3]
-        crop = random_crop(width, height, min_area=data.min_area, max_area=data.max_area, generator=generator)
+        crop = random_crop(
+            width, height, min_area=data.min_area, max_area=data.max_area, flip=data.flip, generator=generator
+        )
         return LabelledSample(
             clip=crop_and_resize(frames, crop, data.crop_size),
             draws=draw_colour(generator, 1, data)[0],

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import full_positions, window_indices, window_starts
+from fima.data.clips import ClipTiming, full_positions, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
@@ -175,6 +175,12 @@ class TrainDataset(Dataset[Sample], ABC):
             return self.draw(attempt.chosen, draws)
 
 
+def drawn_timing(data: DataConfig, generator: np.random.Generator) -> ClipTiming:
+    """The timing of a sample's clips; nothing is drawn but a span, where there is a range of them."""
+    span = float(generator.uniform(*data.span)) if data.span is not None else 0.0
+    return ClipTiming(stride=data.stride, fps=data.fps, frame_rate=data.frame_rate, span=span)
+
+
 class PretrainDataset(TrainDataset[PretrainSample]):
     """Two random clips of each video; `early`, `late` and the frames for them only where the method uses them."""
 
@@ -184,18 +190,19 @@ class PretrainDataset(TrainDataset[PretrainSample]):
 
     def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
         """Two windows of the video, each in three views."""
-        video, window = self.videos.videos[index], 2 * self.data.frames
+        video, timing = self.videos.videos[index], drawn_timing(self.data, generator)
         with VideoReader(video.path) as reader:
-            self.check_size(reader, 2 * window)
+            self.check_size(reader, 4 * self.data.frames)
+            window = timing.window(reader, self.data.frames)
             starts = window_starts(
                 reader.num_frames,
-                window,
+                window.length,
                 generator,
                 sampling=self.data.clip_sampling,
                 step_frames=self.data.step_between_clips,
             )
             used = slice(None) if self.frame_views else full_positions(self.data.frames)
-            wanted = [i for start in starts for i in window_indices(start, window, reader.num_frames)[used]]
+            wanted = [i for start in starts for i in window.indices(start)[used]]
             frames = np.split(reader.read(wanted), 2)
         a, b = (sample_views(clip, self.data, generator, frame_views=self.frame_views) for clip in frames)
         draws = draw_colour(generator, 2 * TENSORS_PER_CLIP, self.data)

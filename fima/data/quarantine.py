@@ -6,11 +6,15 @@ is written as a JSON string, in double quotes.
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fima.data.datasets import VideoList
+from fima.data.layouts.files import is_video
+from fima.data.layouts.video_list import counted
 from fima.data.packed_lists import relative_name
 from fima.errors import DataError
 
@@ -38,7 +42,7 @@ def read_quarantine(file: Path) -> set[str]:
         DataError: the file cannot be read; its message names the line.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as a list of videos to exclude ({error})") from error
     paths: set[str] = set()
@@ -54,21 +58,74 @@ def read_quarantine(file: Path) -> set[str]:
     return paths
 
 
-def exclude(videos: VideoList, file: Path) -> VideoList:
+def exclude(videos: VideoList, file: Path, *, library: Callable[[], VideoList] | None = None) -> VideoList:
     """The videos that a list does not name.
+
+    An entry is a path relative to `videos.root`, with either kind of slash; or one that leads there, absolute or with
+    the name of that folder; or a name that only one video has, with, without or with another extension.
 
     Args:
         videos: the list to take them from.
-        file: the list of those to pass over, relative to `videos.root`; names of other files do nothing.
+        file: the list of those to pass over.
+        library: lists every video of the data set, where `videos` are a part: what is in it is no unknown name.
 
     Raises:
         DataError: the file cannot be read, or no video is left.
     """
-    excluded = read_quarantine(file)
+    entries = read_quarantine(file)
+    excluded, unknown, ambiguous = _matches(videos, entries)
+    if unknown and library is not None:
+        _, unknown, _ = _matches(library(), unknown)
     kept = [video for video in videos.videos if relative_name(video.path, videos.root) not in excluded]
     if not kept:
         raise DataError(f"{file}: excludes all {len(videos.videos)} videos of {videos.root}")
-    return replace(videos, videos=kept, layout=f"{videos.layout}; {len(videos.videos) - len(kept)} videos excluded")
+    notes = [
+        f"{file}: {len(which)} of {len(entries)} entries {how}, such as {sorted(which)[0]!r}"
+        for how, which in {"name no video": unknown, "name several videos, so none is excluded": ambiguous}.items()
+        if which
+    ]
+    layout = f"{videos.layout}; {counted(len(videos.videos) - len(kept), 'video')} excluded"
+    return replace(videos, videos=kept, layout=layout, notes=[*videos.notes, *notes])
+
+
+def _matches(videos: VideoList, entries: Iterable[str]) -> tuple[set[str], set[str], set[str]]:
+    """The relative names that entries mean, the entries that mean none, and those that mean several."""
+    names = {relative_name(video.path, videos.root) for video in videos.videos}
+    short: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        path = PurePath(name)
+        for key in {str(path.with_suffix("")), path.name, path.stem}:
+            short[key].add(name)
+    folders = {videos.root.absolute(), videos.root.resolve()}
+    found: set[str] = set()
+    unknown: set[str] = set()
+    ambiguous: set[str] = set()
+    for entry in entries:
+        spellings = list(_spellings(entry, folders))
+        exact = next((name for name in spellings if name in names), None)
+        bare = [str(PurePath(name).with_suffix("")) for name in spellings if is_video(name)]
+        near = next((short[name] for name in [*spellings, *bare] if name in short), set())
+        meant = near if exact is None else {exact}
+        if len(meant) == 1:
+            found |= meant
+        else:
+            (ambiguous if meant else unknown).add(entry)
+    return found, unknown, ambiguous
+
+
+def _spellings(entry: str, folders: Iterable[Path]) -> Iterator[str]:
+    """What a path may be called relative to a folder, given in several ways."""
+    yield entry
+    path = os.path.normpath(entry.replace("\\", "/"))
+    yield path
+    for folder in folders:
+        if path.startswith(f"{folder}/"):
+            yield path.removeprefix(f"{folder}/")
+    names = {folder.name for folder in folders} - {""}
+    parts = path.split("/")
+    for place, part in enumerate(parts[:-1]):
+        if part in names:
+            yield "/".join(parts[place + 1 :])
 
 
 def _line(path: str) -> str:

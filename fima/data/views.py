@@ -15,7 +15,6 @@ from fima.data.clips import early_positions, full_positions, late_positions
 MIN_ASPECT = 3 / 4
 MAX_ASPECT = 4 / 3
 CROP_TRIES = 10
-FLIP_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,13 @@ class Crop:
 
 
 def random_crop(
-    frame_width: int, frame_height: int, *, min_area: float, max_area: float, generator: np.random.Generator
+    frame_width: int,
+    frame_height: int,
+    *,
+    min_area: float,
+    max_area: float,
+    flip: float = 0.5,
+    generator: np.random.Generator,
 ) -> Crop:
     """A random rectangle as in torchvision's RandomResizedCrop, with a random flip.
 
@@ -76,6 +81,7 @@ def random_crop(
         frame_height: H of the source, in pixels.
         min_area: smallest area, as a share of the frame.
         max_area: largest area, as a share of the frame.
+        flip: probability that it is mirrored.
         generator: source of the draws.
 
     Returns:
@@ -84,8 +90,8 @@ def random_crop(
     """
     areas = frame_width * frame_height * generator.uniform(min_area, max_area, CROP_TRIES)
     aspects = np.exp(generator.uniform(np.log(MIN_ASPECT), np.log(MAX_ASPECT), CROP_TRIES))
-    where_x, where_y, flip = generator.random(3)
-    flipped = bool(flip < FLIP_PROBABILITY)
+    where_x, where_y, draw = generator.random(3)
+    flipped = bool(draw < flip)
     for area, aspect in zip(areas, aspects, strict=True):
         width, height = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
         if 0 < width <= frame_width and 0 < height <= frame_height:
@@ -129,8 +135,8 @@ def sample_views(
     """The three views of one clip, each cropped and flipped on its own, all frames of a view alike.
 
     Args:
-        window: the clip's consecutive frames, uint8 (2·data.frames, H, W, 3); those of `full` alone, (data.frames, …),
-            where `frame_views` are not wanted.
+        window: the frames at the clip's instants, uint8 (2·data.frames, H, W, 3); those of `full` alone,
+            (data.frames, …), where `frame_views` are not wanted.
         data: frames, crop size and crop areas.
         generator: source of the draws; it advances alike with and without `frame_views`.
         frame_views: whether `early` and `late` are wanted.
@@ -140,7 +146,14 @@ def sample_views(
     """
     frame_height, frame_width = window.shape[1:3]
     crops = [
-        random_crop(frame_width, frame_height, min_area=data.min_area, max_area=data.max_area, generator=generator)
+        random_crop(
+            frame_width,
+            frame_height,
+            min_area=data.min_area,
+            max_area=data.max_area,
+            flip=data.flip,
+            generator=generator,
+        )
         for _ in range(3)
     ]
     full_frames = full_positions(data.frames) if frame_views else slice(None)

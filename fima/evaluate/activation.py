@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fima.data.clips import full_positions, window_indices
 from fima.data.eval_clips import CENTRE_SHARE
 from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.occlusion import occlusion_map
@@ -227,7 +226,7 @@ def _windows(frames: Iterator[Tensor], window: int) -> Iterator[tuple[int, int, 
 
 
 def _clip(held: deque[Tensor], window: int) -> Tensor:
-    chosen = window_indices(0, window, len(held))[full_positions(window // 2)]
+    chosen = [position % len(held) for position in range(0, window, 2)]
     return torch.stack([held[position] for position in chosen], dim=1)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
-from fima.evaluate.features import ClipSettings, Features
+from fima.evaluate.features import Features
 from fima.evaluate.knn import NUM_NEIGHBOURS, TEMPERATURE, knn_scores
 from fima.evaluate.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linear_probe
 from fima.evaluate.metrics import top_k_accuracy

@@ -8,34 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
-from fima.data.eval_clips import NumCrops
 from fima.data.loader import SkippedVideo
-from fima.errors import ConfigError
 from fima.method.motion import frame_difference
 
 DIFFERENCE_CELLS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """How clips are cut out of videos."""
-
-    frames: int
-    """Frames per clip; its window is twice as many frames of the video."""
-    crop_size: int
-    """Side of the square crops once they are scaled, in pixels."""
-    num_clips: int = 10
-    """Clips per video, evenly spread over it."""
-    num_crops: NumCrops = 1
-    """Square crops per clip: the centre, or three along the longer side."""
-    ori_resolution: int | None = None
-    """Source pixels that a crop's side is 0.875 of. None: 0.875 of each video's own short side."""
-
-    def __post_init__(self) -> None:
-        for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1), ("ori_resolution", 8)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import nn
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind, read_content
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import load_pretrained
+from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.protocols import EvaluationConfig, SplitLists
 from fima.recipe import config_to_mapping
 
@@ -126,10 +126,11 @@ def load_subject(
     if zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
         classifier = load_classifier(path, device=device)
         loaded = replace(loaded, encoder=classifier.model.encoder)
-    clips = ClipSettings(
-        frames=loaded.config.data.frames if frames is None else frames,
-        crop_size=loaded.config.data.crop_size if crop_size is None else crop_size,
-        num_clips=config.num_clips,
+    trained = ClipSettings.of(loaded.config.data, num_clips=config.num_clips)
+    clips = replace(
+        trained,
+        frames=trained.frames if frames is None else frames,
+        crop_size=trained.crop_size if crop_size is None else crop_size,
         num_crops=config.num_crops,
         ori_resolution=config.ori_resolution,
     )

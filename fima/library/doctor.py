@@ -102,6 +102,8 @@ class Diagnosis:
     """Videos that cannot be used."""
     notes: list[Finding]
     """Videos that can be used but need care."""
+    remarks: list[str]
+    """What is odd about the folder and its lists, one sentence each."""
 
     def to_dict(self) -> dict[str, object]:
         """Everything, as it goes into a JSON file."""
@@ -145,6 +147,7 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
         durations=_histogram(index.duration_seconds[good]),
         problems=problems,
         notes=[*_notes(index, good), *_duplicates(index, good)],
+        remarks=videos.notes,
     )
 
 

@@ -21,7 +21,6 @@ from fima.library.transcode import Transcoded, TranscodeSettings, target_size, t
 
 RECORD = "prepared.jsonl"
 PARTIAL_SUFFIX = ".partial.mp4"
-LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 BITS_PER_PIXEL = 0.5
 """Upper end of what real clips took at crf 20 (0.18 to 0.52; very grainy ones 0.9); six steps of crf halve it."""
 BITS_PER_PIXEL_CRF = 20
@@ -71,8 +70,12 @@ def plan(source: Path, target: Path, videos: Sequence[Path], settings: Transcode
     Returns:
         Jobs in the order of the videos. Names that differ only in their ending keep it before the new one.
     """
-    stems = Counter(path.with_suffix("") for path in videos)
-    names = (path.with_suffix(".mp4") if stems[path.with_suffix("")] == 1 else Path(f"{path}.mp4") for path in videos)
+    folders = {path for path in videos if (source / path).is_dir()}  # of pictures: a dot is part of the name
+    stems = Counter(path if path in folders else path.with_suffix("") for path in videos)
+    names = (
+        path.with_suffix(".mp4") if path not in folders and stems[path.with_suffix("")] == 1 else Path(f"{path}.mp4")
+        for path in videos
+    )
     return [
         Job(source=source / path, target=target / name, settings=settings)
         for path, name in zip(videos, names, strict=True)

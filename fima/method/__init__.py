@@ -1,14 +1,13 @@
-"""The methods: encoders, heads, queues and what one training step computes."""
+"""The method: encoders, heads, queues and what one training step computes."""
 
 from fima.config import MethodConfig, ModelConfig
 from fima.method.fima import FIMA
-from fima.method.moco import MoCo
 
 
-def build_method(model: ModelConfig, method: MethodConfig) -> MoCo | FIMA:
-    """The networks of a run, with random weights.
+def build_method(model: ModelConfig, method: MethodConfig) -> FIMA:
+    """The networks of a run, with random weights: FIMA, or MoCo, which is its instance term alone.
 
     Raises:
-        ConfigError: a queue size is still None.
+        ConfigError: the size of a queue in use is still None.
     """
-    return FIMA(model, method) if method.name == "fima" else MoCo(model, method)
+    return FIMA(model, method)

@@ -1,86 +1,54 @@
-"""FIMA: the instance loss, and motion alignment at the level of frames and of cells (pixels of the feature map)."""
+"""FIMA, a sum of terms: instance discrimination, and motion alignment at the level of frames and of cells.
 
-from dataclasses import dataclass
+The sum with the instance term alone is MoCo (He et al., 2020), the baseline.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from fima.config import MethodConfig, ModelConfig
-from fima.method import losses
+from fima.method.cell import CellTerm
 from fima.method.decoder import MotionDecoder, positional_code
-from fima.method.foreground import activation_map, foreground_mask
-from fima.method.heads import cells, pooled
-from fima.method.inputs import ClipInputs, StepLosses, required
-from fima.method.losses import positive_pairs
-from fima.method.moco import MoCo, instance_stats, required_size, step_losses
+from fima.method.frame import FrameTerm
+from fima.method.heads import cells
+from fima.method.inputs import VIEWS, ClipInputs, StepLosses
+from fima.method.instance import InstanceTerm
+from fima.method.networks import MomentumNetworks
+from fima.method.prediction import MotionPrediction
 from fima.method.queue import KeyQueue
-from fima.torch_tools.distributed import gather_rows
+from fima.method.term import QueryPass, Term, TermLoss
+from fima.torch_tools.distributed import all_reduce_mean
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipKeys:
-    """What the key networks say of one clip."""
-
-    instance: Tensor | None
-    """Embedding of the `full` view, (B, D); with the instance loss."""
-    cells: Tensor | None
-    """Motion cells: embeddings of the `full` difference, (B, t, N, D); with the cell loss."""
-    mask: Tensor | None
-    """Foreground, bool (B, h, w); with the cell loss."""
-    frames: Tensor | None
-    """Local motion: embeddings of the `early` and the `late` difference, (2, B, D); with the frame loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotionPrediction:
-    """What one clip predicts of the other clip's motion."""
-
-    cells: Tensor | None
-    """(B, t, N, D); with the cell loss."""
-    frames: Tensor | None
-    """Early, late: (2, B, D); with the frame loss."""
-
-
-def early_and_late(slices: Tensor) -> Tensor:
-    """Predictions of the early and the late local motion from those of the temporal slices.
-
-    With two slices, slice 0 is early and slice 1 late, as published. In general the first and the last ceil(t/2) slices
-    are averaged, so that the middle one of an odd number serves both.
-
-    Args:
-        slices: unit vectors, (B, t, D).
-
-    Returns:
-        Unit vectors, (2, B, D).
-    """
-    num_slices = slices.shape[1]
-    early = slices[:, : (num_slices + 1) // 2].mean(dim=1)
-    late = slices[:, num_slices // 2 :].mean(dim=1)
-    return normalize(torch.stack([early, late]), dim=-1)
-
-
-class FIMA(MoCo):
-    """Fine-grained motion alignment; only the networks and queues that the losses in use need exist.
+class FIMA(MomentumNetworks):
+    """Fine-grained motion alignment; only the networks and queues that the terms in use need exist.
 
     Args:
         model: the networks.
-        method: the losses.
+        method: the terms and their weights.
 
     Raises:
-        ConfigError: `method.queue_size` or `method.cell_queue_size` is None.
+        ConfigError: the size of a queue in use is still None.
     """
 
+    terms: list[Term[Any]]
+    """Those that are switched on."""
+
     def __init__(self, model: ModelConfig, method: MethodConfig) -> None:
-        super().__init__(model, method)
-        num_features, dim = self.query_encoder.num_features, model.decoder_dim
-        queue_size = required_size(method.queue_size, "method.queue_size")
-        cell_queue_size = required_size(method.cell_queue_size, "method.cell_queue_size")
-        self.motion_queue = KeyQueue(queue_size, model.embedding_dim) if method.frame_loss else None
-        has_cell_queue = method.cell_loss and cell_queue_size > 0
-        self.cell_queue = KeyQueue(cell_queue_size, model.embedding_dim) if has_cell_queue else None
+        super().__init__(model, method.key_momentum)
+        switches = ((InstanceTerm, method.instance_loss), (FrameTerm, method.frame_loss), (CellTerm, method.cell_loss))
+        self.terms = [term(method, model.embedding_dim) for term, is_on in switches if is_on]
+        self.weights = {term.name: float(getattr(method, f"{term.name}_weight")) for term in self.terms}
+        for term in self.terms:
+            if term.queue is not None:
+                self.add_module(term.queue_name, term.queue)
+        self.predicts_slices, self.predicts_cells = method.frame_loss, method.cell_loss
         self.decoder: MotionDecoder | None = None
         if method.decoder and (method.frame_loss or method.cell_loss):
+            num_features, dim = self.query_encoder.num_features, model.decoder_dim
             self.decoder = MotionDecoder(dim, model.decoder_heads, model.decoder_layers, model.decoder_dropout)
             self.reduce = nn.Linear(num_features, dim)
             self.expand = nn.Linear(dim, num_features)
@@ -89,31 +57,24 @@ class FIMA(MoCo):
 
     @property
     def queues(self) -> dict[str, KeyQueue]:
-        """The queues that the losses use, by the name of the loss."""
-        queues = {"instance": self.queue, "frame": self.motion_queue, "cell": self.cell_queue}
-        return {name: queue for name, queue in queues.items() if queue is not None}
+        """The queues that the terms use, by the name of the term."""
+        return {term.name: term.queue for term in self.terms if term.queue is not None}
 
     @torch.no_grad()
-    def key_pass(self, clip: ClipInputs) -> ClipKeys:
-        """Everything the losses need of one clip as a key: up to four passes of the key networks."""
-        instance = motion_cells = mask = frames = None
-        samples_foreground = self.method.cell_loss and self.method.foreground
-        if self.method.instance_loss or samples_foreground:
-            features = self.key_features(clip.full)
-        if self.method.instance_loss:
-            instance = self.key_embedding(features)
-        if self.method.cell_loss:
-            motion = self.key_features(required(clip.full_difference, "full_difference"))
-            motion_cells = self.key_projector(cells(motion))
-            if samples_foreground:
-                mask = foreground_mask(activation_map(features, motion))
-            else:
-                mask = torch.ones(len(motion), *motion.shape[-2:], dtype=torch.bool, device=motion.device)
-        if self.method.frame_loss:
-            early = required(clip.early_difference, "early_difference")
-            late = required(clip.late_difference, "late_difference")
-            frames = torch.stack([self.key_embedding(self.key_features(view)) for view in (early, late)])
-        return ClipKeys(instance=instance, cells=motion_cells, mask=mask, frames=frames)
+    def key_pass(self, clip: ClipInputs) -> dict[str, Any]:
+        """What each term needs of one clip as a key; the key encoder sees a view once, and only if a term needs it."""
+        needed = {view for term in self.terms for view in term.views}
+        maps = {view: self.key_features(clip[view]) for view in VIEWS if view in needed}
+        return {term.name: term.keys(maps, self.key_projector) for term in self.terms}
+
+    def query_pass(self, a: ClipInputs, b: ClipInputs) -> QueryPass:
+        """The query features of both clips, and what follows from them."""
+        return QueryPass(
+            features=(self.query_features(a.full), self.query_features(b.full)),
+            boxes=(a.box, b.box),
+            project=self.projector,
+            predict=self.predict_motion,
+        )
 
     def predict_motion(self, features: Tensor, other: Tensor) -> MotionPrediction:
         """What a clip predicts of the other one's motion, from the query feature maps of both, (B, C, t, h, w).
@@ -123,72 +84,28 @@ class FIMA(MoCo):
         """
         if self.decoder is None:
             slices = cells(features)
-            cell_vectors = self.projector(slices) if self.method.cell_loss else None
-            slice_vectors = self.projector(slices.mean(dim=2)) if self.method.frame_loss else None
+            wanted = [slices.mean(dim=2, keepdim=True)] if self.predicts_slices else []
+            vectors = self.projector(torch.cat([*wanted, slices] if self.predicts_cells else wanted, dim=2))
         else:
             vectors = self._decode(self.decoder, features, other)
-            num_cls = int(self.method.frame_loss)
-            cell_vectors = vectors[:, :, num_cls:] if self.method.cell_loss else None
-            slice_vectors = vectors[:, :, 0] if self.method.frame_loss else None
-        frames = None if slice_vectors is None else early_and_late(slice_vectors)
-        return MotionPrediction(cells=cell_vectors, frames=frames)
+        num_cls = int(self.predicts_slices)
+        return MotionPrediction(slices=vectors[:, :, :num_cls], cells=vectors[:, :, num_cls:])
 
     def _decode(self, decoder: MotionDecoder, features: Tensor, other: Tensor) -> Tensor:
-        """Unit vectors (B, t, 1 + N, D): the cls token's where the frame loss is on, the cells' where theirs is."""
+        """Unit vectors (B, t, 1 + N, D): the cls token's where the frame term is on, the cells' where theirs is."""
         tokens, memory = (self.reduce(cells(clip)).flatten(0, 1) for clip in (features, other))
         code = positional_code(tokens.shape[1], tokens.shape[2], tokens.device, tokens.dtype)
         inputs = []
-        if self.method.frame_loss:
+        if self.predicts_slices:
             inputs.append(self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1))
-        if self.method.cell_loss:
+        if self.predicts_cells:
             inputs.append(tokens + code)
         decoded = decoder(torch.cat(inputs, dim=1), memory + code)
         vectors: Tensor = self.projector(self.expand(decoded))
         return vectors.reshape(features.shape[0], features.shape[2], *vectors.shape[1:])
 
-    def frame_loss(self, predictions: Tensor, keys: Tensor) -> Tensor:
-        """Mean of the four frame-level losses; the keys enter the motion queue.
-
-        Args:
-            predictions: clip b early, b late, a early, a late, (4, B, D).
-            keys: in the same order, (4, B, D).
-        """
-        queue = required(self.motion_queue, "motion_queue")
-        batch_keys = gather_rows(keys.transpose(0, 1)).transpose(0, 1)
-        frame_losses = losses.frame_motion(
-            predictions, keys, batch_keys, queue.snapshot(), temperature=self.method.temperature
-        )
-        queue.write(batch_keys.flatten(0, 1))
-        return frame_losses.mean()
-
-    def cell_loss(self, predictions: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], pairs: Tensor) -> Tensor:
-        """Pixel-level loss, the mean over both directions and all temporal slices; the cells enter the dense queue.
-
-        Args:
-            predictions: predicted motion cells of clip b and of clip a, each (B, t, N, D).
-            keys: motion cells of clip b and of clip a, each (B, t, N, D).
-            pairs: which cells of clip a and of clip b are positives, (B, N, N).
-        """
-        queued = [] if self.cell_queue is None else [self.cell_queue.snapshot()]
-        batch_keys = [gather_rows(clip) for clip in keys]
-        slice_losses = []
-        for predicted, key, batch_key, positives in zip(
-            predictions, keys, batch_keys, (pairs, pairs.transpose(1, 2)), strict=True
-        ):
-            everything = torch.cat([batch_key.flatten(0, 2), *queued])
-            slice_losses += [
-                losses.cell_motion(
-                    predicted[:, index], key[:, index], positives, everything, temperature=self.method.cell_temperature
-                )
-                for index in range(key.shape[1])
-            ]
-        if self.cell_queue is not None:
-            for batch_key in batch_keys:
-                self.cell_queue.write(batch_key.transpose(0, 1).flatten(0, 2))
-        return torch.stack(slice_losses).mean()
-
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
-        """One step: moving average, key passes, query passes, losses, queues.
+        """One step: moving average, key passes, query passes, losses, queues. The caller runs backward and optimiser.
 
         Args:
             a: one clip of each video.
@@ -196,42 +113,30 @@ class FIMA(MoCo):
             update_keys: whether the moving averages take their step; not in the later parts of one optimiser step.
 
         Raises:
-            ValueError: an input lacks a difference that a loss in use needs.
+            ValueError: an input lacks a view that a term in use needs.
         """
         if update_keys:
             self.update_key_networks()
         with self.ready_keys():
             keys_a, keys_b = self.key_pass(a), self.key_pass(b)
-        features_a, features_b = self.query_features(a.full), self.query_features(b.full)
-        query_a = self.projector(pooled(features_a))
-        parts: dict[str, Tensor] = {}
-        stats: dict[str, Tensor] = {}
-        total = features_a.new_zeros((), dtype=torch.float32)
-        if self.method.instance_loss:
-            query_b = self.projector(pooled(features_b))
-            instance_keys = [required(keys.instance, "instance") for keys in (keys_a, keys_b)]
-            contrasts = self.instance_loss(query_a, query_b, *instance_keys)
-            parts["instance"] = (contrasts[0].loss + contrasts[1].loss) / 2
-            stats |= instance_stats(contrasts)
-            total = self.method.instance_weight * parts["instance"]
-        if not (self.method.frame_loss or self.method.cell_loss):
-            return step_losses(total, parts, stats, query_a)
+        query = self.query_pass(a, b)
+        found = {term.name: term.loss(query, keys_a[term.name], keys_b[term.name]) for term in self.terms}
+        total = query.features[0].new_zeros((), dtype=torch.float32)
+        for name, term in found.items():
+            total = total + self.weights[name] * term.loss
+        return step_losses(total, found, query.embeddings[0])
 
-        of_b, of_a = self.predict_motion(features_a, features_b), self.predict_motion(features_b, features_a)
-        if self.method.frame_loss:
-            predictions = [required(prediction.frames, "frames") for prediction in (of_b, of_a)]
-            frame_keys = [required(keys.frames, "frames") for keys in (keys_b, keys_a)]
-            parts["frame"] = self.frame_loss(torch.cat(predictions), torch.cat(frame_keys))
-            total = total + self.method.frame_weight * parts["frame"]
-        if self.method.cell_loss:
-            mask_a, mask_b = required(keys_a.mask, "mask"), required(keys_b.mask, "mask")
-            pairs = positive_pairs(a.box, b.box, mask_a, mask_b, pos_ratio=self.method.pos_ratio)
-            parts["cell"] = self.cell_loss(
-                (required(of_b.cells, "cells"), required(of_a.cells, "cells")),
-                (required(keys_b.cells, "cells"), required(keys_a.cells, "cells")),
-                pairs,
-            )
-            total = total + self.method.cell_weight * parts["cell"]
-            stats["foreground_share"] = torch.stack([mask_a, mask_b]).to(total.dtype).mean()
-            stats["cells_with_positives"] = pairs.any(dim=2).to(total.dtype).mean()
-        return step_losses(total, parts, stats, query_a)
+
+def step_losses(total: Tensor, terms: Mapping[str, TermLoss], query: Tensor) -> StepLosses:
+    """Losses of the step, with the terms' losses and statistics averaged over the processes in one reduction."""
+    parts = {name: term.loss for name, term in terms.items()}
+    stats = {name: value for term in terms.values() for name, value in term.stats.items()}
+    scalars = {**parts, **stats}
+    values = all_reduce_mean(torch.stack([value.detach().to(total.dtype) for value in scalars.values()]))
+    reduced = dict(zip(scalars, values.unbind(), strict=True))
+    return StepLosses(
+        total=total,
+        parts={name: reduced[name] for name in parts},
+        stats={name: reduced[name] for name in stats},
+        query=query.detach(),
+    )

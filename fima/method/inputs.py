@@ -1,39 +1,41 @@
 """What a method takes and what it gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-Value = TypeVar("Value")
-
-
-def required(value: Value | None, name: str) -> Value:
-    """A value that a loss in use cannot do without.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        raise ValueError(f"{name} is None, but a loss that is switched on needs it")
-    return value
+View = Literal["full", "full_difference", "early_difference", "late_difference"]
+VIEWS: tuple[View, ...] = ("full", "full_difference", "early_difference", "late_difference")
+"""The RGB view, its frame difference, and those of the first and of the last half at stride 1: in the order in which
+the key encoder sees them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipInputs:
-    """What the networks see of one clip: augmented, normalised views, all (B, 3, T, H, W)."""
+    """What the networks see of one clip."""
 
-    full: Tensor
-    """The RGB view."""
-    full_difference: Tensor | None = None
-    """Frame difference of the `full` view; the cell loss needs it."""
-    early_difference: Tensor | None = None
-    """Frame difference of the first half at stride 1; the frame loss needs it."""
-    late_difference: Tensor | None = None
-    """Frame difference of the last half at stride 1; the frame loss needs it."""
+    views: Mapping[View, Tensor]
+    """Augmented, normalised views, all (B, 3, T, H, W): `full`, and the differences that the terms in use need."""
     box: Tensor
     """Crop of the `full` view, (x0, y0, x1, y1) normalised to the source frame, (B, 4); x0 > x1 when flipped."""
+
+    @property
+    def full(self) -> Tensor:
+        """The RGB view, (B, 3, T, H, W)."""
+        return self[VIEWS[0]]
+
+    def __getitem__(self, view: View) -> Tensor:
+        """A view by name, (B, 3, T, H, W).
+
+        Raises:
+            ValueError: the clip has no such view.
+        """
+        if view not in self.views:
+            raise ValueError(f"the clip has no view `{view}`, which a loss that is switched on needs")
+        return self.views[view]
 
 
 @dataclass(frozen=True, kw_only=True)

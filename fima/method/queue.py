@@ -4,6 +4,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fima.errors import ConfigError
+
+
+def decided_size(size: int | None, flag: str) -> int:
+    """The size of a queue, which a run derives from its number of videos where the settings leave it open.
+
+    Raises:
+        ConfigError: it is still open.
+    """
+    if size is None:
+        raise ConfigError(f"--{flag} None: must be a number by now; give one, or derive it from the number of videos")
+    return size
+
 
 class KeyQueue(nn.Module):
     """The newest K keys, in a ring.

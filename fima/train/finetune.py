@@ -149,7 +149,8 @@ class Finetuning(Task[LabelledBatch]):
         """Return what is odd about the videos, the clips, the tests and the schedule."""
         config, lists = self.config, self.lists
         _, unusual = clips_in_words(config, self.encoder)
-        found = [*lists.train.warnings(), *lists.test.warnings(), unusual, narrow_test(config, lists)]
+        odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
+        found = [*odd, unusual, narrow_test(config, lists)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
         optim = config.optim

@@ -1,15 +1,18 @@
 """What the tests of a fine-tuning run measure with the weights as they are."""
 
+import dataclasses
+
 import torch
 
 from fima.checkpoints.classifier import Classifier
 from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured
-from fima.evaluate.features import ClipSettings
 from fima.evaluate.protocols import EvaluationConfig
 from fima.evaluate.video_protocols import measure_foreground
 from fima.torch_tools import distributed
@@ -18,26 +21,15 @@ from fima.train.finetune_setup import LabelledLists
 
 def foreground(classifier: Classifier, config: FinetuneConfig, lists: LabelledLists, device: torch.device) -> Measured:
     """Measure which part of the encoder's activation falls on what moves in the test videos."""
-    defaults = EvaluationConfig()
     # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
     num_videos = config.optim.batch_size // (config.optim.accumulate * config.test.clips)
     classifier.eval()
     return measure_foreground(
         classifier.encoder,
-        ClipSettings(
-            frames=config.data.frames,
-            crop_size=config.data.crop_size,
-            num_clips=config.test.clips,
-            ori_resolution=config.test.ori_resolution,
-        ),
+        dataclasses.replace(test_clips(config), num_crops=1),
         lists.test,
         lists.load_mask,
-        EvaluationConfig(
-            batch_size=min(defaults.batch_size, max(1, num_videos)),
-            workers=config.data.workers,
-            limits=DecodeLimits.of(config.data),
-        ),
-        device,
+        _resources(config, device, min(EvaluationConfig().batch_size, max(1, num_videos))),
     )
 
 
@@ -47,16 +39,9 @@ def score(classifier: Classifier, config: FinetuneConfig, videos: VideoList, dev
     return test_classifier(
         classifier,
         videos,
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        clips=config.test.clips,
-        crops=config.test.crops,
-        ori_resolution=config.test.ori_resolution,
+        test_clips(config),
+        _resources(config, device, clips_at_a_time(config)),
         log_softmax=averages_log_softmax(config.classifier),
-        device=device,
-        batch_size=clips_at_a_time(config),
-        workers=config.data.workers,
-        limits=DecodeLimits.of(config.data),
     )
 
 
@@ -64,3 +49,8 @@ def clips_at_a_time(config: FinetuneConfig) -> int:
     """Clips that a device takes at once in training, and so in a test."""
     optim = config.optim
     return max(1, optim.batch_size // (optim.accumulate * distributed.world_size()))
+
+
+def _resources(config: FinetuneConfig, device: torch.device, batch_size: int) -> Resources:
+    data = config.data
+    return Resources(device=device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))

@@ -11,11 +11,10 @@ from torch.nn import functional
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import build_eval_loader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
 from fima.method.fima import FIMA
 from fima.method.heads import pooled
-from fima.method.moco import MoCo
 
 COLLAPSED_RANK = 2.0
 COLLAPSED_STD_SHARE = 0.1
@@ -131,7 +130,7 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 
 
 @torch.no_grad()
-def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
+def check_health(method: FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
     """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
 
     Args:
@@ -147,9 +146,7 @@ def check_health(method: MoCo | FIMA, videos: VideoList, config: PretrainConfig,
     chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
     loader = build_eval_loader(
         dataclasses.replace(videos, videos=chosen),
-        frames=config.data.frames,
-        crop_size=config.data.crop_size,
-        num_clips=2,
+        ClipSettings.of(config.data, num_clips=2),
         batch_size=max(1, config.optim.batch_size // 2),
         workers=config.data.workers,
         limits=DecodeLimits.of(config.data),

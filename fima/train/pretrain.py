@@ -17,7 +17,6 @@ from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import StepLosses
-from fima.method.moco import MoCo
 from fima.torch_tools import distributed
 from fima.torch_tools.precision import autocast
 from fima.train.failures import errors_in_one_line
@@ -81,7 +80,7 @@ class Pretraining(Task[PretrainBatch]):
     """
 
     config: PretrainConfig
-    networks: MoCo | FIMA
+    networks: FIMA
 
     def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device) -> None:
         self.config, self.videos = config, videos

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fima.checkpoints.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from fima.errors import CheckpointError, ConfigError
+from fima.version import pip_install
 
 HUB_SCHEME = "hf://"
 
@@ -42,7 +43,7 @@ else:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise ConfigError(f"{what} needs the library of the Hugging Face Hub: pip install 'fima[hub]'")
+    raise ConfigError(f"{what} needs the library of the Hugging Face Hub: {pip_install('hub')}")
 
 
 def download(address: str) -> Path:

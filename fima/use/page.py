@@ -1,14 +1,15 @@
 """A page with players for the query and what was found; everything is inside the one file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
+from fima.visual.html import render
 from fima.visual.overlay import Picture, resized
-from fima.visual.report.markup import Markup, element, joined
 from fima.visual.report.media import MediaStore
 from fima.visual.video_out import UNKNOWN_FPS
 
@@ -16,19 +17,22 @@ HEIGHT_PX = 160
 MOST_FPS = 12.0
 MOST_SECONDS = 6.0
 PAGE_BYTES = 100_000_000
-STYLE = Markup("""
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin-top: 2rem; }
-.query { max-width: 18rem; }
-.found { display: grid; gap: 1.5rem 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 44%), 1fr)); }
-figure { margin: 0; }
-video { aspect-ratio: 4 / 3; background: #000; border-radius: 4px; display: block; object-fit: contain; width: 100%; }
-figcaption { margin-top: 0.4rem; overflow-wrap: anywhere; }
-strong { display: block; }
-.folder { display: block; font-size: 0.8em; opacity: 0.7; }
-""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One video of the page."""
+
+    label: str
+    """Its place."""
+    path: Path
+    """The file."""
+    when: str
+    """Which moment of it is meant; empty for the whole video."""
+    video: str | None
+    """Its name in the media store; None where there is no video."""
+    reason: str
+    """Why there is no video."""
 
 
 def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], float]], *, title: str) -> str:
@@ -40,46 +44,29 @@ def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], flo
         title: what was searched.
     """
     media = MediaStore(PAGE_BYTES)
-    cards = [
-        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}", "hit")
+    hits = [
+        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}")
         for number, (path, seconds, similarity) in enumerate(found, start=1)
     ]
-    body = [
-        element("h1", title),
-        _card(media, query, (float("nan"), float("nan")), "Query", "query"),
-        element("h2", "Nearest"),
-        element("div", *cards, class_="found"),
-    ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", STYLE),
-    ]
-    page = element("html", element("head", *head), element("body", element("main", *body)), lang="en")
-    return joined([Markup("<!doctype html>\n"), page, "\n"])
+    whole = _card(media, query, (float("nan"), float("nan")), "Query")
+    return render("fima.use", "search.html", title=title, media=media, query=whole, hits=hits)
 
 
-def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str, kind: str) -> Markup:
+def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str) -> Card:
     start, end = seconds
-    when = "" if np.isnan(start) else f", {start:.1f} to {end:.1f} s"
-    folder, name = str(path)[: -len(path.name)], path.name
-    caption = element("figcaption", element("strong", label), element("span", folder, class_="folder"), f"{name}{when}")
-    return element("figure", _picture(media, path, start, end), caption, class_=kind)
-
-
-def _picture(media: MediaStore, path: Path, start: float, end: float) -> Markup:
-    """A player, or why there is none."""
+    name, reason = None, "left out: the page would grow too large"
     try:
         frames, fps = _frames(path, start, end)
+        name = media.add(f"{path} {start} {end}", frames, fps)
     except VideoError as error:
-        return element("p", f"cannot be shown: {error.reason}")
-    name = media.add(f"{path} {start} {end}", frames, fps)
-    if name is None:
-        return element("p", "left out: the page would grow too large")
-    source = f"data:video/mp4;base64,{media.contents[name]}"
-    poster = media.posters[name]
-    return element("video", src=source, poster=poster, controls=True, loop=True, muted=True, playsinline=True)
+        reason = f"cannot be shown: {error.reason}"
+    return Card(
+        label=label,
+        path=path,
+        when="" if np.isnan(start) else f", {start:.1f} to {end:.1f} s",
+        video=name,
+        reason=reason,
+    )
 
 
 def _frames(path: Path, start: float, end: float) -> tuple[list[Picture], float]:

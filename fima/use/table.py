@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from safetensors.numpy import save_file
 
 from fima.errors import ConfigError, DataError
 from fima.files.atomic import let_others_read
+from fima.version import pip_install
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 ABOUT_KEY = "fima"
@@ -101,21 +101,6 @@ def read_embeddings(path: Path) -> Embeddings:
         ) from None
 
 
-def joined(parts: Sequence[Embeddings], *, about: dict[str, Any]) -> Embeddings:
-    """Return the rows of parts that share no video, in order of the videos' paths and of time."""
-    paths = sorted(path for part in parts for path in part.paths)
-    place = {path: number for number, path in enumerate(paths)}
-    video = np.concatenate([np.array([place[p] for p in part.paths], dtype=np.int64)[part.video] for part in parts])
-    order = np.argsort(video, kind="stable")
-    return Embeddings(
-        vectors=np.concatenate([part.vectors for part in parts])[order],
-        seconds=np.concatenate([part.seconds for part in parts])[order],
-        video=video[order],
-        paths=paths,
-        about=about,
-    )
-
-
 def _text(embeddings: Embeddings) -> npt.NDArray[np.uint8]:
     """Paths and facts as UTF-8; a header of a safetensors file would be too short for a million paths."""
     content = {"format": FORMAT, "about": embeddings.about, "paths": embeddings.paths}
@@ -182,7 +167,7 @@ def _parquet() -> ModuleType:
         # An optional dependency, without types.
         return importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'fima[parquet]', or write .npz or .safetensors") from None
+        raise ConfigError(f"Parquet needs pyarrow: {pip_install('parquet')}, or write .npz or .safetensors") from None
 
 
 def _write_parquet(path: Path, embeddings: Embeddings) -> None:

@@ -14,13 +14,12 @@ from matplotlib.gridspec import GridSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import Video, VideoList
-from fima.data.eval_clips import EvalClipsDataset, EvalSample
+from fima.data.eval_clips import ClipSettings, EvalClipsDataset, EvalSample
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import MaskLoader, clip_masks
-from fima.evaluate.features import ClipSettings
 from fima.visual.overlay import COLOURS, OPACITY
 
 OUTLINE_COLOUR = "#4ade80"
@@ -77,7 +76,7 @@ def side_by_side(
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
     """The clip in the middle of a video, uint8 (3, F, S, S)."""
     videos = VideoList(videos=[video], classes=[], root=video.path.parent, split="all", layout="one video")
-    sample = EvalClipsDataset(videos, **vars(settings))[0]
+    sample = EvalClipsDataset(videos, settings)[0]
     if not isinstance(sample, EvalSample):
         raise VideoError(video.path, sample.reason)
     return sample.clips[0]
@@ -86,9 +85,9 @@ def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.float32]:
     """The mask of the middle frame of a video's middle clip, (S, S) in [0, 1]."""
     num_frames = len(mask)
-    window = 2 * settings.frames
-    start = evenly_spread_starts(num_frames, window, 1)[0]
-    middle = window_indices(start, window, num_frames)[full_positions(settings.frames)][settings.frames // 2]
+    window = settings.timing.window(FrameCount(num_frames), settings.frames)
+    (start,) = evenly_spread_starts(num_frames, window.length, 1)
+    middle = window.indices(start)[full_positions(settings.frames)][settings.frames // 2]
     still = replace(settings, frames=1)
     return np.asarray(clip_masks(mask[[middle]], still)[0].numpy(), dtype=np.float32)
 

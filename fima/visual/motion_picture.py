@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.config import PretrainConfig
-from fima.data.clips import full_positions, window_indices, window_starts
+from fima.data.clips import full_positions, window_starts
 from fima.data.decode.video import VideoReader
+from fima.data.loader import drawn_timing
 from fima.data.views import ClipViews, sample_views
 from fima.evaluate.activation import ViewEncoders, responses
 from fima.method.foreground import foreground_mask
@@ -81,18 +82,18 @@ def motion_view(
         VideoError: the video cannot be decoded.
     """
     generator = np.random.default_rng(seed)
-    window = 2 * config.data.frames
     clips: list[tuple[int, NDArray[np.uint8], ClipViews]] = []
     with VideoReader(path) as reader:
+        window = drawn_timing(config.data, generator).window(reader, config.data.frames)
         starts = window_starts(
             reader.num_frames,
-            window,
+            window.length,
             generator,
             sampling=config.data.clip_sampling,
             step_frames=config.data.step_between_clips,
         )
         for start in starts:
-            frames = reader.read(window_indices(start, window, reader.num_frames))
+            frames = reader.read(window.indices(start))
             clips.append((start, frames, sample_views(frames, config.data, generator)))
     views = torch.stack([found.full for _, _, found in clips])
     differences = frame_difference(views.float() / 255)

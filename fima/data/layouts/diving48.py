@@ -48,7 +48,7 @@ def list_diving48(request: Request) -> VideoList:
         dataset="diving48",
         layout="Diving48 V2",
         folder=request.root,
-        videos=files.videos,
+        files=files,
         index=lists.index_names(files.videos),
         entries=entries,
         classes=classes,

@@ -2,19 +2,26 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fima.data.decode.frame_series import IMAGE_EXTENSIONS, frame_series
+from fima.data.layouts.video_list import counted
 from fima.errors import DataError
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
-    ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m1v",
-    ".m2p", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv",
-    ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".ogx", ".qt", ".rm", ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv",
-    ".wtv", ".xvid", ".y4m",
+    ".264", ".265", ".3g2", ".3gp", ".amv", ".asf", ".avc", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264",
+    ".h265", ".hevc", ".ivf", ".m1v", ".m2p", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov",
+    ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".ogx", ".qt", ".rm",
+    ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 })
 # fmt: on
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
+OUTPUT_MARKER = ".fima-output"
+"""A file of this name in a folder says that fima wrote it: no data, wherever it lies."""
+MOST_SUFFIXES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +29,35 @@ class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
     videos: list[Path]
-    """Files with the extension of a video."""
+    """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
     """The other files."""
     missing: list[str]
     """Broken links to videos, and folders that cannot be read."""
+    frame_folders: list[Path] = field(default_factory=list)
+    """Those of the videos that are folders of pictures."""
+    outputs: list[Path] = field(default_factory=list)
+    """Folders that fima wrote, which are passed over."""
+
+    def notes(self, *, with_lists: bool = True) -> list[str]:
+        """Say what was passed over, and what was taken for a video without being a file; list files if `with_lists`."""
+        others = [path for path in self.others if with_lists or path.suffix.lower() not in LIST_SUFFIXES]
+        found = []
+        if others:
+            found.append(f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}")
+        if self.frame_folders:
+            folders = counted(len(self.frame_folders), "folder")
+            found.append(f"{folders} of pictures read as videos, a frame each, such as {self.frame_folders[0]}")
+        if self.outputs:
+            folders = counted(len(self.outputs), "folder")
+            found.append(f"{folders} of results passed over ({OUTPUT_MARKER} in it), such as {self.outputs[0]}")
+        return found
 
 
 def find_files(root: Path) -> Files:
-    """Walk a folder. Hidden files and folders are passed over, links are followed.
+    """Walk a folder. Hidden files, hidden folders and results of fima are passed over, links are followed.
+
+    A folder of numbered pictures without a video beside them is a video, where no videos lie at other depths only.
 
     Raises:
         DataError: no video below the folder.
@@ -38,6 +65,8 @@ def find_files(root: Path) -> Files:
     videos: list[str] = []
     others: list[str] = []
     missing: list[str] = []
+    outputs: list[str] = []
+    pictures: dict[str, list[str]] = {}
     visited: set[str] = set()
     pending = [""]
     while pending:
@@ -52,6 +81,11 @@ def find_files(root: Path) -> Files:
         except OSError as error:
             missing.append(str(error.filename))
             continue
+        if folder and any(entry.name == OUTPUT_MARKER for entry in entries):
+            outputs.append(folder)
+            continue
+        before = len(videos)
+        here: list[str] = []
         for entry in entries:
             relative = f"{folder}{entry.name}"
             if entry.name.startswith("."):
@@ -59,20 +93,55 @@ def find_files(root: Path) -> Files:
             if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 - takes the entry itself
                 pending.append(f"{relative}/")
             elif not is_video(entry.name):
-                others.append(relative)
+                (here if _suffix(entry.name) in IMAGE_EXTENSIONS else others).append(relative)
             elif not entry.is_symlink() or os.path.isfile(entry):  # noqa: PTH113
                 videos.append(relative)
             else:
                 missing.append(str(root / relative))
-    files = Files(videos=_sorted(videos), others=_sorted(others), missing=sorted(missing))
+        if here and len(videos) == before:
+            pictures[folder] = here
+        else:
+            others += here
+    frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
+    files = Files(
+        videos=_sorted([*videos, *frame_folders]),
+        others=_sorted(others),
+        missing=sorted(missing),
+        frame_folders=_sorted(frame_folders),
+        outputs=_sorted(outputs),
+    )
     if not files.videos:
         raise DataError(_nothing_found(root, files))
     return files
 
 
+def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:
+    """Return the folders that are videos, given the depths of files that are; pictures beside them go to `others`."""
+    found: list[str] = []
+    for folder, paths in pictures.items():
+        frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}
+        if frames and (not depths or folder.count("/") - 1 in depths):
+            found.append(folder.rstrip("/") or ".")
+        else:
+            frames = set()
+        others += [path for path in paths if path not in frames]
+    return found
+
+
 def is_video(name: str) -> bool:
     """Whether a file name has the extension of a video."""
-    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS  # noqa: PTH122 - on as many names as there are files
+    return _suffix(name) in VIDEO_EXTENSIONS
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - on as many names as there are files
+
+
+def _by_suffix(paths: Iterable[Path]) -> str:
+    counts = Counter(path.suffix.lower() or "no extension" for path in paths).most_common()
+    rest = sum(count for _, count in counts[MOST_SUFFIXES:])
+    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts[:MOST_SUFFIXES])
+    return shown + (f", {rest:,} others" if rest else "")
 
 
 def _sorted(names: list[str]) -> list[Path]:
@@ -82,8 +151,9 @@ def _sorted(names: list[str]) -> list[Path]:
 def _nothing_found(root: Path, files: Files) -> str:
     if files.missing:
         return f"{root}: no video that can be read; {len(files.missing)} not there, such as {files.missing[0]}"
+    if files.outputs and not files.others:
+        return f"{root}: holds results of fima only, such as {files.outputs[0]}; give the folder that holds the videos"
     if not files.others:
         return f"{root}: the folder is empty; give the folder that holds the videos"
-    counts = Counter(path.suffix.lower() or "no extension" for path in files.others)
-    found = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+    found = _by_suffix(files.others)
     return f"{root}: no video among {len(files.others)} files ({found}); known are .avi, .mp4, .mkv, .webm, .mov, …"

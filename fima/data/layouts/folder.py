@@ -1,22 +1,24 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from fima.config import Dataset
 from fima.data.layouts.files import Files, find_files
-from fima.data.layouts.video_list import Layout, Request, Split, Video, VideoList
+from fima.data.layouts.rows import read_columns
+from fima.data.layouts.splits import SPELLINGS, one_sided_classes, split_depth, split_of, unread_splits
+from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
 from fima.errors import DataError
 
-TRAIN_FOLDERS = ("train", "train_256", "training")
-TEST_FOLDERS = ("test", "test_256", "testing", "val", "val_256", "validation")
 HOLD_OUT_EVERY = 5
 
 
 def list_folder(request: Request) -> VideoList:
     """List a folder by what lies in it.
 
-    - Split folders: `train/` and `val/` or `test/`, each with one folder a class.
+    - Split folders: `train/` and `val/` or `test/`, or other spellings of them, each with one folder a class; or the
+      other way round, in each class folder. Other folders beside them are in no split.
     - Class folders: every video is in `<class>/<video>`, of at least two classes. Every fifth video of each class in
       sorted order is held out as the test split.
     - Anything else, at any depth, is a folder without labels: `train` and `all` are all its videos. That includes
@@ -27,69 +29,117 @@ def list_folder(request: Request) -> VideoList:
     """
     root, split = request.root, request.split
     files = find_files(root)
-    tops = {path.parts[0] for path in files.videos}
-    if all(len(path.parts) > 1 for path in files.videos) and tops <= {*TRAIN_FOLDERS, *TEST_FOLDERS}:
-        wanted = {"train": TRAIN_FOLDERS, "test": TEST_FOLDERS, "all": (*TRAIN_FOLDERS, *TEST_FOLDERS)}[split]
-        return split_folders(root, split, files, wanted, dataset="folder")
+    notes = [*_unread_tables(root), *files.notes()]
+    depth = split_depth(files.videos)
+    if depth is not None:
+        return split_folders(request, files, depth, notes=notes, dataset="folder")
+    notes += unread_splits(files.videos)
     classes = _class_names(files.videos)
     if classes:
-        return _class_folders(root, split, files, classes)
+        return _class_folders(request, files, classes, notes)
     if split == "test":
         raise DataError(f"{root}: has no labels, so no test split; use class folders, or the split 'all'")
-    videos = [Video(root / path, None) for path in files.videos]
     return VideoList(
-        videos=videos, classes=[], root=root, split=split, layout="videos without labels", missing=files.missing
-    )
-
-
-def split_folders(root: Path, split: Split, files: Files, wanted: Collection[str], *, dataset: Dataset) -> VideoList:
-    """List videos in `<split>/<class>/<video>`; without labels where they do not all lie so.
-
-    Spaces and underscores in the names of Kinetics' classes are the same.
-
-    Args:
-        root: the folder.
-        split: the split, for the record.
-        files: what lies below the folder.
-        wanted: folders that make up the split.
-        dataset: the data set that it is read as.
-
-    Raises:
-        DataError: no video in the wanted folders.
-    """
-
-    def name_of(path: Path) -> str:
-        return path.parts[1].replace("_", " ") if dataset == "k400" else path.parts[1]
-
-    names = {name_of(path): path.parts[1] for path in reversed(files.videos) if len(path.parts) > 1}
-    labelled = len(names) > 1 and all(len(path.parts) == 3 for path in files.videos)
-    label_of = {name: label for label, name in enumerate(sorted(names, key=names.__getitem__))}
-    videos = [
-        Video(root / path, label_of[name_of(path)] if labelled else None)
-        for path in files.videos
-        if path.parts[0] in wanted
-    ]
-    if not videos:
-        found = ", ".join(sorted({path.parts[0] for path in files.videos})) or "nothing"
-        raise DataError(f"{root}: no {split} split; found {found}, looked for {', '.join(wanted)}")
-    return VideoList(
-        videos=videos,
-        classes=[names[name] for name in label_of] if labelled else [],
+        videos=[Video(root / path, None) for path in files.videos],
+        classes=[],
         root=root,
         split=split,
-        layout="split folders with class folders" if labelled else "split folders without labels",
+        layout="videos without labels",
+        missing=files.missing,
+        notes=notes,
+    )
+
+
+def split_folders(
+    request: Request, files: Files, depth: int, *, notes: Sequence[str], dataset: Dataset, tested: str = "test"
+) -> VideoList:
+    """List videos in `<split>/<class>/<video>` or `<class>/<split>/<video>`; without labels where not all lie so.
+
+    Where there are both, the test split is the folder `test` or the folder `val`, and the other is in no split. Spaces
+    and underscores in the names of Kinetics' classes are the same.
+
+    Args:
+        request: what was asked for.
+        files: what lies below the folder.
+        depth: how deep below the root the split folders lie.
+        notes: what was odd.
+        dataset: the data set that it is read as.
+        tested: `test` or `val`, whichever is the test split where both are there.
+
+    Raises:
+        DataError: no video of the split.
+    """
+    split_by_path = {path: split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
+    placed = {path: (*path.parts[:depth], *path.parts[depth + 1 : -1]) for path, name in split_by_path.items() if name}
+    shared = _num_shared([*placed.values()])
+    inner = {path: parts[shared:] for path, parts in placed.items()}
+
+    def name_of(path: Path) -> str:
+        return inner[path][0].replace("_", " ") if dataset == "k400" else inner[path][0]
+
+    labelled = all(len(parts) == 1 for parts in inner.values())
+    names = {name_of(path): inner[path][0] for path in reversed(inner)} if labelled else {}
+    label_of = {name: label for label, name in enumerate(sorted(names, key=names.__getitem__))}
+    there = {split_by_path[path] for path in inner}
+    other = {"test": "val", "val": "test"}[tested]
+    wanted = {"train": "train", "test": tested if tested in there else other}.get(request.split)
+    videos = [
+        Video(request.root / path, label_of[name_of(path)] if labelled and path in inner else None)
+        for path in files.videos
+        if request.split == "all" or (path in inner and split_by_path[path] == wanted)
+    ]
+    if not videos:
+        found = ", ".join(sorted({path.parts[depth] for path in inner}))
+        looked_for = ", ".join(SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"])
+        raise DataError(f"{request.root}: no {request.split} split; found {found}, looked for {looked_for}")
+    apart = f", {other} apart" if {"val", "test"} <= there else ""
+    sides = [
+        {name_of(path) for path in inner if split_by_path[path] == side} if labelled else set()
+        for side in ("train", tested if tested in there else other)
+    ]
+    return VideoList(
+        videos=videos,
+        classes=[names[name] for name in label_of],
+        root=request.root,
+        split=request.split,
+        layout=f"split folders {'with class folders' if labelled else 'without labels'}{apart}",
         dataset=dataset,
         missing=files.missing,
+        notes=[*notes, *_outside(files, inner, there), *one_sided_classes(*sides)],
     )
+
+
+def _num_shared(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many folders all paths begin with."""
+    columns = zip(*paths, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, columns))
+
+
+def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str | None]) -> list[str]:
+    """Say which videos lie in no split."""
+    outside = [path for path in files.videos if path not in inner]
+    splits = " and ".join(sorted(filter(None, there), reverse=True))
+    return [f"{counted(len(outside), 'video')} beside {splits} in no split, such as {outside[0]}"] if outside else []
+
+
+def _unread_tables(root: Path) -> list[str]:
+    """Say that a file is no table of videos although it is called so."""
+    path = root / "videos.csv"
+    columns = read_columns(path) if path.is_file() else ["path"]
+    if "path" in columns:
+        return []
+    found = ", ".join(columns) or "none"
+    return [f"{path}: has no column path (found {found}), so the folder is read as if it were not there"]
 
 
 def _class_names(videos: Sequence[Path]) -> list[str]:
     """Class names where every video is in `<class>/<video>` and there are at least two classes, else nothing."""
-    names = sorted({path.parts[0] for path in videos})
+    names = sorted({path.parts[0] for path in videos if path.parts})
     return names if len(names) > 1 and all(len(path.parts) == 2 for path in videos) else []
 
 
-def _class_folders(root: Path, split: Split, files: Files, classes: list[str]) -> VideoList:
+def _class_folders(request: Request, files: Files, classes: list[str], notes: list[str]) -> VideoList:
+    root, split = request.root, request.split
     paths_of: dict[str, list[Path]] = {name: [] for name in classes}
     for path in files.videos:
         paths_of[path.parts[0]].append(path)
@@ -104,8 +154,18 @@ def _class_folders(root: Path, split: Split, files: Files, classes: list[str]) -
             f"{root}: no class has {HOLD_OUT_EVERY} videos, so none is held out for the test split; "
             "put the test videos into test/<class>/ and the others into train/<class>/"
         )
-    layout = f"class folders, every {HOLD_OUT_EVERY}th video of a class held out for testing"
-    return VideoList(videos=videos, classes=classes, root=root, split=split, layout=layout, missing=files.missing)
+    if split == "test":
+        tested = [name for name, paths in paths_of.items() if len(paths) >= HOLD_OUT_EVERY]
+        notes = [*notes, *one_sided_classes(classes, tested)]
+    return VideoList(
+        videos=videos,
+        classes=classes,
+        root=root,
+        split=split,
+        layout=f"class folders, every {HOLD_OUT_EVERY}th video of a class held out for testing",
+        missing=files.missing,
+        notes=notes,
+    )
 
 
 def _is_folder(root: Path, annotations: Path | None) -> bool:

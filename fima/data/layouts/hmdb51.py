@@ -49,7 +49,7 @@ def list_hmdb51(request: Request) -> VideoList:
         dataset="hmdb51",
         layout="HMDB51" if request.split == "all" else f"HMDB51, split {request.split_index}",
         folder=folder,
-        videos=files.videos,
+        files=files,
         index=lists.index_paths(files.videos),
         entries=entries,
         classes=classes,

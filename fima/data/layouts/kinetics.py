@@ -6,16 +6,15 @@ from pathlib import Path
 
 from fima.data.layouts import lists
 from fima.data.layouts.files import find_files
-from fima.data.layouts.folder import TEST_FOLDERS, TRAIN_FOLDERS, split_folders
+from fima.data.layouts.folder import split_folders
 from fima.data.layouts.lists import Entry
-from fima.data.layouts.rows import read_columns, read_rows
+from fima.data.layouts.rows import label_in, read_columns, read_rows
+from fima.data.layouts.splits import split_of
 from fima.data.layouts.video_list import Layout, Request, VideoList, counted
 from fima.errors import DataError
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
 OFFICIAL_FOLDERS = ("train_256", "val_256")
-VALIDATION_FOLDERS = ("val_256", "val", "validation")
-SPLIT_NAMES = {"train": "train", "val": "validate", "validate": "validate", "validation": "validate", "test": "test"}
 
 
 def list_kinetics(request: Request) -> VideoList:
@@ -41,12 +40,9 @@ def find_lists(root: Path, annotations: Path | None) -> list[Path]:
 
 
 def _by_folders(request: Request) -> VideoList:
-    root = request.root
-    files = find_files(root)
-    files = replace(files, videos=[path for path in files.videos if path.parts[0] in {*TRAIN_FOLDERS, *TEST_FOLDERS}])
-    validation = [name for name in VALIDATION_FOLDERS if (root / name).is_dir()]
-    wanted = {"train": TRAIN_FOLDERS, "test": validation or TEST_FOLDERS, "all": (*TRAIN_FOLDERS, *TEST_FOLDERS)}
-    listed = split_folders(root, request.split, files, wanted[request.split], dataset="k400")
+    files = find_files(request.root)
+    files = replace(files, videos=[path for path in files.videos if split_of(path.parts[0])])
+    listed = split_folders(request, files, 0, notes=files.notes(), dataset="k400", tested="val")
     return replace(listed, layout=f"Kinetics-400, {listed.layout}")
 
 
@@ -58,16 +54,18 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
         if content.unreadable:
             notes.append(f"{counted(len(content.unreadable), 'unreadable row')}, such as {content.unreadable[0]}")
         for where, row in content.rows:
-            split = row["split"] if "split" in row else _split_in_name(path)
-            if split not in SPLIT_NAMES:
-                raise DataError(f"{where}: unknown split {split!r}; expected train, validate or test")
+            given = row["split"] if "split" in row else _split_in_name(path)
+            split = split_of(given)
+            if split is None:
+                raise DataError(f"{where}: unknown split {given!r}; expected train, validate or test")
             name = lists.plain_name(row["youtube_id"], where)
             start, end = (_seconds(row[column], column, where) for column in ("time_start", "time_end"))
-            rows.append((SPLIT_NAMES[split], row.get("label") or None, name, start, end))
+            rows.append((split, label_in(row), name, start, end))
     classes = sorted({label for _, label, *_ in rows if label is not None})
     label_of = {name: label for label, name in enumerate(classes)}
-    tested = "validate" if any(split == "validate" for split, *_ in rows) else "test"
-    layout = "Kinetics-400, official list" + (f" ({tested} videos)" if request.split == "test" else "")
+    tested = "val" if any(split == "val" for split, *_ in rows) else "test"
+    videos = {"val": "validate", "test": "test"}[tested]
+    layout = "Kinetics-400, official list" + (f" ({videos} videos)" if request.split == "test" else "")
     files = find_files(request.root)
     index = lists.index_names(files.videos)
     for path in files.videos:
@@ -78,7 +76,7 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
         dataset="k400",
         layout=layout,
         folder=request.root,
-        videos=files.videos,
+        files=files,
         index=index,
         entries=[
             _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
@@ -119,8 +117,11 @@ def _is_kinetics(root: Path, annotations: Path | None) -> bool:
 
 
 def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
-    folders = (root / name for name in (*TRAIN_FOLDERS, *TEST_FOLDERS))
-    return _is_kinetics(root, annotations) or (annotations is None and any(path.is_dir() for path in folders))
+    if _is_kinetics(root, annotations):
+        return True
+    return (
+        root.is_dir() and annotations is None and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
+    )
 
 
 LAYOUT = Layout(

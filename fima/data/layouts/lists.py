@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fima.config import Dataset
+from fima.data.layouts.files import Files
+from fima.data.layouts.splits import one_sided_classes
 from fima.data.layouts.video_list import Request, Video, VideoList, counted
 from fima.errors import DataError
 
@@ -216,7 +218,7 @@ def join(
     dataset: Dataset,
     layout: str,
     folder: Path,
-    videos: Sequence[Path],
+    files: Files,
     index: Mapping[str, Path],
     entries: Sequence[Entry],
     classes: list[str],
@@ -233,8 +235,8 @@ def join(
         dataset: the data set.
         layout: how the folder was read, in words.
         folder: the folder of videos.
-        videos: files below it, relative to it, sorted.
-        index: the same files by the keys of the entries.
+        files: what lies below it.
+        index: its videos by the keys of the entries.
         entries: the lines of all lists.
         classes: class names.
         expected: videos of the official split.
@@ -245,6 +247,7 @@ def join(
         DataError: none of the videos of the split is there.
     """
     found = _match(entries, index, request.split)
+    videos = files.videos
     everything = request.split == "all"
     if not found.wanted and not (everything and videos):
         raise DataError(_none_there(request, folder, found.num_listed, found.missing))
@@ -253,6 +256,8 @@ def join(
         entry = found.named.get(path)
         return entry.label if entry is not None else (folder_labels or {}).get(path.parts[0])
 
+    labels = {split: {entry.label for entry in entries if entry.split == split} for split in ("train", "test")}
+    sides = [[classes[label] for label in labels[split] if label is not None] for split in ("train", "test")]
     leaked = [str(folder / path) for path in found.leaked]
     kinds = {"listed more than once": found.repeated, "listed for training and for testing": leaked}
     odd = [
@@ -269,7 +274,7 @@ def join(
         unlisted=[] if everything else [str(folder / path) for path in videos if path not in found.named],
         num_listed=found.num_listed or None,
         expected=expected,
-        notes=[*notes, *odd],
+        notes=[*notes, *odd, *files.notes(with_lists=False), *one_sided_classes(*sides)],
     )
 
 

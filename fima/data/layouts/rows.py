@@ -3,14 +3,21 @@
 import csv
 import importlib
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fima.data.layouts.lists import read_text
 from fima.errors import DataError
+from fima.version import pip_install
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+DELIMITERS = ",;\t"
+NO_LABEL = frozenset(
+    {"", "-", "-1", "-1.0", "<na>", "?", "n/a", "na", "nan", "no label", "none", "null", "unlabeled", "unlabelled"}
+)
+"""How tables spell that a video has no label, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +25,7 @@ class Rows:
     """What a file holds."""
 
     columns: list[str]
-    """Names of the columns."""
+    """Names of the columns, in lower case."""
     rows: list[tuple[str, dict[str, str]]]
     """The rows as text, each with where it is: "FILE, line N"."""
     unreadable: list[str]
@@ -26,21 +33,40 @@ class Rows:
 
 
 def read_rows(path: Path) -> Rows:
-    """Read a CSV (comma-separated, with a header) or a Parquet file.
+    """Read a CSV (with a header, separated by commas, semicolons or tabs) or a Parquet file.
 
     Raises:
-        DataError: the file cannot be read, or pyarrow is missing for Parquet.
+        DataError: the file cannot be read, has two columns of one name, or pyarrow is missing for Parquet.
     """
-    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    content = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    twice = [name for name, count in Counter(content.columns).items() if count > 1 and name]
+    if twice:
+        raise DataError(f"{path}: has more than one column {twice[0]!r}, in any case; rename one")
+    return content
 
 
 def read_columns(path: Path) -> list[str]:
-    """Return the column names of a CSV, or nothing where it cannot be read."""
+    """Return the column names of a CSV in lower case, or nothing where it cannot be read."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            return _stripped(next(csv.reader([file.readline()]), []))
+            line = file.readline()
+            return _names(next(csv.reader([line], delimiter=_delimiter(line)), []))
     except (OSError, csv.Error):
         return []
+
+
+def label_in(fields: Mapping[str, str]) -> str | None:
+    """Return the label of a row, or None where it is missing."""
+    label = fields.get("label", "")
+    return None if label.casefold() in NO_LABEL else label
+
+
+def _delimiter(header: str) -> str:
+    return max(DELIMITERS, key=header.count)
+
+
+def _names(header: Iterable[str]) -> list[str]:
+    return [name.casefold() for name in _stripped(header)]
 
 
 def _stripped(fields: Iterable[str]) -> list[str]:
@@ -48,11 +74,12 @@ def _stripped(fields: Iterable[str]) -> list[str]:
 
 
 def _read_csv(path: Path) -> Rows:
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text), strict=True, delimiter=_delimiter(text.partition("\n")[0]))
     rows: list[tuple[str, dict[str, str]]] = []
     unreadable: list[str] = []
     try:
-        columns = _stripped(next(reader, []))
+        columns = _names(next(reader, []))
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if len(fields) == len(columns):
@@ -69,17 +96,18 @@ def _read_parquet(path: Path) -> Rows:
         # An optional dependency, without types.
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install 'fima[parquet]', or give a CSV") from None
+        raise DataError(f"{path}: reading Parquet needs pyarrow; {pip_install('parquet')}, or give a CSV") from None
     try:
         table = parquet.ParquetFile(path).read()
-        content = {name: [_as_text(value) for value in table[name].to_pylist()] for name in table.column_names}
+        columns = _names(table.column_names)
+        content = [[_as_text(value) for value in column.to_pylist()] for column in table.columns]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     rows = [
-        (f"{path}, row {number}", dict(zip(content, values, strict=True)))
-        for number, values in enumerate(zip(*content.values(), strict=True), start=1)
+        (f"{path}, row {number}", dict(zip(columns, values, strict=True)))
+        for number, values in enumerate(zip(*content, strict=True), start=1)
     ]
-    return Rows(columns=list(content), rows=rows, unreadable=[])
+    return Rows(columns=columns, rows=rows, unreadable=[])
 
 
 def _as_text(value: object) -> str:

@@ -43,7 +43,7 @@ def list_ssv2(request: Request) -> VideoList:
         dataset="ssv2",
         layout=f"Something-Something V2{', validation' if request.split == 'test' else ''}",
         folder=request.root,
-        videos=files.videos,
+        files=files,
         index=lists.index_names(files.videos),
         entries=entries,
         classes=sorted(label_of, key=label_of.__getitem__),

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from fima.data.layouts.kinetics import find_lists
 from fima.data.layouts.lists import inside
-from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, read_rows
+from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, label_in, read_columns, read_rows
+from fima.data.layouts.splits import looks_like_split, one_sided_classes, split_of
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
 from fima.errors import DataError
-
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     where: str
     path: Path
-    label: str
+    label: str | None
     split: str
 
 
@@ -38,20 +37,27 @@ def list_table(request: Request) -> VideoList:
     rows, notes = _parse(table, content, root)
     splits = {row.split for row in rows}
     if request.split == "test" and not splits & {"val", "test"}:
-        reason = (
-            f"has only rows of {', '.join(sorted(splits))}" if "split" in content.columns else "has no column split"
-        )
+        known = _split_column(content) is not None
+        reason = f"has only rows of {', '.join(sorted(splits))}" if known else "has no column split"
         raise DataError(f"{table}: {reason}, so no test split; add a column split with train and test")
-    names = {"train": {"train"}, "all": splits, "test": {"test"} if "test" in splits else {"val"}}[request.split]
+    tested = "test" if "test" in splits else "val"
+    names = {"train": {"train"}, "all": splits, "test": {tested}}[request.split]
     wanted = [row for row in rows if row.split in names]
     classes = _classes(rows)
-    label_of = {name: label for label, name in enumerate(classes)}
-    missing = [str(row.path) for row in wanted if not row.path.is_file()]
+    label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    missing = [str(row.path) for row in wanted if not row.path.exists()]
+    sides = [[row.label for row in rows if row.label is not None and row.split == side] for side in ("train", tested)]
     gone = set(missing)
-    videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
+    videos = [
+        Video(row.path, None if row.label is None else label_of[row.label])
+        for row in wanted
+        if str(row.path) not in gone
+    ]
     if not videos:
         example = f", such as {missing[0]}" if missing else ""
-        raise DataError(f"{table}: none of its {len(wanted):,} videos of the {request.split} split is there{example}")
+        none = f"none of its {len(wanted):,} videos of the {request.split} split is there{example}"
+        remedy = "; --data.dataset folder reads the folder without it" if request.root.is_dir() else ""
+        raise DataError(f"{table}: {none}{remedy}")
     return VideoList(
         videos=sorted(videos, key=lambda video: video.path),
         classes=classes,
@@ -61,18 +67,22 @@ def list_table(request: Request) -> VideoList:
         dataset="table",
         missing=missing,
         num_listed=len(wanted),
-        notes=notes,
+        notes=[*notes, *one_sided_classes(*sides)],
     )
 
 
 def find_table(root: Path, annotations: Path | None) -> Path | None:
-    """Return the table: the root itself, the annotations, or `videos.csv` or `videos.parquet` in the root."""
+    """Return the table: the root itself, the annotations, or `videos.csv` or `videos.parquet` in the root.
+
+    A `videos.csv` without a column `path` that nobody asked for is somebody's own.
+    """
     if root.is_file():
         candidates = [root] if annotations is None else []
     elif annotations is not None:
         candidates = [annotations]
     else:
         candidates = [root / f"videos{suffix}" for suffix in TABLE_SUFFIXES]
+        candidates = [path for path in candidates if path.suffix != ".csv" or "path" in read_columns(path)]
     tables = (path for path in candidates if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES)
     return next((path for path in tables if not find_lists(root, path)), None)
 
@@ -84,14 +94,18 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
         raise DataError(
             f"{table}: has no column path; expected the header path,label or path,label,split, found {found}"
         )
+    column = _split_column(content)
     unreadable = list(content.unreadable)
+    unlabelled: list[str] = []
     repeated: list[str] = []
     rows: dict[Path, _Row] = {}
     for where, fields in content.rows:
         if not fields["path"]:
             unreadable.append(f"{where}: no path")
             continue
-        row = _row(where, fields, root)
+        row = _row(where, fields, root, column)
+        if row.label is None and fields.get("label"):
+            unlabelled.append(f"{where}: {fields['label']!r} is no label")
         first = rows.setdefault(row.path, row)
         if (first.label, first.split) != (row.label, row.split):
             raise DataError(f"{where}: {fields['path']} has another label or split than in {first.where}")
@@ -99,19 +113,34 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
             repeated.append(f"{where}: {fields['path']}")
     if not rows:
         raise DataError(f"{table}: has no row that can be read" + "".join(f"; {reason}" for reason in unreadable[:1]))
-    return [*rows.values()], _notes({"unreadable row": unreadable, "repeated row": repeated})
+    notes = _notes({"unreadable row": unreadable, "repeated row": repeated, "row without a label": unlabelled})
+    if column not in (None, "split"):
+        notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
+    unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]
+    if column is None and unread:
+        notes.append(f"{table}: the column {unread[0]} is not read; a column split with train and test is")
+    return [*rows.values()], notes
 
 
-def _row(where: str, fields: Mapping[str, str], root: Path) -> _Row:
+def _split_column(content: Rows) -> str | None:
+    """Return the column of splits: `split`, or another one that has nothing but names of splits."""
+    if "split" in content.columns:
+        return "split"
+    others = (name for name in content.columns if name not in ("path", "label"))
+    return next((name for name in others if all(split_of(fields[name]) for _, fields in content.rows)), None)
+
+
+def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | None) -> _Row:
     path = Path(fields["path"])
-    split = fields.get("split", "train")
-    if split.lower() not in SPLIT_NAMES:
-        raise DataError(f"{where}: unknown split {split!r}; expected train, val, validation or test")
+    name = fields[split_column] if split_column else "train"
+    split = split_of(name)
+    if split is None:
+        raise DataError(f"{where}: unknown split {name!r}; expected train, val, validation or test")
     return _Row(
         where=where,
         path=_below(path, root, where) if path.is_absolute() else root / inside(fields["path"], where),
-        label=fields.get("label", ""),
-        split=SPLIT_NAMES[split.lower()],
+        label=label_in(fields),
+        split=split,
     )
 
 
@@ -136,9 +165,11 @@ def _notes(kinds: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _classes(rows: Sequence[_Row]) -> list[str]:
-    labels = {row.label for row in rows} - {""}
-    numbers = all(label.isdecimal() for label in labels)
-    return sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label))
+    labels = {row.label for row in rows if row.label is not None}
+    try:
+        return sorted(labels, key=lambda label: (float(label), label))
+    except ValueError:
+        return sorted(labels)
 
 
 def _is_table(root: Path, annotations: Path | None) -> bool:

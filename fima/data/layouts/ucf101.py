@@ -52,7 +52,7 @@ def list_ucf101(request: Request) -> VideoList:
         dataset="ucf101",
         layout="UCF101" if request.split == "all" else f"UCF101, split {request.split_index}",
         folder=folder,
-        videos=files.videos,
+        files=files,
         index=lists.index_paths(files.videos),
         entries=entries,
         classes=classes,

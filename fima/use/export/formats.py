@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fima.checkpoints.pretrained import METADATA_KEY
 from fima.errors import ConfigError, TrainingError
 from fima.files.atomic import let_others_read
+from fima.version import pip_install
 
 Format = Literal["safetensors", "torch-export", "onnx"]
 
@@ -60,7 +61,7 @@ def check_format(name: Format) -> None:
         try:
             importlib.import_module(library)
         except ImportError:
-            raise ConfigError(f"--format onnx needs {library}: pip install 'fima[onnx]'") from None
+            raise ConfigError(f"--format onnx needs {library}: {pip_install('onnx')}") from None
 
 
 def write(exportable: Exportable, path: Path, name: Format) -> None:

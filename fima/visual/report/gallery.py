@@ -15,11 +15,13 @@ from torch.nn import functional
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.evaluate.cam import adapted_to_differences
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
-from fima.evaluate.features import ClipSettings, Features, encoder_source
+from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.knn import knn_scores
 from fima.evaluate.report import confusion_matrix
 from fima.visual.cam_video import NamedEncoder, look_at
@@ -111,8 +113,15 @@ class Galleries:
     """Those that could be made."""
     activation: list[ActivationVideo] = field(default_factory=list)
     """Videos with maps."""
+    previews: dict[Path, str | None] = field(default_factory=dict)
+    """By file of the queries and neighbours, the name in the media store; None where it cannot be shown."""
     reasons: dict[str, str] = field(default_factory=dict)
     """By run, why there is none."""
+
+    @property
+    def class_reports(self) -> dict[str, ClassReport]:
+        """By run, the vote of the nearest neighbours."""
+        return {each.run.name: each.class_report for each in self.runs if each.class_report is not None}
 
 
 def make_galleries(
@@ -148,7 +157,10 @@ def make_galleries(
         group = [gallery for gallery in made if gallery.lists.root.resolve() == root]
         say(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
         activation += _activation_videos(group, media, device)
-    return Galleries(runs=made, activation=activation, reasons=reasons)
+    queries = [query for gallery in made for query in gallery.queries]
+    paths = [path for query in queries for path in (query.path, *(found.path for found in query.neighbours))]
+    previews = {path: media.add_preview(path) for path in dict.fromkeys(paths)}
+    return Galleries(runs=made, activation=activation, previews=previews, reasons=reasons)
 
 
 def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device) -> RunGallery:
@@ -192,8 +204,7 @@ def _clip_settings(run: RunRecord, loaded: LoadedEncoder) -> ClipSettings:
             clips = result.content["protocols"].get(name, {}).get("clips")
             if isinstance(clips, dict):
                 return ClipSettings(**clips)
-    data = loaded.config.data
-    return ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=NUM_CLIPS)
+    return ClipSettings.of(loaded.config.data, num_clips=NUM_CLIPS)
 
 
 def _centred(features: Tensor) -> Tensor:
@@ -268,8 +279,10 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     shown = []
     for gallery in group:
         data = gallery.loaded.config.data
-        settings = ClipSettings(frames=data.frames, crop_size=data.crop_size, num_clips=1)
-        adapted, _ = adapted_to_differences(gallery.loaded.encoder, test, settings, device=device)
+        settings = ClipSettings.of(data, num_clips=1)
+        adapted, _ = adapted_to_differences(
+            gallery.loaded.encoder, test, settings, Resources(device=device, batch_size=8)
+        )
         encoders = ViewEncoders(rgb=gallery.loaded.encoder, difference=adapted)
         shown.append(
             NamedEncoder(name=gallery.run.name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)

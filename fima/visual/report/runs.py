@@ -13,6 +13,22 @@ from fima.evaluate.report import CONFUSION
 from fima.recipe import RECORD_KEY, read_yaml
 
 FEWEST_RESULT_KEYS = frozenset({"figures", "chance", "protocols"})
+FIGURE_NAMES = {
+    "finetune/top1": "fine-tuned, top-1",
+    "linear_sgd/top1": "linear probe by SGD, top-1",
+    "evaluate/top1": "classifier, top-1",
+    "linear/top1": "linear probe, top-1",
+    "linear/swapped/top1": "linear probe, other backgrounds",
+    "linear/removed/top1": "linear probe, no backgrounds",
+    "knn/top1": "kNN, top-1",
+    "retrieval/R@1": "retrieval, R@1",
+    "same_video/train": "nearest clip is of the same video",
+    "foreground/share": "activation on the moving object",
+    "foreground/motion_share": "activation on what moves",
+    "occlusion/share": "features depend on the moving object",
+    "occlusion/motion_share": "features depend on what moves",
+}
+"""The main figures of evaluations, in the order of the page, and what it calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +102,41 @@ class RunRecord:
         """The last checkpoint, where there is one."""
         last = RunFolder(self.root).last
         return last if last.exists() else None
+
+    @property
+    def main_figures(self) -> dict[str, float]:
+        """The figures of `FIGURE_NAMES`; those of the last checkpoint replace those of others."""
+        found: dict[str, float] = {}
+        for result in sorted(self.results, key=lambda each: each.name.endswith("last.json")):
+            found |= result.content["figures"]
+        return {name: found[name] for name in FIGURE_NAMES if name in found}
+
+    @property
+    def last_loss(self) -> float | None:
+        """The mean loss of the last epoch that has one."""
+        losses = [line["loss"] for line in self.of_kind("epoch") if isinstance(line.get("loss"), int | float)]
+        return losses[-1] if losses else None
+
+    @property
+    def progress(self) -> str:
+        """Epochs and steps, in words."""
+        done = max((line["epoch"] for line in self.of_kind("epoch")), default=0)
+        steps = max((line.get("step", 0) for line in self.lines), default=0)
+        batch_size = self.setting("optim", "batch_size")
+        return f"{done} of {self.setting('optim', 'epochs')} epochs, {steps:,} steps of {batch_size} videos"
+
+    @property
+    def training_time(self) -> str:
+        """Hours, minutes and seconds of all epochs; empty where there is none."""
+        seconds = round(sum(line.get("seconds") or 0 for line in self.of_kind("epoch")))
+        parts = [(seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+        words = [f"{count} {unit}" for count, unit in parts if count]
+        return f"{' '.join(words)} of training" if words else ""
+
+    @property
+    def versions(self) -> str:
+        """The packages that it ran with."""
+        return ", ".join(f"{name} {value}" for name, value in (self.record.get("versions") or {}).items())
 
     def setting(self, section: str, name: str) -> Any:  # noqa: ANN401
         """A setting; None where the run has none of that name."""

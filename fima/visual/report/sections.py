@@ -1,190 +1,78 @@
-"""The parts of the page that come from the records of the runs: overview, curves, results, classes, settings."""
+"""Tables and charts of the page that come from the records of the runs: epochs, results, classes, settings."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fima.visual.report.charts import Chart, confusion_chart, curve_charts, figure_bars, run_colour
-from fima.visual.report.markup import Markup, details, element, joined, script_json, table
-from fima.visual.report.runs import ClassReport, Result, RunRecord
+from markupsafe import Markup
 
-MAIN_FIGURES = (
-    "finetune/top1",
-    "linear_sgd/top1",
-    "evaluate/top1",
-    "linear/top1",
-    "linear/swapped/top1",
-    "linear/removed/top1",
-    "knn/top1",
-    "retrieval/R@1",
-    "same_video/train",
-    "foreground/share",
-    "foreground/motion_share",
-    "occlusion/share",
-    "occlusion/motion_share",
-)
-FIGURE_NAMES = {
-    "finetune/top1": "fine-tuned, top-1",
-    "linear_sgd/top1": "linear probe by SGD, top-1",
-    "evaluate/top1": "classifier, top-1",
-    "linear/top1": "linear probe, top-1",
-    "linear/swapped/top1": "linear probe, other backgrounds",
-    "linear/removed/top1": "linear probe, no backgrounds",
-    "knn/top1": "kNN, top-1",
-    "retrieval/R@1": "retrieval, R@1",
-    "same_video/train": "nearest clip is of the same video",
-    "foreground/share": "activation on the moving object",
-    "foreground/motion_share": "activation on what moves",
-    "occlusion/share": "features depend on the moving object",
-    "occlusion/motion_share": "features depend on what moves",
-}
+from fima.visual.report.charts import Chart, confusion_chart, figure_bars
+from fima.visual.report.runs import FIGURE_NAMES, ClassReport, Result, RunRecord
+from fima.visual.report.tables import Table, number
+
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400
 CLASS_ORDER = ("evaluate", "linear", "knn")
+PROTOCOL_SECTIONS = ("encoder", "protocols", "data", "versions", "notes")
 
 
-class Charts:
-    """Gives each chart of the page its place and its data."""
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The evaluations of all runs side by side."""
 
-    def __init__(self) -> None:
-        self._number = 0
-
-    def figure(self, chart: Chart) -> Markup:
-        """A chart with its heading; the page's script draws it, and its summary is read aloud in its place."""
-        self._number += 1
-        name = f"chart-{self._number}"
-        plot = element("div", class_="plot", id=name, role="img", aria_label=f"{chart.title}. {chart.summary}")
-        return element(
-            "figure",
-            element("figcaption", chart.title),
-            plot,
-            script_json(f"{name}-data", {"data": chart.data, "layout": chart.layout}),
-            class_="chart tall" if chart.tall else "chart",
-        )
+    bars: Chart | None
+    """The main figures."""
+    figures: Table
+    """All figures."""
+    protocols: Mapping[str, Table]
+    """By evaluation, how it was measured."""
 
 
-def swatch(number: int) -> Markup:
-    """The colour of a run."""
-    return element("span", class_="swatch", style=f"background:{run_colour(number)}", aria_hidden="true")
+@dataclass(frozen=True, kw_only=True)
+class ClassGroup:
+    """One kind of report by class, of all runs that have it."""
+
+    name: str
+    """Where it comes from."""
+    matrices: Sequence[Chart]
+    """The confusion matrices of the runs."""
+    tables: Sequence[Table]
+    """Accuracy by class; one table for all runs that share classes."""
 
 
-def overview(runs: Sequence[RunRecord]) -> Markup:
-    """A card for each run: what was trained on what, how far, with which versions."""
-    cards = []
-    for number, run in enumerate(runs):
-        facts = {
-            "what": f"{run.method} · {run.backbone}",
-            "data": _data_line(run),
-            "clips": _clips_line(run),
-            "progress": _progress_line(run),
-            "time": _time_line(run),
-            "last loss": _last(run, "loss"),
-            "results": _results_list(run),
-            "seed": run.setting("run", "seed"),
-            "versions": ", ".join(f"{name} {value}" for name, value in (run.record.get("versions") or {}).items()),
-            "skipped videos": len({line.get("path") for line in run.skipped}) or None,
-            "folder": element("code", str(run.root)),
-        }
-        rows = joined(
-            joined([element("dt", name), element("dd", value)])
-            for name, value in facts.items()
-            if value not in (None, "")
-        )
-        title = element("h3", swatch(number), run.name)
-        cards.append(element("article", title, element("dl", rows), class_="card"))
-    return element("div", *cards, class_="cards")
-
-
-def _results_list(run: RunRecord) -> Markup | str:
-    found = _main_figures(run, MAIN_FIGURES)
-    lines = [
-        element("li", FIGURE_NAMES[name], " ", element("strong", f"{value:.1f} %")) for name, value in found.items()
-    ]
-    return element("ul", *lines, class_="figures") if lines else ""
-
-
-def _data_line(run: RunRecord) -> Markup | str:
-    record = run.record
-    if "root" not in record:
-        return ""
-    classes = f", {record['num_classes']} classes" if record.get("num_classes") else ", no labels"
-    count = f"{record.get('num_videos', '?')} videos ({record.get('layout', '?')}{classes}) in "
-    return joined([count, element("code", record["root"])])
-
-
-def _clips_line(run: RunRecord) -> str:
-    frames, size = run.setting("data", "frames"), run.setting("data", "crop_size")
-    return f"{frames} frames of {size} px" if frames and size else ""
-
-
-def _progress_line(run: RunRecord) -> str:
-    epochs = [line["epoch"] for line in run.of_kind("epoch")]
-    planned = run.setting("optim", "epochs")
-    steps = max((line.get("step", 0) for line in run.lines), default=0)
-    done = max(epochs, default=0)
-    return f"{done} of {planned} epochs, {steps:,} steps of {run.setting('optim', 'batch_size')} videos"
-
-
-def _time_line(run: RunRecord) -> str:
-    seconds = sum(line.get("seconds") or 0 for line in run.of_kind("epoch"))
-    hours, rest = divmod(round(seconds), 3600)
-    parts = [f"{hours} h"] if hours else []
-    parts += [f"{rest // 60} min"] if seconds >= 60 else []
-    return " ".join([*parts, f"{rest % 60} s of training"]) if seconds else ""
-
-
-def _last(run: RunRecord, name: str) -> str:
-    values = [line[name] for line in run.of_kind("epoch") if isinstance(line.get(name), int | float)]
-    return f"{values[-1]:.4g}" if values else ""
-
-
-def curves(runs: Sequence[RunRecord], charts: Charts) -> Markup:
-    """Charts of everything that was measured while training, and the epochs as a table."""
-    found = curve_charts(runs)
-    if not found:
-        return element("p", "No metrics yet: a run writes them as it goes on.")
-    tables = []
+def epochs(runs: Sequence[RunRecord]) -> dict[str, Table]:
+    """The last epochs of each run as a table, by its name; nothing of a run that has not finished one."""
+    tables = {}
     for run in runs:
         lines = run.of_kind("epoch")[-MOST_EPOCH_ROWS:]
         columns = [name for name in EPOCH_COLUMNS if any(name in line for line in lines)]
-        rows = [[line["epoch"], *(_number(line.get(name)) for name in columns)] for line in lines]
+        rows = [[line["epoch"], *(number(line.get(name)) for name in columns)] for line in lines]
         if rows:
-            shown = table(["epoch", *columns], rows, caption=f"Means of each epoch of {run.name}")
-            tables.append(details(f"{run.name}: the epochs as a table", shown))
-    hint = element("p", "With a mouse: drag in a chart to zoom, double-click to go back.", class_="note")
-    return joined([hint, element("div", *(charts.figure(chart) for chart in found), class_="grid"), *tables])
+            caption = f"Means of each epoch of {run.name}"
+            tables[run.name] = Table(caption=caption, header=["epoch", *columns], rows=rows)
+    return tables
 
 
-def results(runs: Sequence[RunRecord], charts: Charts) -> Markup:
-    """Figures of all evaluations side by side, and the protocols behind them."""
+def results(runs: Sequence[RunRecord]) -> Results | None:
+    """Figures of all evaluations side by side, and the protocols behind them; None where there is none."""
     columns = {_column(run, result): result for run in runs for result in run.results}
     if not columns:
-        return element("p", "Not evaluated yet: ", element("code", "fima evaluate RUN/checkpoints/last.pt DATA"))
+        return None
     names = list(dict.fromkeys(name for result in columns.values() for name in result.content["figures"]))
     chance = {name: value for result in columns.values() for name, value in result.content["chance"].items()}
     rows = []
     for name in names:
         cells = [_figure_cell(result, name) for result in columns.values()]
         rows.append([_figure_name(name), *cells, f"{chance[name]:.1f}" if name in chance else ""])
-    main = [name for name in MAIN_FIGURES if name in names]
-    latest = {run.name: _main_figures(run, main) for run in runs if run.results}
-    readable = {column: {FIGURE_NAMES[n]: value for n, value in found.items()} for column, found in latest.items()}
-    parts: list[Markup] = []
-    if main:
-        named_chance = {FIGURE_NAMES[name]: chance[name] for name in main if name in chance}
-        parts.append(charts.figure(figure_bars([FIGURE_NAMES[name] for name in main], readable, named_chance)))
-    parts.append(table(["figure (%)", *columns, "chance"], rows, caption="Results, in percent"))
-    parts += [details(f"{column}: protocols and versions", _protocols(result)) for column, result in columns.items()]
-    return joined(parts)
-
-
-def _main_figures(run: RunRecord, names: Sequence[str]) -> dict[str, float]:
-    """The main figures of a run: those of its last checkpoint go before those of others."""
-    found: dict[str, float] = {}
-    for result in sorted(run.results, key=lambda each: each.name.endswith("last.json")):
-        found |= {name: result.content["figures"][name] for name in names if name in result.content["figures"]}
-    return {name: found[name] for name in names if name in found}
+    main = {name: readable for name, readable in FIGURE_NAMES.items() if name in names}
+    bars = {run.name: {main[name]: value for name, value in run.main_figures.items()} for run in runs if run.results}
+    named_chance = {readable: chance[name] for name, readable in main.items() if name in chance}
+    return Results(
+        bars=figure_bars(list(main.values()), bars, named_chance) if main else None,
+        figures=Table(caption="Results, in percent", header=["figure (%)", *columns, "chance"], rows=rows),
+        protocols={column: _protocols(result) for column, result in columns.items()},
+    )
 
 
 def _column(run: RunRecord, result: Result) -> str:
@@ -192,9 +80,7 @@ def _column(run: RunRecord, result: Result) -> str:
 
 
 def _figure_name(name: str) -> Markup:
-    readable = FIGURE_NAMES.get(name)
-    code = element("code", name)
-    return joined([readable, " ", code]) if readable else code
+    return Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
 
 
 def _figure_cell(result: Result, name: str) -> str:
@@ -205,14 +91,14 @@ def _figure_cell(result: Result, name: str) -> str:
     return f"{value:.1f}" + (f" ± {spread:.1f}" if isinstance(spread, int | float) else "")
 
 
-def _protocols(result: Result) -> Markup:
+def _protocols(result: Result) -> Table:
     rows = [
-        [key, value]
-        for section in ("encoder", "protocols", "data", "versions", "notes")
-        for key, value in _flat(result.content.get(section) or {}, section)
-        if not key.startswith("encoder.config.")
+        pair
+        for section in PROTOCOL_SECTIONS
+        for pair in _flat(result.content.get(section) or {}, section)
+        if not pair[0].startswith("encoder.config.")
     ]
-    return table(["setting", "value"], rows, caption="How the figures were measured")
+    return Table(caption="How the figures were measured", header=["setting", "value"], rows=rows)
 
 
 def _flat(value: object, name: str) -> list[tuple[str, str]]:
@@ -221,22 +107,19 @@ def _flat(value: object, name: str) -> list[tuple[str, str]]:
     return [(name, value if isinstance(value, str) else json.dumps(value))]
 
 
-def classes(reports: Mapping[str, Sequence[ClassReport]], charts: Charts) -> Markup:
+def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list[ClassGroup]:
     """Accuracy by class of every report side by side, and the confusion matrices.
 
     Args:
-        reports: by run.
-        charts: of the page.
+        runs: with the reports that their evaluations wrote.
+        votes: by name of a run, that of nearest neighbours, for runs without such a report.
     """
     groups: dict[str, dict[str, ClassReport]] = {}
-    for run, found in reports.items():
-        for report in found:
-            groups.setdefault(report.name, {})[run] = report
-    if not groups:
-        return element("p", "No labels, or not evaluated yet: nothing to tell by class.")
-    first, *others = sorted(groups, key=_class_order)
-    shown = element("section", element("h3", first), _class_group(first, groups[first], charts), class_="report")
-    return joined([shown, *(details(name, _class_group(name, groups[name], charts)) for name in others)])
+    for run in runs:
+        fallback = [votes[run.name]] if run.name in votes else []
+        for report in run.class_reports or fallback:
+            groups.setdefault(report.name, {})[run.name] = report
+    return [_class_group(name, groups[name]) for name in sorted(groups, key=_class_order)]
 
 
 def _class_order(name: str) -> tuple[bool, int]:
@@ -245,12 +128,8 @@ def _class_order(name: str) -> tuple[bool, int]:
     return bool(counterpart), CLASS_ORDER.index(protocol) if protocol in CLASS_ORDER else len(CLASS_ORDER)
 
 
-def _class_group(name: str, reports: Mapping[str, ClassReport], charts: Charts) -> Markup:
-    """One kind of report: the confusion matrices of the runs side by side, and one table for all that share classes."""
-    matrices = [
-        charts.figure(replace(confusion_chart(report), title=f"{run}: confusion matrix"))
-        for run, report in reports.items()
-    ]
+def _class_group(name: str, reports: Mapping[str, ClassReport]) -> ClassGroup:
+    matrices = [replace(confusion_chart(report), title=f"{run}: confusion matrix") for run, report in reports.items()]
     by_classes: dict[tuple[str, ...], dict[str, ClassReport]] = {}
     for run, report in reports.items():
         by_classes.setdefault(tuple(report.classes), {})[run] = report
@@ -258,45 +137,36 @@ def _class_group(name: str, reports: Mapping[str, ClassReport], charts: Charts) 
     for labels, shared in by_classes.items():
         columns = [(run, kind) for run in shared for kind in ("accuracy (%)", "most often taken for")]
         header = ["class", "test videos", *(f"{run}: {kind}" if len(shared) > 1 else kind for run, kind in columns)]
-        rows = []
-        for number, label in enumerate(labels):
-            found = [(_number(report.accuracy(number)), report.taken_for(number)) for report in shared.values()]
-            count = max(sum(report.counts[number]) for report in shared.values())
+        rows: list[list[object]] = []
+        for place, label in enumerate(labels):
+            found = [(number(report.accuracy(place)), report.taken_for(place)) for report in shared.values()]
+            count = max(sum(report.counts[place]) for report in shared.values())
             rows.append([label, count, *(cell for pair in found for cell in pair)])
-        tables.append(table(header, rows, caption=f"{', '.join(shared)}: accuracy by class, {name}"))
-    return joined([element("div", *matrices, class_="pair"), *tables])
+        tables.append(Table(caption=f"{', '.join(shared)}: accuracy by class, {name}", header=header, rows=rows))
+    return ClassGroup(name=name, matrices=matrices, tables=tables)
 
 
-def skipped(runs: Sequence[RunRecord]) -> Markup:
+def skipped(runs: Sequence[RunRecord]) -> Table:
     """Videos that could not be decoded, with the reasons."""
-    rows = []
+    rows: list[list[object]] = []
     for run in runs:
         seen: dict[str, list[Mapping[str, Any]]] = {}
         for line in run.skipped:
             seen.setdefault(str(line.get("path")), []).append(line)
         rows += [[path, run.name, lines[0].get("reason", ""), len(lines)] for path, lines in seen.items()]
-    if not rows:
-        return element("p", "No video was skipped while training.")
-    return table(["video", "run", "reason", "times"], rows, caption="Skipped videos")
+    return Table(caption="Skipped videos", header=["video", "run", "reason", "times"], rows=rows)
 
 
-def settings(runs: Sequence[RunRecord]) -> Markup:
-    """Every setting; those in which the runs differ are marked and come first."""
-    flat = [{key: str(value) for key, value in _flat(run.settings, "")} for run in runs]
-    keys = list(dict.fromkeys(key for each in flat for key in each))
-    differ = [key for key in keys if len({each.get(key) for each in flat}) > 1]
-    parts: list[Markup] = []
-    header = ["setting", *(run.name for run in runs)]
-    if len(runs) > 1:
-        rows = [[key.lstrip("."), *(each.get(key, "—") for each in flat)] for key in differ]
-        same = element("p", "All settings are the same.")
-        parts.append(table(header, rows, caption="Settings that differ") if rows else same)
-    rows = [[key.lstrip("."), *(each.get(key, "—") for each in flat)] for key in keys]
-    parts.append(details("All settings", table(header, rows, caption="All settings")))
-    return joined(parts)
+def all_settings(runs: Sequence[RunRecord]) -> Table:
+    """Every setting, a column a run."""
+    flat = [dict(pair for name, section in run.settings.items() for pair in _flat(section, name)) for run in runs]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    rows = [[key, *(each.get(key, "—") for each in flat)] for key in keys]
+    return Table(caption="All settings", header=["setting", *(run.name for run in runs)], rows=rows)
 
 
-def _number(value: object) -> str:
-    if not isinstance(value, int | float):
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def differing_settings(runs: Sequence[RunRecord]) -> Table:
+    """The settings in which the runs differ."""
+    settings = all_settings(runs)
+    differ = [row for row in settings.rows if len(set(row[1:])) > 1]
+    return replace(settings, caption="Settings that differ", rows=differ)

@@ -4,7 +4,7 @@
   const tabs = [...document.querySelectorAll("[role=tab]")];
   const panels = tabs.map((tab) => document.getElementById(tab.getAttribute("aria-controls")));
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const contentOf = (script) => JSON.parse(script.textContent);
   root.classList.add("js");
 
   // Charts: drawn when their tab is first shown, in the colours of the theme.
@@ -31,10 +31,10 @@
   };
   const draw = (plot) => {
     if (plot.spec) return;
-    plot.spec = read(`${plot.id}-data`);
+    plot.spec = contentOf(plot.nextElementSibling);
     Plotly.newPlot(plot, plot.spec.data, layoutOf(plot), { responsive: true, displayModeBar: false });
     const map = plot.closest(".embedding");
-    if (map) addThumbnails(plot, read(map.dataset.map));
+    if (map) addThumbnails(plot, contentOf(map.querySelector(".map")));
   };
   const plotsOf = (part) => [...part.querySelectorAll(".plot")].filter((plot) => !plot.closest("details:not([open])"));
   const drawAll = (part) => plotsOf(part).forEach((plot) => (plot.spec ? Plotly.Plots.resize(plot) : draw(plot)));
@@ -44,7 +44,7 @@
   // Thumbnails beside the pointer, and under a finger, on the maps of the features.
   const card = document.getElementById("hover-card");
   const addThumbnails = (plot, map) => {
-    const sheet = read(map.sprite);
+    const sheet = contentOf(document.getElementById(map.sprite));
     const show = ({ points, event }) => {
       const place = points[0].customdata;
       const size = 2 * map.px;
@@ -63,7 +63,7 @@
   };
 
   // Videos: made from the page's own data when their tab is first shown.
-  const media = read("media");
+  const media = contentOf(document.getElementById("media"));
   const addresses = {};
   const address = (name) => {
     if (!addresses[name]) {

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fima.data.clips import evenly_spread_starts, full_positions, window_indices
+from fima.data.clips import Window, evenly_spread_starts, full_positions
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import cut_clips, square_crops, whole_video
+from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
 from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, watched
 from fima.errors import VideoError
-from fima.evaluate.features import ClipSettings
 
 CLIPS_AT_ONCE = 8
 """Clips of a video that are held at a time, so that memory does not grow with its length."""
@@ -106,17 +105,18 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         at_once = 1 if self.per_second else CLIPS_AT_ONCE * settings.frames
         self.limits.check(reader, min(reader.num_frames, at_once))
         crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
-        spans = self._spans(reader)
+        window = settings.timing.window(reader, settings.frames)
+        spans = self._spans(reader, window.length)
         groups = [spans[at : at + CLIPS_AT_ONCE] for at in range(0, len(spans), CLIPS_AT_ONCE)]
         if self.per_second:
-            clips = _in_one_pass(reader, spans, crops, settings)
+            clips = _in_one_pass(reader, window, spans, crops, settings)
         else:
             clips = (
                 cut_clips(
                     reader,
+                    window,
                     [span.start for span in group],
                     crops,
-                    frames=settings.frames,
                     crop_size=settings.crop_size,
                 )
                 for group in groups
@@ -130,15 +130,15 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
                 number=number - 1,
             )
 
-    def _spans(self, reader: VideoReader) -> list[Span]:
+    def _spans(self, reader: VideoReader, window: int) -> list[Span]:
         """The clips of a video in order of time."""
-        window, num_frames = 2 * self.settings.frames, reader.num_frames
-        fps = reader.fps if reader.fps > 0 else math.nan
+        num_frames = reader.num_frames
+        fps = reader.fps or self.settings.frame_rate or math.nan
         if not self.per_second:
             starts = evenly_spread_starts(num_frames, window, self.settings.num_clips)
             return [Span(start, (start / fps, min(start + window, num_frames) / fps)) for start in starts]
         if math.isnan(fps):
-            raise VideoError(reader.path, "has no frame rate, so it has no seconds")
+            raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
         last = max(0, num_frames - window)
         spans = []
         for second in range(math.ceil(num_frames / fps)):
@@ -149,15 +149,14 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
 
 
 def _in_one_pass(
-    reader: VideoReader, spans: Sequence[Span], crops: Sequence[Crop], settings: ClipSettings
+    reader: VideoReader, window: Window, spans: Sequence[Span], crops: Sequence[Crop], settings: ClipSettings
 ) -> Iterator[Tensor]:
     """Cut overlapping clips while the video is decoded once, holding only the frames that are still needed.
 
     Yields:
         uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
     """
-    window = 2 * settings.frames
-    wanted = [window_indices(span.start, window, reader.num_frames)[full_positions(settings.frames)] for span in spans]
+    wanted = [window.indices(span.start)[full_positions(settings.frames)] for span in spans]
     needed = {index for clip in wanted for index in clip}
     held: dict[int, list[Tensor]] = {}
     ready: list[Tensor] = []

@@ -1,0 +1,26 @@
+"""Folders of numbered pictures, one a frame, as data sets such as Something-Something store their videos."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+IMAGE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)(?P<extension>\.\w+)", re.DOTALL)
+FEWEST_FRAMES = 2
+
+
+def frame_series(names: Iterable[str]) -> list[str]:
+    """Return the pictures that are the frames of a video, in the order of their numbers; nothing where there are none.
+
+    Of several series in one folder, such as `img_00001.jpg` and `flow_x_00001.jpg`, the longest that is no optical
+    flow is taken.
+    """
+    series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        if match and match["extension"].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
+            series[match["series"], match["extension"]].append((int(match["number"]), name))
+    if not series:
+        return []
+    chosen = max(series, key=lambda key: ("flow" not in key[0].lower(), len(series[key])))
+    return [name for _, name in sorted(series[chosen])] if len(series[chosen]) >= FEWEST_FRAMES else []

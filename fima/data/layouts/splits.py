@@ -1,0 +1,82 @@
+"""The splits of a data set in the spellings that people use for folders and columns."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fima.data.layouts.video_list import counted
+
+SPELLINGS = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLIT_OF = {word: split for split, words in SPELLINGS.items() for word in words}
+AROUND = r"(?:set|split|data|videos?|clips?)"
+NAME = re.compile(rf"(?:{AROUND}[\W_]+)?([a-z]+?)(?:[\W_]*{AROUND})?[\W_]*\d*")
+"""A word alone, or as in `train_256`, `Training set`, `videos_train`, `val2017`."""
+MISSPELT = ("train", "training", "valid", "validation", "test", "testing")
+LIKENESS = 0.9
+SHORTEST_HINT = 3
+
+
+def split_of(name: str) -> str | None:
+    """Return `train`, `val` or `test` for a name that means one of them, in any case; None for others."""
+    match = NAME.fullmatch(name.strip().casefold())
+    return SPLIT_OF.get(match[1]) if match else None
+
+
+def split_depth(videos: Sequence[Path]) -> int | None:
+    """Return how deep below the root the folders lie that are splits; None where there are none.
+
+    At the top, every folder may be the same split. Below, and beside other folders, there have to be several.
+    """
+    for depth in range(max((len(path.parts) for path in videos), default=1) - 1):
+        names = {path.parts[depth] if len(path.parts) > depth + 1 else None for path in videos}
+        splits = {None if name is None else split_of(name) for name in names}
+        several = len(splits - {None}) > 1
+        if (several and "train" in splits) or (None not in splits and (several or depth == 0)):
+            return depth
+    return None
+
+
+def unread_splits(videos: Iterable[Path]) -> list[str]:
+    """Say which folders look like splits, of a folder that is read without any."""
+    folders = {name for path in videos for name in path.parts[:-1]}
+    near = sorted(name for name in folders if split_of(name) or looks_like_split(name))
+    if not near:
+        return []
+    named = ", ".join(near[:3]) + (", …" if len(near) > 3 else "")
+    return [
+        f"{counted(len(near), 'folder')} named like a split but not read as one ({named}): their videos count as all "
+        "others do; name the folders train/ and test/ to keep test videos out of training"
+    ]
+
+
+def one_sided_classes(train: Iterable[str], test: Iterable[str]) -> list[str]:
+    """Say which classes only one of two splits has."""
+    sides = {"training": set(train), "test": set(test)}
+    if not all(sides.values()):
+        return []
+    only = {
+        "training": sorted(sides["training"] - sides["test"]),
+        "test": sorted(sides["test"] - sides["training"]),
+    }
+    return [
+        f"only in the {side} split: {', '.join(names[:3])}{', …' if len(names) > 3 else ''} "
+        f"({len(names)} of {len(sides['training'] | sides['test'])} classes)"
+        for side, names in only.items()
+        if names
+    ]
+
+
+def looks_like_split(name: str) -> bool:
+    """Whether a name has a word for a split in it, or a misspelt one."""
+    words = [word for word in re.findall("[a-z]+", name.casefold()) if len(word) >= SHORTEST_HINT]
+    return any(
+        word in SPLIT_OF
+        or any(sorted(word) == sorted(known) for known in MISSPELT)
+        or difflib.get_close_matches(word, MISSPELT, n=1, cutoff=LIKENESS)
+        for word in words
+    )

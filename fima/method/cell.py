@@ -1,0 +1,89 @@
+"""The cell term: a clip predicts the motion in the foreground cells of the other clip's feature map."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fima.config import MethodConfig
+from fima.method import losses
+from fima.method.foreground import activation_map, foreground_mask
+from fima.method.heads import Projector, cells
+from fima.method.inputs import View
+from fima.method.queue import KeyQueue, decided_size
+from fima.method.term import QueryPass, Term, TermLoss
+from fima.torch_tools.distributed import gather_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellKeys:
+    """Motion cells of a clip, and which of them are foreground."""
+
+    cells: Tensor
+    """Embeddings of the `full` difference, (B, t, N, D)."""
+    mask: Tensor
+    """Foreground, bool (B, h, w)."""
+
+
+class CellTerm(Term[CellKeys]):
+    """Pixel-level motion loss (paper, pixel-level motion): the mean over the temporal slices and both directions.
+
+    Args:
+        method: its temperature, positive pairs, foreground sampling and the length of the queue.
+        dim: size D of an embedding.
+
+    Raises:
+        ConfigError: `method.cell_queue_size` is None.
+    """
+
+    name, queue_name = "cell", "cell_queue"
+
+    def __init__(self, method: MethodConfig, dim: int) -> None:
+        size = decided_size(method.cell_queue_size, "method.cell_queue_size")
+        self.queue = KeyQueue(size, dim) if size else None
+        self.temperature, self.pos_ratio = method.cell_temperature, method.pos_ratio
+        self.samples_foreground = method.foreground
+        self.views = ("full", "full_difference") if method.foreground else ("full_difference",)
+
+    def keys(self, maps: Mapping[View, Tensor], project: Projector) -> CellKeys:
+        """The motion cells; foreground is where the RGB view and its difference are most active together."""
+        motion = maps["full_difference"]
+        if self.samples_foreground:
+            mask = foreground_mask(activation_map(maps["full"], motion))
+        else:
+            mask = torch.ones(len(motion), *motion.shape[-2:], dtype=torch.bool, device=motion.device)
+        return CellKeys(cells=project(cells(motion)), mask=mask)
+
+    def loss(self, query: QueryPass, key_a: CellKeys, key_b: CellKeys) -> TermLoss:
+        """Clip a's predictions meet b's cells, then b's meet a's; the cells enter the dense queue slice by slice.
+
+        Args:
+            query: the query pass of both clips.
+            key_a: motion cells of clip a.
+            key_b: motion cells of clip b.
+        """
+        pairs = losses.positive_pairs(*query.boxes, key_a.mask, key_b.mask, pos_ratio=self.pos_ratio)
+        queued = [] if self.queue is None else [self.queue.snapshot()]
+        keys = (key_b.cells, key_a.cells)
+        batch_keys = [gather_rows(clip) for clip in keys]
+        slice_losses = []
+        for predicted, key, batch_key, positives in zip(
+            query.predictions, keys, batch_keys, (pairs, pairs.transpose(1, 2)), strict=True
+        ):
+            everything = torch.cat([batch_key.flatten(0, 2), *queued])
+            slice_losses += [
+                losses.cell_motion(
+                    predicted.cells[:, index], key[:, index], positives, everything, temperature=self.temperature
+                )
+                for index in range(key.shape[1])
+            ]
+        if self.queue is not None:
+            for batch_key in batch_keys:
+                self.queue.write(batch_key.transpose(0, 1).flatten(0, 2))
+        loss = torch.stack(slice_losses).mean()
+        stats = {
+            "foreground_share": torch.stack([key_a.mask, key_b.mask]).to(loss.dtype).mean(),
+            "cells_with_positives": pairs.any(dim=2).to(loss.dtype).mean(),
+        }
+        return TermLoss(loss=loss, stats=stats)

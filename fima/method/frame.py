@@ -1,0 +1,54 @@
+"""The frame term: a clip predicts the early and the late motion of the other clip."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fima.config import MethodConfig
+from fima.method import losses
+from fima.method.heads import Projector, pooled
+from fima.method.inputs import View
+from fima.method.queue import KeyQueue, decided_size
+from fima.method.term import QueryPass, Term, TermLoss
+from fima.torch_tools.distributed import gather_rows
+
+
+class FrameTerm(Term[Tensor]):
+    """Frame-level motion loss (paper, frame-level motion): the mean of its four predictions.
+
+    Args:
+        method: its temperature and the length of the queue.
+        dim: size D of an embedding.
+
+    Raises:
+        ConfigError: `method.queue_size` is None.
+    """
+
+    name, queue_name = "frame", "motion_queue"
+    views = ("early_difference", "late_difference")
+
+    def __init__(self, method: MethodConfig, dim: int) -> None:
+        self.queue: KeyQueue = KeyQueue(decided_size(method.queue_size, "method.queue_size"), dim)
+        self.temperature = method.temperature
+
+    def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
+        """Local motion: embeddings of the `early` and the `late` difference, (2, B, D)."""
+        return torch.stack([project(pooled(maps[view])) for view in self.views])
+
+    def loss(self, query: QueryPass, key_a: Tensor, key_b: Tensor) -> TermLoss:
+        """In the published order: clip b early, b late, a early, a late.
+
+        Args:
+            query: the query pass of both clips.
+            key_a: (2, B, D).
+            key_b: (2, B, D).
+        """
+        predictions = torch.cat([prediction.frames for prediction in query.predictions])
+        keys = torch.cat([key_b, key_a])
+        batch_keys = gather_rows(keys.transpose(0, 1)).transpose(0, 1)
+        frame_losses = losses.frame_motion(
+            predictions, keys, batch_keys, self.queue.snapshot(), temperature=self.temperature
+        )
+        self.queue.write(batch_keys.flatten(0, 1))
+        return TermLoss(loss=frame_losses.mean())

@@ -1,0 +1,67 @@
+"""The query networks, which learn, and the key networks, which follow them (momentum contrast, He et al., 2020)."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fima.backbones.convolution import weights_transformed_once
+from fima.backbones.registry import build_backbone
+from fima.config import ModelConfig
+from fima.method.heads import Projector
+from fima.method.momentum import frozen_copy, update_average
+from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows, world_size
+from fima.torch_tools.precision import as_computed, weights_cast_once
+from fima.torch_tools.recompute import recomputed
+
+
+class MomentumNetworks(nn.Module):
+    """Encoder and projector, each twice.
+
+    Args:
+        model: the networks.
+        key_momentum: m of the moving averages.
+    """
+
+    def __init__(self, model: ModelConfig, key_momentum: float) -> None:
+        super().__init__()
+        self.key_momentum = key_momentum
+        self.split_bn = model.split_bn
+        self.recompute = model.recompute
+        self.query_encoder = build_backbone(model.backbone)
+        self.projector = Projector(self.query_encoder.num_features, model.projector_hidden, model.embedding_dim)
+        self.key_encoder = frozen_copy(self.query_encoder)
+        self.key_projector = frozen_copy(self.projector)
+
+    def update_key_networks(self) -> None:
+        """One step of the moving averages."""
+        update_average(self.key_encoder, self.query_encoder, self.key_momentum)
+        update_average(self.key_projector, self.projector, self.key_momentum)
+
+    @contextlib.contextmanager
+    def ready_keys(self) -> Iterator[None]:
+        """A context in which the key networks cast or transform no weight of theirs again."""
+        cast = weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector)
+        with cast[0], cast[1], weights_transformed_once(self.key_encoder):
+            yield
+
+    def query_features(self, view: Tensor) -> Tensor:
+        """Query feature map (B, C, t, h, w) of a view (B, 3, T, H, W)."""
+        features: Tensor = recomputed(self.query_encoder, view) if self.recompute else self.query_encoder(view)
+        return features
+
+    @torch.no_grad()
+    def key_features(self, view: Tensor) -> Tensor:
+        """Key feature map (B, C, t, h, w) of a view (B, 3, T, H, W), batch-shuffled across devices on the way.
+
+        With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
+        """
+        split = self.split_bn > 1
+        # What travels between devices is half as long in bfloat16, in which the encoder takes it anyway.
+        shuffled, deal = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
+        if split:
+            # Two rows at least: of a single one, batch norm would leave nothing but itself.
+            parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))
+            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), deal, alone=True)
+        return unshuffle_rows(self.key_encoder(shuffled), deal)

@@ -1,0 +1,36 @@
+"""HTML pages from Jinja2 templates; whatever is put into a template is escaped."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def render(package: str, template: str, /, **context: object) -> str:
+    """Fill in a template.
+
+    Args:
+        package: whose `templates` folder holds it, such as `fima.use`.
+        template: its file.
+        context: what the template shows, by the names that it uses. Text is escaped unless it is `Markup`.
+    """
+    return _environment(package).get_template(template).render(context)
+
+
+def script(text: str) -> Markup:
+    """Return a trusted script as the content of a `script` element, which nothing in it can end."""
+    return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+@cache
+def _environment(package: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Of the filter `tojson`, which also escapes all that could end a script.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment

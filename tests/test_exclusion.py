@@ -1,0 +1,67 @@
+"""Lists of videos to exclude, in the forms in which people write them."""
+
+from pathlib import Path
+
+import pytest
+
+from fima.config import DataConfig
+from fima.data.chosen_videos import chosen_videos
+from fima.data.datasets import list_videos
+from fima.data.quarantine import exclude
+from tests.test_datasets import names, touch
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    touch(tmp_path / "lab", *(f"{name}/{i}.mp4" for name in ("jump", "run") for i in (1, 2)), "run/only.mp4")
+    return tmp_path / "lab"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run/only.mp4",
+        "./run/only.mp4",
+        r"run\only.mp4",
+        "lab/run/only.mp4",
+        r"C:\Users\me\lab\run\only.mp4",
+        "/elsewhere/lab/run/only.mp4",
+        "{lab}/run/only.mp4",
+        "only.mp4",
+        "only",
+        "run/only",
+        "run/only.avi",
+        '"run/only.mp4"',
+    ],
+)
+@pytest.mark.parametrize(("start", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+def test_ways_to_write_an_entry(line: str, start: str, end: str, lab: Path) -> None:
+    file = lab.parent / "list.txt"
+    file.write_text(f"{start}{line.format(lab=lab)}{end}", encoding="utf-8", newline="")
+    kept = exclude(list_videos(lab, "all"), file)
+    assert names(kept) == ["jump/1.mp4", "jump/2.mp4", "run/1.mp4", "run/2.mp4"]
+    assert kept.layout.endswith("; 1 video excluded")
+    assert kept.warnings() == []
+
+
+def test_entries_that_match_nothing_or_too_much_are_counted(lab: Path) -> None:
+    file = lab.parent / "list.txt"
+    file.write_text("run/2.mp4\n1.mp4\nrun/9.mp4\ntest/run/1.mp4\nrun/*.mp4\n")
+    kept = exclude(list_videos(lab, "all"), file)
+    assert names(kept) == ["jump/1.mp4", "jump/2.mp4", "run/1.mp4", "run/only.mp4"]
+    assert kept.warnings() == [
+        f"{file}: 3 of 5 entries name no video, such as 'run/*.mp4'",
+        f"{file}: 1 of 5 entries name several videos, so none is excluded, such as '1.mp4'",
+    ]
+
+
+def test_an_entry_of_another_split_is_no_unknown_one(tmp_path: Path) -> None:
+    touch(tmp_path / "v", "train/run/a.mp4", "train/jump/b.mp4", "test/run/c.mp4", "test/jump/d.mp4")
+    file = tmp_path / "list.txt"
+    file.write_text("test/run/c.mp4\ntrain/run/a.mp4\n")
+    chosen = chosen_videos(tmp_path / "v", DataConfig(exclude=str(file)), "train")
+    assert names(chosen) == ["train/jump/b.mp4"]
+    assert chosen.warnings() == []
+    file.write_text("test/run/x.mp4\ntrain/run/a.mp4\n")
+    (said,) = chosen_videos(tmp_path / "v", DataConfig(exclude=str(file)), "train").warnings()
+    assert "1 of 2 entries name no video, such as 'test/run/x.mp4'" in said

@@ -1,0 +1,119 @@
+"""Folders of numbered pictures are read as videos."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from fima.cli import main
+from fima.data.clips import ClipTiming
+from fima.data.datasets import list_videos
+from fima.data.decode.frame_series import frame_series
+from fima.data.decode.header import read_header
+from fima.data.decode.video import VideoReader
+from fima.errors import VideoError
+from tests.layout_files import labelled, write_lines, write_videos
+from tests.test_datasets import names, touch
+
+
+def pixels(number: int, width: int = 40, height: int = 32) -> npt.NDArray[np.uint8]:
+    """A picture that tells which one it is, even after JPEG."""
+    image = np.full((height, width, 3), 20 * number, np.uint8)
+    image[: height // 2, :, 2] = 255 - 20 * number
+    return image
+
+
+def write_pictures(folder: Path, *numbers: int, name: str = "{:05d}.png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.fromarray(pixels(number)).save(folder / name.format(number), quality=95)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["{:05d}.png", "{}.bmp", "img_%05d:{}.PNG", "v.1_{:03d}.tif", "frame-{}.ppm"])
+def test_frames_come_in_the_order_of_their_numbers(name: str, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "clip.b", 10, 9, 2, 1, 4, name=name)
+    with VideoReader(folder) as reader:
+        assert (reader.num_frames, reader.width, reader.height, reader.fps) == (5, 40, 32, 0.0)
+        expected = np.stack([pixels(number) for number in (1, 2, 4, 9, 10)])
+        np.testing.assert_array_equal(reader.read([4, 0, 2, 0]), expected[[4, 0, 2, 0]])
+        np.testing.assert_array_equal(np.stack(list(reader.stream())), expected)
+        reader.verify()
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    with VideoReader(write_pictures(tmp_path / "clip", *range(12), name="{}.jpg")) as reader:
+        shown = reader.read(range(12)).astype(int)
+    assert abs(shown - np.stack([pixels(number) for number in range(12)])).mean() < 2
+    header = read_header(tmp_path / "clip")
+    assert (header.num_frames, header.width, header.height, header.fps) == (12, 40, 32, 0)
+
+
+def test_the_series_of_a_folder() -> None:
+    flow = [f"flow_{axis}_{i}.jpg" for axis in "xy" for i in range(1, 30)]
+    assert frame_series([*flow, "img_10.jpg", "img_9.jpg", "thumb.jpg", "notes1.txt"]) == ["img_9.jpg", "img_10.jpg"]
+    assert frame_series(["cover.jpg", "poster.jpg"]) == []
+    assert frame_series(["a1.jpg", "b2.jpg"]) == []
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="without numbered pictures"):
+        VideoReader(tmp_path)
+    folder = write_pictures(tmp_path / "clip", 1, 2, 3)
+    (folder / "00003.png").write_bytes(b"no picture")
+    with VideoReader(folder) as reader, pytest.raises(VideoError, match=r"00003\.png: cannot be decoded"):
+        reader.read([0, 2])
+    Image.fromarray(pixels(3, width=60)).save(folder / "00003.png")
+    with VideoReader(folder) as reader, pytest.raises(VideoError, match="frame size changes from 40x32 to 60x32"):
+        reader.verify()
+
+
+def test_class_folders_of_them_beside_videos(tmp_path: Path) -> None:
+    write_videos(tmp_path, *(f"run/{i}.avi" for i in range(5)))
+    write_pictures(tmp_path / "jump/clip_a", 1, 2, 3)
+    write_pictures(tmp_path / "thumbnails", 1, 2, 3)
+    touch(tmp_path, "run/0.jpg", "run/1.jpg", "README")
+    listed = list_videos(tmp_path, "all")
+    assert labelled(listed) == {"jump/clip_a": "jump"} | {f"run/{i}.avi": "run" for i in range(5)}
+    assert listed.warnings() == [
+        "6 files passed over: 3 .png, 2 .jpg, 1 no extension",
+        "1 folder of pictures read as videos, a frame each, such as jump/clip_a",
+    ]
+
+
+def test_splits_lists_and_tables_of_them(tmp_path: Path) -> None:
+    for clip in ("train/run/1", "train/jump/2", "val/run/3", "val/jump/4"):
+        write_pictures(tmp_path / "split" / clip, 1, 2)
+    assert names(list_videos(tmp_path / "split", "test")) == ["val/jump/4", "val/run/3"]
+    ucf101 = tmp_path / "ucf101"
+    for clip in ("Swing/v_1", "Swing/v_2.b"):
+        write_pictures(ucf101 / "data" / clip, 1, 2)
+    write_lines(ucf101 / "anno/trainlist01.txt", "Swing/v_1.avi 1", "Swing/v_2.b.avi 1")
+    assert names(list_videos(ucf101)) == ["data/Swing/v_1", "data/Swing/v_2.b"]
+    table = write_lines(tmp_path / "t.csv", "path,label", "split/train/run/1,run")
+    assert labelled(list_videos(table)) == {"split/train/run/1": "run"}
+    assert names(list_videos(tmp_path / "split/train/run/1")) == ["."]
+
+
+def test_doctor_and_prepare_take_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path / "in/run/clip.v1", *range(12))
+    shutil.copytree(tmp_path / "in/run", tmp_path / "in/jump")
+    assert main(["doctor", str(tmp_path / "in"), "--deep", "--index", str(tmp_path / "index")]) == 0
+    assert "2 folders of pictures read as videos" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["prepare", str(tmp_path / "in"), str(out), "--index", str(tmp_path / "index"), "--crf", "0"]) == 0
+    with VideoReader(out / "run/clip.v1.mp4") as reader:
+        shown = reader.read(range(reader.num_frames)).astype(int)
+    assert abs(shown - np.stack([pixels(number) for number in range(12)])).mean() < 4
+
+
+def test_a_frame_rate_for_those_without_one(tmp_path: Path) -> None:
+    with VideoReader(write_pictures(tmp_path / "clip", *range(1, 13))) as reader:
+        with pytest.raises(VideoError, match=r"--data\.frame-rate"):
+            ClipTiming(fps=5).window(reader, 3)
+        # 5 frames a second of 20: every fourth frame, and two of a window's instants to each.
+        window = ClipTiming(fps=5, frame_rate=20).window(reader, 3)
+    assert window.indices(0) == [0, 2, 4, 6, 8, 10]

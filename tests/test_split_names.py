@@ -1,0 +1,99 @@
+"""No test video gets into training because of how a folder is called."""
+
+from pathlib import Path
+
+import pytest
+
+from fima.data.datasets import list_videos
+from fima.data.layouts.splits import split_of
+from fima.errors import DataError
+from tests.test_datasets import names, touch
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "valid"),
+        ("Train", "Val"),
+        ("TRAINING", "Testing"),
+        ("tr", "dev"),
+        ("train_256", "validation"),
+        ("train set", "test set"),
+        ("trainset", "testset"),
+        ("train2017", "val2017"),
+        ("videos_train", "videos_test"),
+        ("training", "EVAL"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{split}/{name}", "{name}/{split}", "data/{split}/{name}"])
+def test_spellings_and_places_of_split_folders(train: str, test: str, place: str, tmp_path: Path) -> None:
+    for split, video in ((train, "a.mp4"), (train, "b.mp4"), (test, "c.mp4")):
+        touch(tmp_path, *(f"{place.format(split=split, name=name)}/{video}" for name in ("jump", "run")))
+    found = {part: list_videos(tmp_path, part) for part in ("train", "test", "all")}
+    assert {part: sorted(path.name for path in (v.path for v in found[part].videos)) for part in found} == {
+        "train": ["a.mp4", "a.mp4", "b.mp4", "b.mp4"],
+        "test": ["c.mp4", "c.mp4"],
+        "all": ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "c.mp4", "c.mp4"],
+    }
+    for listed in found.values():
+        assert listed.classes == ["jump", "run"]
+        assert all(listed.classes[video.label or 0] in video.path.parts for video in listed.videos)
+        assert listed.warnings() == []
+
+
+def test_validation_is_apart_from_the_test(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{split}/{name}/{split}.mp4" for split in ("train", "val", "test") for name in ("jump", "run")))
+    assert names(list_videos(tmp_path, "train")) == ["train/jump/train.mp4", "train/run/train.mp4"]
+    test = list_videos(tmp_path, "test")
+    assert names(test) == ["test/jump/test.mp4", "test/run/test.mp4"]
+    assert "val apart" in test.layout
+    assert names(list_videos(tmp_path, "test", dataset="k400")) == ["val/jump/val.mp4", "val/run/val.mp4"]
+    assert len(list_videos(tmp_path, "all").videos) == 6
+
+
+def test_what_lies_beside_the_splits_is_in_none(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "Test/run/c.mp4", "Test/jump/c.mp4", "extra/run/d.mp4")
+    touch(tmp_path, "stray.mp4")
+    train = list_videos(tmp_path, "train")
+    assert names(train) == ["train/jump/b.mp4", "train/run/a.mp4"]
+    assert train.classes == ["jump", "run"]
+    assert train.warnings() == ["2 videos beside train and test in no split, such as extra/run/d.mp4"]
+    everything = list_videos(tmp_path, "all")
+    assert len(everything.videos) == 6
+    assert {video.path.name: video.label for video in everything.videos if video.label is None}.keys() == {
+        "d.mp4",
+        "stray.mp4",
+    }
+
+
+@pytest.mark.parametrize("folders", [("trian", "tset"), ("lab_train", "lab_test"), ("validaton", "x"), ("run", "test")])
+def test_near_misses_are_named(folders: tuple[str, str], tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{name}/1.mp4" for folder in folders for name in ("jump", "dive")))
+    listed = list_videos(tmp_path, "train")
+    assert len(listed.videos) == 4
+    (said,) = listed.warnings()
+    assert "named like a split" in said
+    for folder in set(folders) - {"x", "run"}:
+        assert folder in said
+
+
+def test_class_names_are_no_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "rain/1.mp4", "trimming trees/1.mp4", "device/1.mp4", "valley/1.mp4", "contest/1.mp4")
+    assert list_videos(tmp_path).warnings() == []
+    for name in ("rain", "dataset", "trend", "tests_of_strength", "dev_null_x", "", "256", "fold1"):
+        assert split_of(name) is None, name
+
+
+def test_classes_of_one_split_only_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "test/run/c.mp4", "test/swim/d.mp4")
+    for split in ("train", "test"):
+        assert list_videos(tmp_path, split).warnings() == [
+            "only in the training split: jump (1 of 3 classes)",
+            "only in the test split: swim (1 of 3 classes)",
+        ]
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    touch(tmp_path, "Training/run/a.mp4", "Training/jump/b.mp4")
+    with pytest.raises(DataError, match="no test split; found Training, looked for val, valid"):
+        list_videos(tmp_path, "test")

@@ -1,4 +1,4 @@
-"""Fine-tuning runs that take seconds: a few made videos, the tiny backbone, 32 pixels, 4 frames."""
+"""Fine-tuning runs that take seconds: a few synthetic videos, the tiny backbone, 32 pixels, 4 frames."""
 
 from dataclasses import replace
 from pathlib import Path

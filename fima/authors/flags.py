@@ -210,7 +210,7 @@ class _Parser(argparse.ArgumentParser):
         self.takes_folder = takes_folder
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError in the place of argparse's exit."""
+        """Raise ConfigError instead of argparse's exit."""
         swallowed = self.takes_folder and DIRECTORY in message
         hint = "; what stands right after --resume is taken for its checkpoint" if swallowed else ""
         raise ConfigError(f"{message}{hint}; `python3 {self.prog} --help` lists the flags")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
+from fima.checkpoints.foreign import refuse_other_kinds
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
@@ -277,6 +278,10 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
     optimizer.load_state_dict(saved.optimizer)
 
 
+class HoldsClassesError(CheckpointError):
+    """A file with objects of other programs' classes, or no checkpoint at all."""
+
+
 def read_content(path: Path) -> Any:  # noqa: ANN401
     """Read what a PyTorch file holds onto the CPU, without running any code that it may hold.
 
@@ -287,6 +292,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
+    refuse_other_kinds(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
     if starts_as_zip and not zipfile.is_zipfile(path):
@@ -303,6 +309,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         reason = f"altered since it was written: the checksum of {altered} is wrong"
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
+        raise HoldsClassesError(f"{path}: {reason}") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"

@@ -123,7 +123,7 @@ def load_subject(
     """
     loaded = load_pretrained(path, backbone=backbone, device=device)
     classifier = None
-    if zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
+    if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
         classifier = load_classifier(path, device=device)
         loaded = replace(loaded, encoder=classifier.model.encoder)
     trained = ClipSettings.of(loaded.config.data, num_clips=config.num_clips)

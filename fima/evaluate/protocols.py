@@ -46,9 +46,9 @@ class EvaluationConfig:
     l2_normalise: bool = False
     """L2-normalise the pooled features before the linear probe standardises them."""
     low_shot: int | None = None
-    """Fit the linear probe also on so many training videos only, drawn evenly from the classes."""
+    """Also fit the linear probe on only this many training videos, drawn evenly from the classes."""
     low_shot_draws: int = 3
-    """How often they are drawn; the figures are means over the draws."""
+    """Number of such draws; the results are means over them."""
     seed: int = 0
     """Decides which training videos are held out when the linear probe chooses its regularisation, and the draws."""
     batch_size: int = 8

@@ -40,7 +40,7 @@ class MediaStore:
         self.num_left_out = 0
 
     def add(self, key: str, frames: Iterable[Picture], fps: float) -> str | None:
-        """Encode a video unless it is there already.
+        """Encode a video, unless it is stored already.
 
         Args:
             key: says which video it is.

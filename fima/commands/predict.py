@@ -48,7 +48,7 @@ class PredictArguments:
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take."""
+    """Limits for one video."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False

@@ -41,7 +41,7 @@ class EvaluationConfig:
     num_crops: Literal[1, 3] = 1
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = None
-    """The crop's side is 0.875 of so many source pixels. None: of each video's own short side; for `evaluate`, what
+    """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
     l2_normalise: bool = False
     """L2-normalise the pooled features before the linear probe standardises them."""
@@ -56,7 +56,7 @@ class EvaluationConfig:
     workers: int = 2
     """Processes that decode; 0 decodes in the main one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take; one that wants more is left out and named."""
+    """Limits for one video; one that exceeds them is left out and named."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.protocols or () if name not in PROTOCOLS]

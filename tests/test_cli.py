@@ -15,7 +15,7 @@ from fima.commands import COMMANDS
 from fima.config import PretrainConfig
 from fima.errors import TrainingError
 from fima.recipe import read_recipe
-from fima.train.loop import PretrainResult
+from fima.train.task import TrainingResult
 from tests.closed_pipe import output_into_closed_pipe
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
 
@@ -46,7 +46,7 @@ def refused(argv: list[str], capsys: Capture, code: int = 2) -> str:
 
 def test_version_help_and_unknown_commands(capsys: Capture) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"fima {fima.__version__}\n"
+    assert capsys.readouterr().out.splitlines()[0] == f"fima {fima.__version__}"
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     assert all(name in page for name in COMMANDS)
@@ -74,11 +74,11 @@ class TestPretrainSettings:
     def _record(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[PretrainConfig] = []
 
-        def fake_pretrain(config: PretrainConfig, **paths: object) -> PretrainResult:
+        def fake_pretrain(config: PretrainConfig, **paths: object) -> TrainingResult:
             self.seen.append(config)
             raise TrainingError("not run")
 
-        monkeypatch.setattr("fima.train.loop.pretrain", fake_pretrain)
+        monkeypatch.setattr("fima.train.pretrain.pretrain", fake_pretrain)
 
     def parse(self, folder: Path, *words: str, recipe: str | None = None) -> PretrainConfig:
         argv = ["pretrain", "DATA", "--out", str(folder / "run"), *words]

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 
 def figures_table(result: EvaluationResult, title: str) -> Table:
-    """Return a row a figure, in percent; of several splits, a column each, then mean and standard deviation."""
+    """Return a row a figure, in percent, with its interval; of several splits or folds, a column each before that."""
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
-    for name in (*(f"split {number}" for number in result.splits), "mean ± sd" if result.splits else "%", "chance"):
+    units = [f"{result.unit} {name}" for name in result.splits]
+    interval_column = ["95 %"] if result.intervals else []
+    for name in (*units, "mean ± sd" if units else "%", *interval_column, "chance"):
         table.add_column(name, justify="right")
     for name, value in result.figures.items():
         spread = f" ± {result.sd[name]:.1f}" if name in result.sd else ""
         by_split = (f"{figures[name]:.1f}" for figures in result.splits.values())
-        table.add_row(name, *by_split, f"{value:.1f}{spread}", f"{result.chance[name]:.1f}")
+        interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
+        table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
     return table

@@ -35,7 +35,7 @@ class CamArguments:
     """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
     Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
-    averaged over the video). Where --out ends in .png, all videos become that one picture instead, a column a video.
+    averaged over the video). If --out ends in .png, all videos go into that one picture instead, one column per video.
     For example: `fima cam runs/mine/checkpoints/last.pt clip.mp4 --out maps`.
     """
 
@@ -59,7 +59,7 @@ class CamArguments:
     height: int = 256
     """Height of the frames in the result, in pixels."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.num_videos < 0:

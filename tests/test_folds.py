@@ -218,7 +218,7 @@ def test_the_command_over_folds(videos: Path, tmp_path: Path, capsys: pytest.Cap
     assert "whole groups" in result["protocols"]["linear"]["selection"]
     assert len(list((tmp_path / "evaluation" / "cache").iterdir())) == 1
     output = capsys.readouterr().out
-    assert "fold ann" in output
+    assert "mean ± sd" in output
     assert "95 %" in output
     first = out.read_bytes()
     assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0

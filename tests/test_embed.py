@@ -167,7 +167,7 @@ def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Pa
     ("words", "message"),
     [
         (["-o", "x.txt"], "must end in one of"),
-        (["-o", "there.npz"], "is there already"),
+        (["-o", "there.npz"], "already exists"),
         (["-o", "x.npz", "--clips", "0"], "--clips 0: must be at least 1"),
         (["-o", "x.npz", "--crop-size", "4"], "must be at least 8"),
         (["-o", "x.npz", "--device", "tpu"], "--device tpu"),

@@ -220,7 +220,7 @@ def test_contact_sheet_shows_each_class(benchmark: Path, tmp_path: Path) -> None
         with Image.open(tmp_path / "sheet.png") as sheet:
             heights.append(sheet.height)
             assert sheet.width > 8 * 96
-    assert heights[1] - heights[0] == 10 * 99
+    assert heights[1] - heights[0] == 10 * 100
 
 
 def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, tmp_path: Path) -> None:

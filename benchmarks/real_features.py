@@ -14,6 +14,8 @@ from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
+from fima.evaluate.knn import knn_scores
+from fima.evaluate.linear import fit_linear_probe
 
 Floats = npt.NDArray[np.float64]
 HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS = 72, 96, 12, 9, 4
@@ -82,3 +84,29 @@ def network_features(
         rows.append(cells.view(len(clips), -1, cells.shape[1]).mean(dim=1).cpu())
     found: Floats = torch.cat(rows).double().numpy()
     return found
+
+
+def probe_hits(
+    features: Floats, labels: npt.NDArray[np.int64], groups: Sequence[str], test: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which test videos a linear probe, the nearest neighbours and the nearest one of them recognise.
+
+    Args:
+        features: (V, C).
+        labels: (V,) class numbers.
+        groups: the V groups; the probe's strength is chosen on held-out groups among the training videos.
+        test: (V,) which videos are tested; the others are trained on.
+    """
+    rows, targets = torch.from_numpy(features), torch.from_numpy(labels)
+    seen, unseen = torch.from_numpy(~test), torch.from_numpy(test)
+    num_classes = int(targets.max()) + 1
+    own = [group for group, tested in zip(groups, test, strict=True) if not tested]
+    probe = fit_linear_probe(rows[seen], targets[seen], num_classes=num_classes, groups=own)
+    neighbours = knn_scores(rows[seen], targets[seen], rows[unseen], num_classes=num_classes)
+    # As retrieval is measured: each set's mean is subtracted first (docs/protocols.md).
+    centred = [functional.normalize(part - part.mean(dim=0), dim=1) for part in (rows[unseen], rows[seen])]
+    nearest = targets[seen][(centred[0] @ centred[1].T).argmax(dim=1)]
+    answers = {
+        "linear": probe.scores(rows[unseen]).argmax(dim=1), "knn": neighbours.argmax(dim=1), "r1": nearest,
+    }  # fmt: skip
+    return {name: (answer == targets[unseen]).numpy() for name, answer in answers.items()}

@@ -3,22 +3,47 @@
     python benchmarks/real_video.py VIDEOS.csv --out runs/real
 
 `VIDEOS.csv` has the columns `path` (relative to it), `label`, `group` (the person, say) and `fold`; no group is in two
-folds. For every fold, encoders are pre-trained on the videos of the other folds, without their labels; a probe is
-fitted on the features of these videos, with its strength chosen on held-out groups among them, and tested on the fold.
-Every video is tested once a seed. Intervals are of the mean over the groups (bootstrap, 95 %).
+folds. For every fold, encoders are pre-trained on the videos of the other folds, without their labels; a linear probe
+is fitted on the features of these videos, with its strength chosen on held-out groups among them, and tested on the
+fold. So every video is tested once a seed. Intervals are of the mean over groups (bootstrap, 95 %).
 
 What is done is not done again: stop it at any time, and repeat the command. `--jobs` runs several trainings at once.
 """
 
+import argparse
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
 
-Floats = npt.NDArray[np.float64]
-METRICS = ("linear", "knn", "r1")
-NUM_RESAMPLES = 10_000
+from fima.backbones.registry import build_backbone
+from fima.checkpoints.pretrained import load_pretrained
+from fima.cli import main as fima
+from fima.commands.study import write_json
+from fima.config import PretrainConfig
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.intervals import drawn_means, interval
+from fima.recipe import config_to_mapping, read_recipe
+from fima.train.resolve import choose_device
+from real_features import Floats, frame_hog, motion_hog, network_features, probe_hits
+
+METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
+EVALUATION_CLIPS = 3
+COMPUTE_RATIO = 1.75
+"""FIMA's passes of the encoders over a clip, per step and clip, over MoCo's: 14 forward passes' worth against 8."""
 
 
 @dataclass(frozen=True)
@@ -26,39 +51,224 @@ class Row:
     """One line of the table."""
 
     title: str
-    command: str = "pretrain"
-    """The `fima` command that trains it; none where nothing is trained."""
-    settings: tuple[str, ...] = ()
-    """Flags after those of the recipe."""
+    trained_by: str = ""
+    """`pretrain`, or nothing."""
+    flags: tuple[str, ...] = ()
     share_of_epochs: float = 1.0
     """Epochs, as a multiple of the recipe's."""
-    features: str = "network"
+    start: str = "random"
+    """`random`, or `shipped`: the encoder that comes with the package."""
+    repeated: bool = False
+    """One frame of each clip is shown to the encoder again and again."""
 
 
+FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco")
 ROWS = {
-    "fima": Row("FIMA"),
-    "light": Row("FIMA light", settings=("--method.cost", "light")),
-    "moco": Row("MoCo, equal epochs", settings=("--method.name", "moco")),
-    "moco_compute": Row("MoCo, equal compute", settings=("--method.name", "moco"), share_of_epochs=3.4),
-    "repeated": Row("FIMA, one frame repeated", features="repeated"),
-    "supervised": Row("supervised from scratch", command="finetune"),
-    "untrained": Row("untrained", command=""),
-    "motion_hog": Row("motion HOG", command="", features="motion_hog"),
-    "one_frame": Row("HOG of one frame", command="", features="frame_hog"),
+    "fima": Row("FIMA, from scratch", "pretrain", FIMA),
+    "moco": Row("MoCo, from scratch, equal epochs", "pretrain", MOCO),
+    "moco_compute": Row("MoCo, from scratch, equal compute", "pretrain", MOCO, COMPUTE_RATIO),
+    "fima_warm": Row("FIMA, from the package's encoder", "pretrain", FIMA, start="shipped"),
+    "moco_warm": Row("MoCo, from the package's encoder, equal compute", "pretrain", MOCO, COMPUTE_RATIO, "shipped"),
+    "shipped": Row("the package's encoder as it is", start="shipped"),
+    "shipped_still": Row("the same, one frame repeated", start="shipped", repeated=True),
+    "untrained": Row("the same network, untrained"),
+    "motion_hog": Row("motion HOG"),
+    "one_frame": Row("HOG of one frame"),
 }
+COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
+HAND_MADE = {"motion_hog": motion_hog, "one_frame": frame_hog}
 
 
 @dataclass(frozen=True)
 class Listed:
     """The table of videos."""
 
-    file: Path
+    folder: Path
     paths: list[str]
-    labels: npt.NDArray[np.int64]
+    labels: list[str]
     groups: list[str]
     folds: list[str]
-    classes: list[str]
+
+    @property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """(V,) class numbers."""
+        return np.unique(self.labels, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def fold_names(self) -> list[str]:
+        """The folds, sorted."""
+        return sorted(set(self.folds))
 
     def test(self, fold: str) -> npt.NDArray[np.bool_]:
-        """Which videos a fold tests."""
+        """(V,) which videos a fold tests."""
         return np.array([own == fold for own in self.folds])
+
+
+def read_table(file: Path, fold_column: str) -> Listed:
+    """Read the table; the folds are the values of a column."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    columns = {name: [row[name] for row in rows] for name in ("path", "label", "group", fold_column)}
+    return Listed(file.parent.resolve(), columns["path"], columns["label"], columns["group"], columns[fold_column])
+
+
+def recipe_flags(config: PretrainConfig, row: Row, shipped: str) -> list[str]:
+    """What a row changes of the recipe."""
+    flags = [*row.flags, "--optim.epochs", str(round(config.optim.epochs * row.share_of_epochs))]
+    return [*flags, "--model.init-from", shipped if row.start == "shipped" else "None"]
+
+
+def trained_encoder(cell: Path, listed: Listed, row: Row, arguments: argparse.Namespace) -> Path:
+    """Pre-train on the videos of the other folds, or go on with it, and return the run."""
+    config = read_recipe(arguments.recipe)
+    run, table = cell / "run", cell / "training_videos.csv"
+    cell.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "split"])
+        test = listed.test(arguments.fold)
+        writer.writerows([path, "test" if tested else "train"] for path, tested in zip(listed.paths, test, strict=True))
+    words = ["pretrain", str(listed.folder), "--data.annotations", str(table), "--out", str(run), "--auto-resume"]
+    words += ["--run.seed", str(arguments.seed), "--run.device", arguments.device, "--run.health-epochs", "0"]
+    words += ["--run.picture-epochs", "0", "--data.workers", str(arguments.workers), "--data.keep-mb", "4096"]
+    words += [*recipe_flags(config, row, arguments.shipped), *arguments.extra, str(arguments.recipe)]
+    if fima(words) != 0:
+        raise SystemExit(f"{cell}: pre-training failed")
+    return run
+
+
+def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> Floats:
+    """Features of all videos, for one row, fold and seed."""
+    paths = [listed.folder / path for path in listed.paths]
+    if arguments.cell in HAND_MADE:
+        return np.stack([HAND_MADE[arguments.cell](path).double().numpy() for path in paths])
+    config, device = read_recipe(arguments.recipe), choose_device(arguments.device)
+    settings = ClipSettings.of(config.data, num_clips=EVALUATION_CLIPS)
+    if row.trained_by:
+        source: Path | None = trained_encoder(cell, listed, row, arguments)
+    else:
+        source = Path(arguments.shipped) if row.start == "shipped" else None
+    torch.manual_seed(arguments.seed)
+    encoder: nn.Module
+    if source is None:
+        encoder = build_backbone(config.model.backbone).to(device).eval()
+    else:
+        encoder = load_pretrained(source, device=device).encoder
+    return network_features(encoder, paths, settings, device, repeated=row.repeated)
+
+
+def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
+    """Train and measure one row on one fold with one seed, and write what each test video came to."""
+    cell = cell_folder(arguments.out, arguments.cell, arguments.fold, arguments.seed)
+    test = listed.test(arguments.fold)
+    features = features_of(ROWS[arguments.cell], cell, listed, arguments)
+    hits = probe_hits(features, listed.classes, listed.groups, test)
+    tested = [path for path, is_tested in zip(listed.paths, test, strict=True) if is_tested]
+    recipe = config_to_mapping(read_recipe(arguments.recipe))
+    write_json(
+        cell / "hits.json",
+        {
+            "videos": tested,
+            "hits": {name: found.tolist() for name, found in hits.items()},
+            "recipe": recipe,
+            "extra": arguments.extra,
+        },
+    )
+
+
+def cell_folder(out: Path, row: str, fold: str, seed: int) -> Path:
+    """Where a row's figures of a fold and a seed are."""
+    return out / row / f"fold-{fold}-seed-{seed}"
+
+
+def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
+    """Measure what is not measured yet, several at a time; seeds one after another, so that an early end is fair."""
+    cells = [
+        (row, fold, seed)
+        for seed, fold, row in itertools.product(arguments.seeds, listed.fold_names, arguments.rows)
+        if not (cell_folder(arguments.out, row, fold, seed) / "hits.json").exists()
+        and (ROWS[row].trained_by or ROWS[row].title == ROWS["untrained"].title or seed == arguments.seeds[0])
+    ]
+
+    def work(cell: tuple[str, str, int]) -> None:
+        row, fold, seed = cell
+        own = ["--cell", row, "--fold", fold, "--seed", str(seed)]
+        log = cell_folder(arguments.out, row, fold, seed) / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {"OMP_NUM_THREADS": str(arguments.threads), **os.environ}
+        with log.open("a") as file:
+            done = subprocess.run(
+                [sys.executable, __file__, *own, *sys.argv[1:]], stdout=file, stderr=file, env=environment, check=False
+            )
+        print(f"{row} fold {fold} seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log}'}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(work, cells))
+
+
+def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[str, Floats] | None:
+    """Share of its seeds in which each video was recognised, by metric, (V,); None where not all folds are there."""
+    place = {path: number for number, path in enumerate(listed.paths)}
+    sums = {name: np.zeros(len(place)) for name in METRICS}
+    counts = np.zeros(len(place))
+    for seed, fold in itertools.product(arguments.seeds, listed.fold_names):
+        file = cell_folder(arguments.out, row, fold, seed) / "hits.json"
+        if file.exists():
+            found = json.loads(file.read_text())
+            rows = [place[path] for path in found["videos"]]
+            counts[rows] += 1
+            for name in METRICS:
+                sums[name][rows] += found["hits"][name]
+    return None if (counts == 0).any() else {name: values / counts for name, values in sums.items()}
+
+
+def show(arguments: argparse.Namespace, listed: Listed) -> None:
+    """Print the table, and what FIMA has over MoCo."""
+    found = {row: hits for row in arguments.rows if (hits := read_hits(arguments, listed, row)) is not None}
+    table = Table("", *(f"{title} top-1" for title in METRICS.values()), box=None)
+    for row, hits in found.items():
+        cells = []
+        for name in METRICS:
+            low, high = interval(100 * drawn_means(hits[name], listed.groups))
+            cells.append(f"{100 * hits[name].mean():.1f} ({low:.1f}–{high:.1f})")
+        table.add_row(ROWS[row].title, *cells)
+    console = Console(width=120)
+    console.print(f"{len(listed.paths)} videos, {len(set(listed.groups))} groups, {len(listed.fold_names)} folds")
+    console.print(table)
+    for ours, other in COMPARED:
+        if ours in found and other in found:
+            difference = found[ours]["linear"] - found[other]["linear"]
+            low, high = interval(100 * drawn_means(difference, listed.groups))
+            title = f"{ROWS[ours].title} minus {ROWS[other].title}"
+            console.print(f"{title}: {100 * difference.mean():+.1f} ({low:+.1f} to {high:+.1f}), linear")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all rows and show the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="CSV with the columns path, label, group, fold")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and figures")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/small.yaml"))
+    parser.add_argument("--fold-column", default="fold", help="`group`: leave one group out")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--shipped", default="small", help="encoder that the warm rows start from: a name or a file")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("--threads", type=int, default=1, help="of each of them")
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes of each of them")
+    parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain; last")
+    parser.add_argument("--cell", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--fold", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    listed = read_table(arguments.table, arguments.fold_column)
+    if arguments.cell is not None:
+        measure_cell(arguments, listed)
+        return
+    run_cells(arguments, listed)
+    show(arguments, listed)
+
+
+if __name__ == "__main__":
+    main()

@@ -168,6 +168,8 @@ class DataConfig:
     """Processes that decode; 0 decodes in the training process."""
     max_skipped_share: float = 0.05
     """The run stops when more than this share of the videos that were tried cannot be decoded."""
+    keep_mb: int = 0
+    """Decoded videos that each decoding process keeps, in MB: for sets that fit, and devices faster than decoding."""
     timeout_seconds: float = 600.0
     """A video that a process decodes for longer is given up, and the process replaced; 0: it may take any time."""
     max_frame_pixels: int = 2**25
@@ -185,7 +187,8 @@ class DataConfig:
         self._check_timing()
         for name in ("flip", "grayscale", "jitter", "blur"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
-        _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more")
+        for name in ("workers", "keep_mb"):
+            _require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
         _require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")
         for name in ("max_frame_pixels", "max_clip_mb"):
             _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")

@@ -18,6 +18,7 @@ from fima.config import DataConfig
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.decode import video
 from fima.data.decode.container import open_video
+from fima.data.decode.kept import VideoStore
 from fima.data.decode.video import VideoReader
 from fima.data.loader import (
     MAX_TRIES,
@@ -111,6 +112,31 @@ def test_everything_follows_from_seed_epoch_and_index(videos: VideoList) -> None
     assert torch.equal(item(0, 0, 6), item(0, 0, 6))
     for other in (item(1, 0, 6), item(0, 1, 6), item(0, 0, 5)):
         assert not torch.equal(item(0, 0, 6), other)
+
+
+def test_kept_videos_give_the_same_batches(with_broken: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(megabytes: int) -> list[PretrainBatch]:
+        loader = build_pretrain_loader(with_broken, replace(DATA, keep_mb=megabytes), batch_size=3, seed=5)
+        found = []
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            found += list(loader)
+        return found
+
+    read: list[Path] = []
+    opening = VideoReader.__init__
+
+    def opened(self: VideoReader, path: Path, **options: bool) -> None:
+        opening(self, path, **options)
+        read.append(path)
+
+    plain = batches(0)
+    monkeypatch.setattr(VideoReader, "__init__", opened)
+    assert_equal_batches(plain, batches(100))
+    assert len(read) == len(set(read)) > 1, "each is opened once in two epochs"
+    store, path = VideoStore(0), with_broken.videos[0].path
+    with store.open(path) as first, store.open(path) as second:
+        assert first is not second
 
 
 def test_a_span_is_drawn_and_the_clip_covers_it(videos: VideoList) -> None:

@@ -11,7 +11,6 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_starts
 from fima.data.datasets import VideoList
-from fima.data.decode.video import VideoReader
 from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
@@ -70,7 +69,7 @@ class LabelledDataset(TrainDataset[LabelledSample]):
         video = self.videos.videos[index]
         assert video.label is not None
         data = self.data
-        with VideoReader(video.path) as reader:
+        with self.store.open(video.path) as reader:
             self.check_size(reader, data.frames)
             window = drawn_timing(data, generator).window(reader, data.frames)
             start, _ = window_starts(

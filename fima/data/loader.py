@@ -15,6 +15,7 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import ClipTiming, full_positions, window_starts
 from fima.data.datasets import VideoList
+from fima.data.decode.kept import KeptVideo, VideoStore
 from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
 from fima.data.views import ClipViews, sample_views, stack_views
@@ -124,6 +125,7 @@ class TrainDataset(Dataset[Sample], ABC):
         self.data = data
         self.seed = seed
         self.crashed: dict[Attempt, str] = {}
+        self.store = VideoStore(data.keep_mb)
 
     def __len__(self) -> int:
         return len(self.videos.videos)
@@ -159,7 +161,7 @@ class TrainDataset(Dataset[Sample], ABC):
             else:
                 return replace(sample, skipped=skipped)
 
-    def check_size(self, reader: VideoReader, num_frames: int) -> None:
+    def check_size(self, reader: VideoReader | KeptVideo, num_frames: int) -> None:
         """Refuse a video of which so many frames take too much memory. Raises VideoError."""
         data = self.data
         check_size(reader, num_frames, max_frame_pixels=data.max_frame_pixels, max_clip_mb=data.max_clip_mb)
@@ -191,7 +193,7 @@ class PretrainDataset(TrainDataset[PretrainSample]):
     def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
         """Two windows of the video, each in three views."""
         video, timing = self.videos.videos[index], drawn_timing(self.data, generator)
-        with VideoReader(video.path) as reader:
+        with self.store.open(video.path) as reader:
             self.check_size(reader, 4 * self.data.frames)
             window = timing.window(reader, self.data.frames)
             starts = window_starts(

@@ -9,6 +9,7 @@ from fima.errors import ConfigError, VideoError
 
 if TYPE_CHECKING:
     from fima.config import DataConfig
+    from fima.data.decode.kept import KeptVideo
     from fima.data.decode.video import VideoReader
 
 MAX_FRAME_PIXELS = 2**25
@@ -51,7 +52,11 @@ USUAL_LIMITS = DecodeLimits()
 
 
 def check_size(
-    reader: VideoReader, num_frames: int, *, max_frame_pixels: int = MAX_FRAME_PIXELS, max_clip_mb: int = MAX_CLIP_MB
+    reader: VideoReader | KeptVideo,
+    num_frames: int,
+    *,
+    max_frame_pixels: int = MAX_FRAME_PIXELS,
+    max_clip_mb: int = MAX_CLIP_MB,
 ) -> None:
     """Refuse a video that would take too much memory.
 

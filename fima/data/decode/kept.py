@@ -1,0 +1,73 @@
+"""Decoded videos in memory, for sets that are small and devices that are faster than decoding."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fima.data.decode.video import VideoReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptVideo:
+    """What samples need of a video, from memory; as `VideoReader`."""
+
+    path: Path
+    frames: npt.NDArray[np.uint8]
+    """All of it, RGB (num_frames, H, W, 3)."""
+    fps: float
+    times: npt.NDArray[np.float64] | None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return len(self.frames)
+
+    @property
+    def height(self) -> int:
+        """H, in pixels."""
+        return int(self.frames.shape[1])
+
+    @property
+    def width(self) -> int:
+        """W, in pixels."""
+        return int(self.frames.shape[2])
+
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds at which each frame is shown; None where the file does not say."""
+        return self.times
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The frames with the given numbers, uint8 (len(indices), H, W, 3)."""
+        frames: npt.NDArray[np.uint8] = self.frames[np.asarray(indices)]
+        return frames
+
+
+class VideoStore:
+    """Opens videos, and keeps those that it has room for.
+
+    Args:
+        megabytes: room for decoded frames in this process; 0 keeps nothing.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self._room = megabytes * 2**20
+        self._kept: dict[Path, KeptVideo] = {}
+
+    def open(self, path: Path) -> AbstractContextManager[VideoReader | KeptVideo]:
+        """A video, to be used in a `with` statement. Raises VideoError as `VideoReader`."""
+        if path in self._kept:
+            return nullcontext(self._kept[path])
+        reader = VideoReader(path)
+        size = 3 * reader.num_frames * reader.height * reader.width
+        if size > self._room:
+            return reader
+        with reader:
+            frames = reader.read(range(reader.num_frames))
+            kept = KeptVideo(path=path, frames=frames, fps=reader.fps, times=reader.frame_times())
+        self._room -= size
+        self._kept[path] = kept
+        return nullcontext(kept)

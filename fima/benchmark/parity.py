@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fima.benchmark.steps import StepCase, precision_of, random_batch
-from fima.train.step import forward_backward
+from fima.train.pretrain import pretrain_step
 
 TOLERANCE = 1e-4
 BATCH_SIZE, FRAMES, CROP_PX = 4, 16, 112
@@ -45,6 +45,6 @@ def check_parity(backbone: str, device: torch.device) -> Parity:
     losses = []
     with precision_of("fp32"):
         for networks, where in ((method, torch.device("cpu")), (other, device)):
-            values, _ = forward_backward(networks, config, batch, where).read()
+            values, _ = pretrain_step(networks, config, batch, where).read()
             losses.append({name: value for name, value in values.items() if name in ("loss", *method.weights)})
     return Parity(backbone=backbone, cpu=losses[0], device=losses[1])

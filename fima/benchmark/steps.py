@@ -20,7 +20,7 @@ from fima.data.views import ClipViews
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.torch_tools.precision import autocast
-from fima.train.step import forward_backward
+from fima.train.pretrain import pretrain_step
 
 Precision = Literal["fp32", "tf32", "bf16"]
 """`fp32`: exact float32; `tf32`: PyTorch's default on GPUs, convolutions in TF32; `bf16`: autocast to bfloat16."""
@@ -157,7 +157,7 @@ def _measure(case: StepCase, device: torch.device, seconds: float) -> StepFigure
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        measured = forward_backward(method, config, batch, device)
+        measured = pretrain_step(method, config, batch, device)
         optimizer.step()
         measured.read()
 

@@ -45,7 +45,7 @@ class CompletionArguments:
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
-    """The shell that it is for."""
+    """Your shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ class DoctorArguments:
     deep: bool = False
     """Decode every video to its end, instead of reading the headers only."""
     json: Path | None = None
-    """Write everything that was found to this JSON file."""
+    """Write all findings to this JSON file."""
     quarantine: Path | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
     index: Path | None = None

@@ -14,10 +14,11 @@ from fima.errors import ConfigError
 
 QUIET = "--quiet"
 VERBOSE = "--verbose"
+EXIT_CODES = "Exit codes: 0 done; 1 had to stop; 2 wrong input; 128 + n ended by signal n (130: Ctrl-C)."
 HELP = f"""\
-Every command takes {QUIET}: no progress and no notes, only results, warnings and errors; and {VERBOSE}: also versions,
-the notes of libraries, time, memory, and where an error comes from. NO_COLOR=1 leaves colours out.
-Exit codes: 0 done; 1 had to stop; 2 something to put right; 128 + n ended by signal n (130: Ctrl-C)."""
+Every command takes {QUIET} (only results, warnings and errors) and {VERBOSE} (also versions, messages of libraries,
+time, memory, and the traceback of an error). NO_COLOR=1 switches colours off.
+{EXIT_CODES}"""
 
 _quiet = False
 
@@ -109,7 +110,7 @@ def _versions() -> str:
 
 
 def _memory() -> str:
-    """The most memory that this process held, where the system tells."""
+    """The most memory that this process held, if the system knows."""
     try:
         import resource
     except ImportError:

@@ -45,6 +45,6 @@ def check_parity(backbone: str, device: torch.device) -> Parity:
     losses = []
     with precision_of("fp32"):
         for networks, where in ((method, torch.device("cpu")), (other, device)):
-            values, _ = pretrain_step(networks, config, batch, where).read()
+            values = pretrain_step(networks, config, batch, where).read()
             losses.append({name: value for name, value in values.items() if name in ("loss", *method.weights)})
     return Parity(backbone=backbone, cpu=losses[0], device=losses[1])

@@ -2,13 +2,29 @@
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 from fima.errors import ConfigError
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed.
+
+    Returns:
+        Whether no other process holds the lock; true as well where the system or the file system knows no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 class FolderLock:
@@ -32,18 +48,12 @@ class FolderLock:
             ConfigError: another process holds it.
             OSError: the folder cannot be written.
         """
-        if sys.platform == "win32":
-            return
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._descriptor):
             self.release()
             raise ConfigError(
                 f"--out {self._path.parent}: another process is at work on this run; wait until it has ended"
-            ) from None
-        except OSError:
-            self.release()
+            )
 
     def release(self) -> None:
         """Give the lock back, where it is held."""

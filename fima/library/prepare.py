@@ -1,6 +1,5 @@
 """Rewriting a folder of videos: in parallel, to be continued after an interrupt, list files and all."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
+from fima.files.lock import try_lock
 from fima.library.index import VideoIndex
 from fima.library.index_file import Progress
 from fima.library.transcode import Transcoded, TranscodeSettings, target_size, transcode
@@ -240,12 +240,13 @@ def _copy(source: Path, target: Path) -> None:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keeps a second process out of the folder; the lock ends with the process, however that ends."""
+    if not hasattr(os, "O_DIRECTORY"):
+        yield  # Windows opens no folders
+        return
     handle = os.open(target, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{target}: another `fima prepare` is writing there; wait until it is done") from error
+        if not try_lock(handle):
+            raise DataError(f"{target}: another `fima prepare` is writing there; wait until it is done")
         yield
     finally:
         os.close(handle)

@@ -319,7 +319,7 @@ class TestConfig:
     crops: Literal[1, 3] = 1
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = 256
-    """The crop is 0.875 of so many source pixels, as published for videos of that height (the whole short side,
+    """The crop is 0.875 of this many source pixels, as published for videos of that height (the whole short side,
     where it is smaller). None: 0.875 of each video's own short side."""
     every_epochs: int = 10
     """Test the classifier every n epochs, and after the last one."""

@@ -15,7 +15,7 @@ from fima.commands import COMMANDS
 from fima.config import PretrainConfig
 from fima.errors import TrainingError
 from fima.recipe import read_recipe
-from fima.train.loop import PretrainResult
+from fima.train.task import TrainingResult
 from tests.closed_pipe import output_into_closed_pipe
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
 
@@ -74,11 +74,11 @@ class TestPretrainSettings:
     def _record(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[PretrainConfig] = []
 
-        def fake_pretrain(config: PretrainConfig, **paths: object) -> PretrainResult:
+        def fake_pretrain(config: PretrainConfig, **paths: object) -> TrainingResult:
             self.seen.append(config)
             raise TrainingError("not run")
 
-        monkeypatch.setattr("fima.train.loop.pretrain", fake_pretrain)
+        monkeypatch.setattr("fima.train.pretrain.pretrain", fake_pretrain)
 
     def parse(self, folder: Path, *words: str, recipe: str | None = None) -> PretrainConfig:
         argv = ["pretrain", "DATA", "--out", str(folder / "run"), *words]

@@ -17,7 +17,7 @@ from fima.errors import VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.method.foreground import foreground_mask
 from fima.method.losses import positive_pairs
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from fima.visual.motion_picture import MotionView, draw_motion, motion_view
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 from tests.video_files import decode_all, moving_square, write_video

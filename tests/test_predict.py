@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.checkpoints.classifier_checkpoint import load_classifier
+from fima.checkpoints.classifier import load_classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.datasets import list_videos

@@ -14,17 +14,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fima.backbones.registry import backbone_names, build_backbone
-from fima.checkpoints import checkpoint as checkpoints
 from fima.checkpoints.checkpoint import (
+    ENCODER_PREFIX,
+    Checkpoint,
+    ClassifierCheckpoint,
     HoldsClassesError,
     LoadedEncoder,
     below,
     file_hash,
+    is_of_kind,
     load_weights,
     parse_checkpoint,
     read_content,
 )
-from fima.checkpoints.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
 from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
@@ -129,8 +131,8 @@ def read_encoder(path: Path) -> EncoderFile:
         content = read_content(path)
     except HoldsClassesError:
         return _from_content(*read_inert(path), source=path)
-    if is_classifier_content(content):
-        classifier = load_classifier_checkpoint(path)
+    if is_of_kind(content, ClassifierCheckpoint):
+        classifier = parse_checkpoint(content, ClassifierCheckpoint, source=path)
         settings = classifier.config
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
@@ -139,10 +141,10 @@ def read_encoder(path: Path) -> EncoderFile:
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
         )
-    if isinstance(content, dict) and content.get("format") == checkpoints.FORMAT:
-        checkpoint = parse_checkpoint(content, source=path)
+    if is_of_kind(content, Checkpoint):
+        checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
-            weights=below(checkpoint.model, checkpoints.ENCODER_PREFIX),
+            weights=below(checkpoint.model, ENCODER_PREFIX),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,

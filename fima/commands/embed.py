@@ -66,7 +66,7 @@ class EmbedArguments:
     workers: int | None = None
     """Processes that decode; 0 decodes in this one. None: one for each core, at most 4."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take."""
+    """Limits for one video."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False

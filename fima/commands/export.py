@@ -146,7 +146,7 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     import torch
 
     from fima.checkpoints.checkpoint import versions
-    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.eval_clips import ClipSettings
     from fima.use.encoder import preprocessing_of

@@ -102,9 +102,7 @@ def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
         ConfigError: both are asked for.
     """
     if resume and auto_resume:
-        raise ConfigError(
-            "--resume needs a run in --out, --auto-resume starts one where there is none; give one of them"
-        )
+        raise ConfigError("--resume needs a run in --out, --auto-resume starts one if there is none; give one of them")
     return resume or (auto_resume and RunFolder(out).config.exists())
 
 

@@ -48,7 +48,7 @@ class PredictArguments:
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take."""
+    """Limits for one video."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
     from fima.evaluate.extract import Resources

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.synthetic.smoke import shrink_pretrain
-    from fima.train.loop import pretrain
+    from fima.train.pretrain import pretrain
 
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = choose_device(arguments.device, flag="device")
         galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
     title = arguments.title or " · ".join(run.name for run in runs)
-    page = build_page(runs, galleries, media, wanted=arguments.gallery, title=title)
+    page = build_page(runs, galleries, media, with_galleries=arguments.gallery, title=title)
     write_text(arguments.out, page)
     num_bytes = arguments.out.stat().st_size
     for name, reason in galleries.reasons.items():

@@ -18,12 +18,11 @@ def try_lock(descriptor: int) -> bool:
     Returns:
         Whether no other process holds the lock; true as well where the system or the file system knows no locks.
     """
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, BlockingIOError)
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
     return True
 
 

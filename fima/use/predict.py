@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fima.checkpoints.classifier_checkpoint import LoadedClassifier
+from fima.checkpoints.classifier import LoadedClassifier
 from fima.data.eval_clips import test_clips
 from fima.data.loader import SkippedVideo
 from fima.evaluate.classifier_result import averages_log_softmax

@@ -171,7 +171,7 @@ def confusion_chart(report: ClassReport) -> Chart:
         "zmin": 0,
         "zmax": 100,
         "colorbar": {"title": {"text": "%"}, "thickness": 12},
-        "hovertemplate": "%{y} taken for %{x}: %{customdata} videos (%{z} %)<extra></extra>",
+        "hovertemplate": "%{y} predicted as %{x}: %{customdata} videos (%{z} %)<extra></extra>",
     }
     layout = {
         "xaxis": {**axis, "title": {"text": "predicted"}},

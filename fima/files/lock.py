@@ -12,20 +12,6 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder until it is closed.
-
-    Returns:
-        Whether no other process holds the lock; true as well where the system or the file system knows no locks.
-    """
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return not isinstance(error, BlockingIOError)
-    return True
-
-
 class FolderLock:
     """A lock that ends with the process that holds it, however that ends.
 
@@ -47,12 +33,18 @@ class FolderLock:
             ConfigError: another process holds it.
             OSError: the folder cannot be written.
         """
+        if fcntl is None:
+            return  # type: ignore[unreachable]
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not try_lock(self._descriptor):
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             self.release()
             raise ConfigError(
                 f"--out {self._path.parent}: another process is at work on this run; wait until it has ended"
-            )
+            ) from None
+        except OSError:
+            self.release()
 
     def release(self) -> None:
         """Give the lock back, where it is held."""

@@ -43,6 +43,11 @@ def h264(path: Path, b_frames: int = 0) -> Path:
     return write_video(path, moving_square(40), codec="libx264", options=options, b_frames=b_frames)
 
 
+def hevc(path: Path) -> Path:
+    options = {"x265-params": "log-level=none:keyint=12:bframes=3"}
+    return write_video(path, moving_square(40), codec="libx265", options=options, b_frames=3)
+
+
 def refreshed(path: Path) -> Path:
     """H.264 without further key frames: each picture refreshes a column, and containers call every twelfth a key."""
     options = {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}
@@ -104,6 +109,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "h264_no_table.mp4": lambda path: without_sync_table(h264(path)),
     "h264_b_no_table.mov": lambda path: without_sync_table(h264(path, b_frames=3)),
     "open_gop_no_table.mp4": lambda path: without_sync_table(write_h264_mp4(path)),
+    "hevc_no_table.mp4": lambda path: without_sync_table(hevc(path)),
     "mpeg4_all_keys.avi": remuxed(mpeg4, "x.mp4", all_keys=True),
     "mpeg4_all_keys.mkv": remuxed(mpeg4, "x.mp4", all_keys=True),
     "h264_all_keys.mkv": remuxed(h264, "x.mp4", all_keys=True),

@@ -138,7 +138,7 @@ def test_the_documented_loss_is_simclrs(imported: Path) -> None:
     for i in range(6):
         terms = [math.exp(float(rows[i] @ rows[j]) / 0.5) for j in range(6)]
         expected -= math.log(terms[(i + 3) % 6] / (sum(terms) - terms[i])) / 6
-    assert float(network(a, b).total) == pytest.approx(expected, rel=1e-9)
+    assert network(a, b).total.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_method_can_be_registered_for_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

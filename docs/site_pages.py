@@ -49,6 +49,7 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "Opening and using an encoder": ("fima.load", "fima.VideoEncoder", "fima.ClipTransform"),
             "Search": ("fima.use.search", "fima.use.table"),
             "Backbones by name": ("fima.backbones.registry", "fima.backbones.base"),
+            "Methods by name": ("fima.method.registry", "fima.method.base"),
             "Errors": ("fima.errors",),
         },
     ),

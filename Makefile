@@ -8,7 +8,7 @@ SEED ?= 0
 .PHONY: demo test lint docs bench soak dist clean
 
 demo: $(INSTALLED)
-	$(BIN)/python benchmarks/demo.py --out runs/demo --seed $(SEED)
+	$(BIN)/fima demo --out runs/demo --seed $(SEED)
 
 test: lint
 	# One thread a process: two on a busy machine wait for each other.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from study import markdown_table
+from tables import markdown_table
 
 
 def seconds_per_clip(batch_size: int, keep: bool) -> float:

@@ -19,7 +19,7 @@ from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, Pret
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
 from gpu_hours import pretrain_flops
 from memory import META, build_on_meta
-from study import markdown_table
+from tables import markdown_table
 
 MB = 1e6
 BUCKET_BYTES = 25 * 2**20

@@ -14,7 +14,7 @@ import tyro
 
 import fima
 from fima.data.datasets import list_videos
-from fima.use.extract import extract_rows
+from fima.evaluate.extract import Resources, extract_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,7 @@ def main(arguments: Arguments) -> None:
                 paths,
                 network,
                 encoder.clip_settings(clips=arguments.clips),
-                batch_size=arguments.batch_size,
-                workers=arguments.workers,
+                Resources(device=encoder.device, batch_size=arguments.batch_size, workers=arguments.workers),
             )
             num_videos = sum(1 for _ in rows)
             best[name] = min(best[name], time.perf_counter() - began)

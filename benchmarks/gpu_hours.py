@@ -15,8 +15,8 @@ from fima.backbones.registry import build_backbone
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.method import build_method
 from fima.method.inputs import VIEWS, ClipInputs
-from fima.recipe import read_recipe, read_yaml
-from study import RECIPES, markdown_table
+from fima.recipe import RECIPES, read_recipe, read_yaml
+from tables import markdown_table
 
 NUM_VIDEOS = {"ucf101": 9_537, "hmdb51": 3_570, "k400": 240_000}
 """Training videos: split 1 of UCF101 and HMDB51, and Kinetics-400 in round numbers."""

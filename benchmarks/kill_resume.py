@@ -2,7 +2,7 @@
 
 A small run is ended at random moments, by SIGKILL, SIGTERM, SIGINT and SIGUSR1 in turn, and started again with
 `--auto-resume`, each time with another number of worker processes. Exit code 1 when its last checkpoint differs from
-that of an undisturbed run in any bit of weights, queues, momenta or random state, or when a line of the metrics is
+that of an undisturbed run in any bit of weights, queues or momenta, or when a line of the metrics is
 missing, doubled or says something else than its time.
 """
 
@@ -102,7 +102,7 @@ def compare(killed: RunFolder, whole: RunFolder) -> list[str]:
     names = sorted(path.name for path in whole.checkpoint_folder.glob("*.pt") if not path.name.startswith("last-"))
     for name in names:
         one, two = (read_content(folder.checkpoint_folder / name) for folder in (killed, whole))
-        parts = ("model", "optimizer", "rng", "progress", "selection")
+        parts = ("model", "optimizer", "progress", "selection")
         for part in parts:
             found += differences(one.get(part), two.get(part), f"{name}: {part}")
     if records(killed) != records(whole):

@@ -26,10 +26,10 @@ from torch.utils._pytree import tree_leaves
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
 from fima.method.fima import FIMA
+from fima.train.pretrain import pretrain_step
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
-from fima.train.step import forward_backward
 from step import random_batch
-from study import markdown_table
+from tables import markdown_table
 
 GIB = 2**30
 META = torch.device("meta")
@@ -140,7 +140,7 @@ def peak_bytes(config: PretrainConfig, change: Callable[[FIMA], None] | None = N
         if change is not None:
             change(method)
         with casts(method, config.run.precision):
-            forward_backward(method, exact, batch, META)
+            pretrain_step(method, exact, batch, META)
         optimizer.step()
     most: int = live.most
     return most

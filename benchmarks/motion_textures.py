@@ -13,25 +13,24 @@ from statistics import mean, stdev
 import torch
 from rich.console import Console
 
-from fima.data.datasets import list_videos
-from fima.data.eval_clips import ClipSettings
-from fima.evaluate.evaluate import evaluate_source
-from fima.evaluate.features import RAW_DIFFERENCE
-from fima.evaluate.protocols import EvaluationConfig
-from fima.recipe import read_recipe
-from fima.synthetic.motion_textures import list_counterparts
-from study import (
+from fima.commands.study import (
     COLUMNS,
     NUM_CLIPS,
-    RECIPES,
     Trial,
     make_data,
-    markdown_table,
     pretrain_and_evaluate,
     read_figures,
     run,
     write_json,
 )
+from fima.data.datasets import list_videos
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.evaluate import evaluate_source
+from fima.evaluate.features import RAW_DIFFERENCE
+from fima.evaluate.protocols import EvaluationConfig
+from fima.recipe import RECIPES, read_recipe
+from fima.synthetic.motion_textures import list_counterparts
+from tables import markdown_table
 
 FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
 SUPERVISED = "motion_textures_supervised.yaml"
@@ -134,7 +133,7 @@ def main() -> None:
         figures: dict[str, list[dict[str, float]]] = {row: [] for row in arguments.rows}
         for seed in arguments.seeds:
             folder = arguments.out / f"{camera}-{seed}"
-            data = make_data(folder / "data", camera=camera, seed=seed)
+            data = make_data(folder / "data", "--camera", camera, seed=seed)
             for row in arguments.rows:
                 figures[row].append(row_figures(row, data=data, out=folder, seed=seed))
         table = markdown_table(

@@ -14,7 +14,7 @@ from fima.evaluate.knn import knn_scores
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.metrics import top_k_accuracy
 from fima.evaluate.retrieval import retrieve
-from study import markdown_table
+from tables import markdown_table
 
 NOISE = 6.0
 

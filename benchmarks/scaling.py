@@ -37,10 +37,10 @@ from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.torch_tools import distributed
 from fima.torch_tools.allocator import keep_freed_memory
-from fima.train.step import forward_backward
+from fima.train.pretrain import pretrain_step
 from memory import peak_bytes
 from step import CPU, random_batch
-from study import markdown_table
+from tables import markdown_table
 
 MIB = 2**20
 BASE = PretrainConfig(
@@ -143,7 +143,7 @@ def training_step(config: PretrainConfig, method: FIMA, model: nn.Module | None 
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        measured = forward_backward(method if model is None else model, config, batch, CPU)
+        measured = pretrain_step(method if model is None else model, config, batch, CPU)
         optimizer.step()
         measured.read()
 

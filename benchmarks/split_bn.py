@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fima.checkpoints.checkpoint import load_checkpoint, load_weights
 from fima.checkpoints.run_folder import RunFolder
+from fima.commands.study import Trial, make_data, pretrain_and_evaluate
 from fima.data.augment import make_inputs
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
@@ -21,7 +22,7 @@ from fima.files.jsonl import read_lines
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.heads import pooled
-from study import Trial, make_data, markdown_table, pretrain_and_evaluate
+from tables import markdown_table
 
 RECIPE = "motion_textures_moco.yaml"
 SHOWN = ("linear_top1", "knn_top1", "retrieval_r1", "swapped_background_top1")
@@ -87,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for seed in arguments.seeds:
-        data = make_data(arguments.out / f"data-{seed}", camera="static", seed=seed)
+        data = make_data(arguments.out / f"data-{seed}", "--camera", "static", seed=seed)
         for parts in arguments.parts:
             run = RunFolder(arguments.out / f"parts-{parts}-{seed}")
             trial = Trial(recipe=RECIPE, settings={"model.split_bn": parts})

@@ -37,7 +37,7 @@ from fima.method import build_method, losses
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.torch_tools.precision import autocast, weights_cast_once
-from fima.train.step import forward_backward
+from fima.train.pretrain import pretrain_step
 from textbook import CROP_PX, FRAMES, PlainProcess, plain_forward
 
 CASES: tuple[tuple[Literal["i3d", "r2plus1d_18"], Literal["fp32", "bf16"]], ...] = (
@@ -124,7 +124,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        measured = forward_backward(method, config, batch, CPU)
+        measured = pretrain_step(method, config, batch, CPU)
         optimizer.step()
         measured.read()
 

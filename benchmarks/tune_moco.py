@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study import COLUMNS, Trial, make_data, markdown_table, pretrain_and_evaluate
+from fima.commands.study import COLUMNS, Trial, make_data, pretrain_and_evaluate
+from tables import markdown_table
 
 GRID: dict[str, tuple[float | int, ...]] = {
     "optim.lr": (0.003, 0.01, 0.03, 0.1),
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--camera", default="static", choices=["static", "moving"])
     arguments = parser.parse_args()
     folder = arguments.out / f"{arguments.camera}-{arguments.seed}"
-    data = make_data(folder / "data", camera=arguments.camera, seed=arguments.seed)
+    data = make_data(folder / "data", "--camera", arguments.camera, seed=arguments.seed)
     best = dict(START)
     found: dict[str, dict[str, float]] = {}
     for name, values in GRID.items():

@@ -14,14 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fima.commands.study import Trial
 from fima.config import PretrainConfig
 from fima.method import build_method
-from fima.recipe import read_recipe
+from fima.recipe import RECIPES, read_recipe
+from fima.train.pretrain import pretrain_step
 from fima.train.resolve import with_precision
-from fima.train.step import forward_backward
 from motion_textures import TRIALS
 from step import random_batch
-from study import RECIPES, Trial, markdown_table
+from tables import markdown_table
 
 CPU = torch.device("cpu")
 SHOWN = (
@@ -69,7 +70,7 @@ def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[],
     def step() -> None:
         passes[0] = 0
         optimizer.zero_grad(set_to_none=True)
-        forward_backward(method, config, batch, CPU).read()
+        pretrain_step(method, config, batch, CPU).read()
         optimizer.step()
 
     return step, lambda: passes[0]

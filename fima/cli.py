@@ -8,7 +8,7 @@ from typing import cast
 
 from fima.commands import COMMANDS
 from fima.commands.output import discard_output, reader_is_gone
-from fima.commands.verbosity import HELP, speaking, take_verbosity
+from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
 from fima.errors import (
     EXIT_INTERRUPTED,
     EXIT_READER_GONE,
@@ -20,7 +20,6 @@ from fima.errors import (
     suggestion,
 )
 from fima.torch_tools.allocator import keep_freed_memory
-from fima.version import __version__
 
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
@@ -29,7 +28,7 @@ RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
     """Run `fima` with the given arguments (those of the process when None) and return its exit code.
 
-    0: done; 2: something that the user can put right; 1: a run that had to stop; 128 + n: ended by signal n.
+    0: done; 2: wrong input; 1: a run that had to stop; 128 + n: ended by signal n.
 
     Args:
         argv: the command and its arguments.
@@ -62,7 +61,10 @@ def _run(arguments: list[str]) -> int:
         print(_help())
         return 0 if arguments else EXIT_USER_ERROR
     if arguments[0] in ("-V", "--version"):
-        print(f"fima {__version__}")
+        # Its device is known to PyTorch alone, which `--help` need not wait for.
+        from fima.commands.system import version_text
+
+        print(version_text())
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -92,8 +94,8 @@ def _help() -> str:
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
         f"commands:\n{rows}\n\n"
         "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version.\n"
-        "`fima COMMAND --quiet` says less, `fima COMMAND --verbose` more. NO_COLOR=1 leaves colours out.\n"
-        "Exit codes: 0 done; 1 had to stop; 2 something to put right; 128 + n ended by signal n (130: Ctrl-C)."
+        "`fima COMMAND --quiet` prints less, `fima COMMAND --verbose` more. NO_COLOR=1 switches colours off.\n"
+        f"{EXIT_CODES}"
     )
 
 

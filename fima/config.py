@@ -26,8 +26,8 @@ class ModelConfig:
     embedding_dim: int = 128
     """Size D of the embeddings that the losses compare."""
     split_bn: int = 1
-    """Parts that a device deals its batch out to for the key encoder, at random, each with batch-norm statistics of its
-    own, as if each were on a device of its own; see docs/reliability.md."""
+    """Groups into which a device splits its batch at random for the key encoder, each with its own batch-norm
+    statistics, as if each were on its own device; see docs/reliability.md."""
     decoder_dim: int = 512
     """Width of the motion decoder and of its feed-forward layers."""
     decoder_heads: int = 4
@@ -81,7 +81,7 @@ class MethodConfig:
     foreground: bool = True
     """Foreground sampling; without it every cell counts as foreground."""
     local_stride: int = 1
-    """Of the early and the late difference, every so-manieth frame is encoded; 2 halves what they cost."""
+    """Encode every n-th frame of the early and late differences; 2 halves their cost."""
     pos_ratio: float = 0.7
     """Cells closer than this share of the larger cell diagonal are positives."""
 
@@ -123,11 +123,11 @@ class DataConfig:
     """From video files to batches of views."""
 
     dataset: Dataset = "auto"
-    """Layout of the data; `auto` recognises it."""
+    """Layout of the data; `auto` detects it."""
     split: int = 1
-    """Number of the official split, where a data set has several."""
+    """Number of the official split, if a data set has several."""
     annotations: str | None = None
-    """List file or folder of list files, where they lie apart from the videos."""
+    """List file or folder of list files, if they are not with the videos."""
     exclude: str | None = None
     """List of videos to pass over, such as `fima doctor --quarantine` writes."""
     part: Literal["train", "all"] = "train"
@@ -145,7 +145,7 @@ class DataConfig:
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     step_between_clips: int = 1
-    """Windows start at multiples of so many frames."""
+    """Windows start at multiples of this many frames."""
     crop_size: int = 224
     """Side of the square views, in pixels. 0, in fine-tuning: as the encoder was trained."""
     min_area: float = 0.2
@@ -244,30 +244,30 @@ class RunConfig:
     """The machine, the clock and the records of a run."""
 
     seed: int = 0
-    """Every random choice follows from it."""
+    """Seed of every random choice."""
     deterministic: bool = False
     """Two runs give the same bits on a GPU, too, where its operations allow it; slower there."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` runs the networks under autocast; the losses stay in float32. `auto` takes it where the device computes in
     bfloat16 (GPUs since 2020; CPUs with AVX512-BF16 or AMX), else `fp32`."""
     checkpoint_epochs: int = 10
-    """A numbered checkpoint is kept every so many epochs, besides `last.pt` after each."""
+    """Keep a numbered checkpoint every n epochs, besides `last.pt` after each."""
     checkpoint_minutes: float = 15.0
-    """`last.pt` is also written inside an epoch when so many minutes have gone by; 0: only after each epoch."""
+    """Also write `last.pt` within an epoch every n minutes; 0: only after each epoch."""
     keep_last: int = 2
-    """The last so many checkpoints are kept: `last.pt`, `last-1.pt` before it, …"""
+    """Number of latest checkpoints to keep: `last.pt`, `last-1.pt` before it, …"""
     health_epochs: int = 5
-    """Health of the representation is measured every so many epochs; 0 switches it off."""
+    """Measure the health of the representation every n epochs; 0 switches it off."""
     health_videos: int = 256
     """Videos that the health check looks at."""
     picture_epochs: int = 5
-    """Crops, activation maps and embeddings go to TensorBoard every so many epochs; 0 switches it off."""
+    """Write crops, activation maps and embeddings to TensorBoard every n epochs; 0 switches it off."""
     log_steps: int = 10
-    """A line in `metrics.jsonl` every so many steps."""
+    """Write a line to `metrics.jsonl` every n steps."""
     timeout_minutes: float = 30.0
-    """Of several processes, each gives up when the others have not answered for so many minutes."""
+    """Minutes after which a process gives up waiting for the others."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
@@ -295,7 +295,7 @@ class ClassifierConfig:
     l2_normalise: bool = False
     """L2-normalise the pooled features."""
     low_shot: int | None = None
-    """Train on so many training videos only, drawn evenly from the classes."""
+    """Train on only this many training videos, drawn evenly from the classes."""
     select: Literal["last", "validation", "test"] = "last"
     """Which epoch is the result: the last one; the best on training videos held out of the training; or the best on the
     TEST split, as in the authors' program, which flatters."""
@@ -319,10 +319,10 @@ class TestConfig:
     crops: Literal[1, 3] = 1
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = 256
-    """The crop is 0.875 of so many source pixels, as published for videos of that height (the whole short side,
+    """The crop is 0.875 of this many source pixels, as published for videos of that height (the whole short side,
     where it is smaller). None: 0.875 of each video's own short side."""
     every_epochs: int = 10
-    """The classifier is tested every so many epochs, and after the last one."""
+    """Test the classifier every n epochs, and after the last one."""
 
     def __post_init__(self) -> None:
         for name in ("clips", "every_epochs"):

@@ -19,7 +19,6 @@ def write_checkpoint(path: Path, seed: int = 0) -> Path:
         progress=Progress(epoch=2, step=4),
         model=method.state_dict(),
         optimizer={},
-        rng={"cpu": torch.get_rng_state(), "cuda": []},
         data={"num_videos": 8},
         versions=versions(),
     )

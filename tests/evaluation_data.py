@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import Progress, versions
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, save_checkpoint, versions
 from fima.checkpoints.classifier import Classifier
-from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
 from fima.evaluate.features import FeatureSource
 from tests.layout_files import write_lines
@@ -80,11 +79,11 @@ def write_classifier(path: Path, classes: Sequence[str] = CLASSES, *, split: int
         progress=Progress(epoch=3),
         model=model.state_dict(),
         optimizer={},
-        rng={},
+        selection=Selection(),
         data={"dataset": "ucf101", "num_videos": 12},
         versions=versions(),
         classes=list(classes),
         source={"file": "scratch"},
     )
-    save_classifier_checkpoint(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     return path

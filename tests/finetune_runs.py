@@ -1,14 +1,14 @@
-"""Fine-tuning runs that take seconds: a few made videos, the tiny backbone, 32 pixels, 4 frames."""
+"""Fine-tuning runs that take seconds: a few synthetic videos, the tiny backbone, 32 pixels, 4 frames."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, OptimConfig, RunConfig, TestConfig
 from fima.train.finetune import finetune
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from tests.small_runs import with_settings
 
 SMALL = FinetuneConfig(
@@ -38,4 +38,4 @@ def pretrain_once(videos: Path, out: Path) -> Path:
 def after(videos: Path, out: Path, config: FinetuneConfig = SMALL, start: Path | None = None) -> ClassifierCheckpoint:
     """The last checkpoint of a whole run."""
     finetune(config, pretrained=start, data=videos, out=out)
-    return load_classifier_checkpoint(RunFolder(out).last)
+    return load_checkpoint(RunFolder(out).last, ClassifierCheckpoint)

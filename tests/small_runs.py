@@ -1,4 +1,4 @@
-"""Pre-training runs that take seconds: a few made videos, the tiny backbone, 32 pixels, 4 frames."""
+"""Pre-training runs that take seconds: a few synthetic videos, the tiny backbone, 32 pixels, 4 frames."""
 
 import json
 from dataclasses import replace

@@ -1,6 +1,6 @@
 import pytest
 
-from fima.data.decode.bitstream import VOP_START_CODE, has_one_coded_vop, unpacked_display_numbers, unreferenced_test
+from fima.data.decode.bitstream import VOP_START_CODE, PackedFrames, unreferenced_test
 
 LENGTH_PREFIXED = bytes([1, 100, 0, 10, 0xFF])
 
@@ -13,24 +13,30 @@ def unit(reference_id: int, unit_type: int, size: int = 10) -> bytes:
     return (size + 1).to_bytes(4, "big") + bytes([reference_id << 5 | unit_type]) + bytes(size)
 
 
-def test_packed_and_placeholder_packets() -> None:
-    assert has_one_coded_vop(vop(1))
-    assert not has_one_coded_vop(vop(1) + vop(2))
-    assert not has_one_coded_vop(vop(1, size=1))
+PARTS = {"i": vop(0), "p": vop(1), "b": vop(2), "n": vop(1, size=1), "x": b"no picture at all"}
 
 
-def test_packed_pictures_are_numbered_in_display_order() -> None:
-    i, p, b, placeholder = vop(0), vop(1), vop(2), vop(1, size=1)
-    assert unpacked_display_numbers([i, p + b, b, placeholder, p + b, placeholder]) == [0, 3, 1, 2, 5, 4]
-    assert unpacked_display_numbers([i, p, p]) == [0, 1, 2]
-    assert unpacked_display_numbers([i, p + b, b]) == [0, 2, 1]
-    assert unpacked_display_numbers([]) == []
+def followed(packets: str) -> PackedFrames:
+    packed = PackedFrames()
+    for packet in packets.split():
+        packed.add(b"".join(map(PARTS.__getitem__, packet)))
+    return packed
+
+
+def test_one_picture_a_packet() -> None:
+    assert followed("i p b p").one_frame_each
+    assert not followed("i pb").one_frame_each
+    assert not followed("i n").one_frame_each
+
+
+@pytest.mark.parametrize("packets", ["", "i p p", "i pb b n pb n", "i pb b", "i pb n p pb"])
+def test_packets_with_one_frame_each(packets: str) -> None:
+    assert followed(packets).regular
 
 
 @pytest.mark.parametrize("packets", ["i n", "ipb p", "i pbb n", "i bp n", "i pb pb", "x"])
-def test_other_patterns_are_not_numbered(packets: str) -> None:
-    parts = {"i": vop(0), "p": vop(1), "b": vop(2), "n": vop(1, size=1), "x": b"no picture at all"}
-    assert unpacked_display_numbers([b"".join(map(parts.__getitem__, packet)) for packet in packets.split()]) is None
+def test_other_patterns(packets: str) -> None:
+    assert not followed(packets).regular
 
 
 def test_h264_needs_every_slice_unreferenced() -> None:

@@ -21,7 +21,6 @@ def make_checkpoint(**changes: Any) -> Checkpoint:  # noqa: ANN401
         "progress": Progress(epoch=3, step=12, videos_tried=40),
         "model": dict(method.state_dict()),
         "optimizer": torch.optim.SGD(method.parameters(), lr=0.1).state_dict(),
-        "rng": {"cpu": torch.get_rng_state(), "cuda": []},
         "data": {"num_videos": 10},
         "versions": checkpoints.versions(),
     }
@@ -35,7 +34,6 @@ def test_round_trip_with_plain_values_only(tmp_path: Path) -> None:
     loaded = load_checkpoint(path)
     assert (loaded.config, loaded.progress, loaded.data) == (saved.config, saved.progress, saved.data)
     assert all(torch.equal(value, saved.model[name]) for name, value in loaded.model.items())
-    assert torch.equal(loaded.rng["cpu"], saved.rng["cpu"])
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 

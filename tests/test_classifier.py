@@ -7,15 +7,15 @@ import torch
 from torch.nn import functional
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import Progress, versions
-from fima.checkpoints.classifier import Classifier
-from fima.checkpoints.classifier_checkpoint import (
+from fima.checkpoints.checkpoint import (
     ClassifierCheckpoint,
+    Progress,
     Selection,
-    load_classifier,
-    load_classifier_checkpoint,
-    save_classifier_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    versions,
 )
+from fima.checkpoints.classifier import Classifier, load_classifier
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.errors import CheckpointError
 from fima.evaluate.classifier_result import averages_log_softmax
@@ -86,7 +86,6 @@ def checkpoint(model: Classifier) -> ClassifierCheckpoint:
         selection=Selection(epoch=2, top1=50.0, tested_epoch=2),
         model=model.state_dict(),
         optimizer={},
-        rng={"cpu": torch.get_rng_state(), "cuda": []},
         data={"num_videos": 8},
         versions=versions(),
     )
@@ -96,9 +95,9 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     model = classifier()
     path = tmp_path / "new" / "last.pt"
     saved = checkpoint(model)
-    save_classifier_checkpoint(path, saved)
+    save_checkpoint(path, saved)
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
-    read = load_classifier_checkpoint(path)
+    read = load_checkpoint(path, ClassifierCheckpoint)
     for name in ("config", "classes", "source", "progress", "selection", "data", "versions"):
         assert getattr(read, name) == getattr(saved, name), name
     loaded = load_classifier(path, device=CPU)
@@ -112,25 +111,25 @@ def test_files_that_are_no_classifier_are_refused_by_name(tmp_path: Path) -> Non
     path = tmp_path / "last.pt"
     torch.save({"format": "fima-pretrain"}, path)
     with pytest.raises(CheckpointError, match="not a checkpoint of `fima finetune`"):
-        load_classifier_checkpoint(path)
-    save_classifier_checkpoint(path, replace(checkpoint(classifier()), config=FinetuneConfig()))
+        load_checkpoint(path, ClassifierCheckpoint)
+    save_checkpoint(path, replace(checkpoint(classifier()), config=FinetuneConfig()))
     with pytest.raises(CheckpointError, match="names no backbone"):
         load_classifier(path, device=CPU)
-    save_classifier_checkpoint(path, replace(checkpoint(classifier()), classes=["a", "b"]))
+    save_checkpoint(path, replace(checkpoint(classifier()), classes=["a", "b"]))
     with pytest.raises(CheckpointError, match=r"`fc.weight` is \(5, 512\), not \(2, 512\)"):
         load_classifier(path, device=CPU)
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format_version": 99}, path)
     with pytest.raises(CheckpointError, match="newer fima"):
-        load_classifier_checkpoint(path)
+        load_checkpoint(path, ClassifierCheckpoint)
     torch.save({key: value for key, value in content.items() if key != "selection"}, path)
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
-        load_classifier_checkpoint(path)
+        load_checkpoint(path, ClassifierCheckpoint)
     truncate(path, 0.5)
     with pytest.raises(CheckpointError, match="truncated"):
-        load_classifier_checkpoint(path)
+        load_checkpoint(path, ClassifierCheckpoint)
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
-        load_classifier_checkpoint(tmp_path / "other.pt")
+        load_checkpoint(tmp_path / "other.pt", ClassifierCheckpoint)
 
 
 @pytest.mark.parametrize(("backbone", "expected"), [("i3d", True), ("r2plus1d_18", False), ("tiny", False)])

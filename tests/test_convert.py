@@ -239,5 +239,5 @@ def test_no_file_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     save_checkpoint(path, make_checkpoint())
     before = path.read_bytes()
     assert main(["convert", str(path), str(path)]) == 2
-    assert "is there already; choose another name" in capsys.readouterr().err
+    assert "already exists; choose another name" in capsys.readouterr().err
     assert path.read_bytes() == before

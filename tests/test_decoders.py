@@ -13,7 +13,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import VideoList, list_videos
 from fima.data.loader import EpochSampler, PretrainDataset, PretrainSample, build_loader, collate_samples
 from fima.errors import TrainingError
-from fima.train.running import errors_in_one_line
+from fima.train.failures import errors_in_one_line
 from tests.small_runs import make_videos, with_settings
 
 

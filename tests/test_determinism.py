@@ -10,9 +10,9 @@ import torch
 from fima.checkpoints.run_folder import RunFolder
 from fima.torch_tools.determinism import choose_algorithms
 from fima.train import finetune as finetune_module
-from fima.train import loop
+from fima.train import pretrain as pretraining
 from fima.train.finetune import finetune
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from tests.finetune_runs import changed
 from tests.small_runs import make_videos, with_settings
 
@@ -34,7 +34,7 @@ def fast_again() -> Iterator[None]:
 def chosen(monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """What the steps of runs find chosen: deterministic algorithms, and whether others are tried out."""
     found: Chosen = []
-    for module in (loop, finetune_module):
+    for module in (pretraining, finetune_module):
         monkeypatch.setattr(module, "forward_backward", noting(module.forward_backward, found))
     return found
 

@@ -35,7 +35,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=relative)
 
 
 class _ParsedError(BaseException):
-    """Raised in the place of running a command whose flags were understood."""
+    """Raised instead of running a command whose flags were understood."""
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
-from fima.use import embed as embed_module
-from fima.use.extract import VideoRows, extract_rows
+from fima.evaluate import feature_store
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.windows import WindowDataset
 from fima.use.table import Embeddings, read_embeddings, write_embeddings
-from fima.use.windows import WindowDataset
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -93,7 +93,9 @@ def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path:
 
 def rows_of(paths: list[Path], batch_size: int, workers: int = 0) -> dict[int, VideoRows]:
     settings = ClipSettings(frames=4, crop_size=32, num_clips=11)
-    found = list(extract_rows(paths, small_encoder().vectors, settings, batch_size=batch_size, workers=workers))
+    found = list(
+        extract_rows(paths, small_encoder().vectors, settings, Resources(batch_size=batch_size, workers=workers))
+    )
     assert not any(isinstance(video, SkippedVideo) for video in found)
     return {video.index: video for video in found if isinstance(video, VideoRows)}
 
@@ -121,12 +123,12 @@ def test_an_interrupted_call_is_continued(
         yield from list(real(paths, *args, **options))[:2]  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed_module, "extract_rows", interrupted)
+    monkeypatch.setattr(feature_store, "extract_rows", interrupted)
     argv = ["embed", str(checkpoint), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
     assert main(argv) == 130
     assert not out.exists()
     assert main([*argv, "--clips", "2"]) == 130  # other settings use nothing of it
-    monkeypatch.setattr(embed_module, "extract_rows", real)
+    monkeypatch.setattr(feature_store, "extract_rows", real)
     capsys.readouterr()
     assert main(argv) == 0
     record = json.loads(capsys.readouterr().out)
@@ -165,7 +167,7 @@ def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Pa
     ("words", "message"),
     [
         (["-o", "x.txt"], "must end in one of"),
-        (["-o", "there.npz"], "is there already"),
+        (["-o", "there.npz"], "already exists"),
         (["-o", "x.npz", "--clips", "0"], "--clips 0: must be at least 1"),
         (["-o", "x.npz", "--crop-size", "4"], "must be at least 8"),
         (["-o", "x.npz", "--device", "tpu"], "--device tpu"),

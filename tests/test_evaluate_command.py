@@ -14,6 +14,7 @@ from fima.cli import main
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
+from fima.evaluate.extract import Resources
 from fima.evaluate.loaded_model import load_subject
 from fima.evaluate.protocols import EvaluationConfig
 from fima.evaluate.splits import list_splits
@@ -141,10 +142,12 @@ def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) ->
     subject = load_subject(checkpoint, config=EvaluationConfig(), device=CPU)
     assert subject.classifier is not None
     scores = score_videos(
-        subject.classifier.model, list_splits(splits, [1])[1].test,
+        subject.classifier.model,
+        list_splits(splits, [1])[1].test,
         ClipSettings(frames=4, crop_size=32, num_clips=2, num_crops=3, ori_resolution=256),
-        log_softmax=False, device=CPU, batch_size=8, workers=0,
-    )  # fmt: skip
+        Resources(batch_size=8),
+        log_softmax=False,
+    )
     assert result["figures"]["evaluate/top1"] == scores.top(1)
     assert (tmp_path / "result" / "evaluate" / "confusion.csv").exists()
 

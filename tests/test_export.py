@@ -106,7 +106,7 @@ def test_safetensors_open_as_the_same_encoder(checkpoint: Path, videos: Path, tm
         facts = json.loads(file.metadata()["fima"])
     assert facts["preprocessing"]["mean"] == [0.43216, 0.394666, 0.37645]
     assert main(["export", str(checkpoint), "--format", "safetensors", "-o", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_torch_export(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:

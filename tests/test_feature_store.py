@@ -14,6 +14,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import FeatureStore, extract_features
 from fima.evaluate.features import (
     FeatureSource,
@@ -48,7 +49,7 @@ class CountingReader(VideoReader):
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     CountingReader.opened = []
-    monkeypatch.setattr("fima.data.eval_clips.VideoReader", CountingReader)
+    monkeypatch.setattr("fima.evaluate.windows.VideoReader", CountingReader)
     return CountingReader.opened
 
 
@@ -94,11 +95,11 @@ def test_wrong_clip_settings_name_the_flag(settings: dict[str, Any], flag: str) 
 
 
 def test_lists_that_share_videos_decode_each_once(splits: Path, opened: list[Path]) -> None:
-    store = FeatureStore(BRIGHTNESS, CLIPS, device=CPU)
+    store = FeatureStore(BRIGHTNESS, CLIPS, Resources())
     lists = [list_videos(splits, part, number) for number in (1, 2, 3) for part in ("train", "test")]
-    store.fill(lists)
+    store.fill(video.path for videos in lists for video in videos.videos)
     assert len(opened) == len(set(opened)) == 18
-    store.fill(lists)
+    store.fill(video.path for videos in lists for video in videos.videos)
     assert len(opened) == 18
     for videos in lists:
         found = store.read(videos)
@@ -121,6 +122,10 @@ def test_the_cache_is_of_videos_and_not_of_lists(splits: Path, tmp_path: Path, o
     assert torch.equal(extract(train), first)
     assert len(opened) == 18
     assert torch.equal(reread, extract_features(BRIGHTNESS, other, CLIPS, device=CPU).pooled)
+
+
+def paths_of(videos: VideoList) -> list[Path]:
+    return [video.path for video in videos.videos]
 
 
 def counting(name: str) -> tuple[FeatureSource, list[int]]:
@@ -183,13 +188,13 @@ def test_an_interrupted_extraction_keeps_what_it_had(
         if num_done > 9:
             raise KeyboardInterrupt
 
-    store = FeatureStore(BRIGHTNESS, CLIPS, device=CPU, batch_size=1, cache=tmp_path, report=interrupt)
+    store = FeatureStore(BRIGHTNESS, CLIPS, Resources(batch_size=1), cache=tmp_path, report=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        store.fill([videos])
+        store.fill(paths_of(videos))
     assert len(opened) == 10
     opened.clear()
     assert torch.equal(extract_features(BRIGHTNESS, videos, CLIPS, device=CPU, cache=tmp_path).pooled, whole)
-    assert len(opened) == 7
+    assert len(opened) == 2
 
 
 def with_broken_video(splits: Path, folder: Path) -> VideoList:
@@ -223,14 +228,14 @@ def fill_in_process(_: int, splits: Path, folder: Path) -> dict[str, Any]:
     feature_store.SHARD_VIDEOS = 2
     source, calls = counting("shared")
     videos = with_broken_video(splits, folder)
-    store = FeatureStore(source, CLIPS, device=CPU, batch_size=1, cache=folder / "cache")
-    store.fill([videos])
+    store = FeatureStore(source, CLIPS, Resources(batch_size=1), cache=folder / "cache")
+    store.fill(paths_of(videos))
     result: dict[str, Any] = {"num_clips": sum(calls)}
     if is_main():
         found = store.read(videos)
         result |= {"pooled": found.pooled, "paths": found.paths, "broken": [video.path for video in found.undecodable]}
     calls.clear()
-    FeatureStore(source, CLIPS, device=CPU, cache=folder / "cache").fill([videos])
+    FeatureStore(source, CLIPS, Resources(), cache=folder / "cache").fill(paths_of(videos))
     return result | {"num_clips_again": sum(calls)}
 
 

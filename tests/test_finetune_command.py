@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.checkpoints.classifier_checkpoint import load_classifier_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
@@ -226,7 +226,7 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     result = json.loads(run.result.read_text())
     assert result["data"]["test"]["num_evaluated"] == 2
     assert result["protocols"]["linear_sgd"]["processes"] == 2
-    model = load_classifier_checkpoint(run.last).model
+    model = load_checkpoint(run.last, ClassifierCheckpoint).model
     torch.testing.assert_close(model["fc.weight"], alone["fc.weight"], rtol=1e-5, atol=1e-6)
     figures = json.loads((tmp_path / "alone" / "result.json").read_text())["figures"]
     assert result["figures"] == figures

@@ -12,10 +12,11 @@ from fima.backbones.registry import build_backbone
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.cam import adapted_to_differences, foreground_share
+from fima.evaluate.extract import Resources
 from fima.evaluate.features import encode_difference
 from tests.video_files import write_video
 
-CPU = torch.device("cpu")
+VIDEOS = Resources(batch_size=8)
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
 LEFT, RIGHT = slice(4, 16), slice(24, 36)
 
@@ -51,7 +52,7 @@ class Deviation(nn.Module):
 def test_map_of_the_difference_finds_what_moves(videos: VideoList) -> None:
     """RGB alone points at the still patch; with the difference the moving one gets its part."""
     shares = {
-        name: foreground_share(Deviation(), videos, lambda _, columns=columns: mask_of(columns), CLIPS, device=CPU)  # type: ignore[misc]
+        name: foreground_share(Deviation(), videos, lambda _, columns=columns: mask_of(columns), CLIPS, VIDEOS)  # type: ignore[misc]
         for name, columns in (("still", LEFT), ("moving", RIGHT))
     }
     still, moving = shares["still"].figures, shares["moving"].figures
@@ -74,7 +75,7 @@ def encoder() -> nn.Module:
 def test_batch_norm_sees_the_statistics_of_differences(videos: VideoList) -> None:
     network = encoder()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    adapted, num_used = adapted_to_differences(network, videos, CLIPS, device=CPU, batch_size=4)
+    adapted, num_used = adapted_to_differences(network, videos, CLIPS, Resources(batch_size=4))
     assert num_used == 4
     assert not any(module.training for module in adapted.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -89,7 +90,7 @@ def test_batch_norm_sees_the_statistics_of_differences(videos: VideoList) -> Non
 
 def test_crops_do_not_change_the_share_and_the_original_resolution_does(videos: VideoList) -> None:
     def chance(settings: ClipSettings) -> float:
-        return foreground_share(Deviation(), videos, lambda _: mask_of(RIGHT), settings, device=CPU).chance["share"]
+        return foreground_share(Deviation(), videos, lambda _: mask_of(RIGHT), settings, VIDEOS).chance["share"]
 
     assert chance(replace(CLIPS, num_crops=3)) == chance(CLIPS)
     # The crop of 24 pixels ends at column 32: it holds 8 of the patch's 12 columns, among fewer pixels.

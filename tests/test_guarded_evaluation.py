@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, EvalBatch, EvalClipsDataset, build_eval_loader
 from fima.data.loader import SkippedVideo
+from fima.evaluate import extract
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import FeatureSource
-from fima.use import extract
-from fima.use.extract import VideoRows, extract_rows
-from fima.use.windows import WindowChunk, WindowDataset
+from fima.evaluate.windows import WindowChunk, WindowDataset
 from tests.encoder_files import write_checkpoint
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import write_ucf101_avi
@@ -99,11 +100,11 @@ def mean_rows(clips: Tensor) -> Tensor:
 
 
 def test_features_name_the_video_that_crashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eval_clips, "EvalClipsDataset", CrashingClips)
-    source = FeatureSource(name="mean", pool=mean_rows)
+    monkeypatch.setattr(extract, "WindowDataset", CrashingWindows)
+    source, clips = FeatureSource(name="mean", pool=mean_rows), replace(CLIPS, num_clips=20)
     (folder / "b" / "5_hang.avi").rename(folder / "away.txt")
     try:
-        found = extract_features(source, list_videos(folder, "all"), CLIPS, device=torch.device("cpu"), workers=2)
+        found = extract_features(source, list_videos(folder, "all"), clips, device=torch.device("cpu"), workers=2)
     finally:
         (folder / "away.txt").rename(folder / "b" / "5_hang.avi")
     assert len(found.paths) == 4
@@ -114,7 +115,7 @@ def test_features_name_the_video_that_crashed(folder: Path, monkeypatch: pytest.
 
 def rows(paths: list[Path], workers: int) -> tuple[dict[int, VideoRows], list[SkippedVideo]]:
     settings = ClipSettings(frames=4, crop_size=16, num_clips=20)
-    found = list(extract_rows(paths, mean_rows, settings, batch_size=4, workers=workers))
+    found = list(extract_rows(paths, mean_rows, settings, Resources(batch_size=4, workers=workers)))
     skipped = [item for item in found if isinstance(item, SkippedVideo)]
     kept = {item.index: item for item in found if isinstance(item, VideoRows)}
     assert len(kept) + len(skipped) == len(found) == len(paths)
@@ -142,7 +143,7 @@ def test_a_process_that_something_else_has_ended_costs_no_row_and_doubles_none(f
     plain, _ = rows(paths, workers=0)
     settings = ClipSettings(frames=4, crop_size=16, num_clips=20)
     found: list[VideoRows] = []
-    for item in extract_rows(paths, mean_rows, settings, batch_size=4, workers=1):
+    for item in extract_rows(paths, mean_rows, settings, Resources(batch_size=4, workers=1)):
         assert isinstance(item, VideoRows)
         found.append(item)
         if len(found) == 1:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fima.checkpoints.checkpoint import FORMAT, FORMAT_VERSION, load_checkpoint
+from fima.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import CheckpointError
@@ -61,7 +61,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("write", [as_zip, as_old_torch_file, as_pickle])
 @pytest.mark.parametrize("own", [True, False], ids=["as ours", "as the authors'"])
 def test_code_in_a_checkpoint_is_not_run(write: Write, own: bool, tmp_path: Path) -> None:
-    ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": {}}
+    ours = {"format": Checkpoint.FORMAT, "format_version": FORMAT_VERSION, "model": {}}
     content = {**(ours if own else {"state_dict": {}}), "arch": Malicious(tmp_path / "owned")}
     write(tmp_path / "last.pt", content)
     with pytest.raises(CheckpointError, match=r"last.pt: .*(not loaded|no checkpoint)"):
@@ -95,7 +95,10 @@ def test_a_run_folder_of_a_stranger_is_refused_too(videos: Path, tmp_path: Path)
     words = ["pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--run.health-epochs", "0"]
     assert main(words) == 0
     for path in run.checkpoint_folder.iterdir():
-        as_zip(path, {"format": FORMAT, "format_version": FORMAT_VERSION, "model": Malicious(tmp_path / "owned")})
+        as_zip(
+            path,
+            {"format": Checkpoint.FORMAT, "format_version": FORMAT_VERSION, "model": Malicious(tmp_path / "owned")},
+        )
     assert main([*words, "--resume", "--optim.epochs", "3"]) == 2
     assert not (tmp_path / "owned").exists()
 

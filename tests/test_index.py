@@ -129,7 +129,7 @@ def test_packed_arrays_are_those_of_the_rows(folder: Path) -> None:
     assert list(load_index(folder, file).paths) == ["a/one.avi", "b/two.mp4"]
     change(
         "INSERT INTO videos SELECT 'z.avi', size, mtime_ns, problem, decoded, num_frames, counted, fps, width, "
-        "height, duration_seconds, codec, pixel_format, rotation, interlaced FROM videos LIMIT 1"
+        "height, pixel_aspect, duration_seconds, codec, pixel_format, rotation, interlaced, chosen FROM videos LIMIT 1"
     )
     assert load_index(folder, file).num_frames.tolist() == [7, 20, 7]
 

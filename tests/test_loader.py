@@ -144,9 +144,9 @@ def test_only_frames_of_wanted_views_are_converted(videos: VideoList, monkeypatc
     opened: list[Path] = []
     opens = open_video
 
-    def noted(path: Path) -> tuple[InputContainer, VideoStream]:
+    def noted(path: Path, *, probe: bool) -> tuple[InputContainer, VideoStream]:
         opened.append(path)
-        return opens(path)
+        return opens(path, probe=probe)
 
     monkeypatch.setattr(video, "open_video", noted)
     for index in range(len(videos.videos)):

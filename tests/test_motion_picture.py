@@ -17,7 +17,7 @@ from fima.errors import VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.method.foreground import foreground_mask
 from fima.method.losses import positive_pairs
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from fima.visual.motion_picture import MotionView, draw_motion, motion_view
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 from tests.video_files import decode_all, moving_square, write_video
@@ -128,7 +128,7 @@ def test_a_short_video_is_looped_and_a_broken_one_named(tmp_path: Path) -> None:
 def test_command(video: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["motion", str(video), "--device", "cpu"]) == 0
-    assert "foreground by frame difference, for want of a --checkpoint" in capsys.readouterr().out
+    assert "foreground by frame difference (no --checkpoint given)" in capsys.readouterr().out
     assert (tmp_path / "square_motion.png").read_bytes().startswith(b"\x89PNG")
     assert main(["motion", str(video), "--out", "x.mp4"]) == 2
     assert "--out x.mp4: must end in .png" in capsys.readouterr().err

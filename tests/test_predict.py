@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.checkpoints.classifier_checkpoint import load_classifier
+from fima.checkpoints.classifier import load_classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
+from fima.evaluate.extract import Resources
 from fima.use.predict import Prediction, predict
 from tests.finetune_runs import after, changed
 from tests.small_runs import make_videos
@@ -35,10 +36,13 @@ def test_probabilities_are_those_of_the_test(run: Path, videos: Path) -> None:
     classifier = load_classifier(RunFolder(run).last, device=cpu)
     listed = list_videos(videos, "all")
     expected = score_videos(
-        classifier.model, listed, ClipSettings(frames=4, crop_size=32, num_clips=2, num_crops=3), log_softmax=False,
-        device=cpu, batch_size=4, workers=0,
-    )  # fmt: skip
-    found = list(predict(classifier, [video.path for video in listed.videos], per_second=False, device=cpu))
+        classifier.model,
+        listed,
+        ClipSettings(frames=4, crop_size=32, num_clips=2, num_crops=3),
+        Resources(batch_size=4),
+        log_softmax=False,
+    )
+    found = list(predict(classifier, [video.path for video in listed.videos], Resources(), per_second=False))
     assert all(isinstance(one, Prediction) for one in found)
     got = torch.stack([one.probabilities for one in found if isinstance(one, Prediction)])
     torch.testing.assert_close(got, expected.scores.softmax(dim=1), atol=1e-6, rtol=0)

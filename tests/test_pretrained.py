@@ -10,9 +10,8 @@ from torch import Tensor
 from torchvision.models import video
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import Progress, save_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, save_checkpoint
 from fima.checkpoints.classifier import Classifier
-from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, save_classifier_checkpoint
 from fima.checkpoints.convert import fima_to_official
 from fima.checkpoints.pretrained import load_pretrained
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
@@ -100,13 +99,13 @@ def test_a_classifier_of_our_own(tmp_path: Path) -> None:
         progress=Progress(epoch=5),
         model=dict(model.state_dict()),
         optimizer={},
-        rng={},
+        selection=Selection(),
         data={},
         versions={},
         classes=["a", "b", "c"],
         source={"file": "scratch"},
     )
-    save_classifier_checkpoint(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     loaded = load_pretrained(path, device=CPU)
     assert (loaded.method, loaded.epoch, loaded.config.data) == ("supervised", 5, config.data)
     weights = loaded.encoder.state_dict()

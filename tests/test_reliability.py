@@ -17,9 +17,10 @@ from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
 from fima.files.jsonl import LineFile, keep_lines, read_lines
 from fima.files.lock import FolderLock
 from fima.train import loop
-from fima.train.loop import pretrain
+from fima.train import pretrain as pretraining
+from fima.train import save as saving
+from fima.train.pretrain import pretrain, pretrain_step
 from fima.train.signals import StopRequest
-from fima.train.step import forward_backward
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
 from tests.video_files import truncate
 
@@ -211,9 +212,9 @@ class TestSignals:
             steps[0] += 1
             if steps[0] == 3:
                 signal.raise_signal(signal.SIGUSR1)
-            return forward_backward(*arguments, **options)
+            return pretrain_step(*arguments, **options)
 
-        monkeypatch.setattr(loop, "forward_backward", signal_at_the_third_step)
+        monkeypatch.setattr(pretraining, "pretrain_step", signal_at_the_third_step)
         assert main(words) == 128 + signal.SIGUSR1
         assert load_checkpoint(run.last).progress.step == 3
         assert main(words) == 0
@@ -232,7 +233,7 @@ class TestSignals:
 
         for _ in range(2):  # after the first epoch and after the last one
             with monkeypatch.context() as patch:
-                patch.setattr(loop, "check_health", die)
+                patch.setattr(pretraining, "check_health", die)
                 with pytest.raises(SystemError):
                     pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=run.config.exists())
             if load_checkpoint(run.last).progress.epoch == 1:
@@ -258,7 +259,7 @@ def test_a_run_that_cannot_save_its_end_says_so(
     def fail(path: Path, *arguments: object, **options: object) -> None:
         raise CheckpointError(f"{path}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(loop, "save_checkpoint", fail)
+    monkeypatch.setattr(saving, "save_checkpoint", fail)
     with pytest.raises(TrainingError, match=r"in no checkpoint.*no checkpoint is written yet.*--resume"):
         pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
     assert capsys.readouterr().err.count("CHECKPOINT NOT WRITTEN") == 3

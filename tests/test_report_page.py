@@ -13,7 +13,7 @@ import pytest
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from fima.visual.html import render, script
 from fima.visual.report.charts import Chart, confusion_chart, curve_charts, embedding_chart, similarity_chart
 from fima.visual.report.media import MediaStore

@@ -13,7 +13,7 @@ import fima
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.recipe import read_recipe
 from fima.train.finetune import finetune
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from tests.small_runs import make_videos, read_lines
 
 SAVED_RUNS = Path(__file__).with_name("saved_runs")

@@ -16,7 +16,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.method import build_method
-from fima.train.loop import pretrain
+from fima.train.pretrain import pretrain
 from fima.visual.overlay import GAP_PX
 from fima.visual.tensorboard import THUMB_PX, log_pictures
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings

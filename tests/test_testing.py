@@ -18,6 +18,7 @@ from fima.data.eval_clips import ClipSettings, square_crops
 from fima.data.views import crop_and_resize
 from fima.errors import DataError
 from fima.evaluate import classifier_scores as testing
+from fima.evaluate.extract import Resources
 from fima.torch_tools import distributed
 from tests.gloo import run_processes
 from tests.small_runs import make_videos
@@ -45,10 +46,9 @@ def model(seed: int = 0) -> Classifier:
 
 
 def run_test(classifier: Classifier, videos: VideoList, **changes: Any) -> testing.ClassifierScores:  # noqa: ANN401
-    given: dict[str, Any] = {"log_softmax": False, "device": CPU, "batch_size": 16, "workers": 0}
-    other = {name: changes.pop(name) for name in given if name in changes}
-    clips = ClipSettings(**{"frames": FRAMES, "crop_size": SIZE, "num_clips": CLIPS, **changes})
-    return testing.test_classifier(classifier, videos, clips, **{**given, **other})
+    log_softmax, batch_size = changes.pop("log_softmax", False), changes.pop("batch_size", 16)
+    clips = ClipSettings(frames=FRAMES, crop_size=SIZE, num_clips=CLIPS, **changes)
+    return testing.test_classifier(classifier, videos, clips, Resources(batch_size=batch_size), log_softmax=log_softmax)
 
 
 def reference(

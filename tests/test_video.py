@@ -14,7 +14,6 @@ from av.video.stream import VideoStream
 from fima.data.decode import packets
 from fima.data.decode.container import video_packets
 from fima.data.decode.packets import FrameIndex, TimestampsDisagree
-from fima.data.decode.sps import FrameFormat
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_edit_list, write_packed_avi
@@ -140,9 +139,7 @@ def test_a_header_with_wrong_times_is_not_believed(
 ) -> None:
     path = WRITERS[name](tmp_path / name)
     reference = decode_all(path)
-    monkeypatch.setattr(
-        packets, "frame_format", lambda extradata: FrameFormat(width=64, height=48, full_range=False, in_order=True)
-    )
+    monkeypatch.setattr(packets, "_is_in_order", lambda container, stream: True)
     with VideoReader(path) as reader:
         listed = reader._packets._listed
         assert listed is not None
@@ -159,8 +156,7 @@ def test_frames_that_an_edit_list_leaves_out_are_not_taken_from_the_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_edit_list(tmp_path / "v.mp4")
-    in_order = FrameFormat(width=64, height=48, full_range=False, in_order=True)
-    monkeypatch.setattr(packets, "frame_format", lambda extradata: in_order)
+    monkeypatch.setattr(packets, "_is_in_order", lambda container, stream: True)
     with VideoReader(path) as reader:
         assert reader._packets._listed is None
         assert reader.num_frames < 24
@@ -207,7 +203,7 @@ def test_frames_that_all_differ_come_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["packets.KEPT_BYTES", "video.KEPT_FRAME_BYTES"])
 @pytest.mark.parametrize("name", ["b_pyramid.mp4", "b_frames.mpg", "packed_b_frames.avi"])
 def test_videos_too_large_to_keep(name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"fima.data.{limit}", 1000)
+    monkeypatch.setattr(f"fima.data.decode.{limit}", 1000)
     assert_reads_like_sequential_decoding(WRITERS[name](tmp_path / name))
 
 

@@ -14,6 +14,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
+from fima.evaluate.extract import Resources
 from fima.evaluate.occlusion import occlusion_map
 from fima.synthetic.motion_textures import load_mask, make_motion_textures
 from fima.visual.comparison import side_by_side
@@ -21,6 +22,7 @@ from fima.visual.contact_sheet import contact_sheet
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")
+VIDEOS = Resources(batch_size=8)
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
 
 
@@ -70,7 +72,7 @@ def test_activation_is_the_mean_map_upsampled_bilinearly() -> None:
 
 
 def test_flat_map_gets_the_share_that_the_object_covers(benchmark: Path) -> None:
-    found = foreground_share(Flat(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
+    found = foreground_share(Flat(), list_videos(benchmark, "test"), load_mask, CLIPS, VIDEOS)
     assert found.num_videos == 10
     assert 3 < found.chance["share"] < 30
     assert found.figures["share"] == pytest.approx(found.chance["share"], rel=1e-4)
@@ -86,14 +88,14 @@ def test_share_is_that_of_the_activation_above_the_minimum(benchmark: Path) -> N
         mask[:, rows, columns] = True
         return mask
 
-    inside = foreground_share(Corner(), videos, lambda _: corner(slice(0, 30), slice(0, 30)), CLIPS, device=CPU)
-    outside = foreground_share(Corner(), videos, lambda _: corner(slice(25, 40), slice(0, 40)), CLIPS, device=CPU)
+    inside = foreground_share(Corner(), videos, lambda _: corner(slice(0, 30), slice(0, 30)), CLIPS, VIDEOS)
+    outside = foreground_share(Corner(), videos, lambda _: corner(slice(25, 40), slice(0, 40)), CLIPS, VIDEOS)
     assert inside.figures["share"] == pytest.approx(100)
     assert outside.figures["share"] == pytest.approx(0)
 
 
 def test_motion_sensitive_encoder_finds_the_object(benchmark: Path) -> None:
-    found = foreground_share(Change(), list_videos(benchmark, "test"), load_mask, CLIPS, device=CPU)
+    found = foreground_share(Change(), list_videos(benchmark, "test"), load_mask, CLIPS, VIDEOS)
     for name in ("share", "motion_share"):
         assert found.figures[name] > 2 * found.chance[name]
 
@@ -121,12 +123,12 @@ def test_without_masks_the_share_is_that_on_what_moves(benchmark: Path, tmp_path
         split="test",
         layout="",
     )
-    masked, found = (foreground_share(Change(), videos, loader, CLIPS, device=CPU) for loader in (still_mask, None))
+    masked, found = (foreground_share(Change(), videos, loader, CLIPS, VIDEOS) for loader in (still_mask, None))
     assert found.figures.keys() == {"motion_share", "motion_rgb_share"}
     assert found.figures == {name: masked.figures[name] for name in found.figures}
     assert (found.num_videos, found.num_still_clips, masked.num_still_clips) == (5, 2, 2)
     alone = VideoList(videos=videos.videos[:1], classes=test.classes, root=tmp_path, split="test", layout="")
-    nothing = foreground_share(Change(), alone, None, CLIPS, device=CPU)
+    nothing = foreground_share(Change(), alone, None, CLIPS, VIDEOS)
     assert (nothing.figures, nothing.chance, nothing.num_still_clips) == ({}, {}, 2)
 
 
@@ -159,7 +161,7 @@ def test_occlusion_finds_what_the_features_depend_on() -> None:
 
 def test_share_of_the_occlusion_map(benchmark: Path) -> None:
     videos = list_videos(benchmark, "test")
-    found = occlusion_share(Change(), videos, load_mask, CLIPS, device=CPU)
+    found = occlusion_share(Change(), videos, load_mask, CLIPS, VIDEOS)
     assert found.figures.keys() == {"share", "motion_share"}
     assert found.num_videos == 10
     assert found.figures["motion_share"] > found.chance["motion_share"]
@@ -170,10 +172,10 @@ def test_foreground_share_leaves_out_undecodable_videos(benchmark: Path, tmp_pat
     broken.path.write_bytes(b"not a video")
     test = list_videos(benchmark, "test")
     videos = VideoList(videos=[broken, *test.videos[:3]], classes=test.classes, root=tmp_path, split="test", layout="")
-    assert foreground_share(Flat(), videos, load_mask, CLIPS, device=CPU, batch_size=1).num_videos == 3
+    assert foreground_share(Flat(), videos, load_mask, CLIPS, Resources(batch_size=1)).num_videos == 3
     only = VideoList(videos=[broken], classes=test.classes, root=tmp_path, split="test", layout="")
     with pytest.raises(DataError, match="none of 1 videos"):
-        foreground_share(Flat(), only, load_mask, CLIPS, device=CPU)
+        foreground_share(Flat(), only, load_mask, CLIPS, VIDEOS)
 
 
 def test_side_by_side_has_a_tile_for_each_encoder_and_video(benchmark: Path, tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_contact_sheet_shows_each_class(benchmark: Path, tmp_path: Path) -> None
         with Image.open(tmp_path / "sheet.png") as sheet:
             heights.append(sheet.height)
             assert sheet.width > 8 * 96
-    assert heights[1] - heights[0] == 10 * 99
+    assert heights[1] - heights[0] == 10 * 100
 
 
 def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NoReturn
 
 from fima.errors import ConfigError
@@ -19,24 +19,30 @@ def _lower(word: str) -> str:
     return word.lower()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Flag:
     """One flag of the authors' programs."""
 
-    names: tuple[str, ...]
-    """As they are typed."""
+    spelling: str
+    """Its names as they are typed, with a blank between them."""
     train: str | None
     """What it stands for in `train.py`: a setting of `fima pretrain`, or something in words; None: no such flag."""
     eval: str | None
     """The same for `eval.py` and `fima finetune`."""
     kind: Callable[[str], Any] | Literal["switch"] = str
     """How its value is read; a switch has none."""
+    _: KW_ONLY
     nargs: Literal["*", "?"] | None = None
     """How many values it takes, where that is not one."""
     choices: tuple[Any, ...] | None = None
     """The values that it takes."""
     note: str = ""
     """What else there is to know."""
+
+    @property
+    def names(self) -> list[str]:
+        """The ways to type it."""
+        return self.spelling.split()
 
     @property
     def dest(self) -> str:
@@ -60,78 +66,67 @@ class Flag:
 
 # fmt: off
 FLAGS = (
-    Flag(names=("-a", "--arch"), train="model.backbone", eval="classifier.backbone", kind=_lower,
+    Flag("-a --arch", "model.backbone", "classifier.backbone", _lower,
          choices=("i3d", "r2plus1d_18", "r3d_18", "tiny"), note="in any case of letters"),
-    Flag(names=("--dataset",), train="data.dataset", eval="data.dataset", kind=_lower,
+    Flag("--dataset", "data.dataset", "data.dataset", _lower,
          choices=("auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder"),
          note="where DIR holds something else: what lies there, with a warning"),
-    Flag(names=("-j", "--workers"), train="data.workers", eval="data.workers", kind=int,
-         note="of a machine; its processes share them"),
-    Flag(names=("--epochs",), train="optim.epochs", eval="optim.epochs", kind=int),
-    Flag(names=("--start_epoch",), train="`--start-epoch`", eval="nothing", kind=int,
-         note="`eval.py`: a resumed run knows its epoch"),
-    Flag(names=("-b", "--batch_size"), train="optim.batch_size", eval="optim.batch_size", kind=int,
-         note="over all devices together"),
-    Flag(names=("-cs", "--crop_size"), train="data.crop_size", eval="data.crop_size", kind=int),
-    Flag(names=("-fpc", "--frame_per_clip"), train="data.frames", eval="data.frames", kind=int),
-    Flag(names=("-sbc", "--step_between_clips"), train="data.step_between_clips", eval="data.step_between_clips",
-         kind=int),
-    Flag(names=("--lr", "--learning_rate"), train="optim.lr", eval="optim.lr", kind=float),
-    Flag(names=("--lr_decay", "--learning_rate_decay"), train="optim.decay", eval="optim.decay", kind=float,
-         note="of `--schedule`"),
-    Flag(names=("--schedule",), train="optim.milestones", eval="optim.milestones", kind=int, nargs="*",
+    Flag("-j --workers", "data.workers", "data.workers", int, note="of a machine; its processes share them"),
+    Flag("--epochs", "optim.epochs", "optim.epochs", int),
+    Flag("--start_epoch", "`--start-epoch`", "nothing", int, note="`eval.py`: a resumed run knows its epoch"),
+    Flag("-b --batch_size", "optim.batch_size", "optim.batch_size", int, note="over all devices together"),
+    Flag("-cs --crop_size", "data.crop_size", "data.crop_size", int),
+    Flag("-fpc --frame_per_clip", "data.frames", "data.frames", int),
+    Flag("-sbc --step_between_clips", "data.step_between_clips", "data.step_between_clips", int),
+    Flag("--lr --learning_rate", "optim.lr", "optim.lr", float),
+    Flag("--lr_decay --learning_rate_decay", "optim.decay", "optim.decay", float, note="of `--schedule`"),
+    Flag("--schedule", "optim.milestones", "optim.milestones", int, nargs="*",
          note="with `optim.schedule` step; without it and `--cos`: constant in `train.py`, 60 120 in `eval.py`"),
-    Flag(names=("--cos",), train="`optim.schedule` cosine", eval="`optim.schedule` cosine", kind="switch",
-         note="wins over `--schedule`"),
-    Flag(names=("--warmup",), train="optim.warmup_epochs", eval="optim.warmup_epochs", kind=int),
-    Flag(names=("--wp_lr", "--warmup_learning_rate"), train="optim.warmup_lr", eval="optim.warmup_lr", kind=float),
-    Flag(names=("--momentum",), train="optim.momentum", eval="optim.momentum", kind=float),
-    Flag(names=("--wd", "--weight_decay"), train="optim.weight_decay", eval="optim.weight_decay", kind=float),
-    Flag(names=("-p", "--print_freq"), train="run.log_steps", eval="run.log_steps", kind=int),
-    Flag(names=("--log_dir",), train="`--out`", eval="`--out`",
-         note="default: a folder under `runs/official`, which is printed"),
-    Flag(names=("--ckp_dir",), train="`--checkpoints`", eval="`--checkpoints`",
-         note="default: `checkpoints` in `--log_dir`"),
-    Flag(names=("--resume",), train="`--resume` or `--resume-from`", eval="`--resume`", nargs="?",
+    Flag("--cos", "`optim.schedule` cosine", "`optim.schedule` cosine", "switch", note="wins over `--schedule`"),
+    Flag("--warmup", "optim.warmup_epochs", "optim.warmup_epochs", int),
+    Flag("--wp_lr --warmup_learning_rate", "optim.warmup_lr", "optim.warmup_lr", float),
+    Flag("--momentum", "optim.momentum", "optim.momentum", float),
+    Flag("--wd --weight_decay", "optim.weight_decay", "optim.weight_decay", float),
+    Flag("-p --print_freq", "run.log_steps", "run.log_steps", int),
+    Flag("--log_dir", "`--out`", "`--out`", note="default: a folder under `runs/official`, which is printed"),
+    Flag("--ckp_dir", "`--checkpoints`", "`--checkpoints`", note="default: `checkpoints` in `--log_dir`"),
+    Flag("--resume", "`--resume` or `--resume-from`", "`--resume`", nargs="?",
          note="the run's own `last.pt`, also meant without a path: `--resume`; any other checkpoint: `--resume-from`"),
-    Flag(names=("--seed",), train="run.seed", eval="run.seed", kind=int),
-    Flag(names=("--gpu",), train="`run.device` cuda:N", eval="`run.device` cuda:N", kind=int,
+    Flag("--seed", "run.seed", "run.seed", int),
+    Flag("--gpu", "`run.device` cuda:N", "`run.device` cuda:N", int,
          note="not with `--multiprocessing_distributed`, which takes all GPUs"),
-    Flag(names=("--multiprocessing_distributed",), train="`torchrun`", eval="`torchrun`", kind="switch",
+    Flag("--multiprocessing_distributed", "`torchrun`", "`torchrun`", "switch",
          note="one process per GPU, or one on the CPU"),
-    Flag(names=("--world_size",), train="`torchrun --nnodes`", eval="`torchrun --nnodes`", kind=int,
+    Flag("--world_size", "`torchrun --nnodes`", "`torchrun --nnodes`", int,
          note="without `--multiprocessing_distributed`: the number of processes"),
-    Flag(names=("--rank",), train="`torchrun --node-rank`", eval="`torchrun --node-rank`", kind=int,
+    Flag("--rank", "`torchrun --node-rank`", "`torchrun --node-rank`", int,
          note="without `--multiprocessing_distributed`: of this process"),
-    Flag(names=("--dist_url",), train="`torchrun --master-addr --master-port`",
-         eval="`torchrun --master-addr --master-port`", note="tcp://HOST:PORT, or env://"),
-    Flag(names=("--dist_backend",), train="nothing", eval="nothing",
-         note="nccl on GPUs, gloo on CPUs"),
-    Flag(names=("--moco_dim",), train="model.embedding_dim", eval=None, kind=int),
-    Flag(names=("--moco_k",), train="method.queue_size", eval=None, kind=int,
+    Flag("--dist_url", "`torchrun --master-addr --master-port`", "`torchrun --master-addr --master-port`",
+         note="tcp://HOST:PORT, or env://"),
+    Flag("--dist_backend", "nothing", "nothing", note="nccl on GPUs, gloo on CPUs"),
+    Flag("--moco_dim", "model.embedding_dim", None, int),
+    Flag("--moco_k", "method.queue_size", None, int,
          note="ignored by the authors' program; without it ucf101: 2240 and no `method.cell_queue_size`, "
-         "k400: 65536 and 31360, else by the number of videos"),
-    Flag(names=("--moco_m",), train="method.key_momentum", eval=None, kind=float),
-    Flag(names=("--moco_t",), train="method.temperature", eval=None, kind=float),
-    Flag(names=("--mlp",), train="nothing", eval=None, kind="switch", note="the projector always is an MLP"),
-    Flag(names=("--beta",), train="nothing", eval=None, kind=float, note="without effect in the authors' program"),
-    Flag(names=("--dense_temperature",), train="method.cell_temperature", eval=None, kind=float),
-    Flag(names=("--pos_ratio",), train="method.pos_ratio", eval=None, kind=float),
-    Flag(names=("--clip_per_video",), train="`data.clip_sampling`", eval=None, kind=int, choices=(1, 2, 3),
-         note="1 same, 2 random, 3 near"),
-    Flag(names=("--dense_loss_weight",), train="method.cell_weight", eval=None, kind=float),
-    Flag(names=("--num_class",), train=None, eval="classifier.num_classes", kind=int,
+              "k400: 65536 and 31360, else by the number of videos"),
+    Flag("--moco_m", "method.key_momentum", None, float),
+    Flag("--moco_t", "method.temperature", None, float),
+    Flag("--mlp", "nothing", None, "switch", note="the projector always is an MLP"),
+    Flag("--beta", "nothing", None, float, note="without effect in the authors' program"),
+    Flag("--dense_temperature", "method.cell_temperature", None, float),
+    Flag("--pos_ratio", "method.pos_ratio", None, float),
+    Flag("--clip_per_video", "`data.clip_sampling`", None, int, choices=(1, 2, 3), note="1 same, 2 random, 3 near"),
+    Flag("--dense_loss_weight", "method.cell_weight", None, float),
+    Flag("--num_class", None, "classifier.num_classes", int,
          note="101: ucf101, 51: hmdb51, where `--dataset` is not given"),
-    Flag(names=("-cpv", "--clip_per_video"), train=None, eval="test.clips", kind=int),
-    Flag(names=("--dropout",), train=None, eval="classifier.dropout", kind=float,
+    Flag("-cpv --clip_per_video", None, "test.clips", int),
+    Flag("--dropout", None, "classifier.dropout", float,
          note="default: 0.5 for HMDB51, else 0.7; ignored by the authors' program"),
-    Flag(names=("-e", "--evaluate"), train=None, eval="`fima evaluate --protocols evaluate`", kind="switch",
+    Flag("-e --evaluate", None, "`fima evaluate --protocols evaluate`", "switch",
          note="of the checkpoint that `--resume` names"),
-    Flag(names=("--pretrained",), train=None, eval="the checkpoint to begin from", note="without it: `scratch`"),
-    Flag(names=("--finetune",), train=None, eval="the default", kind="switch", note="all weights are trained"),
-    Flag(names=("--freeze",), train=None, eval="`classifier.freeze`", kind="switch",
-         note="linear probing; wins over `--finetune`"),
-    Flag(names=("--ori_resolution",), train=None, eval="test.ori_resolution", kind=int),
+    Flag("--pretrained", None, "the checkpoint to start from", note="without it: `scratch`"),
+    Flag("--finetune", None, "the default", "switch", note="all weights are trained"),
+    Flag("--freeze", None, "`classifier.freeze`", "switch", note="linear probing; wins over `--finetune`"),
+    Flag("--ori_resolution", None, "test.ori_resolution", int),
 )
 # fmt: on
 """In the order of the help."""
@@ -210,7 +205,7 @@ class _Parser(argparse.ArgumentParser):
         self.takes_folder = takes_folder
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError in the place of argparse's exit."""
+        """Raise ConfigError instead of argparse's exit."""
         swallowed = self.takes_folder and DIRECTORY in message
         hint = "; what stands right after --resume is taken for its checkpoint" if swallowed else ""
         raise ConfigError(f"{message}{hint}; `python3 {self.prog} --help` lists the flags")

@@ -1,31 +1,25 @@
-"""The processes of a run: how many, which of them here, and how they are started and ended."""
+"""The processes of a run: how many, which of them here, and PyTorch's launcher for several on one machine."""
 
 import argparse
 import errno
+import logging
 import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import IO
+from pathlib import Path
+from signal import SIGINT, SIGTERM
 from urllib.parse import urlsplit
 
 from fima.errors import ConfigError
 
 DEFAULT_URL = "tcp://localhost:10001"
-POLL_SECONDS = 0.1
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOPPED = tuple(128 + number for number in SIGNALS)
-"""Exit codes of a run that stopped when it was asked to."""
-FOLLOW_SECONDS = 15
-"""How long the others may take to end by themselves once one process has failed."""
-KILL_SECONDS = 30
-"""How long a process may take to honour the request to end."""
+STOPPED = (128 + SIGINT, 128 + SIGTERM)
+"""Exit codes of a process that stopped when it was asked to."""
+SAVE_SECONDS = "600"
+"""How long a process that was asked to stop may take to save its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +33,13 @@ class Launch:
     local: int = 1
     """Processes of a group."""
     address: str = "localhost"
-    """Where process 0 is met."""
+    """Address of process 0."""
     port: int = 0
     """The port there."""
     opens_port: bool = True
     """Whether process 0 opens the port; not where another launcher has done so."""
     gpu: int = 0
-    """GPU of the first process here."""
+    """GPU of the only process here."""
 
     @property
     def total(self) -> int:
@@ -60,13 +54,14 @@ class Launch:
         words = ["torchrun", "--nnodes", self.nodes, "--nproc-per-node", self.local, "--node-rank", self.node_rank]
         return [*map(str, [*words, "--master-addr", self.address, "--master-port", self.port]), "-m", "fima"]
 
-    def environment(self, index: int) -> dict[str, str]:
-        """Return what process `index` of this group finds in its environment, as `torchrun` would set it."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the only process of this group finds in its environment, as `torchrun` would set it."""
         return {
-            "RANK": str(self.node_rank * self.local + index),
+            "RANK": str(self.node_rank),
             "WORLD_SIZE": str(self.total),
-            "LOCAL_RANK": str(self.gpu + index),
-            "LOCAL_WORLD_SIZE": str(self.local),
+            "LOCAL_RANK": str(self.gpu),
+            "LOCAL_WORLD_SIZE": "1",
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
         }
@@ -84,12 +79,12 @@ def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[st
         ConfigError: a flag that does not fit, or a missing variable.
     """
     url = given.dist_url or DEFAULT_URL
-    world_size, rank = given.world_size, given.rank
+    world_size = None if given.world_size == -1 else given.world_size
+    rank = None if given.rank == -1 else given.rank
     if url == "env://":
-        world_size = _variable("WORLD_SIZE", environment) if world_size in (None, -1) else world_size
-        rank = _variable("RANK", environment) if rank in (None, -1) else rank
-    world_size = 1 if world_size in (None, -1) else world_size
-    rank = 0 if rank in (None, -1) else rank
+        world_size = _variable("WORLD_SIZE", environment) if world_size is None else world_size
+        rank = _variable("RANK", environment) if rank is None else rank
+    world_size, rank = 1 if world_size is None else world_size, rank or 0
     if world_size < 1:
         raise ConfigError(f"--world_size {world_size}: must be at least 1")
     if not 0 <= rank < world_size:
@@ -97,22 +92,19 @@ def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[st
     local = max(gpus, 1) if given.multiprocessing_distributed else 1
     if world_size * local == 1:
         return Launch()
+    gpu = rank % max(gpus, 1) if given.gpu is None else given.gpu
     if url == "env://":
-        address = environment.get("MASTER_ADDR", "localhost")
-        port = _variable("MASTER_PORT", environment)
+        address, port = environment.get("MASTER_ADDR", "localhost"), _variable("MASTER_PORT", environment)
+        gpu = int(environment.get("LOCAL_RANK") or gpu)
     else:
-        address, port = _meeting_point(url)
-    first_gpu = 0
-    if not given.multiprocessing_distributed:
-        from_torchrun = environment.get("LOCAL_RANK") if url == "env://" else None
-        first_gpu = int(from_torchrun or (rank % max(gpus, 1) if given.gpu is None else given.gpu))
+        address, port = _address(url)
     return Launch(
         nodes=world_size,
         node_rank=rank,
         local=local,
         address=address,
         port=port,
-        gpu=first_gpu,
+        gpu=gpu if local == 1 else 0,
         opens_port=url != "env://",
     )
 
@@ -139,97 +131,58 @@ def check_port(launch: Launch) -> None:
 
 
 def run_processes(command: Sequence[str], launch: Launch) -> int:
-    """Run a command in every process of this group, pass signals on to them, and end all when one fails.
+    """Run a command in every process of this group by PyTorch's launcher, which passes signals on.
 
-    What the first process prints is shown as it comes. Of the others only the errors are, and only where the first one
-    has not failed too, since they are mostly the same.
+    All end when one fails. What the first process prints is shown as it comes. Of the others, the errors of the one
+    that failed are shown, and only where the first one has not failed too, since they are mostly the same.
 
     Returns:
-        The worst exit code of the processes that ended by themselves; 128 + n for one that signal n ended.
+        0, the exit code of a process that failed, or 128 + n where signal n ended it or the group.
+
+    Raises:
+        ConfigError: the groups do not find each other.
     """
-    with Group(command, launch) as group:
-        while None in group.codes() and not group.failed():
-            time.sleep(POLL_SECONDS)
-        group.wait(FOLLOW_SECONDS)
-        codes = group.codes()
-        group.end()
-        if codes[0] in (None, 0) and group.failed():
-            group.show_errors(next(index for index, code in enumerate(codes) if code))
-    return max(128 - code if code < 0 else code for code in codes if code is not None)
+    # PyTorch need not be loaded for a mistyped flag.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-
-class Group:
-    """Context manager: the processes of this machine, each in a group of its own, so that signals reach them once.
-
-    Args:
-        command: what each one runs.
-        launch: how many there are.
-    """
-
-    def __init__(self, command: Sequence[str], launch: Launch) -> None:
-        self._errors: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(launch.local)]  # noqa: SIM115
-        self._previous = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
-        self._children: list[subprocess.Popen[bytes]] = []
-        try:
-            for index in range(launch.local):
-                self._children.append(self._start(command, launch, index))
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __enter__(self) -> "Group":
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.end()
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        for file in self._errors:
-            file.close()
-
-    def codes(self) -> list[int | None]:
-        """Exit codes; None for a process that runs."""
-        return [child.poll() for child in self._children]
-
-    def failed(self) -> bool:
-        """Whether one has ended, neither finished nor because it was asked to."""
-        return any(code not in (None, 0, *STOPPED) for code in self.codes())
-
-    def wait(self, seconds: float) -> None:
-        """Wait for all to end by themselves, but not longer."""
-        limit = time.monotonic() + seconds
-        while None in self.codes() and time.monotonic() < limit:
-            time.sleep(POLL_SECONDS)
-
-    def end(self) -> None:
-        """End those that run."""
-        for act in (subprocess.Popen.terminate, subprocess.Popen.kill):
-            for child in self._children:
-                if child.poll() is None:
-                    act(child)
-            self.wait(KILL_SECONDS)
-
-    def show_errors(self, index: int) -> None:
-        """Print what a process has written to its standard error."""
-        self._errors[index].seek(0)
-        sys.stderr.write(self._errors[index].read().decode(errors="replace"))
-
-    def _start(self, command: Sequence[str], launch: Launch, index: int) -> subprocess.Popen[bytes]:
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, **launch.environment(index)}
-        first = index == 0
-        return subprocess.Popen(
-            list(command),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=None if first else subprocess.DEVNULL,
-            stderr=None if first else self._errors[index],
-            process_group=0,
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVE_SECONDS)
+    # Errors are one line each, which the processes have printed.
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=launch.nodes,
+            max_nodes=launch.nodes,
+            nproc_per_node=launch.local,
+            run_id="fima",
+            rdzv_backend="static",
+            rdzv_endpoint=f"{launch.address}:{launch.port}",
+            rdzv_configs={"rank": launch.node_rank},
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=dict.fromkeys(range(1, launch.local), Std.ALL)),
         )
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        for child in self._children:
-            if child.poll() is None:
-                child.send_signal(number)
+        try:
+            elastic_launch(config, command[0])(*command[1:])
+        except SignalException as stop:
+            return 128 + stop.sigval
+        except ChildFailedError as error:
+            failures = error.failures.values()
+            codes = {each.local_rank: 128 - each.exitcode if each.exitcode < 0 else each.exitcode for each in failures}
+            failed = {rank: code for rank, code in codes.items() if code not in STOPPED} or codes
+            if 0 not in failed:
+                for log in Path(folder).rglob(f"{min(failed)}/stderr.log"):
+                    sys.stderr.write(log.read_text(errors="replace"))
+            return max(failed.values())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--dist_url tcp://{launch.address}:{launch.port}: rendezvous failed ({str(error).splitlines()[0]}); "
+                "start all processes, with the same address and a free port"
+            ) from None
+        finally:
+            logging.disable(logging.NOTSET)
+    return 0
 
 
 def _variable(name: str, environment: Mapping[str, str]) -> int:
@@ -241,7 +194,8 @@ def _variable(name: str, environment: Mapping[str, str]) -> int:
     return int(value)
 
 
-def _meeting_point(url: str) -> tuple[str, int]:
+def _address(url: str) -> tuple[str, int]:
+    """The host and the port of `tcp://HOST:PORT`."""
     parts = urlsplit(url)
     try:
         port = parts.port

@@ -51,7 +51,7 @@ def _run(program: Program, argv: list[str]) -> int:
     if launch.local > 1:
         return run_processes([sys.executable, "-m", "fima.authors", *translation.words], launch)
     if launch.total > 1:
-        os.environ.update(launch.environment(0))
+        os.environ.update(launch.environment)
     return run_words(translation.words)
 
 

@@ -6,25 +6,24 @@ import platform
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeGuard, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.config import PretrainConfig
+from fima.checkpoints.foreign import refuse_other_kinds
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import replace_file
 from fima.recipe import config_from_mapping, config_to_mapping
 from fima.version import __version__
 
-FORMAT = "fima-pretrain"
-FORMAT_VERSION = 2
-CLASSIFIER_FORMAT = "fima-classifier"
-OWN_FORMATS = (FORMAT, CLASSIFIER_FORMAT)
+FORMAT_VERSION = 3
+"""Version 2 also held torch's random state, on which nothing depends: every step seeds it."""
 ENCODER_PREFIX = "query_encoder."
 
 
@@ -49,8 +48,27 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which epoch a fine-tuning run has chosen so far."""
+
+    epoch: int | None = None
+    """Whole epochs behind the best weights; None before the first test, and where the last epoch is the result."""
+    top1: float | None = None
+    """Top-1 that decided it, in percent."""
+    tested_epoch: int = 0
+    """Whole epochs behind the last test during training."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What every kind of run continues from, beside its settings."""
+    """What every kind of run continues from, besides its settings."""
+
+    FORMAT: ClassVar[str]
+    """What files of this kind call themselves."""
+    COMMAND: ClassVar[str]
+    """The command that writes them."""
+    CONFIG: ClassVar[type[Any]]
+    """Their settings."""
 
     progress: Progress
     """How far the run had come."""
@@ -58,8 +76,6 @@ class RunState:
     """State of the networks: for a method both encoders, heads, decoder, queues."""
     optimizer: dict[str, Any]
     """State of the optimiser."""
-    rng: dict[str, Any]
-    """Torch's random state: `cpu`, and `cuda` with one tensor per device."""
     data: dict[str, Any]
     """What the run was trained on, as `VideoList.describe` gives it."""
     versions: dict[str, str]
@@ -70,10 +86,37 @@ class RunState:
 class Checkpoint(RunState):
     """Everything that a pre-training run continues from."""
 
+    FORMAT: ClassVar[str] = "fima-pretrain"
+    COMMAND: ClassVar[str] = "fima pretrain"
+    CONFIG: ClassVar[type[Any]] = PretrainConfig
+
     config: PretrainConfig
     """Settings of the run, queue sizes resolved."""
     imported: dict[str, Any] = field(default_factory=dict)
     """What a converted checkpoint of the authors' program held besides, so that it can be written back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierCheckpoint(RunState):
+    """Everything that a fine-tuning run continues from."""
+
+    FORMAT: ClassVar[str] = "fima-classifier"
+    COMMAND: ClassVar[str] = "fima finetune"
+    CONFIG: ClassVar[type[Any]] = FinetuneConfig
+
+    config: FinetuneConfig
+    """Settings of the run; the backbone and the number of classes are resolved."""
+    classes: list[str]
+    """Names of the classes, in the order of the logits."""
+    source: dict[str, Any]
+    """Which pre-trained file the run began from, its hash and what it held; `{"file": "scratch"}` for none."""
+    selection: Selection
+    """Which epoch is the best so far."""
+
+
+Run = TypeVar("Run", Checkpoint, ClassifierCheckpoint)
+NESTED = {"progress": Progress, "selection": Selection}
+"""Values that are dataclasses here and mappings in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +148,7 @@ def versions() -> dict[str, str]:
     return {"fima": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint, *, backups: Sequence[Path] = ()) -> None:
+def save_checkpoint(path: Path, checkpoint: RunState, *, backups: Sequence[Path] = ()) -> None:
     """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
 
     Args:
@@ -116,19 +159,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, backups: Sequence[Pat
     Raises:
         CheckpointError: it cannot be written; the files are as they were.
     """
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "config": config_to_mapping(checkpoint.config),
-        "progress": asdict(checkpoint.progress),
-        "model": checkpoint.model,
-        "optimizer": checkpoint.optimizer,
-        "rng": checkpoint.rng,
-        "data": checkpoint.data,
-        "versions": checkpoint.versions,
-    }
-    if checkpoint.imported:
-        content["imported"] = checkpoint.imported
+    content: dict[str, Any] = {"format": checkpoint.FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint)}
+    content["config"] = config_to_mapping(content["config"])
+    content |= {name: asdict(content[name]) for name in NESTED if name in content}
     write_content(path, content, backups=backups)
 
 
@@ -146,42 +179,54 @@ def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[P
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+@overload
+def load_checkpoint(path: Path) -> Checkpoint: ...
+
+
+@overload
+def load_checkpoint(path: Path, kind: type[Run]) -> Run: ...
+
+
+def load_checkpoint(path: Path, kind: type[Any] = Checkpoint) -> Any:
     """Read a checkpoint onto the CPU, without running any code that it may hold.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another program, or of a newer version of this one.
+        CheckpointError: the file is missing, damaged, of another kind, or of a newer version of this program.
     """
-    return parse_checkpoint(read_content(path), source=path)
+    return parse_checkpoint(read_content(path), kind, source=path)
 
 
-def parse_checkpoint(content: object, *, source: Path) -> Checkpoint:
+def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
     """Return the checkpoint that a file's content is.
 
     Args:
         content: what `read_content` returned.
+        kind: `Checkpoint` or `ClassifierCheckpoint`.
         source: the file, for the messages.
 
     Raises:
-        CheckpointError: it is of another program, incomplete, or of a newer version of this one.
+        CheckpointError: it is of another kind, incomplete, or of a newer version of this program.
     """
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        official = isinstance(content, dict) and "state_dict" in content
+    if not is_of_kind(content, kind):
+        official = isinstance(content, dict) and "state_dict" in content and kind is Checkpoint
         hint = "; one of the authors' program is converted by `fima convert`" if official else ""
-        raise CheckpointError(f"{source}: a PyTorch file, but not a checkpoint of `fima pretrain`{hint}")
+        raise CheckpointError(f"{source}: a PyTorch file, but not a checkpoint of `{kind.COMMAND}`{hint}")
     if content["format_version"] > FORMAT_VERSION:
         raise CheckpointError(f"{source}: written by a newer fima ({content['versions']['fima']}); update fima")
     try:
-        config = config_from_mapping(content["config"], PretrainConfig, source=str(source))
-        check_backbone(config.model.backbone, flag="model.backbone")
-        return Checkpoint(
-            config=config,
-            progress=Progress(**content["progress"]),
-            imported=content.get("imported", {}),
-            **{key: content[key] for key in ("model", "optimizer", "rng", "data", "versions")},
-        )
+        values = {f.name: content[f.name] for f in fields(kind) if f.name in content or f.default_factory is MISSING}
+        values |= {name: nested(**values[name]) for name, nested in NESTED.items() if name in values}
+        values["config"] = config = config_from_mapping(values["config"], kind.CONFIG, source=str(source))
+        if isinstance(config, PretrainConfig):
+            check_backbone(config.model.backbone, flag="model.backbone")
+        return kind(**values)
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{source}: not a complete checkpoint ({error})") from None
+
+
+def is_of_kind(content: object, kind: type[RunState]) -> TypeGuard[dict[str, Any]]:
+    """Whether what `read_content` found in a file is a checkpoint of a kind."""
+    return isinstance(content, dict) and content.get("format") == kind.FORMAT
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -224,16 +269,17 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, s
 
 
 def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
-    """Put weights, queues, optimiser and random state back.
+    """Put weights, queues and optimiser back.
 
     Raises:
         CheckpointError: the checkpoint is of another architecture.
     """
     load_weights(module, saved.model, source=source, what="model")
     optimizer.load_state_dict(saved.optimizer)
-    torch.set_rng_state(saved.rng["cpu"])
-    if saved.rng["cuda"] and len(saved.rng["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(saved.rng["cuda"])
+
+
+class HoldsClassesError(CheckpointError):
+    """A file with objects of other programs' classes, or no checkpoint at all."""
 
 
 def read_content(path: Path) -> Any:  # noqa: ANN401
@@ -246,6 +292,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
+    refuse_other_kinds(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
     if starts_as_zip and not zipfile.is_zipfile(path):
@@ -255,12 +302,14 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
             # Files of other programs make torch warn about their pickle protocol before it refuses them.
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
-        altered = altered_part(path) if isinstance(content, dict) and content.get("format") in OWN_FORMATS else None
+        is_ours = is_of_kind(content, Checkpoint) or is_of_kind(content, ClassifierCheckpoint)
+        altered = altered_part(path) if is_ours else None
         if altered is None:
             return content
         reason = f"altered since it was written: the checksum of {altered} is wrong"
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
+        raise HoldsClassesError(f"{path}: {reason}") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"

@@ -1,10 +1,16 @@
-"""A linear layer on the pooled features of an encoder."""
+"""A linear layer on the pooled features of an encoder, and how it is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.backbones.base import Backbone
+from fima.backbones.registry import build_backbone
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint, load_weights
+from fima.errors import CheckpointError
 from fima.method.heads import pooled
 from fima.method.losses import full_precision
 
@@ -55,3 +61,34 @@ class Classifier(nn.Module):
                 features = functional.normalize(features, dim=1)
             logits: Tensor = self.fc(self.dropout(features))
         return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedClassifier:
+    """The classifier of a checkpoint, in eval mode."""
+
+    model: Classifier
+    """(B, 3, T, H, W) normalised RGB -> (B, classes)."""
+    checkpoint: ClassifierCheckpoint
+    """What else the file holds."""
+
+
+def load_classifier(path: Path, *, device: torch.device) -> LoadedClassifier:
+    """Load the classifier of a checkpoint of `fima finetune` in eval mode.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or the weights do not fit the backbone that the file names.
+    """
+    checkpoint = load_checkpoint(path, ClassifierCheckpoint)
+    settings = checkpoint.config.classifier
+    if settings.backbone is None:
+        raise CheckpointError(f"{path}: not a complete checkpoint (it names no backbone)")
+    model = Classifier(
+        build_backbone(settings.backbone),
+        len(checkpoint.classes),
+        dropout=settings.dropout,
+        l2_normalise=settings.l2_normalise,
+        freeze=settings.freeze,
+    )
+    load_weights(model, checkpoint.model, source=path, what=f"classifier on {settings.backbone}")
+    return LoadedClassifier(model=model.to(device).eval(), checkpoint=checkpoint)

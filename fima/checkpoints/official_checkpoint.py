@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fima.checkpoints import convert
 from fima.checkpoints.checkpoint import (
-    FORMAT,
     Checkpoint,
     Progress,
     below,
     check_weights,
+    is_of_kind,
     parse_checkpoint,
     read_content,
     versions,
@@ -34,9 +34,9 @@ def load_training_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, damaged or something else.
     """
     content = read_content(path)
-    if isinstance(content, dict) and content.get("format") != FORMAT and "state_dict" in content:
+    if isinstance(content, dict) and "state_dict" in content and not is_of_kind(content, Checkpoint):
         return import_official(content, source=path)
-    return parse_checkpoint(content, source=path)
+    return parse_checkpoint(content, Checkpoint, source=path)
 
 
 def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
@@ -69,7 +69,6 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
         progress=Progress(epoch=epoch if isinstance(epoch, int) else 0),
         model=model,
         optimizer=optimizer,
-        rng={"cpu": torch.Generator().manual_seed(config.run.seed).get_state(), "cuda": []},
         data={"num_videos": 0, "layout": "unknown"},
         versions=versions(),
         imported={

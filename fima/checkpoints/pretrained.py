@@ -2,7 +2,9 @@
 
 import functools
 import json
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,19 +14,33 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fima.backbones.registry import backbone_names, build_backbone
-from fima.checkpoints import checkpoint as checkpoints
-from fima.checkpoints.checkpoint import LoadedEncoder, below, file_hash, load_weights, parse_checkpoint, read_content
-from fima.checkpoints.classifier_checkpoint import is_classifier_content, load_classifier_checkpoint
+from fima.checkpoints.checkpoint import (
+    ENCODER_PREFIX,
+    Checkpoint,
+    ClassifierCheckpoint,
+    HoldsClassesError,
+    LoadedEncoder,
+    below,
+    file_hash,
+    is_of_kind,
+    load_weights,
+    parse_checkpoint,
+    read_content,
+)
+from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.recipe import config_from_mapping
 
-WRAPPER_PREFIX = "module."
-"""What DistributedDataParallel puts before every key."""
-ENCODER_PREFIXES = ("encoder_q.", "query_encoder.", "encoder.")
-"""Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`, `fima finetune`."""
+QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
+"""Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
+COPIES = frozenset({"k", "key", "target", "momentum", "ema", "student"})
+"""Words in the names of encoders that are taken only where a file has no other: averages, and a teacher's student."""
+MOST_NAMED = 5
 CLASSIFIER = ("fc.", "head.", "classifier.")
+HEADS = (*CLASSIFIER, "projector.", "projection", "predictor.", "prototypes.", "queue")
+"""What is dropped where it lies beside the weights of an encoder."""
 MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
 METADATA_KEY = "fima"
 """Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
@@ -74,7 +90,8 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
 
     Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
-    (`fc.*`, `head.*`, `classifier.*`) is dropped; and safetensors files of any of these.
+    (`fc.*`, `head.*`, `classifier.*`) is dropped, below any keys and prefixes of wrappers; and safetensors files of any
+    of these. Objects of other classes beside the weights are not made.
 
     Args:
         path: the file, or a folder as `encoder_file` takes it.
@@ -106,11 +123,16 @@ def read_encoder(path: Path) -> EncoderFile:
     Raises:
         CheckpointError: the file is missing, damaged, or holds no weights.
     """
+    if path.is_file():
+        refuse_other_kinds(path)
     if _is_safetensors(path):
         return _from_safetensors(path)
-    content = read_content(path)
-    if is_classifier_content(content):
-        classifier = load_classifier_checkpoint(path)
+    try:
+        content = read_content(path)
+    except HoldsClassesError:
+        return _from_content(*read_inert(path), source=path)
+    if is_of_kind(content, ClassifierCheckpoint):
+        classifier = parse_checkpoint(content, ClassifierCheckpoint, source=path)
         settings = classifier.config
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
@@ -119,35 +141,79 @@ def read_encoder(path: Path) -> EncoderFile:
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
         )
-    if isinstance(content, dict) and content.get("format") == checkpoints.FORMAT:
-        checkpoint = parse_checkpoint(content, source=path)
+    if is_of_kind(content, Checkpoint):
+        checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
-            weights=below(checkpoint.model, checkpoints.ENCODER_PREFIX),
+            weights=below(checkpoint.model, ENCODER_PREFIX),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,
         )
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: holds no weights of an encoder (neither a state dict nor a file with one)")
-    epoch = content.get("epoch") if state is not content else None
+    return _from_content(content, [], source=path)
+
+
+def _from_content(content: object, classes: Sequence[str], *, source: Path) -> EncoderFile:
+    """The encoder in a file of another program, which has objects of these classes as well."""
+    candidates = list(states(content))
+    if not candidates:
+        raise CheckpointError(f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source)}")
+    _, state = max(candidates, key=lambda found: located(found[1]).rank(found[0]))
+    epoch = content.get("epoch") if isinstance(content, dict) else None
     return replace(from_state(state), epoch=epoch if isinstance(epoch, int) else None)
+
+
+def _held(content: object, classes: Sequence[str]) -> str:
+    """What a file without weights holds instead."""
+    keys = ", ".join(map(str, list(content)[:MOST_NAMED])) if isinstance(content, dict) else type(content).__name__
+    refused = f", objects of classes that are not loaded: {', '.join(classes[:MOST_NAMED])}" if classes else ""
+    return f" (neither a state dict nor a file with one; it has {keys or 'nothing'}{refused})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where an encoder lies in a state dict."""
+
+    prefix: str
+    """What comes before the names of its weights."""
+    num_agreeing: int
+    """Weights with the names and the shapes of a backbone."""
+
+    def rank(self, keys: str = "") -> tuple[int, bool]:
+        """More agreeing weights are better; then an encoder that is trained, rather than a copy of it.
+
+        Args:
+            keys: those that lead to the state dict.
+        """
+        return self.num_agreeing, COPIES.isdisjoint(re.split(r"[._]", f"{keys}.{self.prefix}"))
+
+
+def located(state: Mapping[str, Tensor]) -> Located:
+    """Return where the encoder lies, below whatever wrappers: as many weights of a backbone as possible are there."""
+    backbones = {name: _shapes(name) for name in backbone_names()}
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for name, value in state.items():
+        starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
+        for backbone, shapes in backbones.items():
+            for start in starts:
+                if shapes.get(name[start:]) == value.shape:
+                    counts[name[:start], backbone] += 1
+    found = [Located(prefix=prefix, num_agreeing=count) for (prefix, _), count in counts.items()]
+    return max(found, key=Located.rank, default=Located(prefix="", num_agreeing=0))
 
 
 def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     """Return the encoder of a state dict of a whole model or of a bare network, with or without a classifier."""
-    state = {name.removeprefix(WRAPPER_PREFIX): value for name, value in state.items()}
-    method = "supervised" if any(name.startswith(CLASSIFIER) for name in state) else "encoder"
-    for prefix in ENCODER_PREFIXES:
-        weights = below(state, prefix)
-        if weights:
-            if prefix != "encoder.":
-                method = "fima" if any(name.startswith(MOTION_PARTS) for name in state) else "moco"
-            break
+    prefix = located(state).prefix
+    outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
+    beside = below(state, outer)
+    if prefix.endswith(QUERY_PREFIXES):
+        method = "fima" if any(name.startswith(MOTION_PARTS) for name in beside) else "moco"
     else:
-        weights = state
+        classified = any(name.startswith(CLASSIFIER) for name in [*beside, *below(state, prefix)])
+        method = "supervised" if classified else "encoder"
+    weights = below(state, prefix)
     return EncoderFile(
-        weights={name: value for name, value in weights.items() if not name.startswith(CLASSIFIER)}, method=method
+        weights={name: value for name, value in weights.items() if not name.startswith(HEADS)}, method=method
     )
 
 

@@ -104,6 +104,17 @@ class RunFolder:
         """Say which checkpoint a stopped run has left."""
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
 
+    def require(self, *, resume: bool) -> None:
+        """Refuse a folder that holds no run to resume, or where one is to begin, that holds anything.
+
+        Raises:
+            ConfigError: with the remedy.
+        """
+        if resume:
+            self.require_resumable()
+        else:
+            self.require_new()
+
     def require_new(self) -> None:
         """Refuse a folder that already holds something.
 
@@ -161,16 +172,16 @@ class RunFolder:
         """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
         return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
 
-    def forget_after(self, step: int, tested_epoch: int | None = None) -> None:
+    def forget_after(self, step: int, tested_epoch: int) -> None:
         """Drop the lines of what a resumed run does again.
 
         Args:
             step: optimiser steps that are done.
-            tested_epoch: whole epochs behind the last test that counts as done; None where no test belongs to the run.
+            tested_epoch: whole epochs behind the last test that counts as done.
         """
 
         def is_done(line: dict[str, Any]) -> bool:
-            tested = line.get("kind") not in TESTS or tested_epoch is None or line["epoch"] <= tested_epoch
+            tested = line.get("kind") not in TESTS or line["epoch"] <= tested_epoch
             return line["step"] <= step and tested and line.get("kind") != "result"
 
         for path in (self.metrics, self.skipped):

@@ -35,7 +35,7 @@ class CamArguments:
     """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
     Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
-    averaged over the video). Where --out ends in .png, all videos become that one picture instead, a column a video.
+    averaged over the video). If --out ends in .png, all videos go into that one picture instead, one column per video.
     For example: `fima cam runs/mine/checkpoints/last.pt clip.mp4 --out maps`.
     """
 
@@ -59,7 +59,7 @@ class CamArguments:
     height: int = 256
     """Height of the frames in the result, in pixels."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.num_videos < 0:
@@ -75,14 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
+    from fima.evaluate.extract import Resources
     from fima.train.resolve import choose_device
+    from fima.visual.cam_video import shown_encoder
 
     device = choose_device(arguments.device, flag="device")
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)
+    resources = Resources(device=device, batch_size=1)
     shown = [
-        _shown(name, encoder, videos, arguments.map, device)
+        shown_encoder(name, encoder, videos, ADAPTING_CLIPS, resources, kind=arguments.map)
         for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
     ]
     if arguments.out.suffix == ".png":
@@ -148,31 +151,17 @@ def _write_one_picture(
 
 def _videos(arguments: CamArguments) -> VideoList:
     """The files, and the chosen videos of the folders, in the order of the command line."""
+    from fima.evaluate.cam import evenly_spread
+
     videos: list[Video] = []
     for path in arguments.videos:
         if not path.is_dir():
             videos.append(Video(path, None))
             continue
         found = list_videos(path, arguments.split).videos
-        count = min(arguments.num_videos or len(found), len(found))
-        videos += [found[row * len(found) // count] for row in range(count)]
+        videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")
-
-
-def _shown(name: str, loaded: LoadedEncoder, videos: VideoList, kind: MapKind, device: torch.device) -> NamedEncoder:
-    from fima.data.eval_clips import ClipSettings
-    from fima.evaluate.activation import ViewEncoders
-    from fima.evaluate.cam import adapted_to_differences
-    from fima.visual.cam_video import NamedEncoder
-
-    data = loaded.config.data
-    difference = None
-    if kind == "both":
-        settings = ClipSettings.of(data, num_clips=ADAPTING_CLIPS)
-        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, device=device, batch_size=1)
-    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
-    return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 
 
 def _names(loaded: dict[Path, LoadedEncoder]) -> list[str]:

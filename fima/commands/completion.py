@@ -1,9 +1,6 @@
 """`fima completion`: commands and options for the Tab key."""
 
-import contextlib
 import importlib
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +8,10 @@ from typing import Literal
 import tyro
 
 from fima.commands import COMMANDS
-from fima.commands.flag_errors import COLOUR
-from fima.commands.parse import parse, terminal_of
+from fima.commands.help_page import POSITIONAL, flags_in, read_page
+from fima.commands.parse import parse
 from fima.commands.verbosity import QUIET, VERBOSE
 
-ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
-CHOICES = re.compile(r"\{([\w.,-]+)\}")
-COLUMNS = 110
-"""Width of the help page that is read: every option begins a line, and none is broken."""
 ZSH = """\
 (( $+functions[compdef] )) || { autoload -U compinit && compinit }
 autoload -U +X bashcompinit && bashcompinit
@@ -53,7 +45,7 @@ class CompletionArguments:
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
-    """The shell that it is for."""
+    """Your shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,32 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def completion_script(shell: Literal["bash", "zsh"]) -> str:
     """Return the script; options and their values are those that the help of each command names.
 
-    Where it has no word to offer, the shell completes names of files.
+    Where it has no word to offer, the shell completes names of files. The script that tyro writes
+    (`--tyro-print-completion`) has no names of files for arguments without a flag, and splits those with blanks.
     """
     options, choices = [], []
-    for command in COMMANDS:
-        found = _words(command)
-        options.append(f'            {command}) words="{" ".join(sorted(found.keys() - {command}))}" ;;')
-        for before, values in found.items():
-            if values:
-                choices.append(f'            "{command} {before}") words="{" ".join(values)}" ;;')
+    for command, (module, _) in COMMANDS.items():
+        page = read_page(lambda module=module: importlib.import_module(module).main(["--help"]))  # type: ignore[misc]
+        values = {QUIET: [], VERBOSE: [], **flags_in(page)}
+        options.append(f'            {command}) words="{" ".join(sorted(values.keys() - {POSITIONAL}))}" ;;')
+        for flag, offered in values.items():
+            if offered:
+                choices.append(f'            "{command} {flag or command}") words="{" ".join(offered)}" ;;')
     script = SCRIPT.format(commands=" ".join(COMMANDS), options="\n".join(options), choices="\n".join(choices))
     return ZSH + script if shell == "zsh" else script
-
-
-def _words(command: str) -> dict[str, list[str]]:
-    """What may follow each option of a command, and the command itself; nothing where that is up to the user."""
-    found: dict[str, list[str]] = {QUIET: [], VERBOSE: []}
-    for line in _help(command).splitlines():
-        if entry := ENTRY.match(line):
-            values = ",".join(CHOICES.findall(entry["names"])).split(",")
-            for name in OPTION.findall(entry["names"]) or [command] * entry["names"].startswith("{"):
-                found[name] = [value for value in values if value not in ("", "None")]
-    return found
-
-
-def _help(command: str) -> str:
-    page = io.StringIO()
-    with terminal_of(COLUMNS), contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        importlib.import_module(COMMANDS[command][0]).main(["--help"])
-    return COLOUR.sub("", page.getvalue())

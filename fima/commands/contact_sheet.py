@@ -13,7 +13,7 @@ from fima.data.datasets import list_videos
 
 @dataclass(frozen=True, kw_only=True)
 class ContactSheetArguments:
-    """Write one picture of the videos of a folder: a row a video, time from left to right.
+    """Write one picture of the videos of a folder: one row per video, time from left to right.
 
     For example: `fima contact-sheet VIDEOS --out sheet.png`.
     """
@@ -25,9 +25,9 @@ class ContactSheetArguments:
     split: Literal["train", "test", "all"] = "all"
     """Which of the videos."""
     examples_per_class: int = 2
-    """Rows a class, where there are classes."""
+    """Rows per class, if there are classes."""
     num_frames: int = 8
-    """Frames a row."""
+    """Frames per row."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

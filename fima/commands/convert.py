@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertArguments:
-    """Convert a pre-training checkpoint between the authors' program and this one, without losing a value.
+    """Convert a pre-training checkpoint between the authors' program and this one, without loss.
 
     `OUT` that ends in `.safetensors` holds the weights only. For example:
     `fima convert official.pth.tar last.pt`.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(ConvertArguments, argv, prog="fima convert")
     out = arguments.out
     if out.exists():
-        raise ConfigError(f"{out}: is there already; choose another name, or remove it")
+        raise ConfigError(f"{out}: already exists; choose another name, or remove it")
     try:
         what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
     except OSError as error:

@@ -3,9 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.filesize import decimal
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
+from fima.commands.system import check_system, show_checks
 from fima.console import Console
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
@@ -35,12 +36,14 @@ class DoctorArguments:
     Exit code: 0 when every video can be used, 1 when some cannot, 2 for a wrong command line.
     """
 
-    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
+    data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="VIDEOS")] = None
     """Folder of videos."""
+    system: bool = False
+    """Check this machine instead: versions, GPU, codecs, shared memory, limits. Exit code 1 where it cannot train."""
     deep: bool = False
     """Decode every video to its end, instead of reading the headers only."""
     json: Path | None = None
-    """Write everything that was found to this JSON file."""
+    """Write all findings to this JSON file."""
     quarantine: Path | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
     index: Path | None = None
@@ -51,6 +54,10 @@ class DoctorArguments:
     """Seconds for one file. None: 20 for a header, 600 for decoding."""
 
     def __post_init__(self) -> None:
+        if self.data is None and not self.system:
+            raise ConfigError("missing: a folder of videos, `fima doctor VIDEOS`; or --system, to check this machine")
+        if self.data is not None and self.system:
+            raise ConfigError(f"--system checks this machine, not {self.data}; give one of them")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: must be at least 1")
         if self.timeout is not None and self.timeout <= 0:
@@ -60,6 +67,8 @@ class DoctorArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where a video cannot be used."""
     arguments = parse(DoctorArguments, argv, prog="fima doctor")
+    if arguments.data is None:
+        return _check_system(arguments.json)
     videos = list_videos(arguments.data, "all")
     with progress("decoding" if arguments.deep else "reading headers") as report:
         index = index_videos(
@@ -74,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     diagnosis = diagnose(videos, index, decoded=arguments.deep)
     show(diagnosis, Console())
     if arguments.json is not None:
-        _write_json(arguments.json, diagnosis)
+        _write_json(arguments.json, diagnosis.to_dict())
         print(f"wrote {arguments.json}")
     if arguments.quarantine is not None:
         write_quarantine(arguments.quarantine, diagnosis.quarantine())
@@ -132,9 +141,18 @@ def _printable(path: str) -> str:
     return path if path.isprintable() else ascii(path)
 
 
-def _write_json(file: Path, diagnosis: Diagnosis) -> None:
+def _check_system(json_file: Path | None) -> int:
+    checks = check_system()
+    show_checks(checks, Console())
+    if json_file is not None:
+        _write_json(json_file, {"checks": [asdict(check) for check in checks]})
+        print(f"wrote {json_file}")
+    return EXIT_PROBLEMS if any(check.state == "problem" for check in checks) else 0
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{file}: cannot be written ({error.strerror})") from error

@@ -30,8 +30,8 @@ MOST_WORKERS = 4
 class EmbedArguments:
     """Write the vectors of videos to a file: a row per video, clip or second, with path and times.
 
-    For example: `fima embed runs/mine VIDEOS -o vectors.npz --per second`. A call that was interrupted continues when
-    it is repeated. Start it under `torchrun` to use several devices.
+    For example: `fima embed runs/mine VIDEOS -o vectors.npz --per second`. Repeat an interrupted
+    command to continue it. Start it under `torchrun` to use several devices.
     """
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
@@ -49,11 +49,11 @@ class EmbedArguments:
     split: Literal["all", "train", "test"] = "all"
     """Which videos of the data set."""
     split_index: int = 1
-    """Number of the official split, where a data set has several."""
+    """Number of the official split, if a data set has several."""
     dataset: Dataset = "auto"
-    """Layout of the data; `auto` recognises it."""
+    """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
-    """List file or folder of list files, where they lie apart from the videos."""
+    """List file or folder of list files, if they are not with the videos."""
     frames: int | None = None
     """Frames per clip. None: as in training."""
     crop_size: int | None = None
@@ -65,9 +65,9 @@ class EmbedArguments:
     workers: int | None = None
     """Processes that decode; 0 decodes in this one. None: one for each core, at most 4."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take."""
+    """Limits for one video."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
     """Print what was done as one JSON object."""
 
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluate.extract import Resources
     from fima.evaluate.loaded_model import check_fits
     from fima.torch_tools import distributed
     from fima.train.resolve import choose_device
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_suffix(arguments.out)
     if arguments.out.exists():
-        raise ConfigError(f"-o {arguments.out}: is there already; choose another name, or remove it")
+        raise ConfigError(f"-o {arguments.out}: already exists; choose another name, or remove it")
     paths = _paths(arguments)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
@@ -103,19 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
         )
         settings = replace(settings, frame_rate=arguments.frame_rate)
+        resources = Resources(
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
+            limits=arguments.limits,
+        )
         check_fits(encoder, settings, backbone=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
-            embedded = embed_videos(
-                encoder,
-                paths,
-                settings=settings,
-                per=arguments.per,
-                parts=parts,
-                batch_size=arguments.batch_size,
-                workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
-                limits=arguments.limits,
-                report=report,
-            )
+            embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:

@@ -43,9 +43,9 @@ class EvaluateArguments:
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run. Confusion matrices and
     accuracies by class go to a folder of the same name beside it."""
     dataset: Dataset = "auto"
-    """Layout of the data; `auto` recognises it."""
+    """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
-    """List file or folder of list files, where they lie apart from the videos."""
+    """List file or folder of list files, if they are not with the videos."""
     splits: tuple[int, ...] | None = None
     """Numbers of the official splits; several give mean and standard deviation. None: split 1, or the one that a
     classifier was trained on."""
@@ -56,9 +56,9 @@ class EvaluateArguments:
     crop_size: int | None = None
     """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
-    """Print the result as JSON, too, in the place of a table."""
+    """Print the result as JSON instead of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.recipe import config_to_mapping
@@ -38,7 +39,7 @@ class ExportArguments:
     output: Literal["vectors", "logits"] = "vectors"
     """`vectors`, of the encoder; or the `logits` of a checkpoint of `fima finetune`."""
     data: Path | None = None
-    """Videos to check the file on. None: made ones."""
+    """Videos to check the file on. None: synthetic videos."""
     frames: int | None = None
     """Frames per clip that the graph is for. None: as in training."""
     crop_size: int | None = None
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     card_path = out.with_name(f"{out.name}.md")
     for path in (out, card_path):
         if path.exists():
-            raise ConfigError(f"{path}: is there already; choose another name with -o, or remove it")
+            raise ConfigError(f"{path}: already exists; choose another name with -o, or remove it")
     check_format(arguments.format)
     exportable, description = _exportable(arguments)
     settings = ClipSettings(frames=exportable.frames, crop_size=exportable.crop_size, num_clips=CLIPS_PER_VIDEO)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind=arguments.format,
         exported=f"`{out.name}` ({arguments.format}, {size}) {_compared(check)}.",
     )
-    card_path.write_text(card, encoding="utf-8")
+    write_text(card_path, card)
     if arguments.json:
         record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
         print(json.dumps(record))
@@ -145,7 +146,7 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     import torch
 
     from fima.checkpoints.checkpoint import versions
-    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.eval_clips import ClipSettings
     from fima.use.encoder import preprocessing_of

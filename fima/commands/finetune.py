@@ -40,9 +40,9 @@ class FinetuneArguments:
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""
     auto_resume: bool = False
-    """Continue the run in `--out` where there is one, else start it: a job can be put into the queue again as it is."""
+    """Continue the run in `--out` if there is one, else start it: a job can be requeued as it is."""
     smoke: bool = False
-    """Try the settings out: one epoch of a few small videos, made for it where no folder is given."""
+    """Try the settings: one epoch of a few small videos, synthetic ones if no folder is given."""
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
 
 

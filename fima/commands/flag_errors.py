@@ -1,80 +1,77 @@
-"""What the parser of the flags finds wrong, in the one line that every error of `fima` is."""
+"""What the parser says about wrong flags and values, as the one line that every error of `fima` is."""
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from fima.commands.help_page import COLOUR
 from fima.errors import suggestion
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
 RULE = re.compile(r"[─-]{5,}")
 CHOICE = re.compile(
     r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*?)'\. Expected one of \((?P<choices>.*)\)"
 )
 NO_VALUE = re.compile(r"Missing value for argument '(?P<flag>.*?)'")
 UNREADABLE = re.compile(r"Error parsing (?P<flag>\S+): (?P<reason>.*)")
-NOT_A_NUMBER = re.compile(
-    r"(?:invalid literal for (?P<whole>int)\(\).*|could not convert string to float): ?'(?P<value>.*)'"
+WRONG_TYPE = re.compile(
+    r"(?P<type>int|float)\b.*: '(?P<value>.*)'$|no type matching .*(?P<types>INT|FLOAT).* from \['?(?P<other>.*?)'?\]"
 )
-NO_TYPE = re.compile(r"no type matching (?P<types>\S.*?) could be instantiated from \['?(?P<value>.*?)'?\]")
+NUMBERS = {"int": "a whole number", "float": "a number"}
 NAME_INDENT, HELP_INDENT = 4, 8
 SURE = 0.6
 """How alike a mistyped flag and the one that was meant are, at least."""
 
 
-def told_in_one_line(frame: str, *, words: Sequence[str], options: Sequence[str], usage: str = "") -> str:
+def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], usage: str = "") -> str:
     """Return what a frame of the parser says, as one line.
 
-    What it does not know, it passes on as it is, without the frame.
+    A message that is not known is passed on without its frame.
 
     Args:
         frame: what the parser printed, in lines that are not broken.
         words: what was typed.
-        options: the flags that there are.
+        flags: those of the command.
         usage: how the command is called.
     """
-    sections = _sections(frame)
-    unknown = [word.split("=")[0] for word in words if word.startswith("--") and not _is_known(word, options)]
-    head = sections[0] if sections else [frame]
+    head = _first_section(frame)
     text = " ".join(line.strip() for line in head)
+    known = {_plain(flag): flag for flag in flags}
+    unknown = [
+        flag for flag in (word.split("=")[0] for word in words) if flag[:2] == "--" and _plain(flag) not in known
+    ]
     no_value = NO_VALUE.search(text)
-    # A flag in the place of a word, such as the folder of videos, which the parser calls by a name of the program.
-    lacks_word = no_value is not None and not no_value["flag"].startswith("-")
-    if unknown and (lacks_word or "Unrecognized options" in frame):
-        return f"{unknown[0]}: there is no such flag{_flag_suggestion(unknown[0], options)}"
-    if lacks_word:
-        return f"a word is missing: {usage}"
+    # The parser takes a flag for a missing positional argument, and names the field of the program.
+    is_positional = no_value is not None and not no_value["flag"].startswith("-")
+    if unknown and (is_positional or "Unrecognized options" in frame):
+        return f"{unknown[0]}: unknown flag{_flag_suggestion(unknown[0], known)}"
+    if is_positional:
+        return f"missing argument: {usage}"
     if text.startswith("Missing from"):
         return f"missing: {'; '.join(_missing(head[1:]))}"
     if found := CHOICE.search(text):
         choices = re.findall(r"'([^']*)'", found["choices"])
-        return f"{found['flag']} {found['value']}: no such choice{suggestion(found['value'], choices)}"
+        return f"{found['flag']} {found['value']}: invalid choice{suggestion(found['value'], choices)}"
     if no_value is not None:
         return f"{no_value['flag']}: a value must follow"
     if found := UNREADABLE.search(text):
         return _unreadable(found["flag"], found["reason"])
     if text.startswith("Unrecognized options:"):
-        return f"{text.partition(':')[2].strip()}: more words than this command takes"
+        return f"{text.partition(':')[2].strip()}: too many arguments"
     return text
 
 
-def option_names(page: str) -> list[str]:
-    """Return the flags that a help page names."""
-    return sorted(set(OPTION.findall(COLOUR.sub("", page))))
-
-
-def _sections(frame: str) -> list[list[str]]:
-    """The lines inside a frame, without it, parted where it has a rule."""
-    sections: list[list[str]] = [[]]
-    for line in COLOUR.sub("", frame).splitlines()[1:]:
+def _first_section(frame: str) -> list[str]:
+    """The lines inside a frame, without it, up to its first rule."""
+    lines: list[str] = []
+    title, *others = COLOUR.sub("", frame).splitlines()
+    for line in others:
         # Where the terminal has no signs for a frame, it is made of spaces.
         inner = line.strip("│|╰╯").rstrip() if line[:1] in "│|╰" else line.rstrip()
-        if RULE.fullmatch(inner.strip()):
-            sections.append([])
-        elif inner:
-            sections[-1].append(inner)
-    return [section for section in sections if section]
+        if lines and RULE.fullmatch(inner.strip()):
+            break
+        if inner and not RULE.fullmatch(inner.strip()):
+            lines.append(inner)
+    return lines or [title]
 
 
 def _missing(lines: Sequence[str]) -> list[str]:
@@ -90,25 +87,18 @@ def _missing(lines: Sequence[str]) -> list[str]:
 
 
 def _unreadable(flag: str, reason: str) -> str:
-    if number := NOT_A_NUMBER.search(reason):
-        return f"{flag} {number['value']}: {'a whole number' if number['whole'] else 'a number'} is needed"
-    if other := NO_TYPE.search(reason):
-        wanted = "a whole number" if "INT" in other["types"] else "a number" if "FLOAT" in other["types"] else None
-        return f"{flag} {other['value']}: {wanted or other['types']} is needed"
-    # What a check of ours says names the flag itself; the parser names the section.
+    if found := WRONG_TYPE.search(reason):
+        kind = found["type"] or found["types"].lower()
+        return f"{flag} {found['value'] or found['other']}: {NUMBERS[kind]} is needed"
+    # A message of ours names the flag itself; the parser names the section.
     return reason if reason.startswith("--") or not flag.startswith("-") else f"{flag}: {reason}"
 
 
-def _is_known(word: str, options: Sequence[str]) -> bool:
-    return _plain(word.split("=")[0]) in map(_plain, options)
-
-
-def _flag_suggestion(flag: str, options: Sequence[str]) -> str:
+def _flag_suggestion(flag: str, known: dict[str, str]) -> str:
     """The flag of that name in another section, or the nearest one; nothing where none is near."""
-    by_plain = {_plain(option): option for option in options}
     word = _plain(flag)
-    near = [option for plain, option in by_plain.items() if plain.endswith(f".{word[2:]}")]
-    near = near or [by_plain[plain] for plain in difflib.get_close_matches(word, by_plain, n=1, cutoff=SURE)]
+    near = [option for plain, option in known.items() if plain.endswith(f".{word[2:]}")]
+    near = near or [known[plain] for plain in difflib.get_close_matches(word, known, n=1, cutoff=SURE)]
     return f"; did you mean {' or '.join(f'`{option}`' for option in near)}?" if near else ""
 
 

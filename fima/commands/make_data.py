@@ -13,7 +13,7 @@ from fima.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class MakeDataArguments:
-    """Write a synthetic data set in which the motion is the class and the background tells nothing about it.
+    """Write a synthetic data set in which the class is the motion, and the background says nothing about it.
 
     For example: `fima make-data motion-textures DATA --num-train 100 --num-test 50`.
     """
@@ -29,7 +29,7 @@ class MakeDataArguments:
     camera: Literal["static", "moving"] = "static"
     """Whether the camera moves too."""
     seed: int = 0
-    """Every random choice follows from it."""
+    """Seed of every random choice."""
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_test"):

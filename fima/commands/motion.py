@@ -23,14 +23,14 @@ class MotionArguments:
     video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video file."""
     out: Path | None = None
-    """The PNG to write. None: NAME_motion.png in the present folder."""
+    """The PNG to write. None: NAME_motion.png in the current folder."""
     checkpoint: Path | None = None
     """Its encoder decides the foreground, its settings the clips. None: the paper's settings, and the cells with the
     most frame difference stand in for the foreground."""
     seed: int = 0
-    """Decides the two windows and their crops."""
+    """Seed of the two windows and their crops."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.visual.motion_picture import draw_motion, motion_view
 
     device = choose_device(arguments.device, flag="device")
-    config, encoders, by = PretrainConfig(), None, "frame difference, for want of a --checkpoint"
+    config, encoders, by = PretrainConfig(), None, "frame difference (no --checkpoint given)"
     if arguments.checkpoint is not None:
         loaded = load_pretrained(arguments.checkpoint, device=device)
         config, by = loaded.config, loaded.description

@@ -3,16 +3,17 @@
 import argparse
 import contextlib
 import io
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.commands.flag_errors import option_names, told_in_one_line
+from fima.commands.flag_errors import one_line_error
+from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
 from fima.recipe import RunSettings, read_recipe
 
@@ -43,44 +44,19 @@ def parse(
         ConfigError: a flag or a value is wrong or missing.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    options = {} if default is None else {"default": default}
+    run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
-        return _cli(kind, words, prog=prog, default=default)
-    said = io.StringIO()
+        return run(args=words)
+    errors = io.StringIO()
     try:
-        with terminal_of(UNBROKEN), contextlib.redirect_stderr(said):
-            return _cli(kind, words, prog=prog, default=default)
+        with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
+            return run(args=words)
     except SystemExit:
-        page = help_page(kind, prog=prog, default=default)
+        page = read_page(lambda: run(args=["--help"]))
         usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
-        message = told_in_one_line(said.getvalue(), words=words, options=option_names(page), usage=usage)
+        message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
     raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
-
-
-def help_page(kind: type[Arguments], *, prog: str, default: Arguments | None = None) -> str:
-    """Return the help of a command, for the names of its flags."""
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        _cli(kind, ["--help"], prog=prog, default=default)
-    return page.getvalue()
-
-
-def _cli(kind: type[Arguments], words: Sequence[str], *, prog: str, default: Arguments | None) -> Arguments:
-    if default is None:
-        return tyro.cli(kind, args=words, prog=prog)
-    return tyro.cli(kind, args=words, prog=prog, default=default)
-
-
-@contextlib.contextmanager
-def terminal_of(columns: int) -> Iterator[None]:
-    """While it lasts, the parser takes the terminal to be so wide."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(columns)
-    try:
-        yield
-    finally:
-        del os.environ["COLUMNS"]
-        if before is not None:
-            os.environ["COLUMNS"] = before
 
 
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
@@ -119,14 +95,12 @@ def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
         ConfigError: both are asked for.
     """
     if resume and auto_resume:
-        raise ConfigError(
-            "--resume needs a run in --out, --auto-resume starts one where there is none; give one of them"
-        )
+        raise ConfigError("--resume needs a run in --out, --auto-resume starts one if there is none; give one of them")
     return resume or (auto_resume and RunFolder(out).config.exists())
 
 
 def check_recipe(path: Path | None) -> None:
-    """Refuse a second folder in the place of a recipe.
+    """Refuse a second folder where a recipe is expected.
 
     Raises:
         ConfigError: with what a recipe looks like.
@@ -146,12 +120,12 @@ def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None
 
 
 def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
-    """Return the folder of videos that was given, or of videos made to try a recipe out.
+    """Return the folder of videos that was given, or of synthetic videos to try a recipe out.
 
     Args:
         given: what the command line names.
         out: folder of the run.
-        smoke: whether made videos will do.
+        smoke: whether synthetic videos will do.
 
     Raises:
         ConfigError: there is none.
@@ -159,7 +133,7 @@ def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
     if given is not None:
         return given
     if not smoke:
-        raise ConfigError("no folder of videos given; name it first, or add --smoke to try the settings on made videos")
+        raise ConfigError("no folder of videos given; name it first, or add --smoke to try synthetic videos")
     # Making videos needs their encoder, which `--help` need not wait for.
     from fima.synthetic.smoke import made_videos
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
@@ -39,7 +40,7 @@ class PredictArguments:
     per: Literal["video", "second"] = "video"
     """One prediction for each video, or for each second."""
     top: int = 5
-    """How many of the most probable classes to give."""
+    """Number of most probable classes to give."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json or .csv file to write."""
     batch_size: int = 16
@@ -47,9 +48,9 @@ class PredictArguments:
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take."""
+    """Limits for one video."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
     """Print the predictions as JSON."""
 
@@ -67,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.checkpoints.classifier_checkpoint import load_classifier
+    from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
+    from fima.evaluate.extract import Resources
     from fima.train.resolve import choose_device
     from fima.use.predict import predict
 
@@ -81,11 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for item in predict(
         classifier,
         paths,
+        Resources(
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            limits=arguments.limits,
+        ),
         per_second=arguments.per == "second",
-        device=device,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        limits=arguments.limits,
     ):
         if isinstance(item, SkippedVideo):
             skipped.append(item)
@@ -148,8 +152,4 @@ def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
                 span = (record["start_seconds"], record["end_seconds"])
                 writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
         text = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    write_text(path, text)

@@ -30,8 +30,8 @@ MAX_CRF = 51
 class PrepareArguments:
     """Rewrite the videos of a folder as small H.264 files with frequent key frames, into another folder.
 
-    The tree, the names (but for their ending, .mp4) and the list files stay; the sound goes. A repeated command goes on
-    where the last one stopped. Exit code: 0 when every video was rewritten, 1 when some were not.
+    The tree, the names (but for their ending, .mp4) and the list files stay; audio is dropped. A repeated command
+    continues where the last one stopped. Exit code: 0 when every video was rewritten, 1 when some were not.
     For example: `fima prepare VIDEOS SMALL --short-side 128`.
     """
 

@@ -35,13 +35,13 @@ class PretrainArguments:
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""
     auto_resume: bool = False
-    """Continue the run in `--out` where there is one, else start it: a job can be put into the queue again as it is."""
+    """Continue the run in `--out` if there is one, else start it: a job can be requeued as it is."""
     resume_from: Path | None = None
-    """Begin a new run from this checkpoint: of another run, or of the authors' program."""
+    """Start a new run from this checkpoint: of another run, or of the authors' program."""
     start_epoch: int | None = None
-    """Begin a new run at this epoch of its schedule."""
+    """Start a new run at this epoch of its schedule."""
     smoke: bool = False
-    """Try the settings out: one epoch of a few small videos, made for it where no folder is given."""
+    """Try the settings: one epoch of a few small videos, synthetic ones if no folder is given."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.synthetic.smoke import shrink_pretrain
-    from fima.train.loop import pretrain
+    from fima.train.pretrain import pretrain
 
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)

@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that is told how many of how many files are done; it writes to stderr.
+    """Give a function to call with the files done and all files; it writes to stderr.
 
     Args:
         what: what is done to the files, such as "reading headers".

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
-from fima.files.atomic import replace_file
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -30,11 +30,11 @@ class ReportArguments:
     data: Path | None = None
     """Folder of videos for the galleries. None: what each run was trained on."""
     gallery: bool = True
-    """Galleries need the videos and the last checkpoint; features that an evaluation cached are used again."""
+    """Include galleries. They need the videos and the last checkpoint, and reuse cached features of an evaluation."""
     title: str | None = None
     """Heading of the page. None: the names of the runs."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.out.suffix not in PAGE_SUFFIXES:
@@ -61,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = choose_device(arguments.device, flag="device")
         galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
     title = arguments.title or " · ".join(run.name for run in runs)
-    page = build_page(runs, galleries, media, wanted=arguments.gallery, title=title).encode()
-    replace_file(arguments.out, lambda file: file.write(page))
+    page = build_page(runs, galleries, media, with_galleries=arguments.gallery, title=title)
+    write_text(arguments.out, page)
+    num_bytes = arguments.out.stat().st_size
     for name, reason in galleries.reasons.items():
         print(f"fima: warning: {name}: no galleries ({reason})", file=sys.stderr)
     if media.num_left_out:
         print(f"fima: warning: {media.num_left_out} videos left out, to keep the page small", file=sys.stderr)
-    if len(page) > LARGEST_PAGE_BYTES:
-        print(f"fima: warning: the page has {len(page) / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
-    print(f"wrote {arguments.out} ({len(page) / 1e6:.1f} MB)")
+    if num_bytes > LARGEST_PAGE_BYTES:
+        print(f"fima: warning: the page has {num_bytes / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
+    print(f"wrote {arguments.out} ({num_bytes / 1e6:.1f} MB)")
     return 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
+from fima.commands.output import write_text
 from fima.commands.parse import UNBROKEN, parse
 from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
@@ -35,17 +36,17 @@ class SearchArguments:
     query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video to look for: the mean of its clips."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
-    """How many to find."""
+    """Number of results."""
     centre: bool = True
     """Subtract the mean of the index; without it, vectors are compared as they are."""
     encoder: str | None = None
-    """What to embed the query with, where the encoder of the index has moved."""
+    """Encoder for the query, if that of the index has moved."""
     html: Path | None = None
     """A page with players to write."""
     json: bool = False
     """Print what was found as JSON."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -158,21 +159,9 @@ def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -
     from fima.use.page import search_page
 
     assert arguments.html is not None
-    found = [
-        (
-            record["path"],
-            (_number(record["start_seconds"]), _number(record["end_seconds"])),
-            record["similarity"],
-        )
-        for record in records
-    ]
+    found = []
+    for record in records:
+        start, end = record["start_seconds"], record["end_seconds"]
+        found.append((record["path"], None if start is None else (start, end), record["similarity"]))
     page = search_page(arguments.query, found, title=f"Nearest to {arguments.query.name} in {arguments.index.name}")
-    try:
-        arguments.html.parent.mkdir(parents=True, exist_ok=True)
-        arguments.html.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {arguments.html}: cannot be written ({error.strerror}); choose another") from None
-
-
-def _number(seconds: float | None) -> float:
-    return math.nan if seconds is None else seconds
+    write_text(arguments.html, page)

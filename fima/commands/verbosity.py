@@ -11,15 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fima.errors import ConfigError
-from fima.version import __version__
 
 QUIET = "--quiet"
 VERBOSE = "--verbose"
+EXIT_CODES = "Exit codes: 0 done; 1 had to stop; 2 wrong input; 128 + n ended by signal n (130: Ctrl-C)."
 HELP = f"""\
-Every command takes {QUIET}: no progress and no notes, only results, warnings and errors; and {VERBOSE}: also versions,
-the notes of libraries, time, memory, and where an error comes from. NO_COLOR=1 leaves colours out.
-Exit codes: 0 done; 1 had to stop; 2 something to put right; 128 + n ended by signal n (130: Ctrl-C)."""
-LIBRARIES = ("torch", "torchvision", "av", "numpy", "tyro")
+Every command takes {QUIET} (only results, warnings and errors) and {VERBOSE} (also versions, messages of libraries,
+time, memory, and the traceback of an error). NO_COLOR=1 switches colours off.
+{EXIT_CODES}"""
 
 _quiet = False
 
@@ -104,18 +103,14 @@ def _in_detail() -> Iterator[None]:
 
 
 def _versions() -> str:
-    """Versions, read without importing anything."""
-    from importlib import metadata
+    # Imported here, since `--help` need not wait for it.
+    from fima.commands.system import versions
 
-    found = [f"fima {__version__}", f"Python {sys.version.split()[0]}"]
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return ", ".join([*found, f"{os.cpu_count()} CPU cores"])
+    return ", ".join([*versions(), f"{os.cpu_count()} CPU cores"])
 
 
 def _memory() -> str:
-    """The most memory that this process held, where the system tells."""
+    """The most memory that this process held, if the system knows."""
     try:
         import resource
     except ImportError:

@@ -1,7 +1,7 @@
 """Where an encoder responds, as a number: the share of the activation that falls on what moves."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import ClipSettings, build_eval_loader, square_crops
+from fima.data.eval_clips import ClipSettings, EvalBatch, build_eval_loader, square_crops
 from fima.errors import DataError
+from fima.evaluate.extract import Resources
 from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.occlusion import occlusion_map
 from fima.method.foreground import activation_map
@@ -56,11 +56,7 @@ def foreground_share(
     videos: VideoList,
     load_mask: MaskLoader | None,
     settings: ClipSettings,
-    *,
-    device: torch.device,
-    batch_size: int = 8,
-    workers: int = 0,
-    limits: DecodeLimits = USUAL_LIMITS,
+    resources: Resources,
 ) -> ForegroundShare:
     """Measure which part of the activation falls on what moves, on the centre crop.
 
@@ -75,18 +71,13 @@ def foreground_share(
             decoded are left out and not counted.
         load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
         settings: how clips are cut out of the videos; `num_crops` is not used.
-        device: where the encoder is.
-        batch_size: videos at a time.
-        workers: processes that decode.
-        limits: what a video may take.
+        resources: device, videos (not clips) at a time, processes that decode, limits.
 
     Raises:
         DataError: not one video can be decoded.
     """
     single = replace(settings, num_crops=1)
-    difference_encoder, num_adapted = adapted_to_differences(
-        encoder, videos, single, device=device, batch_size=batch_size, workers=workers, limits=limits
-    )
+    difference_encoder, num_adapted = adapted_to_differences(encoder, videos, single, resources)
 
     def maps(clips: Tensor) -> list[Tensor]:
         rgb, difference = encode(encoder, clips), encode_difference(difference_encoder, clips)
@@ -99,10 +90,7 @@ def foreground_share(
         evenly_spread(len(videos.videos), MEASURED_VIDEOS),
         load_mask,
         single,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        limits=limits,
+        resources,
     )
     return replace(found, num_adapted=num_adapted)
 
@@ -112,10 +100,7 @@ def occlusion_share(
     videos: VideoList,
     load_mask: MaskLoader | None,
     settings: ClipSettings,
-    *,
-    device: torch.device,
-    workers: int = 0,
-    limits: DecodeLimits = USUAL_LIMITS,
+    resources: Resources,
 ) -> ForegroundShare:
     """Measure which part of the `occlusion_map` falls on what moves: `share`, of the middle clip of up to 100 videos.
 
@@ -128,10 +113,7 @@ def occlusion_share(
         evenly_spread(len(videos.videos), OCCLUDED_VIDEOS),
         load_mask,
         replace(settings, num_crops=1, num_clips=1),
-        device=device,
-        batch_size=1,
-        workers=workers,
-        limits=limits,
+        replace(resources, batch_size=1),
     )
 
 
@@ -142,11 +124,7 @@ def share_of_maps(
     places: Sequence[int],
     load_mask: MaskLoader | None,
     settings: ClipSettings,
-    *,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-    limits: DecodeLimits,
+    resources: Resources,
 ) -> ForegroundShare:
     """Measure which part of maps falls on the object, where there are masks, and on the `moving_pixels`.
 
@@ -160,35 +138,29 @@ def share_of_maps(
         places: of those to measure in the list; each process takes its share of them.
         load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
         settings: how clips are cut out of the videos, one crop each.
-        device: where maps are made.
-        batch_size: videos at a time.
-        workers: processes that decode.
-        limits: what a video may take.
+        resources: device, videos (not clips) at a time, processes that decode, limits.
 
     Raises:
         DataError: not one video can be decoded.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
-    sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=device)
-    counts = torch.zeros(2, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=resources.device)
+    counts = torch.zeros(2, dtype=torch.float64, device=resources.device)
     own = places[rank() :: world_size()]
-    loader = build_eval_loader(videos, settings, batch_size=batch_size, workers=workers, indices=own, limits=limits)
-    for batch in loader:
-        if not len(batch.index):
-            continue
-        clips = batch.clips.flatten(0, 1).to(device)
+    for batch in _batches(videos, own, settings, resources):
+        clips = batch.clips.flatten(0, 1).to(resources.device)
         pixels = [moving_pixels(clips)]
         if load_mask is not None:
             masks = [clip_masks(load_mask(videos.videos[i].path), settings) for i in batch.index.tolist()]
-            pixels.insert(0, torch.cat(masks).to(device))
+            pixels.insert(0, torch.cat(masks).to(resources.device))
         found = [_upsampled(each, clips.shape[-1]) for each in maps(clips)]
         for row, foreground in enumerate(pixels):
             there = foreground.amax(dim=(1, 2)) > 0
             parts = [_share_on(foreground, each)[there] for each in found]
             parts += [foreground.mean(dim=(1, 2))[there], there[there]]
             sums[row] += torch.stack([part.double().sum() for part in parts])
-        counts += torch.tensor([len(batch.index), len(clips)], dtype=torch.float64, device=device)
+        counts += torch.tensor([len(batch.index), len(clips)], dtype=torch.float64, device=resources.device)
     sums, (num_videos, num_clips) = all_reduce_sum(sums), all_reduce_sum(counts).tolist()
     if not num_videos:
         raise DataError(f"{videos.root}: none of {len(videos.videos)} videos can be decoded")
@@ -233,11 +205,7 @@ def adapted_to_differences(
     encoder: nn.Module,
     videos: VideoList,
     settings: ClipSettings,
-    *,
-    device: torch.device,
-    batch_size: int = 8,
-    workers: int = 0,
-    limits: DecodeLimits = USUAL_LIMITS,
+    resources: Resources,
 ) -> tuple[nn.Module, int]:
     """Return the encoder with the batch-norm statistics of frame differences, in eval mode.
 
@@ -249,10 +217,7 @@ def adapted_to_differences(
         encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode; left as it is.
         videos: the videos.
         settings: how clips are cut out of them.
-        device: where the encoder is.
-        batch_size: videos at a time.
-        workers: processes that decode.
-        limits: what a video may take.
+        resources: device, videos (not clips) at a time, processes that decode, limits.
 
     Returns:
         The encoder and the videos that were used; the encoder itself and 0 where it has no batch norm.
@@ -267,12 +232,25 @@ def adapted_to_differences(
         norm.train()
     places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
     num_used = 0
-    loader = build_eval_loader(videos, settings, batch_size=batch_size, workers=workers, indices=places, limits=limits)
-    for batch in loader:
-        if len(batch.index):
-            encode_difference(adapted, batch.clips.flatten(0, 1).to(device))
-            num_used += len(batch.index)
+    for batch in _batches(videos, places, settings, resources):
+        encode_difference(adapted, batch.clips.flatten(0, 1).to(resources.device))
+        num_used += len(batch.index)
     return adapted.eval(), num_used
+
+
+def _batches(
+    videos: VideoList, places: Sequence[int], settings: ClipSettings, resources: Resources
+) -> Iterator[EvalBatch]:
+    """The clips of some videos of a list; batches of which nothing can be decoded are left out."""
+    loader = build_eval_loader(
+        videos,
+        settings,
+        batch_size=resources.batch_size,
+        workers=resources.workers,
+        indices=places,
+        limits=resources.limits,
+    )
+    return (batch for batch in loader if len(batch.index))
 
 
 def _upsampled(maps: Tensor, size: int) -> Tensor:

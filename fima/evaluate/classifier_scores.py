@@ -1,17 +1,17 @@
 """A classifier's scores of whole videos: averaged over clips and crops, every device taking its share of the videos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fima.checkpoints.classifier import Classifier
-from fima.data.augment import MEAN, STD
 from fima.data.datasets import VideoList
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
+from fima.evaluate.extract import Resources, extract_rows
+from fima.evaluate.features import normalised
 from fima.evaluate.metrics import top_k_accuracy
 from fima.torch_tools import distributed
 
@@ -35,61 +35,48 @@ class ClassifierScores:
 
 
 def test_classifier(
-    model: Classifier,
-    videos: VideoList,
-    settings: ClipSettings,
-    *,
-    log_softmax: bool,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-    limits: DecodeLimits = USUAL_LIMITS,  # noqa: PT028 (its name looks like a test's)
+    model: Classifier, videos: VideoList, clips: ClipSettings, resources: Resources, *, log_softmax: bool
 ) -> ClassifierScores:
     """Score every video of a list, each once, however many devices share the work.
 
     Args:
-        model: on `device`; it is put into eval mode for the test, and back.
+        model: on the device of the resources; it is put into eval mode for the test, and back.
         videos: labelled videos.
-        settings: how clips are cut.
+        clips: how clips are cut out of them.
+        resources: device, clips at a time on each device, processes that decode, limits.
         log_softmax: average log-probabilities over the clips instead of logits.
-        device: where the clips are classified.
-        batch_size: clips at a time on each device.
-        workers: processes that decode; 0 decodes in this one.
-        limits: what a video may take.
 
     Raises:
         DataError: not one video can be decoded.
     """
-    loader = build_eval_loader(
-        videos,
-        settings,
-        batch_size=max(1, batch_size // (settings.num_clips * settings.num_crops)),
-        workers=workers,
-        limits=limits,
-        indices=range(distributed.rank(), len(videos.videos), distributed.world_size()),
-    )
-    index = [torch.empty(0, dtype=torch.int64)]
+    places = range(distributed.rank(), len(videos.videos), distributed.world_size())
+    index: list[int] = []
     scores = [torch.empty(0, model.fc.out_features, dtype=torch.float64)]
     undecodable: list[SkippedVideo] = []
     was_training = model.training
     model.eval()
     try:
-        for batch in loader:
-            undecodable += batch.skipped
-            for place, video_clips in zip(batch.index, batch.clips, strict=True):
-                parts = [part.to(device, non_blocking=True) for part in video_clips.split(batch_size)]
-                scores.append(torch.cat([clip_scores(model, part, log_softmax) for part in parts]).mean(0, True).cpu())
-                index.append(place[None])
+        for found in extract_rows(
+            [videos.videos[place].path for place in places],
+            lambda pixels: clip_scores(model, pixels, log_softmax),
+            clips,
+            resources,
+        ):
+            if isinstance(found, SkippedVideo):
+                undecodable.append(replace(found, index=places[found.index]))
+            else:
+                scores.append(found.whole.rows[0])
+                index.append(places[found.index])
     finally:
         model.train(was_training)
-    place = distributed.gather_rows(torch.cat(index).to(device)).cpu()
-    order = place.argsort()
-    everything = distributed.gather_rows(torch.cat(scores).to(device)).cpu()[order]
+    index = distributed.gather_objects(index)
+    order = torch.tensor(index, dtype=torch.int64).argsort()
+    everything = distributed.gather_rows(torch.cat(scores))[order]
     skipped = sorted(distributed.gather_objects(undecodable), key=lambda video: video.index)
-    if not len(place):
+    if not index:
         first = skipped[0]
         raise DataError(f"{videos.root}: none of {len(skipped)} videos can be decoded; {first.path}: {first.reason}")
-    chosen = [videos.videos[i] for i in place[order].tolist()]
+    chosen = [videos.videos[place] for place in sorted(index)]
     return ClassifierScores(
         scores=everything,
         labels=torch.tensor([-1 if video.label is None else video.label for video in chosen]),
@@ -100,7 +87,6 @@ def test_classifier(
 
 def clip_scores(model: Classifier, clips: Tensor, log_softmax: bool) -> Tensor:
     """Return the scores (B, classes), float64, of uint8 clips (B, 3, F, S, S) on the model's device."""
-    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (MEAN, STD))
     with torch.inference_mode():
-        logits: Tensor = model((clips.float() / 255 - mean) / std)
+        logits: Tensor = model(normalised(clips.float() / 255))
     return logits.double().log_softmax(dim=1) if log_softmax else logits.double()

@@ -1,7 +1,7 @@
 """One evaluation: what all processes do together on the videos, then what the main one computes from it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.cam import MaskLoader
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
 from fima.evaluate.feature_store import FeatureStore
 from fima.evaluate.features import FeatureSource, encoder_source
@@ -19,6 +20,9 @@ from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, Evaluat
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
 from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
+
+CLIPS_AT_ONCE = 32
+"""Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +140,17 @@ def collect(
         name = f"checkpoint {subject.loaded.checkpoint_hash}"
         feature_source = encoder_source(subject.loaded.encoder, name)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
+    resources = _resources(config, device)
     measured: dict[int, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[int, dict[str, Evaluated]] = {number: {} for number in splits}
     shown = subject.loaded.encoder, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
-            measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, config, device)
+            measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)
         if "foreground" in protocols:
-            measured[number]["foreground"] = measure_foreground(*shown, lists.test, load_mask, config, device)
+            measured[number]["foreground"] = measure_foreground(*shown, lists.test, load_mask, resources)
         if "occlusion" in protocols:
-            measured[number]["occlusion"] = measure_occlusion(*shown, lists.test, load_mask, config, device)
+            measured[number]["occlusion"] = measure_occlusion(*shown, lists.test, load_mask, resources)
     return Collected(
         splits=splits,
         protocols=protocols,
@@ -201,6 +206,11 @@ def evaluate_source(
     return collected.result()
 
 
+def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
+    """What the work may take, `batch_size` videos at a time."""
+    return Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
+
+
 def _filled_store(
     source: FeatureSource,
     splits: Mapping[int, SplitLists],
@@ -210,17 +220,10 @@ def _filled_store(
     cache: Path | None,
     report: Callable[[int, int], None] | None,
 ) -> FeatureStore:
-    store = FeatureStore(
-        source,
-        clips,
-        device=device,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        limits=config.limits,
-        cache=cache,
-        report=report,
-    )
-    store.fill([videos for lists in splits.values() for videos in lists.all.values()])
+    clips_at_once = min(CLIPS_AT_ONCE, config.batch_size * clips.num_clips * clips.num_crops)
+    resources = replace(_resources(config, device), batch_size=clips_at_once)
+    store = FeatureStore(source, clips, resources, cache=cache, report=report)
+    store.fill(video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos)
     return store
 
 

@@ -1,32 +1,34 @@
-"""Features of every video extracted once: by all processes together, kept in memory and in a cache."""
+"""Rows of features, computed once for every video: by all processes together, kept in memory and in a cache."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fima.data.datasets import Video, VideoList
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import Features, FeatureSource
 from fima.files.atomic import let_others_read
 from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
 
-FORMAT_VERSION = 2
-SHARD_VIDEOS = 1000
-"""Videos per file of the cache: an interrupted extraction loses at most so many."""
-CLIPS_AT_ONCE = 32
-"""Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
+FORMAT_VERSION = 3
+SHARD_VIDEOS = 200
+"""Videos per file of the cache and process: a crash loses at most so many, an interrupt none that is done."""
+
+Per = Literal["clip", "video", "second"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,50 @@ class FileState:
     """When it was last written to."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Shard:
-    """Features of some videos, and why the others have none."""
+    """Rows of some videos, and why others have none."""
 
-    pooled: Tensor
-    """(n, num_clips·num_crops, C), float32, on the CPU."""
-    files: list[FileState]
-    """The n files."""
-    undecodable: dict[FileState, str]
-    """The reasons of the others."""
+    videos: dict[FileState, VideoRows] = field(default_factory=dict)
+    undecodable: dict[FileState, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.videos) + len(self.undecodable)
+
+    def tensors(self, num_crops: int, size: int) -> dict[str, Tensor]:
+        """The rows (N, crops, C) of all videos, from when to when they are (N, 2), and their number in each video."""
+        videos = self.videos.values()
+        return {
+            "rows": torch.cat([torch.zeros(0, num_crops, size), *(video.rows.float() for video in videos)]),
+            "seconds": torch.cat([torch.zeros(0, 2, dtype=torch.float64), *(video.seconds for video in videos)]),
+            "counts": torch.tensor([len(video.rows) for video in videos], dtype=torch.int64),
+        }
+
+    def gathered(self) -> "_Shard":
+        """The shards of all processes as one."""
+        if world_size() == 1:
+            return self
+        shape = max(gather_objects([tuple(video.rows.shape[1:]) for video in self.videos.values()]), default=(1, 1))
+        tensors = {name: gather_rows(tensor) for name, tensor in self.tensors(*shape).items()}
+        return _Shard(
+            videos=dict(_unpacked(gather_objects(list(self.videos)), tensors)),
+            undecodable=dict(gather_objects(list(self.undecodable.items()))),
+        )
+
+    def write(self, folder: Path, limits: DecodeLimits) -> None:
+        """Write in one piece: a reader finds the whole file or none."""
+        record = {
+            "files": [astuple(file) for file in self.videos],
+            "undecodable": [(astuple(file), reason) for file, reason in self.undecodable.items()],
+            "limits": asdict(limits),
+        }
+        path = folder / f"{_digest(record)}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        shape = next((video.rows.shape[1:] for video in self.videos.values()), (1, 1))
+        save_file(self.tensors(*shape), temporary, metadata={"videos": json.dumps(record)})
+        let_others_read(temporary)
+        temporary.replace(path)
 
 
 class FeatureStore:
@@ -62,10 +98,8 @@ class FeatureStore:
     Args:
         source: what turns clips into features.
         settings: how clips are cut out of the videos.
-        device: where features are computed.
-        batch_size: videos at a time.
-        workers: processes that decode, in each process; 0 decodes in this one.
-        limits: what a video may take.
+        resources: device, batch size, processes that decode, limits.
+        per: what has rows of its own: evenly spread clips, the whole video (their mean), or every second.
         cache: folder of cached features; None: no cache.
         report: called in the main process with the videos extracted so far and those to extract.
     """
@@ -74,52 +108,50 @@ class FeatureStore:
         self,
         source: FeatureSource,
         settings: ClipSettings,
+        resources: Resources,
         *,
-        device: torch.device,
-        batch_size: int = 8,
-        workers: int = 0,
-        limits: DecodeLimits = USUAL_LIMITS,
+        per: Per = "clip",
         cache: Path | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> None:
         self.source = source
         self.settings = settings
-        self.device = device
-        self.batch_size = batch_size
-        self.workers = workers
-        self.limits = limits
-        self.folder = None if cache is None else cache / _key(source, settings)
+        self.resources = resources
+        self.per = per
+        key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "per": per}
+        self.folder = None if cache is None else cache / _digest(key)
         self.report = report
         self._states: dict[Path, FileState] = {}
-        self._features: dict[FileState, Tensor] = {}
-        self._reasons: dict[FileState, str] = {}
+        self._found = _Shard()
 
-    def fill(self, lists: Sequence[VideoList]) -> None:
-        """Extract the features of all videos of some lists that are neither here nor in the cache.
+    def fill(self, paths: Iterable[Path]) -> int:
+        """Extract the features of the videos that are neither here nor in the cache.
 
-        With several processes, all of them call it with the same lists; each extracts its share, and the main one
-        keeps everything.
+        With several processes, all of them call it with the same paths; each extracts its share, and the main one keeps
+        everything.
+
+        Returns:
+            How many were extracted.
 
         Raises:
             DataError: a file that cannot be read.
         """
-        found = {video.path: video for videos in lists for video in videos.videos}
+        paths = list(paths)
         # Looked at once: a file that changes meanwhile is still the one whose features are here.
-        self._states |= {path: file_state(path) for path in found if path not in self._states}
-        distinct = {self._states[path]: video for path, video in found.items()}
+        self._states |= {path: file_state(path) for path in dict.fromkeys(paths) if path not in self._states}
+        wanted = list(dict.fromkeys(self._states[path] for path in paths))
         if is_main() and self.folder is not None:
-            self._read_cache(self.folder, distinct)
-        places = [place for place, file in enumerate(distinct) if file not in self._features | self._reasons]
+            self._read_cache(self.folder, wanted)
+        places = [place for place, file in enumerate(wanted) if not self._has(file)]
         # The main process decides: another one sees another cache where the folder is not shared.
         places = gather_objects(places if is_main() else [])
-        everything = list(distinct.items())
-        for start in range(0, len(places), SHARD_VIDEOS):
-            chunk = [everything[place] for place in places[start : start + SHARD_VIDEOS]]
-            shard = self._extract(dict(chunk), lists[0].root, num_before=start, num_all=len(places))
-            if is_main():
-                self._add(shard)
-                if self.folder is not None:
-                    _write_shard(self.folder, shard, self.limits)
+        self._extract([wanted[place] for place in places])
+        return len(places)
+
+    def rows(self, path: Path) -> VideoRows | str:
+        """Return the rows of a video that was filled in, or why it has none; in the main process."""
+        file = self._states[path]
+        return self._found.videos[file] if file in self._found.videos else self._found.undecodable[file]
 
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list that was filled in, in the main process.
@@ -127,83 +159,89 @@ class FeatureStore:
         Raises:
             DataError: not one of its videos can be decoded.
         """
-        files = [self._states[video.path] for video in videos.videos]
-        chosen = [place for place, file in enumerate(files) if file in self._features]
-        undecodable = [
-            SkippedVideo(path=str(videos.videos[place].path), reason=self._reasons[file], epoch=0, index=place)
-            for place, file in enumerate(files)
-            if file in self._reasons
-        ]
-        if not chosen:
+        found, labels, paths, undecodable = [], [], [], []
+        for place, video in enumerate(videos.videos):
+            rows = self.rows(video.path)
+            if isinstance(rows, str):
+                undecodable.append(SkippedVideo(path=str(video.path), reason=rows, epoch=0, index=place))
+                continue
+            found.append(rows.rows.flatten(0, 1))
+            labels.append(-1 if video.label is None else video.label)
+            paths.append(str(video.path))
+        if not found:
             first = undecodable[0]
             raise DataError(
                 f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
             )
-        labels = [videos.videos[place].label for place in chosen]
-        return Features(
-            pooled=torch.stack([self._features[files[place]] for place in chosen]),
-            labels=torch.tensor([-1 if label is None else label for label in labels]),
-            paths=[str(videos.videos[place].path) for place in chosen],
-            undecodable=undecodable,
-        )
+        return Features(pooled=torch.stack(found), labels=torch.tensor(labels), paths=paths, undecodable=undecodable)
 
-    def _extract(self, videos: dict[FileState, Video], root: Path, *, num_before: int, num_all: int) -> _Shard:
-        """Features of some videos, each extracted by one process; the same result in all of them."""
-        files = list(videos)
-        share = range(rank(), len(files), world_size())
-        listed = VideoList(videos=list(videos.values()), classes=[], root=root, split="all", layout="to extract")
-        loader = build_eval_loader(
-            listed,
-            self.settings,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            indices=share,
-            limits=self.limits,
-        )
-        pooled, index = [], []
-        reasons: dict[int, str] = {}
-        for batch in loader:
-            reasons |= {video.index: video.reason for video in batch.skipped}
-            if len(batch.index):
-                clips = torch.split(batch.clips.flatten(0, 1), CLIPS_AT_ONCE)
-                rows = torch.cat([self.source.pool(part.to(self.device, non_blocking=True)) for part in clips])
-                pooled.append(rows.reshape(*batch.clips.shape[:2], -1))
-                index += batch.index.tolist()
+    def _has(self, file: FileState) -> bool:
+        return file in self._found.videos or file in self._found.undecodable
+
+    def _extract(self, files: Sequence[FileState]) -> None:
+        """Extract each file in one process; all of them meet after every shard."""
+        own = files[rank() :: world_size()]
+        paths, per_second = [Path(file.path) for file in own], self.per == "second"
+        items = extract_rows(paths, self.source.pool, self.settings, self.resources, per_second=per_second)
+        most = -(-len(files) // world_size())
+        for start in range(0, most, SHARD_VIDEOS):
+            shard = _Shard()
+            try:
+                self._fill_shard(shard, islice(items, SHARD_VIDEOS), own, num_before=start, num_all=len(files))
+            except BaseException:
+                if self.folder is not None and len(shard):
+                    shard.write(self.folder, self.resources.limits)
+                raise
+            shard = shard.gathered()
+            if is_main():
+                self._found.videos |= shard.videos
+                self._found.undecodable |= shard.undecodable
+                if self.folder is not None:
+                    shard.write(self.folder, self.resources.limits)
+
+    def _fill_shard(
+        self,
+        shard: _Shard,
+        items: Iterable[VideoRows | SkippedVideo],
+        files: Sequence[FileState],
+        *,
+        num_before: int,
+        num_all: int,
+    ) -> None:
+        for item in items:
+            if isinstance(item, SkippedVideo):
+                shard.undecodable[files[item.index]] = item.reason
+            else:
+                shard.videos[files[item.index]] = item.whole if self.per == "video" else item
             if self.report is not None and is_main():
-                num_done = (len(index) + len(reasons)) * world_size()
-                self.report(min(num_before + num_done, num_all), num_all)
-        num_views = self.settings.num_clips * self.settings.num_crops
-        size = max(gather_objects([pooled[0].shape[-1] if pooled else 0]))
-        own = torch.cat(pooled) if pooled else torch.zeros(0, num_views, size, device=self.device)
-        places = torch.tensor(gather_objects(index), dtype=torch.int64)
-        order = places.argsort()
-        return _Shard(
-            pooled=gather_rows(own).cpu()[order],
-            files=[files[place] for place in places[order].tolist()],
-            undecodable={files[place]: reason for place, reason in gather_objects(list(reasons.items()))},
-        )
+                self.report(min(num_all, (num_before + len(shard)) * world_size()), num_all)
 
-    def _add(self, shard: _Shard) -> None:
-        self._features |= dict(zip(shard.files, shard.pooled, strict=True))
-        self._reasons |= shard.undecodable
-
-    def _read_cache(self, folder: Path, wanted: Iterable[FileState]) -> None:
+    def _read_cache(self, folder: Path, wanted: Sequence[FileState]) -> None:
         """Take what is wanted out of the cache; a file of it that cannot be read counts as not there."""
-        missing = {file for file in wanted if file not in self._features | self._reasons}
+        missing = {file for file in wanted if not self._has(file)}
         for path in sorted(folder.glob("*.safetensors")) if missing else []:
             try:
                 with safe_open(path, framework="pt") as stored:
                     record = json.loads(stored.metadata()["videos"])
-                    rows = {row: file for row, file in enumerate(map(_parsed, record["files"])) if file in missing}
-                    if rows:
-                        pooled = stored.get_tensor("pooled")[list(rows)]
-                        self._features |= dict(zip(rows.values(), pooled, strict=True))
+                    files = [_parsed(file) for file in record["files"]]
+                    if not missing.isdisjoint(files):
+                        tensors = {name: stored.get_tensor(name) for name in ("rows", "seconds", "counts")}
+                        videos = _unpacked(files, tensors)
+                        self._found.videos |= {file: rows for file, rows in videos if file in missing}
             except (SafetensorError, OSError):
                 continue
             # What was too large or too slow for one call may not be for another.
-            own = record["undecodable"] if record.get("limits") == asdict(self.limits) else []
+            own = record["undecodable"] if record.get("limits") == asdict(self.resources.limits) else []
             undecodable = ((_parsed(file), reason) for file, reason in own)
-            self._reasons |= {file: reason for file, reason in undecodable if file in missing}
+            self._found.undecodable |= {file: reason for file, reason in undecodable if file in missing}
+
+
+def _unpacked(files: Sequence[FileState], tensors: Mapping[str, Tensor]) -> Iterator[tuple[FileState, VideoRows]]:
+    """The rows of each file out of the tensors of a shard."""
+    counts = tensors["counts"].tolist()
+    parts = (torch.split(tensors[name], counts) for name in ("rows", "seconds"))
+    for index, (file, rows, seconds) in enumerate(zip(files, *parts, strict=True)):
+        yield file, VideoRows(index=index, rows=rows, seconds=seconds)
 
 
 def file_state(path: Path) -> FileState:
@@ -224,27 +262,8 @@ def _parsed(fields: Sequence[Any]) -> FileState:
     return FileState(path, num_bytes, modified_ns)
 
 
-def _key(source: FeatureSource, settings: ClipSettings) -> str:
-    return _digest({"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings)})
-
-
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
-def _write_shard(folder: Path, shard: _Shard, limits: DecodeLimits) -> None:
-    """Write in one piece: a reader finds the whole file or none."""
-    record = {
-        "files": [astuple(file) for file in shard.files],
-        "undecodable": [(astuple(file), reason) for file, reason in shard.undecodable.items()],
-        "limits": asdict(limits),
-    }
-    path = folder / f"{_digest(record)}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"pooled": shard.pooled.contiguous()}, temporary, metadata={"videos": json.dumps(record)})
-    let_others_read(temporary)
-    temporary.replace(path)
 
 
 def extract_features(
@@ -253,7 +272,6 @@ def extract_features(
     settings: ClipSettings,
     *,
     device: torch.device,
-    batch_size: int = 8,
     workers: int = 0,
     cache: Path | None = None,
 ) -> Features:
@@ -262,6 +280,6 @@ def extract_features(
     Raises:
         DataError: not one video can be decoded.
     """
-    store = FeatureStore(source, settings, device=device, batch_size=batch_size, workers=workers, cache=cache)
-    store.fill([videos])
+    store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
+    store.fill(video.path for video in videos.videos)
     return store.read(videos)

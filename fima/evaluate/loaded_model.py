@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import LoadedEncoder, read_content
-from fima.checkpoints.classifier_checkpoint import LoadedClassifier, is_classifier_content, load_classifier
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind, read_content
+from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import load_pretrained
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
@@ -123,7 +123,7 @@ def load_subject(
     """
     loaded = load_pretrained(path, backbone=backbone, device=device)
     classifier = None
-    if zipfile.is_zipfile(path) and is_classifier_content(read_content(path)):
+    if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
         classifier = load_classifier(path, device=device)
         loaded = replace(loaded, encoder=classifier.model.encoder)
     trained = ClipSettings.of(loaded.config.data, num_clips=config.num_clips)

@@ -41,14 +41,14 @@ class EvaluationConfig:
     num_crops: Literal[1, 3] = 1
     """Square crops per clip: the centre, or three along the longer side."""
     ori_resolution: int | None = None
-    """The crop's side is 0.875 of so many source pixels. None: of each video's own short side; for `evaluate`, what
+    """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
     l2_normalise: bool = False
     """L2-normalise the pooled features before the linear probe standardises them."""
     low_shot: int | None = None
-    """Fit the linear probe also on so many training videos only, drawn evenly from the classes."""
+    """Also fit the linear probe on only this many training videos, drawn evenly from the classes."""
     low_shot_draws: int = 3
-    """How often they are drawn; the figures are means over the draws."""
+    """Number of such draws; the results are means over them."""
     seed: int = 0
     """Decides which training videos are held out when the linear probe chooses its regularisation, and the draws."""
     batch_size: int = 8
@@ -56,7 +56,7 @@ class EvaluationConfig:
     workers: int = 2
     """Processes that decode; 0 decodes in the main one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """What a video may take; one that wants more is left out and named."""
+    """Limits for one video; one that exceeds them is left out and named."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.protocols or () if name not in PROTOCOLS]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from fima.data.datasets import VideoList
@@ -13,10 +12,11 @@ from fima.data.loader import SkippedVideo
 from fima.evaluate.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foreground_share, occlusion_share
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import test_classifier
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import Measured, class_figures
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.occlusion import PATCHES
-from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig, SplitLists
+from fima.evaluate.protocols import PROTOCOL_VERSIONS, SplitLists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,14 @@ class Evaluated:
 
 
 def measure_classifier(
-    subject: Subject, lists: SplitLists, config: EvaluationConfig, device: torch.device
+    subject: Subject, lists: SplitLists, resources: Resources
 ) -> tuple[Measured, dict[str, Evaluated]]:
     """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
 
     Args:
         subject: an encoder with its classifier.
         lists: the lists of one split; the test lists are scored.
-        config: settings.
-        device: where the networks are.
+        resources: device, videos at a time, processes that decode, limits.
 
     Returns:
         What was found, and which videos of each test list were decoded.
@@ -56,11 +55,8 @@ def measure_classifier(
             subject.classifier.model,
             videos,
             replace(clips, ori_resolution=resolution),
+            replace(resources, batch_size=resources.batch_size * clips.num_clips * clips.num_crops),
             log_softmax=log_softmax,
-            device=device,
-            batch_size=config.batch_size * clips.num_clips * clips.num_crops,
-            workers=config.workers,
-            limits=config.limits,
         )
         for name, videos in lists.tests.items()
     }
@@ -89,8 +85,7 @@ def measure_foreground(
     clips: ClipSettings,
     test: VideoList,
     load_mask: MaskLoader | None,
-    config: EvaluationConfig,
-    device: torch.device,
+    resources: Resources,
 ) -> Measured:
     """Run the protocol `foreground`: which part of the activation falls on what moves.
 
@@ -99,28 +94,18 @@ def measure_foreground(
         clips: how clips are cut out of the videos; `num_crops` is not used.
         test: the videos.
         load_mask: from a video's path to the mask of its foreground; None where there are no masks.
-        config: settings.
-        device: where the encoder is.
+        resources: device, videos at a time, processes that decode, limits.
 
     Raises:
         DataError: not one video can be decoded.
     """
-    found = foreground_share(
-        encoder,
-        test,
-        load_mask,
-        clips,
-        device=device,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        limits=config.limits,
-    )
+    found = foreground_share(encoder, test, load_mask, clips, resources)
     settings = {
         "clips": {**asdict(clips), "num_crops": 1},
         "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its minimum",
         "rgb_share": "map of RGB alone, minus its minimum",
         "batch_norm": "running statistics for RGB; for differences, statistics measured on those of "
-        f"{found.num_adapted} test videos, {config.batch_size} at a time",
+        f"{found.num_adapted} test videos, {resources.batch_size} at a time",
     }
     return _measured("foreground", found, settings)
 
@@ -130,16 +115,13 @@ def measure_occlusion(
     clips: ClipSettings,
     test: VideoList,
     load_mask: MaskLoader | None,
-    config: EvaluationConfig,
-    device: torch.device,
+    resources: Resources,
 ) -> Measured:
     """Run the protocol `occlusion`: which part of the change that covering makes falls on what moves.
 
     Arguments and errors are those of `measure_foreground`; `num_clips` is not used either.
     """
-    found = occlusion_share(
-        encoder, test, load_mask, clips, device=device, workers=config.workers, limits=config.limits
-    )
+    found = occlusion_share(encoder, test, load_mask, clips, resources)
     settings = {
         "clips": {**asdict(clips), "num_crops": 1, "num_clips": 1},
         "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",

@@ -29,7 +29,7 @@ from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import DataError, VideoError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x46494D41
 COMMIT_SECONDS = 1.0
 BUSY_SECONDS = 120.0

@@ -11,6 +11,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from fima.data.decode.container import ffmpeg_name
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 
@@ -63,7 +64,7 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transc
     Raises:
         VideoError: the source cannot be decoded to its end, or the result cannot be written or read again.
     """
-    with VideoReader(source) as reader:
+    with VideoReader(source, probe=True) as reader:
         try:
             num_frames = _encode(reader, target, settings)
         except (av.FFmpegError, OSError) as error:
@@ -81,7 +82,7 @@ def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> i
     options = {"preset": PRESET, "tune": TUNE, "crf": str(settings.crf)}
     stream: VideoStream | None = None
     num_frames = 0
-    with av.open(str(target), "w", options={"movflags": "faststart"}) as container:
+    with av.open(ffmpeg_name(target), "w", options={"movflags": "faststart"}) as container:
         for frame in _filtered(_timed(reader, fps), reader, settings):
             if stream is None:
                 stream = container.add_stream("libx264", rate=fps, options=options)

@@ -1,9 +1,10 @@
 """What a method takes and what it gives back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 View = Literal["full", "full_difference", "early_difference", "late_difference"]
@@ -47,5 +48,5 @@ class StepLosses:
     """Unweighted losses of the global batch: `instance`, and where they are on `frame` and `cell`; detached scalars."""
     stats: dict[str, Tensor]
     """How the losses are doing, on average over the processes; detached scalars."""
-    query: Tensor
-    """Query embeddings of clip a, detached, (B, D)."""
+    query: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    """Query embeddings of clip a, detached, (B, D), for the log; (0, 0) where there are none."""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fima.data.datasets import Video, VideoList
+from fima.data.decode.container import ffmpeg_name
 from fima.errors import ConfigError, DataError
 from fima.synthetic.motion_scene import (
     CANVAS_SIDE,
@@ -319,7 +320,7 @@ def _write_example(job: _Job) -> None:
 
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (T, H, W, 3) RGB frames as MPEG-4 in AVI, without a time stamp or a version in the file."""
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(ffmpeg_name(path), "w", options={"fflags": "+bitexact"}) as container:
         options = {"flags": "+bitexact", "qmin": str(QUANTISER), "qmax": str(QUANTISER), "sc_threshold": "0"}
         stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND, options=options)
         stream.height, stream.width = frames.shape[1:3]

@@ -1,66 +1,45 @@
-"""The fine-tuning loop: the same code on a CPU, on one GPU and, under `torchrun`, on several."""
+"""Fine-tuning: a classifier on an encoder, trained on labelled videos; tests between epochs and at the end."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from fima.checkpoints.checkpoint import Progress, restore
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, load_checkpoint, load_weights
 from fima.checkpoints.classifier import Classifier
-from fima.checkpoints.classifier_checkpoint import (
-    ClassifierCheckpoint,
-    Selection,
-)
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig
-from fima.data.labelled import build_labelled_loader
+from fima.data.augment import apply_colour
+from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.layouts.video_list import counted
+from fima.evaluate.classifier_result import classifier_result
 from fima.evaluate.protocols import EvaluationResult
+from fima.evaluate.report import write_class_report
+from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
-from fima.torch_tools.determinism import choose_algorithms
-from fima.train.classifier_step import forward_backward
-from fima.train.finetune_save import Finetuning, save
+from fima.torch_tools.precision import autocast
+from fima.train.failures import errors_in_one_line
 from fima.train.finetune_setup import (
     LabelledLists,
-    Start,
+    PretrainedEncoder,
+    check_same_task,
     check_settings,
     clips_in_words,
     find_encoder,
     find_lists,
-    find_saved,
     narrow_test,
     resolve,
 )
-from fima.train.finetune_testing import final_test, test_on_the_way
-from fima.train.log import RunLog
-from fima.train.resolve import choose_device, claimed_folder, data_record
-from fima.train.running import (
-    EpochMeter,
-    SaveClock,
-    count_videos,
-    errors_in_one_line,
-    not_finite,
-    require_saved,
-    step_seed,
-    stop_requested,
-)
-from fima.train.schedule import learning_rate
-from fima.train.signals import StopRequest
-from fima.train.step import NotFiniteError
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneResult:
-    """How a run ended."""
-
-    progress: Progress
-    """How far it came."""
-    signal_number: int | None
-    """The signal that stopped it; None when it is finished."""
-    result: EvaluationResult | None
-    """What it measured, as in `result.json`; None where it stopped or had finished before, and in the processes beside
-    the first."""
+from fima.train.finetune_testing import foreground, score
+from fima.train.loop import seed_networks, train
+from fima.train.resolve import choose_device
+from fima.train.resume import Start, last_checkpoint
+from fima.train.save import write_checkpoint
+from fima.train.step import Measured, forward_backward
+from fima.train.task import Task, Training, TrainingResult
 
 
 def finetune(
@@ -71,7 +50,7 @@ def finetune(
     out: Path,
     checkpoints: Path | None = None,
     resume: bool = False,
-) -> FinetuneResult:
+) -> TrainingResult:
     """Train a classifier on an encoder, and test it.
 
     Args:
@@ -90,158 +69,171 @@ def finetune(
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         check_settings(config)
-        if resume:
-            run.require_resumable()
-        else:
-            run.require_new()
-        start = find_encoder(pretrained, config)
+        run.require(resume=resume)
+        encoder = find_encoder(pretrained, config)
         lists = find_lists(config, data)
-        config = resolve(config, start, lists, device)
-        saved, path = find_saved(config, run, start, lists, resume=resume)
-        if saved is None or saved.progress.epoch < config.optim.epochs or not run.result.exists():
-            return train(config, run, start, lists, device, saved, path)
-        if distributed.is_main():
-            print(f"{out}: finished already, {counted(saved.progress.epoch, 'epoch')}; its figures are in {run.result}")
-        return FinetuneResult(progress=saved.progress, signal_number=None, result=None)
+        config = resolve(config, encoder, lists, device)
+        start: Start[ClassifierCheckpoint] = Start()
+        if resume:
+            start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
+        if start.saved is not None:
+            check_same_task(start.saved, run, encoder, lists)
+        task = Finetuning(config, encoder, lists, device)
+        if start.saved is not None:
+            task.selection = start.saved.selection
+        return train(task, run, device, start)
 
 
-def train(
-    config: FinetuneConfig,
-    run: RunFolder,
-    start: Start,
-    lists: LabelledLists,
-    device: torch.device,
-    saved: ClassifierCheckpoint | None,
-    path: Path,
-) -> FinetuneResult:
-    """Train from a checkpoint, or from the encoder's weights, to the last epoch or to a signal; then test.
+class Finetuning(Task[LabelledBatch]):
+    """Supervised training of a classifier.
 
     Args:
         config: the settings, resolved.
-        run: folder of the run.
-        start: the encoder.
+        encoder: what it begins from.
         lists: what to train and to test on.
         device: where.
-        saved: the run so far; None at its beginning.
-        path: the file that `saved` was read from, for the messages.
     """
-    torch.manual_seed(config.run.seed)
-    choose_algorithms(device, deterministic=config.run.deterministic)
-    classifier = build_classifier(config, start, len(lists.train.classes)).to(device)
-    optimizer = build_optimizer(config, classifier)
-    rank, world_size = distributed.rank(), distributed.world_size()
-    share = {"seed": config.run.seed, "rank": rank, "world_size": world_size}
-    loader = build_labelled_loader(lists.train, config.data, batch_size=config.optim.batch_size, **share)
-    progress, selection = Progress(), Selection()
-    if saved is not None:
-        progress, selection = saved.progress, saved.selection
-        restore(saved, classifier, optimizer, source=path)
-    # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
-    model = distributed.data_parallel(classifier)
-    data, num_steps = data_record(lists.train), config.optim.epochs * len(loader)
-    tested, record = selection.tested_epoch, {"source": start.source}
-    with (
-        claimed_folder(run, config, data, progress, tested_epoch=tested, record=record),
-        RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=rank == 0) as log,
-        StopRequest() as stop,
-    ):
-        training = Finetuning(
-            config=config, run=run, lists=lists, data=data, source=start.source, device=device, classifier=classifier,
-            model=model, optimizer=optimizer, loader=loader, log=log, stop=stop,
-        )  # fmt: skip
-        greet(training, start, progress)
-        is_saved = True
-        for epoch in range(progress.epoch, config.optim.epochs):
-            selection = test_on_the_way(training, progress, selection)
-            progress, stopped = train_epoch(training, epoch, progress, selection)
-            is_saved = save(training, progress, selection)
-            if stopped:
-                log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
-                return FinetuneResult(progress=progress, signal_number=stop.signal_number, result=None)
-        selection = test_on_the_way(training, progress, selection)
-        require_saved(is_saved, run)
-        result = final_test(training, progress, selection)
-        log.say(f"finished: {run.result}")
-    return FinetuneResult(progress=progress, signal_number=None, result=result if rank == 0 else None)
+
+    config: FinetuneConfig
+    networks: Classifier
+
+    def __init__(
+        self, config: FinetuneConfig, encoder: PretrainedEncoder, lists: LabelledLists, device: torch.device
+    ) -> None:
+        self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
+        self.facts = {"source": encoder.source}
+        self.selection = Selection()
+        head = config.classifier
+        seed_networks(config, device)
+        classifier = Classifier(
+            encoder.network, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
+        )
+        # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
+        self.networks = classifier.to(memory_format=torch.channels_last_3d).to(device)
+        self.loader = build_labelled_loader(
+            lists.train,
+            config.data,
+            batch_size=config.optim.batch_size,
+            seed=config.run.seed,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+
+    @property
+    def tested_epoch(self) -> int:  # type: ignore[override]
+        """Whole epochs behind the last test whose result counts as done."""
+        return self.selection.tested_epoch
+
+    def step(self, model: nn.Module, batch: LabelledBatch, device: torch.device) -> Measured:
+        """Forward and backward: mean cross-entropy, and the top-1 accuracy in percent."""
+
+        def losses(part: LabelledBatch, is_first: bool) -> StepLosses:
+            return forward(model, self.config, part)
+
+        return forward_backward(losses, model, batch, device, num_parts=self.config.optim.accumulate)
+
+    def introduction(self) -> list[str]:
+        """Return the classifier, and the videos."""
+        config, lists = self.config, self.lists
+        what = "linear probing" if config.classifier.freeze else "fine-tuning"
+        num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
+        begin = self.encoder.source.get("description", "random weights")
+        clips, _ = clips_in_words(config, self.encoder)
+        return [
+            f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}",
+            f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes "
+            f"· {counted(len(self.loader), 'step')} an epoch · {counted(len(lists.test.videos), 'test video')}",
+        ]
+
+    def warnings(self) -> list[str]:
+        """Return what is odd about the videos, the clips, the tests and the schedule."""
+        config, lists = self.config, self.lists
+        _, unusual = clips_in_words(config, self.encoder)
+        odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
+        found = [*odd, unusual, narrow_test(config, lists)]
+        if config.classifier.select == "test":
+            found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
+        optim = config.optim
+        if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
+            within = counted(optim.epochs, "epoch")
+            found.append(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
+        return [text for text in found if text is not None]
+
+    def checkpoint(self, **state: Any) -> ClassifierCheckpoint:  # noqa: ANN401
+        """Return a checkpoint of `fima finetune`."""
+        return ClassifierCheckpoint(
+            config=self.config,
+            classes=self.lists.train.classes,
+            source=self.encoder.source,
+            selection=self.selection,
+            **state,
+        )
+
+    def is_finished(self, run: RunFolder, progress: Progress) -> bool:
+        """Return whether the result is written."""
+        return run.result.exists()
+
+    def measure(self, training: Training, progress: Progress) -> None:
+        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch.
+
+        A run that was ended during the test does it again when it is resumed.
+        """
+        select, last = self.config.classifier.select, progress.epoch == self.config.optim.epochs
+        due = progress.epoch % self.config.test.every_epochs == 0 or last
+        if self.selection.tested_epoch == progress.epoch or not due or (last and select == "last"):
+            return
+        validation = self.lists.validation
+        kind, videos = ("test", self.lists.test) if validation is None else ("validation", validation)
+        scores = score(self.networks, self.config, videos, training.device)
+        figures = {"top1": scores.top(1), "top5": scores.top(5)}
+        training.log.record(kind, epoch=progress.epoch, step=progress.step, values=figures)
+        training.log.say(f"{kind} · top-1 {figures['top1']:.2f} · top-5 {figures['top5']:.2f}")
+        self.selection = dataclasses.replace(self.selection, tested_epoch=progress.epoch)
+        if select != "last" and (self.selection.top1 is None or figures["top1"] > self.selection.top1):
+            self.selection = dataclasses.replace(self.selection, epoch=progress.epoch, top1=figures["top1"])
+            write_checkpoint(training, progress, training.run.best)
+
+    def finish(self, training: Training, progress: Progress) -> EvaluationResult:
+        """Test the weights of the chosen epoch, and write `result.json` and the tables by class."""
+        run, log, lists, selection = training.run, training.log, self.lists, self.selection
+        epoch = progress.epoch if selection.epoch is None else selection.epoch
+        if epoch != progress.epoch:
+            distributed.barrier()
+            best = load_checkpoint(run.best, ClassifierCheckpoint)
+            selection, epoch = best.selection, best.progress.epoch
+            load_weights(self.networks, best.model, source=run.best, what="model")
+        tests = {"test": lists.test, **lists.counterparts}
+        scores = {name: score(self.networks, self.config, videos, training.device) for name, videos in tests.items()}
+        undecodable = sum(len(found.undecodable) for found in scores.values())
+        if undecodable:
+            log.warn(f"{undecodable} test videos cannot be decoded and do not count; see {run.result}")
+        result = classifier_result(
+            self.config,
+            train=lists.train,
+            tests=tests,
+            validation=lists.validation,
+            scores=scores,
+            foreground=foreground(self.networks, self.config, lists, training.device),
+            source=self.encoder.source,
+            epoch=epoch,
+            selected_by=selection.top1,
+        )
+        if distributed.is_main():
+            for name, found in scores.items():
+                folder = run.root if name == "test" else run.root / name
+                write_class_report(folder, found.scores, found.labels, lists.test.classes)
+            log.record("result", epoch=epoch, step=progress.step, values=result.figures)
+            log.flush_to_disk()
+            # The last of all: a run with this file is finished.
+            result.save(run.result)
+        return result
 
 
-def build_classifier(config: FinetuneConfig, start: Start, num_classes: int) -> Classifier:
-    """The classifier on the encoder, on the CPU; the seed of PyTorch decides its first weights."""
-    head = config.classifier
-    classifier = Classifier(start.encoder, num_classes, head.dropout, head.l2_normalise, freeze=head.freeze)
-    return classifier.to(memory_format=torch.channels_last_3d)
-
-
-def build_optimizer(config: FinetuneConfig, classifier: Classifier) -> torch.optim.SGD:
-    """SGD over the weights that learn."""
-    return torch.optim.SGD(
-        [parameter for parameter in classifier.parameters() if parameter.requires_grad],
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-    )
-
-
-def train_epoch(training: Finetuning, epoch: int, progress: Progress, selection: Selection) -> tuple[Progress, bool]:
-    """Train one epoch, or the rest of it.
-
-    Returns:
-        The progress after it, and whether a signal stopped it before its end.
-    """
-    config, optimizer = training.config, training.optimizer
-    lr = learning_rate(config.optim, epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    training.classifier.train()
-    training.loader.set_epoch(epoch, start_step=progress.step_in_epoch)
-    meter = EpochMeter(training.log, log_steps=config.run.log_steps, epoch=epoch, lr=lr, progress=progress)
-    clock = SaveClock(config.run.checkpoint_minutes)
-    for batch in training.loader:
-        meter.step_starts()
-        progress = count_videos(training, progress, batch)
-        # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(step_seed(config.run.seed, progress.step, distributed.rank()))
-        optimizer.zero_grad(set_to_none=True)
-        try:
-            values = forward_backward(training.model, config, batch, training.device)
-        except NotFiniteError as error:
-            raise not_finite(error, training, progress) from None
-        optimizer.step()
-        num_videos = len(batch.paths) * distributed.world_size()
-        progress = meter.step_ends(progress, values, num_videos, beside={})
-        if stop_requested(training):
-            break
-        if clock.is_due() and progress.step_in_epoch < len(training.loader):
-            save(training, progress, selection)
-    if progress.step_in_epoch < len(training.loader):
-        return progress, True
-    progress = dataclasses.replace(progress, epoch=epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
-    training.log.epoch(progress.epoch, config.optim.epochs, progress.step, meter.means())
-    return progress, progress.epoch < config.optim.epochs and stop_requested(training)
-
-
-def greet(training: Finetuning, start: Start, progress: Progress) -> None:
-    """Say what is about to run, and warn of what looks unwise."""
-    config, lists, log = training.config, training.lists, training.log
-    clips, unusual = clips_in_words(config, start)
-    odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
-    for text in (*odd, unusual, narrow_test(config, lists)):
-        if text is not None:
-            log.warn(text)
-    if config.classifier.select == "test":
-        log.warn("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
-    optim = config.optim
-    if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-        within = counted(optim.epochs, "epoch")
-        log.warn(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
-    what = "linear probing" if config.classifier.freeze else "fine-tuning"
-    num_weights = sum(weight.numel() for weight in training.classifier.parameters() if weight.requires_grad)
-    begin = training.source.get("description", "random weights")
-    log.say(f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}")
-    log.say(
-        f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes · "
-        f"{counted(len(training.loader), 'step')} an epoch · {counted(len(lists.test.videos), 'test video')}"
-    )
-    log.say(f"{distributed.world_size()} x {training.device.type}, {config.run.precision} · {training.run.root}")
-    if progress.step:
-        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{config.optim.epochs})")
+def forward(model: nn.Module, config: FinetuneConfig, batch: LabelledBatch) -> StepLosses:
+    """Compute the mean cross-entropy of a batch that is on the device, and its top-1 accuracy over all processes."""
+    clips = apply_colour(batch.clips.float().div_(255), batch.draws)
+    with autocast(clips.device, config.run.precision):
+        logits: Tensor = model(clips)
+    hits = (logits.argmax(dim=1) == batch.labels).double()
+    top1 = distributed.all_reduce_mean(100 * hits.mean())
+    return StepLosses(total=cross_entropy(logits, batch.labels), parts={}, stats={"top1": top1})

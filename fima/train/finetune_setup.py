@@ -10,7 +10,7 @@ import torch
 
 from fima.backbones.base import Backbone
 from fima.backbones.registry import build_backbone, check_backbone
-from fima.checkpoints.classifier_checkpoint import ClassifierCheckpoint, load_classifier_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig
@@ -24,7 +24,7 @@ from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.evaluate.cam import MaskLoader
 from fima.recipe import flatten
 from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
-from fima.train.resolve import check_same_videos, find_last, with_precision
+from fima.train.resolve import with_precision
 
 SCRATCH = "scratch"
 NARROW_SHARE = 0.6
@@ -69,10 +69,10 @@ class TrainedClips:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class PretrainedEncoder:
     """The encoder that a run begins from."""
 
-    encoder: Backbone
+    network: Backbone
     """On the CPU."""
     backbone: str
     """Its name."""
@@ -96,7 +96,7 @@ def check_settings(config: FinetuneConfig) -> None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
 
-def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
+def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedEncoder:
     """Load the pre-trained encoder, or build one with random weights that follow from the seed.
 
     Args:
@@ -112,7 +112,7 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
         if backbone is None:
             raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
         torch.manual_seed(config.run.seed)
-        return Start(encoder=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
+        return PretrainedEncoder(network=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
     loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))
     source = {
         "file": str(pretrained.resolve()),
@@ -122,8 +122,8 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> Start:
         "epoch": loaded.epoch,
     }
     trained = loaded.config.data
-    return Start(
-        encoder=cast(Backbone, loaded.encoder),
+    return PretrainedEncoder(
+        network=cast(Backbone, loaded.encoder),
         backbone=loaded.config.model.backbone,
         source=source,
         clips=TrainedClips(frames=trained.frames, crop_size=trained.crop_size) if loaded.knows_settings else None,
@@ -167,13 +167,15 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     )
 
 
-def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: torch.device) -> FinetuneConfig:
+def resolve(
+    config: FinetuneConfig, encoder: PretrainedEncoder, lists: LabelledLists, device: torch.device
+) -> FinetuneConfig:
     """Return the settings with everything that follows from the encoder, the data and the device filled in.
 
     Frames and crop size that are not given are those that the encoder was trained on, or the paper's.
     """
     published = DataConfig()
-    clips = start.clips or TrainedClips(frames=published.frames, crop_size=published.crop_size)
+    clips = encoder.clips or TrainedClips(frames=published.frames, crop_size=published.crop_size)
     data = dataclasses.replace(
         config.data,
         frames=config.data.frames or clips.frames,
@@ -181,32 +183,32 @@ def resolve(config: FinetuneConfig, start: Start, lists: LabelledLists, device: 
     )
     found = dataclasses.replace(
         config.classifier,
-        backbone=cast(Any, start.backbone),
+        backbone=cast(Any, encoder.backbone),
         num_classes=len(lists.train.classes),
         dropout=0.0 if config.classifier.freeze else config.classifier.dropout,
     )
     return with_precision(dataclasses.replace(config, classifier=found, data=data), device)
 
 
-def clips_in_words(config: FinetuneConfig, start: Start) -> tuple[str, str | None]:
+def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[str, str | None]:
     """Say which clips a run is shown, and warn where the encoder was trained on others.
 
     Args:
         config: the settings, resolved.
-        start: the encoder.
+        encoder: what it begins from.
 
     Returns:
         A few words, and a warning or None.
     """
     given = TrainedClips(frames=config.data.frames, crop_size=config.data.crop_size)
-    if start.clips == given:
+    if encoder.clips == given:
         return f"clips of {given}, as it was trained", None
-    if start.clips is not None:
+    if encoder.clips is not None:
         return f"clips of {given}", (
             f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "
-            f"{start.clips}, which a run takes that names no others"
+            f"{encoder.clips}, which a run takes that names no others"
         )
-    unknown = "" if start.source["file"] == SCRATCH else " (the file does not say which it was trained on)"
+    unknown = "" if encoder.source["file"] == SCRATCH else " (the file does not say which it was trained on)"
     return f"clips of {given}{unknown}", None
 
 
@@ -229,30 +231,20 @@ def narrow_test(config: FinetuneConfig, lists: LabelledLists) -> str | None:
     )
 
 
-def find_saved(
-    config: FinetuneConfig, run: RunFolder, start: Start, lists: LabelledLists, *, resume: bool
-) -> tuple[ClassifierCheckpoint | None, Path]:
-    """Check that the folder may be written, and return the checkpoint that its run continues from, and its path.
-
-    Returns:
-        None in the place of the checkpoint for a run that starts at its beginning.
+def check_same_task(
+    saved: ClassifierCheckpoint, run: RunFolder, encoder: PretrainedEncoder, lists: LabelledLists
+) -> None:
+    """Refuse to continue a run with other classes, or from another encoder.
 
     Raises:
-        ConfigError: the folder is taken, or holds no run to resume, or one with other settings.
-        DataError: the data are not those that the run was started with.
-        CheckpointError: no checkpoint of the run can be read, or it was started from another file.
+        DataError: the classes are not those that the run was started with.
+        CheckpointError: it was started from another file.
     """
-    found = find_last(config, run, load_classifier_checkpoint, resume=resume)
-    if found is None:
-        return None, run.last
-    saved, path = found
-    check_same_videos(saved, lists.train, run)
     if saved.classes != lists.train.classes:
         raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
-    before, now = (origin.get("checkpoint_hash", SCRATCH) for origin in (saved.source, start.source))
+    before, now = (source.get("checkpoint_hash", SCRATCH) for source in (saved.source, encoder.source))
     if before != now:
         raise CheckpointError(
-            f"{start.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
+            f"{encoder.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
             f"({before}); give that, or start a new run in another --out"
         )
-    return saved, path

@@ -2,14 +2,14 @@
 
 import math
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import rich.progress
 
+from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
 from fima.console import Console
 from fima.files.jsonl import LineFile
@@ -20,62 +20,6 @@ with warnings.catch_warnings():
     from torch.utils.tensorboard import SummaryWriter
 
 SETTLED_STEPS = 100
-LOSS_NAMES = ("loss", "instance", "frame", "cell")
-
-
-class StepClock:
-    """Time of a stretch of steps, split into waiting for data and the rest."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new stretch now."""
-        self._start_seconds = time.perf_counter()
-        self._mark_seconds = self._start_seconds
-        self._wait_seconds = 0.0
-        self._videos = 0
-
-    def step_starts(self) -> None:
-        """The batch has arrived: what went by since the last step was waiting."""
-        self._wait_seconds += time.perf_counter() - self._mark_seconds
-
-    def step_ends(self, num_videos: int) -> None:
-        """The step over `num_videos` videos is done."""
-        self._mark_seconds = time.perf_counter()
-        self._videos += num_videos
-
-    def rates(self) -> dict[str, float]:
-        """Return `videos_per_second` and `data_wait_share` of the stretch, and its `seconds`."""
-        seconds = max(time.perf_counter() - self._start_seconds, 1e-9)
-        return {
-            "seconds": seconds,
-            "videos_per_second": self._videos / seconds,
-            "data_wait_share": self._wait_seconds / seconds,
-        }
-
-
-class Averages:
-    """Running means of named numbers.
-
-    Args:
-        count: sets of values that were counted before.
-        sums: their sums.
-    """
-
-    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None) -> None:
-        self.count = count
-        self.sums = dict(sums or {})
-
-    def add(self, values: Mapping[str, float]) -> None:
-        """Count one set of values; the names must be the same each time."""
-        self.count += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of each name; empty before the first `add`."""
-        return {name: total / self.count for name, total in self.sums.items()}
 
 
 class RunLog:
@@ -99,12 +43,12 @@ class RunLog:
         self._writer = SummaryWriter(str(run.root), purge_step=first_step + 1 if first_step else None)
         console = Console()
         if console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(),
+            self._progress = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(bar_width=20),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[status]}"),
+                rich.progress.TimeRemainingColumn(),
                 console=console,
             )
             self._task = self._progress.add_task("step", total=num_steps, completed=first_step, status="")
@@ -135,28 +79,37 @@ class RunLog:
         if self._enabled:
             print(f"fima: warning: {text}", file=sys.stderr, flush=True)
 
-    def advance(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
-        """Move the progress bar to `step`, with the losses among `values`."""
+    def advance(self, step: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        """Move the progress bar to `step`, with its losses."""
         if self._progress is not None:
-            parts = " ".join(f"{name} {values[name]:.3f}" for name in LOSS_NAMES if name in values)
+            parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
             status = f"{parts} · {rates['videos_per_second']:.1f} videos/s · {rates['data_wait_share']:.0%} waiting"
             self._progress.update(self._task, completed=step, status=status)
 
-    def epoch(self, epoch: int, num_epochs: int, step: int, values: Mapping[str, float]) -> None:
-        """Record the means of an epoch, counted from 1, and say them in one line."""
-        self.record("epoch", epoch=epoch, step=step, values=values)
-        losses = " ".join(f"{name} {values[name]:.4f}" for name in LOSS_NAMES if name in values)
-        speed = f"{values['videos_per_second']:.1f} videos/s · {values['data_wait_share']:.0%} waiting for data"
-        self.say(f"epoch {epoch}/{num_epochs} · {losses} · lr {values['lr']:.3g} · {speed} · {values['seconds']:.0f} s")
+    def epoch(self, progress: Progress, num_epochs: int, values: Mapping[str, float], losses: Sequence[str]) -> None:
+        """Record the means of the epoch that has ended, and say them in one line.
 
-    def health(self, health: Health, *, epoch: int, step: int) -> None:
-        """Record a health check after `epoch`, counted from 1, say it, and warn aloud of a collapse.
+        Args:
+            progress: the progress after it.
+            num_epochs: epochs of the run.
+            values: the means, the learning rate and the speed.
+            losses: names of the losses among them.
+        """
+        self.record("epoch", epoch=progress.epoch, step=progress.step, values=values)
+        means = " ".join(f"{name} {values[name]:.4f}" for name in losses)
+        speed = f"{values['videos_per_second']:.1f} videos/s · {values['data_wait_share']:.0%} waiting for data"
+        rate = f"lr {values['lr']:.3g}"
+        self.say(f"epoch {progress.epoch}/{num_epochs} · {means} · {rate} · {speed} · {values['seconds']:.0f} s")
+
+    def health(self, health: Health, progress: Progress) -> None:
+        """Record a health check, say it, and warn aloud of a collapse.
 
         The first steps do not count: untrained networks and unsettled batch-norm averages look like a collapse.
         """
-        self.record("health", epoch=epoch, step=step, values={**vars(health), "collapsed": health.collapsed})
+        epoch, values = progress.epoch, {**vars(health), "collapsed": health.collapsed}
+        self.record("health", epoch=epoch, step=progress.step, values=values)
         self.say(health.line)
-        if health.collapsed and step >= SETTLED_STEPS:
+        if health.collapsed and progress.step >= SETTLED_STEPS:
             self.warn(
                 f"THE REPRESENTATION HAS COLLAPSED after epoch {epoch}: its embeddings hardly depend on the video "
                 f"(effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}); what follows is likely "

@@ -1,12 +1,75 @@
-"""Where a new run begins when it does not begin at epoch 0 with random weights."""
+"""Where a run begins: anew, at its last checkpoint, or at one of another run; and its folder, held for it alone."""
 
 import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic
 
-from fima.checkpoints.checkpoint import Checkpoint, Progress
+from fima.checkpoints.checkpoint import Checkpoint, Progress, Run, load_checkpoint, versions
 from fima.checkpoints.official_checkpoint import load_training_checkpoint
-from fima.config import PretrainConfig
-from fima.errors import ConfigError
+from fima.checkpoints.run_folder import RunFolder, check_resumed_config
+from fima.config import FinetuneConfig, PretrainConfig
+from fima.data.datasets import VideoList
+from fima.errors import CheckpointError, ConfigError, DataError
+from fima.files.atomic import remove_leftovers
+from fima.files.lock import FolderLock
+from fima.recipe import RunSettings
+from fima.torch_tools import distributed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Generic[Run]):
+    """Where a run begins; without a checkpoint, with the networks as they are built."""
+
+    progress: Progress = field(default_factory=Progress)
+    """What counts as done."""
+    saved: Run | None = None
+    """State of the networks and the optimiser."""
+    file: Path | None = None
+    """The file that it was read from, for the messages."""
+
+
+def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos: VideoList) -> Start[Run]:
+    """Return where the run in a folder goes on.
+
+    Where `last.pt` is missing, torn or altered, the newest checkpoint before it is taken, and a warning says so; a run
+    that was ended before its first checkpoint begins again.
+
+    Args:
+        config: the settings that are given now.
+        run: the folder.
+        kind: of its checkpoints.
+        videos: what to train on.
+
+    Raises:
+        ConfigError: the folder's run has other settings.
+        DataError: the videos are not those that the run was started with.
+        CheckpointError: there are checkpoints, but none can be read.
+    """
+    changes = check_resumed_config(config, run.read_config(type(config)), run)
+    if changes and distributed.is_main():
+        print(f"{run.root}: goes on with {', '.join(changes)}")
+    reasons = []
+    for path in run.to_resume_from():
+        try:
+            saved = load_checkpoint(path, kind)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        if reasons and distributed.is_main():
+            print(f"fima: warning: {'; '.join(reasons)}; GOING BACK TO {path}", file=sys.stderr, flush=True)
+        check_same_videos(saved.data, videos, run)
+        return Start(progress=saved.progress, saved=saved, file=path)
+    if reasons:
+        raise CheckpointError(
+            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
+        )
+    return Start()
 
 
 def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progress:
@@ -20,7 +83,7 @@ def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progr
     return Progress(epoch=epoch, step=epoch * -(-num_videos // config.optim.batch_size))
 
 
-def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: int | None = None) -> Checkpoint:
+def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: int | None = None) -> Start[Checkpoint]:
     """Return a checkpoint of another run as the beginning of a new one.
 
     Weights, queues and momenta are the checkpoint's, the settings are the new run's. An epoch that the checkpoint had
@@ -37,12 +100,88 @@ def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: in
         ConfigError: no epoch would be left.
     """
     saved = load_training_checkpoint(path)
-    done = saved.progress.epoch if epoch is None else epoch
+    progress = first_progress(config, num_videos, saved.progress.epoch if epoch is None else epoch)
     own = {"momentum": config.optim.momentum, "weight_decay": config.optim.weight_decay}
     groups = [{**group, **own} for group in saved.optimizer["param_groups"]]
-    return dataclasses.replace(
-        saved,
-        config=config,
-        progress=first_progress(config, num_videos, done),
-        optimizer={**saved.optimizer, "param_groups": groups},
-    )
+    saved = dataclasses.replace(saved, optimizer={**saved.optimizer, "param_groups": groups})
+    return Start(progress=progress, saved=saved, file=path)
+
+
+@contextmanager
+def claimed_folder(
+    run: RunFolder,
+    config: PretrainConfig | FinetuneConfig,
+    record: Mapping[str, Any],
+    progress: Progress,
+    *,
+    tested_epoch: int,
+) -> Iterator[None]:
+    """Hold the folder for this run alone: make it, write `config.yaml`, and drop the records of steps to be done again.
+
+    Args:
+        run: the folder.
+        config: the settings.
+        record: facts for `config.yaml`, besides the settings and the versions.
+        progress: how far the run has come.
+        tested_epoch: whole epochs behind the last test that counts as done.
+
+    Raises:
+        ConfigError: the folder cannot be written, or another process is at work in it.
+    """
+    lock = FolderLock(run.root)
+    distributed.barrier()
+    try:
+        if distributed.is_main():
+            flag, folder = "out", run.root
+            try:
+                run.root.mkdir(parents=True, exist_ok=True)
+                lock.take()
+                run.write_config(config, {**record, "versions": versions()})
+                flag, folder = "checkpoints", run.checkpoint_folder
+                run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+                run.forget_after(progress.step, tested_epoch)
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror})"
+                raise ConfigError(f"--{flag} {folder}: {reason}; choose another one") from None
+            remove_leftovers(run.root)
+            remove_leftovers(run.checkpoint_folder)
+        distributed.barrier()
+        yield
+    finally:
+        lock.release()
+
+
+def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:
+    """Refuse to continue on other videos, which would change what comes when.
+
+    Args:
+        before: what the run was started with, as `data_record` gives it.
+        videos: what it would go on with.
+        run: its folder.
+
+    Raises:
+        DataError: with what differs and the remedy.
+    """
+    now = len(videos.videos)
+    remedy = "give its data, or start a new run in another --out"
+    if before["num_videos"] != now:
+        raise DataError(
+            f"{videos.root}: {now} training videos, but the run in {run.root} was started with "
+            f"{before['num_videos']}; {remedy}"
+        )
+    if before.get("fingerprint") not in (None, fingerprint(videos)):
+        raise DataError(
+            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones; {remedy}"
+        )
+
+
+def fingerprint(videos: VideoList) -> str:
+    """Return 16 hexadecimal digits that change with the names and the order of the videos, wherever their folder is."""
+    folder = f"{videos.root}{os.sep}"
+    names = (os.fspath(video.path).removeprefix(folder) for video in videos.videos)
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def data_record(videos: VideoList) -> dict[str, Any]:
+    """Return what checkpoints and `config.yaml` say of the videos that a run trains on."""
+    return {**videos.describe(), "root": str(videos.root.resolve()), "fingerprint": fingerprint(videos)}

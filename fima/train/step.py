@@ -1,133 +1,104 @@
 """One optimiser step: forward and backward; in parts where the memory is too small for the whole batch."""
 
 import contextlib
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fima.config import MethodConfig, PretrainConfig
-from fima.data.augment import make_inputs
+from fima.data.labelled import LabelledBatch
 from fima.data.loader import PretrainBatch
-from fima.errors import TrainingError
 from fima.method.inputs import StepLosses
-from fima.torch_tools.precision import autocast
+from fima.torch_tools import distributed
+from fima.train.failures import NotFiniteError
 from fima.train.health import spread
 
-NAMED_VIDEOS = 8
-
-
-class NotFiniteError(TrainingError):
-    """A loss that is not finite; the message names the parts and the videos.
-
-    Args:
-        parts: the parts of the loss and their values, in words.
-        paths: videos of the batch.
-    """
-
-    def __init__(self, parts: str, paths: list[str]) -> None:
-        more = len(paths) - NAMED_VIDEOS
-        names = ", ".join(paths[:NAMED_VIDEOS]) + (f" and {more} more, listed in metrics.jsonl" if more > 0 else "")
-        super().__init__(f"the loss is not finite ({parts}); videos of the batch: {names}")
-        self.paths = paths
+Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
 
 
 class Measured:
     """What a step has measured, on its way from the device; nobody waits for it until it is read.
 
     Args:
-        values: device scalars by name: `loss`, each part of it, each statistic.
-        beside: more of them.
-        parts: which of the values are parts of the loss.
+        losses: device scalars by name: `loss`, and each part of it.
+        stats: others, of which the epoch's means are recorded too.
+        extra: others, which are recorded by step only.
         batch: the videos.
     """
 
     def __init__(
-        self, values: Mapping[str, Tensor], beside: Mapping[str, Tensor], parts: list[str], batch: PretrainBatch
+        self,
+        losses: Mapping[str, Tensor],
+        stats: Mapping[str, Tensor],
+        extra: Mapping[str, Tensor],
+        batch: PretrainBatch | LabelledBatch,
     ) -> None:
         self.paths, self.skipped = batch.paths, batch.skipped
-        self._names, self._num_values, self._parts = [*values, *beside], len(values), parts
-        numbers = torch.stack([value.float() for value in (*values.values(), *beside.values())])
-        self.not_finite = (~numbers[0].isfinite()).float()
-        """1 where the loss is not finite, else 0; a device scalar for the optimiser, which then changes no weight."""
+        self.losses, self.averaged = list(losses), [*losses, *stats]
+        self._names = [*self.averaged, *extra]
+        numbers = torch.stack([value.double() for value in (*losses.values(), *stats.values(), *extra.values())])
         self._numbers, self._arrived = numbers, None
         if numbers.device.type == "cuda":
             self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
-    def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Wait for the step, and return its values and what was measured beside.
+    def read(self) -> dict[str, float]:
+        """Wait for the step, and return its numbers by name: losses, statistics, others.
 
         Raises:
-            NotFiniteError: the loss is not finite; its gradient has not reached a weight.
+            NotFiniteError: the loss is not finite.
         """
         if self._arrived is not None:
             self._arrived.synchronize()
         numbers = dict(zip(self._names, self._numbers.tolist(), strict=True))
         if not math.isfinite(numbers["loss"]):
-            raise NotFiniteError(", ".join(f"{name} {numbers[name]}" for name in self._parts), self.paths)
-        values = dict(list(numbers.items())[: self._num_values])
-        return values, {name: number for name, number in numbers.items() if name not in values}
+            parts = ", ".join(f"{name} {numbers[name]}" for name in self.losses[1:])
+            raise NotFiniteError(parts or str(numbers["loss"]), self.paths)
+        return numbers
 
 
-def forward_backward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:
+def forward_backward(
+    forward: Callable[[Batch, bool], StepLosses],
+    model: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    *,
+    num_parts: int,
+) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of `model`; the host waits for nothing.
 
-    With `optim.accumulate` parts, each part goes forward and backward before the next, its loss weighted by its share
-    of the videos. The key networks move once, before the first part. A part's keys enter the queues when it is done, so
-    later parts meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part.
+    Each part goes forward and backward before the next, its loss weighted by its share of the videos.
 
     Args:
-        model: a `FIMA`, or one wrapped for several devices.
-        config: settings of the run.
+        forward: the losses of a part that is on the device; is told whether it is the first.
+        model: the networks, or a wrapper of them for several devices.
         batch: this process's videos, on the CPU.
         device: where the model is.
+        num_parts: parts of the batch.
 
     Returns:
-        `loss`, the weighted sum over the global batch, each part of it and each statistic by name; beside them
-        `embedding_std` of the query embeddings of clip a.
+        `loss`, each part of it and each statistic over the global batch; `embedding_std` of the query embeddings.
     """
-    parts = batch.split(config.optim.accumulate)
-    values: dict[str, Tensor] = {}
-    queries, names = [], []
+    parts = batch.split(num_parts)
+    losses: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    queries: list[Tensor] = []
     for number, part in enumerate(parts):
         share = len(part.paths) / len(batch.paths)
         with reduce_gradients(model, now=number == len(parts) - 1):
-            losses = forward(model, config, part.to(device), update_keys=number == 0)
-            torch.autograd.backward(losses.total * share if len(parts) > 1 else losses.total)
-        found = {"loss": weighted_sum(losses, config.method), **losses.parts, **losses.stats}
-        values = {name: values.get(name, 0) + share * value for name, value in found.items()}
-        queries.append(losses.query)
-        names = list(losses.parts)
-    return Measured(values, {"embedding_std": spread(torch.cat(queries))}, names, batch)
-
-
-def weighted_sum(losses: StepLosses, method: MethodConfig) -> Tensor:
-    """The loss over the global batch, from its parts: a device scalar."""
-    total = sum(getattr(method, f"{name}_weight") * value.float() for name, value in losses.parts.items())
-    assert isinstance(total, Tensor), "a loss has parts"
-    return total
-
-
-def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
-    """Compute the losses of one batch that is on the device."""
-    method = config.method
-    clips = [
-        make_inputs(
-            views,
-            draws,
-            full_difference=method.cell_loss,
-            frame_differences=method.frame_loss,
-            local_stride=method.local_stride,
-        )
-        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
-    ]
-    with autocast(clips[0].full.device, config.run.precision):
-        losses: StepLosses = model(*clips, update_keys=update_keys)
-    return losses
+            found = forward(part.to(device), number == 0)
+            torch.autograd.backward(found.total * share if len(parts) > 1 else found.total)
+        loss = distributed.all_reduce_mean(found.total)
+        losses = {name: losses.get(name, 0) + share * value for name, value in {"loss": loss, **found.parts}.items()}
+        stats = {name: stats.get(name, 0) + share * value for name, value in found.stats.items()}
+        queries.append(found.query)
+    extra = {"embedding_std": spread(torch.cat(queries))} if len(queries[0]) else {}
+    return Measured(losses, stats, extra, batch)
 
 
 def reduce_gradients(model: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
@@ -136,3 +107,9 @@ def reduce_gradients(model: nn.Module, *, now: bool) -> contextlib.AbstractConte
         no_sync: contextlib.AbstractContextManager[None] = model.no_sync()
         return no_sync
     return contextlib.nullcontext()
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed for torch that is a function of the run's seed, the step and the process, and of nothing else."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

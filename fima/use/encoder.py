@@ -17,11 +17,11 @@ from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.errors import ConfigError, VideoError
+from fima.evaluate.extract import Resources, extract_rows
 from fima.evaluate.features import encode, normalised
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.use.export.card import model_card
-from fima.use.extract import extract_rows
 from fima.use.hub import HUB_SCHEME, HubMixin, download
 
 FRAME_STRIDE = 2
@@ -172,7 +172,7 @@ class VideoEncoder(
 
     def vectors(self, clips: Tensor) -> Tensor:
         """Return float32 vectors (B, C) of uint8 clips (B, 3, T, H, W), without gradients."""
-        return pooled(encode(self.encoder, clips.to(self.device, non_blocking=True)))
+        return pooled(encode(self.encoder, clips.to(self.device)))
 
     def clip_settings(
         self, *, clips: int = 10, crops: NumCrops = 1, frames: int | None = None, crop_size: int | None = None
@@ -219,10 +219,11 @@ class VideoEncoder(
             return torch.empty(0, self.num_features)
         rows: list[Tensor] = [torch.empty(0)] * len(paths)
         settings = settings or self.clip_settings(clips=clips, crops=crops)
-        for found in extract_rows(paths, self.vectors, settings, batch_size=batch_size, workers=workers):
+        resources = Resources(device=self.device, batch_size=batch_size, workers=workers)
+        for found in extract_rows(paths, self.vectors, settings, resources):
             if isinstance(found, SkippedVideo):
                 raise VideoError(Path(found.path), found.reason)
-            rows[found.index] = found.rows.mean(dim=0) if per == "video" else found.rows
+            rows[found.index] = found.whole.rows[0, 0] if per == "video" else found.rows.mean(dim=1)
         return torch.stack(rows) if several else rows[0]
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from fima.visual.html import render
@@ -17,6 +15,9 @@ HEIGHT_PX = 160
 MOST_FPS = 12.0
 MOST_SECONDS = 6.0
 PAGE_BYTES = 100_000_000
+
+Moment = tuple[float, float]
+"""From and to which second of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,46 +36,46 @@ class Card:
     """Why there is no video."""
 
 
-def search_page(query: Path, found: Sequence[tuple[str, tuple[float, float], float]], *, title: str) -> str:
+def search_page(query: Path, found: Sequence[tuple[str, Moment | None, float]], *, title: str) -> str:
     """Return the page as HTML.
 
     Args:
         query: the query video.
-        found: path, seconds and similarity of each hit, the nearest first.
+        found: path, seconds (None: the whole video) and similarity of each hit, the nearest first.
         title: what was searched.
     """
     media = MediaStore(PAGE_BYTES)
     hits = [
-        _card(media, Path(path), seconds, f"{number}. similarity {similarity:.3f}")
-        for number, (path, seconds, similarity) in enumerate(found, start=1)
+        _card(media, Path(path), moment, f"{number}. similarity {similarity:.3f}")
+        for number, (path, moment, similarity) in enumerate(found, start=1)
     ]
-    whole = _card(media, query, (float("nan"), float("nan")), "Query")
+    whole = _card(media, query, None, "Query")
     return render("fima.use", "search.html", title=title, media=media, query=whole, hits=hits)
 
 
-def _card(media: MediaStore, path: Path, seconds: tuple[float, float], label: str) -> Card:
-    start, end = seconds
+def _card(media: MediaStore, path: Path, moment: Moment | None, label: str) -> Card:
     name, reason = None, "left out: the page would grow too large"
     try:
-        frames, fps = _frames(path, start, end)
-        name = media.add(f"{path} {start} {end}", frames, fps)
+        frames, fps = _frames(path, moment)
+        name = media.add(f"{path} {moment}", frames, fps)
     except VideoError as error:
         reason = f"cannot be shown: {error.reason}"
     return Card(
         label=label,
         path=path,
-        when="" if np.isnan(start) else f", {start:.1f} to {end:.1f} s",
+        when="" if moment is None else f", {moment[0]:.1f} to {moment[1]:.1f} s",
         video=name,
         reason=reason,
     )
 
 
-def _frames(path: Path, start: float, end: float) -> tuple[list[Picture], float]:
+def _frames(path: Path, moment: Moment | None) -> tuple[list[Picture], float]:
     """The frames of a moment, small, from its beginning on for some seconds, and how many are a second."""
     with VideoReader(path) as reader:
         fps = reader.fps if reader.fps > 0 else UNKNOWN_FPS
-        first = 0 if np.isnan(start) else min(reader.num_frames - 1, round(start * fps))
-        last = reader.num_frames if np.isnan(end) else min(reader.num_frames, max(first + 1, round(end * fps)))
+        start, end = moment or (0.0, reader.num_frames / fps)
+        first = min(reader.num_frames - 1, round(start * fps))
+        last = min(reader.num_frames, max(first + 1, round(end * fps)))
         every = max(1, round(fps / MOST_FPS))
         wanted = range(first, min(last, first + max(1, round(MOST_SECONDS * fps))), every)
         return [resized(reader.read([index])[0], HEIGHT_PX) for index in wanted], fps / every

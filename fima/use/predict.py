@@ -4,16 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fima.checkpoints.classifier_checkpoint import LoadedClassifier
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.checkpoints.classifier import LoadedClassifier
 from fima.data.eval_clips import test_clips
 from fima.data.loader import SkippedVideo
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import clip_scores
-from fima.use.extract import extract_rows
+from fima.evaluate.extract import Resources, extract_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +29,17 @@ class Prediction:
 def predict(
     classifier: LoadedClassifier,
     paths: Sequence[Path],
+    resources: Resources,
     *,
     per_second: bool,
-    device: torch.device,
-    batch_size: int = 16,
-    workers: int = 0,
-    limits: DecodeLimits = USUAL_LIMITS,
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 
     Args:
-        classifier: on `device`.
+        classifier: on the device of the resources.
         paths: the files.
+        resources: device, batch size, processes that decode, limits.
         per_second: one prediction for every second, instead of one for the whole video.
-        device: where the clips are classified.
-        batch_size: clips at a time.
-        workers: processes that decode; 0 decodes in this one.
-        limits: what a video may take.
 
     Yields:
         Predictions, each video's in order of time; videos that cannot be decoded as `SkippedVideo`.
@@ -57,17 +49,12 @@ def predict(
     log_softmax = averages_log_softmax(config.classifier)
 
     def scores(clips: Tensor) -> Tensor:
-        return clip_scores(classifier.model, clips.to(device, non_blocking=True), log_softmax)
+        return clip_scores(classifier.model, clips, log_softmax)
 
-    rows_of_videos = extract_rows(
-        paths, scores, settings, per_second=per_second, batch_size=batch_size, workers=workers, limits=limits
-    )
-    for found in rows_of_videos:
+    for found in extract_rows(paths, scores, settings, resources, per_second=per_second):
         if isinstance(found, SkippedVideo):
             yield found
             continue
-        rows, seconds = found.rows, found.seconds.tolist()
-        if not per_second:
-            rows, seconds = rows.mean(dim=0, keepdim=True), [[seconds[0][0], max(end for _, end in seconds)]]
-        for row, (start, end) in zip(rows.softmax(dim=1), seconds, strict=True):
+        shown = found if per_second else found.whole
+        for row, (start, end) in zip(shown.rows.mean(dim=1).softmax(dim=1), shown.seconds.tolist(), strict=True):
             yield Prediction(path=paths[found.index], seconds=(start, end), probabilities=row)

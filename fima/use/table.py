@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,21 +99,6 @@ def read_embeddings(path: Path) -> Embeddings:
         raise DataError(
             f"{path}: not a whole file of embeddings ({reason}); write it again with `fima embed`"
         ) from None
-
-
-def joined(parts: Sequence[Embeddings], *, about: dict[str, Any]) -> Embeddings:
-    """Return the rows of parts that share no video, in order of the videos' paths and of time."""
-    paths = sorted(path for part in parts for path in part.paths)
-    place = {path: number for number, path in enumerate(paths)}
-    video = np.concatenate([np.array([place[p] for p in part.paths], dtype=np.int64)[part.video] for part in parts])
-    order = np.argsort(video, kind="stable")
-    return Embeddings(
-        vectors=np.concatenate([part.vectors for part in parts])[order],
-        seconds=np.concatenate([part.seconds for part in parts])[order],
-        video=video[order],
-        paths=paths,
-        about=about,
-    )
 
 
 def _text(embeddings: Embeddings) -> npt.NDArray[np.uint8]:

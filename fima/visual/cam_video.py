@@ -9,8 +9,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from fima.checkpoints.checkpoint import LoadedEncoder
+from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
-from fima.evaluate.activation import MapTimeline, ViewEncoders, map_timeline
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, map_timeline
+from fima.evaluate.cam import adapted_to_differences
+from fima.evaluate.extract import Resources
 from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized
 from fima.visual.video_out import VideoFormat, VideoWriter, shown_fps
 
@@ -33,6 +38,33 @@ class NamedEncoder:
     """Frames F that it sees of a window of 2·F."""
     crop_size: int
     """Side of the crops that it was trained on, in pixels."""
+
+
+def shown_encoder(
+    name: str,
+    loaded: LoadedEncoder,
+    videos: VideoList,
+    num_clips: int,
+    resources: Resources,
+    *,
+    kind: MapKind = "both",
+) -> NamedEncoder:
+    """Return the encoder of a checkpoint with what its maps need.
+
+    Args:
+        name: what stands above its maps.
+        loaded: the encoder.
+        videos: batch-norm statistics of frame differences are measured on them, where the maps need these.
+        num_clips: clips of each of them.
+        resources: device and batch size.
+        kind: which maps are to be shown.
+    """
+    data, difference = loaded.config.data, None
+    if kind == "both":
+        settings = ClipSettings.of(data, num_clips=num_clips)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, resources)
+    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
+    return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,13 @@
 """One picture that compares encoders: a column a video, with frames of its middle clip above a map an encoder."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
@@ -20,16 +16,16 @@ from fima.data.eval_clips import ClipSettings, EvalClipsDataset, EvalSample
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import MaskLoader, clip_masks
-from fima.visual.overlay import COLOURS, OPACITY
+from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, outlined, overlay, resized
 
-OUTLINE_COLOUR = "#4ade80"
-TILE_INCHES = 1.2
-NAME_INCHES = 0.95
-HEAD_INCHES, FOOT_INCHES, MARGIN_INCHES = 0.42, 0.34, 0.08
-NAME_CHARACTERS = 12
+OUTLINE_COLOUR = (74, 222, 128)
+TILE_PX = 144
+NARROWEST_PX = 720
+"""One video or two would leave the title and the legend little room."""
+TITLE_PX, TITLE_FONT_PX = 32, 17
 COLUMNS = 8
 FRAME_NAMES = ("first frame", "last frame")
-DOTS_PER_INCH = 120
+LEGEND = "maps: dark = lowest, bright = highest of the map"
 
 
 def side_by_side(
@@ -63,14 +59,25 @@ def side_by_side(
     if not videos:
         raise DataError("no video to show")
     single = replace(settings, num_clips=1, num_crops=1)
-    canvas = _Canvas.create(len(videos), list(encoders), title=title, outlined=load_mask is not None)
-    for number, video in enumerate(videos):
+    rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}
+    for video in videos:
         clip = _middle_clip(video, single)
-        mask = None if load_mask is None else _middle_mask(load_mask(video.path), single)
-        maps = [averaged_map(encoder, clip[None].to(device))[0].cpu().numpy() for encoder in encoders.values()]
-        canvas.draw_column(number, clip.permute(1, 2, 3, 0).numpy(), maps, mask)
+        frames = clip.permute(1, 2, 3, 0).numpy()
+        middle = resized(frames[len(frames) // 2], TILE_PX)
+        for name, frame in zip(FRAME_NAMES, (frames[0], frames[-1]), strict=True):
+            rows[name].append(resized(frame, TILE_PX))
+        for name, encoder in encoders.items():
+            heat = averaged_map(encoder, clip[None].to(device))[0].cpu().numpy()
+            tile = overlay(middle, heat, (float(heat.min()), float(heat.max())))
+            if load_mask is not None:
+                tile = outlined(tile, _middle_mask(load_mask(video.path), single), OUTLINE_COLOUR)
+            rows[name].append(tile)
+    legend = LEGEND if load_mask is None else f"{LEGEND}; green: outline of the moving object"
+    parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
+    for first in range(0, len(videos), COLUMNS):
+        parts += [labelled(in_a_row(tiles[first : first + COLUMNS]), name) for name, tiles in rows.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    canvas.figure.savefig(out, dpi=DOTS_PER_INCH, facecolor="white")
+    Image.fromarray(in_a_column([*parts, label(legend, NARROWEST_PX)])).save(out)
 
 
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
@@ -90,67 +97,3 @@ def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.
     middle = window.indices(start)[full_positions(settings.frames)][settings.frames // 2]
     still = replace(settings, frames=1)
     return np.asarray(clip_masks(mask[[middle]], still)[0].numpy(), dtype=np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Canvas:
-    """The figure of `side_by_side`: rows of frames and maps, named on the left, a column a video."""
-
-    figure: Figure
-    blocks: list[GridSpec]
-    names: list[str]
-
-    @staticmethod
-    def create(num_videos: int, map_names: list[str], *, title: str, outlined: bool) -> "_Canvas":
-        """Lay out an empty picture: `outlined` says whether the footer explains the object's outline."""
-        names = [*FRAME_NAMES, *map_names]
-        num_columns = min(COLUMNS, num_videos)
-        num_blocks = -(-num_videos // num_columns)
-        block = TILE_INCHES * len(names)
-        # One video or two leave the title and the legend little room.
-        width = max(NAME_INCHES + TILE_INCHES * num_columns + MARGIN_INCHES, 6.0)
-        height = HEAD_INCHES + (block + MARGIN_INCHES) * num_blocks + FOOT_INCHES
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        blocks = []
-        for number in range(num_blocks):
-            top = height - HEAD_INCHES - number * (block + MARGIN_INCHES)
-            right = (NAME_INCHES + TILE_INCHES * num_columns) / width
-            edges = {"left": NAME_INCHES / width, "right": right, "top": top / height, "bottom": (top - block) / height}
-            blocks.append(GridSpec(len(names), num_columns, figure=figure, wspace=0.04, hspace=0.04, **edges))
-        left = MARGIN_INCHES / width
-        figure.text(left, 1 - HEAD_INCHES / 2 / height, title, fontsize=11, fontweight="bold", va="center")
-        legend = "dark = lowest, bright = highest of the map"
-        legend += "; green: outline of the moving object" if outlined else ""
-        figure.text(left, FOOT_INCHES / 2 / height, legend, fontsize=8.5, color="#4b5563", va="center")
-        return _Canvas(figure=figure, blocks=blocks, names=names)
-
-    def draw_column(
-        self,
-        number: int,
-        frames: NDArray[np.uint8],
-        maps: Sequence[NDArray[np.float32]],
-        mask: NDArray[np.float32] | None,
-    ) -> None:
-        """Draw frames (F, S, S, 3), one map (S, S) an encoder, and the outline of a mask (S, S), of one video."""
-        block, column = divmod(number, COLUMNS)
-        tiles = [self._tile(block, row, column) for row in range(len(self.names))]
-        for axes, frame in zip(tiles, (frames[0], frames[-1]), strict=False):
-            axes.imshow(frame, interpolation="bicubic")
-        for axes, heat in zip(tiles[len(FRAME_NAMES) :], maps, strict=True):
-            middle = frames[len(frames) // 2].mean(axis=2)
-            axes.imshow(middle, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-            axes.imshow(heat, cmap=COLOURS, alpha=OPACITY, interpolation="bicubic")
-            if mask is not None:
-                axes.contour(mask, levels=[0.5], colors=OUTLINE_COLOUR, linewidths=1.2)
-
-    def _tile(self, block: int, row: int, column: int) -> Axes:
-        axes = self.figure.add_subplot(self.blocks[block][row, column])
-        axes.set_axis_off()
-        if column == 0:
-            name = textwrap.fill(self.names[row], NAME_CHARACTERS, max_lines=4)
-            weight = "normal" if row < len(FRAME_NAMES) else "bold"
-            axes.text(
-                -0.06, 0.5, name, transform=axes.transAxes, fontsize=8.5, fontweight=weight, ha="right", va="center"
-            )
-        return axes

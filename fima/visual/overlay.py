@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Picture = NDArray[np.uint8]
 
@@ -52,20 +52,29 @@ def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, floa
     return np.asarray(OPACITY * colours + (1 - OPACITY) * grey[..., None], dtype=np.uint8)
 
 
+def outlined(picture: Picture, mask: NDArray[np.float32], colour: tuple[int, int, int]) -> Picture:
+    """Draw the outline of where a mask (h, w), upsampled to the picture, is above one half."""
+    size = (picture.shape[1], picture.shape[0])
+    upsampled = Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)
+    inside = np.asarray(upsampled) > 0.5
+    core = Image.fromarray(inside.astype(np.uint8)).filter(ImageFilter.MinFilter(5))
+    return np.where((inside > np.asarray(core))[..., None], np.array(colour, dtype=np.uint8), picture)
+
+
 @cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
     # Pillow's own font lacks many scripts of file names.
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
 
 
-def label(text: str, width: int) -> Picture:
-    """A line of text, `width` pixels wide, cut where it does not fit."""
-    strip = Image.new("RGB", (width, LABEL_PX), PAPER)
+def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_PX) -> Picture:
+    """A line of text, `width` and `height` pixels large, cut where it does not fit."""
+    strip = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(strip)
     shown = text
-    while shown and draw.textlength(shown, font=_font(FONT_PX)) > width - 4:
+    while shown and draw.textlength(shown, font=_font(font_px)) > width - 4:
         shown = shown[:-2] + "…" if len(shown) > 2 else ""
-    draw.text((2, LABEL_PX / 2), shown, fill=INK, font=_font(FONT_PX), anchor="lm")
+    draw.text((2, height / 2), shown, fill=INK, font=_font(font_px), anchor="lm")
     return np.asarray(strip)
 
 

@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from fima.data.decode.container import ffmpeg_name
 from fima.errors import ConfigError
 from fima.visual.overlay import Picture
 
@@ -54,7 +55,7 @@ class VideoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         options = {"movflags": "faststart"} if self._kind == "mp4" else {}
-        self._container = av.open(str(self._temporary), "w", options=options)
+        self._container = av.open(ffmpeg_name(self._temporary), "w", options=options)
         self._rate = Fraction(fps).limit_denominator(MAX_DENOMINATOR)
         stream = self._container.add_stream(ENCODERS[self._kind], rate=self._rate, options=OPTIONS[self._kind])
         assert isinstance(stream, VideoStream)

@@ -1,6 +1,9 @@
-"""What the bytes of a video packet tell without decoding them: MPEG-4 part 2 and H.264."""
+"""What the bytes of a packet tell without decoding them: packed B-frames of MPEG-4, pictures of H.264 to leave out.
 
-from collections.abc import Callable, Iterable, Sequence
+Both pay for themselves: docs/performance.md.
+"""
+
+from collections.abc import Callable
 
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 B_VOP = 2
@@ -8,57 +11,43 @@ SMALLEST_CODED_VOP_BYTES = 10
 H264_SLICE_TYPES = (1, 5)
 
 
-def has_one_coded_vop(packet: bytes) -> bool:
-    """Whether an MPEG-4 part 2 packet holds exactly one picture, as most do.
-
-    Packets of DivX and XviD with "packed B-frames" hold two, followed by a placeholder of a few bytes with none.
-    """
-    # Searching from both ends takes a third of the time of counting.
-    return len(packet) >= SMALLEST_CODED_VOP_BYTES and 0 <= packet.find(VOP_START_CODE) == packet.rfind(VOP_START_CODE)
-
-
-def unpacked_display_numbers(packets: Iterable[bytes]) -> list[int] | None:
-    """Which frame in display order comes out of a decoder with each MPEG-4 part 2 packet with "packed B-frames".
+class PackedFrames:
+    """Follows the packets of MPEG-4 part 2: whether each gives a frame, and each frame is in a packet of its own.
 
     A packet of a reference picture and a B-picture is followed by packets of one B-picture each, and at last by a
-    placeholder: from one packet to the next a B-picture waits, in whose place the decoder keeps the next one. One
-    that still waits at the end is never decoded.
-
-    Returns:
-        Frame numbers; None where the packets do not follow that pattern.
+    placeholder of a few bytes: from one packet to the next a B-picture waits, in whose place the decoder keeps the next
+    one. One that still waits at the end is never decoded.
     """
-    is_b: list[bool] = []
-    waiting = False
-    for packet in packets:
-        placeholder = len(packet) < SMALLEST_CODED_VOP_BYTES
+
+    def __init__(self) -> None:
+        self.one_frame_each = True
+        """Whether so far no packet held anything but one picture."""
+        self.regular = True
+        """Whether so far the packets follow that pattern, so that there are as many frames as packets."""
+        self._waiting = False
+
+    def add(self, packet: bytes) -> None:
+        """Looks at the next packet."""
+        # Searching from both ends takes a third of the time of counting.
         first, last = packet.find(VOP_START_CODE), packet.rfind(VOP_START_CODE)
-        if first < 0:
-            return None
-        if first == last and (not placeholder or waiting):
-            b_picture = placeholder or _is_b_vop(packet, first)
-            if waiting and not b_picture:
-                return None
-            is_b.append(b_picture)
-            waiting = waiting and not placeholder
-        elif first < last and not waiting and _is_b_vop(packet, last) and not _is_b_vop(packet, first):
-            if packet.rfind(VOP_START_CODE, 0, last) != first:
-                return None
-            is_b.append(False)
-            waiting = True
+        placeholder = len(packet) < SMALLEST_CODED_VOP_BYTES
+        if 0 <= first == last and not placeholder:
+            self.regular &= not self._waiting or _is_b_vop(packet, first)
+            return
+        self.one_frame_each = False
+        if 0 <= first == last:
+            self.regular &= self._waiting
+            self._waiting = False
         else:
-            return None
-    return _display_numbers(is_b)
+            two = 0 <= first == packet.rfind(VOP_START_CODE, 0, last)
+            self.regular &= two and not self._waiting and _is_b_vop(packet, last) and not _is_b_vop(packet, first)
+            self._waiting = True
 
 
-def _display_numbers(is_b: Sequence[bool]) -> list[int]:
-    """Places in display order of pictures in coded order: a B-picture comes before the reference stored before it."""
-    references = [ordinal for ordinal, b_picture in enumerate(is_b) if not b_picture]
-    next_reference = dict(zip(references, [*references, len(is_b)][1:], strict=True))
-    order = sorted(range(len(is_b)), key=lambda ordinal: next_reference.get(ordinal, ordinal))
-    numbers = [0] * len(is_b)
-    for number, ordinal in enumerate(order):
-        numbers[ordinal] = number
-    return numbers
+def _is_b_vop(packet: bytes, start: int) -> bool:
+    """Whether a picture is a B-VOP (ISO 14496-2, 6.2.5: its type is two bits after the start code)."""
+    position = start + len(VOP_START_CODE)
+    return position < len(packet) and packet[position] >> 6 == B_VOP
 
 
 def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], bool] | None:
@@ -77,12 +66,6 @@ def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], 
         length_bytes = (extradata[4] & 3) + 1
         return lambda packet: _h264_is_unreferenced(packet, length_bytes)
     return None
-
-
-def _is_b_vop(packet: bytes, start: int) -> bool:
-    """Whether a picture is a B-VOP (ISO 14496-2, 6.2.5: its type is two bits after the start code)."""
-    position = start + len(VOP_START_CODE)
-    return position < len(packet) and packet[position] >> 6 == B_VOP
 
 
 def _h264_is_unreferenced(packet: bytes, length_bytes: int) -> bool:

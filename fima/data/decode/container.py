@@ -2,30 +2,43 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Discard
-from av.video.reformatter import ColorRange
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from fima.data.decode.sps import frame_format
 from fima.errors import VideoError
 
 MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
 FORMATS = {".avi": "avi"} | dict.fromkeys((".m4v", ".mov", ".mp4"), MP4_FORMAT)
 """FFmpeg's names of formats by the ending of a file. To try that one alone saves a third of the time of opening."""
 WITHOUT_DECODING = {"codec_whitelist": "none", "probesize": "4096"}
-"""FFmpeg decodes the first picture of a file to learn its pixel format. Where no codec is allowed it does not."""
+"""FFmpeg decodes pictures of a file while it opens it. Where no codec is allowed it does not."""
 MAX_FRAME_PIXELS = 2**26
 """A larger frame is refused: one of them takes 200 MB as RGB, and a damaged header can announce any size."""
+PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+RATE_TOLERANCE = 0.1
+EXTREME_ASPECT = 8
+"""Pixels that are said to be longer than this, or higher, are square: the header is damaged."""
 
 
-def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and its first video stream, to be decoded by one thread.
+def ffmpeg_name(path: Path) -> str:
+    """A file's name for FFmpeg, which takes what comes before a colon in a relative one for a protocol."""
+    return os.path.abspath(path)  # noqa: PTH100 - links stay
+
+
+def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, VideoStream]:
+    """Open a file and its video stream, to be decoded by one thread.
+
+    Args:
+        path: the file.
+        probe: let FFmpeg decode the first pictures, so that size and pixel format are those of the frames; without
+            it H.264 in MP4 opens several times as fast, and the container's word is taken for the size.
 
     Raises:
         VideoError: the file is missing, empty, no video, of an unknown codec, or its frames are too large.
@@ -36,29 +49,28 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
             raise VideoError(path, "not a regular file")
         if status.st_size == 0:
             raise VideoError(path, "the file is empty")
-        container = _opened(path)
+        container = _opened(path, probe)
     except (OSError, ValueError, av.FFmpegError) as error:
         if isinstance(error, VideoError):
             raise
         raise VideoError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     try:
-        return container, _video_stream(path, container)
+        return container, _prepared_stream(path, container)
     except VideoError:
         container.close()
         raise
 
 
-def _opened(path: Path) -> InputContainer:
-    """The file, opened without decoding where its header tells all that decoding would; H.264 in MP4 as a rule."""
-    # An absolute path: FFmpeg takes what comes before a colon in others for a protocol.
-    name = os.path.abspath(path)  # noqa: PTH100
-    kind = FORMATS.get(path.suffix.lower())
+def _opened(path: Path, probe: bool) -> InputContainer:
+    name, kind = ffmpeg_name(path), FORMATS.get(path.suffix.lower())
     if kind is None:
         return av.open(name, metadata_errors="replace")
     try:
-        if kind == MP4_FORMAT:
+        if kind == MP4_FORMAT and not probe:
             container = av.open(name, metadata_errors="replace", format=kind, options=WITHOUT_DECODING)
-            if _is_complete(container):
+            best = next(iter(ranked_streams(container)), None)
+            # Of other codecs the container does not tell how far pictures are out of order.
+            if best is not None and best.codec_context is not None and best.codec_context.name == "h264":
                 return container
             container.close()
         return av.open(name, metadata_errors="replace", format=kind)
@@ -66,26 +78,27 @@ def _opened(path: Path) -> InputContainer:
         return av.open(name, metadata_errors="replace")  # it may be of another format than its name says
 
 
-def _is_complete(container: InputContainer) -> bool:
-    """Whether container and stream tell the same of the frames; notes their pixel format."""
-    context = container.streams.video[0].codec_context if container.streams.video else None
-    if container.format.name != MP4_FORMAT or context is None or context.name != "h264" or not context.extradata:
-        return False
-    found = frame_format(context.extradata)
-    if found is None or (found.width, found.height) != (context.width, context.height):
-        return False
-    stated_range = int(context.color_range)
-    if stated_range not in (ColorRange.UNSPECIFIED, ColorRange.JPEG if found.full_range else ColorRange.MPEG):
-        return False
-    context.pix_fmt = "yuvj420p" if found.full_range else "yuv420p"
-    return True
+def ranked_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams but for attached pictures: those marked as default first, then the larger ones.
+
+    Before that, a stream that can be decoded comes before one that cannot, and a moving one before a single picture.
+    """
+
+    def rank(stream: VideoStream) -> tuple[bool, bool, bool, int]:
+        context = stream.codec_context
+        known = context is not None
+        area = context.width * context.height if known else 0
+        return known, stream.frames != 1, bool(stream.disposition & Disposition.default), area
+
+    videos = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+    return sorted(videos, key=rank, reverse=True)
 
 
-def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    if not container.streams.video:
-        raise VideoError(path, "no video stream")
-    stream = container.streams.video[0]
-    context = getattr(stream, "codec_context", None)
+def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
+    videos = ranked_streams(container)
+    if not videos:
+        raise VideoError(path, "no video stream" + (", but an attached picture" if container.streams.video else ""))
+    stream, context = videos[0], videos[0].codec_context
     if context is None:
         raise VideoError(path, "its codec is unknown")
     if context.width * context.height > MAX_FRAME_PIXELS:
@@ -95,6 +108,7 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
             other.discard = Discard.all  # the sound is a quarter of what reading a small file takes
     stream.thread_type = "NONE"
     context.thread_count = 1
+    context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
 
 
@@ -119,3 +133,28 @@ def check_end(path: Path, end: int) -> None:
     size = path.stat().st_size
     if end > size:
         raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")
+
+
+def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> float:
+    """Frames per second on average: what the container says where the times of the frames agree with it, else theirs.
+
+    Args:
+        stream: the video stream.
+        num_frames: its frames.
+        times: those of them that have a time, in any order, in the stream's time base.
+
+    Returns:
+        The rate; 0 where neither tells.
+    """
+    stated = float(stream.average_rate or 0)
+    span = (max(times) - min(times)) * float(stream.time_base or 0) if len(times) > 1 else 0.0
+    if span <= 0:
+        return stated
+    measured = (len(times) - 1) / span * num_frames / len(times)
+    return stated if abs(stated - measured) <= RATE_TOLERANCE * measured else measured
+
+
+def pixel_aspect(stream: VideoStream) -> Fraction:
+    """Width of a pixel over its height, as players show it; 1 where the file does not tell."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect if Fraction(1, EXTREME_ASPECT) <= aspect <= EXTREME_ASPECT else Fraction(1)

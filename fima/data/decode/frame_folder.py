@@ -1,6 +1,7 @@
 """Reading a folder of numbered pictures as a video, a frame a picture."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,12 +22,13 @@ class FrameFolderReader(VideoReader):
 
     Args:
         path: the folder.
+        probe: as of `VideoReader`; a picture is always looked at.
 
     Raises:
         VideoError: the folder cannot be read or has no numbered pictures, or its first picture cannot be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, probe: bool = False) -> None:
         self.path = Path(path)
         try:
             names = frame_series(entry.name for entry in self.path.iterdir())
@@ -36,7 +38,8 @@ class FrameFolderReader(VideoReader):
             raise VideoError(self.path, "a folder without numbered pictures")
         self._names = names
         self.num_frames = len(names)
-        self.fps, self.time_base = 0.0, DEFAULT_TIME_BASE
+        self.fps, self.time_base, self.pixel_aspect = 0.0, DEFAULT_TIME_BASE, Fraction(1)
+        self._index = None
         self._reformatter = VideoReformatter()
         first = self._picture(0)
         self.width, self.height = first.width, first.height
@@ -44,9 +47,6 @@ class FrameFolderReader(VideoReader):
 
     def close(self) -> None:
         """Does nothing: no file stays open."""
-
-    def frame_times(self) -> None:
-        """No times: the rate is even."""
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames with their numbers. Raises VideoError where one cannot be decoded."""

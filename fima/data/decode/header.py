@@ -1,17 +1,26 @@
-"""What the header of a video file tells, without decoding; packets are counted only where it lacks their number."""
+"""What the header and the first frame of a video file tell; packets are counted only where the header has no index."""
 
+import contextlib
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+import av
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fima.data.decode.container import MP4_FORMAT, check_end, open_video, video_packets
+from fima.data.decode.container import (
+    check_end,
+    frame_rate,
+    open_video,
+    pixel_aspect,
+    ranked_streams,
+    video_packets,
+)
 from fima.data.decode.frame_folder import FrameFolderReader
 from fima.errors import VideoError
 
-MP4_UNIT = 1 << 16
 PROGRESSIVE_ORDERS = (0, 1)
 MICROSECONDS = 1_000_000
 
@@ -30,6 +39,8 @@ class VideoHeader:
     """Pixels, before any rotation."""
     height: int
     """Pixels, before any rotation."""
+    pixel_aspect: float
+    """Width of a pixel over its height, as players show it."""
     duration_seconds: float
     """Duration of the video stream; 0 where unknown."""
     codec: str
@@ -37,145 +48,121 @@ class VideoHeader:
     pixel_format: str
     """FFmpeg's name, such as yuv420p."""
     rotation: int
-    """Degrees clockwise by which a player turns the frames: 0, 90, 180 or 270; read from MP4 and MOV only."""
+    """Degrees clockwise by which a player turns the frames: 0, 90, 180 or 270."""
     interlaced: bool
     """Whether the stream says that its frames hold two fields each."""
+    chosen: str
+    """Which video stream is read where there are several, such as "2 of 2, 320x240"; else empty."""
 
 
 def read_header(path: Path) -> VideoHeader:
-    """Read the header of a video file.
+    """Read the header of a video file and decode its first frame.
 
     Raises:
-        VideoError: the file cannot be opened, has no video stream or no frame, or ends before its last frame.
+        VideoError: the file cannot be opened, has no video stream or no frame, its frames are not of the size
+            that it states, or it ends before its last frame.
     """
     if path.is_dir():
         return _of_folder(path)
-    container, stream = open_video(path)
+    container, stream = open_video(path, probe=False)
     with container:
-        frames = _from_index(path, container, stream) or _from_packets(path, container, stream)
+        width, height = stream.codec_context.width, stream.codec_context.height
+        times = _listed_times(path, stream)
+        counted = times is None
+        first, read_times, num_packets = _first_frame(path, container, stream, to_the_end=counted)
+        num_frames = num_packets if times is None else len(times)
+        if (first.width, first.height) != (width, height):
+            reason = f"its header says {width}x{height}, but its frames are {first.width}x{first.height}"
+            raise VideoError(path, f"{reason}: `fima prepare` rewrites it")
+        fps = frame_rate(stream, num_frames, read_times if times is None else times)
         context = stream.codec_context
         return VideoHeader(
-            num_frames=frames.num_frames,
-            counted=frames.counted,
-            fps=frames.fps,
-            width=context.width,
-            height=context.height,
-            duration_seconds=frames.duration_seconds,
+            num_frames=num_frames,
+            counted=counted,
+            fps=fps,
+            width=width,
+            height=height,
+            pixel_aspect=float(pixel_aspect(stream)),
+            duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, read_times),
             codec=context.name,
-            pixel_format=context.pix_fmt or "unknown",
-            rotation=_mp4_rotation(path) if container.format.name == MP4_FORMAT else 0,
-            interlaced=int(context.field_order) not in PROGRESSIVE_ORDERS,
+            pixel_format=first.format.name,
+            rotation=-first.rotation % 360,
+            interlaced=first.interlaced_frame or int(context.field_order) not in PROGRESSIVE_ORDERS,
+            chosen=_chosen(container, stream),
         )
 
 
 def _of_folder(path: Path) -> VideoHeader:
     """What a folder of pictures tells: neither rate nor duration."""
-    reader = FrameFolderReader(path)
-    with reader:
+    with FrameFolderReader(path) as reader:
         return VideoHeader(
             num_frames=reader.num_frames,
             counted=False,
             fps=0.0,
             width=reader.width,
             height=reader.height,
+            pixel_aspect=1.0,
             duration_seconds=0.0,
             codec="pictures",
             pixel_format=reader.pixel_format,
             rotation=0,
             interlaced=False,
+            chosen="",
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Frames:
-    """The fields of a header that may need the packets."""
-
-    num_frames: int
-    counted: bool
-    fps: float
-    duration_seconds: float
-
-
-def _from_index(path: Path, container: InputContainer, stream: VideoStream) -> _Frames | None:
-    """What the header tells; None where it has no full index of the frames."""
-    num_frames = end = 0
+def _listed_times(path: Path, stream: VideoStream) -> "array[int] | None":
+    """Times at which the frames are decoded by the container's index; None where it has none of all frames."""
+    times = array("q")
+    end = 0
     for entry in stream.index_entries:
-        stored = entry.size
-        reaches = entry.pos + stored
-        if reaches > end:
-            end = reaches
-        if stored > 0 and not entry.is_discard:
-            num_frames += 1
+        end = max(end, entry.pos + entry.size)
+        if entry.size > 0 and not entry.is_discard:
+            times.append(entry.timestamp)
     check_end(path, end)
-    if not num_frames or num_frames != stream.frames:
-        return None
-    fps = float(stream.average_rate or 0)
-    duration = _stated_duration(container, stream) or (num_frames / fps if fps else 0.0)
-    return _Frames(num_frames=num_frames, counted=False, fps=fps, duration_seconds=duration)
+    return times if times and len(times) == stream.frames else None
 
 
-def _from_packets(path: Path, container: InputContainer, stream: VideoStream) -> _Frames:
-    """The same by reading all packets, whose times then tell the frame rate as well."""
-    num_indexed = len(stream.index_entries)
-    shown = [packet.pts for packet in video_packets(path, container, stream) if not packet.is_discard]
-    num_frames, times = len(shown), [time for time in shown if time is not None]
-    if not num_frames:
-        raise VideoError(path, "no frame")
-    # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
-    if container.format.name == "avi" and num_indexed < num_frames < stream.frames:
-        raise VideoError(path, f"truncated or damaged: {num_frames} of {stream.frames} frames can be read")
-    time_base = float(stream.time_base or 0)
-    start = min(times, default=0) * time_base
-    span = (max(times, default=0) * time_base - start) * len(times) / max(1, len(times) - 1)
-    fps = num_frames / span if span > 0 else float(stream.average_rate or 0)
-    seconds = num_frames / fps if fps else 0.0
-    stated = _stated_duration(container, stream) or seconds
-    # Some formats state when the last frame ends, others how long the frames last.
-    duration = min(stated, stated - start, key=lambda value: abs(value - seconds))
-    return _Frames(num_frames=num_frames, counted=True, fps=fps, duration_seconds=duration)
-
-
-def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
-    """Seconds of the video stream, or else of the whole; 0 where the header does not tell."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / MICROSECONDS if container.duration else 0.0
-
-
-def _mp4_rotation(path: Path) -> int:
-    """Rotation of the first video track's matrix (ISO 14496-12, 8.3.2), which PyAV does not hand out."""
-    with path.open("rb") as file:
-        for moov in _boxes(file, 0, path.stat().st_size, b"moov"):
-            for track in _boxes(file, *moov, b"trak"):
-                for start, end in _boxes(file, *track, b"tkhd"):
-                    file.seek(start)
-                    content = file.read(end - start)
-                    matrix = 52 if content[:1] == b"\1" else 40
-                    a, b = (
-                        int.from_bytes(content[matrix + offset : matrix + offset + 4], "big", signed=True)
-                        for offset in (0, 4)
-                    )
-                    shown = any(content[matrix + 36 : matrix + 44])  # the sound has neither width nor height
-                    if shown:
-                        quarters = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}
-                        return quarters.get((round(a / MP4_UNIT), round(b / MP4_UNIT)), 0)
-    return 0
-
-
-def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> list[tuple[int, int]]:
-    """Where the contents of the boxes of one kind begin and end, among those between two places of a file."""
-    found: list[tuple[int, int]] = []
-    while start + 8 <= end:
-        file.seek(start)
-        header = file.read(16)
-        size, content = int.from_bytes(header[:4], "big"), start + 8
-        if size == 1:
-            size, content = int.from_bytes(header[8:16], "big"), start + 16
-        elif size == 0:
-            size = end - start
-        if size < 8:
+def _first_frame(
+    path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool
+) -> tuple[VideoFrame, "array[int]", int]:
+    """The first frame, and of the packets that were read the times and the number of those that are shown."""
+    num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
+    frames: list[VideoFrame] = []
+    for packet in video_packets(path, container, stream):
+        if not packet.is_discard:
+            num_packets += 1
+            if packet.pts is not None:
+                times.append(packet.pts)
+        with contextlib.suppress(av.InvalidDataError):  # damage is for those to find who decode the whole file
+            frames = frames or stream.codec_context.decode(packet)
+        if frames and not to_the_end:
             break
-        if header[4:8] == kind:
-            found.append((content, min(start + size, end)))
-        start += size
-    return found
+    frames = frames or stream.codec_context.decode(None)
+    # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
+    if to_the_end and container.format.name == "avi" and num_indexed < num_packets < stream.frames:
+        raise VideoError(path, f"truncated or damaged: {num_packets} of {stream.frames} frames can be read")
+    if not frames:
+        raise VideoError(path, "no frame")
+    return frames[0], times, num_packets
+
+
+def _duration(container: InputContainer, stream: VideoStream, seconds: float, times: "array[int]") -> float:
+    """Seconds that the header states for the stream, or else for the whole; `seconds`, of the frames, where neither."""
+    time_base = float(stream.time_base or 0)
+    if stream.duration is not None and stream.time_base is not None:
+        stated = stream.duration * time_base
+    else:
+        stated = container.duration / MICROSECONDS if container.duration else seconds
+    # Some formats state when the last frame ends, others how long the frames last.
+    start = min(times, default=0) * time_base
+    return min(stated, stated - start, key=lambda value: abs(value - seconds))
+
+
+def _chosen(container: InputContainer, stream: VideoStream) -> str:
+    """The stream in words, where there is a choice."""
+    streams = sorted(ranked_streams(container), key=lambda other: other.index)
+    if len(streams) == 1:
+        return ""
+    place = [other.index for other in streams].index(stream.index)
+    return f"{place + 1} of {len(streams)}, {stream.codec_context.width}x{stream.codec_context.height}"

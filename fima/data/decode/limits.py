@@ -22,11 +22,11 @@ class DecodeLimits:
     """What one video may take; one that wants more is skipped."""
 
     timeout_seconds: float = TIMEOUT_SECONDS
-    """Time for it, where another process decodes; 0: any."""
+    """Seconds to decode it in another process; 0: no limit."""
     max_frame_pixels: int = MAX_FRAME_PIXELS
     """Largest frame."""
     max_clip_mb: int = MAX_CLIP_MB
-    """Memory, in MB, that the frames that are wanted of it at once may take together, as RGB."""
+    """Memory, in MB, of the frames that are read from it at once, as RGB."""
 
     def __post_init__(self) -> None:
         for name, smallest in (("timeout_seconds", 0), ("max_frame_pixels", 1), ("max_clip_mb", 1)):
@@ -43,7 +43,7 @@ class DecodeLimits:
         )
 
     def check(self, reader: VideoReader, num_frames: int) -> None:
-        """Refuse a video of which so many frames take too much memory. Raises VideoError."""
+        """Refuse a video of which this many frames take too much memory. Raises VideoError."""
         check_size(reader, num_frames, max_frame_pixels=self.max_frame_pixels, max_clip_mb=self.max_clip_mb)
 
 

@@ -13,9 +13,8 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from fima.data.decode.bitstream import has_one_coded_vop, unpacked_display_numbers
-from fima.data.decode.container import MP4_FORMAT, check_end, open_video, video_packets
-from fima.data.decode.sps import frame_format
+from fima.data.decode.bitstream import PackedFrames
+from fima.data.decode.container import MP4_FORMAT, check_end, frame_rate, open_video, video_packets
 from fima.errors import VideoError
 
 KEPT_BYTES = 16 * 2**20
@@ -65,6 +64,13 @@ class FrameIndex:
         place = bisect_right(self._key_times, self._timestamps[frame]) - 1
         return self._start_packets[place], self._start_times[place]
 
+    def all_runs(self) -> Iterator[range]:
+        """All frames in parts that begin at the key packets."""
+        begins = sorted({self.frame_at(timestamp) for timestamp in self._start_times} | {0})
+        for begin, end in zip(begins, [*begins[1:], len(self)], strict=True):
+            if begin < end:
+                yield range(begin, end)
+
     def runs(self, wanted: Sequence[int]) -> Iterator[Sequence[int]]:
         """The wanted frames, rising, in parts, each to be decoded in one pass from a key frame of its own."""
         begin = 0
@@ -94,6 +100,10 @@ class Packets:
         self._path, self._container, self._stream = path, container, stream
         self._listed: array[int] | None = None
         self._kept: list[Packet[VideoStream]] | None = None
+        self.fps = 0.0
+        """Frames per second; known from `index` on."""
+        self.num_packed: int | None = None
+        """Frames of a stream with packed B-frames, which have no timestamps; known from `index` on."""
 
     def clear(self) -> None:
         """Keeps nothing any more."""
@@ -151,11 +161,8 @@ class Packets:
 
     def _from_header(self) -> FrameIndex | None:
         """The index by the table of an MP4 in whose H.264 frames are stored in the order in which they are shown."""
-        context, entries = self._stream.codec_context, self._stream.index_entries
-        if self._container.format.name != MP4_FORMAT or context.name != "h264" or len(entries) != self._stream.frames:
-            return None
-        kind = frame_format(context.extradata or b"")
-        if kind is None or not kind.in_order:
+        entries = self._stream.index_entries
+        if len(entries) != self._stream.frames or not _is_in_order(self._container, self._stream):
             return None
         timestamps, keys = array("q"), array("q")
         end = 0
@@ -170,27 +177,27 @@ class Packets:
         check_end(self._path, end)
         index = _index(timestamps, timestamps, keys)
         self._listed = timestamps if index is not None else None
+        self.fps = frame_rate(self._stream, len(timestamps), timestamps)
         return index
 
     def _from_packets(self) -> FrameIndex | None:
         codec = self._stream.codec_context.name
         timestamps, shown, keys = array("q"), array("q"), array("q")
         kept: list[Packet[VideoStream]] | None = []
-        num_packets = kept_bytes = 0
-        one_frame_each = all_shown = True
+        num_packets = num_shown = kept_bytes = 0
+        packed = PackedFrames()
         for packet in video_packets(self._path, self._container, self._stream):
             timestamp = packet.pts
             if packet.is_keyframe:
                 keys.append(num_packets)
             num_packets += 1
+            num_shown += not packet.is_discard
             if timestamp is not None:
                 timestamps.append(timestamp)
-            if packet.is_discard:
-                all_shown = False
-            elif timestamp is not None:
-                shown.append(timestamp)
-            if codec == "mpeg4" and one_frame_each:
-                one_frame_each = has_one_coded_vop(bytes(packet))
+                if not packet.is_discard:
+                    shown.append(timestamp)
+            if codec == "mpeg4":
+                packed.add(bytes(packet))
             if kept is not None:
                 kept.append(packet)
                 kept_bytes += packet.size + PACKET_OBJECT_BYTES
@@ -198,22 +205,19 @@ class Packets:
                     kept = None
         self._kept = kept
         _check_number(self._path, num_packets, self._stream)
-        if not one_frame_each:
-            return _unpacked_index(kept, keys) if kept is not None and all_shown else None
+        self.fps = frame_rate(self._stream, num_shown, shown)
+        if not packed.one_frame_each:
+            self.num_packed = num_packets if packed.regular and num_shown == num_packets else None
+            return None
         if len(timestamps) < num_packets or codec not in TIMESTAMPED_CODECS:
             return None
         return _index(timestamps, shown, keys)
 
 
-def _unpacked_index(packets: Sequence["Packet[VideoStream]"], keys: "array[int]") -> FrameIndex | None:
-    """The index of a video with packed B-frames, whose packets get frame numbers for timestamps."""
-    numbers = unpacked_display_numbers(map(bytes, packets))
-    if numbers is None:
-        return None
-    for packet, number in zip(packets, numbers, strict=True):
-        packet.pts = number
-    timestamps = array("q", numbers)
-    return _index(timestamps, timestamps, keys[:1])
+def _is_in_order(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether an MP4 has H.264 whose frames are stored in the order in which they are shown, by its table of times."""
+    context = stream.codec_context
+    return container.format.name == MP4_FORMAT and context.name == "h264" and not context.has_b_frames
 
 
 def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") -> FrameIndex | None:

@@ -1,12 +1,14 @@
 """Frame-accurate decoding of one video file with PyAV."""
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from zlib import crc32
 
 import av
 import numpy as np
@@ -17,12 +19,14 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import unreferenced_test
-from fima.data.decode.container import open_video
+from fima.data.decode.container import open_video, pixel_aspect
 from fima.data.decode.packets import FrameIndex, Packets, TimestampsDisagree
 from fima.errors import VideoError
 
 KEPT_FRAME_BYTES = 64 * 2**20
 DEFAULT_TIME_BASE = Fraction(1, 1000)
+SETS_BEFORE_KEYS = frozenset({"h264", "hevc"})
+"""Codecs whose parameter sets come with key frames: where a recording begins before one, nothing can be decoded."""
 
 
 class VideoReader:
@@ -30,20 +34,22 @@ class VideoReader:
 
     Where the timestamps of packets identify the frames (one frame a packet, every timestamp present and different),
     `read` decodes from the last key frame at or before the first wanted frame, in one pass, and jumps to a later key
-    frame where that saves decoding; `Packets` tells where timestamps come from. Packed B-frames, as in the AVI files of
-    UCF101, are numbered by their picture types and decoded from the first packet. Otherwise (streams without
-    timestamps, streams that start between key frames) frames are counted by decoding from the beginning. Either way
-    frame i is the i-th frame that a decoder gives when it decodes the whole file. Rotation metadata is ignored.
+    frame where that saves decoding; `Packets` tells where timestamps come from. Where the decoder finds that a packet
+    which the container calls a key frame is none, and where there are no such timestamps, frames are counted by
+    decoding from the beginning. Either way frame i is the i-th frame that a decoder gives when it decodes the whole
+    file. Rotation and the aspect of pixels are not applied.
 
     Args:
-        path: a file in any container and codec that FFmpeg reads; the first video stream is taken. A folder of numbered
-            pictures is read by `FrameFolderReader`.
+        path: a file in any container and codec that FFmpeg reads; of several video streams the default one is taken,
+            or else the largest. A folder of numbered pictures is read by `FrameFolderReader`.
+        probe: whether the size of the frames is looked up in the stream; otherwise the word of an MP4 is taken for it,
+            which is faster, and frames of another size are refused.
 
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, or cannot be decoded.
     """
 
-    def __new__(cls, path: Path) -> Self:
+    def __new__(cls, path: Path, *, probe: bool = False) -> Self:
         """Choose the class that reads it, as `pathlib.Path` does."""
         if cls is VideoReader and os.path.isdir(path):  # noqa: PTH112 - a third of the time of Path.is_dir
             from fima.data.decode.frame_folder import FrameFolderReader
@@ -51,28 +57,32 @@ class VideoReader:
             return super().__new__(FrameFolderReader)  # type: ignore[return-value]
         return super().__new__(cls)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, probe: bool = False) -> None:
         self.path = Path(path)
-        self._container, self._stream = open_video(self.path)
+        self._container, self._stream = open_video(self.path, probe=probe)
         self._context = self._stream.codec_context
         self._reformatter = VideoReformatter()
         self._fresh = True
+        self._counted = False
         self._frames: list[VideoFrame] | None = None
         self._packets = Packets(self.path, self._container, self._stream)
         try:
             self.width, self.height = self._context.width, self._context.height
-            self.fps = float(self._stream.average_rate or 0)
+            self.pixel_aspect = pixel_aspect(self._stream)
             self.time_base = self._stream.time_base or DEFAULT_TIME_BASE
             self._index = self._packets.index()
-            if self._index is None:
-                self._count_frames()
-            else:
+            self.fps = self._packets.fps
+            if self._index is not None:
                 self.num_frames = len(self._index)
+            elif self._packets.num_packed is not None:
+                self.num_frames = self._packets.num_packed
+            else:
+                self._count_frames()
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -128,14 +138,32 @@ class VideoReader:
                 following += 1
                 yield self._rgb(frame)
 
-    def verify(self) -> None:
-        """Decodes the whole video without keeping its frames.
+    def verify(self) -> bool:
+        """Decodes the whole video from its beginning, and once more from each key frame, and compares the frames.
+
+        Returns:
+            Whether what the container says of key frames and times holds; if not, every `read` decodes the whole file.
 
         Raises:
-            VideoError: a frame cannot be decoded, is damaged, or its size differs from the first frame's.
+            VideoError: a frame cannot be decoded, is damaged, or is another one when decoding begins at a key frame; or
+                the size of frames changes.
         """
-        for _, frame in self.decode(range(self.num_frames)):
-            self._check_size(frame)
+        digests = array("L")
+        for frame in self._decode_in_order():
+            digests.append(crc32(self._rgb(frame).tobytes()))
+        if len(digests) != self.num_frames:
+            raise VideoError(self.path, f"damaged: {self.num_frames} frames announced, {len(digests)} decoded")
+        if self._index is None:
+            return True
+        try:
+            for run in self._index.all_runs():
+                for number, frame in _chosen(self._decode_from_key_frame(self._index, run), run):
+                    if crc32(self._rgb(frame).tobytes()) != digests[number]:
+                        reason = f"damaged: frame {number} is another one when decoding begins at the last key frame"
+                        raise VideoError(self.path, reason)
+        except TimestampsDisagree:
+            return False
+        return True
 
     def frames(self) -> Iterator[VideoFrame]:
         """All frames in display order, as the decoder gives them, with what the file says of their time.
@@ -159,27 +187,29 @@ class VideoReader:
         Raises:
             VideoError: a frame cannot be decoded.
         """
-        if self._index is not None:
-            try:
-                for run in self._index.runs(wanted):
-                    yield from _chosen(self._decode_from_key_frame(self._index, run), run)
-                return
-            except TimestampsDisagree:
-                pass
-            promised = self.num_frames
-            self._count_frames()
-            if self.num_frames != promised:
-                raise VideoError(self.path, f"damaged: {promised} frames announced, {self.num_frames} decoded")
         try:
-            yield from _chosen(enumerate(self._decode_in_order()), wanted)
+            yield from self._numbered(wanted)
+            return
         except TimestampsDisagree:
-            raise VideoError(self.path, "the file changed while it was read") from None
+            if self._counted:
+                raise VideoError(self.path, "the file changed while it was read") from None
+        promised = self.num_frames
+        self._count_frames()
+        if self.num_frames != promised:
+            raise VideoError(self.path, f"damaged: {promised} frames announced, {self.num_frames} decoded")
+        yield from self._numbered(wanted)
+
+    def _numbered(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        if self._index is None:
+            yield from _chosen(enumerate(self._decode_in_order()), wanted)
+            return
+        for run in self._index.runs(wanted):
+            yield from _chosen(self._decode_from_key_frame(self._index, run), run)
 
     def _check_size(self, frame: VideoFrame) -> None:
         if (frame.width, frame.height) != (self.width, self.height):
-            raise VideoError(
-                self.path, f"frame size changes from {self.width}x{self.height} to {frame.width}x{frame.height}"
-            )
+            change = f"from {self.width}x{self.height} to {frame.width}x{frame.height}"
+            raise VideoError(self.path, f"frame size changes {change}, or is not what the header says")
 
     def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         self._check_size(frame)
@@ -194,8 +224,8 @@ class VideoReader:
 
     def _count_frames(self) -> None:
         """Decodes the whole video; keeps its frames when they are small, so that `read` need not decode again."""
-        self._index = None
-        self._frames = None
+        self._index = self._frames = None
+        self._counted = True
         self.num_frames = 0
         kept: list[VideoFrame] = []
         kept_bytes = 0
@@ -218,9 +248,15 @@ class VideoReader:
         if not self._fresh:
             self._context.flush_buffers()
         self._fresh = False
+        undecodable = self._context.name in SETS_BEFORE_KEYS
         try:
             for packet in packets:
-                yield from self._context.decode(packet)
+                undecodable = undecodable and not packet.is_keyframe
+                try:
+                    yield from self._context.decode(packet)
+                except av.InvalidDataError:
+                    if not undecodable:
+                        raise
             yield from self._context.decode(None)
         except av.FFmpegError as error:
             raise VideoError(self.path, f"cannot be decoded ({error.strerror})") from error
@@ -228,9 +264,10 @@ class VideoReader:
     def _decode_from_key_frame(self, index: FrameIndex, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Frames with their numbers, which rise, from the last key frame at or before the first wanted frame on.
 
-        Every packet that is decoded must give its frame, in order of the timestamps: a frame that is lost on the way
-        would leave wrong pixels in those that refer to it. Packets that no frame refers to are not decoded unless
-        they are wanted.
+        The packet that begins must give a key frame by the decoder's word: a container may call any packet one. Every
+        packet that is decoded must give its frame, in order of the timestamps: a frame that is lost on the way would
+        leave wrong pixels in those that refer to it. Packets that no frame refers to are not decoded unless they are
+        wanted.
         """
         start, start_timestamp = index.start_for(wanted[0])
         needed = wanted if isinstance(wanted, range) else frozenset(wanted)
@@ -256,6 +293,8 @@ class VideoReader:
             if frame.is_corrupt:
                 raise VideoError(self.path, "damaged: the decoder reports errors")
             if not promised or heappop(promised) != timestamp:
+                raise TimestampsDisagree
+            if start and timestamp == start_timestamp and not frame.key_frame:
                 raise TimestampsDisagree
             number = index.frame_at(timestamp)
             if number <= last:

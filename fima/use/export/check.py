@@ -13,9 +13,9 @@ from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
 from fima.evaluate.features import normalised
+from fima.evaluate.windows import WindowChunk, WindowDataset
 from fima.synthetic.motion_textures import make_motion_textures
 from fima.use.export.formats import Run
-from fima.use.windows import WindowChunk, WindowDataset
 
 TOLERANCE = 1e-4
 """Largest difference, in proportion to the largest value: an untrained network's values may be far below 1."""

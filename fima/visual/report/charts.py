@@ -117,7 +117,7 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:
-    """Bars of the most telling figures, one colour a run, and what chance gives.
+    """Bars of the main figures, one colour per run, and the chance level.
 
     Args:
         names: the figures.
@@ -171,7 +171,7 @@ def confusion_chart(report: ClassReport) -> Chart:
         "zmin": 0,
         "zmax": 100,
         "colorbar": {"title": {"text": "%"}, "thickness": 12},
-        "hovertemplate": "%{y} taken for %{x}: %{customdata} videos (%{z} %)<extra></extra>",
+        "hovertemplate": "%{y} predicted as %{x}: %{customdata} videos (%{z} %)<extra></extra>",
     }
     layout = {
         "xaxis": {**axis, "title": {"text": "predicted"}},

@@ -17,13 +17,12 @@ from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
-from fima.evaluate.activation import ViewEncoders
-from fima.evaluate.cam import adapted_to_differences
+from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.knn import knn_scores
 from fima.evaluate.report import confusion_matrix
-from fima.visual.cam_video import NamedEncoder, look_at
+from fima.visual.cam_video import look_at, shown_encoder
 from fima.visual.report.lists import Lists, read_lists
 from fima.visual.report.media import MediaStore, middle_frames
 from fima.visual.report.runs import ClassReport, RunRecord
@@ -275,15 +274,8 @@ def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
 def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: torch.device) -> list[ActivationVideo]:
     """The same videos through the encoders of all runs that share them."""
     test = group[0].lists.test
-    shown = []
-    for gallery in group:
-        data = gallery.loaded.config.data
-        settings = ClipSettings.of(data, num_clips=1)
-        adapted, _ = adapted_to_differences(gallery.loaded.encoder, test, settings, device=device)
-        encoders = ViewEncoders(rgb=gallery.loaded.encoder, difference=adapted)
-        shown.append(
-            NamedEncoder(name=gallery.run.name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
-        )
+    resources = Resources(device=device, batch_size=8)
+    shown = [shown_encoder(gallery.run.name, gallery.loaded, test, 1, resources) for gallery in group]
     count = min(NUM_ACTIVATION_VIDEOS, len(test.videos))
     found = []
     for video in [test.videos[(2 * place + 1) * len(test.videos) // (2 * count)] for place in range(count)]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from fima.config import Dataset
 from fima.data.datasets import VideoList, list_videos
 from fima.errors import DataError
+from fima.evaluate.cam import evenly_spread
 from fima.visual.report.runs import RunRecord
 
 MOST_VIDEOS_UNEVALUATED = 300
@@ -47,11 +48,10 @@ def read_lists(run: RunRecord, data: Path | None) -> Lists:
         train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
         labelled = False
     if not run.results:
-        train, test = (_evenly(videos, MOST_VIDEOS_UNEVALUATED) for videos in (train, test))
+        train, test = (_few(videos) for videos in (train, test))
     return Lists(root=root, train=train, test=test, labelled=labelled)
 
 
-def _evenly(videos: VideoList, most: int) -> VideoList:
-    count = min(most, len(videos.videos))
-    chosen = [videos.videos[place * len(videos.videos) // count] for place in range(count)]
-    return replace(videos, videos=chosen)
+def _few(videos: VideoList) -> VideoList:
+    places = evenly_spread(len(videos.videos), MOST_VIDEOS_UNEVALUATED)
+    return replace(videos, videos=[videos.videos[place] for place in places])

@@ -40,7 +40,7 @@ class MediaStore:
         self.num_left_out = 0
 
     def add(self, key: str, frames: Iterable[Picture], fps: float) -> str | None:
-        """Encode a video unless it is there already.
+        """Encode a video, unless it is stored already.
 
         Args:
             key: says which video it is.
@@ -89,8 +89,8 @@ def middle_frames(
     Args:
         path: the file.
         height: of the frames, in pixels.
-        max_fps: every n-th frame is taken so that there are about so many a second at most; None takes all.
-        most: at most so many frames; None: those of four seconds.
+        max_fps: frames per second at most, about: every n-th frame is taken; None takes all.
+        most: frames at most; None: those of four seconds.
 
     Returns:
         Frames, uint8 (height, W, 3) each, and how many of them are a second.

@@ -21,14 +21,16 @@ TABS = ("Overview", "Curves", "Results", "Classes", "Activation", "Retrieval", "
 """Each is filled by the template of its name, from what `build_page` passes on."""
 
 
-def build_page(runs: Sequence[RunRecord], galleries: Galleries, media: MediaStore, *, wanted: bool, title: str) -> str:
+def build_page(
+    runs: Sequence[RunRecord], galleries: Galleries, media: MediaStore, *, with_galleries: bool, title: str
+) -> str:
     """Put the page together.
 
     Args:
         runs: what it is about.
-        galleries: what was made from videos; empty where that is not wanted.
+        galleries: what was made from videos; empty where they were not asked for.
         media: the videos.
-        wanted: whether galleries were asked for.
+        with_galleries: whether they were asked for.
         title: heading of the page.
     """
     return render(
@@ -45,7 +47,7 @@ def build_page(runs: Sequence[RunRecord], galleries: Galleries, media: MediaStor
         epochs=sections.epochs(runs),
         results=sections.results(runs),
         classes=sections.classes(runs, galleries.class_reports),
-        wanted=wanted,
+        with_galleries=with_galleries,
         galleries=galleries,
         maps=feature_maps(galleries.runs),
         media=media,

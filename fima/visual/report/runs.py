@@ -65,7 +65,7 @@ class ClassReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run as its folder tells it."""
+    """A run, read from its folder."""
 
     name: str
     """What the page calls it; different for each run of a page."""

@@ -1,18 +1,17 @@
-"""What the demo and the benchmark share: `fima` commands that are printed, run, and not run again."""
+"""What the demo and the benchmarks share: `fima` commands that are printed, run, and not run again."""
 
+import importlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
-from fima.cli import main as fima
+from fima.commands import COMMANDS
+from fima.console import Console
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
+from fima.files.atomic import replace_file
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPES = REPOSITORY / "recipes"
 NUM_CLIPS = 3
 """Clips per video in every evaluation: first, middle and last window of the 24 frames."""
 
@@ -53,15 +52,16 @@ class Trial:
         return words
 
 
-def run(*words: object) -> None:
+def run(command: str, *words: object) -> None:
     """Print a `fima` command as one would type it, and run it.
 
     Raises:
         SystemExit: the command failed; its exit code.
+        UserError: whatever the command raises.
     """
     argv = [str(word) for word in words]
-    Console().print(f"\n$ fima {shlex.join(argv)}", style="bold", highlight=False, soft_wrap=True)
-    if code := fima(argv):
+    Console().print(f"\n$ fima {command} {shlex.join(argv)}", style="bold", highlight=False, soft_wrap=True)
+    if code := importlib.import_module(COMMANDS[command][0]).main(argv):
         raise SystemExit(code)
 
 
@@ -79,9 +79,8 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     """
     result = result_file(out)
     checkpoint = out / "checkpoints" / "last.pt"
-    resume = ["--resume"] if (out / "config.yaml").exists() else []
-    flags = ["--run.seed", seed, *trial.flags(), *resume]
-    run("pretrain", data, "--out", out, *flags, RECIPES / trial.recipe)
+    flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]
+    run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
         run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2, "--protocols", *PROTOCOLS)
     return read_figures(result)
@@ -94,24 +93,16 @@ def result_file(run_folder: Path) -> Path:
 
 def read_figures(result: Path) -> dict[str, float]:
     """Read the columns out of the JSON of `fima evaluate`; a figure that it does not hold is left out."""
-    figures = json.loads(result.read_text())["figures"]
+    figures = json.loads(result.read_text(encoding="utf-8"))["figures"]
     return {column: figures[name] for column, name in COLUMNS.items() if name in figures}
 
 
-def make_data(out: Path, *, camera: str, seed: int) -> Path:
-    """Make the benchmark's videos, or reuse them, and return their folder."""
-    run("make-data", "motion-textures", out, "--camera", camera, "--seed", seed)
+def make_data(out: Path, *words: object, seed: int) -> Path:
+    """Make the benchmark's videos, or reuse them, and return their folder; `words` are more flags of `make-data`."""
+    run("make-data", "motion-textures", out, "--seed", seed, *words)
     return out
 
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON in one piece."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table whose first column is text and whose others are numbers."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    replace_file(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

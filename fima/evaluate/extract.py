@@ -1,7 +1,7 @@
 """What a network makes of the clips of videos, decoded while it computes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -9,36 +9,56 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.data.workers.crash_guard import Guard, init_worker
-from fima.use.windows import WindowChunk, WindowDataset
+from fima.evaluate.windows import WindowChunk, WindowDataset
 
 CHUNKS_AHEAD = 4
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the work may take; the results depend on it in the last digits at most."""
+
+    device: torch.device = CPU
+    """Where the network is."""
+    batch_size: int = 32
+    """Clips at a time."""
+    workers: int = 0
+    """Processes that decode; 0 decodes in this one."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """Limits for one video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRows:
-    """One row for each clip of a video, in order of time."""
+    """The rows of a video's n clips, in order of time."""
 
     index: int
     """Place of the video in the list."""
     rows: Tensor
-    """(n, C), float32 or float64, on the CPU; the mean over the crops of a clip."""
+    """(n, num_crops, C), float32 or float64, on the CPU."""
     seconds: Tensor
     """From when to when, float64 (n, 2)."""
+
+    @property
+    def whole(self) -> "VideoRows":
+        """The mean over the clips and their crops as the row of the whole video: (1, 1, C)."""
+        ends = self.seconds.new_tensor([[self.seconds[0, 0], self.seconds[:, 1].max()]])
+        # Crops first, as where each clip has a row of its own.
+        return VideoRows(index=self.index, rows=self.rows.mean(dim=1).mean(dim=0)[None, None], seconds=ends)
 
 
 def extract_rows(
     paths: Sequence[Path],
     network: Callable[[Tensor], Tensor],
     settings: ClipSettings,
+    resources: Resources,
     *,
     per_second: bool = False,
-    batch_size: int = 16,
-    workers: int = 0,
-    limits: DecodeLimits = USUAL_LIMITS,
 ) -> Iterator[VideoRows | SkippedVideo]:
     """Run a network over the clips of videos, batches filled up across videos.
 
@@ -46,18 +66,17 @@ def extract_rows(
 
     Args:
         paths: the files.
-        network: uint8 clips (B, 3, F, S, S) on the CPU -> rows (B, C).
+        network: uint8 clips (B, 3, F, S, S) on the device -> rows (B, C).
         settings: how clips are cut.
+        resources: device, batch size, processes that decode, limits.
         per_second: one clip for every second, instead of evenly spread ones.
-        batch_size: clips at a time.
-        workers: processes that decode; 0 decodes in this one.
-        limits: what a video may take.
 
     Yields:
         Each video once, as its last clip is done; those that cannot be decoded as `SkippedVideo`.
     """
-    batches = _Batches(network, batch_size)
-    for item in _guarded_chunks(WindowDataset(paths, settings, per_second=per_second, limits=limits), workers):
+    batches = _Batches(network, resources)
+    dataset = WindowDataset(paths, settings, per_second=per_second, limits=resources.limits)
+    for item in _guarded_chunks(dataset, resources.workers):
         if isinstance(item, SkippedVideo):
             batches.drop(item.index)
             yield item
@@ -98,9 +117,10 @@ def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChun
 class _Batches:
     """Clips on their way through the network, and the rows of videos that are not complete yet."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], batch_size: int) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], resources: Resources) -> None:
         self._network = network
-        self._batch_size = batch_size
+        self._device = resources.device
+        self._batch_size = resources.batch_size
         self._waiting: list[WindowChunk] = []
         self._done: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -120,16 +140,13 @@ class _Batches:
         if not self._waiting:
             return
         clips = torch.cat([chunk.clips.flatten(0, 1) for chunk in self._waiting])
-        rows = torch.cat([self._network(part).cpu() for part in torch.split(clips, self._batch_size)])
+        parts = torch.split(clips, self._batch_size)
+        rows = torch.cat([self._network(part.to(self._device, non_blocking=True)).cpu() for part in parts])
         views = [len(chunk.clips) * chunk.clips.shape[1] for chunk in self._waiting]
         waiting, self._waiting = self._waiting, []
         for chunk, part in zip(waiting, torch.split(rows, views), strict=True):
-            own = part.reshape(*chunk.clips.shape[:2], -1).mean(dim=1)
+            own = part.reshape(*chunk.clips.shape[:2], -1)
             self._done.setdefault(chunk.index, []).append((own, chunk.seconds))
             if chunk.is_last:
-                parts = self._done.pop(chunk.index)
-                yield VideoRows(
-                    index=chunk.index,
-                    rows=torch.cat([own for own, _ in parts]),
-                    seconds=torch.cat([seconds for _, seconds in parts]),
-                )
+                rows_of_clips, seconds = zip(*self._done.pop(chunk.index), strict=True)
+                yield VideoRows(index=chunk.index, rows=torch.cat(rows_of_clips), seconds=torch.cat(seconds))

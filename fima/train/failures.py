@@ -1,0 +1,103 @@
+"""What can go wrong in a run, in one line for people: the cause, the checkpoint that is left, and what to try."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from fima.checkpoints.checkpoint import Progress
+from fima.checkpoints.run_folder import RunFolder
+from fima.errors import TrainingError, VideoError
+from fima.torch_tools import distributed
+
+NAMED_VIDEOS = 8
+SKIPPED_JUDGED_AFTER = 20
+REMEDIES = {
+    "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
+    "DataLoader worker (pid": "A process that decodes has died; try fewer --data.workers, they may lack memory",
+}
+SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
+class NotFiniteError(TrainingError):
+    """A loss that is not finite; the message names the parts and the videos.
+
+    Args:
+        parts: the parts of the loss and their values, in words.
+        paths: videos of the batch.
+    """
+
+    def __init__(self, parts: str, paths: Sequence[str]) -> None:
+        more = len(paths) - NAMED_VIDEOS
+        names = ", ".join(paths[:NAMED_VIDEOS]) + (f" and {more} more, listed in metrics.jsonl" if more > 0 else "")
+        super().__init__(f"the loss is not finite ({parts}); videos of the batch: {names}")
+
+
+@contextmanager
+def errors_in_one_line(run: RunFolder) -> Iterator[None]:
+    """Say what goes wrong in one line, with the checkpoint that is left; at the end, leave the process group.
+
+    Raises:
+        TrainingError: instead of a video that nothing can replace, exhausted memory, a dead worker process, or another
+            process of the run that has ended or does not answer.
+    """
+    try:
+        yield
+    except VideoError as error:
+        raise TrainingError(f"{error}; {run.last_good()}") from None
+    except RuntimeError as error:
+        text = str(error)
+        if distributed.world_size() > 1 and any(sign in text for sign in SIGNS_OF_A_LOST_PROCESS):
+            raise TrainingError(
+                f"another process of the run has ended or does not answer ({text.splitlines()[0].strip()}); "
+                f"what it says itself is the cause; {run.last_good()}"
+            ) from None
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in text), None)
+        if remedy is None:
+            raise
+        raise TrainingError(f"{text.splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
+    finally:
+        distributed.shutdown()
+
+
+def check_skipped(progress: Progress, allowed_share: float, run: RunFolder) -> None:
+    """Refuse to go on where too few of the videos can be decoded.
+
+    Raises:
+        TrainingError: more than the allowed share of the videos that were tried cannot.
+    """
+    skipped, tried = progress.videos_skipped, progress.videos_tried
+    if tried >= SKIPPED_JUDGED_AFTER and skipped / tried > allowed_share:
+        raise TrainingError(
+            f"{skipped} of {tried} videos ({skipped / tried:.0%}) cannot be decoded, more than "
+            f"--data.max_skipped_share {allowed_share}; {run.skipped} says which and why; {run.last_good()}"
+        )
+
+
+def finite_state(networks: nn.Module, progress: Progress, run: RunFolder) -> dict[str, Tensor]:
+    """Return the state of networks.
+
+    Raises:
+        TrainingError: a weight is not finite; the checkpoints stay as they were.
+    """
+    state: dict[str, Tensor] = networks.state_dict()
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise TrainingError(
+            f"step {progress.step}: weights are not finite ({', '.join(broken[:3])}); {run.last_good()}; "
+            "try a lower --optim.lr"
+        )
+    return state
+
+
+def require_saved(saved: bool, run: RunFolder) -> None:
+    """Refuse to call a run finished whose end is in no checkpoint.
+
+    Raises:
+        TrainingError: `saved` is not true.
+    """
+    if not saved:
+        raise TrainingError(
+            f"the end of the run is in no checkpoint, since it could not be written; {run.last_good()}; make room, "
+            "and repeat the command with --resume"
+        )

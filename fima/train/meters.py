@@ -1,0 +1,135 @@
+"""Counting steps and videos: the means and the speed of an epoch, and when a checkpoint is due."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+from fima.checkpoints.checkpoint import Progress
+from fima.torch_tools import distributed
+from fima.train.log import RunLog
+from fima.train.step import Measured
+
+
+class StepClock:
+    """Time of a stretch of steps, split into waiting for data and the rest."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stretch now."""
+        self._start_seconds = time.perf_counter()
+        self._mark_seconds = self._start_seconds
+        self._wait_seconds = 0.0
+        self._videos = 0
+
+    def step_starts(self) -> None:
+        """The batch has arrived: what went by since the last step was waiting."""
+        self._wait_seconds += time.perf_counter() - self._mark_seconds
+
+    def step_ends(self) -> None:
+        """The host has nothing to do until the next batch arrives."""
+        self._mark_seconds = time.perf_counter()
+
+    def count(self, num_videos: int) -> None:
+        """A step over `num_videos` videos is done."""
+        self._videos += num_videos
+
+    def rates(self) -> dict[str, float]:
+        """Return `videos_per_second` and `data_wait_share` of the stretch, and its `seconds`."""
+        seconds = max(time.perf_counter() - self._start_seconds, 1e-9)
+        return {
+            "seconds": seconds,
+            "videos_per_second": self._videos / seconds,
+            "data_wait_share": self._wait_seconds / seconds,
+        }
+
+
+class EpochMeter:
+    """Means and speed of one epoch, and a line in `metrics.jsonl` every n-th step.
+
+    Args:
+        log: where the lines go.
+        log_steps: steps between two lines.
+        lr: the epoch's learning rate.
+    """
+
+    def __init__(self, log: RunLog, *, log_steps: int, lr: float) -> None:
+        self._log = log
+        self._log_steps = log_steps
+        self._lr = lr
+        self._epoch_clock, self._line_clock = StepClock(), StepClock()
+        self._losses: list[str] = []
+
+    def step_starts(self) -> None:
+        """The batch has arrived."""
+        self._epoch_clock.step_starts()
+        self._line_clock.step_starts()
+
+    def step_ends(self) -> None:
+        """The host has nothing to do until the next batch arrives."""
+        self._epoch_clock.step_ends()
+        self._line_clock.step_ends()
+
+    def count(self, progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
+        """Count a step that is done.
+
+        Args:
+            progress: the progress before it.
+            measured: what it measured.
+            numbers: the same, read.
+
+        Returns:
+            The progress after it.
+        """
+        num_videos = len(measured.paths) * distributed.world_size()
+        self._epoch_clock.count(num_videos)
+        self._line_clock.count(num_videos)
+        self._losses = measured.losses
+        progress = dataclasses.replace(
+            progress,
+            step=progress.step + 1,
+            step_in_epoch=progress.step_in_epoch + 1,
+            averaged_steps=progress.averaged_steps + 1,
+            sums={name: progress.sums.get(name, 0.0) + numbers[name] for name in measured.averaged},
+        )
+        rates = self._line_clock.rates()
+        self._log.advance(progress.step, {name: numbers[name] for name in self._losses}, rates)
+        if progress.step % self._log_steps == 0:
+            line = {"lr": self._lr, **numbers, **rates}
+            self._log.record("step", epoch=progress.epoch + 1, step=progress.step, values=line)
+            self._line_clock.reset()
+        return progress
+
+    def epoch_ends(self, progress: Progress, num_epochs: int) -> Progress:
+        """Record the means and the speed of the epoch, of which every step is done.
+
+        Returns:
+            The progress between this epoch and the next one.
+        """
+        means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
+        values = {"lr": self._lr, **means, **self._epoch_clock.rates()}
+        progress = dataclasses.replace(
+            progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={}
+        )  # fmt: skip
+        self._log.epoch(progress, num_epochs, values, self._losses)
+        return progress
+
+
+class SaveClock:
+    """Says when a checkpoint inside an epoch is due.
+
+    Args:
+        minutes: time between two of them; 0 for none.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the time is over; if so, it begins again."""
+        due = self._seconds > 0 and time.monotonic() - self._since >= self._seconds
+        if due:
+            self._since = time.monotonic()
+        return due

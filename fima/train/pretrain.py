@@ -1,0 +1,194 @@
+"""Pre-training: the method's networks, trained on unlabelled videos; health of the representation between epochs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fima.checkpoints.checkpoint import Checkpoint, Progress
+from fima.checkpoints.run_folder import RunFolder
+from fima.config import PretrainConfig
+from fima.data.augment import make_inputs
+from fima.data.chosen_videos import chosen_videos
+from fima.data.datasets import VideoList
+from fima.data.layouts.video_list import counted
+from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.method import build_method
+from fima.method.fima import FIMA
+from fima.method.inputs import StepLosses
+from fima.torch_tools import distributed
+from fima.torch_tools.precision import autocast
+from fima.train.failures import errors_in_one_line
+from fima.train.health import check_health
+from fima.train.loop import seed_networks, train
+from fima.train.resolve import choose_device, warnings_about, with_precision, with_queue_sizes
+from fima.train.resume import Start, first_progress, last_checkpoint, start_from
+from fima.train.step import Measured, forward_backward
+from fima.train.task import Task, Training, TrainingResult
+from fima.visual.tensorboard import log_pictures
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    data: Path,
+    out: Path,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    resume_from: Path | None = None,
+    start_epoch: int | None = None,
+) -> TrainingResult:
+    """Pre-train an encoder.
+
+    Args:
+        config: the settings; queue sizes that are None follow from the number of videos.
+        data: folder of videos; labels are not used but for the kNN accuracy of the health check.
+        out: folder of the run; new, unless `resume`.
+        checkpoints: folder of the checkpoints, instead of `checkpoints` in the folder of the run.
+        resume: continue from the run's last checkpoint.
+        resume_from: begin a new run from a checkpoint of another one, or of the authors' program.
+        start_epoch: begin a new run at this epoch of its schedule.
+
+    Raises:
+        UserError: settings, data or folder that the caller can put right.
+        TrainingError: the run had to stop; its last good checkpoint is in place.
+    """
+    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
+    run = RunFolder(out, checkpoints)
+    with errors_in_one_line(run):
+        run.require(resume=resume)
+        videos = chosen_videos(data, config.data, config.data.part)
+        num_videos = len(videos.videos)
+        config = with_precision(with_queue_sizes(config, num_videos), device)
+        if resume:
+            start = last_checkpoint(config, run, Checkpoint, videos)
+        elif resume_from is not None:
+            start = start_from(resume_from, config, num_videos, epoch=start_epoch)
+        else:
+            start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
+        return train(Pretraining(config, videos, device), run, device, start)
+
+
+class Pretraining(Task[PretrainBatch]):
+    """Self-supervised training of an encoder by a method.
+
+    Args:
+        config: the settings, resolved.
+        videos: what to train on.
+        device: where.
+    """
+
+    config: PretrainConfig
+    networks: FIMA
+
+    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device) -> None:
+        self.config, self.videos = config, videos
+        seed_networks(config, device)
+        self.networks = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
+        if config.model.compile:
+            for name, network in self.networks.named_children():
+                if name.endswith("_encoder"):
+                    network.compile()
+        self.loader = build_pretrain_loader(
+            videos,
+            config.data,
+            batch_size=config.optim.batch_size,
+            seed=config.run.seed,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            frame_views=config.method.frame_loss,
+        )
+
+    def step(self, model: nn.Module, batch: PretrainBatch, device: torch.device) -> Measured:
+        """Forward and backward; see `pretrain_step`."""
+        return pretrain_step(model, self.config, batch, device)
+
+    def introduction(self) -> list[str]:
+        """Return the networks, and the videos."""
+        config, videos = self.config, self.videos
+        num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
+        return [
+            f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
+            f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
+        ]
+
+    def warnings(self) -> list[str]:
+        """Return what is odd about the videos, the batch and the queue."""
+        return warnings_about(self.config, self.videos)
+
+    def checkpoint(self, **state: Any) -> Checkpoint:  # noqa: ANN401
+        """Return a checkpoint of `fima pretrain`."""
+        return Checkpoint(config=self.config, **state)
+
+    def is_finished(self, run: RunFolder, progress: Progress) -> bool:
+        """Return whether the health after the last epoch is recorded."""
+        return not self.health_is_due(run, progress)
+
+    def health_is_due(self, run: RunFolder, progress: Progress) -> bool:
+        """Return whether the representation is to be measured after these epochs, and is not yet."""
+        if not progress.epoch or progress.step_in_epoch or not self.is_due(self.config.run.health_epochs, progress):
+            return False
+        return not run.has_record("health", progress.epoch)
+
+    def is_due(self, every_epochs: int, progress: Progress) -> bool:
+        """Return whether something is to be done after these epochs; 0 is never."""
+        last = progress.epoch == self.config.optim.epochs
+        return every_epochs > 0 and (last or progress.epoch % every_epochs == 0)
+
+    def measure(self, training: Training, progress: Progress) -> None:
+        """Measure the representation where it is due, and warn when it has collapsed."""
+        if distributed.is_main() and self.health_is_due(training.run, progress):
+            health = check_health(self.networks, self.videos, self.config, training.device)
+            if health is None:
+                training.log.warn("health not measured: fewer than two videos could be decoded")
+            else:
+                training.log.health(health, progress)
+        distributed.barrier()
+
+    def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
+        """Show what the networks make of the epoch's last batch."""
+        if not distributed.is_main() or not self.is_due(self.config.run.picture_epochs, progress):
+            return
+        folder = training.run.pictures
+        try:
+            log_pictures(folder, self.networks, batch, progress.step)
+        except OSError as error:
+            training.log.warn(f"{folder}: no pictures, since they cannot be written ({error.strerror})")
+
+
+def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:
+    """Leave the gradient of a batch's mean loss in the weights of a method, in `optim.accumulate` parts.
+
+    The key networks move once, before the first part. A part's keys enter the queues when it is done, so later parts
+    meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part.
+
+    Args:
+        model: a method, or one wrapped for several devices.
+        config: settings of the run.
+        batch: this process's videos, on the CPU.
+        device: where the model is.
+    """
+
+    def losses(part: PretrainBatch, is_first: bool) -> StepLosses:
+        return forward(model, config, part, update_keys=is_first)
+
+    return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate)
+
+
+def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
+    """Compute the losses of one batch that is on the device."""
+    method = config.method
+    clips = [
+        make_inputs(
+            views,
+            draws,
+            full_difference=method.cell_loss,
+            frame_differences=method.frame_loss,
+            local_stride=method.local_stride,
+        )
+        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
+    ]
+    with autocast(clips[0].full.device, config.run.precision):
+        losses: StepLosses = model(*clips, update_keys=update_keys)
+    return losses

@@ -1,0 +1,106 @@
+"""What one kind of training has of its own, and what the loop works with; see pretrain.py and finetune.py."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from fima.checkpoints.checkpoint import Progress, RunState
+from fima.checkpoints.run_folder import RunFolder
+from fima.config import FinetuneConfig, PretrainConfig
+from fima.data.datasets import VideoList
+from fima.data.labelled import LabelledBatch
+from fima.data.loader import PretrainBatch
+from fima.data.workers.crash_guard import GuardedLoader
+from fima.evaluate.protocols import EvaluationResult
+from fima.train.log import RunLog
+from fima.train.signals import StopRequest
+from fima.train.step import Measured
+
+Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
+
+
+class Task(ABC, Generic[Batch]):
+    """One kind of training: its networks, its data, its step, and what is measured besides the losses."""
+
+    config: PretrainConfig | FinetuneConfig
+    """Settings of the run, resolved."""
+    networks: nn.Module
+    """What is trained, on the device: the weights that require a gradient. Its whole state is in the checkpoints."""
+    videos: VideoList
+    """What it is trained on."""
+    loader: GuardedLoader[Batch]
+    """The batches."""
+    facts: Mapping[str, Any] = {}
+    """What `config.yaml` says of the run besides its settings, its videos and the versions."""
+    tested_epoch: int = 0
+    """Whole epochs behind the last test whose result counts as done."""
+
+    @abstractmethod
+    def step(self, model: nn.Module, batch: Batch, device: torch.device) -> Measured:
+        """Leave the gradient of a batch's mean loss in the weights of `model`: the networks, wrapped for several GPUs.
+
+        Args:
+            model: the networks.
+            batch: this process's videos, on the CPU.
+            device: where the networks are.
+        """
+
+    @abstractmethod
+    def introduction(self) -> list[str]:
+        """Return lines that say what is trained on what."""
+
+    @abstractmethod
+    def warnings(self) -> list[str]:
+        """Return what looks unwise about the run, one sentence each."""
+
+    @abstractmethod
+    def checkpoint(self, **state: Any) -> RunState:  # noqa: ANN401
+        """Return a checkpoint with the fields of `RunState`, which are given, and those of this kind."""
+
+    @abstractmethod
+    def is_finished(self, run: RunFolder, progress: Progress) -> bool:
+        """Return whether nothing is left to do after the last epoch."""
+
+    def show(self, training: "Training", batch: Batch, progress: Progress) -> None:
+        """Show the epoch's last batch in TensorBoard, where pictures are due."""
+
+    @abstractmethod
+    def measure(self, training: "Training", progress: Progress) -> None:
+        """Measure the networks between two epochs, where that is due and not yet done; in all processes."""
+
+    def finish(self, training: "Training", progress: Progress) -> EvaluationResult | None:
+        """Measure and write what a run ends with; in all processes."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the loop works with; all of it stays the same object for the whole run."""
+
+    task: Task[Any]
+    run: RunFolder
+    data: dict[str, Any]
+    """What checkpoints say of the videos."""
+    device: torch.device
+    model: nn.Module
+    """The task's networks, wrapped for several devices where there are several."""
+    optimizer: torch.optim.SGD
+    log: RunLog
+    stop: StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a run ended."""
+
+    progress: Progress
+    """How far it came."""
+    signal_number: int | None = None
+    """The signal that stopped it; None when it is finished."""
+    result: EvaluationResult | None = None
+    """What fine-tuning measured, as in `result.json`; None where the run stopped or had finished before, and in all
+    processes but the first."""

@@ -1,0 +1,187 @@
+"""Weights as other programs save them: below their keys and prefixes, beside objects of their classes."""
+
+import argparse
+import collections
+import enum
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fima.backbones.registry import build_backbone
+from fima.checkpoints.foreign import read_inert
+from fima.checkpoints.pretrained import load_pretrained
+from fima.errors import CheckpointError
+from tests.test_pretrained import CPU, Malicious, refusal, tiny_state
+
+
+class Stage(enum.Enum):
+    PRETRAINING = 1
+
+
+class Settings(dict[str, Any]):
+    """A dictionary with a class of its own, as configuration libraries have."""
+
+
+class Wrapped(nn.Module):
+    """A module that was saved whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(build_backbone("tiny"), nn.Linear(2, 2))
+        self.model[0].load_state_dict(tiny_state())
+
+
+def other_state(prefix: str = "") -> dict[str, Tensor]:
+    return {name: torch.full_like(value, 7) for name, value in tiny_state(prefix).items()}
+
+
+def optimizer_state() -> dict[str, Any]:
+    weights = [nn.Parameter(value.clone()) for value in tiny_state().values() if value.is_floating_point()]
+    optimizer = torch.optim.Adam(weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def check(path: Path, epoch: int | None = None) -> None:
+    loaded = load_pretrained(path, device=CPU)
+    assert (loaded.config.model.backbone, loaded.epoch) == ("tiny", epoch)
+    weights = loaded.encoder.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in tiny_state().items())
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "model", "model_state", "model_state_dict", "net", "ema", "weights", "a/b"]
+)
+def test_keys_of_wrappers(key: str, tmp_path: Path) -> None:
+    content: Any = tiny_state()
+    for name in reversed(key.split("/")):
+        content = {name: content}
+    torch.save({**content, "epoch": 3, "optimizer": optimizer_state()}, tmp_path / "w.pth")
+    check(tmp_path / "w.pth", epoch=3)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "net.",
+        "backbone.",
+        "module._orig_mod.encoder.",
+        "_orig_mod.module.model.backbone.",
+        "online_network.encoder.net.",
+        "student.backbone.",
+        "teacher.",
+        "my_own_wrapper.inner.",
+    ],
+)
+def test_prefixes_in_any_nesting(prefix: str, tmp_path: Path) -> None:
+    heads = {f"{prefix.partition('.')[0]}.projector.weight": torch.zeros(3, 3), "queue": torch.zeros(8, 2)}
+    torch.save({"state_dict": {**tiny_state(prefix), **heads}}, tmp_path / "w.pth")
+    check(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("taken", "copy"),
+    [
+        ("teacher.", "student."),
+        ("online.", "target."),
+        ("model.", "ema."),
+        ("encoder_q.", "encoder_k."),
+        ("net.", "momentum_net."),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("copy_first", [True, False])
+def test_of_two_encoders(taken: str, copy: str, nested: bool, copy_first: bool, tmp_path: Path) -> None:
+    if nested:
+        parts: list[dict[str, Any]] = [{taken.rstrip("."): tiny_state()}, {copy.rstrip("."): other_state()}]
+    else:
+        parts = [dict(tiny_state(taken)), dict(other_state(copy))]
+    first, second = reversed(parts) if copy_first else parts
+    torch.save({**first, **second}, tmp_path / "w.pth")
+    check(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        argparse.Namespace(lr=0.1, out=Path("runs")),
+        np.float64(71.2),
+        np.arange(5.0),
+        Stage.PRETRAINING,
+        Settings(lr=1),
+        collections.defaultdict(list, a=[1]),
+        {"rng": np.random.default_rng(0).bit_generator.state, "paths": [Path("a")], "set": {1, 2}},
+        slice(1, 2),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("new", [True, False])
+def test_objects_beside_the_weights_are_not_made(beside: object, protocol: int, new: bool, tmp_path: Path) -> None:
+    content = {"epoch": 2, "args": beside, "model": tiny_state(), "optimizer": optimizer_state()}
+    options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": new}
+    torch.save(content, tmp_path / "w.pth", **options)  # type: ignore[arg-type]
+    check(tmp_path / "w.pth", epoch=2)
+
+
+def test_a_module_that_was_saved_whole(tmp_path: Path) -> None:
+    torch.save(Wrapped(), tmp_path / "w.pth")
+    check(tmp_path / "w.pth")
+    content, classes = read_inert(tmp_path / "w.pth")
+    assert not isinstance(content, nn.Module)
+    assert "tests.test_foreign_checkpoints.Wrapped" in classes
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    path, trace = tmp_path / "w.pth", tmp_path / "trace"
+    torch.save({"model": tiny_state(), "args": argparse.Namespace(x=Malicious(trace))}, path)
+    assert "posix.mkdir" in refusal(path) or "nt.mkdir" in refusal(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "os.system", "subprocess.Popen", "torch.storage._load_from_bytes"])
+def test_calls_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    module, _, function = name.rpartition(".")
+    path = tmp_path / "w.pth"
+    path.write_bytes(f"c{module}\n{function}\n(S'1'\ntR.".encode())
+    assert f"({name}), so it is not loaded" in refusal(path)
+
+
+def test_what_is_not_found_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"epoch": 3, "args": argparse.Namespace(lr=1)}, path)
+    said = refusal(path)
+    assert "it has epoch, args, objects of classes that are not loaded: argparse.Namespace" in said
+    assert "c = torch.load('w.pth', weights_only=False); torch.save(c['state_dict'], 'weights.pth')" in said
+    with path.open("wb") as file:
+        pickle.dump({"weights": np.zeros(3)}, file)
+    assert "torch.load('w.pth'" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
+        (b"\n  <HTML>\n", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "an XML document"),
+        (b'{"error": "not found"}', "JSON"),
+        (b"\x1f\x8b\x08\x00", "gunzip"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_other_kinds_of_files_are_named(content: bytes, said: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        load_pretrained(path, device=CPU)

@@ -1,0 +1,181 @@
+"""A frame that is reached by seeking is the one that decoding from the beginning gives, whatever a container says."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fima.data.decode.video import VideoReader
+from fima.errors import VideoError
+from tests.odd_videos import write_edit_list, write_late_start
+from tests.video_files import moving_square, write_h264_mp4, write_uneven_mkv, write_video
+
+TS_PACKET_BYTES = 188
+
+
+def remux(source: Path, target: Path, *, all_keys: bool = False, first: int = 0) -> Path:
+    """Another container around the same packets, from packet `first` on; `all_keys` calls each of them a key frame."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(video=0)):
+            if packet.size and number >= first:
+                packet.stream = stream
+                packet.is_keyframe |= all_keys
+                container.mux(packet)
+    return target
+
+
+def without_sync_table(path: Path) -> Path:
+    """By the standard, an MP4 without `stss` has key frames only."""
+    content = path.read_bytes()
+    assert content.count(b"stss") == 1
+    path.write_bytes(content.replace(b"stss", b"free"))
+    return path
+
+
+def h264(path: Path, b_frames: int = 0) -> Path:
+    options = {"x264-params": f"keyint=12:bframes={b_frames}:scenecut=0:ref=3"}
+    return write_video(path, moving_square(40), codec="libx264", options=options, b_frames=b_frames)
+
+
+def refreshed(path: Path) -> Path:
+    """H.264 without further key frames: each picture refreshes a column, and containers call every twelfth a key."""
+    options = {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}
+    return write_video(path, moving_square(40), codec="libx264", options=options)
+
+
+def lossy_ts(path: Path, lost: int) -> Path:
+    write_video(path, moving_square(60, 96, 128), codec="libx264", b_frames=2)
+    return cut_ts(path, first=lost, last=lost)
+
+
+def cut_ts(path: Path, first: int, last: int) -> Path:
+    """A transport stream that has lost some of its packets; the first three are its tables."""
+    content = path.read_bytes()
+    path.write_bytes(content[: first * TS_PACKET_BYTES] + content[(last + 1) * TS_PACKET_BYTES :])
+    return path
+
+
+def remuxed(
+    writer: Callable[[Path], Path], source: str, *, all_keys: bool = False, first: int = 0
+) -> Callable[[Path], Path]:
+    return lambda path: remux(writer(path.with_name(source)), path, all_keys=all_keys, first=first)
+
+
+def mpeg4(path: Path, b_frames: int = 0) -> Path:
+    return write_video(path, moving_square(40), b_frames=b_frames)
+
+
+def two_rates(path: Path) -> Path:
+    """Ten frames a second, then a hundred."""
+    times = [*range(0, 2000, 100), *range(2000, 2200, 10)]
+    return write_video(path, moving_square(40), codec="libx264", b_frames=2, timestamps=times)
+
+
+def expected_frames(path: Path) -> npt.NDArray[np.uint8]:
+    """All frames as plain decoding gives them; what comes before the first key frame may be undecodable."""
+    with av.open(str(path)) as container:
+        stream, frames = container.streams.video[0], list[npt.NDArray[Any]]()
+        for packet in container.demux(stream):
+            try:
+                frames += [frame.to_ndarray(format="rgb24") for frame in stream.codec_context.decode(packet)]
+            except av.InvalidDataError:
+                assert not frames
+    return np.stack(frames)
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "mpeg4_no_table.mp4": lambda path: without_sync_table(mpeg4(path)),
+    "mpeg4_b_no_table.mp4": lambda path: without_sync_table(mpeg4(path, b_frames=2)),
+    "h264_no_table.mp4": lambda path: without_sync_table(h264(path)),
+    "h264_b_no_table.mov": lambda path: without_sync_table(h264(path, b_frames=3)),
+    "open_gop_no_table.mp4": lambda path: without_sync_table(write_h264_mp4(path)),
+    "mpeg4_all_keys.avi": remuxed(mpeg4, "x.mp4", all_keys=True),
+    "mpeg4_all_keys.mkv": remuxed(mpeg4, "x.mp4", all_keys=True),
+    "h264_all_keys.mkv": remuxed(h264, "x.mp4", all_keys=True),
+    "h264_all_keys.flv": remuxed(h264, "x.mp4", all_keys=True),
+    "begins_between_keys.mkv": remuxed(h264, "x.mp4", first=5, all_keys=True),
+    "begins_between_keys.avi": remuxed(mpeg4, "x.mp4", first=5),
+    "begins_with_b.ts": lambda path: cut_ts(write_h264_mp4(path), first=4, last=18),
+    "refreshed.mp4": refreshed,
+    "refreshed.mkv": remuxed(refreshed, "x.mp4", all_keys=True),
+    "edit_list_no_table.mp4": lambda path: without_sync_table(write_edit_list(path)),
+    "late_start.mp4": write_late_start,
+    "two_rates.mp4": two_rates,
+    "uneven.mp4": write_uneven_mkv,
+    "lossy_early.ts": lambda path: lossy_ts(path, 30),
+    "lossy_late.ts": lambda path: lossy_ts(path, 60),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_frame_by_seeking_is_that_of_decoding_from_the_beginning(name: str, tmp_path: Path) -> None:
+    path = KINDS[name](tmp_path / name)
+    try:
+        with VideoReader(path) as reader:
+            num_frames = reader.num_frames
+    except VideoError:
+        assert name.startswith("lossy")
+        return
+    expected = expected_frames(path)
+    assert num_frames == len(expected)
+    for first in range(num_frames):  # opened anew: no frame is kept from before
+        with VideoReader(path) as reader:
+            wanted = sorted({first, min(first + 17, num_frames - 1)})
+            np.testing.assert_array_equal(reader.read(wanted), expected[wanted])
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [("mpeg4_no_table.mp4", False), ("h264_no_table.mp4", False), ("refreshed.mp4", False), ("uneven.mp4", True)],
+)
+def test_verify_tells_whether_key_frames_are_what_they_are_called(name: str, holds: bool, tmp_path: Path) -> None:
+    with VideoReader(KINDS[name](tmp_path / name)) as reader:
+        assert reader.verify() is holds
+
+
+def test_verify_names_frames_that_differ_when_decoding_begins_at_their_key_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = (write_h264_mp4(tmp_path / f"{seed}.mp4", seed=seed) for seed in (0, 1))
+    with VideoReader(path) as reader, VideoReader(other) as another:
+        assert reader.verify()
+        monkeypatch.setattr(reader._packets, "starting_at", another._packets.starting_at)
+        with pytest.raises(VideoError, match=r"0\.mp4: .*frame 0 is another one when decoding begins"):
+            reader.verify()
+
+
+def test_frames_that_a_decoder_does_not_give_are_named(tmp_path: Path) -> None:
+    """A packet in the middle has a filler instead of a picture, so that there are fewer frames than packets."""
+    path = h264(tmp_path / "v.mp4")
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][18]
+        place, size = packet.pos, packet.size
+    assert place is not None
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = (size - 4).to_bytes(4, "big") + b"\x0c" + bytes([255]) * (size - 6) + b"\x80"
+    path.write_bytes(bytes(content))
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="decoded"):
+        reader.verify()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.avi", "c.mkv", "d.ts", "e.dv", "f.264"])
+def test_frame_rate_is_that_of_the_frames(name: str, tmp_path: Path) -> None:
+    """Containers state rates that no frame has: DV of 25/s says 60,000."""
+    if name == "e.dv":
+        path = write_video(tmp_path / name, moving_square(20, 576, 720), codec="dvvideo")
+    else:
+        path = write_video(tmp_path / name, moving_square(30), codec="libx264", fps=25)
+    with VideoReader(path) as reader:
+        assert reader.fps == pytest.approx(25, rel=0.005)
+
+
+def test_rates_and_times_of_uneven_frames(tmp_path: Path) -> None:
+    with VideoReader(two_rates(tmp_path / "v.mkv")) as reader:
+        assert reader.fps == pytest.approx(39 / 2.19, rel=0.1)
+        assert isinstance(reader.time_base, Fraction)

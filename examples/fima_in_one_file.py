@@ -8,7 +8,8 @@ An encoder learns from unlabelled videos, by three contrastive losses between tw
     fima make-data motion-textures textures --num-train 120 --num-test 60
     python examples/fima_in_one_file.py textures
 
-RESULT_PLACEHOLDER
+On 120 made videos of ten motions, the nearest neighbours tell the class of 8.3 % of the 60 test videos with random
+weights, and of 25.0 % after the 20 epochs (chance: 10 %; 14 minutes on a share of one CPU core).
 
 The package `fima` computes the same losses (tests/test_fima_in_one_file.py). What it adds: exact resuming, data sets,
 I3D and other encoders, several GPUs, bfloat16, evaluation, and videos that are broken.
@@ -184,7 +185,7 @@ class FIMA(nn.Module):
         decoded = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens + code], dim=1)
         for layer in self.decoder:
             decoded = layer(decoded, memory + code)
-        return normalize(self.projector(self.expand(decoded)), dim=-1).unflatten(0, features.shape[:3:2])
+        return normalize(self.projector(self.expand(decoded)), dim=-1).view(len(features), 2, -1, DIM)
 
     def forward(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of one step; the keys move first, and enter the queues as they are used."""
@@ -240,7 +241,7 @@ def positive_pairs(box_a: Tensor, box_b: Tensor, mask_a: Tensor, mask_b: Tensor)
         centres.append(torch.stack([x.repeat(1, height), y.repeat_interleave(width, dim=1)], dim=2))
         diagonals.append(torch.hypot((x1 - x0) / width, (y1 - y0) / height)[:, :, None])
     distance = (centres[0][:, :, None] - centres[1][:, None]).norm(dim=3)
-    near = distance / torch.maximum(*diagonals) < POS_RATIO
+    near: Tensor = distance / torch.maximum(*diagonals) < POS_RATIO
     return near & mask_a.flatten(1)[:, :, None] & mask_b.flatten(1)[:, None]
 
 
@@ -306,7 +307,7 @@ def main() -> None:
             losses = network(sample_batch(videos), sample_batch(videos))
             total = torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad()
-            total.backward()
+            torch.autograd.backward(total)
             optimizer.step()
         shown = ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
         print(f"epoch {epoch + 1}: {shown} ({time.time() - start:.0f} s)", flush=True)

@@ -18,7 +18,7 @@ from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.health import check_health
 from fima.train.loop import seed_networks, train
@@ -85,7 +85,9 @@ class Pretraining(Task[PretrainBatch]):
     def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device) -> None:
         self.config, self.videos = config, videos
         seed_networks(config, device)
-        self.networks = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
+        self.networks = build_method(config.model, config.method).to(device)
+        run = config.run
+        self.networks.to(memory_format=memory_format(run.memory_format, run.precision, device))
         if config.model.compile:
             for name, network in self.networks.named_children():
                 if name.endswith("_encoder"):

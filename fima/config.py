@@ -20,7 +20,8 @@ class ModelConfig:
 
     backbone: str = "i3d"
     """The network that is pre-trained: i3d, r2plus1d_18, r3d_18, mc3_18, s3d, swin3d_t, swin3d_s, swin3d_b, mvit_v2_s;
-    one of another package (docs/extend.md); or `tiny` (under 1 M parameters), for CPUs."""
+    one of another package (docs/extend.md); `small` (1 M parameters), for CPUs and a few hundred videos; `tiny`, for
+    tests."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128

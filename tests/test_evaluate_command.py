@@ -134,7 +134,7 @@ def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) ->
     # The resolution is the one that it was trained to be tested at, since no flag says another.
     assert settings["clips"] == {
         "frames": 4, "crop_size": 32, "num_clips": 2, "num_crops": 3, "ori_resolution": 256,
-        "stride": 2.0, "fps": 0.0, "span": 0.0,
+        "stride": 2.0, "fps": 0.0, "frame_rate": 0.0, "span": 0.0,
     }  # fmt: skip
     assert settings["averaged"].startswith("logits")
     assert (settings["dropout"], settings["selection"], settings["optim"]["lr"]) == (0.7, "last", 0.01)

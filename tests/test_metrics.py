@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fima.evaluate.metrics import chance_recall_at_k, recall_at_k, top_k_accuracy
+from fima.evaluate.metrics import chance_recall_at_k, percent, recall_hits, top_k_accuracy
 
 
 def test_top_k_accuracy_against_a_loop() -> None:
@@ -15,7 +15,7 @@ def test_top_k_accuracy_against_a_loop() -> None:
 def test_recall_at_k_against_a_loop() -> None:
     similarity = torch.randn(30, 12)
     queries, gallery = torch.randint(4, (30,)), torch.randint(4, (12,))
-    found = recall_at_k(similarity, queries, gallery, (1, 5, 50))
+    found = {k: percent(hits) for k, hits in recall_hits(similarity, queries, gallery, (1, 5, 50)).items()}
     for k in (1, 5, 50):
         hits = 0
         for row, label in zip(similarity.tolist(), queries.tolist(), strict=True):
@@ -30,5 +30,5 @@ def test_chance_recall_is_what_random_orders_give() -> None:
     assert expected[1] == pytest.approx(100 * (2 / 8 + 3 / 8 + 1 / 8 + 1 / 8) / 4)
     assert expected[8] == expected[50] == pytest.approx(100)
     torch.manual_seed(0)
-    drawn = [recall_at_k(torch.rand(4, 8), queries, gallery, (3,))[3] for _ in range(4000)]
+    drawn = [percent(recall_hits(torch.rand(4, 8), queries, gallery, (3,))[3]) for _ in range(4000)]
     assert np.mean(drawn) == pytest.approx(expected[3], abs=1.5)

@@ -16,7 +16,9 @@ from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.console import Console
 from fima.data.datasets import recognise
-from fima.evaluate.protocols import EvaluationConfig, SplitLists
+from fima.errors import ConfigError
+from fima.evaluate.folds import list_folds
+from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.evaluate.splits import list_splits
 
 if TYPE_CHECKING:
@@ -107,16 +109,27 @@ def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
     )
 
 
-def _list(arguments: EvaluateArguments, subject: Subject) -> dict[int, SplitLists]:
-    numbers = arguments.splits
+def _list(arguments: EvaluateArguments, subject: Subject) -> dict[SplitName, SplitLists]:
+    numbers, config = arguments.splits, arguments.config
+    if config.cross_validation is not None or config.folds is not None:
+        if numbers is not None:
+            flag = "--folds" if config.cross_validation is None else "--cross-validation"
+            raise ConfigError(f"--splits {' '.join(map(str, numbers))}: {flag} makes its own; give one of the two")
+        return list_folds(arguments.data, config, dataset=arguments.dataset, annotations=arguments.annotations)
     if numbers is None:
         name = arguments.dataset
         name = recognise(arguments.data, arguments.annotations) if name == "auto" else name
         numbers = (subject.own_split(name),)
-    return list_splits(arguments.data, numbers, dataset=arguments.dataset, annotations=arguments.annotations)
+    return list_splits(
+        arguments.data,
+        numbers,
+        dataset=arguments.dataset,
+        annotations=arguments.annotations,
+        group_by=config.group_by,
+    )
 
 
-def _say_aloud(subject: Subject, splits: Mapping[int, SplitLists]) -> None:
+def _say_aloud(subject: Subject, splits: Mapping[SplitName, SplitLists]) -> None:
     """Print what was assumed, and what is odd about the lists."""
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
     sentences = [subject.assumption] if subject.assumption else []
@@ -125,7 +138,7 @@ def _say_aloud(subject: Subject, splits: Mapping[int, SplitLists]) -> None:
 
 
 def _collect(
-    arguments: EvaluateArguments, subject: Subject, splits: Mapping[int, SplitLists], device: torch.device
+    arguments: EvaluateArguments, subject: Subject, splits: Mapping[SplitName, SplitLists], device: torch.device
 ) -> Collected:
     from fima.evaluate.evaluate import collect
     from fima.synthetic.motion_textures import has_masks, load_mask

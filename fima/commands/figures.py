@@ -11,13 +11,22 @@ if TYPE_CHECKING:
 
 
 def figures_table(result: EvaluationResult, title: str) -> Table:
-    """Return a row a figure, in percent; of several splits, a column each, then mean and standard deviation."""
+    """Return a row a figure, in percent, with its interval; of several splits, a column each before that."""
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
-    for name in (*(f"split {number}" for number in result.splits), "mean ± sd" if result.splits else "%", "chance"):
+    # Folds may be many; those of each are in the JSON.
+    shown = {} if result.unit == "fold" else result.splits
+    interval_column = ["95 %"] if result.intervals else []
+    for name in (
+        *(f"split {number}" for number in shown),
+        "mean ± sd" if result.splits else "%",
+        *interval_column,
+        "chance",
+    ):
         table.add_column(name, justify="right")
     for name, value in result.figures.items():
         spread = f" ± {result.sd[name]:.1f}" if name in result.sd else ""
-        by_split = (f"{figures[name]:.1f}" for figures in result.splits.values())
-        table.add_row(name, *by_split, f"{value:.1f}{spread}", f"{result.chance[name]:.1f}")
+        by_split = (f"{figures[name]:.1f}" for figures in shown.values())
+        interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
+        table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
     return table

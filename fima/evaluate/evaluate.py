@@ -1,5 +1,8 @@
 """One evaluation: what all processes do together on the videos, then what the main one computes from it."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +18,9 @@ from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
 from fima.evaluate.feature_store import FeatureStore
 from fima.evaluate.features import FeatureSource, encoder_source
+from fima.evaluate.intervals import Tested
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists
+from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
 from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
@@ -29,7 +33,7 @@ CLIPS_AT_ONCE = 32
 class Collected:
     """What the processes found together; the rest is arithmetic."""
 
-    splits: Mapping[int, SplitLists]
+    splits: Mapping[SplitName, SplitLists]
     """The lists by the number of the split."""
     protocols: tuple[str, ...]
     """What to measure."""
@@ -41,9 +45,9 @@ class Collected:
     """What the result says of the encoder."""
     store: FeatureStore | None
     """Features of all videos, in the main process; None where no protocol looks at features."""
-    measured: Mapping[int, Mapping[str, Measured]]
+    measured: Mapping[SplitName, Mapping[str, Measured]]
     """By split and protocol, those that do not look at features."""
-    evaluated: Mapping[int, Mapping[str, Evaluated]]
+    evaluated: Mapping[SplitName, Mapping[str, Evaluated]]
     """By split and list, the videos of the protocol `evaluate`."""
 
     def result(self, reports: Path | None = None) -> EvaluationResult:
@@ -53,16 +57,28 @@ class Collected:
             reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
                 split where there are several; None writes none.
         """
-        results = {}
+        results: dict[SplitName, EvaluationResult] = {}
+        tested = Tested()
         for number, lists in self.splits.items():
-            measured, evaluated = self._measure(number, lists)
+            measured, evaluated, paths = self._measure(number, lists)
+            if lists.groups:
+                tested.add(measured, [lists.groups[Path(path)] for path in paths])
             if reports is not None:
-                folder = reports / f"split-{number}" if len(self.splits) > 1 else reports
+                folder = (
+                    reports / f"{'fold' if isinstance(number, str) else 'split'}-{number}"
+                    if len(self.splits) > 1
+                    else reports
+                )
                 _write_reports(folder, measured, lists.test.classes)
             results[number] = self._split_result(number, lists, measured, evaluated)
-        return combine(results)
+        intervals = tested.intervals(self.config.seed)
+        return replace(combine(results), intervals=intervals, num_groups=tested.num_groups)
 
-    def _measure(self, number: int, lists: SplitLists) -> tuple[dict[str, Measured], dict[str, Evaluated]]:
+    def _measure(
+        self, number: SplitName, lists: SplitLists
+    ) -> tuple[dict[str, Measured], dict[str, Evaluated], list[str]]:
+        """What was found, which videos of each list were looked at, and the paths of the test videos among them."""
+        paths: list[str] = []
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated[number])
         if self.store is not None:
@@ -72,17 +88,18 @@ class Collected:
                 for name, each in features.items()
             }
             tests = {name: features[name] for name in lists.tests}
-            sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train)
+            sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
+            paths = features["test"].paths
         for name in self.protocols:
             if name in FEATURE_PROTOCOLS:
                 found |= measure(name, sets, self.clips, self.config)
             else:
                 found[name] = self.measured[number][name]
-        return found, evaluated
+        return found, evaluated, paths
 
     def _split_result(
         self,
-        number: int,
+        number: SplitName,
         lists: SplitLists,
         measured: Mapping[str, Measured],
         evaluated: Mapping[str, Evaluated],
@@ -101,7 +118,7 @@ class Collected:
 
 def collect(
     subject: Subject,
-    splits: Mapping[int, SplitLists],
+    splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     *,
     source: Path,
@@ -138,11 +155,11 @@ def collect(
     store = None
     if not set(protocols).isdisjoint(FEATURE_PROTOCOLS):
         name = f"checkpoint {subject.loaded.checkpoint_hash}"
-        feature_source = encoder_source(subject.loaded.encoder, name)
+        feature_source = encoder_source(subject.loaded.encoder, name, config.features)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
     resources = _resources(config, device)
-    measured: dict[int, dict[str, Measured]] = {number: {} for number in splits}
-    evaluated: dict[int, dict[str, Evaluated]] = {number: {} for number in splits}
+    measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
+    evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
     shown = subject.loaded.encoder, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
@@ -191,7 +208,7 @@ def evaluate_source(
     Raises:
         DataError: a list without labels, lists of different classes, or nothing that can be decoded.
     """
-    splits = {1: SplitLists(train=train, test=test, extra_tests=extra_tests or {})}
+    splits: dict[SplitName, SplitLists] = {1: SplitLists(train=train, test=test, extra_tests=extra_tests or {})}
     splits[1].check_labels()
     collected = Collected(
         splits=splits,
@@ -213,7 +230,7 @@ def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
 
 def _filled_store(
     source: FeatureSource,
-    splits: Mapping[int, SplitLists],
+    splits: Mapping[SplitName, SplitLists],
     clips: ClipSettings,
     config: EvaluationConfig,
     device: torch.device,
@@ -227,13 +244,21 @@ def _filled_store(
     return store
 
 
-def _data_record(videos: VideoList, number: int, evaluated: Evaluated) -> dict[str, Any]:
+def _data_record(videos: VideoList, number: SplitName, evaluated: Evaluated) -> dict[str, Any]:
     return {
         **videos.describe(),
-        "split_index": number,
+        ("fold" if isinstance(number, str) else "split_index"): number,
+        "list_hash": _list_hash(videos),
         "num_evaluated": evaluated.num_evaluated,
         "undecodable": [{"path": video.path, "reason": video.reason} for video in evaluated.undecodable],
     }
+
+
+def _list_hash(videos: VideoList) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a list's paths below its root, with the classes."""
+    root = videos.root.absolute()
+    rows = sorted((os.path.relpath(video.path.absolute(), root), video.label) for video in videos.videos)
+    return hashlib.sha256(json.dumps([videos.classes, rows]).encode()).hexdigest()[:16]
 
 
 def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """The protocols that look at features of a frozen encoder: linear probe, nearest neighbours, retrieval, same video."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -13,12 +14,12 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
 from fima.evaluate.features import Features
 from fima.evaluate.knn import NUM_NEIGHBOURS, TEMPERATURE, knn_scores
-from fima.evaluate.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linear_probe
-from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linear_probe, inner_folds
+from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.evaluate.retrieval import RANKS, retrieve, same_video_share
 
-FEATURES = "of the frozen encoder in eval mode, mean over time and space"
+SELECTION = f"{NUM_FOLDS}-fold cross-validation on the training videos"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Measured:
     """Of figures that are means."""
     scores: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """By test list: class scores (V, classes) and labels (V,), for the reports by class."""
+    hits: dict[str, Tensor] = field(default_factory=dict)
+    """By figure of the list `test`: whether each of its videos is a hit, bool (V,); the figure is their percentage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +52,37 @@ class FeatureSets:
     """Of the test lists, by name."""
     videos: VideoList
     """The training list itself."""
+    groups: Mapping[Path, str] = field(default_factory=dict)
+    """Which videos belong together; empty where that is not known."""
+    features: str = "avg"
+    """Which columns are looked at, as `--features` takes it."""
 
     @property
     def num_classes(self) -> int:
         """Classes of the data, with or without videos."""
         return len(self.videos.classes)
 
+    @property
+    def train_rows(self) -> Tensor:
+        """The training videos, (V, C)."""
+        return self.train.columns(self.features).mean(dim=1)
+
+    def test_rows(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The test lists: name, rows (U, C), labels (U,)."""
+        for name, test in self.tests.items():
+            yield name, test.columns(self.features).mean(dim=1), test.labels
+
+    @property
+    def train_groups(self) -> list[str] | None:
+        """The group of each training video, where it is known."""
+        return [self.groups[Path(path)] for path in self.train.paths] if self.groups else None
+
 
 def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig) -> dict[str, Measured]:
     """Run one protocol.
+
+    Of several features, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
+    training videos held out of the fit, so that the test videos decide nothing.
 
     Args:
         name: one of `FEATURE_PROTOCOLS`.
@@ -71,20 +96,24 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
     Raises:
         DataError: too few training videos or classes for the linear probe.
     """
-    match name:
-        case "linear":
-            found = {"linear": _linear(sets, config)}
-            if config.low_shot is not None:
-                found["linear_low_shot"] = _low_shot(sets, config, config.low_shot)
-        case "knn":
-            found = {"knn": _knn(sets)}
-        case "retrieval":
-            found = {"retrieval": _retrieval(sets)}
-        case _:
-            found = {"same_video": _same_video(sets.train, clips)}
-    shared = {"clips": asdict(clips), "features": FEATURES}
+    found: dict[str, Measured] = {}
+    if name == "same_video":
+        found[name] = _same_video(sets.train, clips)
+    else:
+        views = {features: replace(sets, features=features) for features in config.features}
+        each = {features: _MEASURES[name](view, config) for features, view in views.items()}
+        chosen, held_out = config.features[0], dict[str, float]()
+        if len(views) > 1:
+            held_out = {features: _held_out(name, view, config, each[features]) for features, view in views.items()}
+            chosen = max(held_out, key=lambda features: held_out[features])
+            found = {f"{name}@{features}": measured for features, measured in each.items()}
+            each[chosen].notes.update(features=chosen, held_out_accuracies_by_features=held_out)
+        found = {name: each[chosen], **found}
+        if name == "linear" and config.low_shot is not None:
+            found["linear_low_shot"] = _low_shot(views[chosen], config, config.low_shot)
+    shared = {"clips": asdict(clips)}
     return {
-        key: replace(each, settings={"version": PROTOCOL_VERSIONS[key], **shared, **each.settings})
+        key: replace(each, settings={"version": PROTOCOL_VERSIONS[key.partition("@")[0]], **shared, **each.settings})
         for key, each in found.items()
     }
 
@@ -115,27 +144,46 @@ def by_figure(measured: Mapping[str, Measured], attribute: Literal["figures", "c
     }
 
 
+def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: Measured) -> float:
+    """Top-1, for retrieval R@1, in percent, on training videos that were held out, a fifth of them at a time."""
+    if name == "linear":
+        return float(max(measured.notes["held_out_accuracies"].values()))
+    rows, labels = sets.train_rows, sets.train.labels
+    folds = torch.from_numpy(inner_folds(labels.numpy(), sets.train_groups, config.seed))
+    hits = []
+    for fold in sorted(set(folds.tolist())):
+        seen, unseen = folds != fold, folds == fold
+        if name == "knn":
+            scores = knn_scores(rows[seen], labels[seen], rows[unseen], num_classes=sets.num_classes)
+            hits.append(top_k_hits(scores, labels[unseen], 1))
+        else:
+            hits.append(retrieve(rows[seen], labels[seen], rows[unseen], labels[unseen]).hits[1])
+    return percent(torch.cat(hits))
+
+
 def _linear(sets: FeatureSets, config: EvaluationConfig) -> Measured:
-    train = sets.train
+    groups = sets.train_groups
     probe = fit_linear_probe(
-        train.per_video,
-        train.labels,
+        sets.train_rows,
+        sets.train.labels,
         num_classes=sets.num_classes,
         seed=config.seed,
         l2_normalise=config.l2_normalise,
+        groups=groups,
     )
-    scores = {name: (probe.scores(test.per_video), test.labels) for name, test in sets.tests.items()}
+    scores = {name: (probe.scores(rows), labels) for name, rows, labels in sets.test_rows()}
     figures, chance = class_figures(scores, sets.num_classes)
     return Measured(
         figures=figures,
         chance=chance,
         settings={
+            "features": _described(sets),
             "classifier": "logistic regression (L2, L-BFGS) on features averaged over clips and crops, standardised",
             "l2_normalise": config.l2_normalise,
             "dropout": 0,
             "augmentation": "none",
             "candidates": list(INVERSE_REGULARISATIONS),
-            "selection": f"{NUM_FOLDS}-fold cross-validation on the training videos",
+            "selection": SELECTION + (", whole groups" if groups else ""),
             "seed": config.seed,
         },
         notes={
@@ -143,6 +191,7 @@ def _linear(sets: FeatureSets, config: EvaluationConfig) -> Measured:
             "held_out_accuracies": probe.held_out_accuracies,
         },
         scores=scores,
+        hits={f"top{k}": top_k_hits(*scores["test"], k) for k in (1, 5) if "test" in scores},
     )
 
 
@@ -153,9 +202,8 @@ def _low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) -> Measur
     draws = []
     for number in range(config.low_shot_draws):
         part = low_shot(decodable, count, config.seed + number)
-        rows = torch.tensor([row_of[str(video.path)] for video in part.videos])
-        train = replace(sets.train, pooled=sets.train.pooled[rows], labels=sets.train.labels[rows])
-        draws.append(_linear(replace(sets, train=train), config))
+        rows = [row_of[str(video.path)] for video in part.videos]
+        draws.append(_linear(replace(sets, train=sets.train.rows(rows)), config))
     by_figure = {name: [draw.figures[name] for draw in draws] for name in draws[0].figures}
     spread = {name: stdev(values) for name, values in by_figure.items()} if len(draws) > 1 else {}
     return Measured(
@@ -172,35 +220,41 @@ def _low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) -> Measur
     )
 
 
-def _knn(sets: FeatureSets) -> Measured:
-    train = sets.train
+def _knn(sets: FeatureSets, config: EvaluationConfig) -> Measured:
+    train, labels = sets.train_rows, sets.train.labels
     scores = {
-        name: (knn_scores(train.per_video, train.labels, test.per_video, num_classes=sets.num_classes), test.labels)
-        for name, test in sets.tests.items()
+        name: (knn_scores(train, labels, rows, num_classes=sets.num_classes), own_labels)
+        for name, rows, own_labels in sets.test_rows()
     }
     figures = {figure_name(name, "top1"): top_k_accuracy(*found, 1) for name, found in scores.items()}
     return Measured(
         figures=figures,
         chance=dict.fromkeys(figures, 100 / sets.num_classes),
         settings={
+            "features": _described(sets),
             "num_neighbours": NUM_NEIGHBOURS,
             "temperature": TEMPERATURE,
             "similarity": "cosine of features averaged over clips and crops",
         },
         scores=scores,
+        hits={"top1": top_k_hits(*scores["test"], 1)} if "test" in scores else {},
     )
 
 
-def _retrieval(sets: FeatureSets) -> Measured:
-    train = sets.train
+def _retrieval(sets: FeatureSets, config: EvaluationConfig) -> Measured:
+    train, labels = sets.train_rows, sets.train.labels
     figures: dict[str, float] = {}
     chance: dict[str, float] = {}
-    for name, test in sets.tests.items():
-        found = retrieve(train.per_video, train.labels, test.per_video, test.labels)
+    hits: dict[str, Tensor] = {}
+    for name, rows, own_labels in sets.test_rows():
+        found = retrieve(train, labels, rows, own_labels)
         figures |= {figure_name(name, f"R@{k}"): value for k, value in found.recall.items()}
         chance |= {figure_name(name, f"R@{k}"): value for k, value in found.chance.items()}
+        if name == "test":
+            hits = {f"R@{k}": value for k, value in found.hits.items()}
     similarity = "cosine of features averaged over clips and crops, after subtracting each list's own mean"
-    return Measured(figures=figures, chance=chance, settings={"ranks": list(RANKS), "similarity": similarity})
+    settings = {"features": _described(sets), "ranks": list(RANKS), "similarity": similarity}
+    return Measured(figures=figures, chance=chance, settings=settings, hits=hits)
 
 
 def _same_video(train: Features, clips: ClipSettings) -> Measured:
@@ -210,5 +264,19 @@ def _same_video(train: Features, clips: ClipSettings) -> Measured:
     return Measured(
         figures={"train": same_video_share(pooled)},
         chance={"train": 100 * (num_clips - 1) / (num_videos * num_clips - 1)},
-        settings={"similarity": "cosine between clips after subtracting their mean, centre crops"},
+        settings={
+            "features": f"of the frozen encoder in eval mode: {', '.join(train.parts)}",
+            "similarity": "cosine between clips after subtracting their mean, centre crops",
+        },
     )
+
+
+def _described(sets: FeatureSets) -> str:
+    return f"of the frozen encoder in eval mode, pooled over time and space: {sets.features}"
+
+
+_MEASURES: dict[str, Callable[[FeatureSets, EvaluationConfig], Measured]] = {
+    "linear": _linear,
+    "knn": _knn,
+    "retrieval": _retrieval,
+}

@@ -173,7 +173,13 @@ class FeatureStore:
             raise DataError(
                 f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
             )
-        return Features(pooled=torch.stack(found), labels=torch.tensor(labels), paths=paths, undecodable=undecodable)
+        return Features(
+            pooled=torch.stack(found),
+            labels=torch.tensor(labels),
+            paths=paths,
+            undecodable=undecodable,
+            parts=self.source.parts,
+        )
 
     def _has(self, file: FileState) -> bool:
         return file in self._found.videos or file in self._found.undecodable

@@ -1,7 +1,7 @@
 """Pooled features of evenly spread clips: what they are, and how a list's are had in one call."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,13 @@ from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
 from fima.data.loader import SkippedVideo
+from fima.evaluate.protocols import parts_of
 from fima.method.motion import frame_difference
 
 DIFFERENCE_CELLS = 8
+PLAIN = "rgb:avg"
+PART_WIDTHS = {"avg": 1, "max": 1, "grid": 8}
+"""Columns of a part, in channels of the feature map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,8 @@ class FeatureSource:
     """Identifies the weights; part of the cache's key."""
     pool: Callable[[Tensor], Tensor]
     """uint8 clips (B, 3, F, S, S) -> float32 features (B, C), on the same device."""
+    parts: tuple[str, ...] = (PLAIN,)
+    """What the columns are, in order: parts of `parts_of`, each as wide as `PART_WIDTHS` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,24 @@ class Features:
     """The V files."""
     undecodable: list[SkippedVideo]
     """The other files of the list."""
+    parts: tuple[str, ...] = (PLAIN,)
+    """What the columns are, as in `FeatureSource`."""
+
+    def rows(self, places: Sequence[int]) -> "Features":
+        """Some of the videos, in another order."""
+        chosen = torch.tensor(places)
+        paths = [self.paths[place] for place in places]
+        return replace(self, pooled=self.pooled[chosen], labels=self.labels[chosen], paths=paths)
+
+    def columns(self, features: str) -> Tensor:
+        """The columns of some features such as `both:avg`, (V, num_clips·num_crops, C)."""
+        widths = [PART_WIDTHS[part.rpartition(":")[2]] for part in self.parts]
+        channels = self.pooled.shape[-1] // sum(widths)
+        found = dict(
+            zip(self.parts, torch.split(self.pooled, [width * channels for width in widths], dim=-1), strict=True)
+        )
+        wanted = [found[part] for part in parts_of(features)]
+        return wanted[0] if len(wanted) == 1 else torch.cat(wanted, dim=-1)
 
     @property
     def per_video(self) -> Tensor:
@@ -63,14 +87,36 @@ def encode_difference(encoder: nn.Module, clips: Tensor) -> Tensor:
     return features.float()
 
 
-def encoder_source(encoder: nn.Module, name: str) -> FeatureSource:
-    """Features are an encoder's feature map, averaged over time and space.
+def encoder_source(encoder: nn.Module, name: str, features: Sequence[str] = ("avg",)) -> FeatureSource:
+    """Features are an encoder's feature map, pooled over time and space.
+
+    Frame differences go through the encoder with its running statistics, as the RGB clips do.
 
     Args:
         encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
         name: identifies the weights, such as a hash of the checkpoint.
+        features: what is wanted, as `--features` takes it; one pass gives all of it.
     """
-    return FeatureSource(name=name, pool=lambda clips: encode(encoder, clips).mean(dim=(2, 3, 4)))
+    parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
+    streams = {"rgb": encode, "difference": encode_difference}
+    used = {stream: run for stream, run in streams.items() if any(part.startswith(stream) for part in parts)}
+
+    def pool(clips: Tensor) -> Tensor:
+        maps = {stream: run(encoder, clips) for stream, run in used.items()}
+        return torch.cat([pooled_part(maps[part.partition(":")[0]], part.partition(":")[2]) for part in parts], dim=1)
+
+    return FeatureSource(name=name if parts == (PLAIN,) else f"{name}, {' '.join(parts)}", pool=pool, parts=parts)
+
+
+def pooled_part(feature_map: Tensor, pool: str) -> Tensor:
+    """Return what `avg`, `max` or `grid` makes of feature maps (B, C, t, h, w): (B, C), of a grid (B, C·8)."""
+    match pool:
+        case "avg":
+            return feature_map.mean(dim=(2, 3, 4))
+        case "max":
+            return feature_map.amax(dim=(2, 3, 4))
+        case _:
+            return functional.adaptive_avg_pool3d(feature_map, 2).flatten(1)
 
 
 def raw_difference_features(clips: Tensor) -> Tensor:

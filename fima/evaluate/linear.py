@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.errors import DataError
+from fima.evaluate.folds import grouped_folds
 
 INVERSE_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 NUM_FOLDS = 5
@@ -52,6 +53,7 @@ def fit_linear_probe(
     seed: int = 0,
     l2_normalise: bool = False,
     candidates: Sequence[float] = INVERSE_REGULARISATIONS,
+    groups: Sequence[str] | None = None,
 ) -> LinearProbe:
     """Fit logistic regression on standardised features.
 
@@ -65,6 +67,7 @@ def fit_linear_probe(
         seed: decides the held-out videos.
         l2_normalise: L2-normalise each row before standardising.
         candidates: values of C to choose from, in rising order.
+        groups: videos of a group are held out together; None: each is its own.
 
     Raises:
         DataError: fewer than two classes, or no class with two videos.
@@ -74,7 +77,7 @@ def fit_linear_probe(
         raise DataError("the linear probe needs two classes and two videos of a class in the training split")
     prepared = _normalise(features) if l2_normalise else features.double()
     rows, targets = prepared.numpy(), labels.numpy()
-    fold = _stratified_folds(targets, seed)
+    fold = inner_folds(targets, groups, seed)
     hits = np.zeros(len(candidates))
     num_held_out = 0
     for held_out in (fold == number for number in range(NUM_FOLDS)):
@@ -113,6 +116,20 @@ def _statistics(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     """Mean and standard deviation of the columns; a constant column gets 1, so that it stays at zero."""
     std = rows.std(axis=0)
     return rows.mean(axis=0), np.where(std > 1e-12, std, 1.0)
+
+
+def inner_folds(labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int) -> NDArray[np.int64]:
+    """Return which fifth of the training videos each is held out with, int64 (V,).
+
+    Args:
+        labels: (V,) class numbers.
+        groups: the group of each video, held out as a whole; None, or one group alone: each video is its own.
+        seed: decides who is held out together.
+    """
+    num_groups = len(set(groups or ()))
+    if groups is None or num_groups < 2:
+        return _stratified_folds(labels, seed)
+    return grouped_folds(labels, groups, min(NUM_FOLDS, num_groups), seed)
 
 
 def _stratified_folds(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import load_pretrained
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
-from fima.evaluate.protocols import EvaluationConfig, SplitLists
+from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.recipe import config_to_mapping
 
 
@@ -64,7 +64,7 @@ class Subject:
             return 1
         return self.classifier.checkpoint.config.data.split
 
-    def check_split(self, number: int, lists: SplitLists) -> None:
+    def check_split(self, number: SplitName, lists: SplitLists) -> None:
         """Refuse test videos that a classifier was trained on.
 
         Raises:
@@ -74,9 +74,10 @@ class Subject:
             return
         own = self.classifier.checkpoint.config.data.split
         if number != own:
+            flag = f"--splits {number}" if isinstance(number, int) else f"fold {number}"
             raise ConfigError(
-                f"--splits {number}: the checkpoint was trained on the labels of split {own}, whose training videos "
-                f"are among the test videos of split {number}; evaluate it on split {own}"
+                f"{flag}: the checkpoint was trained on the labels of split {own}, whose training videos "
+                f"are among its test videos; evaluate it on split {own}"
             )
 
     def check_classes(self, lists: SplitLists, source: Path) -> None:

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
-    """Return how often the true class is among the `k` highest scores.
+    """Return how often the true class is among the `k` highest scores; see `top_k_hits`."""
+    return percent(top_k_hits(scores, labels, k))
+
+
+def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Return whether the true class is among the `k` highest scores, bool (V,).
 
     Args:
         scores: (V, classes).
@@ -15,13 +20,13 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
         k: capped at the number of classes.
     """
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return _percent((best == labels[:, None]).any(dim=1))
+    return (best == labels[:, None]).any(dim=1)
 
 
-def recall_at_k(
+def recall_hits(
     similarity: Tensor, query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int]
-) -> dict[int, float]:
-    """Return, for each `k`, how often any of the `k` most similar gallery rows has the query's class.
+) -> dict[int, Tensor]:
+    """Return, for each `k`, whether any of the `k` most similar gallery rows has the query's class, bool (Q,).
 
     Args:
         similarity: (Q, G) of queries to gallery.
@@ -32,11 +37,11 @@ def recall_at_k(
     num_gallery = similarity.shape[1]
     order = similarity.topk(min(max(ks), num_gallery), dim=1).indices
     hits = gallery_labels[order] == query_labels[:, None]
-    return {k: _percent(hits[:, :k].any(dim=1)) for k in ks}
+    return {k: hits[:, :k].any(dim=1) for k in ks}
 
 
 def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequence[int]) -> dict[int, float]:
-    """Return what `recall_at_k` is expected to be for a random order of the gallery.
+    """Return what the mean of `recall_hits` is expected to be for a random order of the gallery.
 
     With n of G gallery rows of the query's class, the chance of a hit is 1 - C(G - n, k) / C(G, k).
 
@@ -55,5 +60,6 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
     return chances
 
 
-def _percent(hits: Tensor) -> float:
+def percent(hits: Tensor) -> float:
+    """Return how many of some rows, bool (V,), are hits."""
     return 100 * int(hits.sum()) / len(hits)

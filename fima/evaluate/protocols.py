@@ -28,6 +28,26 @@ PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion")
 """What `--protocols` takes."""
 
 
+SplitName = int | str
+"""The number of an official split, or the name of a fold."""
+POOLS = ("avg", "max", "avg+max", "grid")
+"""What `--features` takes of a feature map."""
+STREAMS = {"rgb": ("rgb",), "difference": ("difference",), "both": ("rgb", "difference")}
+"""What `--features` takes feature maps of."""
+
+
+def parts_of(features: str) -> list[str]:
+    """Return the parts that features are made of, such as `rgb:avg`.
+
+    Raises:
+        ConfigError: there are no such features.
+    """
+    stream, colon, pool = features.rpartition(":")
+    if pool not in POOLS or (stream if colon else "rgb") not in STREAMS:
+        raise ConfigError(f"--features {features}: choose from {', '.join(POOLS)}, with difference: or both: before it")
+    return [f"{each}:{part}" for each in STREAMS[stream or "rgb"] for part in pool.split("+")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
@@ -43,6 +63,18 @@ class EvaluationConfig:
     ori_resolution: int | None = None
     """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
+    features: tuple[str, ...] = ("avg",)
+    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells); `difference:avg` of
+    the frame difference instead of the RGB clip, `both:avg` of both. Of several, the one that does best within the
+    training videos is taken, and the figures of each are named `linear@avg/top1`."""
+    cross_validation: str | None = None
+    """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
+    time."""
+    folds: int | None = None
+    """Make so many folds of whole groups, instead of those of a column."""
+    group_by: str | None = None
+    """What belongs together, such as a person: a column of the table, or a regular expression for the path whose first
+    brackets match it, such as `person(\\d+)`. None: the column `group` where there is one."""
     l2_normalise: bool = False
     """L2-normalise the pooled features before the linear probe standardises them."""
     low_shot: int | None = None
@@ -63,7 +95,21 @@ class EvaluationConfig:
         if unknown or self.protocols == ():
             wrong = unknown[0] if unknown else "(none)"
             raise ConfigError(f"--protocols {wrong}: choose from {', '.join(PROTOCOLS)}")
-        smallest = {"num_clips": 1, "low_shot": 2, "low_shot_draws": 1, "seed": 0, "batch_size": 1, "workers": 0}
+        for name in self.features:
+            parts_of(name)
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
+        if self.cross_validation is not None and self.folds is not None:
+            raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
+        smallest = {
+            "folds": 2,
+            "num_clips": 1,
+            "low_shot": 2,
+            "low_shot_draws": 1,
+            "seed": 0,
+            "batch_size": 1,
+            "workers": 0,
+        }
         for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -110,6 +156,8 @@ class SplitLists:
     """Labelled test videos."""
     extra_tests: Mapping[str, VideoList] = field(default_factory=dict)
     """Further test lists by name, scored by the same probe and neighbours."""
+    groups: Mapping[Path, str] = field(default_factory=dict)
+    """Which videos belong together; empty where that is not known."""
 
     @property
     def tests(self) -> dict[str, VideoList]:
@@ -158,7 +206,13 @@ class EvaluationResult:
     sd: dict[str, float] = field(default_factory=dict)
     """Sample standard deviation of the figures that are means: over the splits, or over draws of training videos."""
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The figures of each split by its number, where there are several."""
+    """The figures of each split by its number, or of each fold by its name, where there are several."""
+    unit: str = "split"
+    """`fold` for a cross-validation; its figures are means over the folds weighted by their test videos."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
+    num_groups: int | None = None
+    """Groups among the test videos."""
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fima.evaluate.metrics import chance_recall_at_k, recall_at_k
+from fima.evaluate.metrics import chance_recall_at_k, percent, recall_hits
 
 RANKS = (1, 5, 10, 20, 50)
 ROWS_AT_ONCE = 512
@@ -16,10 +16,15 @@ ROWS_AT_ONCE = 512
 class Retrieval:
     """Recall of test videos among training videos."""
 
-    recall: dict[int, float]
-    """By rank k: percentage of test videos with their class among the k nearest training videos."""
+    hits: dict[int, Tensor]
+    """By rank k: whether a test video has its class among the k nearest training videos, bool (U,)."""
     chance: dict[int, float]
-    """The same, expected for a random order."""
+    """Percentage of hits expected for a random order."""
+
+    @property
+    def recall(self) -> dict[int, float]:
+        """By rank k: percentage of hits."""
+        return {k: percent(hits) for k, hits in self.hits.items()}
 
 
 def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Retrieval:
@@ -33,7 +38,7 @@ def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Ten
     """
     similarity = _centred(test) @ _centred(train).T
     return Retrieval(
-        recall=recall_at_k(similarity, test_labels, train_labels, RANKS),
+        hits=recall_hits(similarity, test_labels, train_labels, RANKS),
         chance=chance_recall_at_k(test_labels, train_labels, RANKS),
     )
 

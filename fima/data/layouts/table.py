@@ -87,6 +87,26 @@ def find_table(root: Path, annotations: Path | None) -> Path | None:
     return next((path for path in tables if not find_lists(root, path)), None)
 
 
+def read_column(root: Path, annotations: Path | None, name: str) -> dict[Path, str]:
+    """Return what a further column of a table says of each video, such as its fold; empty text where nothing.
+
+    Raises:
+        DataError: there is no table, or it has no such column.
+    """
+    table = find_table(root, annotations)
+    if table is None:
+        raise DataError(f"{root}: the column {name} was asked for, but this is no table of videos")
+    content = read_rows(table)
+    if name not in content.columns:
+        raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
+    folder = root if root.is_dir() else root.parent
+    return {
+        _row(where, {"path": fields["path"]}, folder, None).path: fields[name]
+        for where, fields in content.rows
+        if fields["path"]
+    }
+
+
 def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str]]:
     """Rows, and a note on each kind of row that was passed over."""
     if "path" not in content.columns:

@@ -1,0 +1,70 @@
+"""How sure a percentage of videos is: bootstrap over groups of videos that belong together."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fima.evaluate.feature_protocols import Measured
+
+DRAWS = 2000
+LEVEL = 95
+"""Percent of the draws that lie in an interval."""
+
+
+class Tested:
+    """The test videos of all splits with what each protocol made of them."""
+
+    def __init__(self) -> None:
+        self._groups: list[str] = []
+        self._hits: dict[str, list[NDArray[np.float64]]] = {}
+
+    @property
+    def num_groups(self) -> int | None:
+        """Groups of the test videos; None where none is known."""
+        return len(set(self._groups)) or None
+
+    def add(self, measured: Mapping[str, Measured], groups: Sequence[str]) -> None:
+        """Count the test videos of a split, given the group of each that the protocols looked at."""
+        self._groups += groups
+        for name, found in measured.items():
+            for figure, hits in found.hits.items():
+                self._hits.setdefault(f"{name}/{figure}", []).append(hits.double().numpy())
+
+    def hits(self) -> dict[str, NDArray[np.float64]]:
+        """By figure, 1 for a video that is a hit and 0 for another, (V,); only figures that all splits have."""
+        joined = {name: np.concatenate(parts) for name, parts in self._hits.items()}
+        return {name: values for name, values in joined.items() if len(values) == len(self._groups)}
+
+    def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of the figures, in percent."""
+        if (self.num_groups or 0) < 2:
+            return {}
+        return {
+            name: interval(100 * drawn_means(values, self._groups, seed=seed)) for name, values in self.hits().items()
+        }
+
+
+def group_sums(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return the sum of the values and their number in each group, (2, G)."""
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    return np.stack([np.bincount(codes, weights, minlength=len(names)) for weights in (values, np.ones(len(values)))])
+
+
+def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int = 0) -> NDArray[np.float64]:
+    """Return the mean over all videos in each of 2,000 draws of as many groups, with replacement: (2000,).
+
+    Args:
+        values: (V,), one a video, such as 1 for one that was recognised and 0 for another.
+        groups: the group of each video.
+        seed: of the draws; the same groups are drawn for other values of the same videos.
+    """
+    sums, counts = group_sums(values, groups)
+    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
+    return np.asarray(draws @ sums / (draws @ counts))
+
+
+def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of draws."""
+    low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return float(low), float(high)

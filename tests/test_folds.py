@@ -1,0 +1,232 @@
+"""Cross-validation over groups, intervals over groups, and features that are chosen within the training videos."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fima.cli import main
+from fima.data.datasets import Video, VideoList
+from fima.errors import ConfigError, DataError
+from fima.evaluate.feature_protocols import FeatureSets, measure
+from fima.evaluate.features import Features, encode, encode_difference, encoder_source
+from fima.evaluate.folds import list_folds
+from fima.evaluate.intervals import drawn_means, interval
+from fima.evaluate.linear import inner_folds
+from fima.evaluate.protocols import EvaluationConfig
+from tests.evaluation_data import write_state_dict
+from tests.test_evaluation import CLIPS, CONFIG
+from tests.video_files import write_video
+
+PEOPLE = ("ann", "bob", "cleo", "dan")
+CLASSES = ("dark", "bright")
+COLUMNS = "path,label,fold,group"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes by four people, as folders with a table; the people are in two folds."""
+    root = tmp_path_factory.mktemp("people")
+    rows = [COLUMNS]
+    for number, person in enumerate(PEOPLE):
+        for label, name in enumerate(CLASSES):
+            for take in range(2):
+                path = f"{name}/{person}_{take}.avi"
+                frames = np.full((8, 32, 32, 3), 40 + 150 * label + 8 * number + take, dtype=np.uint8)
+                write_video(root / path, frames)
+                rows.append(f"{path},{name},{number % 2},{person}")
+    (root / "videos.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def people(videos: VideoList) -> set[str]:
+    return {video.path.stem.split("_")[0] for video in videos.videos}
+
+
+def test_a_column_of_folds_or_of_people(videos: Path) -> None:
+    folds = list_folds(videos, EvaluationConfig(cross_validation="fold"))
+    assert list(folds) == ["0", "1"]
+    assert people(folds["0"].test) == {"ann", "cleo"} == people(folds["1"].train)
+    assert len(folds["0"].groups) == 16
+    alone = list_folds(videos, EvaluationConfig(cross_validation="group"))
+    assert list(alone) == list(PEOPLE)
+    for name, lists in alone.items():
+        assert people(lists.test) == {name}
+        assert people(lists.train) == {*PEOPLE} - {name}
+        assert lists.train.warnings() == []
+
+
+def test_folders_by_an_expression_keep_people_together(videos: Path) -> None:
+    config = EvaluationConfig(folds=2, group_by=r"/([a-z]+)_")
+    folds = list_folds(videos, config, dataset="folder")
+    assert sum(len(lists.test.videos) for lists in folds.values()) == 16
+    for lists in folds.values():
+        assert people(lists.train).isdisjoint(people(lists.test))
+        assert len(people(lists.test)) == 2
+    assert folds == list_folds(videos, config, dataset="folder")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"cross_validation": "person"}, "has no column person; it has path, label, fold, group"),
+        ({"cross_validation": "hole"}, "1 video without a value of hole, such as .*ann_0.avi"),
+        ({"cross_validation": "same"}, "all videos are in one fold"),
+        ({"cross_validation": "fold", "group_by": "torn"}, r"group x is in the folds 0 \(ann_0.avi\) and 1"),
+        ({"folds": 9, "group_by": "group"}, r"4 groups \(ann, bob, cleo\) cannot make 9 folds"),
+        ({"folds": 2, "group_by": "(ann"}, "neither a column nor a regular expression"),
+        ({"folds": 2, "group_by": "ann"}, "does not match .*bob_0.avi"),
+    ],
+)
+def test_bad_folds_are_refused_in_one_line(config: dict[str, Any], message: str, videos: Path, tmp_path: Path) -> None:
+    rows = (videos / "videos.csv").read_text().split()
+    more = [
+        f"{row},{'x' if place else ''},x,{'x' if 'ann' in row or 'bob' in row else 'y'}"
+        for place, row in enumerate(rows[1:])
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join([COLUMNS + ",hole,same,torn", *more]))
+    with pytest.raises((DataError, ConfigError), match=message) as caught:
+        list_folds(videos, EvaluationConfig(**config), annotations=table)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_a_fold_lacks_is_named(videos: Path, tmp_path: Path) -> None:
+    rows = (videos / "videos.csv").read_text().split()
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(row for row in rows if not ("bright" in row and "ann" not in row)))
+    folds = list_folds(videos, EvaluationConfig(cross_validation="group"), annotations=table)
+    assert "fold ann: no video to train on of bright" in folds["ann"].train.warnings()
+    assert "fold bob: no video to test of bright" in folds["bob"].train.warnings()
+
+
+def test_intervals_draw_groups_and_not_videos() -> None:
+    """Five groups that are all right or all wrong are five facts, however many videos each has."""
+    values = np.repeat([1.0, 1.0, 1.0, 0.0, 0.0], 40)
+    groups = [str(number) for number in np.repeat(range(5), 40)]
+    draws = drawn_means(values, groups)
+    assert draws.std() == pytest.approx(np.sqrt(0.6 * 0.4 / 5), rel=0.05)
+    assert interval(draws) == pytest.approx((0.2, 1.0))
+    alone = interval(drawn_means(values, [str(number) for number in range(200)]))
+    assert alone[1] - alone[0] < 0.16
+    # Groups of different sizes: the mean over videos, not over groups.
+    generator = np.random.default_rng(0)
+    uneven, sizes = generator.random(9), [1, 2, 6]
+    found = drawn_means(uneven, [str(number) for number in np.repeat(range(3), sizes)], seed=4)
+    parts = np.split(uneven, [1, 3])
+    drawn = np.random.default_rng(4).multinomial(3, np.full(3, 1 / 3), size=2000)
+    expected = [
+        np.concatenate([np.tile(part, times) for part, times in zip(parts, row, strict=True)]).mean() for row in drawn
+    ]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_inner_folds_keep_groups_together() -> None:
+    labels, groups = np.arange(40) % 4, [str(number // 8) for number in range(40)]
+    folds = inner_folds(labels, groups, seed=0)
+    assert {(fold, group) for fold, group in zip(folds.tolist(), groups, strict=True)} == {
+        (int(folds[8 * group]), str(group)) for group in range(5)
+    }
+    assert len(set(folds.tolist())) == 5
+
+
+class Channels(nn.Module):
+    """The clip itself as a feature map."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return clip
+
+
+def test_features_against_loops() -> None:
+    clips = torch.randint(0, 256, (2, 3, 4, 6, 6), dtype=torch.uint8)
+    source = encoder_source(Channels(), "x", ("avg", "both:max", "difference:grid"))
+    assert source.parts == ("rgb:avg", "rgb:max", "difference:max", "difference:grid")
+    pooled = source.pool(clips)[:, None]
+    found = Features(pooled=pooled, labels=torch.zeros(2), paths=["a", "b"], undecodable=[], parts=source.parts)
+    rgb, difference = encode(Channels(), clips), encode_difference(Channels(), clips)
+    for video in range(2):
+        for channel in range(3):
+            own = rgb[video, channel]
+            assert found.columns("avg")[video, 0, channel] == pytest.approx(float(own.mean()), abs=1e-6)
+            assert found.columns("both:max")[video, 0, channel] == float(own.max())
+            other = difference[video, channel]
+            assert found.columns("both:max")[video, 0, 3 + channel] == float(other.max())
+            cells = [
+                float(other[2 * t : 2 * t + 2, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3].mean())
+                for t in range(2)
+                for y in range(2)
+                for x in range(2)
+            ]
+            grid = found.columns("difference:grid")[video, 0, 8 * channel : 8 * channel + 8]
+            assert grid.tolist() == pytest.approx(cells, abs=1e-6)
+    for wrong in ("mean", "blue:avg", "avg+max+grid"):
+        with pytest.raises(ConfigError, match="--features"):
+            EvaluationConfig(features=(wrong,))
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval"])
+def test_features_are_chosen_within_the_training_videos(protocol: str) -> None:
+    """`max` tells the classes in training and none in the test, where `avg` does: `max` is chosen all the same."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    told = torch.nn.functional.one_hot(labels, 3) + 0.1 * torch.randn(60, 3, generator=generator)
+    noise = torch.randn(60, 3, generator=generator)
+    parts = ("rgb:avg", "rgb:max")
+
+    def features(columns: list[Tensor], name: str) -> Features:
+        paths = [f"{name}{place}" for place in range(60)]
+        return Features(pooled=torch.cat(columns, 1)[:, None], labels=labels, paths=paths, undecodable=[], parts=parts)
+
+    train = features([noise, told], "train")
+    listed = [Video(path=Path(path), label=int(label)) for path, label in zip(train.paths, labels, strict=True)]
+    sets = FeatureSets(
+        train=train,
+        tests={"test": features([told, noise], "test")},
+        videos=VideoList(videos=listed, classes=["a", "b", "c"], root=Path(), split="train", layout="made up"),
+        groups={video.path: str(place // 6) for place, video in enumerate(listed)},
+    )
+    found = measure(protocol, sets, CLIPS, replace(CONFIG, features=("avg", "max")))
+    assert set(found) == {protocol, f"{protocol}@avg", f"{protocol}@max"}
+    assert found[protocol].notes["features"] == "max"
+    assert found[protocol].figures == found[f"{protocol}@max"].figures
+    held_out = found[protocol].notes["held_out_accuracies_by_features"]
+    assert held_out["max"] > 90 > 60 > held_out["avg"]
+
+
+def test_the_command_over_folds(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, out = write_state_dict(tmp_path / "weights.pt"), tmp_path / "result.json"
+    words = ["evaluate", checkpoint, videos, "--frames", 4, "--crop-size", 32, "--num-clips", 1, "--workers", 0]
+    words += ["--device", "cpu", "--out", out, "--protocols", "linear", "knn", "retrieval"]
+    argv = [str(word) for word in words]
+    assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0
+    result = json.loads(out.read_text())
+    assert list(result["splits"]) == list(PEOPLE)
+    assert result["unit"] == "fold"
+    assert result["num_groups"] == 4
+    for name in ("linear/top1", "knn@both:avg/top1", "retrieval/R@1"):
+        values = [figures[name] for figures in result["splits"].values()]
+        assert result["figures"][name] == pytest.approx(np.mean(values))
+        low, high = result["intervals"][name]
+        assert low <= result["figures"][name] <= high
+    assert result["data"]["fold ann"]["test"]["fold"] == "ann"
+    assert len({result["data"][f"fold {name}"]["test"]["list_hash"] for name in PEOPLE}) == 4
+    assert "whole groups" in result["protocols"]["linear"]["selection"]
+    assert len(list((tmp_path / "evaluation" / "cache").iterdir())) == 1
+    output = capsys.readouterr().out
+    assert "mean ± sd" in output
+    assert "95 %" in output
+    first = out.read_bytes()
+    assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0
+    assert out.read_bytes() == first
+    for wrong, message in (
+        (["--folds", "2", "--splits", "1"], "--folds makes its own"),
+        (["--folds", "2", "--cross-validation", "fold"], "give one of the two"),
+        (["--features", "avg", "avg"], "give each once"),
+    ):
+        assert main([*argv, *wrong]) == 2
+        assert message in capsys.readouterr().err

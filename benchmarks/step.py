@@ -15,7 +15,6 @@ passes would take, as convolutions are defined, at the speed of a matrix product
 
 import argparse
 import ctypes
-import functools
 import json
 import statistics
 import time
@@ -28,12 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fima.backbones.convolution import weights_transformed_once
 from fima.backbones.registry import build_backbone
+from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
-from fima.data.augment import draw_colour, make_inputs
-from fima.data.loader import PretrainBatch, item_generator
-from fima.data.views import ClipViews
+from fima.data.augment import make_inputs
 from fima.method import build_method, losses
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
@@ -74,30 +71,6 @@ class StepCase:
     """Those of the step: query, key."""
 
 
-def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> PretrainBatch:
-    """Return views of noise, or of black pixels that take no memory, with colour draws and boxes as in training."""
-    generator = item_generator(0)
-    shape = (batch_size, 3, data.frames, data.crop_size, data.crop_size)
-
-    def views() -> ClipViews:
-        draw = functools.partial(torch.randint, 0, 256) if noise else torch.zeros
-        full, early, late = (draw(shape, dtype=torch.uint8) for _ in range(3))
-        box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(batch_size, 1)
-        return ClipViews(full=full, early=early, late=late, box=box)
-
-    draws_a, draws_b = (torch.stack([draw_colour(generator, 4, data) for _ in range(batch_size)]) for _ in range(2))
-    return PretrainBatch(
-        a=views(),
-        b=views(),
-        draws_a=draws_a,
-        draws_b=draws_b,
-        index=torch.arange(batch_size),
-        paths=[""] * batch_size,
-        labels=torch.full((batch_size,), -1),
-        skipped=[],
-    )
-
-
 def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int) -> StepCase:
     """Build the networks of one case."""
     config = PretrainConfig(
@@ -116,7 +89,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
 
     def floor() -> None:
         with autocast(CPU, precision):
-            with torch.no_grad(), weights_cast_once(key), weights_transformed_once(key):
+            with torch.no_grad(), weights_cast_once(key):
                 for _ in range(KEY_PASSES):
                     key(clips)
             features = [fast(clips).float().mean() for _ in range(QUERY_PASSES)]

@@ -50,6 +50,8 @@ SAFETENSORS_HEADER_BYTES = 9
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 """What `save_pretrained` of an encoder writes into a folder."""
+SHIPPED = Path(__file__).parents[1] / "encoders"
+"""Encoders that come with the package, each `NAME.safetensors` beside its card `NAME.md`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,15 @@ def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
 
     Args:
-        source: a folder of a run or of `save_pretrained`; a file is returned as it is.
+        source: a folder of a run or of `save_pretrained`; the name of a shipped encoder, where nothing else is called
+            so; a file is returned as it is.
 
     Raises:
         CheckpointError: the folder is neither.
     """
     if not source.is_dir():
-        return source
+        shipped = SHIPPED / f"{source}.safetensors"
+        return source if source.exists() or not shipped.is_file() else shipped
     run = RunFolder(source)
     for path in (run.best, run.last, source / WEIGHTS_FILE):
         if path.is_file():

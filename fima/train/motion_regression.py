@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -101,21 +102,22 @@ def train_on_people(
     network = MotionRegressor().to(device).train()
     optimizer = _optimizer(network, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings.num_steps))
-    precision = "bf16" if device.type == "cuda" and computes_in_bfloat16(device) else "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16" if device.type == "cuda" and computes_in_bfloat16(device) else "fp32"
     order = torch.Generator().manual_seed(settings.seed)
     steps_per_epoch = settings.num_steps // settings.epochs
     records, step, begun = [], 0, time.monotonic()
     for epoch in range(1, settings.epochs + 1):
         total = torch.zeros((), device=device)
         shuffled = torch.randperm(len(bank), generator=order).to(device)
-        for index in shuffled[: steps_per_epoch * settings.batch_size].split(settings.batch_size):
+        for first in range(0, steps_per_epoch * settings.batch_size, settings.batch_size):
+            index = shuffled[first : first + settings.batch_size]
             draws = Draws.of(settings.seed, TRAINING, step, num_videos=len(index), device=device)
             clips = bank.clips(index, draws, frames=settings.frames, crop_size=settings.crop_size)
             with autocast(device, precision):
                 predicted = network(clips)
             loss = regression_loss(predicted, bank.targets[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.detach()

@@ -52,9 +52,7 @@ def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEn
         "epoch": settings.epochs,
         "config": {"model": {"backbone": "small"}, "data": data, "run": {"seed": settings.seed}},
     }
-    module = VideoEncoder(
-        backbone="small", frames=settings.frames, crop_size=settings.crop_size, about=about
-    )
+    module = VideoEncoder(backbone="small", frames=settings.frames, crop_size=settings.crop_size, about=about)
     module.encoder.load_state_dict(encoder.state_dict())
     return module
 

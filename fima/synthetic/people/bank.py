@@ -109,9 +109,9 @@ def _cut_out(frames: Tensor, crops: Tensor, side: int) -> Tensor:
     places = (torch.arange(side, device=frames.device) + 0.5) / side
     low, high = crops[:, None, :2], crops[:, None, 2:]
     points = 2 * (low + places[:, None] * (high - low)) - 1  # (B, side, 2)
-    x, y = torch.broadcast_tensors(points[:, None, :, 0], points[:, :, None, 1])
-    num_frames = frames.shape[1]
+    x, y = points[:, None, :, 0].expand(-1, side, -1), points[:, :, None, 1].expand(-1, -1, side)
+    num_videos, num_frames = frames.shape[:2]
     grid = torch.stack([x, y], dim=-1).repeat_interleave(num_frames, dim=0)
     pixels = frames.flatten(0, 1).float() / 255
     cut = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    return cut.unflatten(0, (-1, num_frames)).transpose(1, 2)
+    return cut.reshape(num_videos, num_frames, 3, side, side).transpose(1, 2)

@@ -25,6 +25,7 @@ def compress(video: Tensor, quantiser: Tensor) -> Tensor:
     Returns:
         (B, C, T, S, S).
     """
+    num_videos, side = len(video), video.shape[-1]
     basis = _cosines(video.device)
     frequency = torch.arange(BLOCK, device=video.device)
     weight = 0.4 + 0.1 * (frequency[:, None] + frequency)
@@ -33,7 +34,7 @@ def compress(video: Tensor, quantiser: Tensor) -> Tensor:
     frames = []
     for place, frame in enumerate(video.unbind(dim=2)):
         step = steps if place else FIRST_FRAME * steps
-        blocks = (frame - decoded).unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
+        blocks = (frame - decoded).reshape(num_videos, -1, side // BLOCK, BLOCK, side // BLOCK, BLOCK)
         coefficients = torch.einsum("ui,bcyixj,vj->bcyuxv", basis, blocks, basis) / step
         kept = torch.trunc(coefficients + DEAD_ZONE * coefficients.sign()) * step
         change = torch.einsum("ui,bcyuxv,vj->bcyixj", basis, kept, basis)

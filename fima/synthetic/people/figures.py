@@ -103,12 +103,11 @@ def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAME
 
 def _background(recording: Recording, camera: Tensor, side: int) -> Tensor:
     """What the camera sees of the background in each frame, (B, 3, T, S, S)."""
-    num_videos, num_frames = camera.shape[:2]
     # From the middle half of the texture, in the coordinates of `grid_sample`, -1..1.
     places = (torch.arange(side, device=camera.device) + 0.5) / side - 0.5
     x = places - camera[..., :1]
     y = places - camera[..., 1:]
-    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), dim=-1)
+    grid = torch.stack([x[:, :, None, :].expand(-1, -1, side, -1), y[:, :, :, None].expand(-1, -1, -1, side)], dim=-1)
     return _sampled(recording.background, grid)
 
 
@@ -116,7 +115,7 @@ def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
     """Values (B, 3, T, S, S) of textures (B, 3, N, N) at places (B, T, S, S, 2) in -1..1, reflected at the borders."""
     rows = grid.flatten(1, 2)
     sampled = functional.grid_sample(texture, rows, align_corners=False, padding_mode="reflection")
-    return sampled.unflatten(2, grid.shape[1:3])
+    return sampled.reshape(*texture.shape[:2], *grid.shape[1:4])
 
 
 def _with_blobs(body: Capsules, blobs: Blobs, times: Tensor) -> Capsules:

@@ -236,9 +236,7 @@ def _add_gait(program: Program, draws: Draws, chosen: Tensor) -> None:
     direction = draws.sign()
     frontal = draws.chance(0.2)
     sideways = (chosen * (1 - frontal)) > 0
-    program.base[:, Dof.TURN] = torch.where(
-        sideways, direction * draws.uniform(1.1, 1.6), program.base[:, Dof.TURN]
-    )
+    program.base[:, Dof.TURN] = torch.where(sideways, direction * draws.uniform(1.1, 1.6), program.base[:, Dof.TURN])
     program.drift[:, Dof.X] += chosen * draws.chance(0.75) * direction * draws.uniform(0.2, 1.6)
     program.drift[:, Dof.SIZE] += chosen * frontal * draws.uniform(-0.5, 0.6)
     program.swing[:, Dof.Y] += stride * draws.uniform(0, 0.09)

@@ -61,8 +61,8 @@ class ModelConfig:
 class MethodConfig:
     """The losses and what feeds them."""
 
-    name: Literal["fima", "moco"] = "fima"
-    """`fima`, or `moco`: the instance loss alone, on the same clips."""
+    name: str = "fima"
+    """`fima`; `moco`: the instance loss alone, on the same clips; or one of another package (docs/extend.md)."""
     temperature: float = 0.1
     """Temperature of the instance loss and of the frame-level motion loss."""
     cell_temperature: float = 0.1

@@ -20,6 +20,7 @@ from fima.errors import ConfigError
 from fima.evaluate.folds import list_folds
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.evaluate.splits import list_splits
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.train.resolve import choose_device
 
     arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
+    check_writable(_out(arguments), flag="out")
+    check_writable(evaluation_folder(arguments.checkpoint))  # of features, to be used again
     try:
         with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
@@ -94,6 +97,10 @@ def evaluation_folder(checkpoint: Path) -> Path:
     """Return where results of a checkpoint go: in the folder of its run, or beside a checkpoint that lies alone."""
     folder = checkpoint.parent
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
+
+
+def _out(arguments: EvaluateArguments) -> Path:
+    return arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
 
 
 def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
@@ -157,7 +164,7 @@ def _collect(
 
 
 def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
-    out = arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
+    out = _out(arguments)
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)

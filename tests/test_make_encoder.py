@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fima
-from fima.checkpoints.pretrained import SHIPPED
+from fima.checkpoints.pretrained import ENCODERS, WEIGHTS_FILE
 from fima.cli import main
 from fima.errors import CheckpointError
 from fima.synthetic.people.bank import Bank, render_bank, standardised
@@ -59,9 +59,7 @@ def test_clips_are_cut_alike_in_every_frame_and_repeat_with_their_draws(bank: Ba
 
     still = Bank(
         frames=bank.frames[:, :1].expand(-1, 32, -1, -1, -1), squares=bank.squares, targets=bank.targets
-    ).clips(
-        index, Draws.of(0, 1, 0, num_videos=3, device=torch.device("cpu")), frames=8, crop_size=24
-    )
+    ).clips(index, Draws.of(0, 1, 0, num_videos=3, device=torch.device("cpu")), frames=8, crop_size=24)
     assert clips(0).shape == (3, 3, 8, 24, 24)
     assert 0 <= clips(0).min() < clips(0).max() <= 1
     torch.testing.assert_close(clips(0), clips(0), rtol=0, atol=0)
@@ -85,17 +83,16 @@ def test_training_lowers_the_loss_and_repeats(bank: Bank) -> None:
 
 def test_the_command_writes_an_encoder_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "made"
-    flags = ["--videos", "8", "--render-size", "32", "--crop-size", "32", "--frames", "8", "--epochs", "1"]
+    flags = ["--videos", "8", "--render-size", "32", "--frames", "8", "--crop-size", "32", "--epochs", "1"]
     assert main(["make-encoder", "--out", str(out), *flags, "--batch-size", "4", "--device", "cpu"]) == 0
     assert "epoch 1/1" in capsys.readouterr().out
-    encoder = fima.load(out / "small.safetensors")
+    encoder = fima.load(out)
     assert (encoder.backbone, encoder.transform.frames, encoder.transform.crop_size) == ("small", 8, 32)
     assert encoder.clip_settings().span == pytest.approx(0.85)
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert record["settings"]["videos"] == 8
-    card = (out / "small.md").read_text(encoding="utf-8")
-    again = "fima make-encoder --out runs/small --videos 8 --render-size 32 --frames 8 --crop-size 32 --epochs 1 --batch"
-    assert again in card
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"fima make-encoder --out runs/small {' '.join(flags)} --batch-size 4" in card
     assert "$" not in card
     assert main(["make-encoder", "--out", str(out)]) == 2, "never over another one"
     assert "already exists" in capsys.readouterr().err
@@ -118,8 +115,8 @@ def test_wrong_settings_are_refused(
 
 def test_the_shipped_encoder_is_small_and_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (SHIPPED / "small.safetensors").stat().st_size <= MOST_BYTES
-    assert (SHIPPED / "small.md").is_file()
+    assert (ENCODERS / "small" / WEIGHTS_FILE).stat().st_size <= MOST_BYTES
+    assert (ENCODERS / "small" / "README.md").is_file()
     encoder = fima.load("small")
     assert (encoder.backbone, encoder.transform.frames, encoder.transform.crop_size) == ("small", 16, 80)
     assert encoder.num_features == 192

@@ -19,7 +19,7 @@ from fima.train.encoder_settings import SyntheticEncoderSettings
 if TYPE_CHECKING:
     from fima.train.motion_regression import EpochRecord
 
-WEIGHTS, CARD, RECORD = "small.safetensors", "small.md", "training.json"
+CARD, RECORD = "README.md", "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,25 +31,26 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder to write: `small.safetensors` (half precision), its model card `small.md`, and `training.json`."""
+    """Folder to write, for `fima.load`: `model.safetensors` (half precision), its card `README.md`, `training.json`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeEncoderArguments, argv, prog="fima make-encoder")
-    weights = arguments.out / WEIGHTS
-    if weights.exists():
-        raise ConfigError(f"{weights}: already exists; choose another --out, or remove it")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     import torch
 
     from fima.checkpoints.checkpoint import versions
+    from fima.checkpoints.pretrained import WEIGHTS_FILE
     from fima.data.layouts.video_list import counted
     from fima.synthetic.people.bank import render_bank
     from fima.train.motion_regression import train_on_people
     from fima.train.resolve import choose_device
     from fima.use.synthetic_encoder import write_synthetic_encoder
 
+    weights = arguments.out / WEIGHTS_FILE
+    if weights.exists():
+        raise ConfigError(f"{weights}: already exists; choose another --out, or remove it")
     device = choose_device(arguments.device, flag="device")
     begun = time.monotonic()
     with torch.no_grad():

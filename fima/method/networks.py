@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fima.backbones.convolution import weights_transformed_once
 from fima.backbones.registry import build_backbone
 from fima.config import ModelConfig
 from fima.method.base import Method
@@ -44,9 +43,8 @@ class MomentumNetworks(Method):
 
     @contextlib.contextmanager
     def ready_keys(self) -> Iterator[None]:
-        """A context in which the key networks cast or transform no weight of theirs again."""
-        cast = weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector)
-        with cast[0], cast[1], weights_transformed_once(self.key_encoder):
+        """A context in which the key networks cast no weight of theirs again."""
+        with weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector):
             yield
 
     def query_features(self, view: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.registry import METHODS
 from fima.torch_tools import distributed
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.health import check_health
 from fima.train.loop import seed_networks, train
@@ -93,7 +93,8 @@ class Pretraining(Task[PretrainBatch]):
         self.begins_with = "random weights"
         if is_new and config.model.init_from is not None:
             self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
-        self.networks.to(device).to(memory_format=torch.channels_last_3d)
+        layout = memory_format(config.run.memory_format, config.run.precision, device)
+        self.networks.to(device).to(memory_format=layout)
         if config.model.compile:
             for name, network in self.networks.named_children():
                 if name.endswith("_encoder"):

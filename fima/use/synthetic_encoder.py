@@ -41,7 +41,7 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
         crop_size=settings.crop_size,
     )
     write(exportable, weights, "safetensors")
-    replace_file(card, lambda file: file.write(card_of(settings, weights.name).encode()))
+    replace_file(card, lambda file: file.write(card_of(settings).encode()))
 
 
 def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEncoder:
@@ -57,7 +57,7 @@ def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEn
     return module
 
 
-def card_of(settings: SyntheticEncoderSettings, name: str) -> str:
+def card_of(settings: SyntheticEncoderSettings) -> str:
     """Return the model card in Markdown."""
     default = SyntheticEncoderSettings()
     names = ("videos", "render_size", "frames", "crop_size", "epochs", "batch_size", "lr", "weight_decay", "seed")
@@ -65,7 +65,7 @@ def card_of(settings: SyntheticEncoderSettings, name: str) -> str:
     flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
     return Template(CARD_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        values, name=name, command=f"fima make-encoder --out runs/small{flags}"
+        values, command=f"fima make-encoder --out runs/small{flags}"
     )
 
 

@@ -17,7 +17,7 @@ from fima.synthetic.people.bank import Bank
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.programs import PARAMETERS
 from fima.torch_tools.determinism import choose_algorithms
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, without_autocast
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.train.resolve import computes_in_bfloat16
 
@@ -52,8 +52,9 @@ class MotionRegressor(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Standardised motion parameters (B, 88) of clips (B, 3, T, H, W) in 0..1."""
         features = self.encoder((clips - self.mean) / self.std)
-        cells: Tensor = functional.adaptive_avg_pool3d(features, GRID).flatten(1)
-        parameters: Tensor = self.head(cells)
+        with without_autocast(clips.device):
+            cells: Tensor = functional.adaptive_avg_pool3d(features.float(), GRID).flatten(1)
+            parameters: Tensor = self.head(cells)
         return parameters
 
 
@@ -71,7 +72,7 @@ class EpochRecord:
 
 def regression_loss(predicted: Tensor, targets: Tensor) -> Tensor:
     """Mean over (B, 88) of l(predicted - target), l(d) = d²/2 for |d| < 1, else |d| - 1/2; targets within ±4."""
-    return functional.smooth_l1_loss(predicted.float(), targets.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS))
+    return functional.smooth_l1_loss(predicted, targets.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS))
 
 
 def rate(step: int, num_steps: int) -> float:

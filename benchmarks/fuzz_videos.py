@@ -21,7 +21,7 @@ from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import build_pretrain_loader
-from sample_videos import encode, textured_frames
+from fima.synthetic.textured import encode, textured_frames
 
 KINDS = (
     ("mp4", "libx264", {"g": "12", "bf": "2", "preset": "veryfast"}),

@@ -1,4 +1,4 @@
-"""How much work each recipe is: operations of real forward and backward passes, and the GPU-hours that they make.
+"""How much work each recipe is: operations of real forward and backward passes, and the GPU-hours computed from them.
 
 PyTorch's counter counts the convolutions and products of one training step on the CPU; a run is that, per video, times
 videos times epochs. The hours assume a share of a GPU's peak, which is an assumption, not a measurement, and is printed
@@ -12,14 +12,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fima.backbones.registry import build_backbone
+from fima.benchmark.hours import NUM_VIDEOS
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.method import build_method
 from fima.method.inputs import VIEWS, ClipInputs
 from fima.recipe import RECIPES, read_recipe, read_yaml
 from tables import markdown_table
 
-NUM_VIDEOS = {"ucf101": 9_537, "hmdb51": 3_570, "k400": 240_000}
-"""Training videos: split 1 of UCF101 and HMDB51, and Kinetics-400 in round numbers."""
 COUNTED_CROP_PX = 112
 """Counted at this size where the recipe's is a multiple of it, and scaled by the area: every layer is convolutional."""
 

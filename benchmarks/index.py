@@ -1,4 +1,4 @@
-"""How fast headers are read, against reading every frame's timestamp; and what 240,000 rows take to load and hold.
+"""How fast headers are read, against reading every frame's timestamp; and what examining 240,000 rows takes.
 
 The old way is that of the video readers that index by timestamps: decoding every frame, or, where the encoder is known
 to write them, reading every packet. Both are measured on the same files, in turn with the header, in CPU time; each
@@ -6,25 +6,20 @@ way reads a file several times in a row, since the videos of a folder are of one
 """
 
 import argparse
-import multiprocessing
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
 import av
 
+from fima.data.datasets import VideoList
 from fima.data.decode.header import read_header
-from fima.library.index import VideoIndex, index_videos, load_index
-from fima.library.index_file import COLUMNS, open_index_file
+from fima.library.doctor import diagnose
+from fima.library.index import COLUMNS, open_index
 from sample_videos import sample_videos
 
-WORKERS = 16
-ROWS_READ = 20_000
 READS_IN_A_ROW = 5
 
 
@@ -77,86 +72,29 @@ def whole(folder: Path, paths: list[Path], copies: int, workers: int) -> None:
         link.symlink_to(path)
     for what in ("new", "unchanged"):
         begin = time.perf_counter()
-        index_videos(root, links, file=folder / "index.sqlite", workers=workers)
+        with open_index(root, folder / "index.sqlite") as index:
+            index.update(links, workers=workers)
         seconds = time.perf_counter() - begin
         print(f"index of {len(links):,} files, {what}: {seconds:.2f} s with {workers} processes")
 
 
 def rows(folder: Path, num_videos: int) -> None:
-    """Load an index of so many rows, and measure what 16 forked processes that read it take together."""
+    """Time that the doctor's figures of so many videos take, from an index that is written already."""
     file = folder / "rows.sqlite"
-    with closing(open_index_file(file)) as database:
-        _fill(database, num_videos)
-    times: list[tuple[float, float]] = []
-    for _ in range(3):
-        begin = time.perf_counter(), time.process_time()
-        index = load_index(folder, file)
-        times.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-    seconds, cpu_seconds = min(times)
-    print(f"{num_videos:,} rows: {file.stat().st_size / 1e6:.0f} MB on disk, loaded in {seconds:.2f} s ", end="")
-    print(f"({cpu_seconds:.2f} s of CPU time), {index.nbytes / 1e6:.1f} MB of arrays")
-    del index
-    without, held = _in_fresh_process(folder, None), _in_fresh_process(folder, file)
-    print(
-        f"{WORKERS} forked workers that read rows, and their parent: {held - without:.1f} MB more than without the ",
-        end="",
+    values = (0, None, None, 300, 0, 30.0, 340, 256, 1.0, 10.0, "h264", "yuv420p", 0, 0, "")
+    content = (
+        (f"train_256/some class name/{number:011d}_000010_000020.mp4", number, *values) for number in range(num_videos)
     )
-    print(f"index (proportional set size: {held:.0f} and {without:.0f} MB)")
-
-
-def _fill(database: sqlite3.Connection, num_videos: int) -> None:
-    values = (0, 0, None, None, 300, 0, 30.0, 340, 256, 10.0, "h264", "yuv420p", 0, 0)
-    content = ((f"train_256/some class name/{number:011d}_000010_000020.mp4", *values) for number in range(num_videos))
-    with database:
-        database.execute("BEGIN")
-        database.executemany(f"INSERT INTO videos VALUES ({', '.join('?' * len(COLUMNS))})", content)
-
-
-def _in_fresh_process(folder: Path, file: Path | None) -> float:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_fork_workers, args=(folder, file, theirs))
-    process.start()
-    answer: float = ours.recv()
-    process.join()
-    return answer
-
-
-def _fork_workers(folder: Path, file: Path | None, answer: Connection) -> None:
-    """Send the proportional set size in MB of this process and its workers while all of them live."""
-    index = load_index(folder, file) if file is not None else None
-    context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe() for _ in range(WORKERS)]
-    processes = [context.Process(target=_read_rows, args=(index, theirs)) for _, theirs in pipes]
-    for process in processes:
-        process.start()
-    for ours, _ in pipes:
-        ours.recv()
-    total = _proportional_bytes()
-    for ours, _ in pipes:
-        ours.send("measure")
-        total += ours.recv()
-    for ours, _ in pipes:
-        ours.send("leave")
-    for process in processes:
-        process.join()
-    answer.send(total / 1e6)
-
-
-def _read_rows(index: VideoIndex | None, pipe: Connection) -> None:
-    if index is not None:
-        for place in range(0, len(index), max(1, len(index) // ROWS_READ)):
-            assert index.paths[place]
-            assert index.num_frames[place]
-    pipe.send("ready")
-    pipe.recv()
-    pipe.send(_proportional_bytes())
-    pipe.recv()
-
-
-def _proportional_bytes() -> int:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    with open_index(folder, file) as index, index.database:
+        index.database.execute("BEGIN")
+        index.database.executemany(f"INSERT INTO videos VALUES ({', '.join('?' * len(COLUMNS))})", content)
+    nothing = VideoList(videos=[], classes=[], root=folder, split="all", layout="rows")
+    begin = time.process_time()
+    with open_index(folder, file) as index:
+        diagnose(nothing, index, decoded=False)
+    seconds = time.process_time() - begin
+    size = file.stat().st_size / 1e6
+    print(f"{num_videos:,} rows: {size:.0f} MB on disk, examined in {seconds:.2f} s of CPU time")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import av
 from av.packet import Packet
 
 from fima.data.decode.video import VideoReader
-from sample_videos import FPS, encode, textured_frames
+from fima.synthetic.textured import FPS, encode, textured_frames
 
 MINUTE_SECONDS = 60
 

@@ -23,12 +23,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
-from step import random_batch
 from tables import markdown_table
 
 GIB = 2**30

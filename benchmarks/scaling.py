@@ -32,6 +32,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import interpolate
 
 from fima.backbones.base import Backbone
+from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
 from fima.method.fima import FIMA
@@ -39,7 +40,7 @@ from fima.torch_tools import distributed
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.pretrain import pretrain_step
 from memory import peak_bytes
-from step import CPU, random_batch
+from step import CPU
 from tables import markdown_table
 
 MIB = 2**20

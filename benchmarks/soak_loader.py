@@ -18,7 +18,7 @@ import numpy as np
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.loader import build_pretrain_loader
-from sample_videos import encode, textured_frames
+from fima.synthetic.textured import encode, textured_frames
 
 NUM_VIDEOS = 200
 BATCH_SIZE = 20

@@ -15,7 +15,6 @@ passes would take, as convolutions are defined, at the speed of a matrix product
 
 import argparse
 import ctypes
-import functools
 import json
 import statistics
 import time
@@ -30,10 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fima.backbones.convolution import weights_transformed_once
 from fima.backbones.registry import build_backbone
+from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
-from fima.data.augment import draw_colour, make_inputs
-from fima.data.loader import PretrainBatch, item_generator
-from fima.data.views import ClipViews
+from fima.data.augment import make_inputs
 from fima.method import build_method, losses
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
@@ -72,30 +70,6 @@ class StepCase:
     """Of one forward pass of the encoder."""
     encoders: tuple[nn.Module, nn.Module]
     """Those of the step: query, key."""
-
-
-def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> PretrainBatch:
-    """Return views of noise, or of black pixels that take no memory, with colour draws and boxes as in training."""
-    generator = item_generator(0)
-    shape = (batch_size, 3, data.frames, data.crop_size, data.crop_size)
-
-    def views() -> ClipViews:
-        draw = functools.partial(torch.randint, 0, 256) if noise else torch.zeros
-        full, early, late = (draw(shape, dtype=torch.uint8) for _ in range(3))
-        box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(batch_size, 1)
-        return ClipViews(full=full, early=early, late=late, box=box)
-
-    draws_a, draws_b = (torch.stack([draw_colour(generator, 4, data) for _ in range(batch_size)]) for _ in range(2))
-    return PretrainBatch(
-        a=views(),
-        b=views(),
-        draws_a=draws_a,
-        draws_b=draws_b,
-        index=torch.arange(batch_size),
-        paths=[""] * batch_size,
-        labels=torch.full((batch_size,), -1),
-        skipped=[],
-    )
 
 
 def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int) -> StepCase:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fima.benchmark.steps import random_batch
 from fima.commands.study import Trial
 from fima.config import PretrainConfig
 from fima.method import build_method
@@ -21,7 +22,6 @@ from fima.recipe import RECIPES, read_recipe
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import with_precision
 from motion_textures import TRIALS
-from step import random_batch
 from tables import markdown_table
 
 CPU = torch.device("cpu")

@@ -20,7 +20,11 @@ class ModelConfig:
 
     backbone: str = "i3d"
     """The network that is pre-trained: i3d, r2plus1d_18, r3d_18, mc3_18, s3d, swin3d_t, swin3d_s, swin3d_b, mvit_v2_s;
-    one of another package (docs/extend.md); or `tiny` (under 1 M parameters), for CPUs."""
+    one of another package (docs/extend.md); `small` (1 M parameters), for CPUs and a few hundred videos; `tiny`, for
+    tests."""
+    init_from: str | None = None
+    """Encoder whose weights a new run starts from: a run, a file of any program that `fima evaluate` reads, or the name
+    of an encoder that comes with the package. Heads, queues and optimiser start anew; `--resume` is another thing."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128

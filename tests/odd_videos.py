@@ -52,6 +52,24 @@ def write_rotated(path: Path, degrees: int = 90) -> Path:
     return path
 
 
+def write_anamorphic(path: Path, aspect: Fraction, degrees: int = 0) -> Path:
+    """A 72x58 video of six frames, each white left of the middle, whose pixels are wider or higher than square."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 72, 58, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        if degrees:
+            stream.set_display_rotation(degrees)
+        pixels = np.zeros((58, 72, 3), dtype=np.uint8)
+        pixels[:, :36] = 255
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 def write_packed_avi(path: Path, num_groups: int = 8) -> Path:
     """MPEG-4 in AVI whose B-pictures are packed behind the reference that they need, as in stock UCF101."""
     plain = write_video(path.with_suffix(".m4v"), moving_square(1 + 3 * num_groups), b_frames=2, gop_frames=250)

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fima.backbones.i3d import same_padding
 from fima.backbones.registry import BUILT_IN, build_backbone
+from fima.backbones.small import MotionStem, Space, Time
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import build_method
@@ -18,6 +20,7 @@ SHAPES = {
     "i3d": (1024, 2, 2, 2),
     "r2plus1d_18": (512, 2, 4, 4),
     "r3d_18": (512, 2, 4, 4),
+    "small": (192, 4, 4, 4),
     "tiny": (512, 4, 4, 4),
     "mc3_18": (512, 16, 4, 4),
     "s3d": (1024, 2, 2, 2),
@@ -100,6 +103,36 @@ def test_tiny_is_small_and_has_two_slices_of_16_cells() -> None:
     network = build_backbone("tiny")
     assert sum(parameter.numel() for parameter in network.parameters()) < 1_000_000
     assert network(torch.rand(2, 3, 8, 64, 64)).shape == (2, 512, 2, 4, 4)
+
+
+def test_small_sees_what_moves_and_nothing_else() -> None:
+    network = build_backbone("small").eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) < 1_000_000
+    picture = torch.rand(1, 3, 1, 64, 64)
+    still, other = picture.expand(-1, -1, 8, -1, -1), torch.rand(1, 3, 1, 64, 64).expand(-1, -1, 8, -1, -1)
+    with torch.no_grad():
+        assert torch.equal(network(still), network(other))
+        assert not torch.allclose(network(torch.rand(1, 3, 8, 64, 64)), network(still))
+
+
+def test_the_motion_channels_of_small_against_a_loop() -> None:
+    clip = torch.rand(2, 3, 5, 6, 7, dtype=torch.float64)
+    luma = 0.299 * clip[:, 0] + 0.587 * clip[:, 1] + 0.114 * clip[:, 2]
+    found = MotionStem()(clip)
+    for number in range(2):
+        steps = [luma[number, max(1, i)] - luma[number, max(1, i) - 1] for i in range(5)]
+        from_mean = [luma[number, i] - luma[number].mean(dim=0) for i in range(5)]
+        for channel, frames in enumerate((torch.stack(steps), torch.stack(from_mean))):
+            expected = (frames / (frames.pow(2).mean() + 0.02**2).sqrt()).clamp(-6, 6)
+            torch.testing.assert_close(found[number, channel], expected, rtol=0, atol=1e-12)
+
+
+def test_the_convolutions_of_small_are_three_dimensional_ones() -> None:
+    torch.manual_seed(0)
+    clip = torch.rand(2, 4, 5, 9, 8, dtype=torch.float64)
+    for layer in (Space(4, 6, 5, 2).double(), Time(4, 6, 2).double()):
+        expected = functional.conv3d(clip, layer.weight, None, layer.stride, layer.padding)
+        torch.testing.assert_close(layer(clip), expected, rtol=0, atol=1e-12)
 
 
 def test_i3d_takes_sizes_that_its_strides_do_not_divide() -> None:

@@ -1,16 +1,30 @@
 import json
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from av.stream import Disposition
 
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.quarantine import exclude, read_quarantine, write_quarantine
 from fima.errors import DataError
 from fima.library.doctor import why_missing
-from tests.video_files import damage, truncate, write_h264_mp4, write_ucf101_avi
+from tests.odd_videos import write_anamorphic
+from tests.test_seeking import without_sync_table
+from tests.test_streams import NONE as NO_MARK
+from tests.test_streams import with_cover_first, write_streams
+from tests.video_files import (
+    damage,
+    moving_square,
+    truncate,
+    write_audio_only,
+    write_h264_mp4,
+    write_ucf101_avi,
+    write_video,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +148,28 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
     kept = exclude(videos, file)
     assert replace(kept, layout="", notes=[]) == replace(videos, layout="")
     assert kept.notes == [f"{file}: 1 of 1 entries name no video, such as 'b.avi'"]
+
+
+def test_streams_aspects_and_key_frames_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, report = tmp_path / "v", tmp_path / "report.json"
+    write_anamorphic(folder / "wide.mp4", Fraction(64, 45))
+    with_cover_first(write_h264_mp4(folder / "cover.mp4"))
+    write_streams(folder / "two.mp4", (moving_square(9), Disposition.default), (moving_square(9, 96, 128), NO_MARK))
+    without_sync_table(write_video(folder / "keys.mp4", moving_square(40)))
+    assert doctor(folder, "--deep", "--json", report) == 0
+    found = json.loads(report.read_text())
+    assert {(note["path"], note["kind"], note["reason"]) for note in found["notes"]} == {
+        ("two.mp4", "several streams", "video stream 1 of 2, 64x48 is read"),
+        ("wide.mp4", "pixels not square", "72x58, to be shown as 102x58"),
+        ("keys.mp4", "key frames", "what its container calls key frames are none"),
+    }
+    assert "`fima prepare` makes them square" in capsys.readouterr().out
+    assert doctor(folder, "--json", report) == 0  # what decoding found is kept
+    assert json.loads(report.read_text())["notes"] == found["notes"]
+
+
+def test_a_cover_alone_is_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v").mkdir()
+    with_cover_first(write_audio_only(tmp_path / "v" / "a.m4v"))
+    assert doctor(tmp_path / "v") == 1
+    assert "no video stream (1): sound only" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
 from fima.library.prepare import Job
 from fima.library.transcode import Transcoded, target_size
+from tests.odd_videos import write_anamorphic
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 
@@ -186,7 +188,29 @@ def test_refusals(
     assert not (tmp_path / target).exists()
 
 
+@pytest.mark.parametrize(
+    ("aspect", "degrees", "size"),
+    [
+        (Fraction(64, 45), 0, (102, 58)),  # 72 · 64 / 45 = 102.4
+        (Fraction(1, 2), 0, (72, 116)),
+        (Fraction(64, 45), 90, (58, 102)),
+        (Fraction(1), 0, (72, 58)),
+        (Fraction(9, 1000), 0, (72, 58)),  # no player shows that: a damaged header
+    ],
+)
+def test_pixels_become_square(aspect: Fraction, degrees: int, size: tuple[int, int], tmp_path: Path) -> None:
+    write_anamorphic(tmp_path / "v" / "a.mp4", aspect, degrees)
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    with VideoReader(tmp_path / "p" / "a.mp4") as reader:
+        assert (reader.width, reader.height) == size
+        assert reader.pixel_aspect == 1
+        white = (reader.read([3])[0].mean(axis=2) > 128).mean()
+    assert white == pytest.approx(0.5, abs=0.02)
+
+
 def test_sizes() -> None:
+    assert target_size(720, 576, 256, 64 / 45) == (456, 256)
+    assert target_size(1440, 1080, 540, 4 / 3) == (960, 540)
     assert target_size(1920, 1080, 256) == (456, 256)
     assert target_size(1080, 1920, 256) == (256, 456)
     assert target_size(320, 240, 256) == (320, 240)

@@ -16,7 +16,7 @@ from fima.commands.flag_errors import one_line_error
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 Capture = pytest.CaptureFixture[str]
-NEED_NO_WORDS = ("demo",)
+NEED_NO_WORDS = ("benchmark", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ BUILT_IN = {
     "i3d": "fima.backbones.i3d:I3D",
     "r2plus1d_18": "fima.backbones.torchvision_cnn:r2plus1d_18",
     "r3d_18": "fima.backbones.torchvision_cnn:r3d_18",
+    "small": "fima.backbones.small:Small",
     "tiny": "fima.backbones.tiny:Tiny",
     "mc3_18": "fima.backbones.torchvision_cnn:mc3_18",
     "s3d": "fima.backbones.torchvision_cnn:s3d",

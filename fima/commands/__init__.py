@@ -11,6 +11,7 @@ COMMANDS = {
     "convert": ("fima.commands.convert", "convert checkpoints from and to the authors' program"),
     "doctor": ("fima.commands.doctor", "check a folder of videos: what is there, what cannot be used, what to do"),
     "prepare": ("fima.commands.prepare", "rewrite a folder of videos so that random clips decode fast"),
+    "benchmark": ("fima.commands.benchmark", "measure how fast this machine decodes and trains, without any data"),
     "demo": ("fima.commands.demo", "compare FIMA with MoCo on synthetic videos, in minutes, and show the result"),
     "make-data": ("fima.commands.make_data", "write a synthetic data set in which motion is the class"),
     "cam": ("fima.commands.cam", "show where a checkpoint looks in videos, two checkpoints side by side"),

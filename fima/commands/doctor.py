@@ -20,7 +20,7 @@ from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, DataError
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
-from fima.library.index import index_videos
+from fima.library.index import open_index
 
 EXIT_PROBLEMS = 1
 NAMED_FILES = 5
@@ -70,17 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.data is None:
         return _check_system(arguments.json)
     videos = list_videos(arguments.data, "all")
-    with progress("decoding" if arguments.deep else "reading headers") as report:
-        index = index_videos(
-            videos.root,
-            [video.path for video in videos.videos],
-            file=arguments.index,
-            workers=arguments.workers,
-            timeout_seconds=arguments.timeout,
-            decode=arguments.deep,
-            progress=report,
-        )
-    diagnosis = diagnose(videos, index, decoded=arguments.deep)
+    with open_index(videos.root, arguments.index) as index:
+        with progress("decoding" if arguments.deep else "reading headers") as report:
+            index.update(
+                [video.path for video in videos.videos],
+                workers=arguments.workers,
+                timeout_seconds=arguments.timeout,
+                decode=arguments.deep,
+                progress=report,
+            )
+        diagnosis = diagnose(videos, index, decoded=arguments.deep)
     show(diagnosis, Console())
     if arguments.json is not None:
         _write_json(arguments.json, diagnosis.to_dict())

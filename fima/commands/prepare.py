@@ -17,7 +17,7 @@ from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
 from fima.library.doctor import why_missing
-from fima.library.index import index_videos
+from fima.library.index import open_index
 from fima.library.prepare import Job, Prepared, estimate_bytes, plan, prepare
 from fima.library.transcode import TranscodeSettings
 
@@ -105,17 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: TranscodeSettings) -> None:
-    with progress("reading headers") as report:
-        index = index_videos(
-            arguments.source,
-            [job.source for job in jobs],
-            file=arguments.index,
-            workers=arguments.workers,
-            progress=report,
-        )
+    with open_index(arguments.source, arguments.index) as index:
+        with progress("reading headers") as report:
+            index.update([job.source for job in jobs], workers=arguments.workers, progress=report)
+        whole = estimate_bytes(index, settings)
     there = next(folder for folder in (arguments.target, *arguments.target.absolute().parents) if folder.exists())
     written = sum(job.target.stat().st_size for job in jobs if job.target.exists())
-    needed, free = max(0, estimate_bytes(index, settings) - written), shutil.disk_usage(there).free
+    needed, free = max(0, whole - written), shutil.disk_usage(there).free
     print(f"{len(jobs):,} videos, about {decimal(needed)} to write (a high estimate); {decimal(free)} free", flush=True)
     if needed > free:
         raise DataError(

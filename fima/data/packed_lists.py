@@ -38,17 +38,6 @@ class PathTable(Sequence[str]):
         self._content: npt.NDArray[np.uint8] = np.frombuffer(bytes(content), dtype=np.uint8)
         self._ends: npt.NDArray[np.int64] = np.array(ends, dtype=np.int64)
 
-    @classmethod
-    def from_arrays(cls, content: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
-        """The table whose `arrays` these are."""
-        table = cls([])
-        table._content, table._ends = content, ends
-        return table
-
-    def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The names one after another, (bytes,), and where each ends, (V + 1,), beginning with 0."""
-        return self._content, self._ends
-
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -61,11 +50,6 @@ class PathTable(Sequence[str]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         return os.fsdecode(self._content[self._ends[place] : self._ends[place + 1]].tobytes())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._content.nbytes + self._ends.nbytes
 
 
 class PackedVideos(Sequence[Video]):
@@ -98,8 +82,3 @@ class PackedVideos(Sequence[Video]):
             return [self[place] for place in range(*index.indices(len(self)))]
         label = int(self._labels[index])
         return Video(Path(self._paths[index]), None if label == NO_LABEL else label)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._paths.nbytes + self._labels.nbytes

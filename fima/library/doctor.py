@@ -1,21 +1,22 @@
 """Which videos of a folder cannot be used or need care, and why."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+import os
+import sqlite3
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from fima.data.datasets import VideoList
 from fima.data.packed_lists import relative_name
-from fima.library.index import VideoIndex
+from fima.library.index import FROM_START, VideoIndex
 
 DURATION_EDGES_SECONDS = (0, 1, 2, 5, 10, 20, 60, 300, 3600)
 USUAL_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
+ASPECT_TOLERANCE = 0.01
 DURATION_TOLERANCE_SECONDS = 1.0
 DURATION_TOLERANCE_SHARE = 0.1
 HASH_BLOCK_BYTES = 2**20
@@ -34,6 +35,7 @@ KINDS = {
     "cannot be decoded": "damaged",
     "damaged": "damaged",
     "frame size changes": "frame size changes",
+    "its header says": "wrong header",
 }
 """Kinds of problems by what their reason says; the first that fits."""
 
@@ -46,6 +48,7 @@ ADVICE = {
     "cannot be read": "change its permissions",
     "cannot be opened": "no video, or its header is lost: copy or download it again",
     "damaged": "copy or download it again, or exclude it",
+    "wrong header": "`fima prepare` rewrites it",
     "frame size changes": "cut it where its size changes, or exclude it",
     "not a file": "a pipe, a socket or a device: take it out of the folder",
     "not there": "mend the link, the permissions or the list that names it, or do without",
@@ -54,6 +57,9 @@ ADVICE = {
     "rotated": "training ignores the rotation of players: `fima prepare` turns the frames",
     "interlaced": "frames of two fields: `fima prepare` makes whole frames of them",
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
+    "several streams": "one of them is read; where it is the wrong one, keep the right one alone",
+    "pixels not square": "training takes pixels as they are stored: `fima prepare` makes them square",
+    "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
     "duration": "not that of its frames: cut off, or its sound lasts longer; training goes by the frames",
 }
 
@@ -122,31 +128,34 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
         index: the index of its folder.
         decoded: whether the index was made with every video decoded.
     """
-    good = np.ones(len(index), dtype=bool)
-    good[list(index.problems)] = False
+    database = index.database
+    num_videos, total_bytes, total_seconds, total_frames = database.execute(
+        "SELECT count(*), total(size), total(duration_seconds), total(num_frames) FROM videos"
+    ).fetchone()
     problems = [
-        Finding(path=index.paths[place], kind=_kind(reason), reason=reason) for place, reason in index.problems.items()
+        Finding(path=os.fsdecode(path), kind=_kind(reason), reason=reason)
+        for path, reason in database.execute("SELECT path, problem FROM videos WHERE problem NOTNULL ORDER BY path")
     ]
     problems += [
         Finding(path=relative_name(Path(path), index.root), kind="not there", reason=why_missing(Path(path)))
         for path in videos.missing
     ]
-    shapes = zip(index.width[good].tolist(), index.height[good].tolist(), strict=True)
+    rates = _counts(database, "round(fps, 2)")
     return Diagnosis(
         root=str(index.root),
         layout=videos.layout,
         decoded=decoded,
-        num_videos=len(index),
-        total_bytes=int(index.size.sum()),
-        total_seconds=round(float(index.duration_seconds.sum(dtype=np.float64)), 3),
-        total_frames=int(index.num_frames.sum()),
-        codecs=_counted(index.names[code] for code in index.codec[good].tolist()),
-        pixel_formats=_counted(index.names[code] for code in index.pixel_format[good].tolist()),
-        sizes=_counted(f"{width}x{height}" for width, height in shapes),
-        frame_rates=_counted(f"{rate:g}" for rate in index.fps[good].round(2).tolist()),
-        durations=_histogram(index.duration_seconds[good]),
+        num_videos=num_videos,
+        total_bytes=int(total_bytes),
+        total_seconds=round(total_seconds, 3),
+        total_frames=int(total_frames),
+        codecs=_counts(database, "codec"),
+        pixel_formats=_counts(database, "pixel_format"),
+        sizes=_counts(database, "width || 'x' || height"),
+        frame_rates={f"{float(rate):g}": count for rate, count in rates.items()},
+        durations=_histogram(database),
         problems=problems,
-        notes=[*_notes(index, good), *_duplicates(index, good)],
+        notes=[*_notes(database), *_duplicates(index)],
         remarks=videos.notes,
     )
 
@@ -162,41 +171,53 @@ def _kind(reason: str) -> str:
     return next((kind for words, kind in KINDS.items() if words in reason), "unusable")
 
 
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
+def _counts(database: sqlite3.Connection, value: str) -> dict[str, int]:
+    """How many usable videos have each value, the most frequent one first."""
+    query = f"SELECT {value}, count(*) FROM videos WHERE problem ISNULL GROUP BY 1 ORDER BY 2 DESC"
+    return dict(database.execute(query).fetchall())
 
 
-def _histogram(seconds: npt.NDArray[np.float32]) -> dict[str, int]:
-    edges = [*DURATION_EDGES_SECONDS, np.inf]
-    counts = np.histogram(seconds, edges)[0].tolist()
+def _histogram(database: sqlite3.Connection) -> dict[str, int]:
     names = [f"{low} to {high} s" for low, high in pairwise(DURATION_EDGES_SECONDS)]
-    return dict(zip([*names, f"{DURATION_EDGES_SECONDS[-1]} s or more"], counts, strict=True))
+    counts = dict.fromkeys([*names, f"{DURATION_EDGES_SECONDS[-1]} s or more"], 0)
+    names = list(counts)
+    for (seconds,) in database.execute("SELECT duration_seconds FROM videos WHERE problem ISNULL"):
+        counts[names[max(0, bisect_right(DURATION_EDGES_SECONDS, seconds) - 1)]] += 1
+    return counts
 
 
-def _notes(index: VideoIndex, good: npt.NDArray[np.bool_]) -> Iterator[Finding]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        by_frames = np.where(index.fps > 0, index.num_frames / index.fps, 0)
-    tolerance = np.maximum(DURATION_TOLERANCE_SECONDS, DURATION_TOLERANCE_SHARE * by_frames)
-    wrong_duration = np.abs(by_frames - index.duration_seconds) > tolerance
-    for place in np.flatnonzero(good).tolist():
-        path, pixel_format = index.paths[place], index.names[index.pixel_format[place]]
-        if index.rotation[place]:
-            yield Finding(path=path, kind="rotated", reason=f"by {index.rotation[place]} degrees")
-        if index.interlaced[place]:
-            yield Finding(path=path, kind="interlaced", reason="its frames hold two fields each")
-        if pixel_format not in USUAL_PIXEL_FORMATS:
-            yield Finding(path=path, kind="pixel format", reason=pixel_format)
-        if wrong_duration[place]:
-            stated = f"{index.duration_seconds[place]:.2f} s in the header"
-            actual = f"{index.num_frames[place]} frames at {index.fps[place]:.2f}/s are {by_frames[place]:.2f} s"
-            yield Finding(path=path, kind="duration", reason=f"{stated}, but {actual}")
+def _notes(database: sqlite3.Connection) -> Iterator[Finding]:
+    for row in database.execute("SELECT * FROM videos WHERE problem ISNULL ORDER BY path"):
+        for kind, reason in _reasons(row):
+            yield Finding(path=os.fsdecode(row["path"]), kind=kind, reason=reason)
 
 
-def _duplicates(index: VideoIndex, good: npt.NDArray[np.bool_]) -> Iterator[Finding]:
+def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
+    """What needs care about one video: kind and particulars."""
+    if row["rotation"]:
+        yield "rotated", f"by {row['rotation']} degrees"
+    if row["interlaced"]:
+        yield "interlaced", "its frames hold two fields each"
+    if row["pixel_format"] not in USUAL_PIXEL_FORMATS:
+        yield "pixel format", row["pixel_format"]
+    if abs(row["pixel_aspect"] - 1) > ASPECT_TOLERANCE:
+        shown = f"{row['width'] * row['pixel_aspect']:.0f}x{row['height']}"
+        yield "pixels not square", f"{row['width']}x{row['height']}, to be shown as {shown}"
+    if row["chosen"]:
+        yield "several streams", f"video stream {row['chosen']} is read"
+    if row["decoded"] == FROM_START:
+        yield "key frames", "what its container calls key frames are none"
+    seconds = row["num_frames"] / row["fps"] if row["fps"] > 0 else 0.0
+    if abs(seconds - row["duration_seconds"]) > max(DURATION_TOLERANCE_SECONDS, DURATION_TOLERANCE_SHARE * seconds):
+        actual = f"{row['num_frames']} frames at {row['fps']:.2f}/s are {seconds:.2f} s"
+        yield "duration", f"{row['duration_seconds']:.2f} s in the header, but {actual}"
+
+
+def _duplicates(index: VideoIndex) -> Iterator[Finding]:
     """Files with the content of an earlier one. Few files are read whole: those of equal size, beginning and end."""
-    sizes, how_many = np.unique(index.size[good], return_counts=True)
-    places = np.flatnonzero(good & np.isin(index.size, sizes[how_many > 1])).tolist()
-    alike = [[index.paths[place] for place in places]]
+    sizes = "SELECT size FROM videos WHERE problem ISNULL GROUP BY size HAVING count(*) > 1"
+    rows = index.database.execute(f"SELECT path FROM videos WHERE problem ISNULL AND size IN ({sizes}) ORDER BY path")
+    alike = [[os.fsdecode(path) for (path,) in rows]]
     for whole in (False, True):
         groups: dict[bytes, list[str]] = defaultdict(list)
         for path in (path for group in alike for path in group):

@@ -1,81 +1,130 @@
-"""The index of a folder of videos: the header of every file, read once, kept outside the folder, held as arrays."""
+"""The index of a folder of videos: the header of every file, read once, kept in an SQLite file outside the folder.
+
+The table `videos` has one row a video, and anything that reads SQLite can read it:
+
+    path                   relative to the folder, TEXT; a BLOB where the name is not UTF-8
+    size, mtime_ns         of the file when its header was read; a file that changes is read again
+    problem                why the file cannot be used; NULL where nothing is wrong with it
+    decoded                what decoding the whole file came to: `OK`, `FROM_START` or a reason; NULL where not tried
+    num_frames, …          the fields of `VideoHeader`, NULL where there is a problem
+"""
 
 import hashlib
-import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from fima.data.decode.header import VideoHeader, read_header
+from fima.data.decode.video import VideoReader
+from fima.data.packed_lists import relative_name
+from fima.data.workers.killable_pool import Failed, available_cores, run_isolated
+from fima.errors import DataError, VideoError
 
-from fima.data.packed_lists import PathTable
-from fima.data.workers.killable_pool import available_cores
-from fima.errors import DataError
-from fima.library.index_file import Progress, open_index_file, read_packed, update_index_file, write_packed
-
+SCHEMA_VERSION = 3
+APPLICATION_ID = 0x46494D41
 HEADER_SECONDS = 20.0
 DECODE_SECONDS = 600.0
-ROWS_AT_ONCE = 4096
-ARRAYS = {
-    "size": np.int64,
-    "num_frames": np.int64,
-    "fps": np.float32,
-    "width": np.int32,
-    "height": np.int32,
-    "duration_seconds": np.float32,
-    "rotation": np.int16,
-    "interlaced": np.bool_,
-}
-NAMES = ("codec", "pixel_format")
-PATHS, PATH_ENDS, TEXT = "paths", "path_ends", "text"
+COMMIT_SECONDS = 1.0
+BUSY_SECONDS = 120.0
+HEADERS_AT_ONCE = 16
+HEADER_FIELDS = tuple(field.name for field in fields(VideoHeader))
+NO_HEADER = (None,) * len(HEADER_FIELDS)
+COLUMNS = ("path", "size", "mtime_ns", "problem", "decoded", *HEADER_FIELDS)
+OK = "ok"
+FROM_START = "ok, but what is called a key frame is none"
+
+Progress = Callable[[int, int], None]
+"""Is told how many files are done, of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoIndex:
-    """The headers of V videos as arrays (V,), sorted by path. What is not known of a video is 0, or the empty name."""
+    """An open index."""
 
     root: Path
     """The folder."""
-    paths: PathTable
-    """The V files, relative to the folder."""
-    problems: dict[int, str]
-    """Why a video cannot be used, by its place."""
-    size: npt.NDArray[np.int64]
-    """Bytes of the file."""
-    num_frames: npt.NDArray[np.int64]
-    """Frames."""
-    fps: npt.NDArray[np.float32]
-    """Frames per second, on average."""
-    width: npt.NDArray[np.int32]
-    """Pixels, before any rotation."""
-    height: npt.NDArray[np.int32]
-    """Pixels, before any rotation."""
-    duration_seconds: npt.NDArray[np.float32]
-    """Seconds."""
-    rotation: npt.NDArray[np.int16]
-    """Degrees clockwise."""
-    interlaced: npt.NDArray[np.bool_]
-    """Whether frames hold two fields each."""
-    codec: npt.NDArray[np.uint8]
-    """Place of the codec in `names`."""
-    pixel_format: npt.NDArray[np.uint8]
-    """Place of the pixel format in `names`."""
-    names: tuple[str, ...]
-    """Codecs and pixel formats; the first is empty."""
+    database: sqlite3.Connection
+    """The table `videos`."""
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def update(
+        self,
+        paths: Sequence[Path],
+        *,
+        workers: int | None = None,
+        timeout_seconds: float | None = None,
+        decode: bool = False,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Read the files that are new, changed, or could not be read before; keep the rows as they come.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the arrays and the paths take."""
-        arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
-        return self.paths.nbytes + sum(array.nbytes for array in arrays)
+        An interrupted call keeps what it has read, and the next one goes on from there. Two processes may do it at
+        once.
+
+        Args:
+            paths: the videos of the folder; rows of others are dropped.
+            workers: processes that read; as many as there are cores if None.
+            timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
+            decode: decode every file to its end as well, unless that was done before.
+            progress: is told how many files are done, of those that must be read.
+        """
+        done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
+        rows = self.database.execute(f"SELECT path, CASE WHEN {done_before} THEN size END, mtime_ns FROM videos")
+        known = {path: (size, mtime_ns) for path, size, mtime_ns in rows}
+        present = {_key(relative_name(path, self.root)): path for path in paths}
+        states = {key: _state(path) for key, path in present.items()}
+        todo = [key for key in present if known.get(key) != states[key]]
+        self._write("DELETE FROM videos WHERE path = ?", [(key,) for key in known.keys() - present.keys()])
+        outcomes = run_isolated(
+            _decode if decode else _read,
+            [present[key] for key in todo],
+            workers=workers or available_cores(),
+            timeout_seconds=timeout_seconds or (DECODE_SECONDS if decode else HEADER_SECONDS),
+            items_at_once=1 if decode else HEADERS_AT_ONCE,
+        )
+        insert = f"INSERT OR REPLACE INTO videos VALUES ({', '.join('?' * len(COLUMNS))})"
+        unwritten: list[tuple[object, ...]] = []
+        written = time.monotonic()
+        try:
+            for done, (position, outcome) in enumerate(outcomes, start=1):
+                found = (outcome.reason, None, *NO_HEADER) if isinstance(outcome, Failed) else outcome
+                unwritten.append((todo[position], *states[todo[position]], *found))
+                if time.monotonic() - written > COMMIT_SECONDS:
+                    self._write(insert, unwritten)
+                    progress(done, len(todo))
+                    written = time.monotonic()
+        finally:
+            outcomes.close()
+            self._write(insert, unwritten)
+        progress(len(todo), len(todo))
+
+    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            self.database.executemany(statement, rows)
+        rows.clear()
+
+
+@contextmanager
+def open_index(root: Path, file: Path | None = None) -> Iterator[VideoIndex]:
+    """Open the index of a folder, and make it where there is none of this version.
+
+    Args:
+        root: the folder.
+        file: where the index is kept; `default_index_file(root)` if None.
+
+    Raises:
+        DataError: it cannot be written, or is a file of another kind.
+    """
+    file = file or default_index_file(root)
+    try:
+        with closing(_database(file)) as database:
+            yield VideoIndex(root=root, database=database)
+    except sqlite3.Error as error:
+        raise DataError(f"{file}: cannot be used as an index ({error}); name another file with --index") from error
 
 
 def default_index_file(root: Path) -> Path:
@@ -86,111 +135,64 @@ def default_index_file(root: Path) -> Path:
     return Path(base, "fima", "index", f"{Path(real).name or 'root'}-{digest}.sqlite")
 
 
-def index_videos(
-    root: Path,
-    paths: Sequence[Path],
-    *,
-    file: Path | None = None,
-    workers: int | None = None,
-    timeout_seconds: float | None = None,
-    decode: bool = False,
-    progress: Progress = lambda done, total: None,
-) -> VideoIndex:
-    """Read the headers of videos that are new or changed, and return the index of them all.
-
-    An interrupted call keeps what it has read, and the next one goes on from there. Two processes may do it at once.
-
-    Args:
-        root: the folder.
-        paths: its videos; others are dropped from the index.
-        file: where the index is kept; `default_index_file(root)` if None.
-        workers: processes that read; as many as there are cores if None.
-        timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
-        decode: decode every video to its end as well.
-        progress: is told how many files are done, of those that must be read.
-
-    Raises:
-        DataError: the index cannot be written, or is a file of another kind.
-    """
-    file = file or default_index_file(root)
+def _database(file: Path) -> sqlite3.Connection:
     try:
-        with closing(open_index_file(file)) as database:
-            update_index_file(
-                database,
-                root,
-                paths,
-                workers=workers or available_cores(),
-                timeout_seconds=timeout_seconds or (DECODE_SECONDS if decode else HEADER_SECONDS),
-                decode=decode,
-                progress=progress,
-            )
-            return _load(database, root)
-    except sqlite3.Error as error:
-        raise _unusable(file, error) from error
-
-
-def load_index(root: Path, file: Path | None = None) -> VideoIndex:
-    """The index of a folder as it was last written.
-
-    Args:
-        root: the folder.
-        file: where the index is kept; `default_index_file(root)` if None.
-
-    Raises:
-        DataError: there is none, or it is a file of another kind.
-    """
-    file = file or default_index_file(root)
-    if not file.is_file():
-        raise DataError(f"{file}: no such index; `fima doctor {root}` makes it")
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{file.parent}: cannot be made ({error.strerror}); name another file with --index") from error
+    database = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        with closing(open_index_file(file)) as database:
-            return _load(database, root)
-    except sqlite3.Error as error:
-        raise _unusable(file, error) from error
+        database.row_factory = sqlite3.Row
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            (kind,) = database.execute("PRAGMA application_id").fetchone()
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if tables and kind != APPLICATION_ID:
+                raise DataError(f"{file}: a database of another program; name another file with --index")
+            if not tables or version != SCHEMA_VERSION:
+                for name in tables:
+                    database.execute(f"DROP TABLE {name}")
+                database.execute(f"CREATE TABLE videos ({', '.join(COLUMNS)}, PRIMARY KEY (path)) WITHOUT ROWID")
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
-def _unusable(file: Path, error: sqlite3.Error) -> DataError:
-    return DataError(f"{file}: cannot be used as an index ({error}); name another file with --index")
+def _read(path: Path) -> tuple[object, ...]:
+    """The problem, nothing, and the header of a file."""
+    try:
+        return None, None, *astuple(read_header(path))
+    except VideoError as error:
+        return error.reason, None, *NO_HEADER
 
 
-def _load(database: sqlite3.Connection, root: Path) -> VideoIndex:
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        packed = read_packed(database)
-        if not packed:
-            packed = _pack(database)
-            write_packed(database, packed)
-    text = json.loads(packed.pop(TEXT).tobytes())
-    return VideoIndex(
-        root=root,
-        paths=PathTable.from_arrays(packed.pop(PATHS), packed.pop(PATH_ENDS)),
-        problems={int(place): reason for place, reason in text["problems"].items()},
-        names=tuple(text["names"]),
-        **packed,
-    )
+def _decode(path: Path) -> tuple[object, ...]:
+    """The problem, what decoding came to, and the header of a file."""
+    try:
+        header = read_header(path)
+        with VideoReader(path) as reader:
+            decoded = OK if reader.verify() else FROM_START
+    except VideoError as error:
+        return error.reason, error.reason, *NO_HEADER
+    return None, decoded, *astuple(header)
 
 
-def _pack(database: sqlite3.Connection) -> dict[str, npt.NDArray[Any]]:
-    """The rows as arrays: the columns of `VideoIndex`, the paths, and as JSON what is no array."""
-    (num_videos,) = database.execute("SELECT count(*) FROM videos").fetchone()
-    arrays: dict[str, npt.NDArray[Any]] = {name: np.zeros(num_videos, dtype=kind) for name, kind in ARRAYS.items()}
-    arrays |= {name: np.zeros(num_videos, dtype=np.uint8) for name in NAMES}
-    numbers: dict[str, int] = {"": 0}
-    problems: dict[int, str] = {}
-    columns = [f"coalesce({name}, {'0' if name in ARRAYS else repr('')})" for name in arrays]
-    cursor = database.execute(f"SELECT CAST(path AS BLOB), problem, {', '.join(columns)} FROM videos ORDER BY path")
+def _key(name: str) -> str | bytes:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
 
-    def paths() -> Iterator[bytes]:
-        first = 0
-        while rows := cursor.fetchmany(ROWS_AT_ONCE):
-            names, reasons, *values = zip(*rows, strict=True)
-            for name, column in zip(arrays, values, strict=True):
-                numbered = [numbers.setdefault(text, len(numbers)) for text in column] if name in NAMES else column
-                arrays[name][first : first + len(rows)] = numbered
-            problems.update({first + place: reason for place, reason in enumerate(reasons) if reason is not None})
-            first += len(rows)
-            yield from names
 
-    content, ends = PathTable(paths()).arrays()
-    text = json.dumps({"problems": problems, "names": list(numbers)}).encode()
-    return arrays | {PATHS: content, PATH_ENDS: ends, TEXT: np.frombuffer(text, dtype=np.uint8)}
+def _state(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns; (-1, -1) where the file cannot be asked."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

@@ -1,22 +1,23 @@
 """Rewriting a folder of videos: in parallel, to be continued after an interrupt, list files and all."""
 
-import fcntl
 import json
-import os
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import BinaryIO
 
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
-from fima.library.index import VideoIndex
-from fima.library.index_file import Progress
+from fima.files.atomic import replace_file
+from fima.files.jsonl import read_lines
+from fima.files.lock import FolderLock
+from fima.library.index import Progress, VideoIndex
 from fima.library.transcode import Transcoded, TranscodeSettings, target_size, transcode
 
 RECORD = "prepared.jsonl"
@@ -84,14 +85,13 @@ def plan(source: Path, target: Path, videos: Sequence[Path], settings: Transcode
 
 def estimate_bytes(index: VideoIndex, settings: TranscodeSettings) -> int:
     """Disk space that the rewritten videos of an index take, at the upper end of what was measured."""
-    good = [place for place in range(len(index)) if place not in index.problems]
-    pixels = (
-        np.prod(target_size(int(index.width[place]), int(index.height[place]), settings.short_side))
-        * float(index.num_frames[place])
-        for place in good
+    rows = index.database.execute("SELECT width, height, pixel_aspect, num_frames FROM videos WHERE problem ISNULL")
+    pixels: int = sum(
+        num_frames * math.prod(target_size(width, height, settings.short_side, pixel_aspect))
+        for width, height, pixel_aspect, num_frames in rows
     )
-    quality = 2 ** ((BITS_PER_PIXEL_CRF - settings.crf) / CRF_STEPS_PER_HALVING)
-    return round(sum(pixels) * BITS_PER_PIXEL * quality / 8)
+    quality: float = 2 ** ((BITS_PER_PIXEL_CRF - settings.crf) / CRF_STEPS_PER_HALVING)
+    return round(pixels * BITS_PER_PIXEL * quality / 8)
 
 
 def prepare(
@@ -131,7 +131,7 @@ def prepare(
             todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
             failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
             for path in lists:
-                _copy(source / path, target / path)
+                replace_file(target / path, partial(_copy, source / path))
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
     return Prepared(
@@ -200,13 +200,9 @@ def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[st
     """Lines of the record by source; the record is begun where there is none."""
     file = target / RECORD
     if not file.exists():
-        _write_whole(file, json.dumps({"settings": asdict(settings)}) + "\n")
-    lines: list[dict[str, object]] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a line that an interrupt cut off: its video is written again
+        line = json.dumps({"settings": asdict(settings)}) + "\n"
+        replace_file(file, lambda to: to.write(line.encode()))
+    lines = read_lines(file)  # without one that an interrupt cut off: its video is written again
     if not lines or "settings" not in lines[0]:
         raise ConfigError(f"{file}: its first line, the settings, is lost; choose another folder, or delete this one")
     if lines[0]["settings"] != asdict(settings):
@@ -224,28 +220,21 @@ def _flags(settings: object) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
 
 
-def _write_whole(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.copy2(source, partial)
-    partial.replace(target)
+def _copy(source: Path, target: BinaryIO) -> None:
+    with source.open("rb") as file:
+        shutil.copyfileobj(file, target)
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keeps a second process out of the folder; the lock ends with the process, however that ends."""
-    handle = os.open(target, os.O_RDONLY)
+    lock = FolderLock(target)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{target}: another `fima prepare` is writing there; wait until it is done") from error
+        lock.take()
+    except ConfigError:
+        raise DataError(f"{target}: another `fima prepare` is writing there; wait until it is done") from None
+    try:
         yield
     finally:
-        os.close(handle)
+        (target / ".lock").unlink(missing_ok=True)
+        lock.release()

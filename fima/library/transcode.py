@@ -44,17 +44,25 @@ class Transcoded:
     """Size of the file."""
 
 
-def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height after the short side was scaled down to `short_side` pixels; both are even."""
-    scale = min(1.0, short_side / min(width, height))
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:
+    """Width and height, both even, with square pixels, and with the short side scaled down to `short_side` pixels.
+
+    Args:
+        width: of the source, in pixels.
+        height: of the source, in pixels.
+        short_side: in pixels; nothing is scaled up to it.
+        pixel_aspect: width of the source's pixels over their height; frames grow along the longer side of a pixel.
+    """
+    shown_width, shown_height = width * max(1, pixel_aspect), height / min(1, pixel_aspect)
+    scale = min(1.0, short_side / min(shown_width, shown_height))
+    return max(2, 2 * round(shown_width * scale / 2)), max(2, 2 * round(shown_height * scale / 2))
 
 
 def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transcoded:
     """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound.
 
-    Rotation is applied, fields of interlaced frames are joined, times of frames are kept where they rise, and begin
-    at 0. Frame i of the result is frame i of the source.
+    Rotation is applied, pixels become square, fields of interlaced frames are joined; times of frames are kept where
+    they rise, and begin at 0. Frame i of the result is frame i of the source.
 
     Args:
         source: the video.
@@ -118,7 +126,7 @@ def _filtered(frames: Iterator[VideoFrame], reader: VideoReader, settings: Trans
     graph: Graph | None = None
     for frame in frames:
         if graph is None:
-            graph = _graph(frame, reader.time_base, settings)
+            graph = _graph(frame, reader, settings)
         graph.push(frame)
         yield from _pulled(graph)
     if graph is not None:
@@ -136,16 +144,15 @@ def _pulled(graph: Graph) -> Iterator[VideoFrame]:
         yield frame
 
 
-def _graph(frame: VideoFrame, time_base: Fraction, settings: TranscodeSettings) -> Graph:
+def _graph(frame: VideoFrame, reader: VideoReader, settings: TranscodeSettings) -> Graph:
     turns = TURNS.get(frame.rotation % 360, ())
-    sides = (frame.height, frame.width) if len(turns) == 1 else (frame.width, frame.height)
-    width, height = target_size(*sides, settings.short_side)
+    width, height = target_size(frame.width, frame.height, settings.short_side, float(reader.pixel_aspect))
     graph = Graph()
-    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)]
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=reader.time_base)]
     if frame.interlaced_frame:
         nodes.append(graph.add("yadif", "mode=send_frame:deint=interlaced"))
-    nodes += [graph.add("transpose", turn) for turn in turns]
     nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
+    nodes += [graph.add("transpose", turn) for turn in turns]
     nodes.append(graph.add("format", "yuv420p"))
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()

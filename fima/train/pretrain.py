@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress
+from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import PretrainConfig
 from fima.data.augment import make_inputs
@@ -67,7 +68,7 @@ def pretrain(
             start = start_from(resume_from, config, num_videos, epoch=start_epoch)
         else:
             start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
-        return train(Pretraining(config, videos, device), run, device, start)
+        return train(Pretraining(config, videos, device, is_new=start.saved is None), run, device, start)
 
 
 class Pretraining(Task[PretrainBatch]):
@@ -77,15 +78,20 @@ class Pretraining(Task[PretrainBatch]):
         config: the settings, resolved.
         videos: what to train on.
         device: where.
+        is_new: whether the networks begin with the weights that `model.init_from` names, not with a checkpoint's.
     """
 
     config: PretrainConfig
     networks: FIMA
 
-    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
         self.config, self.videos = config, videos
         seed_networks(config, device)
-        self.networks = build_method(config.model, config.method).to(device).to(memory_format=torch.channels_last_3d)
+        self.networks = build_method(config.model, config.method)
+        self.begins_with = "random weights"
+        if is_new and config.model.init_from is not None:
+            self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
+        self.networks.to(device).to(memory_format=torch.channels_last_3d)
         if config.model.compile:
             for name, network in self.networks.named_children():
                 if name.endswith("_encoder"):
@@ -110,6 +116,7 @@ class Pretraining(Task[PretrainBatch]):
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
+            f"encoder from {self.begins_with}",
             f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
         ]
 
@@ -155,6 +162,28 @@ class Pretraining(Task[PretrainBatch]):
             log_pictures(folder, self.networks, batch, progress.step)
         except OSError as error:
             training.log.warn(f"{folder}: no pictures, since they cannot be written ({error.strerror})")
+
+
+def start_encoders_from(source: str, networks: nn.Module, backbone: str) -> str:
+    """Give the encoders of a method the weights of another encoder; heads and queues stay as they are.
+
+    Args:
+        source: as `load_pretrained` takes it.
+        networks: their children `…_encoder` are the encoders.
+        backbone: the architecture of both.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another architecture.
+    """
+    loaded = load_pretrained(Path(source), backbone=backbone, device=torch.device("cpu"))
+    weights = loaded.encoder.state_dict()
+    for name, network in networks.named_children():
+        if name.endswith("_encoder"):
+            network.load_state_dict(weights)
+    return f"{source}: {loaded.description} ({len(weights)} tensors of the encoder; heads and queues anew)"
 
 
 def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:

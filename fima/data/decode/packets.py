@@ -114,7 +114,7 @@ class Packets:
         if self._kept is not None:
             yield from self._kept
             return
-        container, stream = open_video(self._path)
+        container, stream = open_video(self._path, probe=False)
         with container:
             yield from video_packets(self._path, container, stream)
 

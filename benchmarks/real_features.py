@@ -1,0 +1,84 @@
+"""Features of whole videos for `real_video.py`: hand-made ones, those of a network, and what a probe makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fima.data.datasets import Video, VideoList
+from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.evaluate.features import encode
+
+Floats = npt.NDArray[np.float64]
+HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS = 72, 96, 12, 9, 4
+
+
+def grey_frames(path: Path) -> Tensor:
+    """All frames of a video, grey, (T, 72, 96) in [0, 1]."""
+    with VideoReader(path) as reader:
+        frames = torch.from_numpy(reader.read(range(reader.num_frames)))
+    grey = frames.float().mean(dim=3)[:, None] / 255
+    return functional.interpolate(grey, size=(HEIGHT, WIDTH), mode="area")[:, 0]
+
+
+def hog(image: Tensor) -> Tensor:
+    """Histograms of oriented gradients (Dalal and Triggs, 2005) of images (N, H, W): (N, cells·angles).
+
+    Unsigned angles, weighted by magnitude, in cells of 12 pixels; blocks of 2 x 2 cells, L2-normalised.
+    """
+    vertical, horizontal = torch.gradient(image, dim=(1, 2))
+    magnitude = torch.hypot(horizontal, vertical)
+    angle = (torch.atan2(vertical, horizontal) / torch.pi % 1 * NUM_ANGLES).long().clamp(max=NUM_ANGLES - 1)
+    votes = functional.one_hot(angle, NUM_ANGLES).permute(0, 3, 1, 2) * magnitude[:, None]
+    cells = functional.avg_pool2d(votes.float(), CELL_PX)
+    blocks = functional.unfold(cells, 2).reshape(len(image), NUM_ANGLES * 4, -1)
+    return functional.normalize(blocks, dim=1, eps=1e-3).flatten(1)
+
+
+def frame_hog(path: Path) -> Tensor:
+    """HOG of the middle frame."""
+    frames = grey_frames(path)
+    return hog(frames[len(frames) // 2][None])[0]
+
+
+def motion_hog(path: Path) -> Tensor:
+    """HOG, and energy in cells, of the mean absolute frame difference in each quarter of the video."""
+    frames = grey_frames(path)
+    parts = (frames[1:] - frames[:-1]).abs().tensor_split(QUARTERS) if len(frames) > QUARTERS else [frames - frames]
+    energy = torch.stack([part.mean(dim=0) if len(part) else torch.zeros(HEIGHT, WIDTH) for part in parts])
+    return torch.cat([hog(energy).flatten(), functional.avg_pool2d(energy[:, None], CELL_PX).flatten()])
+
+
+@torch.no_grad()
+def network_features(
+    encoder: nn.Module, paths: Sequence[Path], settings: ClipSettings, device: torch.device, *, repeated: bool = False
+) -> Floats:
+    """Mean over the clips of an encoder's feature map, averaged in a 2 x 2 x 2 grid: (V, 8·C).
+
+    Args:
+        encoder: in eval mode, on `device`.
+        paths: the videos.
+        settings: how clips are cut out of them.
+        device: where the encoder is.
+        repeated: every clip is its middle frame, repeated.
+    """
+    listed = VideoList(
+        videos=[Video(path, None) for path in paths], classes=[], root=Path(), split="all", layout="listed"
+    )
+    rows = []
+    for batch in build_eval_loader(listed, replace(settings, num_crops=1), batch_size=8, workers=0):
+        clips = batch.clips.to(device)
+        if repeated:
+            middle = clips.shape[3 + 1] // 2
+            clips = clips[:, :, :, middle : middle + 1].expand_as(clips)
+        maps = encode(encoder, clips.flatten(0, 1))
+        cells = functional.adaptive_avg_pool3d(maps, 2).flatten(1)
+        rows.append(cells.view(len(clips), -1, cells.shape[1]).mean(dim=1).cpu())
+    found: Floats = torch.cat(rows).double().numpy()
+    return found

@@ -1,0 +1,1 @@
+"""How fast a machine trains, measured without any data: what `fima benchmark` runs."""

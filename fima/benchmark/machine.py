@@ -1,0 +1,185 @@
+"""Everything that `fima benchmark` measures of one machine, in an order in which the time may run out."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fima.benchmark.hours import RecipeHours, recipe_hours
+from fima.benchmark.parity import Parity, check_parity
+from fima.benchmark.steps import Precision, StepCase, StepFigures, augmentation_rate, largest_batch, measure_step
+from fima.benchmark.videos import DecodeFigures, measure_decoding
+from fima.config import DataConfig
+from fima.data.workers.killable_pool import available_cores
+from fima.train.resolve import computes_in_bfloat16
+from fima.version import __version__
+
+GPU_BATCHES, CPU_BATCHES = (8, 32), (2,)
+GPU_CROP_PX, CPU_CROP_PX = 224, 112
+MOST_SECONDS_A_CASE = 8.0
+OUT_OF_TIME = "out of time; give more --seconds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure."""
+
+    device: torch.device
+    """Where steps are taken."""
+    backbones: Sequence[str] = ("i3d", "r2plus1d_18")
+    """Encoders."""
+    precisions: Sequence[Precision] = ()
+    """Precisions; none: those that the device has."""
+    batches: Sequence[int] = ()
+    """Videos of a step; none: 8 and 32 on a GPU, 2 on a CPU."""
+    crop_size: int | None = None
+    """Side of the clips; None: 224 on a GPU, 112 on a CPU."""
+    compiled: bool = False
+    """Whether to measure compiled encoders, too."""
+    parity: bool = False
+    """Whether to compare the device's losses with the CPU's."""
+    seconds: float = 120.0
+    """Nothing begins after so many."""
+
+    def step_cases(self) -> Iterator[StepCase]:
+        """The cases, those that say most first."""
+        gpu = self.device.type == "cuda"
+        native: tuple[Precision, ...] = ("bf16",) if computes_in_bfloat16(self.device) else ()
+        precisions = self.precisions or (*native, "tf32", "fp32") if gpu else (*native, "fp32")
+        batches = self.batches or (GPU_BATCHES if gpu else CPU_BATCHES)
+        crop_size = self.crop_size or (GPU_CROP_PX if gpu else CPU_CROP_PX)
+        best, last = precisions[0], batches[-1]
+        cases = [StepCase(backbone=each, batch_size=last, crop_size=crop_size) for each in self.backbones]
+        for precision in precisions:
+            for batch in reversed(batches):
+                for case in cases:
+                    yield replace(case, precision=precision, batch_size=batch)
+        for case in cases:
+            yield replace(case, precision=best, method="moco")
+        for case in cases:
+            for precision in precisions[:2]:
+                yield replace(case, precision=precision, channels_last=False)
+        for case in cases if self.compiled else ():
+            for precision in precisions[:2]:
+                yield replace(case, precision=precision, compiled=True)
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What was found; filled as it goes."""
+
+    machine: dict[str, Any]
+    """Versions, device, processor."""
+    decoding: DecodeFigures | None = None
+    """Decoding and cropping; None where it failed."""
+    augmentation: float | None = None
+    """Videos a second whose views are coloured on the device."""
+    steps: list[StepFigures] = field(default_factory=list)
+    """A row a case."""
+    largest: dict[str, int] = field(default_factory=dict)
+    """The largest batch that fits a GPU, by backbone and precision, such as `i3d bf16`."""
+    parity: list[Parity] = field(default_factory=list)
+    """The device's losses beside the CPU's."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """What could not be measured, and why."""
+
+    def recipes(self) -> list[RecipeHours]:
+        """How long each recipe would run, as far as its step was measured."""
+        return list(recipe_hours(self.steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        steps = [
+            {**asdict(each.case), **asdict(each), "case": None, "videos_per_second": each.videos_per_second}
+            for each in self.steps
+        ]
+        for row in steps:
+            del row["case"]
+        return {
+            "machine": self.machine,
+            "decoding": None if self.decoding is None else asdict(self.decoding),
+            "augmentation_videos_per_second": self.augmentation,
+            "steps": steps,
+            "largest_batch": self.largest,
+            "recipes": [{**asdict(each), "hours": each.hours} for each in self.recipes()],
+            "parity": [{**asdict(each), "deviation": each.deviation, "holds": each.holds} for each in self.parity],
+            "errors": self.errors,
+        }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a figure of this machine depends on."""
+    found: dict[str, Any] = {
+        "fima": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        found |= {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda}
+        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return found
+
+
+def measure(plan: Plan, say: Callable[[str], None]) -> Measured:
+    """Measure what fits into the time.
+
+    Args:
+        plan: what to measure.
+        say: is told what comes next.
+    """
+    begin = time.monotonic()
+    measured = Measured(machine=describe_machine(plan.device))
+    cases = list(plan.step_cases())
+    data = DataConfig(frames=cases[0].frames, crop_size=cases[0].crop_size)
+    if plan.parity:
+        for backbone in plan.backbones:
+            say(f"parity: {backbone}")
+            measured.parity.append(check_parity(backbone, plan.device))
+    say("decoding")
+    try:
+        measured.decoding = measure_decoding(data, seconds=plan.seconds / 12)
+    except Exception as error:  # a PyAV without an encoder for H.264, or none: the rest is worth having
+        measured.errors["decoding"] = f"{type(error).__name__}: {error}"
+    say("augmentation")
+    measured.augmentation = augmentation_rate(plan.device, data, seconds=plan.seconds / 40)
+    for case in cases:
+        if time.monotonic() - begin > plan.seconds:
+            measured.steps.append(StepFigures(case=case, error=OUT_OF_TIME))
+            continue
+        say(f"{case.method} {case.backbone} {case.precision}, {case.batch_size} videos")
+        measured.steps.append(measure_step(case, plan.device, seconds=min(MOST_SECONDS_A_CASE, plan.seconds / 12)))
+    if plan.device.type == "cuda":
+        _find_largest(plan, measured, begin, say)
+    return measured
+
+
+def _find_largest(plan: Plan, measured: Measured, begin: float, say: Callable[[str], None]) -> None:
+    plain = [each for each in measured.steps if each.case.channels_last and not each.case.compiled]
+    for backbone in plan.backbones:
+        for precision in ("bf16", "tf32"):
+            alike = [each for each in plain if (each.case.backbone, each.case.precision) == (backbone, precision)]
+            alike = sorted((each for each in alike if each.case.method == "fima"), key=lambda e: e.case.batch_size)
+            if len(alike) > 1 and time.monotonic() - begin < plan.seconds:
+                say(f"largest batch: {backbone} {precision}")
+                found = largest_batch(alike[0], alike[-1], plan.device)
+                if found is not None:
+                    measured.largest[f"{backbone} {precision}"] = found
+
+
+def _processor() -> str:
+    """Name of the processor, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

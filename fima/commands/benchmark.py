@@ -1,0 +1,193 @@
+"""`fima benchmark`: how fast this machine trains."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from rich.table import Table
+
+from fima.commands.parse import parse
+from fima.commands.verbosity import is_quiet
+from fima.console import Console
+from fima.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fima.benchmark.machine import Measured
+    from fima.benchmark.steps import StepFigures
+
+EXIT_DEVIATES = 1
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkArguments:
+    """Measure how fast this machine decodes, augments and trains, and how long each recipe would take. Needs no data.
+
+    For example: `fima benchmark --json > machine.json`.
+    Exit code 1: with --parity, the device's losses deviate from the CPU's.
+    """
+
+    backbones: tuple[str, ...] = ("i3d", "r2plus1d_18")
+    """Encoders to measure."""
+    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ()
+    """fp32: exact float32; tf32: convolutions in TF32, PyTorch's default on GPUs; bf16. None: those of the device."""
+    batches: tuple[int, ...] = ()
+    """Videos of a step, the smallest first. None: 8 and 32 on a GPU, 2 on a CPU."""
+    crop_size: int | None = None
+    """Side of the clips of 16 frames, in pixels. None: 224 on a GPU, 112 on a CPU."""
+    compile: bool = False
+    """Measure compiled encoders, too; compiling takes minutes."""
+    parity: bool = False
+    """Compare the losses of one step on the device, in float32, with those on the CPU."""
+    price: float | None = None
+    """Price of an hour of this machine, for the cost of each recipe."""
+    seconds: float = 120
+    """No measurement begins after so many."""
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print everything as one JSON object."""
+
+    def __post_init__(self) -> None:
+        if not self.backbones:
+            raise ConfigError("--backbones: name at least one")
+        if min(self.batches, default=2) < 2:
+            raise ConfigError(f"--batches {min(self.batches)}: must be at least 2, for batch norm")
+        if self.seconds <= 0:
+            raise ConfigError(f"--seconds {self.seconds}: must be greater than 0")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(BenchmarkArguments, argv, prog="fima benchmark")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.backbones.registry import check_backbone
+    from fima.benchmark.machine import Plan, measure
+    from fima.train.resolve import choose_device
+
+    device = choose_device(arguments.device, flag="device")
+    if arguments.parity and device.type == "cpu":
+        raise ConfigError("--parity compares a GPU with the CPU; there is no GPU here, or --device cpu was given")
+    for backbone in arguments.backbones:
+        check_backbone(backbone, flag="backbones")
+    plan = Plan(
+        device=device,
+        backbones=arguments.backbones,
+        precisions=arguments.precisions,
+        batches=sorted(arguments.batches),
+        crop_size=arguments.crop_size,
+        compiled=arguments.compile,
+        parity=arguments.parity,
+        seconds=arguments.seconds,
+    )
+    measured = measure(plan, _say)
+    if arguments.json:
+        print(json.dumps(measured.to_dict(), indent=1))
+    else:
+        show(measured, arguments.price, Console())
+    return 0 if all(each.holds for each in measured.parity) else EXIT_DEVIATES
+
+
+def _say(what: str) -> None:
+    if not is_quiet():
+        print(f"measuring {what}", file=sys.stderr, flush=True)
+
+
+def show(measured: "Measured", price: float | None, console: Console) -> None:
+    """Print tables for people, and the row for the table of machines."""
+    machine = measured.machine
+    name = machine.get("gpu") or machine["processor"]
+    about = f"{name} · {machine['cores']} cores · torch {machine['torch']} · fima {machine['fima']}"
+    console.print(about, highlight=False)
+    for each in measured.parity:
+        verdict = "agrees with" if each.holds else "DEVIATES from"
+        console.print(f"{each.backbone} {verdict} the CPU: {each.deviation:.1e}, relative, of the first step's losses")
+    if measured.decoding is not None:
+        found = measured.decoding
+        both = f"{found.per_core:.1f} videos/s with one core, {found.all_cores:.1f} with {found.cores}"
+        console.print(f"decoding and cropping: {both}", highlight=False)
+    for what, error in measured.errors.items():
+        console.print(f"{what}: not measured ({error})", markup=False, highlight=False)
+    console.print(f"augmentation: {_number(measured.augmentation, 1)} videos/s", highlight=False)
+    console.print(_steps_table(measured.steps))
+    for which, batch in measured.largest.items():
+        console.print(f"largest batch that fits, {which}: {batch}", highlight=False)
+    recipes = measured.recipes()
+    if recipes:
+        console.print(_recipes_table(measured, price))
+    console.print("row for the table of machines in docs/performance.md:", highlight=False)
+    console.print(machine_row(measured), markup=False, highlight=False, soft_wrap=True)
+
+
+def machine_row(measured: "Measured") -> str:
+    """The machine's row in the table of docs/performance.md, in Markdown."""
+    machine = measured.machine
+    decoding = measured.decoding
+    cells = [
+        f"{machine.get('gpu') or machine['processor']}, {machine['cores']} cores",
+        f"{machine['torch']}",
+        "–" if decoding is None else f"{decoding.per_core:.1f} / {decoding.all_cores:.1f}",
+        *(_fastest(measured.steps, backbone) for backbone in ("i3d", "r2plus1d_18")),
+        ", ".join(f"{which}: {batch}" for which, batch in measured.largest.items()) or "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _fastest(steps: Sequence["StepFigures"], backbone: str) -> str:
+    """The fastest FIMA step of a backbone, in words."""
+    rated = [(each.videos_per_second or 0.0, each.case) for each in steps if each.case.backbone == backbone]
+    rated = [(rate, case) for rate, case in rated if rate and case.method == "fima"]
+    if not rated:
+        return "–"
+    rate, case = max(rated, key=lambda pair: pair[0])
+    compiled = ", compiled" if case.compiled else ""
+    return f"{rate:.1f} ({case.precision}, {case.crop_size} px, batch {case.batch_size}{compiled})"
+
+
+def _steps_table(steps: Sequence["StepFigures"]) -> Table:
+    table = Table(title="\ntraining steps, clips of 16 frames", title_justify="left", caption_justify="left")
+    for heading in ("step", "computes in", "px"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("batch", "ms", "videos/s", "floor %", "GiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in steps:
+        case = each.case
+        kind = (
+            case.precision
+            + ("" if case.channels_last else ", channels first")
+            + (", compiled" if case.compiled else "")
+        )
+        figures = [
+            _number(each.step_seconds, 0, 1e3),
+            _number(each.videos_per_second, 1),
+            _number(each.floor_share, 0, 100),
+            _number(each.peak_bytes, 1, 1 / GIB),
+        ]
+        table.add_row(f"{case.method} {case.backbone}", kind, str(case.crop_size), str(case.batch_size), *figures)
+    errors = Counter(each.error for each in steps if each.error)
+    table.caption = "\n".join(["floor: share of the encoder passes", *(f"–: {n} x {e}" for e, n in errors.items())])
+    return table
+
+
+def _recipes_table(measured: "Measured", price: float | None) -> Table:
+    table = Table(title="\nrecipes at these speeds, if batches are there in time", title_justify="left")
+    table.add_column("recipe")
+    headings = ("videos", "epochs", "videos/s", "hours", *(() if price is None else ("cost",)))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    supply = measured.decoding.all_cores if measured.decoding is not None else float("inf")
+    for each in measured.recipes():
+        late = " *" if each.videos_per_second > supply else ""
+        cost = [] if price is None else [f"{price * each.hours:,.0f}"]
+        row = [f"{each.videos:,}", f"{each.epochs}", f"{each.videos_per_second:.1f}{late}", f"{each.hours:,.1f}"]
+        table.add_row(each.recipe, *row, *cost)
+    if any(each.videos_per_second > supply for each in measured.recipes()):
+        table.caption = f"* more than the {supply:.0f} videos/s that this machine's cores decode"
+    return table
+
+
+def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return "–" if value is None else f"{value * scale:,.{digits}f}"

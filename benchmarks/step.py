@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fima.backbones.convolution import weights_transformed_once
 from fima.backbones.registry import build_backbone
 from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
@@ -90,7 +89,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
 
     def floor() -> None:
         with autocast(CPU, precision):
-            with torch.no_grad(), weights_cast_once(key), weights_transformed_once(key):
+            with torch.no_grad(), weights_cast_once(key):
                 for _ in range(KEY_PASSES):
                     key(clips)
             features = [fast(clips).float().mean() for _ in range(QUERY_PASSES)]

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RESULTS = "results.md"
 COMMANDS_PAGE, SETTINGS_PAGE, RECIPES_PAGE = "reference/commands.md", "reference/settings.md", "reference/recipes.md"
 COPIES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository that are pages as they are."""
@@ -50,6 +49,7 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
             "Opening and using an encoder": ("fima.load", "fima.VideoEncoder", "fima.ClipTransform"),
             "Search": ("fima.use.search", "fima.use.table"),
             "Backbones by name": ("fima.backbones.registry", "fima.backbones.base"),
+            "Methods by name": ("fima.method.registry", "fima.method.base"),
             "Errors": ("fima.errors",),
         },
     ),
@@ -129,20 +129,12 @@ def page_in_site(markdown: str, page: str) -> str:
 def generated_pages() -> dict[str, Callable[[], str]]:
     """Return what makes each page that is not a file of this folder, by its path in the site."""
     return {
-        RESULTS: results_page,
         **{page: partial(_copy, source, page) for source, page in COPIES.items()},
         COMMANDS_PAGE: commands_page,
         SETTINGS_PAGE: settings_page,
         RECIPES_PAGE: recipes_page,
         **{page: partial(_api_page, *API[page]) for page in API},
     }
-
-
-def results_page() -> str:
-    """Return the results of the README, with its headings one step up."""
-    lines = readme_section("Results").split("\n")
-    raised = "\n".join(line[1:] if line.startswith("##") else line for line in lines)
-    return links_in_site(raised, source="README.md", page=RESULTS)
 
 
 def commands_page() -> str:
@@ -243,8 +235,7 @@ def _in_site(target: str, anchor: str, source: str) -> str:
     if target.startswith("recipes/"):
         return f"{RECIPES_PAGE}#{Path(target).stem}"
     if target == "README.md":
-        slugs = {slug(line.lstrip("# ")) for line in readme_section("Results").split("\n") if line.startswith("#")}
-        return RESULTS + anchor if anchor.removeprefix("#") in slugs else f"index.md{anchor}"
+        return f"index.md{anchor}"
     raise ValueError(
         f"{source}: the site has no page for {target}; link to a page of docs/, or add the file to COPIES in {__file__}"
     )

@@ -10,15 +10,17 @@ from fima.version import __version__
 
 if TYPE_CHECKING:
     from fima.backbones.registry import register_backbone
+    from fima.method.registry import register_method
     from fima.use.encoder import ClipTransform, VideoEncoder, load
 
-__all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone"]
+__all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone", "register_method"]
 
 _WHERE = {
     "ClipTransform": "fima.use.encoder",
     "VideoEncoder": "fima.use.encoder",
     "load": "fima.use.encoder",
     "register_backbone": "fima.backbones.registry",
+    "register_method": "fima.method.registry",
 }
 
 

@@ -1,5 +1,6 @@
 """The `fima` command: picks a subcommand, and turns errors into one line and an exit code."""
 
+import errno
 import importlib
 import os
 import sys
@@ -21,6 +22,8 @@ from fima.errors import (
 )
 from fima.torch_tools.allocator import keep_freed_memory
 
+PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says of a place that cannot be written: nobody needs a traceback for it."""
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
 
@@ -51,6 +54,13 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
             raise
         discard_output()
         return EXIT_READER_GONE
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(
+            f"{where}{error.strerror}; make room, change the permissions, or choose another place", EXIT_USER_ERROR
+        )
     except SystemExit as exit_request:
         # The parser prints its own message and leaves with a code; callers of main() get that code.
         return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR

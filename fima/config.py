@@ -61,8 +61,8 @@ class ModelConfig:
 class MethodConfig:
     """The losses and what feeds them."""
 
-    name: Literal["fima", "moco"] = "fima"
-    """`fima`, or `moco`: the instance loss alone, on the same clips."""
+    name: str = "fima"
+    """`fima`; `moco`: the instance loss alone, on the same clips; or one of another package (docs/extend.md)."""
     temperature: float = 0.1
     """Temperature of the instance loss and of the frame-level motion loss."""
     cell_temperature: float = 0.1
@@ -256,6 +256,9 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` runs the networks under autocast; the losses stay in float32. `auto` takes it where the device computes in
     bfloat16 (GPUs since 2020; CPUs with AVX512-BF16 or AMX), else `fp32`."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """How tensors lie in memory. `channels_last` is faster, but in float32 on a CPU batch norm then rounds more
+    (docs/performance.md). `auto` is `contiguous` in float32 on a CPU, else `channels_last`."""
     checkpoint_epochs: int = 10
     """Keep a numbered checkpoint every n epochs, besides `last.pt` after each."""
     checkpoint_minutes: float = 15.0

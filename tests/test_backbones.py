@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.backbones.i3d import same_padding
-from fima.backbones.registry import BUILT_IN, build_backbone
+from fima.backbones.registry import BACKBONES, build_backbone
 from fima.backbones.small import MotionStem, Space, Time
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
@@ -78,7 +78,7 @@ def test_the_documented_maps_are_these() -> None:
         assert int(slices) == t
         documented.update(dict.fromkeys(re.findall(r"`(\w+)`", names), (int(channels), t, h, w)))
     assert documented == SHAPES
-    assert SHAPES.keys() == BUILT_IN.keys()
+    assert SHAPES.keys() == BACKBONES.built_in.keys()
 
 
 @pytest.mark.parametrize("name", ["s3d", "mc3_18", "swin3d_t", "mvit_v2_s"])

@@ -121,7 +121,7 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
         (["--lr", "0.1"], "--lr: unknown flag; did you mean `--optim.lr`? ("),
         (["--epochs=3"], "--epochs: unknown flag; did you mean `--optim.epochs`? ("),
         (["--xyzzy"], "--xyzzy: unknown flag (`fima pretrain --help` lists the flags)"),
-        (["--method.name", "mocco"], "--method.name mocco: invalid choice; did you mean `moco`? ("),
+        (["--optim.schedule", "cosin"], "--optim.schedule cosin: invalid choice; did you mean `cosine`? ("),
         (["--optim.epochs", "many"], "--optim.epochs many: a whole number is needed ("),
         (["--optim.lr", "fast"], "--optim.lr fast: a number is needed ("),
         (["--start-epoch", "two"], "--start-epoch two: a whole number is needed ("),

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -188,11 +189,28 @@ def test_the_pages_of_docstrings_name_what_is_there() -> None:
             assert found.__doc__, name
 
 
+def test_the_map_has_every_room_in_the_order_of_the_layers() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    layers = [room for layer in contract["layers"] for room in layer.split(" : ") if room != "__main__"]
+    section = _text(REPOSITORY / "CONTRIBUTING.md").partition("## The map")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `([\w/.]+)` \|$", section, re.MULTILINE)
+    assert [room for room, _ in rows] == layers
+    for room, path in rows:
+        assert path.split("/")[1].removesuffix(".py") == room
+        assert (REPOSITORY / path).exists(), path
+
+
+def test_the_readme_is_short() -> None:
+    text = _text(REPOSITORY / "README.md")
+    assert text.count("\n") <= 110
+    assert len(text.split()) <= 1200
+
+
 def test_links_out_of_the_folder_are_turned() -> None:
     def turned(link: str, source: str, page: str) -> str:
         return str(SITE.links_in_site(f"[x]({link})", source=source, page=page))
 
-    assert turned("../README.md#results", "docs/see.md", "see.md") == "[x](results.md#results)"
     assert turned("../README.md#two-commands", "docs/see.md", "see.md") == "[x](index.md#two-commands)"
     assert turned("docs/images/a.png", "README.md", "index.md") == "[x](images/a.png)"
     assert turned("recipes/a.yaml", "README.md", "reference/b.md") == "[x](recipes.md#a)"

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import fima
+import ship_encoder
+from fima.checkpoints import pretrained
 from fima.checkpoints.pretrained import load_pretrained
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import Video, VideoList
@@ -239,3 +241,28 @@ def test_pixels_are_rounded_before_they_are_normalised() -> None:
     mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
     pixels = (small_encoder().transform(frames) * std.view(3, 1, 1, 1) + mean.view(3, 1, 1, 1)) * 255
     torch.testing.assert_close(pixels, pixels.round(), atol=1e-3, rtol=0)
+
+
+def test_an_encoder_that_comes_with_the_package_is_opened_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "ENCODERS", tmp_path / "encoders")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="little: no such file or folder, and no encoder comes with this fima"):
+        fima.load("little")
+    source = write_checkpoint(tmp_path / "last.pt")
+    monkeypatch.setattr("sys.argv", ["ship_encoder.py", str(source), "little", "--out", str(tmp_path / "encoders")])
+    ship_encoder.main()
+    assert "complete its README.md" in capsys.readouterr().out
+    loaded, expected = fima.load("little"), fima.load(source)
+    clips = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(loaded.parameters(), expected.parameters(), strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other.half().float(), rtol=0, atol=0)
+    torch.testing.assert_close(loaded(clips), expected(clips), rtol=1e-2, atol=1e-2)
+    assert load_pretrained(Path("little"), device=torch.device("cpu")).config.model.backbone == "tiny"
+    with pytest.raises(CheckpointError, match="and those that come with fima are little"):
+        fima.load("small")
+    (tmp_path / "small").mkdir()
+    with pytest.raises(CheckpointError, match="neither a run"):
+        fima.load("small")

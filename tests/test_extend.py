@@ -2,22 +2,28 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import fima
-from fima.backbones.registry import backbone_names
+from fima.backbones.registry import BACKBONES, backbone_names
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.errors import CheckpointError, ConfigError
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
+from fima.method.inputs import ClipInputs
+from fima.method.registry import METHODS
+from fima.train.pretrain import pretrain
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.video_files import write_ucf101_avi
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "extend.md"
@@ -35,8 +41,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = folder / "my_backbone-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-backbone\nVersion: 1\n")
-    (entry_points,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    text = entry_points.replace('[project.entry-points."fima.backbones"]', "[fima.backbones]").replace('"', "")
+    entry_points = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    text = re.sub(r'\[project.entry-points."(.*?)"\]', r"[\1]", "".join(entry_points)).replace('"', "")
     (installed / "entry_points.txt").write_text(text)
     return folder
 
@@ -82,7 +88,7 @@ def test_a_backbone_of_another_package(package: Path, tmp_path: Path) -> None:
 def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert backbone_names()[-1] == "two_layers"
     assert fima.VideoEncoder(backbone="two_layers", frames=4, crop_size=32).num_features == 32
-    monkeypatch.setattr("fima.backbones.registry._registered", {})
+    monkeypatch.setattr(BACKBONES, "registered", {})
     build = module("my_backbone").TwoLayers
     fima.register_backbone("mine", build)
     fima.register_backbone("mine", build)
@@ -104,11 +110,49 @@ def test_a_data_set(imported: Path, tmp_path: Path) -> None:
     assert (train.classes, len(train.videos), len(test.videos)) == (["run", "walk"], 2, 1)
 
 
-def test_a_loss(imported: Path, tmp_path: Path) -> None:
-    videos = make_videos(tmp_path / "videos", num_per_class=5)
-    steps = module("my_loss").train(videos, with_settings("optim", SMALL_CONFIG, epochs=1))
-    assert len(steps) == 2
-    assert all(step.keys() == {"instance", "frame", "cell", "spread"} for step in steps)
+def test_a_loss_is_trained_and_resumed_from_the_command_line(package: Path, tmp_path: Path) -> None:
+    videos, out = make_videos(tmp_path / "videos", num_per_class=5), tmp_path / "run"
+    words = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(out), *SMALL_FLAGS, "--auto-resume"]
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{DOCUMENT.parents[1]}"}
+    for epochs in (1, 2):
+        command = [*words, "--method.name", "simclr", "--optim.epochs", str(epochs)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "continuing after step 2" in done.stdout
+    assert " simclr " in done.stdout
+    steps, health = (read_lines(out / "metrics.jsonl", kind) for kind in ("step", "health"))
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(line["loss"] == line["simclr"] > 0 for line in steps)
+    assert [line["epoch"] for line in health] == [1, 2]
+    encoder = fima.load(out)
+    assert encoder.num_features == 512
+
+
+def test_the_documented_loss_is_simclrs(imported: Path) -> None:
+    config = replace(SMALL_CONFIG.method, temperature=0.5)
+    network = module("my_loss").SimCLR(SMALL_CONFIG.model, config).double()
+    clips = torch.randn(2, 3, 3, 4, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = (ClipInputs(views={"full": clip}, box=torch.zeros(3, 4)) for clip in clips)
+    rows = network.eval().projector(network.query_encoder(clips.flatten(0, 1)).mean(dim=(2, 3, 4))).detach()
+    expected = 0.0
+    for i in range(6):
+        terms = [math.exp(float(rows[i] @ rows[j]) / 0.5) for j in range(6)]
+        expected -= math.log(terms[(i + 3) % 6] / (sum(terms) - terms[i])) / 6
+    assert network(a, b).total.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_method_can_be_registered_for_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "registered", {})
+    fima.register_method("mine", module("my_loss").SimCLR)
+    assert METHODS.names() == ["fima", "moco", "mine", "simclr"]
+    with pytest.raises(ConfigError, match="there is one of that name"):
+        fima.register_method("moco", module("my_loss").SimCLR)
+
+
+def test_an_unknown_method_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--method.name mocco: no such method; did you mean `moco`\?$"):
+        pretrain(with_settings("method", name="mocco"), data=tmp_path / "none", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_logger(imported: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """Whole training steps agree with the numbers recorded from the authors' code."""
 
-import math
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from fima.backbones import convolution
 from fima.checkpoints.convert import fima_to_official, official_to_fima
 from fima.config import MethodConfig, ModelConfig
 from fima.method import build_method, losses
@@ -22,10 +20,10 @@ STD = (0.22803, 0.22145, 0.216989)
 CASES = ["step_I3D_ucf101", "step_I3D_k400", "step_r2plus1d_18_ucf101"]
 STEP_TOLERANCES = (1.5e-9, 5e-8, 1.5e-6)
 """Of the losses at steps 0, 1 and 2: training steps amplify rounding."""
-FLOAT32 = {"plain": (2e-5, 7e-4), "oneDNN": (2.5e-5, 7.5e-4), "winograd": (4e-5, 1.5e-3)}
+FLOAT32 = {"plain": (2e-5, 7e-4), "oneDNN": (2.5e-5, 7.5e-4)}
 """Tolerance of the losses and queues of step 0, and relative one of the gradients' norms, by who convolves. The first
 are those of the README beside the numbers. oneDNN, which PyTorch uses on CPUs, sums a convolution in other blocks, as
-wide as the processor's vectors, and so rounds otherwise; Winograd's method rounds two to three times as much."""
+wide as the processor's vectors, and so rounds otherwise."""
 BACKBONES: dict[str, Literal["i3d", "r2plus1d_18"]] = {"I3D": "i3d", "r2plus1d_18": "r2plus1d_18"}
 
 
@@ -162,9 +160,6 @@ def test_steps_agree_in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("convolves", FLOAT32)
 def test_the_first_step_agrees_in_float32(name: str, convolves: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tolerance, of_gradients = FLOAT32[convolves]
-    # At the size of the recorded clips the method would be left to a few layers.
-    monkeypatch.setattr(convolution, "LEAST_TILES", 1 if convolves == "winograd" else math.inf)
-    monkeypatch.setattr(convolution, "LEAST_TILES_KEPT", 1 if convolves == "winograd" else math.inf)
     case = golden_numbers()[name]
     recorder = Recorder(monkeypatch)
     network = build(case, torch.float32)

@@ -174,7 +174,7 @@ def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
     listed = list_videos(table)
     assert listed.classes == ["0", "1"]
     assert labelled(listed) == {"a.avi": "1", "b.avi": None, "c.avi": "0"}
-    said = [f"1 row without a label, such as {table}, line 3: {missing!r} is no label"] if missing else []
+    said = [f"1 unlabelled row, such as {table}, line 3: {missing!r} is no label"] if missing else []
     assert listed.notes == said
 
 

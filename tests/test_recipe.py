@@ -48,7 +48,7 @@ def test_whole_numbers_and_text_are_numbers_where_a_float_is_needed(tmp_path: Pa
         ("optim: {learning: 1, lr: 1}", "unknown key `optim.learning`"),
         ("method: {queue_sise: 8}", "unknown key `method.queue_sise`; did you mean `queue_size`?"),
         ("epochs: 3", "unknown key `epochs`; it belongs under `optim:`"),
-        ("method: {name: mocco}", "`method.name`: unknown value `mocco`; did you mean `moco`?"),
+        ("optim: {schedule: cosin}", "`optim.schedule`: unknown value `cosin`; did you mean `cosine`?"),
         ("optim: {epochs: many}", "`optim.epochs`: a whole number is needed, not the text `many`"),
         ("optim: {epochs: 1.5}", "a whole number is needed, not the number `1.5`"),
         ("optim: {epochs: true}", "a whole number is needed, not the switch `True`"),

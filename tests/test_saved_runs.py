@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fima
+from fima.backbones.registry import BACKBONES
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.recipe import read_recipe
 from fima.train.finetune import finetune
@@ -53,7 +54,7 @@ def resume_finetuning(videos: Path, out: Path) -> None:
 def test_a_run_of_an_earlier_version_goes_on_with_the_same_losses(
     kind: str, resume: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fima.backbones.registry._registered", {})
+    monkeypatch.setattr(BACKBONES, "registered", {})
     fima.register_backbone("two_layers", TwoLayers)
     run = Path(shutil.copytree(SAVED_RUNS / kind, tmp_path / "run"))
     resume(make_videos(tmp_path / "videos"), run)

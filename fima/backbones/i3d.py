@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, linear, max_pool3d, pad, relu
 
 from fima.backbones.base import Backbone
-from fima.backbones.convolution import Conv3d
 from fima.backbones.cpu_layout import largest_neighbour, pixels_in_blocks, weight_in_blocks
 from fima.torch_tools.precision import without_autocast
 
@@ -54,7 +53,7 @@ class ConvUnit(nn.Module):
         self.padding = same_padding((kernel,) * 3, (stride,) * 3)
         self.symmetric = self.padding[0] == self.padding[1]
         inner_padding = self.padding[0] if self.symmetric else 0
-        self.conv3d = Conv3d(in_channels, out_channels, kernel, stride, inner_padding, bias=False)
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, inner_padding, bias=False)
         self.pointwise = kernel == stride == 1
         self.in_blocks = (in_channels, kernel, stride) == (3, 7, 2)
         self.batch3d = nn.BatchNorm3d(out_channels)

@@ -7,7 +7,6 @@ from torch import Tensor
 from torchvision.models import video
 
 from fima.backbones.base import Backbone
-from fima.backbones.convolution import with_fast_convolutions
 
 
 class ResNet3D(Backbone):
@@ -26,7 +25,6 @@ class ResNet3D(Backbone):
         self.layer2 = network.layer2
         self.layer3 = network.layer3
         self.layer4 = network.layer4
-        with_fast_convolutions(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 512, t, h, w) of clips (B, 3, T, H, W)."""
@@ -57,7 +55,6 @@ class S3D(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.features = video.s3d(weights=None).features
-        with_fast_convolutions(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""

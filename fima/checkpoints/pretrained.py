@@ -50,6 +50,8 @@ SAFETENSORS_HEADER_BYTES = 9
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 """What `save_pretrained` of an encoder writes into a folder."""
+ENCODERS = Path(__file__).parents[1] / "encoders"
+"""Encoders that come with the package, a folder each as `save_pretrained` writes it; README.md is the model card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +72,17 @@ def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
 
     Args:
-        source: a folder of a run or of `save_pretrained`; a file is returned as it is.
+        source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
+            encoder that comes with the package; a file is returned as it is.
 
     Raises:
-        CheckpointError: the folder is neither.
+        CheckpointError: the folder is neither, or there is no such name.
     """
+    if not source.exists() and source.name == str(source) and not source.suffix:
+        if source.name in (names := shipped_encoders()):
+            return ENCODERS / source.name / WEIGHTS_FILE
+        shipped = f"those that come with fima are {', '.join(names)}" if names else "no encoder comes with this fima"
+        raise CheckpointError(f"{source}: no such file or folder, and {shipped}")
     if not source.is_dir():
         return source
     run = RunFolder(source)
@@ -83,6 +91,11 @@ def encoder_file(source: Path) -> Path:
             return path
     held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
     raise CheckpointError(f"{source}: holds {held}")
+
+
+def shipped_encoders() -> list[str]:
+    """Return the names of the encoders that come with the package."""
+    return sorted(path.parent.name for path in ENCODERS.glob(f"*/{WEIGHTS_FILE}"))
 
 
 def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.device) -> LoadedEncoder:

@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """What TensorBoard shows of the run beside its curves."""
+        """What TensorBoard shows of the run besides its curves."""
         return self.root / "pictures"
 
     @property

@@ -13,6 +13,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.errors import ConfigError, DataError, VideoError
+from fima.files.output import check_writable, mark_output
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(CamArguments, argv, prog="fima cam")
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
+    check_writable(arguments.out, flag="out")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources
@@ -91,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out.suffix == ".png":
         _write_one_picture(arguments, shown, videos, device)
         return 0
+    mark_output(arguments.out)
     num_failed = 0
     for name, video in _outputs(videos).items():
         try:

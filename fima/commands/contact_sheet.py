@@ -9,6 +9,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
+from fima.files.output import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class ContactSheetArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
+    check_writable(arguments.out, flag="out")
     # Drawing needs libraries that help and a mistyped flag need not wait for.
     from fima.visual.contact_sheet import contact_sheet
 

@@ -18,6 +18,7 @@ from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.use.embed import Embedded
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_suffix(arguments.out)
     if arguments.out.exists():
         raise ConfigError(f"-o {arguments.out}: already exists; choose another name, or remove it")
+    check_writable(arguments.out, flag="out")
     paths = _paths(arguments)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))

@@ -20,6 +20,7 @@ from fima.errors import ConfigError
 from fima.evaluate.folds import list_folds
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.evaluate.splits import list_splits
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = arguments.config.protocols or ()
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
         arguments = replace(arguments, config=config)
+    check_writable(_out(arguments), flag="out")
+    check_writable(evaluation_folder(arguments.checkpoint))  # of features, to be used again
     try:
         with errors_in_one_line():
             device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
@@ -100,6 +103,10 @@ def evaluation_folder(checkpoint: Path) -> Path:
     """Return where results of a checkpoint go: in the folder of its run, or beside a checkpoint that lies alone."""
     folder = checkpoint.parent
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
+
+
+def _out(arguments: EvaluateArguments) -> Path:
+    return arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
 
 
 def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
@@ -163,7 +170,7 @@ def _collect(
 
 
 def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
-    out = arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
+    out = _out(arguments)
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)

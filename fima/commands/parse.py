@@ -43,7 +43,7 @@ def parse(
         SystemExit: after `--help`, with code 0.
         ConfigError: a flag or a value is wrong or missing.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [_without_tilde(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
@@ -57,6 +57,13 @@ def parse(
         usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
         message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
     raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
+
+
+def _without_tilde(word: str) -> str:
+    """`--out=~/runs` with the home folder, which shells put in only where a word begins with `~`."""
+    flag, equals, value = word.partition("=")
+    whole = flag.startswith("-") and value.split("/")[0] == "~"
+    return f"{flag}{equals}{Path(value).expanduser()}" if whole else word
 
 
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:

@@ -11,6 +11,7 @@ import tyro
 from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.output import check_writable
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -55,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page
     from fima.visual.report.runs import read_runs
 
+    check_writable(arguments.out, flag="out")
     runs = read_runs(arguments.runs)
+    for run in runs if arguments.gallery else []:
+        check_writable(run.root / "evaluation")  # of features, to be used again
     media, galleries = MediaStore(MEDIA_BYTES), Galleries()
     if arguments.gallery:
         device = choose_device(arguments.device, flag="device")

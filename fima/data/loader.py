@@ -19,6 +19,7 @@ from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
 from fima.data.views import ClipViews, sample_views, stack_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.workers.open_files import require_open_files
 from fima.data.workers.shared_memory import handed_over
 from fima.errors import ConfigError, VideoError
 
@@ -313,6 +314,7 @@ def build_loader(
         collate: stacks the samples of a batch.
     """
     workers, seconds = dataset.data.workers, dataset.data.timeout_seconds
+    require_open_files(workers)
 
     def start(watch: Watch) -> "DataLoader[Sample | VideoError]":
         return DataLoader(

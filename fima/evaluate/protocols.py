@@ -1,7 +1,6 @@
 """The evaluation protocols by name, their versions and settings, and one result for all of them."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
+from fima.files.atomic import replace_file
 
 PROTOCOL_VERSIONS = {
     "evaluate": 1,
@@ -219,7 +219,5 @@ class EvaluationResult:
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        temporary.replace(path)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        replace_file(path, lambda file: file.write(text.encode()))

@@ -2,12 +2,13 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from fima.files.atomic import replace_file
 
 CONFUSION = "confusion.csv"
 PER_CLASS = "per_class.csv"
@@ -70,6 +71,4 @@ def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV in one piece: a reader finds the whole file or the one before."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-    temporary.replace(path)
+    replace_file(path, lambda file: file.write(text.getvalue().encode()))

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 from fima.errors import ConfigError
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class FolderLock:
@@ -32,8 +33,8 @@ class FolderLock:
             ConfigError: another process holds it.
             OSError: the folder cannot be written.
         """
-        if sys.platform == "win32":
-            return
+        if fcntl is None:
+            return  # type: ignore[unreachable]
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fima.backbones.convolution import weights_transformed_once
 from fima.backbones.registry import build_backbone
 from fima.config import ModelConfig
+from fima.method.base import Method
 from fima.method.heads import Projector
 from fima.method.momentum import frozen_copy, update_average
 from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows, world_size
@@ -16,13 +16,15 @@ from fima.torch_tools.precision import as_computed, weights_cast_once
 from fima.torch_tools.recompute import recomputed
 
 
-class MomentumNetworks(nn.Module):
+class MomentumNetworks(Method):
     """Encoder and projector, each twice.
 
     Args:
         model: the networks.
         key_momentum: m of the moving averages.
     """
+
+    projector: Projector
 
     def __init__(self, model: ModelConfig, key_momentum: float) -> None:
         super().__init__()
@@ -41,9 +43,8 @@ class MomentumNetworks(nn.Module):
 
     @contextlib.contextmanager
     def ready_keys(self) -> Iterator[None]:
-        """A context in which the key networks cast or transform no weight of theirs again."""
-        cast = weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector)
-        with cast[0], cast[1], weights_transformed_once(self.key_encoder):
+        """A context in which the key networks cast no weight of theirs again."""
+        with weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector):
             yield
 
     def query_features(self, view: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ TIMEOUT_MINUTES = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deal:
-    """How `shuffle_rows` has dealt rows out, for `unshuffle_rows`."""
+class Shuffle:
+    """How `shuffle_rows` has shuffled rows, for `unshuffle_rows`."""
 
     order: Tensor
     """Which row of the global batch came where, (rows of all processes,); with several processes on the CPU."""
@@ -207,8 +207,8 @@ def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Deal]:
-    """Deal the rows of all processes out at random, as many to each process as it had.
+def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Shuffle]:
+    """Shuffle the rows of all processes, as many to each process as it had.
 
     So a batch norm on the key side does not see the same samples together as on the query side (MoCo, shuffling BN).
 
@@ -217,30 +217,30 @@ def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Deal]:
         alone: whether to shuffle the rows of a process that is alone, too.
 
     Returns:
-        This process's new rows, (B, …), and how they were dealt out. With one process, unless `alone`: `x` itself and
+        This process's new rows, (B, …), and how they were shuffled. With one process, unless `alone`: `x` itself and
         its own order.
     """
     if world_size() == 1:
         if not alone:
-            return x, Deal(order=torch.arange(len(x), device=x.device), counts=[len(x)])
+            return x, Shuffle(order=torch.arange(len(x), device=x.device), counts=[len(x)])
         order = torch.randperm(len(x)).to(x.device)
-        return x[order], Deal(order=order, counts=[len(x)])
+        return x[order], Shuffle(order=order, counts=[len(x)])
     counts = row_counts(x)
     order = torch.randperm(sum(counts)) if is_main() else torch.empty(sum(counts), dtype=torch.int64)
     dist.broadcast(order, src=0)
-    return _take_rows(x, order, counts), Deal(order=order, counts=counts)
+    return _take_rows(x, order, counts), Shuffle(order=order, counts=counts)
 
 
 @torch.no_grad()
-def unshuffle_rows(x: Tensor, deal: Deal, *, alone: bool = False) -> Tensor:
-    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its deal and its `alone`."""
+def unshuffle_rows(x: Tensor, shuffle: Shuffle, *, alone: bool = False) -> Tensor:
+    """Bring rows, (B, …), back to where they were before `shuffle_rows`, given its result and its `alone`."""
     if world_size() == 1:
-        return x[deal.order.argsort()] if alone else x
-    return _take_rows(x, deal.order.argsort(), deal.counts)
+        return x[shuffle.order.argsort()] if alone else x
+    return _take_rows(x, shuffle.order.argsort(), shuffle.counts)
 
 
 def _take_rows(x: Tensor, sources: Tensor, counts: list[int]) -> Tensor:
-    """Give each process the rows that it is dealt; a row travels only from its owner to its new one.
+    """Give each process the rows that it takes; a row travels only from its owner to its new one.
 
     Args:
         x: this process's rows, (B, …).

@@ -55,6 +55,25 @@ def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -
         yield
 
 
+def memory_format(
+    setting: Literal["auto", "contiguous", "channels_last"],
+    precision: Literal["auto", "fp32", "bf16"],
+    device: torch.device,
+) -> torch.memory_format:
+    """Return how a network's weights, and so its feature maps, lie in memory.
+
+    Args:
+        setting: of the run. `auto` is exact in float32 on a CPU, and fast elsewhere (benchmarks/exactness.py).
+        precision: of the run, resolved.
+        device: where the networks are.
+    """
+    assert precision != "auto", "resolved by the setup of a run"
+    exact = precision == "fp32" and device.type == "cpu"
+    if setting == "contiguous" or (setting == "auto" and exact):
+        return torch.contiguous_format
+    return torch.channels_last_3d
+
+
 def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context without which bfloat16 cannot be trusted on a device."""
     return _PaddedShortConvolutions() if device.type == "cpu" else contextlib.nullcontext()

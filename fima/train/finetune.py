@@ -20,7 +20,7 @@ from fima.evaluate.protocols import EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.finetune_setup import (
     LabelledLists,
@@ -109,7 +109,8 @@ class Finetuning(Task[LabelledBatch]):
             encoder.network, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
         )
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
-        self.networks = classifier.to(memory_format=torch.channels_last_3d).to(device)
+        layout = memory_format(config.run.memory_format, config.run.precision, device)
+        self.networks = classifier.to(memory_format=layout).to(device)
         self.loader = build_labelled_loader(
             lists.train,
             config.data,

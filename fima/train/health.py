@@ -13,7 +13,7 @@ from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
-from fima.method.fima import FIMA
+from fima.method.base import Method
 from fima.method.heads import pooled
 
 COLLAPSED_RANK = 2.0
@@ -130,7 +130,7 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 
 
 @torch.no_grad()
-def check_health(method: FIMA, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
+def check_health(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
     """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
 
     Args:

@@ -23,7 +23,7 @@ SETTLED_STEPS = 100
 
 
 class RunLog:
-    """Records of a run; a silent one (`enabled=False`) writes nothing, for the processes beside the first.
+    """Records of a run; a silent one (`enabled=False`) writes nothing, for all processes but the first.
 
     Args:
         run: folder of the run, which exists.

@@ -15,11 +15,11 @@ from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.method import build_method
-from fima.method.fima import FIMA
+from fima.method.base import Method
 from fima.method.inputs import StepLosses
+from fima.method.registry import METHODS
 from fima.torch_tools import distributed
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.health import check_health
 from fima.train.loop import seed_networks, train
@@ -55,6 +55,7 @@ def pretrain(
         UserError: settings, data or folder that the caller can put right.
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
+    METHODS.check(config.method.name, flag="method.name")
     device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
@@ -82,16 +83,18 @@ class Pretraining(Task[PretrainBatch]):
     """
 
     config: PretrainConfig
-    networks: FIMA
+    networks: Method
 
     def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
         self.config, self.videos = config, videos
         seed_networks(config, device)
-        self.networks = build_method(config.model, config.method)
+        build = METHODS.builder(config.method.name, flag="method.name")
+        self.networks = build(config.model, config.method)
         self.begins_with = "random weights"
         if is_new and config.model.init_from is not None:
             self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
-        self.networks.to(device).to(memory_format=torch.channels_last_3d)
+        layout = memory_format(config.run.memory_format, config.run.precision, device)
+        self.networks.to(device).to(memory_format=layout)
         if config.model.compile:
             for name, network in self.networks.named_children():
                 if name.endswith("_encoder"):

@@ -18,6 +18,7 @@ from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
+from fima.files.output import mark_output
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
 
@@ -134,7 +135,7 @@ def claimed_folder(
         if distributed.is_main():
             flag, folder = "out", run.root
             try:
-                run.root.mkdir(parents=True, exist_ok=True)
+                mark_output(run.root)
                 lock.take()
                 run.write_config(config, {**record, "versions": versions()})
                 flag, folder = "checkpoints", run.checkpoint_folder

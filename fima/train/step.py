@@ -75,7 +75,7 @@ def forward_backward(
     Each part goes forward and backward before the next, its loss weighted by its share of the videos.
 
     Args:
-        forward: the losses of a part that is on the device; is told whether it is the first.
+        forward: the losses of a part that is on the device, and of which it knows whether it is the first.
         model: the networks, or a wrapper of them for several devices.
         batch: this process's videos, on the CPU.
         device: where the model is.

@@ -232,7 +232,8 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
 
     Args:
         source: folder of a run; any checkpoint or weights that `fima evaluate` takes; a folder that `save_pretrained`
-            wrote; or `hf://OWNER/NAME`, the same on the Hugging Face Hub.
+            wrote; `hf://OWNER/NAME`, the same on the Hugging Face Hub; or the name of an encoder that comes with the
+            package.
         backbone: the architecture that it must have; None takes what the file holds.
         device: where its weights go.
 

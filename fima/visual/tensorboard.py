@@ -12,7 +12,7 @@ from torch.nn import functional
 from fima.data.loader import PretrainBatch
 from fima.evaluate.activation import ViewEncoders, averaged_map, with_batch_statistics
 from fima.evaluate.features import encode
-from fima.method.fima import FIMA
+from fima.method.base import Method
 from fima.method.heads import pooled
 from fima.visual.overlay import in_a_column, in_a_row, overlay
 
@@ -26,7 +26,7 @@ THUMB_PX = 64
 EMBEDDINGS = "embeddings"
 
 
-def log_pictures(folder: Path, method: FIMA, batch: PretrainBatch, step: int) -> None:
+def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) -> None:
     """Write crops, activation maps and embeddings of a batch; the networks and the random state stay as they are.
 
     - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation.

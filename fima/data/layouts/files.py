@@ -9,6 +9,7 @@ from pathlib import Path
 from fima.data.decode.frame_series import IMAGE_EXTENSIONS, frame_series
 from fima.data.layouts.video_list import counted
 from fima.errors import DataError
+from fima.files.output import OUTPUT_MARKER
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -19,8 +20,6 @@ VIDEO_EXTENSIONS = frozenset({
 })
 # fmt: on
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
-OUTPUT_MARKER = ".fima-output"
-"""A file of this name in a folder says that fima wrote it: no data, wherever it lies."""
 MOST_SUFFIXES = 5
 
 

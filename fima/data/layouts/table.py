@@ -133,7 +133,7 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
             repeated.append(f"{where}: {fields['path']}")
     if not rows:
         raise DataError(f"{table}: has no row that can be read" + "".join(f"; {reason}" for reason in unreadable[:1]))
-    notes = _notes({"unreadable row": unreadable, "repeated row": repeated, "row without a label": unlabelled})
+    notes = _notes({"unreadable row": unreadable, "repeated row": repeated, "unlabelled row": unlabelled})
     if column not in (None, "split"):
         notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
     unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]

@@ -17,7 +17,9 @@ class FeatureMap:
     run: str
     """Its name."""
     projections: Sequence[Chart]
-    """The videos as points; none for fewer than three videos."""
+    """The videos as points."""
+    missing: str
+    """Why there are no projections; empty where there are some."""
     sprite: str | None
     """Address of the image that holds the thumbnails; None where that of an earlier run serves."""
     facts: Mapping[str, object]
@@ -49,6 +51,7 @@ def feature_maps(galleries: Sequence[RunGallery]) -> list[FeatureMap]:
             FeatureMap(
                 run=gallery.run.name,
                 projections=charts,
+                missing=gallery.no_projections,
                 sprite=sprite(paths) if charts and is_new else None,
                 facts=facts,
                 similarity=similarity_chart(gallery.similarities) if gallery.similarities else None,

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +23,7 @@ from fima.evaluate.report import confusion_matrix
 from fima.visual.cam_video import look_at, shown_encoder
 from fima.visual.report.lists import Lists, read_lists
 from fima.visual.report.media import MediaStore, middle_frames
+from fima.visual.report.projection import projections
 from fima.visual.report.runs import ClassReport, RunRecord
 
 NUM_CLIPS = 3
@@ -34,7 +33,6 @@ NUM_NEIGHBOURS = 5
 NUM_ACTIVATION_VIDEOS = 6
 ACTIVATION_HEIGHT_PX = 176
 SIMILARITY_VIDEOS = 250
-LARGEST_PERPLEXITY = 30.0
 
 Say = Callable[[str], None]
 
@@ -79,6 +77,8 @@ class RunGallery:
     """Retrieval."""
     projections: Mapping[str, NDArray[np.floating[Any]]]
     """By method, (V, 2)."""
+    no_projections: str
+    """Why there are none; empty where there are some."""
     mapped: list[Path]
     """The V files of the projections."""
     mapped_labels: list[int]
@@ -177,6 +177,8 @@ def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.d
     classes = lists.test.classes
     rows = torch.arange(len(test.paths))
     mapped = rows[:: max(1, -(-len(rows) // MOST_MAPPED))]
+    vectors = test.per_video[mapped].cpu()
+    shown, reason = projections(vectors.numpy(), _centred(vectors).numpy())
     report = None
     if lists.labelled:
         scores = knn_scores(train.per_video, train.labels, test.per_video, num_classes=len(classes))
@@ -187,7 +189,8 @@ def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.d
         loaded=loaded,
         lists=lists,
         queries=_queries(train, test, classes),
-        projections=_projections(_centred(test.per_video)[mapped]),
+        projections=shown,
+        no_projections=reason,
         mapped=[Path(test.paths[row]) for row in mapped.tolist()],
         mapped_labels=test.labels[mapped].tolist(),
         similarities=_similarities(test),
@@ -239,16 +242,6 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
         ]
         queries.append(Query(path=Path(test.paths[row]), class_name=class_of(label), neighbours=neighbours))
     return queries
-
-
-def _projections(features: Tensor) -> dict[str, NDArray[np.floating[Any]]]:
-    """The rows in two dimensions; nothing for fewer than three."""
-    rows = features.numpy()
-    if len(rows) < 3:
-        return {}
-    perplexity = min(LARGEST_PERPLEXITY, (len(rows) - 1) / 3)
-    nearby = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
-    return {"t-SNE": nearby, "PCA": PCA(2, random_state=0).fit_transform(rows)}
 
 
 def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:

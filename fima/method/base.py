@@ -1,0 +1,25 @@
+"""What the training loop asks of a method."""
+
+from torch import nn
+
+from fima.backbones.base import Backbone
+from fima.method.inputs import ClipInputs, StepLosses
+
+
+class Method(nn.Module):
+    """Networks that learn from two clips of each video. The whole state is saved, and resumed, with a run."""
+
+    query_encoder: Backbone
+    """What is trained for later use: (B, 3, T, H, W) → (B, C, t, h, w)."""
+    projector: nn.Module
+    """From its pooled features, (B, C), to the L2-normalised embeddings, (B, D), that the health check looks at."""
+
+    def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
+        """Return the losses of one step; the caller runs backward and the optimiser.
+
+        Args:
+            a: one clip of each video.
+            b: the other clip.
+            update_keys: whether moving averages take their step; not in the later parts of one optimiser step.
+        """
+        raise NotImplementedError

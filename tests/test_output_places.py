@@ -1,0 +1,130 @@
+"""Places for results: tried before the work, left as they were where it cannot be done, and no data afterwards."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fima.cli import main
+from fima.data.datasets import list_videos
+from fima.errors import ConfigError
+from fima.files.lock import FolderLock
+from fima.files.output import OUTPUT_MARKER, check_writable, mark_output
+from tests.encoder_files import write_checkpoint
+from tests.small_runs import make_videos
+from tests.test_datasets import names, touch
+from tests.test_small_disk import MOUNT, unshare
+
+COMMANDS = {
+    "evaluate": "evaluate {disk}/run/checkpoints/last.pt {videos} --device cpu",
+    "evaluate --out": "evaluate {kept}/last.pt {videos} --device cpu --out {disk}/result.json",
+    "cam": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps",
+    "cam.png": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps.png",
+    "contact-sheet": "contact-sheet {videos} --out {disk}/sheet.png",
+    "embed": "embed {kept}/last.pt {videos} --device cpu -o {disk}/vectors.npz",
+}
+SCRIPT = f"""
+{MOUNT} || exit 99
+mkdir -p "$1/run/checkpoints" && cp "$2/last.pt" "$1/run/checkpoints/" || exit 98
+if [ "$3" = full ]; then dd if=/dev/zero of="$1/filler" bs=4k 2> /dev/null; else mount -o remount,ro "$1" || exit 97; fi
+ls -A "$1" "$1/run" > "$2/before"
+shift 3
+"$@"
+echo $? > "$KEPT/code"
+ls -A "$DISK" "$DISK/run" > "$KEPT/after"
+"""
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_place_that_cannot_be_written_is_one_line_before_the_work(name: str, state: str, tmp_path: Path) -> None:
+    words = unshare(tmp_path)
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    write_checkpoint(kept / "last.pt")
+    videos = make_videos(tmp_path / "videos")
+    # The videos cannot be decoded, so work that has begun would say so.
+    for video in videos.rglob("*.avi"):
+        video.write_bytes(b"no video")
+    command = COMMANDS[name].format(disk=disk, kept=kept, videos=videos).split()
+    inside = ["sh", "-c", SCRIPT, "sh", str(disk), str(kept), state, sys.executable, "-m", "fima", *command]
+    environment = {**os.environ, "KEPT": str(kept), "DISK": str(disk)}
+    outcome = subprocess.run([*words, *inside], env=environment, capture_output=True, text=True, timeout=300)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (kept / "code").read_text() == "2\n"
+    reason = "No space left on device" if state == "full" else "Read-only file system"
+    assert f"cannot be written ({reason})" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert (kept / "after").read_text() == (kept / "before").read_text()
+
+
+def test_the_trial_leaves_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "file", "old.json")
+    for place in ("new/deep/result.json", "old.json", ".", "result.png"):
+        check_writable(tmp_path / place, flag="out")
+    with pytest.raises(ConfigError, match=r"--out .*file/result.json: cannot be written \(Not a directory\)"):
+        check_writable(tmp_path / "file/result.json", flag="out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "old.json"]
+
+
+def test_an_error_of_the_disk_during_the_work_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "sheet.png"))
+
+    monkeypatch.setattr("fima.visual.contact_sheet.contact_sheet", full)
+    assert main(["contact-sheet", str(make_videos(tmp_path / "videos")), "--out", str(tmp_path / "sheet.png")]) == 2
+    assert capsys.readouterr().err == (
+        f"fima: error: {tmp_path / 'sheet.png'}: No space left on device; make room, change the permissions, "
+        "or choose another place\n"
+    )
+
+
+def test_results_are_no_data(tmp_path: Path) -> None:
+    touch(tmp_path, "run/1.mp4", "jump/2.mp4")
+    mark_output(tmp_path / "cam")
+    touch(tmp_path, "cam/1.mp4", "cam/deep/2.mp4", "cam/1.png")
+    listed = list_videos(tmp_path, "all")
+    assert names(listed) == ["jump/2.mp4", "run/1.mp4"]
+    assert listed.classes == ["jump", "run"]
+    assert listed.warnings() == [f"1 folder of results passed over ({OUTPUT_MARKER} in it), such as cam"]
+    assert len(list_videos(tmp_path / "cam").videos) == 2, "asked for by name, it is read"
+
+
+def test_folders_with_files_of_others_get_no_marker(tmp_path: Path) -> None:
+    touch(tmp_path, "mine/1.mp4")
+    mark_output(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["1.mp4"]
+
+
+def test_cam_in_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = make_videos(tmp_path / "videos")
+    before = names(list_videos(videos, "all"))
+    monkeypatch.chdir(videos)
+    model = write_checkpoint(tmp_path / "last.pt")
+    assert main(["cam", str(model), str(videos / before[0]), "--device", "cpu", "--map", "rgb"]) == 0
+    assert len(list((videos / "cam").glob("*.mp4"))) == 1
+    assert names(list_videos(videos, "all")) == before
+
+
+def test_tilde_after_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = make_videos(tmp_path / "videos")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["contact-sheet", str(videos), "--out=~/sheet.png"]) == 0
+    assert (tmp_path / "home/sheet.png").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_without_fcntl_there_is_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "from pathlib import Path; from fima.files.lock import FolderLock; import fima.library.prepare\n"
+        f"FolderLock(Path({str(tmp_path)!r})).take()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    FolderLock(tmp_path).take()

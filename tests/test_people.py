@@ -46,7 +46,8 @@ def scene_of(program: Program) -> Scene:
     )  # fmt: skip
     person = replace(
         scene.person,
-        colours=torch.zeros(1, 6, 3), cloth=torch.zeros_like(scene.person.cloth), girth=torch.ones(1), proportions=torch.ones(1, 8),
+        colours=torch.zeros(1, 6, 3), cloth=torch.zeros_like(scene.person.cloth),
+        girth=torch.ones(1), proportions=torch.ones(1, 8),
         height=torch.tensor([0.8]), place=torch.tensor([[MIDDLE, HIPS]]),
     )  # fmt: skip
     blobs = replace(scene.blobs, radius=torch.full((1, 2), -1.0))

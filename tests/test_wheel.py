@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import fima
 from fima.commands import COMMANDS
 from fima.version import DISTRIBUTION, __version__
 
@@ -137,3 +138,5 @@ def test_it_works_without_the_repository(environment: Path, tmp_path: Path) -> N
     for name in ("page.css", "page.js"):
         text = (ROOT / "fima" / "visual" / "report" / "templates" / name).read_text(encoding="utf-8")
         assert text.strip().splitlines()[-1] in page
+    code = "import fima; print(fima.load('small').fingerprint)"
+    assert run(environment, tmp_path, "python", "-c", code).strip() == fima.load("small").fingerprint

@@ -105,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = encoder.clip_settings(
             clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
         )
-        settings = replace(settings, frame_rate=arguments.frame_rate)
+        # The clip of a second covers that second, not a share of the video.
+        span = 0.0 if arguments.per == "second" else settings.span
+        settings = replace(settings, frame_rate=arguments.frame_rate, span=span)
         resources = Resources(
             device=device,
             batch_size=arguments.batch_size,

@@ -14,6 +14,7 @@ COMMANDS = {
     "benchmark": ("fima.commands.benchmark", "measure how fast this machine decodes and trains, without any data"),
     "demo": ("fima.commands.demo", "compare FIMA with MoCo on synthetic videos, in minutes, and show the result"),
     "make-data": ("fima.commands.make_data", "write a synthetic data set in which motion is the class"),
+    "make-encoder": ("fima.commands.make_encoder", "train the shipped encoder again, on rendered people"),
     "cam": ("fima.commands.cam", "show where a checkpoint looks in videos, two checkpoints side by side"),
     "motion": ("fima.commands.motion", "picture what the losses align in a video"),
     "report": ("fima.commands.report", "write one page about runs: curves, results, galleries"),

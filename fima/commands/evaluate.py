@@ -60,6 +60,8 @@ class EvaluateArguments:
     """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    diagnose: bool = False
+    """Short for `--protocols diagnosis`: what remains of the classes without order, motion, foreground, background."""
     json: bool = False
     """Print the result as JSON instead of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
@@ -74,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.train.resolve import choose_device
 
     arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
+    if arguments.diagnose:
+        given = arguments.config.protocols or ()
+        config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
+        arguments = replace(arguments, config=config)
     check_writable(_out(arguments), flag="out")
     check_writable(evaluation_folder(arguments.checkpoint))  # of features, to be used again
     try:
@@ -172,4 +178,6 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
         print(out.read_text(encoding="utf-8"), end="")
         return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
+    if result.verdict:
+        print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

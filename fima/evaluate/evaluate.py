@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.cam import MaskLoader
+from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
 from fima.evaluate.feature_store import FeatureStore
@@ -45,6 +47,10 @@ class Collected:
     """What the result says of the encoder."""
     store: FeatureStore | None
     """Features of all videos, in the main process; None where no protocol looks at features."""
+    diagnosed: FeatureStore | None
+    """The same of the protocol `diagnosis`, with all its inputs."""
+    background_labels: Tensor
+    """Classes of the backgrounds that it puts behind others."""
     measured: Mapping[SplitName, Mapping[str, Measured]]
     """By split and protocol, those that do not look at features."""
     evaluated: Mapping[SplitName, Mapping[str, Evaluated]]
@@ -58,11 +64,11 @@ class Collected:
                 split where there are several; None writes none.
         """
         results: dict[SplitName, EvaluationResult] = {}
-        tested = Tested()
+        tested, known = Tested(), True
         for number, lists in self.splits.items():
             measured, evaluated, paths = self._measure(number, lists)
-            if lists.groups:
-                tested.add(measured, [lists.groups[Path(path)] for path in paths])
+            tested.add(measured, [lists.groups.get(Path(path), path) for path in paths])
+            known = known and bool(lists.groups)
             if reports is not None:
                 folder = (
                     reports / f"{'fold' if isinstance(number, str) else 'split'}-{number}"
@@ -71,8 +77,12 @@ class Collected:
                 )
                 _write_reports(folder, measured, lists.test.classes)
             results[number] = self._split_result(number, lists, measured, evaluated)
-        intervals = tested.intervals(self.config.seed)
-        return replace(combine(results), intervals=intervals, num_groups=tested.num_groups)
+        result = combine(results)
+        if "diagnosis" in self.protocols:
+            result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
+        if not known:
+            return result
+        return replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
 
     def _measure(
         self, number: SplitName, lists: SplitLists
@@ -81,21 +91,31 @@ class Collected:
         paths: list[str] = []
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated[number])
-        if self.store is not None:
-            features = {name: self.store.read(videos) for name, videos in lists.all.items()}
+        for store, names in ((self.store, FEATURE_PROTOCOLS), (self.diagnosed, ("diagnosis",))):
+            if store is None:
+                continue
+            features = {name: store.read(videos) for name, videos in lists.all.items()}
             evaluated |= {
                 name: Evaluated(num_evaluated=len(each.paths), undecodable=each.undecodable)
                 for name, each in features.items()
             }
+            paths = features["test"].paths
             tests = {name: features[name] for name in lists.tests}
             sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
-            paths = features["test"].paths
-        for name in self.protocols:
-            if name in FEATURE_PROTOCOLS:
-                found |= measure(name, sets, self.clips, self.config)
-            else:
-                found[name] = self.measured[number][name]
-        return found, evaluated, paths
+            for name in names:
+                if name in self.protocols:
+                    found |= self._of_features(name, sets)
+        found |= self.measured[number]
+        return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
+
+    def _of_features(self, name: str, sets: FeatureSets) -> dict[str, Measured]:
+        if name == "diagnosis":
+            return {name: measure_diagnosis(sets, self.background_labels, self.clips, self.config)}
+        return measure(name, sets, self.clips, self.config)
+
+    def _place(self, name: str) -> int:
+        """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
+        return self.protocols.index(name.partition("@")[0].removesuffix("_low_shot"))
 
     def _split_result(
         self,
@@ -158,6 +178,13 @@ def collect(
         feature_source = encoder_source(subject.loaded.encoder, name, config.features)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
     resources = _resources(config, device)
+    diagnosed, background_labels = None, torch.empty(0, dtype=torch.int64)
+    if "diagnosis" in protocols:
+        backgrounds, background_labels = read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
+        loaded = subject.loaded
+        name, backbone = f"checkpoint {loaded.checkpoint_hash}", loaded.config.model.backbone
+        diagnosis = diagnosis_source(loaded.encoder, name, backbone, backgrounds)
+        diagnosed = _filled_store(diagnosis, splits, subject.clips, config, device, cache, report)
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
     shown = subject.loaded.encoder, subject.clips
@@ -175,6 +202,8 @@ def collect(
         clips=subject.clips,
         described=subject.describe(),
         store=store,
+        diagnosed=diagnosed,
+        background_labels=background_labels,
         measured=measured,
         evaluated=evaluated,
     )
@@ -217,6 +246,8 @@ def evaluate_source(
         clips=clips,
         described={"features": source.name, **described},
         store=_filled_store(source, splits, clips, config, device, cache, None),
+        diagnosed=None,
+        background_labels=torch.empty(0, dtype=torch.int64),
         measured={1: {}},
         evaluated={1: {}},
     )

@@ -16,17 +16,18 @@ class Tested:
     """The test videos of all splits with what each protocol made of them."""
 
     def __init__(self) -> None:
-        self._groups: list[str] = []
+        self.groups: list[str] = []
+        """The group of each."""
         self._hits: dict[str, list[NDArray[np.float64]]] = {}
 
     @property
     def num_groups(self) -> int | None:
         """Groups of the test videos; None where none is known."""
-        return len(set(self._groups)) or None
+        return len(set(self.groups)) or None
 
     def add(self, measured: Mapping[str, Measured], groups: Sequence[str]) -> None:
         """Count the test videos of a split, given the group of each that the protocols looked at."""
-        self._groups += groups
+        self.groups += groups
         for name, found in measured.items():
             for figure, hits in found.hits.items():
                 self._hits.setdefault(f"{name}/{figure}", []).append(hits.double().numpy())
@@ -34,14 +35,14 @@ class Tested:
     def hits(self) -> dict[str, NDArray[np.float64]]:
         """By figure, 1 for a video that is a hit and 0 for another, (V,); only figures that all splits have."""
         joined = {name: np.concatenate(parts) for name, parts in self._hits.items()}
-        return {name: values for name, values in joined.items() if len(values) == len(self._groups)}
+        return {name: values for name, values in joined.items() if len(values) == len(self.groups)}
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
         """The 95 % intervals of the figures, in percent."""
         if (self.num_groups or 0) < 2:
             return {}
         return {
-            name: interval(100 * drawn_means(values, self._groups, seed=seed)) for name, values in self.hits().items()
+            name: interval(100 * drawn_means(values, self.groups, seed=seed)) for name, values in self.hits().items()
         }
 
 

@@ -20,11 +20,12 @@ PROTOCOL_VERSIONS = {
     "same_video": 1,
     "foreground": 3,
     "occlusion": 1,
+    "diagnosis": 1,
 }
 """A version changes when the same encoder on the same data may get another figure."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
 """Those that look at cached features of frozen encoders."""
-PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion")
+PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion", "diagnosis")
 """What `--protocols` takes."""
 
 
@@ -53,9 +54,9 @@ class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
-    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground`, `occlusion`
-    (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder all but `evaluate` and
-    `occlusion`."""
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground`, `occlusion`,
+    `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder all but
+    `evaluate`, `occlusion` and `diagnosis`."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: Literal[1, 3] = 1
@@ -131,7 +132,7 @@ class EvaluationConfig:
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
-        for name in ("foreground", "occlusion"):
+        for name in ("foreground", "occlusion", "diagnosis"):
             if name in names and not encoder:
                 raise ConfigError(f"--protocols {name}: needs an encoder")
         if "same_video" in names and self.num_clips < 2:
@@ -213,6 +214,8 @@ class EvaluationResult:
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
     """Groups among the test videos."""
+    verdict: str = ""
+    """Of the protocol `diagnosis`: what remains when something is taken away, in a sentence."""
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""

@@ -177,12 +177,14 @@ class VideoEncoder(
     def clip_settings(
         self, *, clips: int = 10, crops: NumCrops = 1, frames: int | None = None, crop_size: int | None = None
     ) -> ClipSettings:
-        """How clips for it are cut out of videos; frames and crop size as in training unless given."""
+        """How clips for it are cut out of videos; frames, crop size and span as in training unless given."""
+        span = (self.about.get("config") or {}).get("data", {}).get("span")
         return ClipSettings(
             frames=self.transform.frames if frames is None else frames,
             crop_size=self.transform.crop_size if crop_size is None else crop_size,
             num_clips=clips,
             num_crops=crops,
+            span=span[1] if span else 0.0,
         )
 
     def embed(

@@ -1,0 +1,248 @@
+"""What remains of an encoder's knowledge of classes when order, motion, foreground or background are taken away."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fima.backbones.registry import build_backbone
+from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.errors import DataError
+from fima.evaluate.cam import evenly_spread
+from fima.evaluate.extract import Resources
+from fima.evaluate.feature_protocols import FeatureSets, Measured
+from fima.evaluate.features import FeatureSource, encode, raw_difference_features
+from fima.evaluate.intervals import Tested, drawn_means, interval
+from fima.evaluate.linear import LinearProbe, fit_linear_probe
+from fima.evaluate.metrics import percent, top_k_hits
+from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
+from fima.method.heads import pooled
+
+GREY = 128
+HASH_FACTOR = 2654435761
+MOVING = 12.0
+"""Mean absolute distance to the median, over the colours, that a pixel of the foreground and its neighbours exceed."""
+BACKGROUNDS = 64
+"""Videos whose backgrounds are put behind the foregrounds of others."""
+INPUTS = (
+    "as_is",
+    "one_frame",
+    "shuffled",
+    "reversed",
+    "median_subtracted",
+    "foreground",
+    "background",
+    "half_speed",
+    "double_speed",
+    "swapped",
+)
+FLOORS = ("untrained", "untrained_one_frame", "frame_differences")
+
+
+def inputs_of(clips: Tensor, backgrounds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what is shown to the encoder, by name, and which background each clip of `swapped` has.
+
+    Args:
+        clips: uint8 (B, 3, F, S, S).
+        backgrounds: uint8 (K, 3, S, S).
+
+    Returns:
+        For each of `INPUTS` uint8 (B, 3, F, S, S), and the places of the backgrounds, int64 (B,): they follow from the
+        pixels, so that neither batches nor processes change them.
+    """
+    num_frames = clips.shape[2]
+    order = torch.randperm(num_frames, generator=torch.Generator().manual_seed(0)).to(clips.device)
+    median = clips.float().median(dim=2, keepdim=True).values
+    distance = (clips.float() - median).abs().mean(dim=1, keepdim=True)
+    # Without its rim, whose pixels are mixed with the background behind them.
+    moving = -functional.max_pool3d(-distance, (1, 3, 3), stride=1, padding=(0, 1, 1)) > MOVING
+    still = median.to(torch.uint8).expand_as(clips)
+    # Multiplicative hashing: the sum alone says something of the picture, and so of its class.
+    total = clips[:, :, 0].sum(dim=(1, 2, 3), dtype=torch.int64)
+    chosen = (total * HASH_FACTOR >> 16) % len(backgrounds)
+    half = torch.arange(num_frames, device=clips.device) // 2
+    double = torch.arange(num_frames, device=clips.device) * 2 % num_frames
+    shown = {
+        "as_is": clips,
+        "one_frame": clips[:, :, num_frames // 2, None].expand_as(clips),
+        "shuffled": clips[:, :, order],
+        "reversed": clips.flip(2),
+        "median_subtracted": (clips.float() - median).div(2).add(GREY).to(torch.uint8),
+        "foreground": torch.where(moving, clips, torch.full_like(clips, GREY)),
+        "background": still,
+        "half_speed": clips[:, :, half],
+        "double_speed": clips[:, :, double],
+        "swapped": torch.where(moving, clips, backgrounds[chosen][:, :, None]),
+    }
+    return shown, chosen
+
+
+def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:
+    """Return the medians over time of the middle clips of up to 64 videos of a list, and their classes.
+
+    Args:
+        videos: labelled videos.
+        clips: how clips are cut.
+        resources: device, videos at a time, processes that decode, limits.
+
+    Returns:
+        uint8 (K, 3, S, S) and int64 (K,).
+
+    Raises:
+        DataError: none of them can be decoded.
+    """
+    loader = build_eval_loader(
+        videos,
+        replace(clips, num_clips=1, num_crops=1),
+        batch_size=resources.batch_size,
+        workers=resources.workers,
+        indices=evenly_spread(len(videos.videos), BACKGROUNDS),
+        limits=resources.limits,
+    )
+    batches = [(batch.clips[:, 0].float().median(dim=2).values, batch.labels) for batch in loader if len(batch.index)]
+    if not batches:
+        raise DataError(f"{videos.root}: none of the videos for backgrounds can be decoded")
+    medians, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return medians.to(torch.uint8), labels
+
+
+def diagnosis_source(encoder: nn.Module, name: str, backbone: str, backgrounds: Tensor) -> FeatureSource:
+    """Return features of all inputs and floors of a clip side by side, so that videos are decoded once.
+
+    Args:
+        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
+        name: identifies its weights.
+        backbone: the architecture of which an untrained network is the floor.
+        backgrounds: uint8 (K, 3, S, S), as `read_backgrounds` gives.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untrained = build_backbone(backbone).eval()
+
+    def pool(clips: Tensor) -> Tensor:
+        shown, chosen = inputs_of(clips, backgrounds.to(clips.device))
+        rows = [pooled(encode(encoder, shown[each])) for each in INPUTS]
+        untrained.to(clips.device)
+        floors = [pooled(encode(untrained, shown[each])) for each in ("as_is", "one_frame")]
+        return torch.cat([*rows, *floors, raw_difference_features(clips), chosen[:, None].float()], dim=1)
+
+    content = hashlib.sha256(backgrounds.numpy().tobytes()).hexdigest()[:16]
+    version = PROTOCOL_VERSIONS["diagnosis"]
+    return FeatureSource(name=f"{name}, diagnosis {version}, backgrounds {content}", pool=pool)
+
+
+def measure_diagnosis(
+    sets: FeatureSets, background_labels: Tensor, clips: ClipSettings, config: EvaluationConfig
+) -> Measured:
+    """Run the protocol `diagnosis` on features of `diagnosis_source`.
+
+    Args:
+        sets: the features, with all inputs side by side.
+        background_labels: int64 (K,), classes of the backgrounds.
+        clips: how clips were cut.
+        config: settings.
+
+    Raises:
+        DataError: too few training videos or classes for the linear probe, or features that are not finite.
+    """
+    train, test = (_by_input(rows, clips) for rows in (sets.train.pooled, sets.tests["test"].pooled))
+    labels, test_labels = sets.train.labels, sets.tests["test"].labels
+
+    def fit(rows: Tensor) -> LinearProbe:
+        return fit_linear_probe(
+            rows.mean(dim=1),
+            labels,
+            num_classes=sets.num_classes,
+            seed=config.seed,
+            groups=sets.train_groups,
+        )
+
+    whole = fit(train["as_is"])
+    hits: dict[str, Tensor] = {}
+    for name in (*INPUTS, *FLOORS):
+        own = whole if name == "as_is" else fit(train[name])
+        hits[name] = top_k_hits(own.scores(test[name].mean(dim=1)), test_labels, 1)
+        if name in INPUTS and name != "as_is":
+            hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
+    figures = {name: percent(values) for name, values in hits.items()}
+    figures |= _fooled(whole, test, test_labels, background_labels)
+    return Measured(
+        figures=figures,
+        chance=dict.fromkeys(figures, 100 / sets.num_classes),
+        settings={
+            "version": PROTOCOL_VERSIONS["diagnosis"],
+            "clips": vars(clips),
+            "probe": "as linear, for each input",
+            "foreground": f"pixels that are, with their neighbours, more than {MOVING:g} of 255 from the clip's median",
+            "untrained": "the same architecture with random weights, seed 0",
+            "seed": config.seed,
+        },
+        notes={"inverse_regularisation": whole.inverse_regularisation},
+        hits=hits,
+    )
+
+
+def _by_input(rows: Tensor, clips: ClipSettings) -> dict[str, Tensor]:
+    """The columns of `diagnosis_source` by name, (V, n, C) each."""
+    differences = raw_difference_features(torch.zeros(1, 3, clips.frames, 8, 8, dtype=torch.uint8)).shape[1]
+    num_encoded = len(INPUTS) + len(FLOORS) - 1
+    size = (rows.shape[-1] - differences - 1) // num_encoded
+    parts = torch.split(rows, [size] * num_encoded + [differences, 1], dim=-1)
+    return dict(zip((*INPUTS, *FLOORS, "background_index"), parts, strict=True))
+
+
+def _fooled(
+    probe: LinearProbe, test: Mapping[str, Tensor], labels: Tensor, background_labels: Tensor
+) -> dict[str, float]:
+    """How often clips with the background of another class are taken for their own class, and for the background's."""
+    rows, behind = test["swapped"].flatten(0, 1), background_labels[test["background_index"].flatten().long()]
+    own = labels.repeat_interleave(test["swapped"].shape[1])
+    other = own != behind
+    if not other.any():
+        return {}
+    predicted = probe.scores(rows).argmax(dim=1)
+    return {
+        "swapped/clips_of_foreground": percent((predicted == own)[other]),
+        "swapped/clips_of_background": percent((predicted == behind)[other]),
+    }
+
+
+def verdict(tested: Tested, chance: float, seed: int) -> str:
+    """Return in words how much of what the encoder knows about the classes remains of each input, with intervals.
+
+    What it knows is the top-1 of the probe above chance; what remains is the same of a probe of the input.
+
+    Args:
+        tested: what the protocol `diagnosis` made of the test videos; intervals are by bootstrap over their groups.
+        chance: top-1 of guessing, in percent.
+        seed: of the bootstrap.
+    """
+    hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
+    draws = {name: 100 * drawn_means(values, tested.groups, seed=seed) - chance for name, values in hits.items()}
+    above = {name: 100 * float(values.mean()) - chance for name, values in hits.items()}
+    if interval(draws["as_is"])[0] <= 0:
+        return "The encoder does not tell these classes better than guessing does, so there is nothing to divide."
+
+    def share(name: str) -> float:
+        return min(1.0, max(0.0, above[name] / above["as_is"]))
+
+    def said(name: str) -> str:
+        low, high = interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1))
+        return f"{100 * share(name):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+    has_background, has_foreground = share("background") >= 0.5, share("swapped") >= 0.5
+    decides = {
+        (True, False): "The background decides",
+        (False, True): "Motion decides",
+        (True, True): "Background and motion both tell the classes",
+        (False, False): "Neither background nor motion tells the classes alone",
+    }[has_background, has_foreground]
+    return (
+        f"{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
+        f"{said('background')} in the background alone, {said('swapped')} in what moves, before other backgrounds."
+    )

@@ -1,0 +1,117 @@
+"""Rendered videos that stay on the device, and random clips of them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fima.errors import ConfigError
+from fima.synthetic.people.draws import Draws
+from fima.synthetic.people.figures import BATCH, NUM_FRAMES, render_people
+from fima.synthetic.people.motion_box import motion_boxes, square_around, whole_picture
+
+BOX_SHARE = 0.5
+"""How often a clip is cut from the surroundings of the motion, rather than from the whole picture."""
+BOX_MARGIN = 1.8
+SHORTEST_SPAN = 0.7
+"""Smallest share of its video that a clip covers."""
+MIN_AREA = 0.4
+"""Smallest area of a crop, as a share of the square that it is cut from."""
+ASPECT = math.log(4 / 3) / 2
+"""Largest logarithm of a crop's width over its height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank:
+    """N rendered videos on one device."""
+
+    frames: Tensor
+    """uint8 (N, 32, 3, S, S)."""
+    squares: Tensor
+    """Surroundings of the motion: left, top, right, bottom in 0..1, (N, 4)."""
+    targets: Tensor
+    """Motion parameters over the bank's mean and standard deviation, float32 (N, 88)."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def clips(self, index: Tensor, draws: Draws, *, frames: int, crop_size: int) -> Tensor:
+        """Random clips of videos, float32 (B, 3, F, C, C) in 0..1.
+
+        Each has evenly spaced frames of 70-100 % of its video, cut out alike from the whole picture or from the
+        surroundings of the motion.
+
+        Args:
+            index: which videos, int64 (B,).
+            draws: source of the draws, for B videos.
+            frames: F.
+            crop_size: C, in pixels.
+        """
+        span = NUM_FRAMES * draws.uniform(SHORTEST_SPAN, 1, 1)
+        start = draws.uniform(0, 1, 1) * (NUM_FRAMES - span)
+        instants = start + span * (torch.arange(frames, device=draws.device) + 0.5) / frames
+        chosen = self.frames[index[:, None], instants.long()]
+        near = draws.chance(BOX_SHARE, 1) > 0
+        squares = torch.where(near, self.squares[index], whole_picture(draws.device))
+        crop = _random_crops(squares, draws)
+        return _cut_out(chosen, crop, crop_size)
+
+
+def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) -> Bank:
+    """Render the videos 0..`num_videos` - 1 of a seed.
+
+    Args:
+        num_videos: N, at least 2.
+        seed: at least 0.
+        side: S, in pixels, a multiple of 8.
+        device: where to render and keep them, 96 * S * S bytes a video.
+
+    Raises:
+        ConfigError: the device has too little memory.
+    """
+    num_bytes = num_videos * NUM_FRAMES * 3 * side**2
+    try:
+        frames = torch.empty(num_videos, NUM_FRAMES, 3, side, side, dtype=torch.uint8, device=device)
+    except RuntimeError:
+        what = f"{num_videos} videos of {side} px need {num_bytes / 1e9:.1f} GB"
+        raise ConfigError(f"--videos {num_videos}: {what}, more than {device} has free; take fewer") from None
+    squares = torch.empty(num_videos, 4, device=device)
+    parameters = []
+    for number in range(math.ceil(num_videos / BATCH)):
+        rendered = render_people(seed, number, side=side, device=device)
+        place = slice(number * BATCH, min((number + 1) * BATCH, num_videos))
+        kept = rendered.frames[: place.stop - place.start]
+        frames[place] = kept
+        squares[place] = square_around(motion_boxes(kept), BOX_MARGIN)
+        parameters.append(rendered.parameters[: len(kept)])
+    return Bank(frames=frames, squares=squares, targets=standardised(torch.cat(parameters)))
+
+
+def standardised(values: Tensor) -> Tensor:
+    """Return columns (N, D) with mean 0 and deviation 1; those that hardly vary become 0."""
+    return (values - values.mean(dim=0)) / values.std(dim=0).clamp(min=1e-3)
+
+
+def _random_crops(squares: Tensor, draws: Draws) -> Tensor:
+    """Random rectangles (B, 4) within squares (B, 4)."""
+    area = draws.uniform(MIN_AREA, 1)
+    aspect = torch.exp(draws.uniform(-ASPECT, ASPECT))
+    share = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp(max=1)
+    low, extent = squares[:, :2], squares[:, 2:] - squares[:, :2]
+    low = low + draws.uniform(0, 1, 2) * (1 - share) * extent
+    return torch.cat([low, low + share * extent], dim=1)
+
+
+def _cut_out(frames: Tensor, crops: Tensor, side: int) -> Tensor:
+    """Scale crops (B, 4) of frames, uint8 (B, T, 3, S, S), to squares: float32 (B, 3, T, side, side) in 0..1."""
+    places = (torch.arange(side, device=frames.device) + 0.5) / side
+    low, high = crops[:, None, :2], crops[:, None, 2:]
+    points = 2 * (low + places[:, None] * (high - low)) - 1  # (B, side, 2)
+    x, y = points[:, None, :, 0].expand(-1, side, -1), points[:, :, None, 1].expand(-1, -1, side)
+    num_videos, num_frames = frames.shape[:2]
+    grid = torch.stack([x, y], dim=-1).repeat_interleave(num_frames, dim=0)
+    pixels = frames.flatten(0, 1).float() / 255
+    cut = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return cut.reshape(num_videos, num_frames, 3, side, side).transpose(1, 2)

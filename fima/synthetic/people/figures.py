@@ -1,0 +1,165 @@
+"""Render videos of people: limbs as shaded, textured capsules over a background, then camera noise and compression."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fima.synthetic.people.compression import BLOCK, compress
+from fima.synthetic.people.draws import Draws
+from fima.synthetic.people.programs import Program, draw_program
+from fima.synthetic.people.skeleton import Capsules, capsules
+from fima.synthetic.people.textures import (
+    Blobs,
+    Person,
+    Recording,
+    draw_blobs,
+    draw_person,
+    draw_recording,
+)
+
+NUM_FRAMES = 32
+BATCH = 16
+"""Videos that are drawn and rendered together; a video is a function of the seed, its number and the device's kind."""
+RENDERING = 0
+"""Second number of the key of these draws; training has another."""
+CLOTH_REPEATS = 6
+"""Repeats of the cloth in the height of the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything that is to be seen in B videos."""
+
+    program: Program
+    """What the people do."""
+    person: Person
+    """Who does it."""
+    blobs: Blobs
+    """What wanders behind them."""
+    recording: Recording
+    """Where and how it is recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleVideos:
+    """B rendered videos of T frames, and what the people in them do."""
+
+    frames: Tensor
+    """uint8 (B, T, 3, S, S)."""
+    parameters: Tensor
+    """Motion parameters, float32 (B, 88) in the order of `programs.PARAMETERS`."""
+
+
+def render_people(seed: int, number: int, *, side: int, device: torch.device) -> PeopleVideos:
+    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones.
+
+    Args:
+        seed: of the whole collection, at least 0.
+        number: of the batch, at least 0.
+        side: S, in pixels, a multiple of 8.
+        device: where to render.
+    """
+    draws = Draws.of(seed, RENDERING, number, num_videos=BATCH, device=device)
+    scene = draw_scene(draws)
+    return PeopleVideos(frames=render(scene, side, draws), parameters=scene.program.parameters())
+
+
+def draw_scene(draws: Draws) -> Scene:
+    """Draw all of a batch of videos but the noise of single frames."""
+    return Scene(
+        program=draw_program(draws),
+        person=draw_person(draws),
+        blobs=draw_blobs(draws),
+        recording=draw_recording(draws),
+    )
+
+
+def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAMES) -> Tensor:
+    """Render a scene as videos, uint8 (B, T, 3, S, S).
+
+    Args:
+        scene: what is to be seen.
+        side: S, in pixels, a multiple of 8.
+        draws: source of the shake, flicker and noise of single frames.
+        num_frames: T, evenly spread over the time 0..1 of the program.
+    """
+    assert side % BLOCK == 0, "compressed in whole blocks"
+    recording = scene.recording
+    num_videos = len(scene.program)
+    times = (torch.arange(num_frames, device=draws.device) + 0.5) / num_frames
+    times = times.expand(num_videos, -1)
+    camera = recording.pan[:, None] * (times[..., None] - 0.5)
+    camera = camera + recording.shake[:, None, None] * draws.normal(1, num_frames, 2)
+    body = capsules(scene.program.values(times), scene.person, camera)
+    image = _paint(_with_blobs(body, scene.blobs, times), scene, _background(recording, camera, side))
+    flicker = recording.flicker.view(-1, 1, 1, 1, 1) * draws.normal(1, 1, num_frames, 1, 1)
+    noise = recording.noise.view(-1, 1, 1, 1, 1) * draws.normal(1, *image.shape[1:])
+    video = compress((image * (1 + flicker) + noise).clamp(0, 1), recording.quantiser)
+    return (video.clamp(0, 1) * 255).round().to(torch.uint8).transpose(1, 2)
+
+
+def _background(recording: Recording, camera: Tensor, side: int) -> Tensor:
+    """What the camera sees of the background in each frame, (B, 3, T, S, S)."""
+    # From the middle half of the texture, in the coordinates of `grid_sample`, -1..1.
+    places = (torch.arange(side, device=camera.device) + 0.5) / side - 0.5
+    x = places - camera[..., :1]
+    y = places - camera[..., 1:]
+    grid = torch.stack([x[:, :, None, :].expand(-1, -1, side, -1), y[:, :, :, None].expand(-1, -1, -1, side)], dim=-1)
+    return _sampled(recording.background, grid)
+
+
+def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
+    """Values (B, 3, T, S, S) of textures (B, 3, N, N) at places (B, T, S, S, 2) in -1..1, reflected at the borders."""
+    rows = grid.flatten(1, 2)
+    sampled = functional.grid_sample(texture, rows, align_corners=False, padding_mode="reflection")
+    return sampled.reshape(*texture.shape[:2], *grid.shape[1:4])
+
+
+def _with_blobs(body: Capsules, blobs: Blobs, times: Tensor) -> Capsules:
+    """The limbs of people, and behind them what wanders there."""
+    time = times[:, :, None, None]
+    swing = torch.sin(2 * math.pi * blobs.cycles[:, None] * time + blobs.phase[:, None])
+    start = blobs.place[:, None] + blobs.drift[:, None] * (time - 0.5) + blobs.swing[:, None] * swing
+    num_frames = times.shape[1]
+    return Capsules(
+        start=torch.cat([start, body.start], dim=2),
+        end=torch.cat([start + blobs.extent[:, None], body.end], dim=2),
+        radius=torch.cat([blobs.radius[:, None].expand(-1, num_frames, -1), body.radius], dim=2),
+        colours=torch.cat([blobs.colours[:, None].expand(-1, num_frames, -1, -1), body.colours], dim=2),
+    )
+
+
+def _paint(limbs: Capsules, scene: Scene, image: Tensor) -> Tensor:
+    """Paint limbs over images (B, 3, T, S, S), the first ones first, each shaded and with the cloth's texture."""
+    side = image.shape[-1]
+    light = scene.recording.light[:, :, None, None, None]
+    places = (torch.arange(side, device=image.device) + 0.5) / side
+    covered = torch.zeros_like(image[:, 0])
+    along_cloth, across_cloth = torch.zeros_like(covered), torch.zeros_like(covered)
+    for number in range(limbs.radius.shape[2]):
+        start, way = limbs.start[:, :, number], limbs.end[:, :, number] - limbs.start[:, :, number]
+        radius = limbs.radius[:, :, number, None, None]
+        dx, dy = way[..., 0, None, None], way[..., 1, None, None]
+        squared = (dx.square() + dy.square()).clamp(min=1e-8)
+        x = places - start[..., 0, None, None]
+        y = places[:, None] - start[..., 1, None, None]
+        along = ((x * dx + y * dy) / squared).clamp(0, 1)
+        # From the nearest point of the limb's axis, then in radii.
+        x, y = (x - along * dx), (y - along * dy)
+        inside = ((radius - (x.square() + y.square()).sqrt()) * side + 0.5).clamp(0, 1)
+        thickness = radius.abs().clamp(min=1e-3)
+        x, y = x / thickness, y / thickness
+        shade = 1 + light[:, 0] * x + 0.5 * light[:, 1] * y
+        colour = limbs.colours[:, :, number].transpose(1, 2)[..., None, None] * shade[:, None]
+        image = image + inside[:, None] * (colour - image)
+        # Each limb shows a place of its own of the cloth.
+        on = inside > 0.5
+        across = (dx * y - dy * x) * squared.rsqrt()
+        along_cloth = torch.where(on, along * squared.sqrt() * CLOTH_REPEATS + 0.37 * number, along_cloth)
+        across_cloth = torch.where(on, 0.25 * across + 0.61 * number, across_cloth)
+        covered = torch.maximum(covered * (1 - inside), inside)
+    grid = torch.stack([along_cloth, across_cloth], dim=-1).remainder(1) * 2 - 1
+    return image + covered[:, None] * _sampled(scene.person.cloth, grid)

@@ -1,0 +1,183 @@
+"""From degrees of freedom to the limbs that the camera sees.
+
+Coordinates of a body: x to the viewer's right when the person faces the camera, y up, z to the front; the hips are at
+the origin, and a body is about 1 high. Those of the picture: x right and y down, in 0..1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fima.synthetic.people.programs import Dof
+from fima.synthetic.people.textures import Length, Part, Person
+
+LENGTHS = (0.29, 0.105, 0.165, 0.15, 0.05, 0.245, 0.25, 0.062)
+"""Mean of each `Length`, in body heights."""
+SHOULDER_DROP = 0.02
+HAND = 0.05
+FOOT = 0.06
+PERSPECTIVE = 0.25
+"""Growth in the picture per body height towards the camera."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limb:
+    """A straight limb with round ends."""
+
+    start: Tensor
+    """(B, T, 3)."""
+    end: Tensor
+    """(B, T, 3)."""
+    radius: float
+    """In body heights."""
+    part: Part
+    """Which colour it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capsules:
+    """K limbs of B people in T frames, as the camera sees them."""
+
+    start: Tensor
+    """(B, T, K, 2)."""
+    end: Tensor
+    """(B, T, K, 2)."""
+    radius: Tensor
+    """(B, T, K), in heights of the picture; negative: not there."""
+    colours: Tensor
+    """RGB, (B, T, K, 3)."""
+
+
+def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
+    """Return the limbs of people in the picture, those behind first.
+
+    Args:
+        pose: degrees of freedom (B, T, D).
+        person: bodies and places.
+        camera: shift of the picture in each frame, (B, T, 2).
+    """
+    limbs = _limbs(pose, person.proportions)
+    turn = pose[..., Dof.TURN, None]
+    start, end = (
+        _about_y(torch.stack(points, dim=2), turn)
+        for points in ([limb.start for limb in limbs], [limb.end for limb in limbs])
+    )
+    # (B, T, 1) body heights → picture heights
+    scale = person.height[:, None, None] * (1 + pose[..., Dof.SIZE, None]).clamp(0.4, 2)
+
+    def projected(points: Tensor) -> Tensor:
+        near = scale / (1 - PERSPECTIVE * points[..., 2])
+        x = near * points[..., 0] + scale * pose[..., Dof.X, None]
+        y = near * points[..., 1] + scale * pose[..., Dof.Y, None]
+        return person.place[:, None, None] + camera[:, :, None] + torch.stack([x, -y], dim=-1)
+
+    radius = torch.tensor([limb.radius for limb in limbs], device=pose.device) * person.girth[:, None]
+    colours = person.colours[:, [limb.part.value for limb in limbs]]
+    order = (start + end)[..., 2].argsort(dim=2)
+
+    def sorted_by_depth(values: Tensor) -> Tensor:
+        return values.gather(2, order[..., None].expand(-1, -1, -1, values.shape[-1]))
+
+    return Capsules(
+        start=sorted_by_depth(projected(start)),
+        end=sorted_by_depth(projected(end)),
+        radius=(radius[:, None] * scale).gather(2, order),
+        colours=sorted_by_depth(colours[:, None].expand(-1, pose.shape[1], -1, -1)),
+    )
+
+
+def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
+    """The sixteen limbs of a body that faces the camera."""
+    lengths = proportions * torch.tensor(LENGTHS, device=pose.device)
+    length = {name: lengths[:, name, None] for name in Length}  # (B, 1) each
+
+    def upper(x: Tensor | float, y: Tensor | float) -> Tensor:
+        """A point of the upper body, which leans."""
+        return _lean(_vector(pose, x, y, 0), pose)
+
+    torso = length[Length.TORSO]
+    shoulders = 0.8 * length[Length.SHOULDERS]
+    neck = _vector(pose, 0, torso, 0)
+    nod = _about_x(_vector(pose, 0, length[Length.HEAD] + 0.045, 0), pose[..., Dof.NOD])
+    head = neck + _about_z(nod, pose[..., Dof.TILT])
+    head, crown = (_lean(point, pose) for point in (head, head + _vector(pose, 0, 0.015, 0)))
+    high = torso - SHOULDER_DROP
+    limbs = [
+        Limb(start=upper(0, 0.05), end=upper(0, torso - 0.05), radius=0.085, part=Part.SHIRT),
+        Limb(start=upper(-shoulders, high), end=upper(shoulders, high), radius=0.045, part=Part.SHIRT),
+        Limb(start=_lean(neck, pose), end=head, radius=0.035, part=Part.SKIN),
+        Limb(start=head, end=crown, radius=0.062, part=Part.SKIN),
+    ]
+    for side in (0, 1):
+        limbs += _arm(pose, length, side)
+        limbs += _leg(pose, length, side)
+    return limbs
+
+
+def _arm(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
+    """Upper arm, forearm and hand of the right (0) or left (1) side; a person's right is on the viewer's left."""
+    sign = 2.0 * side - 1
+    raised, sweep, elbow, twist = (
+        pose[..., first + side] for first in (Dof.RAISE_R, Dof.SWEEP_R, Dof.ELBOW_R, Dof.TWIST_R)
+    )
+    # The upper arm, and the two directions at right angles to it in which a bent forearm may point.
+    upper = _vector(pose, sign * raised.sin() * sweep.cos(), -raised.cos(), raised.sin() * sweep.sin())
+    lifted = _vector(pose, sign * raised.cos() * sweep.cos(), raised.sin(), raised.cos() * sweep.sin())
+    across = sign * torch.linalg.cross(upper, lifted, dim=-1)
+    bent = twist.cos()[..., None] * lifted + twist.sin()[..., None] * across
+    fore = elbow.cos()[..., None] * upper + elbow.sin()[..., None] * bent
+    shoulder = _vector(pose, sign * length[Length.SHOULDERS], length[Length.TORSO] - SHOULDER_DROP, 0)
+    joint = shoulder + length[Length.UPPER_ARM][..., None] * upper
+    wrist = joint + length[Length.FOREARM][..., None] * fore
+    shoulder, joint, wrist, tip = (_lean(point, pose) for point in (shoulder, joint, wrist, wrist + HAND * fore))
+    return [
+        Limb(start=shoulder, end=joint, radius=0.034, part=Part.SHIRT),
+        Limb(start=joint, end=wrist, radius=0.027, part=Part.SLEEVE),
+        Limb(start=wrist, end=tip, radius=0.03, part=Part.SKIN),
+    ]
+
+
+def _leg(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
+    """Thigh, shin and foot of the right (0) or left (1) side."""
+    sign = 2.0 * side - 1
+    hip, spread, knee = (pose[..., first + side] for first in (Dof.HIP_R, Dof.SPREAD_R, Dof.KNEE_R))
+
+    def direction(forward: Tensor) -> Tensor:
+        return _vector(pose, sign * spread.sin() * forward.cos(), -spread.cos() * forward.cos(), forward.sin())
+
+    top = _vector(pose, sign * length[Length.HIPS], 0, 0)
+    joint = top + length[Length.THIGH][..., None] * direction(hip)
+    ankle = joint + length[Length.SHIN][..., None] * direction(hip - knee.clamp(min=0))
+    toe = ankle + FOOT * _vector(pose, 0, -0.2, 1)
+    return [
+        Limb(start=top, end=joint, radius=0.052, part=Part.TROUSERS),
+        Limb(start=joint, end=ankle, radius=0.037, part=Part.SHIN),
+        Limb(start=ankle, end=toe, radius=0.028, part=Part.SHOE),
+    ]
+
+
+def _vector(pose: Tensor, x: Tensor | float, y: Tensor | float, z: Tensor | float) -> Tensor:
+    """(B, T, 3) of coordinates that are numbers, (B, 1) or (B, T)."""
+    zeros = torch.zeros_like(pose[..., 0])
+    return torch.stack([zeros + x, zeros + y, zeros + z], dim=-1)
+
+
+def _lean(point: Tensor, pose: Tensor) -> Tensor:
+    return _about_z(_about_x(point, pose[..., Dof.LEAN]), pose[..., Dof.SIDE])
+
+
+def _about_x(point: Tensor, angle: Tensor) -> Tensor:
+    """Turn points (…, 3) by angles (…) from up to the front."""
+    x, y, z = point.unbind(-1)
+    return torch.stack([x, y * angle.cos() - z * angle.sin(), y * angle.sin() + z * angle.cos()], dim=-1)
+
+
+def _about_y(point: Tensor, angle: Tensor) -> Tensor:
+    x, y, z = point.unbind(-1)
+    return torch.stack([x * angle.cos() + z * angle.sin(), y, z * angle.cos() - x * angle.sin()], dim=-1)
+
+
+def _about_z(point: Tensor, angle: Tensor) -> Tensor:
+    x, y, z = point.unbind(-1)
+    return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos(), z], dim=-1)

@@ -1,0 +1,50 @@
+"""Settings of the encoder that is trained on rendered people."""
+
+from dataclasses import dataclass
+
+from fima.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticEncoderSettings:
+    """What is rendered, and how `small` is trained on it."""
+
+    videos: int = 24_000
+    """Videos to render; each takes 1.2 MB of the device's memory at 112 px."""
+    render_size: int = 112
+    """Side of the rendered videos, in pixels."""
+    frames: int = 16
+    """Frames per clip."""
+    crop_size: int = 80
+    """Side of the clips, in pixels."""
+    epochs: int = 15
+    """Passes over the videos."""
+    batch_size: int = 64
+    """Clips per step."""
+    lr: float = 0.002
+    """Highest learning rate of AdamW; a warm-up leads to it, a cosine away from it."""
+    weight_decay: float = 0.02
+    """Of AdamW, on all weights but those of the norms and the biases."""
+    seed: int = 0
+    """Seed of the videos, the first weights and the clips."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("videos", 2), ("frames", 4), ("crop_size", 16), ("epochs", 1), ("batch_size", 2)):
+            self._require(getattr(self, name) >= smallest, name, f"must be at least {smallest}")
+        self._require(self.batch_size <= self.videos, "batch_size", f"must be at most --videos ({self.videos})")
+        positive = self.render_size > 0 and self.render_size % 8 == 0
+        self._require(positive, "render_size", "must be a multiple of 8")
+        self._require(self.lr > 0, "lr", "must be greater than 0")
+        for name in ("weight_decay", "seed"):
+            self._require(getattr(self, name) >= 0, name, "must be 0 or more")
+
+    def _require(self, holds: bool, name: str, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole training; a last batch that is not full is left out."""
+        return self.epochs * (self.videos // self.batch_size)

@@ -1,0 +1,73 @@
+"""The files of an encoder that was trained on rendered people: weights in half precision, and a model card."""
+
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+
+from fima.backbones.small import Small
+from fima.files.atomic import replace_file
+from fima.train.encoder_settings import SyntheticEncoderSettings
+from fima.use.encoder import VideoEncoder
+from fima.use.export.formats import Exportable, write
+
+METHOD = "motion-regression"
+SPAN = 0.85
+"""Share of a video that a clip covers, the mean of those in training."""
+CARD_TEMPLATE = Path(__file__).with_name("templates") / "synthetic_card.md"
+
+
+def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
+    """Write an encoder as `fima.load` opens it, and its card; each file in one piece.
+
+    Args:
+        encoder: trained, on any device.
+        settings: how it was trained.
+        weights: the safetensors file to write, in float16.
+        card: the Markdown file to write.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    module = video_encoder(encoder, settings)
+    state = {name: _halved(value) for name, value in module.encoder.state_dict().items()}
+    exportable = Exportable(
+        module=module,
+        output="vectors",
+        weights=state,
+        facts={**module.facts(), "output": f"vectors, float32 (batch, {module.num_features})"},
+        frames=settings.frames,
+        crop_size=settings.crop_size,
+    )
+    write(exportable, weights, "safetensors")
+    replace_file(card, lambda file: file.write(card_of(settings).encode()))
+
+
+def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEncoder:
+    """Return the encoder on the CPU with its preprocessing and what is known of its training."""
+    data = {"frames": settings.frames, "crop_size": settings.crop_size, "span": [SPAN, SPAN], "flip": 0.0}
+    about: dict[str, Any] = {
+        "method": METHOD,
+        "epoch": settings.epochs,
+        "config": {"model": {"backbone": "small"}, "data": data, "run": {"seed": settings.seed}},
+    }
+    module = VideoEncoder(backbone="small", frames=settings.frames, crop_size=settings.crop_size, about=about)
+    module.encoder.load_state_dict(encoder.state_dict())
+    return module
+
+
+def card_of(settings: SyntheticEncoderSettings) -> str:
+    """Return the model card in Markdown."""
+    default = SyntheticEncoderSettings()
+    names = ("videos", "render_size", "frames", "crop_size", "epochs", "batch_size", "lr", "weight_decay", "seed")
+    changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
+    flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
+    values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
+    return Template(CARD_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        values, command=f"fima make-encoder --out runs/small{flags}"
+    )
+
+
+def _halved(value: torch.Tensor) -> torch.Tensor:
+    return value.half() if value.is_floating_point() else value

@@ -1,0 +1,111 @@
+"""The diagnosis: inputs against loops, and the truth about videos in which it is known what decides."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fima.cli import main
+from fima.evaluate.diagnosis import INPUTS, inputs_of
+from tests.evaluation_data import write_state_dict
+from tests.video_files import write_video
+
+SIDE, FRAMES = 32, 16
+COLOURS = ((60, 60, 160), (160, 60, 60), (60, 160, 60))
+
+
+def test_inputs_against_loops() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(90, 94, (2, 3, 1, 8, 8), dtype=torch.uint8, generator=generator).repeat(1, 1, 6, 1, 1)
+    for frame in range(6):
+        clips[:, :, frame, 2:6, frame : frame + 3] = 250
+    backgrounds = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8)
+    shown, chosen = inputs_of(clips, backgrounds)
+    assert tuple(shown) == INPUTS
+    for name, value in shown.items():
+        assert (value.shape, value.dtype) == (clips.shape, torch.uint8), name
+    median = torch.from_numpy(np.sort(clips.numpy(), axis=2)[:, :, 2])
+    for video in range(2):
+        assert int(chosen[video]) == (int(clips[video, :, 0].long().sum()) * 2654435761 // 2**16) % 3
+        for frame in range(6):
+            own = clips[video, :, frame]
+            assert torch.equal(shown["one_frame"][video, :, frame], clips[video, :, 3])
+            assert torch.equal(shown["reversed"][video, :, frame], clips[video, :, 5 - frame])
+            assert torch.equal(shown["background"][video, :, frame], median[video])
+            assert torch.equal(shown["half_speed"][video, :, frame], clips[video, :, frame // 2])
+            assert torch.equal(shown["double_speed"][video, :, frame], clips[video, :, (0, 2, 4, 0, 2, 4)[frame]])
+            expected = 128 + (own.double() - median[video].double()) / 2
+            assert float((shown["median_subtracted"][video, :, frame] - expected).abs().max()) < 1
+            # Inside the square both hold the clip, far from it grey and the other background.
+            assert shown["foreground"][video, :, frame, 4, frame + 1].eq(own[:, 4, frame + 1]).all()
+            assert shown["swapped"][video, :, frame, 4, frame + 1].eq(own[:, 4, frame + 1]).all()
+            assert shown["foreground"][video, :, frame, 0, 0].eq(128).all()
+            assert shown["swapped"][video, :, frame, 0, 0].eq(10 * (int(chosen[video]) + 1)).all()
+    assert not torch.equal(shown["shuffled"], clips)
+    assert torch.equal(shown["shuffled"].sort(dim=2).values, clips.sort(dim=2).values)
+
+
+class ColourAndChange(nn.Module):
+    """Sees colours, and where neighbouring frames differ: (B, 3, F, S, S) -> (B, 4, F, S, S)."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return torch.cat([clip, ((clip - clip.roll(1, dims=2)).abs().amax(dim=1, keepdim=True) > 0.15).float()], dim=1)
+
+
+def write_videos(root: Path, seed: int, *, background: bool, motion: bool) -> Path:
+    """Three classes by their background's colour, by how often a square moves, or by both; the other one is random."""
+    generator = np.random.default_rng(seed)
+    rows = ["path,label,split,group"]
+    for number in range(60):
+        label = number % 3
+        colour, speed = (label if decides else int(generator.integers(3)) for decides in (background, motion))
+        frames = np.zeros((FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+        frames[:] = np.array(COLOURS[colour]) + generator.integers(-6, 7, (SIDE, SIDE, 1))
+        first = 8 * generator.integers(4)
+        for frame in range(FRAMES):
+            # It goes on to the next of four places every 8, 4 or 2 frames.
+            row, column = divmod((first + frame) // (8, 4, 2)[speed] % 4, 2)
+            frames[frame, 6 + 10 * row : 14 + 10 * row, 6 + 10 * column : 14 + 10 * column] = 230
+        write_video(root / f"{number:02d}.avi", frames)
+        rows.append(f"{number:02d}.avi,{label},{'test' if number >= 36 else 'train'},{number // 3}")
+    (root / "videos.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("background", "motion", "expected"),
+    [
+        (True, False, "The background decides"),
+        (False, True, "Motion decides"),
+        (True, True, "Background and motion both tell the classes"),
+    ],
+)
+def test_it_names_what_decides(
+    background: bool, motion: bool, expected: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = write_videos(tmp_path / "videos", seed, background=background, motion=motion)
+    monkeypatch.setattr("fima.evaluate.diagnosis.encode", encode_simply)
+    out = tmp_path / "result.json"
+    words = ["evaluate", write_state_dict(tmp_path / "weights.pt"), videos, "--out", out, "--diagnose"]
+    words += ["--frames", 8, "--crop-size", 28, "--num-clips", 2, "--workers", 0, "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    result = json.loads(out.read_text())
+    assert result["verdict"].startswith(expected), (result["verdict"], result["figures"])
+    figures = result["figures"]
+    assert figures["diagnosis/as_is"] >= 75
+    if not motion:
+        assert figures["diagnosis/swapped/clips_of_background"] > figures["diagnosis/swapped/clips_of_foreground"]
+    if not background:
+        assert figures["diagnosis/one_frame"] < 75
+        assert figures["diagnosis/swapped"] >= 75
+        assert figures["diagnosis/swapped/clips_of_background"] < 60
+    assert result["intervals"]["diagnosis/as_is"][1] >= figures["diagnosis/as_is"]
+
+
+def encode_simply(encoder: nn.Module, clips: Tensor) -> Tensor:
+    features: Tensor = ColourAndChange()(clips.float() / 255)
+    return features

@@ -1,7 +1,7 @@
 """Features of whole videos for `real_video.py`: hand-made ones, those of a network, and what a probe makes of them."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from fima.evaluate.knn import knn_scores
 from fima.evaluate.linear import fit_linear_probe
 
 Floats = npt.NDArray[np.float64]
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Values of the linear probe's C."""
 HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS = 72, 96, 12, 9, 4
 
 
@@ -86,27 +88,50 @@ def network_features(
     return found
 
 
-def probe_hits(
-    features: Floats, labels: npt.NDArray[np.int64], groups: Sequence[str], test: npt.NDArray[np.bool_]
-) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which test videos a linear probe, the nearest neighbours and the nearest one of them recognise.
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """What was recognised of the test videos, and by which features."""
+
+    window: str
+    """The features that were chosen."""
+    hits: dict[str, npt.NDArray[np.bool_]]
+    """By metric, which test videos, (U,)."""
+
+
+def recognise(
+    candidates: Mapping[str, Floats],
+    labels: npt.NDArray[np.int64],
+    groups: Sequence[str],
+    test: npt.NDArray[np.bool_],
+) -> Recognised:
+    """What a linear probe, the nearest neighbours and the nearest one make of the test videos.
 
     Args:
-        features: (V, C).
+        candidates: features (V, C) by the window of their clips; the linear probe chooses among them, and its own
+            strength, on held-out groups of the training videos.
         labels: (V,) class numbers.
-        groups: the V groups; the probe's strength is chosen on held-out groups among the training videos.
+        groups: the V groups.
         test: (V,) which videos are tested; the others are trained on.
     """
-    rows, targets = torch.from_numpy(features), torch.from_numpy(labels)
-    seen, unseen = torch.from_numpy(~test), torch.from_numpy(test)
+    targets, seen, unseen = torch.from_numpy(labels), torch.from_numpy(~test), torch.from_numpy(test)
     num_classes = int(targets.max()) + 1
     own = [group for group, tested in zip(groups, test, strict=True) if not tested]
-    probe = fit_linear_probe(rows[seen], targets[seen], num_classes=num_classes, groups=own)
+    probes = {
+        name: fit_linear_probe(
+            torch.from_numpy(rows)[seen], targets[seen], num_classes=num_classes, groups=own, candidates=STRENGTHS
+        )
+        for name, rows in candidates.items()
+    }
+    window = max(probes, key=lambda name: max(probes[name].held_out_accuracies.values()))
+    rows = torch.from_numpy(candidates[window])
     neighbours = knn_scores(rows[seen], targets[seen], rows[unseen], num_classes=num_classes)
     # As retrieval is measured: each set's mean is subtracted first (docs/protocols.md).
     centred = [functional.normalize(part - part.mean(dim=0), dim=1) for part in (rows[unseen], rows[seen])]
-    nearest = targets[seen][(centred[0] @ centred[1].T).argmax(dim=1)]
     answers = {
-        "linear": probe.scores(rows[unseen]).argmax(dim=1), "knn": neighbours.argmax(dim=1), "r1": nearest,
-    }  # fmt: skip
-    return {name: (answer == targets[unseen]).numpy() for name, answer in answers.items()}
+        "linear": probes[window].scores(rows[unseen]).argmax(dim=1),
+        "knn": neighbours.argmax(dim=1),
+        "r1": targets[seen][(centred[0] @ centred[1].T).argmax(dim=1)],
+    }
+    return Recognised(
+        window=window, hits={name: (answer == targets[unseen]).numpy() for name, answer in answers.items()}
+    )

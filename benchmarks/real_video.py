@@ -3,9 +3,10 @@
     python benchmarks/real_video.py VIDEOS.csv --out runs/real
 
 `VIDEOS.csv` has the columns `path` (relative to it), `label`, `group` (the person, say) and `fold`; no group is in two
-folds. For every fold, encoders are pre-trained on the videos of the other folds, without their labels; a linear probe
-is fitted on the features of these videos, with its strength chosen on held-out groups among them, and tested on the
-fold. So every video is tested once a seed. Intervals are of the mean over groups (bootstrap, 95 %).
+folds. For every fold, encoders are pre-trained on the videos of the other folds, without their labels. A linear probe
+is fitted on the features of these videos; its strength, and the window of the clips (as in training, or consecutive
+frames), are chosen on held-out groups among them. It is tested on the fold, so every video is tested once a seed.
+Intervals are of the mean over groups (bootstrap, 95 %).
 
 What is done is not done again: stop it at any time, and repeat the command. `--jobs` runs several trainings at once.
 """
@@ -19,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,12 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.cli import main as fima
 from fima.commands.study import write_json
 from fima.config import PretrainConfig
+from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.intervals import drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
 from fima.train.resolve import choose_device
-from real_features import Floats, frame_hog, motion_hog, network_features, probe_hits
+from real_features import Floats, frame_hog, motion_hog, network_features, recognise
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
 EVALUATION_CLIPS = 3
@@ -137,13 +139,14 @@ def trained_encoder(cell: Path, listed: Listed, row: Row, arguments: argparse.Na
     return run
 
 
-def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> Floats:
-    """Features of all videos, for one row, fold and seed."""
+def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> dict[str, Floats]:
+    """Features of all videos, for one row, fold and seed, by the window of their clips."""
     paths = [listed.folder / path for path in listed.paths]
     if arguments.cell in HAND_MADE:
-        return np.stack([HAND_MADE[arguments.cell](path).double().numpy() for path in paths])
+        return {"whole video": np.stack([HAND_MADE[arguments.cell](path).double().numpy() for path in paths])}
     config, device = read_recipe(arguments.recipe), choose_device(arguments.device)
-    settings = ClipSettings.of(config.data, num_clips=EVALUATION_CLIPS)
+    trained = ClipSettings.of(config.data, num_clips=EVALUATION_CLIPS)
+    windows = {"as in training": trained, "consecutive": replace(trained, span=0.0, fps=0.0, stride=PUBLISHED_STRIDE)}
     if row.trained_by:
         source: Path | None = trained_encoder(cell, listed, row, arguments)
     else:
@@ -154,7 +157,10 @@ def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namesp
         encoder = build_backbone(config.model.backbone).to(device).eval()
     else:
         encoder = load_pretrained(source, device=device).encoder
-    return network_features(encoder, paths, settings, device, repeated=row.repeated)
+    return {
+        name: network_features(encoder, paths, settings, device, repeated=row.repeated)
+        for name, settings in windows.items()
+    }
 
 
 def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
@@ -162,14 +168,15 @@ def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
     cell = cell_folder(arguments.out, arguments.cell, arguments.fold, arguments.seed)
     test = listed.test(arguments.fold)
     features = features_of(ROWS[arguments.cell], cell, listed, arguments)
-    hits = probe_hits(features, listed.classes, listed.groups, test)
+    found = recognise(features, listed.classes, listed.groups, test)
     tested = [path for path, is_tested in zip(listed.paths, test, strict=True) if is_tested]
     recipe = config_to_mapping(read_recipe(arguments.recipe))
     write_json(
         cell / "hits.json",
         {
             "videos": tested,
-            "hits": {name: found.tolist() for name, found in hits.items()},
+            "hits": {name: hits.tolist() for name, hits in found.hits.items()},
+            "window": found.window,
             "recipe": recipe,
             "extra": arguments.extra,
         },

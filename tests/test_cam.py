@@ -221,7 +221,8 @@ class TestCommand:
         file = sorted(videos.rglob("*.avi"))[0]
         out = tmp_path / "out"
         assert self.cam(run.last, file, videos, "--num-videos", 1, "--compare", run.numbered(1), "--out", out) == 0
-        assert sorted(path.name for path in out.iterdir()) == [".fima-output", "00-2.mp4", "00-2.png", "00.mp4", "00.png"]
+        names = sorted(path.name for path in out.iterdir())
+        assert names == [".fima-output", "00-2.mp4", "00-2.png", "00.mp4", "00.png"]
         assert len(decode_all(out / "00.mp4")) == 12
         assert capsys.readouterr().out.count("wrote") == 2
 

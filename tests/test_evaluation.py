@@ -12,6 +12,7 @@ from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
+from fima.evaluate.clustering import clustering
 from fima.evaluate.evaluate import evaluate_source
 from fima.evaluate.feature_protocols import FeatureSets, measure
 from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
@@ -166,6 +167,34 @@ def test_low_shot_probe_is_the_probe_of_evenly_drawn_videos() -> None:
     assert single.sd == {}
     with pytest.raises(DataError, match="500 videos asked for"):
         measure("linear", sets, CLIPS, replace(config, low_shot=500))
+
+
+def test_clustering_is_the_mean_over_seeds_of_the_test_videos() -> None:
+    sets = feature_sets()
+    test = sets.tests["test"]
+    found = measure("clustering", sets, CLIPS, replace(CONFIG, seed=2))["clustering"]
+    by_seed, chance = clustering(test.per_video, test.labels, 2)
+    for name in ("NMI", "ARI", "accuracy"):
+        values = torch.tensor([each[name] for each in by_seed], dtype=torch.float64)
+        assert found.figures[name] == pytest.approx(values.mean().item())
+        assert found.sd[name] == pytest.approx(values.std().item())
+        assert found.chance[name] == chance[name] < found.figures[name]
+    shuffled = replace(sets, train=replace(sets.train, pooled=sets.train.pooled.flip(0)))
+    assert measure("clustering", shuffled, CLIPS, replace(CONFIG, seed=2))["clustering"].figures == found.figures
+
+
+def test_features_for_clustering_are_chosen_on_the_training_videos() -> None:
+    """The maximum tells the classes of the training videos, the average those of the test videos."""
+    sets = feature_sets()
+    noise = torch.randn(sets.train.pooled.shape, generator=torch.Generator().manual_seed(0))
+    parts = ("rgb:avg", "rgb:max")
+    train = replace(sets.train, pooled=torch.cat([noise, sets.train.pooled], dim=-1), parts=parts)
+    test = replace(sets.tests["test"], pooled=torch.cat([sets.tests["test"].pooled, noise], dim=-1), parts=parts)
+    config = replace(CONFIG, features=("avg", "max"))
+    found = measure("clustering", replace(sets, train=train, tests={"test": test}), CLIPS, config)
+    assert found["clustering"].notes["features"] == "max"
+    assert found["clustering"].figures == found["clustering@max"].figures
+    assert found["clustering@avg"].figures["NMI"] > found["clustering@max"].figures["NMI"]
 
 
 def test_lists_must_be_labelled_and_of_the_same_classes(benchmark: Path, tmp_path: Path) -> None:

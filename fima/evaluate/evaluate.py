@@ -22,7 +22,7 @@ from fima.evaluate.feature_store import FeatureStore
 from fima.evaluate.features import FeatureSource, encoder_source
 from fima.evaluate.intervals import Tested
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.protocols import FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
+from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
 from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
@@ -91,7 +91,7 @@ class Collected:
         paths: list[str] = []
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated[number])
-        for store, names in ((self.store, FEATURE_PROTOCOLS), (self.diagnosed, ("diagnosis",))):
+        for store, names in ((self.store, ALL_FEATURE_PROTOCOLS), (self.diagnosed, ("diagnosis",))):
             if store is None:
                 continue
             features = {name: store.read(videos) for name, videos in lists.all.items()}
@@ -173,7 +173,7 @@ def collect(
         if "evaluate" in protocols:
             subject.check_classes(lists, source)
     store = None
-    if not set(protocols).isdisjoint(FEATURE_PROTOCOLS):
+    if not set(protocols).isdisjoint(ALL_FEATURE_PROTOCOLS):
         name = f"checkpoint {subject.loaded.checkpoint_hash}"
         feature_source = encoder_source(subject.loaded.encoder, name, config.features)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)

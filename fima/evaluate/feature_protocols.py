@@ -1,6 +1,6 @@
-"""The protocols that look at features of a frozen encoder: linear probe, nearest neighbours, retrieval, same video."""
+"""The protocols that look at features of a frozen encoder: linear probe, neighbours, retrieval, clusters."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +12,7 @@ from torch import Tensor
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
+from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
 from fima.evaluate.knn import NUM_NEIGHBOURS, TEMPERATURE, knn_scores
 from fima.evaluate.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linear_probe, inner_folds
@@ -85,7 +86,7 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
     training videos held out of the fit, so that the test videos decide nothing.
 
     Args:
-        name: one of `FEATURE_PROTOCOLS`.
+        name: one of `ALL_FEATURE_PROTOCOLS`.
         sets: the features.
         clips: how clips were cut out of the videos, for the record.
         config: settings.
@@ -94,7 +95,7 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
         By protocol: `linear` comes with `linear_low_shot` where that was asked for.
 
     Raises:
-        DataError: too few training videos or classes for the linear probe.
+        DataError: too few training videos or classes for the linear probe, or too few classes for clustering.
     """
     found: dict[str, Measured] = {}
     if name == "same_video":
@@ -145,10 +146,15 @@ def by_figure(measured: Mapping[str, Measured], attribute: Literal["figures", "c
 
 
 def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: Measured) -> float:
-    """Top-1, for retrieval R@1, in percent, on training videos that were held out, a fifth of them at a time."""
+    """Top-1, for retrieval R@1, in percent, on training videos that were held out, a fifth of them at a time.
+
+    Clustering fits nothing to labels: it gives its mean NMI on all training videos.
+    """
     if name == "linear":
         return float(max(measured.notes["held_out_accuracies"].values()))
     rows, labels = sets.train_rows, sets.train.labels
+    if name == "clustering":
+        return mean(each["NMI"] for each in clustering(rows, labels, config.seed)[0])
     folds = torch.from_numpy(inner_folds(labels.numpy(), sets.train_groups, config.seed))
     hits = []
     for fold in sorted(set(folds.tolist())):
@@ -204,10 +210,10 @@ def _low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) -> Measur
         part = low_shot(decodable, count, config.seed + number)
         rows = [row_of[str(video.path)] for video in part.videos]
         draws.append(_linear(replace(sets, train=sets.train.rows(rows)), config))
-    by_figure = {name: [draw.figures[name] for draw in draws] for name in draws[0].figures}
-    spread = {name: stdev(values) for name, values in by_figure.items()} if len(draws) > 1 else {}
+    by_figure = _by_name([draw.figures for draw in draws])
+    means, spread = _mean_and_sd(by_figure)
     return Measured(
-        figures={name: mean(values) for name, values in by_figure.items()},
+        figures=means,
         chance=draws[0].chance,
         settings={
             **draws[0].settings,
@@ -218,6 +224,16 @@ def _low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) -> Measur
         notes={"figures": by_figure, "inverse_regularisation": [d.notes["inverse_regularisation"] for d in draws]},
         sd=spread,
     )
+
+
+def _by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [draw[name] for draw in draws] for name in draws[0]}
+
+
+def _mean_and_sd(draws: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """By figure, the mean over its draws, and their sample standard deviation where there are two or more."""
+    spread = {name: stdev(values) for name, values in draws.items() if len(values) > 1}
+    return {name: mean(values) for name, values in draws.items()}, spread
 
 
 def _knn(sets: FeatureSets, config: EvaluationConfig) -> Measured:
@@ -257,6 +273,31 @@ def _retrieval(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     return Measured(figures=figures, chance=chance, settings=settings, hits=hits)
 
 
+def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
+    seeds: list[dict[str, float]] = [{} for _ in range(NUM_SEEDS)]
+    chance: dict[str, float] = {}
+    for name, rows, labels in sets.test_rows():
+        found, guessed = clustering(rows, labels, config.seed)
+        chance |= {figure_name(name, key): value for key, value in guessed.items()}
+        for figures, agreed in zip(seeds, found, strict=True):
+            figures |= {figure_name(name, key): value for key, value in agreed.items()}
+    by_seed = _by_name(seeds)
+    means, spread = _mean_and_sd(by_seed)
+    return Measured(
+        figures=means,
+        chance=chance,
+        settings={
+            "features": _described(sets),
+            "clusters": "k-means on L2-normalised features averaged over clips and crops, as many as classes",
+            "num_starts": NUM_STARTS,
+            "num_seeds": NUM_SEEDS,
+            "seed": config.seed,
+        },
+        notes={"figures": by_seed},
+        sd=spread,
+    )
+
+
 def _same_video(train: Features, clips: ClipSettings) -> Measured:
     # Other crops of a clip show the same frames, so only the middle one takes part.
     pooled = train.pooled[:, clips.num_crops // 2 :: clips.num_crops]
@@ -279,4 +320,5 @@ _MEASURES: dict[str, Callable[[FeatureSets, EvaluationConfig], Measured]] = {
     "linear": _linear,
     "knn": _knn,
     "retrieval": _retrieval,
+    "clustering": _clustering,
 }

@@ -18,14 +18,17 @@ PROTOCOL_VERSIONS = {
     "knn": 1,
     "retrieval": 1,
     "same_video": 1,
+    "clustering": 1,
     "foreground": 3,
     "occlusion": 1,
     "diagnosis": 1,
 }
 """A version changes when the same encoder on the same data may get another figure."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
-"""Those that look at cached features of frozen encoders."""
-PROTOCOLS = ("evaluate", *FEATURE_PROTOCOLS, "foreground", "occlusion", "diagnosis")
+"""Those that look at cached features of frozen encoders, and are measured by default."""
+ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering")
+"""Also those that are measured only by `--protocols`."""
+PROTOCOLS = ("evaluate", *ALL_FEATURE_PROTOCOLS, "foreground", "occlusion", "diagnosis")
 """What `--protocols` takes."""
 
 
@@ -54,9 +57,9 @@ class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
-    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `foreground`, `occlusion`,
-    `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder all but
-    `evaluate`, `occlusion` and `diagnosis`."""
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `foreground`,
+    `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder
+    `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: Literal[1, 3] = 1
@@ -72,7 +75,7 @@ class EvaluationConfig:
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
     folds: int | None = None
-    """Make so many folds of whole groups, instead of those of a column."""
+    """Number of folds to make of whole groups, instead of those of a column."""
     group_by: str | None = None
     """What belongs together, such as a person: a column of the table, or a regular expression for the path whose first
     brackets match it, such as `person(\\d+)`. None: the column `group` where there is one."""
@@ -83,7 +86,8 @@ class EvaluationConfig:
     low_shot_draws: int = 3
     """Number of such draws; the results are means over them."""
     seed: int = 0
-    """Decides which training videos are held out when the linear probe chooses its regularisation, and the draws."""
+    """Decides which training videos are held out when the linear probe chooses its regularisation, the draws, and the
+    starts of k-means."""
     batch_size: int = 8
     """Videos at a time."""
     workers: int = 2

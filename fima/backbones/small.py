@@ -32,7 +32,8 @@ class MotionStem(nn.Module):
         # Differences of pixels in half precision would lose their bits.
         with without_autocast(clip.device):
             clip = clip.float() if clip.dtype in (torch.float16, torch.bfloat16) else clip
-            luma = (clip * clip.new_tensor(LUMA).view(1, 3, 1, 1, 1)).sum(dim=1, keepdim=True)
+            red, green, blue = (share * clip[:, i : i + 1] for i, share in enumerate(LUMA))
+            luma = red + green + blue
             following = luma[:, :, 1:] - luma[:, :, :-1]
             # The first frame has none before it, and shows the difference to the second one.
             first = following[:, :, :1] if luma.shape[2] > 1 else torch.zeros_like(luma)

@@ -32,9 +32,9 @@ PROTOCOL_SUMMARIES = {
     "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
     "clustering": ("agreement of k-means clusters with the classes", "test videos of two classes"),
-    "foreground": ("part of the activation on what moves", "an encoder; better with masks"),
-    "occlusion": ("part of what features depend on that is on what moves", "an encoder; better with masks"),
-    "diagnosis": ("what remains without order, motion, foreground or background", "an encoder, and as linear"),
+    "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),
+    "occlusion": ("share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
+    "diagnosis": ("accuracy that remains without order, motion, foreground or background", "an encoder, and as linear"),
 }
 """What each protocol measures, and what it needs."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")

@@ -90,7 +90,7 @@ class Pretraining(Task[PretrainBatch]):
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
-        self.begins_with = "random weights"
+        self.begins_with = "random weights" if is_new else None
         if is_new and config.model.init_from is not None:
             self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
         layout = memory_format(config.run.memory_format, config.run.precision, device)
@@ -117,9 +117,10 @@ class Pretraining(Task[PretrainBatch]):
         """Return the networks, and the videos."""
         config, videos = self.config, self.videos
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
+        begins_with = [] if self.begins_with is None else [f"encoder from {self.begins_with}"]
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
-            f"encoder from {self.begins_with}",
+            *begins_with,
             f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
         ]
 

@@ -88,7 +88,7 @@ class EvaluationConfig:
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
     folds: int | None = None
-    """Make so many folds of whole groups, instead of those of a column."""
+    """Number of folds to make of whole groups, instead of those of a column."""
     group_by: str | None = None
     """What belongs together, such as a person: a column of the table, or a regular expression for the path whose first
     brackets match it, such as `person(\\d+)`. None: the column `group` where there is one."""

@@ -82,10 +82,11 @@ def _run(arguments: list[str]) -> int:
     keep_freed_memory()
     words, verbosity = take_verbosity(arguments[1:])
     asks_for_help = bool({"-h", "--help"} & set(words))
+    asks_for_result = name in RESULT_ON_STDOUT or bool({"--json", "--list-protocols"} & set(words))
     if os.environ.get("NO_COLOR"):
         # The parser of the flags, which knows another name for it.
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
-    with speaking(verbosity, result_on_stdout=asks_for_help or name in RESULT_ON_STDOUT or "--json" in words):
+    with speaking(verbosity, result_on_stdout=asks_for_help or asks_for_result):
         # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
         command = importlib.import_module(COMMANDS[name][0])
         try:

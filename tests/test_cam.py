@@ -221,7 +221,8 @@ class TestCommand:
         file = sorted(videos.rglob("*.avi"))[0]
         out = tmp_path / "out"
         assert self.cam(run.last, file, videos, "--num-videos", 1, "--compare", run.numbered(1), "--out", out) == 0
-        assert sorted(path.name for path in out.iterdir()) == ["00-2.mp4", "00-2.png", "00.mp4", "00.png"]
+        names = sorted(path.name for path in out.iterdir())
+        assert names == [".fima-output", "00-2.mp4", "00-2.png", "00.mp4", "00.png"]
         assert len(decode_all(out / "00.mp4")) == 12
         assert capsys.readouterr().out.count("wrote") == 2
 
@@ -229,8 +230,8 @@ class TestCommand:
         file = sorted(videos.rglob("*.avi"))[0]
         assert self.cam(run.last, file, "--format", "png", "--map", "rgb", "--out", tmp_path / "a") == 0
         assert self.cam(run.last, file, "--format", "gif", "--height", 48, "--out", tmp_path / "b") == 0
-        assert [path.name for path in (tmp_path / "a").iterdir()] == ["00.png"]
-        assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["00.gif", "00.png"]
+        assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".fima-output", "00.png"]
+        assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".fima-output", "00.gif", "00.png"]
 
     def test_one_picture_of_all(self, run: RunFolder, videos: Path, tmp_path: Path) -> None:
         assert self.cam(run.last, videos, "--num-videos", 2, "--split", "test", "--out", tmp_path / "all.png") == 0

@@ -16,7 +16,7 @@ from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
 from fima.evaluate.extract import Resources
 from fima.evaluate.loaded_model import load_subject
-from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.protocols import PROTOCOLS, EvaluationConfig
 from fima.evaluate.splits import list_splits
 from fima.torch_tools.distributed import is_main
 from tests.evaluation_data import CLASSES, write_classifier, write_state_dict, write_three_splits
@@ -47,6 +47,20 @@ def refused(capsys: Capture, *words: object) -> str:
     *_, error = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("fima: error: ")
     return error
+
+
+def test_the_list_of_protocols_is_that_of_the_page(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["evaluate", "--list-protocols", "--quiet"]) == 0
+    lines = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()]
+    listed = {cells[0]: cells[1:] for cells in lines if len(cells) == 3}
+    assert set(listed) == {*PROTOCOLS, "linear_low_shot"}
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text(encoding="utf-8")
+    for name, (version, measures) in listed.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.split(" | ")[1] == version
+        assert measures
+        assert measures in row
 
 
 def test_splits_give_mean_and_deviation(tmp_path: Path, capsys: Capture) -> None:

@@ -13,6 +13,7 @@ from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.workers.shared_memory import handed_over
 from fima.errors import TrainingError
+from fima.evaluate.extract import Resources, extract_rows
 from tests.small_runs import make_videos
 
 
@@ -62,3 +63,28 @@ def test_full_shared_memory_is_an_error_of_the_evaluation_too(videos: Path, monk
     )
     with pytest.raises(TrainingError, match="shared memory"):
         list(loader)
+
+
+def test_full_shared_memory_is_an_error_of_embeddings_too(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    paths = [video.path for video in list_videos(videos, "all").videos]
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=1)
+    with pytest.raises(TrainingError, match="a batch does not fit into shared memory"):
+        list(extract_rows(paths, lambda clips: clips.flatten(1).float(), settings, Resources(workers=1)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_shared_memory_there_are_no_processes(
+    workers: int, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to open shared memory object </torch_1>: No such file or directory (2)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", missing)
+    videos_listed, settings = list_videos(videos, "all"), ClipSettings(frames=4, crop_size=16, num_clips=1)
+    if workers == 0:
+        batches = list(build_eval_loader(videos_listed, settings, batch_size=2, workers=0))
+        assert sum(len(batch.index) for batch in batches) == len(videos_listed.videos)
+        return
+    with pytest.raises(TrainingError, match=r"no shared memory for 1 processes that decode .*with 0 workers"):
+        build_eval_loader(videos_listed, settings, batch_size=2, workers=1)

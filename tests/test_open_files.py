@@ -12,7 +12,7 @@ import resource
 from fima.data.workers.open_files import require_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 try:
-    require_open_files({workers})
+    require_open_files({workers}, flag="data.workers")
     print("ok", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 except Exception as error:
     print(type(error).__name__, error)
@@ -34,3 +34,29 @@ def test_the_limit_is_raised_or_named(soft: int, hard: int, workers: int, said: 
     code = CODE.format(soft=soft, hard=hard, workers=workers)
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert outcome.stdout.startswith(said), outcome.stdout + outcome.stderr
+
+
+LOADERS = """
+import resource
+from pathlib import Path
+from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.layouts.video_list import Video, VideoList
+from fima.evaluate.extract import Resources, extract_rows
+resource.setrlimit(resource.RLIMIT_NOFILE, (70, 70))
+settings, paths = ClipSettings(frames=4, crop_size=16, num_clips=1), [Path("none.mp4")]
+videos = VideoList(videos=[Video(paths[0], None)], classes=[], root=Path(), split="all", layout="files")
+for start in (
+    lambda: build_eval_loader(videos, settings, batch_size=1, workers=4),
+    lambda: list(extract_rows(paths, None, settings, Resources(workers=4))),
+):
+    try:
+        start()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_evaluation_and_embedding_are_refused_as_well() -> None:
+    outcome = subprocess.run([sys.executable, "-c", LOADERS], capture_output=True, text=True, timeout=120)
+    said = "ConfigError --workers 4: too many for 70 open files, the limit here; choose 0, or a higher limit"
+    assert outcome.stdout.splitlines() == [f"{said} (ulimit -n)"] * 2, outcome.stdout + outcome.stderr

@@ -24,6 +24,10 @@ COMMANDS = {
     "cam": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps",
     "cam.png": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps.png",
     "contact-sheet": "contact-sheet {videos} --out {disk}/sheet.png",
+    "motion": "motion {video} --device cpu --out {disk}/motion.png",
+    "predict": "predict {kept}/last.pt {videos} --device cpu -o {disk}/classes.csv",
+    "export": "export {kept}/last.pt --format safetensors -o {disk}/encoder.safetensors",
+    "search": "search {kept}/vectors.npz {video} --device cpu --html {disk}/found.html",
     "embed": "embed {kept}/last.pt {videos} --device cpu -o {disk}/vectors.npz",
 }
 SCRIPT = f"""
@@ -49,7 +53,7 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_work(name: str, s
     # The videos cannot be decoded, so work that has begun would say so.
     for video in videos.rglob("*.avi"):
         video.write_bytes(b"no video")
-    command = COMMANDS[name].format(disk=disk, kept=kept, videos=videos).split()
+    command = COMMANDS[name].format(disk=disk, kept=kept, videos=videos, video=video).split()
     inside = ["sh", "-c", SCRIPT, "sh", str(disk), str(kept), state, sys.executable, "-m", "fima", *command]
     environment = {**os.environ, "KEPT": str(kept), "DISK": str(disk)}
     outcome = subprocess.run([*words, *inside], env=environment, capture_output=True, text=True, timeout=300)
@@ -109,6 +113,19 @@ def test_cam_in_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["cam", str(model), str(videos / before[0]), "--device", "cpu", "--map", "rgb"]) == 0
     assert len(list((videos / "cam").glob("*.mp4"))) == 1
     assert names(list_videos(videos, "all")) == before
+
+
+@pytest.mark.parametrize("out", [".", "jump"])
+def test_cam_writes_no_videos_among_those_of_others(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "videos/jump/1.mp4", "videos/run/2.avi")
+    folder = tmp_path / "videos" / out
+    assert main(["cam", str(tmp_path / "none.pt"), str(tmp_path / "videos"), "--out", str(folder)]) == 2
+    assert capsys.readouterr().err == (
+        f"fima: error: --out {folder}: has videos, among which the results would be taken for data; "
+        "choose a new folder\n"
+    )
 
 
 def test_tilde_after_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,35 @@ def full_disk(*arguments: object, **options: object) -> None:
     raise OSError(28, "No space left on device")
 
 
+WAITING = """
+import multiprocessing, signal, sys, time
+from fima.train import signals
+signals.PATIENCE_SECONDS = 0.2
+
+def hang():
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(3600)
+
+def batches():
+    context = multiprocessing.get_context("fork")
+    worker = context.Process(target=hang, daemon=True)
+    worker.start()
+    if sys.argv[1] == "working":
+        yield worker.pid
+    print(worker.pid, flush=True)
+    worker.join()
+
+with signals.StopRequest() as stop:
+    for pid in stop.awaited(batches()):
+        print(pid, flush=True)
+        while stop.signal_number is None:
+            time.sleep(0.01)
+        time.sleep(1)
+        print("step done", flush=True)
+        break
+"""
+
+
 class TestSignals:
     """Requests to stop."""
 
@@ -200,6 +229,23 @@ class TestSignals:
             clock[0] = 2.0
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+    @pytest.mark.parametrize("is_stuck", [True, False])
+    def test_sigterm_ends_a_wait_that_does_not_end_and_nothing_else(self, is_stuck: bool) -> None:
+        words = [sys.executable, "-c", WAITING, "stuck" if is_stuck else "working"]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            # Its pipes end when the process that decodes is gone as well.
+            output, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        ended = "fima: SIGTERM: ended without another step; the last checkpoint is as it was"
+        assert errors.splitlines()[1:] == ([ended] if is_stuck else [])
+        assert process.returncode == (128 + signal.SIGTERM if is_stuck else 0)
+        assert output == ("" if is_stuck else "step done\n")
 
     def test_a_queue_starts_continues_and_repeats_a_run_with_one_command(
         self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

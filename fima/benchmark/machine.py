@@ -43,7 +43,7 @@ class Plan:
     parity: bool = False
     """Whether to compare the device's losses with the CPU's."""
     seconds: float = 120.0
-    """Nothing begins after so many."""
+    """Time limit: no measurement begins after this many seconds."""
 
     def step_cases(self) -> Iterator[StepCase]:
         """The cases, those that say most first."""

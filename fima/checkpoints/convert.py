@@ -204,7 +204,7 @@ def _renumbered(
     count: int,
     reshape: Callable[[str, Tensor], Tensor],
 ) -> dict[str, Any]:
-    """The same state with `numbers[names[i]]` in the place of weight number i, in a group of `count` weights."""
+    """The same state with `numbers[names[i]]` instead of weight number i, in a group of `count` weights."""
     state = {
         numbers[names[old]]: {
             key: reshape(names[old], value) if isinstance(value, Tensor) and value.ndim else value

@@ -45,7 +45,7 @@ class BenchmarkArguments:
     price: float | None = None
     """Price of an hour of this machine, for the cost of each recipe."""
     seconds: float = 120
-    """No measurement begins after so many."""
+    """Time limit: no measurement begins after this many seconds."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False

@@ -12,6 +12,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.data.datasets import Split, Video, VideoList, list_videos
+from fima.data.layouts.files import has_videos
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.output import check_writable, mark_output
 
@@ -75,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     check_writable(arguments.out, flag="out")
+    if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
+        raise ConfigError(
+            f"--out {arguments.out}: has videos, among which the results would be taken for data; choose a new folder"
+        )
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources

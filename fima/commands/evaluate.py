@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.figures import figures_table
+from fima.commands.figures import figures_table, protocols_table
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -62,6 +62,8 @@ class EvaluateArguments:
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     diagnose: bool = False
     """Short for `--protocols diagnosis`: what remains of the classes without order, motion, foreground, background."""
+    list_protocols: bool = False
+    """List the protocols with their versions, what they measure and what they need; nothing else is done."""
     json: bool = False
     """Print the result as JSON instead of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
@@ -69,6 +71,10 @@ class EvaluateArguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    if "--list-protocols" in (sys.argv[1:] if argv is None else argv):
+        # Before the other arguments are read, since it needs none of them.
+        Console().print(protocols_table())
+        return 0
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import encoder_file

@@ -13,6 +13,7 @@ import tyro
 from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.output import check_writable
 from fima.recipe import config_to_mapping
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in (out, card_path):
         if path.exists():
             raise ConfigError(f"{path}: already exists; choose another name with -o, or remove it")
+    check_writable(out, flag="out")
     check_format(arguments.format)
     exportable, description = _exportable(arguments)
     settings = ClipSettings(frames=exportable.frames, crop_size=exportable.crop_size, num_clips=CLIPS_PER_VIDEO)

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from fima.evaluate.protocols import PROTOCOL_SUMMARIES, PROTOCOL_VERSIONS
+
 if TYPE_CHECKING:
     from fima.evaluate.protocols import EvaluationResult
+
+
+def protocols_table() -> Table:
+    """Return a row a protocol of `fima evaluate`: name, version, what it measures, what it needs."""
+    table = Table("protocol", "version", "what it measures", "what it needs")
+    for name, (measures, needs) in PROTOCOL_SUMMARIES.items():
+        table.add_row(name, str(PROTOCOL_VERSIONS[name]), measures, needs)
+    return table
 
 
 def figures_table(result: EvaluationResult, title: str) -> Table:

@@ -10,6 +10,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
 from fima.errors import ConfigError
+from fima.files.output import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class MotionArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MotionArguments, argv, prog="fima motion")
+    out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
+    check_writable(out, flag="out")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics
@@ -55,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, by = loaded.config, loaded.description
         encoders = ViewEncoders(rgb=loaded.encoder, difference=with_batch_statistics(loaded.encoder))
     view = motion_view(arguments.video, config, encoders=encoders, device=device, seed=arguments.seed)
-    out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
     draw_motion(view, out, title=f"{arguments.video.name} · foreground by {by}")
     print(f"foreground by {by}; wrote {out}")
     return 0

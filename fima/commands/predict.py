@@ -19,6 +19,7 @@ from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.use.predict import Prediction
@@ -67,6 +68,8 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
+    if arguments.out is not None:
+        check_writable(arguments.out, flag="out")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file

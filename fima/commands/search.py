@@ -17,6 +17,7 @@ from fima.commands.output import write_text
 from fima.commands.parse import UNBROKEN, parse
 from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.use.encoder import VideoEncoder
@@ -56,6 +57,8 @@ class SearchArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(SearchArguments, argv, prog="fima search")
+    if arguments.html is not None:
+        check_writable(arguments.html, flag="html")
     from fima.use.search import SearchIndex
     from fima.use.table import read_embeddings
 

@@ -18,6 +18,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
+from fima.data.workers.open_files import require_open_files
 from fima.data.workers.shared_memory import handed_over
 from fima.errors import ConfigError, VideoError
 
@@ -281,6 +282,7 @@ def build_eval_loader(
         indices: places in the list of the videos that are wanted, in that order; None: all of them.
         limits: what a video may take.
     """
+    require_open_files(workers, flag="workers")
     dataset = EvalClipsDataset(videos, settings, limits=limits)
     side, num_views = settings.crop_size, settings.num_clips * settings.num_crops
     no_clips = torch.empty((0, num_views, 3, settings.frames, side, side), dtype=torch.uint8)

@@ -316,7 +316,7 @@ def build_loader(
         collate: stacks the samples of a batch.
     """
     workers, seconds = dataset.data.workers, dataset.data.timeout_seconds
-    require_open_files(workers)
+    require_open_files(workers, flag="data.workers")
 
     def start(watch: Watch) -> "DataLoader[Sample | VideoError]":
         return DataLoader(

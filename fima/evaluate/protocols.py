@@ -24,6 +24,19 @@ PROTOCOL_VERSIONS = {
     "diagnosis": 1,
 }
 """A version changes when the same encoder on the same data may get another figure."""
+PROTOCOL_SUMMARIES = {
+    "evaluate": ("a classifier's own head", "a checkpoint of `fima finetune`"),
+    "linear": ("logistic regression on cached features", "two classes, two training videos of one"),
+    "linear_low_shot": ("the same on few training videos, several draws", "linear with --low-shot N"),
+    "knn": ("20 nearest training videos vote", "training videos"),
+    "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
+    "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
+    "clustering": ("agreement of k-means clusters with the classes", "test videos of two classes"),
+    "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),
+    "occlusion": ("share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
+    "diagnosis": ("accuracy that remains without order, motion, foreground or background", "an encoder, and as linear"),
+}
+"""What each protocol measures, and what it needs."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
 """Those that look at cached features of frozen encoders, and are measured by default."""
 ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering")
@@ -75,7 +88,7 @@ class EvaluationConfig:
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
     folds: int | None = None
-    """Make so many folds of whole groups, instead of those of a column."""
+    """Number of folds to make of whole groups, instead of those of a column."""
     group_by: str | None = None
     """What belongs together, such as a person: a column of the table, or a regular expression for the path whose first
     brackets match it, such as `person(\\d+)`. None: the column `group` where there is one."""

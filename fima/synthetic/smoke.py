@@ -1,4 +1,4 @@
-"""The small form of a recipe: every part of it runs, on made videos, in a minute or two on a CPU."""
+"""The small form of a recipe: every part of it runs, on synthetic videos, in a minute or two on a CPU."""
 
 import dataclasses
 from pathlib import Path

@@ -71,7 +71,8 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         introduce(training, progress)
         is_saved = True
         while progress.epoch < num_epochs:
-            task.measure(training, progress)
+            with stop.may_give_up():
+                task.measure(training, progress)
             progress = train_epoch(training, progress)
             is_saved = save(training, progress)
             if progress.epoch < num_epochs and stop_requested(stop):
@@ -99,7 +100,7 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
     meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
     clock = SaveClock(config.run.checkpoint_minutes)
     waiting: Measured | None = None
-    for batch in task.loader:
+    for batch in training.stop.awaited(task.loader):
         meter.step_starts()
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         step = progress.step + (waiting is not None)

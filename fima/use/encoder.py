@@ -205,7 +205,7 @@ class VideoEncoder(
             clips: clips per video, evenly spread over it.
             crops: crops per clip, whose vectors are averaged: the centre, or three along the longer side.
             per: `video`, the mean over its clips; `clip`, one vector for each.
-            settings: how clips are cut, in the place of `clips` and `crops`.
+            settings: how clips are cut, instead of `clips` and `crops`.
             batch_size: clips at a time.
             workers: processes that decode; 0 decodes in this one.
 

@@ -127,6 +127,17 @@ def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], o
     return found
 
 
+def has_videos(folder: Path) -> bool:
+    """Whether videos lie in a folder or in its subfolders, none of them a folder of results of fima."""
+    if (folder / OUTPUT_MARKER).exists():
+        return False
+    return any(
+        is_video(path.name) and not (path.parent / OUTPUT_MARKER).exists()
+        for pattern in ("*", "*/*")
+        for path in folder.glob(pattern)
+    )
+
+
 def is_video(name: str) -> bool:
     """Whether a file name has the extension of a video."""
     return _suffix(name) in VIDEO_EXTENSIONS

@@ -142,6 +142,9 @@ class Guard:
         dataset: what is loaded.
         workers: processes that decode.
         timeout_seconds: time for one video; 0: any.
+
+    Raises:
+        TrainingError: there is no shared memory for these processes.
     """
 
     def __init__(self, dataset: Attempting, *, workers: int, timeout_seconds: float) -> None:
@@ -149,7 +152,14 @@ class Guard:
         self._workers = workers
         self._failures = 0
         noted = torch.full((workers, NOTED_NUMBERS), -1)
-        noted.share_memory_()  # type: ignore[no-untyped-call]
+        if workers:
+            try:
+                noted.share_memory_()  # type: ignore[no-untyped-call]
+            except (RuntimeError, OSError) as error:
+                raise TrainingError(
+                    f"no shared memory for {workers} processes that decode ({str(error).splitlines()[0]}): give "
+                    "/dev/shm room (in a container: --shm-size), or decode without processes, with 0 workers"
+                ) from None
         self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
 
     def items(self, loader: "DataLoader[Any]") -> Iterator[Any]:

@@ -12,8 +12,12 @@ FILES_PER_WORKER = 12
 COMFORTABLE_FILES_PER_WORKER = 32
 
 
-def require_open_files(workers: int) -> None:
+def require_open_files(workers: int, *, flag: str) -> None:
     """Raise the limit of open files where it is low for so many processes that decode.
+
+    Args:
+        workers: these processes.
+        flag: the flag that gives their number, for the message.
 
     Raises:
         ConfigError: the system allows too few, with which the processes would fail or wait for ever.
@@ -27,6 +31,6 @@ def require_open_files(workers: int) -> None:
         if 0 <= soft < OWN_FILES + FILES_PER_WORKER * workers:
             most = max(0, (soft - OWN_FILES) // FILES_PER_WORKER)
             raise ConfigError(
-                f"--data.workers {workers}: too many for {soft} open files, the limit here; "
+                f"--{flag} {workers}: too many for {soft} open files, the limit here; "
                 f"choose {most}, or a higher limit (ulimit -n)"
             )

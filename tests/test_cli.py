@@ -53,7 +53,7 @@ def test_version_help_and_unknown_commands(capsys: Capture) -> None:
     assert main([]) == 2
     capsys.readouterr()
     assert "unknown command `pretrian`; did you mean `pretrain`?" in refused(["pretrian"], capsys)
-    assert "choose from cam, completion, contact-sheet" in refused(["xyzzy"], capsys)
+    assert "choose from benchmark, cam, completion, contact-sheet" in refused(["xyzzy"], capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -27,7 +27,7 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     """Render people whose motions are known, and train the backbone `small` to tell these motions: no video needed.
 
     With its defaults it makes the encoder that `fima.load("small")` opens; that is for a large GPU. On a CPU, rendering
-    takes about a second a video: `fima make-encoder --out runs/encoder --videos 600`.
+    takes about a second a video. For example: `fima make-encoder --out runs/encoder --videos 600`.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]

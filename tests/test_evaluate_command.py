@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from fima.checkpoints.pretrained import encoder_file
 from fima.cli import main
+from fima.commands.evaluate import evaluation_folder
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
@@ -215,3 +217,9 @@ def test_two_processes_give_the_figures_of_one(splits: Path, tmp_path: Path) -> 
     assert alone is not None
     assert {"evaluate/top1", "linear/top1", "retrieval/R@5", "foreground/share"} <= alone.keys()
     assert first == pytest.approx(alone)
+
+
+def test_results_of_the_package_s_encoder_go_to_the_current_folder(tmp_path: Path) -> None:
+    assert evaluation_folder(encoder_file(Path("small"))) == Path("small-evaluation")
+    assert evaluation_folder(tmp_path / "run" / "checkpoints" / "last.pt") == tmp_path / "run" / "evaluation"
+    assert evaluation_folder(tmp_path / "weights.pt") == tmp_path / "evaluation"

@@ -10,15 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import DataConfig, FinetuneConfig, PretrainConfig
+from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.recipe import flatten, read_recipe
 from fima.train.finetune import finetune
-from fima.train.finetune_setup import clips_in_words, find_encoder, find_lists, narrow_test, resolve
+from fima.train.finetune_setup import (
+    LabelledLists,
+    PretrainedEncoder,
+    TrainedClips,
+    clips_in_words,
+    find_encoder,
+    find_lists,
+    narrow_test,
+    resolve,
+)
 from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
 from tests.small_runs import make_videos
 from tests.video_files import write_ucf101_avi
@@ -230,3 +241,19 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(model["fc.weight"], alone["fc.weight"], rtol=1e-5, atol=1e-6)
     figures = json.loads((tmp_path / "alone" / "result.json").read_text())["figures"]
     assert result["figures"] == figures
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, (2.0, 0.0, (0.7, 1.0))), ({"stride": 4.0}, (4.0, 0.0, None)), ({"fps": 5.0}, (2.0, 5.0, None))],
+)
+def test_clips_are_timed_as_in_pre_training_unless_told_otherwise(given: dict[str, float], expected: object) -> None:
+    trained = TrainedClips.of(DataConfig(frames=8, crop_size=32, span=(0.7, 1.0)))
+    encoder = PretrainedEncoder(network=build_backbone("tiny"), backbone="tiny", source={"file": "x"}, clips=trained)
+    videos = VideoList(videos=[], classes=["a", "b"], root=Path(), split="train", layout="none")
+    lists = LabelledLists(train=videos, test=videos, validation=None)
+    config = FinetuneConfig(data=DataConfig(frames=0, crop_size=0, **given))
+    data = resolve(config, encoder, lists, torch.device("cpu")).data
+    assert (data.stride, data.fps, data.span) == expected
+    assert (data.frames, data.crop_size) == (8, 32)
+    assert str(trained) == "8 frames, 32 px, span (0.7, 1.0)"

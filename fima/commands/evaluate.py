@@ -106,8 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluation_folder(checkpoint: Path) -> Path:
-    """Return where results of a checkpoint go: in the folder of its run, or beside a checkpoint that lies alone."""
+    """Return where results of a checkpoint go: in the folder of its run, or next to a checkpoint that lies alone.
+
+    Those of an encoder that comes with the package, whose folder may be read-only, go to the current folder.
+    """
+    from fima.checkpoints.pretrained import ENCODERS
+
     folder = checkpoint.parent
+    if folder.is_relative_to(ENCODERS):
+        return Path(f"{folder.name}-evaluation")
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
 
 

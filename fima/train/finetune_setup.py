@@ -57,15 +57,25 @@ class LabelledLists:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedClips:
-    """The size of the clips that an encoder was trained on."""
+    """The size and the timing of the clips that an encoder was trained on."""
 
     frames: int
     """Frames per clip."""
     crop_size: int
     """Side of the crops, in pixels."""
+    timing: Mapping[str, Any]
+    """`stride`, `fps` and `span` of `DataConfig`."""
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "TrainedClips":
+        """Those of a run."""
+        timing = {name: getattr(data, name) for name in ("stride", "fps", "span")}
+        return cls(frames=data.frames, crop_size=data.crop_size, timing=timing)
 
     def __str__(self) -> str:
-        return f"{self.frames} frames, {self.crop_size} px"
+        usual = TrainedClips.of(DataConfig()).timing
+        named = [f"{name} {value}" for name, value in self.timing.items() if value != usual[name]]
+        return ", ".join([f"{self.frames} frames", f"{self.crop_size} px", *named])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +136,7 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedE
         network=cast(Backbone, loaded.encoder),
         backbone=loaded.config.model.backbone,
         source=source,
-        clips=TrainedClips(frames=trained.frames, crop_size=trained.crop_size) if loaded.knows_settings else None,
+        clips=TrainedClips.of(trained) if loaded.knows_settings else None,
     )
 
 
@@ -172,14 +182,16 @@ def resolve(
 ) -> FinetuneConfig:
     """Return the settings with everything that follows from the encoder, the data and the device filled in.
 
-    Frames and crop size that are not given are those that the encoder was trained on, or the paper's.
+    Frames, crop size and timing that are not given are those that the encoder was trained on, or the paper's.
     """
-    published = DataConfig()
-    clips = encoder.clips or TrainedClips(frames=published.frames, crop_size=published.crop_size)
+    published = TrainedClips.of(DataConfig())
+    clips = encoder.clips or published
+    given = TrainedClips.of(config.data).timing
     data = dataclasses.replace(
         config.data,
         frames=config.data.frames or clips.frames,
         crop_size=config.data.crop_size or clips.crop_size,
+        **(clips.timing if given == published.timing else given),
     )
     found = dataclasses.replace(
         config.classifier,
@@ -200,7 +212,7 @@ def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[
     Returns:
         A few words, and a warning or None.
     """
-    given = TrainedClips(frames=config.data.frames, crop_size=config.data.crop_size)
+    given = TrainedClips.of(config.data)
     if encoder.clips == given:
         return f"clips of {given}, as it was trained", None
     if encoder.clips is not None:

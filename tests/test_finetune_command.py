@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -247,7 +248,7 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     ("given", "expected"),
     [({}, (2.0, 0.0, (0.7, 1.0))), ({"stride": 4.0}, (4.0, 0.0, None)), ({"fps": 5.0}, (2.0, 5.0, None))],
 )
-def test_clips_are_timed_as_in_pre_training_unless_told_otherwise(given: dict[str, float], expected: object) -> None:
+def test_clips_are_timed_as_in_pre_training_unless_told_otherwise(given: dict[str, Any], expected: object) -> None:
     trained = TrainedClips.of(DataConfig(frames=8, crop_size=32, span=(0.7, 1.0)))
     encoder = PretrainedEncoder(network=build_backbone("tiny"), backbone="tiny", source={"file": "x"}, clips=trained)
     videos = VideoList(videos=[], classes=["a", "b"], root=Path(), split="train", layout="none")

@@ -1,6 +1,7 @@
 """What the header and the first frame of a video file tell; packets are counted only where the header has no index."""
 
 import contextlib
+import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_header(path: Path) -> VideoHeader:
         VideoError: the file cannot be opened, has no video stream or no frame, its frames are not of the size
             that it states, or it ends before its last frame.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
         return _of_folder(path)
     container, stream = open_video(path, probe=False)
     with container:

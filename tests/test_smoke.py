@@ -22,7 +22,7 @@ def test_the_small_form_switches_nothing_off(name: str) -> None:
     changed = {flag for flag in small if small[flag] != before[flag]}
     assert changed <= {
         "method.queue_size", "method.cell_queue_size", "data.dataset", "data.crop_size", "data.workers",
-        "optim.epochs", "optim.batch_size", "run.health_videos", "run.log_steps",
+        "optim.epochs", "optim.batch_size", "optim.warmup_epochs", "run.health_videos", "run.log_steps",
     }  # fmt: skip
     assert bool(small["method.cell_queue_size"]) == bool(before["method.cell_queue_size"])
 

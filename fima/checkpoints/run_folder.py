@@ -20,6 +20,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.max_skipped_share",
         "data.timeout_seconds",
         "optim.epochs",
+        "run.memory_format",  # it changes rounding only
         "run.device",
         "run.checkpoint_epochs",
         "run.checkpoint_minutes",

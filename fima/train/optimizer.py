@@ -67,7 +67,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """
     if name == "lars":
         try:
-            from timm.optim import Lars
+            from timm.optim.lars import Lars
         except ImportError:
             raise ConfigError(f"--optim.name lars needs timm: {pip_install('lars')}") from None
         return Lars
@@ -118,7 +118,8 @@ def refuse_frozen_random_weights(optim: OptimConfig, remedy: str) -> None:
 
 def moving_average(encoder: nn.Module, decay: float) -> AveragedModel:
     """Return a copy that follows an encoder, batch-norm statistics included; its first update copies."""
-    return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(encoder, multi_avg_fn=average, use_buffers=True)
 
 
 def in_words(optim: OptimConfig) -> str:

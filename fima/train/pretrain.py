@@ -16,6 +16,7 @@ from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.errors import ConfigError
+from fima.library.clip_fit import with_timing_checked
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
@@ -71,6 +72,8 @@ def pretrain(
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
         config = with_precision(with_queue_sizes(config, num_videos), device)
+        if not resume:
+            videos = with_timing_checked(videos, config.data)
         if resume:
             start = last_checkpoint(config, run, Checkpoint, videos)
         elif resume_from is not None:

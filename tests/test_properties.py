@@ -18,8 +18,8 @@ from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, MethodConf
 from fima.data.clips import ClipTiming, FrameCount, evenly_spread_starts, window_starts
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
-from fima.data.loader import EpochSampler
 from fima.data.quarantine import read_quarantine, write_quarantine
+from fima.data.sampler import EpochSampler
 from fima.data.views import Crop, random_crop
 from fima.errors import ConfigError, DataError
 from fima.files.jsonl import keep_lines, read_lines

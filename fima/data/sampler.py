@@ -1,6 +1,7 @@
 """The order of the videos in an epoch, and random numbers that depend on where they are used alone."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,7 +16,22 @@ def item_generator(stream: int, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
 
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
+Item = TypeVar("Item")
+
+
+class SteppedSampler(Sampler[list[Item]]):
+    """Batches of an epoch that can begin at any of its steps."""
+
+    epoch = 0
+    start_step = 0
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step at which it begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+
+class EpochSampler(SteppedSampler[tuple[int, int]]):
     """Batches of (epoch, index), in an order that is a function of (seed, epoch) alone.
 
     The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
@@ -40,13 +56,6 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the epoch that the next iteration gives, and the step at which it begins."""
-        self.epoch = epoch
-        self.start_step = start_step
 
     def __len__(self) -> int:
         """Steps of a whole epoch, whatever the step it begins at."""

@@ -119,6 +119,10 @@ class Layout:
     list_videos: Callable[[Request], VideoList]
     """Lists a split. Raises DataError."""
     accepts: Callable[[Path, Path | None], bool] | None = None
-    """Whether a root may be read as this data set when it is asked for by name; None: where it is recognised."""
+    """What `may_be` asks; None: where it is recognised."""
     numbered_splits: bool = False
     """Whether it has several official splits."""
+
+    def may_be(self, root: Path, annotations: Path | None) -> bool:
+        """Whether a root may be read as this data set when it is asked for by name."""
+        return (self.accepts or self.recognise)(root, annotations)

@@ -37,7 +37,7 @@ class DataConfig:
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     windows_per_video: Literal["auto"] | int = 1
     """Pairs of clips that an epoch takes from a video, each from a part of its own; `auto`: one for every ten seconds of
-    it, from its index. The two clips of a pair then lie near each other."""
+    the video. The two clips of a pair are near each other."""
     mixing: Literal["proportional", "balanced"] = "proportional"
     """Several sets: each in proportion to its videos, times its weight; or each alike, in proportion to its weight."""
     step_between_clips: int = 1

@@ -82,7 +82,7 @@ class EpochPlan:
         return sum(self.drawn)
 
     def describe(self) -> dict[str, Any]:
-        """What records say of it: the number of windows, and the videos and samples of each set where there are several."""
+        """What records say of it: by set its videos, their windows, and the samples that it gives an epoch."""
         starts = (0, *self.ends)
         sets = [
             {

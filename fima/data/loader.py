@@ -19,7 +19,7 @@ from fima.data.decode.kept import KeptVideo, VideoStore
 from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
 from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, item_generator
-from fima.data.epoch_sampler import EpochSampler
+from fima.data.sampler import EpochSampler
 from fima.data.views import ClipViews, sample_views, stack_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.open_files import require_open_files

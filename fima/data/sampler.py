@@ -1,6 +1,7 @@
-"""The order of training samples, in batches, shared between processes."""
+"""The batches of an epoch, shared between processes."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -8,8 +9,22 @@ from torch.utils.data import Sampler
 from fima.data.epoch_plan import EpochPlan
 from fima.errors import ConfigError
 
+Item = TypeVar("Item")
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
+
+class SteppedSampler(Sampler[list[Item]]):
+    """Batches of an epoch that can begin at any of its steps."""
+
+    epoch = 0
+    start_step = 0
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step at which it begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+
+class EpochSampler(SteppedSampler[tuple[int, int]]):
     """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
 
     The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
@@ -34,13 +49,6 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the epoch that the next iteration gives, and the step at which it begins."""
-        self.epoch = epoch
-        self.start_step = start_step
 
     def __len__(self) -> int:
         """Steps of a whole epoch, whatever the step it begins at."""

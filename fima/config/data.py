@@ -36,8 +36,8 @@ class DataConfig:
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     windows_per_video: Literal["auto"] | int = 1
-    """Pairs of clips that an epoch takes from a video, each from a part of its own; `auto`: one for every ten seconds of
-    the video. The two clips of a pair are near each other."""
+    """Pairs of clips that an epoch takes from a video, each from a part of its own; `auto`: one for every ten
+    seconds of it. The two clips of a pair are near each other."""
     mixing: Literal["proportional", "balanced"] = "proportional"
     """Several sets: each in proportion to its videos, times its weight; or each alike, in proportion to its weight."""
     step_between_clips: int = 1

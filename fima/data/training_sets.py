@@ -62,6 +62,8 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoL
     """
     lists = [chosen_videos(each.root, settings, settings.part) for each in sets]
     if len(lists) == 1:
+        if sets[0].weight != 1:
+            raise ConfigError(f"{sets[0].root}:{sets[0].weight:g}: a weight compares several sets; leave it out")
         return lists[0]
     for name in ONE_FOLDER:
         if getattr(settings, name) != getattr(DataConfig(), name):

@@ -85,10 +85,11 @@ class CellTerm(Term[CellKeys]):
                 )
                 for index in range(key.shape[1])
             ]
-        for batch_key in batch_keys if self.queue is not None else ():
-            num_slices, num_cells = batch_key.shape[1:3]
+        if self.queue is not None:
+            num_slices, num_cells = key_b.cells.shape[1:3]
             ids = None if query.videos is None else query.videos.batch.repeat_interleave(num_cells).repeat(num_slices)
-            self.queue.write(batch_key.transpose(0, 1).flatten(0, 2), ids)
+            for batch_key in batch_keys:
+                self.queue.write(batch_key.transpose(0, 1).flatten(0, 2), ids)
         loss = torch.stack([found.loss for found in slices]).mean()
         stats = {
             "foreground_share": torch.stack([key_a.mask, key_b.mask]).to(loss.dtype).mean(),

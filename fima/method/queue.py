@@ -6,6 +6,9 @@ from torch.nn.functional import normalize
 
 from fima.errors import ConfigError
 
+VIDEO_IDS = ".video_ids"
+"""What the names of the videos of a queue's keys end in, in the state dict of a method."""
+
 
 def decided_size(size: int | None, flag: str) -> int:
     """The size of a queue, which a run derives from its number of videos where the settings leave it open.

@@ -168,3 +168,22 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
     if sum(map(len, labels)) < 2:
         return None
     return measure(torch.cat(embeddings), torch.cat(features), torch.cat(labels))
+
+
+def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:
+    """Measure the query networks on each of several sets, on its part of the videos of a health check, by its name.
+
+    Args:
+        method: as of `check_health`.
+        videos: the training videos.
+        config: settings of the run.
+        device: where the networks are.
+
+    Returns:
+        Nothing where there is one set; without sets of which fewer than two videos can be decoded.
+    """
+    sets = videos.by_set()
+    share = max(2, config.run.health_videos // max(1, len(sets)))
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, health_videos=share))
+    found = {name: check_health(method, part, config, device) for name, part in sets.items()}
+    return {name: health for name, health in found.items() if health is not None}

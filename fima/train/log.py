@@ -101,14 +101,17 @@ class RunLog:
         rate = f"lr {values['lr']:.3g}"
         self.say(f"epoch {progress.epoch}/{num_epochs} · {means} · {rate} · {speed} · {values['seconds']:.0f} s")
 
-    def health(self, health: Health, progress: Progress) -> None:
+    def health(self, health: Health, progress: Progress, by_set: Mapping[str, Health]) -> None:
         """Record a health check, say it, and warn aloud of a collapse.
 
         The first steps do not count: untrained networks and unsettled batch-norm averages look like a collapse.
         """
         epoch, values = progress.epoch, {**vars(health), "collapsed": health.collapsed}
-        self.record("health", epoch=epoch, step=progress.step, values=values)
+        of_sets = {f"{measure}/{name}": value for name, each in by_set.items() for measure, value in vars(each).items()}
+        self.record("health", epoch=epoch, step=progress.step, values={**values, **of_sets})
         self.say(health.line)
+        for name, each in by_set.items():
+            self.say(f"{name}: {each.line}")
         if health.collapsed and progress.step >= SETTLED_STEPS:
             self.warn(
                 f"THE REPRESENTATION HAS COLLAPSED after epoch {epoch}: its embeddings hardly depend on the video "

@@ -1,22 +1,26 @@
 """Pre-training: the method's networks, trained on unlabelled videos; health of the representation between epochs."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress
 from fima.checkpoints.pretrained import load_pretrained, write_safetensors
 from fima.checkpoints.run_folder import RunFolder
-from fima.config import PretrainConfig
+from fima.config import DataConfig, PretrainConfig
 from fima.data.augment import make_inputs
-from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.data.training_sets import TrainingSet, training_videos, with_windows
 from fima.errors import ConfigError
 from fima.library.clip_fit import with_timing_checked
+from fima.library.windows import windows_of
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
@@ -25,8 +29,9 @@ from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
+from fima.train.by_set import sums_by_set
 from fima.train.failures import errors_in_one_line
-from fima.train.health import check_health
+from fima.train.health import check_health, health_by_set
 from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import warnings_about, with_precision, with_queue_sizes
@@ -40,7 +45,7 @@ from fima.visual.tensorboard import log_pictures
 def pretrain(
     config: PretrainConfig,
     *,
-    data: Path,
+    data: Path | Sequence[TrainingSet],
     out: Path,
     checkpoints: Path | None = None,
     resume: bool = False,
@@ -51,7 +56,7 @@ def pretrain(
 
     Args:
         config: the settings; queue sizes that are None follow from the number of videos.
-        data: folder of videos; labels are not used but for the kNN accuracy of the health check.
+        data: folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
         out: folder of the run; new, unless `resume`.
         checkpoints: folder of the checkpoints, instead of `checkpoints` in the folder of the run.
         resume: continue from the run's last checkpoint.
@@ -71,8 +76,8 @@ def pretrain(
         run.require(resume=resume)
         if not resume and resume_from is None and config.model.init_from is None:
             refuse_frozen_random_weights(config.optim, "give --model.init-from")
-        videos = chosen_videos(data, config.data, config.data.part)
-        num_videos = len(videos.videos)
+        videos = videos_of_epoch([TrainingSet(root=data)] if isinstance(data, Path) else data, config.data)
+        num_videos = videos.epoch.num_samples
         config = with_precision(with_queue_sizes(config, num_videos), device)
         if not resume:
             videos = with_timing_checked(videos, config.data)
@@ -86,6 +91,18 @@ def pretrain(
         if task.ema is not None and start.saved is not None and start.saved.ema:
             task.ema.load_state_dict(start.saved.ema)
         return train(task, run, device, start)
+
+
+def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+    """List the videos to train on, and what an epoch has of them.
+
+    Raises:
+        UserError: as `training_videos`; or the lengths of the videos cannot be kept in their index.
+    """
+    videos = training_videos(sets, settings)
+    if settings.windows_per_video == 1:
+        return videos
+    return with_windows(videos, windows_of(videos, [each.root for each in sets], settings), sets, settings)
 
 
 class Pretraining(Task[PretrainBatch]):
@@ -103,6 +120,7 @@ class Pretraining(Task[PretrainBatch]):
 
     def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
         self.config, self.videos = config, videos
+        self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
@@ -130,7 +148,7 @@ class Pretraining(Task[PretrainBatch]):
 
     def step(self, model: nn.Module, batch: PretrainBatch, device: torch.device) -> Measured:
         """Forward and backward; see `pretrain_step`."""
-        return pretrain_step(model, self.config, batch, device)
+        return pretrain_step(model, self.config, batch, device, by_set=self.by_set)
 
     def before_step(self, done: float) -> None:
         """Set the momentum of the key networks, where it changes."""
@@ -147,11 +165,12 @@ class Pretraining(Task[PretrainBatch]):
         """Return the networks, and the videos."""
         config, videos = self.config, self.videos
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
+        windows = "" if videos.epoch.is_plain else f" · {counted(videos.epoch.num_samples, 'sample')} an epoch"
         begins_with = [] if self.begins_with is None else [f"encoder from {self.begins_with}"]
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
             *begins_with,
-            f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
+            f"{len(videos.videos)} videos ({videos.layout}){windows} · {counted(len(self.loader), 'step')} an epoch",
         ]
 
     def warnings(self) -> list[str]:
@@ -188,10 +207,11 @@ class Pretraining(Task[PretrainBatch]):
         """Measure the representation where it is due, and warn when it has collapsed."""
         if distributed.is_main() and self.health_is_due(training.run, progress):
             health = check_health(self.networks, self.videos, self.config, training.device)
+            by_set = health_by_set(self.networks, self.videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
-                training.log.health(health, progress)
+                training.log.health(health, progress, by_set)
         distributed.barrier()
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
@@ -226,7 +246,14 @@ def start_encoders_from(source: str, networks: nn.Module, backbone: str) -> str:
     return f"{source}: {loaded.description} ({len(weights)} tensors of the encoder; heads and queues anew)"
 
 
-def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:
+def pretrain_step(
+    model: nn.Module,
+    config: PretrainConfig,
+    batch: PretrainBatch,
+    device: torch.device,
+    *,
+    by_set: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
+) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of a method, in `optim.accumulate` parts.
 
     The key networks move once, before the first part. A part's keys enter the queues when it is done, so later parts
@@ -237,12 +264,13 @@ def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch
         config: settings of the run.
         batch: this process's videos, on the CPU.
         device: where the model is.
+        by_set: as of `forward_backward`.
     """
 
     def losses(part: PretrainBatch, is_first: bool) -> StepLosses:
         return forward(model, config, part, update_keys=is_first)
 
-    return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate)
+    return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate, by_set=by_set)
 
 
 def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
@@ -258,6 +286,8 @@ def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, u
         )
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
+    if method.exclude_same_video:
+        clips = [replace(clip, videos=batch.index.to(clip.full.device)) for clip in clips]
     with autocast(clips[0].full.device, config.run.precision):
         losses: StepLosses = model(*clips, update_keys=update_keys)
     return losses

@@ -1,7 +1,7 @@
 """What every layout makes of a folder: one list of videos, with labels where there are any."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,14 @@ class VideoList:
     def epoch(self) -> EpochPlan:
         """What an epoch of training has of them."""
         return EpochPlan.plain(len(self.videos)) if self.plan is None else self.plan
+
+    def by_set(self) -> dict[str, "VideoList"]:
+        """The videos of each of several sets, by its name; nothing where they are one."""
+        plan = self.epoch
+        if len(plan.ends) == 1:
+            return {}
+        named = zip(plan.names, (0, *plan.ends), plan.ends, strict=False)
+        return {name: replace(self, videos=self.videos[start:end], plan=None) for name, start, end in named}
 
     def describe(self) -> dict[str, Any]:
         """A summary for records and reports."""

@@ -30,6 +30,7 @@ from fima.checkpoints.checkpoint import (
 )
 from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.torchvision_file import TORCHVISION, torchvision_file
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
@@ -68,6 +69,8 @@ class EncoderFile:
     """Settings of the run that trained it; None where the file has none, so its backbone follows from its weights."""
     epoch: int | None = None
     """Whole epochs; None where the file does not say."""
+    left_over: tuple[str, ...] = ()
+    """Names in the file that are not of the encoder."""
 
 
 def encoder_file(source: Path) -> Path:
@@ -75,11 +78,13 @@ def encoder_file(source: Path) -> Path:
 
     Args:
         source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
-            encoder that comes with the package; a file is returned as it is.
+            encoder that comes with the package, or of weights of torchvision; a file is returned as it is.
 
     Raises:
         CheckpointError: the folder is neither, or there is no such name.
     """
+    if not source.exists() and source.name == str(source) and TORCHVISION in source.name:
+        return torchvision_file(source.name)
     if not source.exists() and source.name == str(source) and not source.suffix:
         if source.name in (names := shipped_encoders()):
             return ENCODERS / source.name / WEIGHTS_FILE
@@ -152,6 +157,7 @@ def read_encoder(path: Path) -> EncoderFile:
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
             weights=below(classifier.model, "encoder."),
+            left_over=tuple(name for name in classifier.model if not name.startswith("encoder.")),
             method="supervised",
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
@@ -160,6 +166,7 @@ def read_encoder(path: Path) -> EncoderFile:
         checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
             weights=below(checkpoint.model, ENCODER_PREFIX),
+            left_over=tuple(name for name in checkpoint.model if not name.startswith(ENCODER_PREFIX)),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,
@@ -226,10 +233,9 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     else:
         classified = any(name.startswith(CLASSIFIER) for name in [*beside, *below(state, prefix)])
         method = "supervised" if classified else "encoder"
-    weights = below(state, prefix)
-    return EncoderFile(
-        weights={name: value for name, value in weights.items() if not name.startswith(HEADS)}, method=method
-    )
+    weights = {name: value for name, value in below(state, prefix).items() if not name.startswith(HEADS)}
+    used = {prefix + name for name in weights}
+    return EncoderFile(weights=weights, method=method, left_over=tuple(name for name in state if name not in used))
 
 
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:

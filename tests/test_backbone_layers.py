@@ -195,7 +195,7 @@ def block_loop(weights: Weights, x: Tensor, time: int, space: int) -> Tensor:
     """Convolutions at 0, 3, 6 and 9 of the body, each with its batch norm; the shortcut averages, then convolves."""
     y = x
     for number, (kind, stride) in enumerate(
-        [("space", (1, space, space)), ("time", (time, 1, 1)), ("space", 1), ("time", 1)]
+        [("space", (1, space, space)), ("time", (time, 1, 1)), ("space", (1, 1, 1)), ("time", (1, 1, 1))]
     ):
         weight = weights[f"body.{3 * number}.weight"]
         y = functional.conv3d(y, weight, stride=stride, padding=(0, 1, 1) if kind == "space" else (1, 0, 0))

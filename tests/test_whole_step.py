@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
-from fima.backbones.registry import BACKBONES
+from fima.backbones.registry import BACKBONES, register_backbone
 from fima.config import MethodConfig, ModelConfig
-from fima.method.decoder import MotionDecoder, positional_code
+from fima.method import build_method
+from fima.method.decoder import DecoderLayer, MotionDecoder, positional_code
 from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
+from fima.method.registry import METHODS, register_method
 from tests.reference import cell_motion_loop, frame_motion_loop, info_nce_loop, noise, positive_pairs_loop
 
 Weights = dict[str, Tensor]
@@ -52,12 +54,13 @@ class Micro(nn.Module):
 
 @pytest.fixture(autouse=True)
 def micro(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BACKBONES, "registered", {"micro": Micro})
+    monkeypatch.setattr(BACKBONES, "registered", {})
+    register_backbone("micro", Micro)
 
 
 def build(method: MethodConfig) -> FIMA:
     torch.manual_seed(0)
-    network = FIMA(MODEL, method).double()
+    network = build_method(MODEL, method).double()
     with torch.no_grad():
         for parameter in network.query_encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -87,7 +90,7 @@ def project(weights: Weights, name: str, x: Tensor) -> Tensor:
 def attention_loop(weights: Weights, tokens: Tensor, memory: Tensor, heads: int) -> Tensor:
     """(N, D) that have looked at (M, D), head by head."""
     dim = tokens.shape[1]
-    parts = zip(weights["in_proj_weight"].split(dim), weights["in_proj_bias"].split(dim), strict=True)
+    parts = zip(weights["in_proj_weight"].chunk(3), weights["in_proj_bias"].chunk(3), strict=True)
     query, key, value = (x @ w.T + b for x, (w, b) in zip((tokens, memory, memory), parts, strict=True))
     found = []
     for q, k, v in zip(query.chunk(heads, 1), key.chunk(heads, 1), value.chunk(heads, 1), strict=True):
@@ -137,7 +140,7 @@ def predictions_loop(weights: Weights, method: MethodConfig, own: Tensor, other:
             vectors = project(weights, "projector", affine(weights, "expand", decoded))
             slices.append(vectors[0])
             cells.append(vectors[len(cls) :])
-    return torch.stack(slices).view(BATCH, SLICES, -1), torch.stack(cells).unflatten(0, (BATCH, SLICES))
+    return torch.stack(slices).view(BATCH, SLICES, -1), torch.stack(cells).view(BATCH, SLICES, -1, 4)
 
 
 def step_loop(weights: Weights, method: MethodConfig, a: ClipInputs, b: ClipInputs) -> tuple[Weights, Weights]:
@@ -160,7 +163,9 @@ def step_loop(weights: Weights, method: MethodConfig, a: ClipInputs, b: ClipInpu
     if method.frame_loss:
         frames = torch.cat([slices.transpose(0, 1) for slices, _ in predicted])
         keys = torch.stack([pooled[i][view] for i in (1, 0) for view in ("early_difference", "late_difference")])
-        losses["frame"] = sum(frame_motion_loop(frames, keys, weights["motion_queue.keys"], method.temperature)) / 4
+        losses["frame"] = torch.stack(
+            frame_motion_loop(frames, keys, weights["motion_queue.keys"], method.temperature)
+        ).mean()
         queues["motion_queue"] = torch.roll(keys.flatten(0, 1)[-5:], 12 % 5, dims=0)
     if method.cell_loss:
         cells = [project(weights, "key_projector", x["full_difference"].flatten(3).permute(0, 2, 3, 1)) for x in maps]
@@ -233,8 +238,8 @@ def test_the_statistics_of_a_step() -> None:
     }
     for name, value in expected.items():
         assert found.stats[name].item() == pytest.approx(value.item(), abs=1e-6), name
-    masks = [network.key_pass(clip)["cell"].mask for clip in (a, b)]
-    pairs = positive_pairs_loop(a.box, b.box, *masks, METHOD.pos_ratio)
+    mask_a, mask_b = (network.key_pass(clip)["cell"].mask for clip in (a, b))
+    pairs = positive_pairs_loop(a.box, b.box, mask_a, mask_b, METHOD.pos_ratio)
     assert found.stats["cells_with_positives"].item() == pytest.approx(pairs.any(dim=2).double().mean().item())
     torch.testing.assert_close(found.query, query_a.detach())
 
@@ -255,9 +260,19 @@ def test_the_positional_code_is_that_of_the_transformer() -> None:
 def test_dropout_acts_on_attention_and_activations() -> None:
     torch.manual_seed(0)
     decoder = MotionDecoder(8, heads=2, num_layers=1, dropout=0.5)
-    layer = decoder.layers[0]
-    assert layer.attention.dropout == layer.dropout.p == layer.feed_forward[2].p == 0.5
+    (layer,) = decoder.layers
+    assert isinstance(layer, DecoderLayer)
+    assert layer.attention.dropout == layer.dropout.p == 0.5
+    assert [module.p for module in layer.feed_forward if isinstance(module, nn.Dropout)] == [0.5]
     tokens, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     expected = decoder_loop(decoder.state_dict(), tokens[1], memory[1], heads=2, layers=1)
     torch.testing.assert_close(decoder.eval()(tokens, memory)[1], expected)
     assert not torch.allclose(decoder.train()(tokens, memory), decoder(tokens, memory))
+
+
+def test_a_method_that_is_registered_is_built_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "registered", {})
+    register_method("mine", build_method)
+    built = METHODS.builder("mine", flag="method.name")(MODEL, VARIANTS["cell alone"])
+    assert isinstance(built, FIMA)
+    assert [*built.queues] == ["cell"]

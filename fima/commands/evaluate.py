@@ -44,7 +44,7 @@ class EvaluateArguments:
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run. Confusion matrices and
-    accuracies by class go to a folder of the same name beside it."""
+    accuracies by class go to a folder of the same name next to it."""
     dataset: Dataset = "auto"
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None

@@ -19,7 +19,7 @@ from fima.train.pretrain import pretrain
 from fima.visual import activation_map
 from fima.visual.cam_video import NamedEncoder, look_at, write_map_picture, write_map_video
 from fima.visual.overlay import in_a_column, label, overlay, resized
-from fima.visual.video_out import VideoWriter, shown_fps
+from fima.visual.video_out import shown_fps, video_writer
 from tests.small_runs import make_videos, with_settings
 from tests.video_files import decode_all, moving_square, write_video
 
@@ -163,15 +163,15 @@ def test_map_picture_has_moments_and_the_average(tmp_path: Path) -> None:
 
 def test_a_video_that_fails_leaves_no_file(tmp_path: Path) -> None:
     frames = iter([np.zeros((16, 16, 3), dtype=np.uint8), None])
-    with pytest.raises(AttributeError), VideoWriter(tmp_path / "a.mp4", 25) as writer:
-        list(map(writer.write, frames))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError), video_writer(tmp_path / "a.mp4", 25) as write:
+        list(map(write, frames))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
 def test_odd_sizes_and_odd_rates_can_be_written(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "a.mp4", 30000 / 1001) as writer:
+    with video_writer(tmp_path / "a.mp4", 30000 / 1001) as write:
         for _ in range(6):
-            writer.write(np.full((33, 35, 3), 200, dtype=np.uint8))
+            write(np.full((33, 35, 3), 200, dtype=np.uint8))
     assert decode_all(tmp_path / "a.mp4").shape == (6, 34, 36, 3)
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert float(container.streams.video[0].average_rate or 0) == pytest.approx(29.97, abs=0.01)

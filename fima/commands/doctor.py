@@ -18,7 +18,8 @@ from fima.commands.system import check_system, show_checks
 from fima.console import Console
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
 
@@ -83,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(diagnosis, Console())
     if arguments.json is not None:
         _write_json(arguments.json, diagnosis.to_dict())
-        print(f"wrote {arguments.json}")
     if arguments.quarantine is not None:
         write_quarantine(arguments.quarantine, diagnosis.quarantine())
         print(f"wrote {arguments.quarantine}: pass it to `fima pretrain` as --data.exclude")
@@ -145,13 +145,9 @@ def _check_system(json_file: Path | None) -> int:
     show_checks(checks, Console())
     if json_file is not None:
         _write_json(json_file, {"checks": [asdict(check) for check in checks]})
-        print(f"wrote {json_file}")
     return EXIT_PROBLEMS if any(check.state == "problem" for check in checks) else 0
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be written ({error.strerror})") from error
+    write_file(file, json.dumps(content, indent=1) + "\n")
+    print(f"wrote {file}")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 from fima.recipe import config_to_mapping
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind=arguments.format,
         exported=f"`{out.name}` ({arguments.format}, {size}) {_compared(check)}.",
     )
-    write_text(card_path, card)
+    write_file(card_path, card)
     if arguments.json:
         record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
         print(json.dumps(record))

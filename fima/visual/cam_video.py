@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.datasets import VideoList
@@ -16,8 +15,8 @@ from fima.data.eval_clips import ClipSettings
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, map_timeline
 from fima.evaluate.cam import adapted_to_differences
 from fima.evaluate.extract import Resources
-from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized
-from fima.visual.video_out import VideoFormat, VideoWriter, shown_fps
+from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized, save_picture
+from fima.visual.video_out import VideoFormat, shown_fps, video_writer
 
 NUM_MOMENTS = 5
 LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
@@ -115,10 +114,10 @@ def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: flo
     """
     kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
     rate, every = shown_fps(fps, kind)
-    with VideoWriter(out, rate) as writer:
+    with video_writer(out, rate) as write:
         for number, frame in enumerate(source()):
             if number % every == 0:
-                writer.write(maps.panels(resized(frame, height), number))
+                write(maps.panels(resized(frame, height), number))
 
 
 def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
@@ -149,8 +148,7 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         tiles.append(overlay(mean_frame, average, (float(average.min()), float(average.max()))))
         rows.append(labelled(in_a_row(tiles), name))
     rows.append(label(LEGEND, rows[0].shape[1]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(in_a_column(rows)).save(out)
+    save_picture(in_a_column(rows), out)
 
 
 def file_source(reader: VideoReader) -> FrameSource:

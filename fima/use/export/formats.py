@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fima.checkpoints.pretrained import METADATA_KEY
 from fima.errors import ConfigError, TrainingError
-from fima.files.atomic import let_others_read
+from fima.files.atomic import written_whole
 from fima.version import pip_install
 
 Format = Literal["safetensors", "torch-export", "onnx"]
@@ -71,16 +71,9 @@ def write(exportable: Exportable, path: Path, name: Format) -> None:
         ConfigError: the place cannot be written, or the network takes no clips of that size.
         TrainingError: PyTorch's exporter cannot express the network.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     writers = {"safetensors": _write_safetensors, "torch-export": _write_torch_export, "onnx": _write_onnx}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         writers[name](exportable, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_exported(path: Path, name: Format, *, module: nn.Module) -> Run:
@@ -123,7 +116,6 @@ def _module_with(path: Path, module: nn.Module) -> Run:
 def _write_safetensors(exportable: Exportable, path: Path) -> None:
     weights = {name: value.contiguous() for name, value in exportable.weights.items()}
     save_file(weights, path, metadata={METADATA_KEY: json.dumps(exportable.facts)})
-    let_others_read(path)
 
 
 def _write_torch_export(exportable: Exportable, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +222,11 @@ def broken():
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "my_encoder.py").write_text(MINE)
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "means_of_clips.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_encoder", raising=False)
-    return "my_encoder"
+    yield "means_of_clips"
+    sys.modules.pop("means_of_clips", None)
 
 
 def test_functions_that_are_refused(mine: str) -> None:

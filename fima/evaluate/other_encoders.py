@@ -11,7 +11,6 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import file_hash, load_weights
@@ -65,6 +64,9 @@ def open_other(source: str) -> FrozenEncoder | None:
 
 
 def _open_torchvision(source: str) -> FrozenEncoder:
+    # Loading torchvision takes a second, which other encoders need not wait for.
+    from torchvision.models import get_model_weights
+
     name, _, file = source.removeprefix(TORCHVISION).partition(":")
     if name not in TORCHVISION_CLIPS:
         raise ConfigError(f"{source}: torchvision has no such video network{suggestion(name, TORCHVISION_CLIPS)}")

@@ -176,8 +176,9 @@ def write_onnx(path: Path, shape: list[int | str], **metadata: object) -> Path:
 
 @pytest.mark.parametrize("shape", [["batch", 3, "frames", 32, 32], ["batch", 4, 3, "height", "width"]])
 def test_onnx_files(shape: list[int | str], tmp_path: Path) -> None:
-    encoder = opened(write_onnx(tmp_path / "mine.onnx", shape, preprocessing=preprocessing_of(4, 32)))
-    assert (encoder.clips.frames, encoder.clips.crop_size, encoder.assumption) == (4, 32, "")
+    trained = ClipSettings(frames=4, crop_size=32, span=0.5)
+    encoder = opened(write_onnx(tmp_path / "mine.onnx", shape, preprocessing=preprocessing_of(trained)))
+    assert (encoder.clips, encoder.assumption) == (trained, "")
     expected = normalised_by(some_clips(3), encoder.mean, encoder.std).mean(dim=(2, 3, 4))
     assert torch.allclose(encode(encoder.module, some_clips(3))[..., 0, 0, 0], expected, atol=1e-5)
     silent = load_subject(write_onnx(tmp_path / "other.onnx", shape), config=EvaluationConfig(), device=CPU)
@@ -253,7 +254,7 @@ def test_a_function_of_the_user_is_measured_as_all_encoders(
     mine: str, splits: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     result = evaluate(tmp_path / "a.json", f"{mine}:means", splits, "--protocols", "knn")
-    assert "4 frames 2 apart, 32 px, mean 0 0 0, std 1 1 1" in capsys.readouterr().out
+    assert "4 frames, stride 2, 32 px, mean 0 0 0, std 1 1 1" in capsys.readouterr().out
     # The classes are levels of brightness, which these features are.
     assert result["figures"]["knn/top1"] == 100
     assert result["encoder"]["description"] == "means"

@@ -72,10 +72,8 @@ class FrozenEncoder:
 
     def preprocessing(self, clips: ClipSettings) -> str:
         """Return in words what it is shown of videos that are cut into such clips."""
-        distance = f"covering {100 * clips.span:g} % of the video" if clips.span else f"{clips.fps:g} a second"
-        distance = distance if clips.span or clips.fps else f"{clips.stride:g} apart"
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
-        return f"{clips.frames} frames {distance}, {clips.crop_size} px, mean {mean}, std {std}"
+        return f"{clips.frames} frames, {clips.timing}, {clips.crop_size} px, mean {mean}, std {std}"
 
 
 class _Adapted(nn.Module):

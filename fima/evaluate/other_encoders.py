@@ -127,26 +127,24 @@ def _open_onnx(path: Path) -> FrozenEncoder:
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise ConfigError(f"{path}: takes clips of {height} x {width} px; only square ones are made here")
     known = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")).get("preprocessing", {})
-    shown = {
-        "frames": frames if isinstance(frames, int) else known.get("frames"),
-        "crop_size": height if isinstance(height, int) else known.get("resize", {}).get("height"),
-    }
 
     def run(clips: Tensor) -> Tensor:
         clips = clips if channels[0] == 1 else clips.transpose(1, 2).contiguous()
         return torch.from_numpy(session.run(None, {first.name: clips.cpu().numpy()})[0]).to(clips.device)
 
-    encoder = FrozenEncoder(
-        name=path.stem,
-        network=run,
-        clips=ClipSettings(**{"frames": 16, "crop_size": 224} | {key: value for key, value in shown.items() if value}),
-        identity=f"ONNX {file_hash(path)}",
-        file=path,
+    encoder = FrozenEncoder(name=path.stem, network=run, identity=f"ONNX {file_hash(path)}", file=path)
+    default = encoder.clips
+    clips = ClipSettings(
+        frames=frames if isinstance(frames, int) else known.get("frames", default.frames),
+        crop_size=height if isinstance(height, int) else known.get("resize", {}).get("height", default.crop_size),
+        stride=known.get("frame_stride", default.stride),
+        fps=known.get("frames_per_second", default.fps),
+        span=known.get("span", default.span),
     )
     if known:
-        return replace(encoder, mean=tuple(known["mean"]), std=tuple(known["std"]))
+        return replace(encoder, clips=clips, mean=tuple(known["mean"]), std=tuple(known["std"]))
     sentence = "the file does not say how it takes clips; it is shown {clips}, every second frame, normalised as ours"
-    return replace(encoder, assumption=sentence)
+    return replace(encoder, clips=clips, assumption=sentence)
 
 
 def _call(module: str, function: str) -> FrozenEncoder:

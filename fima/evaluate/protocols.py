@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
@@ -52,8 +53,6 @@ SplitName = int | str
 """The number of an official split, or the name of a fold."""
 POOLS = ("avg", "max", "avg+max", "grid")
 """What `--features` takes of a feature map."""
-TIMINGS = ("stride", "fps", "span")
-"""Settings of `ClipSettings` that say how far apart the frames of a clip are, each instead of the others."""
 STREAMS = {"rgb": ("rgb",), "difference": ("difference",), "both": ("rgb", "difference")}
 """What `--features` takes feature maps of."""
 
@@ -135,7 +134,7 @@ class EvaluationConfig:
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
-        timings = [name for name in TIMINGS if getattr(self, name) is not None]
+        timings = [name for name in TIMING if getattr(self, name) is not None]
         if len(timings) > 1:
             raise ConfigError(f"--{timings[0]} and --{timings[1]}: both say how far apart frames are; give one")
         for name in timings:
@@ -161,7 +160,7 @@ class EvaluationConfig:
         Raises:
             ConfigError: a size below what clips have.
         """
-        given = {name: value for name in TIMINGS if (value := getattr(self, name)) is not None}
+        given = {name: value for name in TIMING if (value := getattr(self, name)) is not None}
         trained = replace(trained, fps=0.0, span=0.0) if given else trained
         return replace(
             trained,

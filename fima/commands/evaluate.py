@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
 
     if arguments.diagnose:
         given = arguments.config.protocols or ()
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(arguments.out, flag="out")
     try:
         with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+            device = distributed.init_from_environment(choose_device(arguments.device))
             subject = _load(arguments, device)
             out = arguments.out or evaluation_file(subject.encoder)
             cache = evaluation_file(subject.encoder).parent / "cache"

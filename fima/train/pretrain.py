@@ -20,11 +20,12 @@ from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.registry import METHODS
 from fima.torch_tools import distributed
+from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.health import check_health
 from fima.train.loop import seed_networks, train
-from fima.train.resolve import choose_device, warnings_about, with_precision, with_queue_sizes
+from fima.train.resolve import warnings_about, with_precision, with_queue_sizes
 from fima.train.resume import Start, first_progress, last_checkpoint, start_from
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
@@ -57,7 +58,8 @@ def pretrain(
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
     METHODS.check(config.method.name, flag="method.name")
-    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
+    device = choose_device(config.run.device, flag="run.device")
+    device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         run.require(resume=resume)

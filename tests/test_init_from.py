@@ -148,8 +148,8 @@ def test_what_fits_nowhere_is_told_before_any_work(
         (nothing, "nothing.pth: it gives only 0% of the weights of r2plus1d_18"),
         (image, "layers are not those of r2plus1d_18 (`conv1.weight`, (64, 3, 7, 7) where it has `stem.0.weight`"),
         (tmp_path / "none.pth", "none.pth: no such checkpoint file"),
-        ("R2Plus1D_18_Weights.DEFAULT", "not in PyTorch's cache ("),
-        ("R2Plus1D_18_Weights.KINETIC", "did you mean `R2Plus1D_18_Weights.KINETICS400_V1`?"),
+        ("torchvision:r2plus1d_18", "not in PyTorch's cache ("),
+        ("torchvision:r2plus1d", "torchvision has no such network; did you mean `r2plus1d_18`?"),
     ):
         words = ["pretrain", str(empty), "--out", str(out), "--model.backbone", "r2plus1d_18"]
         assert main([*words, "--model.init-from", str(source)]) == 2
@@ -160,11 +160,12 @@ def test_what_fits_nowhere_is_told_before_any_work(
 
 def test_a_name_of_torchvision_is_looked_up_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    name = Path(models.get_weight("R3D_18_Weights.KINETICS400_V1").url).name
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / name).touch()
-    for word in ("R3D_18_Weights.KINETICS400_V1", "R3D_18_Weights.DEFAULT"):
-        assert encoder_file(Path(word)) == tmp_path / "checkpoints" / name
+    file = tmp_path / "checkpoints" / Path(models.get_model_weights("resnet18").DEFAULT.url).name
+    file.parent.mkdir()
+    torch.save(models.resnet18().state_dict(), file)
+    warm = read_warm_start("torchvision:resnet18", "mc3_18")
+    assert "encoder from torchvision:resnet18: supervised image network, 100 of 100 tensors" in warm.lines()[0]
+    assert list(warm.left_over) == ["fc.weight", "fc.bias"]
 
 
 def test_what_is_not_loaded_is_told_with_the_reason(run: Path) -> None:

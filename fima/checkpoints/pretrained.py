@@ -30,7 +30,6 @@ from fima.checkpoints.checkpoint import (
 )
 from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
-from fima.checkpoints.torchvision_file import TORCHVISION, torchvision_file
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
@@ -43,7 +42,7 @@ COPIES = frozenset({"k", "key", "target", "momentum", "ema", "student"})
 MOST_NAMED = 5
 CLASSIFIER = ("fc.", "head.", "classifier.")
 HEADS = (*CLASSIFIER, "projector.", "projection", "predictor.", "prototypes.", "queue")
-"""What is dropped where it lies beside the weights of an encoder."""
+"""What is dropped where it lies next to the weights of an encoder."""
 MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
 METADATA_KEY = "fima"
 """Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
@@ -78,13 +77,11 @@ def encoder_file(source: Path) -> Path:
 
     Args:
         source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
-            encoder that comes with the package, or of weights of torchvision; a file is returned as it is.
+            encoder that comes with the package; a file is returned as it is.
 
     Raises:
         CheckpointError: the folder is neither, or there is no such name.
     """
-    if not source.exists() and source.name == str(source) and TORCHVISION in source.name:
-        return torchvision_file(source.name)
     if not source.exists() and source.name == str(source) and not source.suffix:
         if source.name in (names := shipped_encoders()):
             return ENCODERS / source.name / WEIGHTS_FILE
@@ -111,7 +108,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
     (`fc.*`, `head.*`, `classifier.*`) is dropped, below any keys and prefixes of wrappers; and safetensors files of any
-    of these. Objects of other classes beside the weights are not made.
+    of these. Objects of other classes among the weights are not made.
 
     Args:
         path: the file, or a folder as `encoder_file` takes it.
@@ -227,11 +224,11 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     """Return the encoder of a state dict of a whole model or of a bare network, with or without a classifier."""
     prefix = located(state).prefix
     outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
-    beside = below(state, outer)
+    others = below(state, outer)
     if prefix.endswith(QUERY_PREFIXES):
-        method = "fima" if any(name.startswith(MOTION_PARTS) for name in beside) else "moco"
+        method = "fima" if any(name.startswith(MOTION_PARTS) for name in others) else "moco"
     else:
-        classified = any(name.startswith(CLASSIFIER) for name in [*beside, *below(state, prefix)])
+        classified = any(name.startswith(CLASSIFIER) for name in [*others, *below(state, prefix)])
         method = "supervised" if classified else "encoder"
     weights = {name: value for name, value in below(state, prefix).items() if not name.startswith(HEADS)}
     used = {prefix + name for name in weights}
@@ -295,9 +292,9 @@ def _from_safetensors(path: Path) -> EncoderFile:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); copy it again") from None
     found = from_state(state)
-    beside = path.with_name(CONFIG_FILE)
+    settings = path.with_name(CONFIG_FILE)
     if METADATA_KEY not in metadata:
-        return _with_saved_settings(found, beside) if path.name == WEIGHTS_FILE and beside.is_file() else found
+        return _with_saved_settings(found, settings) if path.name == WEIGHTS_FILE and settings.is_file() else found
     try:
         known = json.loads(metadata[METADATA_KEY])
         config = config_from_mapping(known["config"], PretrainConfig, source=str(path))

@@ -3,19 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import torch
 from torch import Size, Tensor
+from torchvision import models
 
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.pretrained import EncoderFile, encoder_file, nearest_backbone, read_encoder
 from fima.data.layouts.video_list import counted
-from fima.errors import CheckpointError
+from fima.errors import CheckpointError, suggestion
 
 LEAST_SHARE = 0.5
 """Share of the encoder's weights that a file must hold at least; with less, it is taken for another network's."""
 MOST_NAMED = 3
+TORCHVISION = "torchvision:"
 COUNTERS, AUXILIARY = "num_batches_tracked", "aux"
 
 
@@ -59,13 +62,31 @@ def read_warm_start(source: str, backbone: str) -> WarmStart:
     says of a still video what it says of the picture (Carreira & Zisserman, 2017).
 
     Args:
-        source: as `load_pretrained` takes it.
+        source: as `load_pretrained` takes it; or `torchvision:NAME`, default weights in PyTorch's cache.
         backbone: name of the architecture.
 
     Raises:
         CheckpointError: the file cannot be read, is of another architecture, or fits too little of the encoder.
     """
-    return fitted(read_encoder(encoder_file(Path(source))), source, backbone)
+    is_name = source.startswith(TORCHVISION)
+    file = _cached(source) if is_name else encoder_file(Path(source))
+    return fitted(read_encoder(file), source, backbone)
+
+
+def _cached(source: str) -> Path:
+    """The file of torchvision's default weights in PyTorch's cache; nothing is fetched."""
+    name = source.removeprefix(TORCHVISION)
+    try:
+        weights = models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise CheckpointError(
+            f"{source}: torchvision has no such network{suggestion(name, models.list_models())}"
+        ) from None
+    path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
+    if not path.is_file():
+        fetch = f"import torchvision; torchvision.models.get_model_weights({name!r}).DEFAULT.get_state_dict()"
+        raise CheckpointError(f'{source}: not in PyTorch\'s cache ({path}); fetch it with `python -c "{fetch}"`')
+    return path
 
 
 def fitted(found: EncoderFile, source: str, backbone: str) -> WarmStart:

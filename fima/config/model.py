@@ -15,8 +15,8 @@ class ModelConfig:
     tests."""
     init_from: str | None = None
     """Encoder whose weights a new run starts from: a run, a file of any program that `fima evaluate` reads, an image
-    network to be inflated, or a name: of an encoder that comes with the package, or of torchvision's weights, such as
-    `R3D_18_Weights.DEFAULT`. Heads, queues and optimiser start anew; `--resume` is another thing."""
+    network to be inflated, `torchvision:NAME` in PyTorch's cache, or the name of an encoder that comes with the
+    package. Heads, queues and optimiser start anew; `--resume` continues a run."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128

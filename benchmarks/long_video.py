@@ -1,8 +1,8 @@
-"""Memory that long videos take: of a process that reads one, and of an epoch of training with `--data.windows-per-video`.
+"""Memory that long videos take: of a process that reads one, and of an epoch with `--data.windows-per-video auto`.
 
-By default a minute is repeated, and each length read in a fresh process. With `--hours N`, a recording of N hours (small
-frames, one a second, a key frame every minute) and 20 videos of 20 seconds are loaded for one epoch: how much of the
-recording the epoch has seen, and the resident memory on the way.
+By default a minute is repeated, and each length read in a fresh process. With `--hours N`, a recording of N hours
+(small frames, one a second, a key frame every minute) and 20 videos of 20 seconds are loaded for one epoch: how much of
+the recording the epoch has seen, and the resident memory on the way.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def epoch(folder: Path, hours: int) -> None:
             seen.update(indices)
         return read(reader, indices)
 
-    VideoReader.read = noted  # type: ignore[method-assign]
+    VideoReader.read = noted  # type: ignore[method-assign,assignment]
     windows, clips = listed.epoch.windows, 0
     print(f"{listed.epoch.num_samples} samples an epoch, {windows.max()} of them of the recording of {hours} hours")
     for step, batch in enumerate(loader, start=1):

@@ -89,7 +89,7 @@ def test_a_long_video_comes_in_parts_that_cover_it() -> None:
     assert plan.part_of(0, 1).count == 4
     found = []
     for number in range(4):
-        starts = set()
+        starts = set[int]()
         for seed in range(200):
             pair = window_starts(50, 11, np.random.default_rng(seed), part=Part(number, 4))
             assert pair[0] != pair[1]

@@ -259,6 +259,8 @@ def test_wrong_sets_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     for words, message in (
         (["a:0"], "a:0: a weight must be greater than 0"),
         (["a", *map(str, recipes)], "only one recipe can be given"),
+        (["a:0", "b", "c", "--run.seed", "1", str(recipes[0])], "a:0: a weight"),
+        (["a", "--run.seed", "1", str(recipes[0]), "b:0"], "b:0: a weight"),
         (["nowhere:2", "a"], "nowhere: no such folder"),
     ):
         assert main(["pretrain", *words, "--out", str(tmp_path / "run")]) == 2

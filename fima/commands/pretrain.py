@@ -25,9 +25,12 @@ class PretrainArguments:
     several devices. For example: `fima pretrain VIDEOS --out runs/mine recipes/motion_textures_fima.yaml`.
     """
 
-    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...] [RECIPE]")] = ()
-    """Folders of videos, or tables; `FOLDER:2` comes twice as often. Not needed with --smoke. Then a YAML file with
-    settings, such as those under `recipes/`."""
+    data: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[VIDEOS]")] = None
+    """Folder of videos, or a table; not needed with --smoke."""
+    recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    """YAML file with settings, such as those under `recipes/`."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
+    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
     out: Path
     """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: Path | None = None
@@ -70,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
     """Parse the flags over the settings of the recipe, of the resumed run, or of the paper; and the sets of videos."""
     default = PretrainArguments(out=tyro.MISSING, config=default_settings(words, PretrainConfig))
-    arguments = parse(PretrainArguments, words, prog=PROG, default=default)
-    recipes = [word for word in arguments.data if is_recipe(Path(word))]
+    arguments = parse(PretrainArguments, _recipe_beside_sets(words), prog=PROG, default=default)
+    given = [word for word in (arguments.data, arguments.recipe, *arguments.more) if word is not None]
+    recipes = [word for word in given if is_recipe(Path(word))]
     if len(recipes) > 1:
         raise ConfigError(f"{' and '.join(recipes)}: only one recipe can be given")
     if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
@@ -79,4 +83,12 @@ def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
     if arguments.start_epoch is not None and arguments.start_epoch < 0:
         raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
     check_backbone(arguments.config.model.backbone, flag="model.backbone")
-    return arguments, [training_set(word) for word in arguments.data if word not in recipes]
+    return arguments, [training_set(word) for word in given if word not in recipes]
+
+
+def _recipe_beside_sets(words: list[str]) -> list[str]:
+    """The words with a recipe at their end moved next to several sets at their beginning, as the parser wants it."""
+    num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    if num_sets < 2 or not is_recipe(Path(words[-1])):
+        return words
+    return [*words[:num_sets], words[-1], *words[num_sets:-1]] if num_sets < len(words) else words

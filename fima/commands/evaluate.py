@@ -39,8 +39,8 @@ class EvaluateArguments(LabelledArguments):
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
-    `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and
-    accuracies by class go to a folder of the same name beside it."""
+    `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and accuracies by class go to a folder of
+    the same name next to it."""
     backbone: str | None = None
     """The architecture that the checkpoint must have. None: the one that it holds."""
     diagnose: bool = False

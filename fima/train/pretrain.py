@@ -15,19 +15,26 @@ from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.evaluate.protocols import SplitLists
+from fima.files.jsonl import read_lines
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.registry import METHODS
 from fima.torch_tools import distributed
 from fima.torch_tools.precision import autocast, memory_format
+from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
-from fima.train.health import check_health
+from fima.train.health import Health, check_health
 from fima.train.loop import seed_networks, train
-from fima.train.resolve import choose_device, warnings_about, with_precision, with_queue_sizes
+from fima.train.probe import list_probe, probe_accuracy
+from fima.train.resolve import choose_device, warnings_about, with_cost, with_precision, with_queue_sizes
 from fima.train.resume import Start, first_progress, last_checkpoint, start_from
+from fima.train.save import write_checkpoint
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
 from fima.visual.tensorboard import log_pictures
+
+SETTLED_STEPS = 100
 
 
 def pretrain(
@@ -60,16 +67,17 @@ def pretrain(
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         run.require(resume=resume)
+        probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
-        config = with_precision(with_queue_sizes(config, num_videos), device)
+        config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
         if resume:
             start = last_checkpoint(config, run, Checkpoint, videos)
         elif resume_from is not None:
             start = start_from(resume_from, config, num_videos, epoch=start_epoch)
         else:
             start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
-        return train(Pretraining(config, videos, device, is_new=start.saved is None), run, device, start)
+        return train(Pretraining(config, videos, device, is_new=start.saved is None, probe=probe), run, device, start)
 
 
 class Pretraining(Task[PretrainBatch]):
@@ -80,13 +88,22 @@ class Pretraining(Task[PretrainBatch]):
         videos: what to train on.
         device: where.
         is_new: whether the networks begin with the weights that `model.init_from` names, not with a checkpoint's.
+        probe: labelled videos that choose the best checkpoint, instead of the health check's own.
     """
 
     config: PretrainConfig
     networks: Method
 
-    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
-        self.config, self.videos = config, videos
+    def __init__(
+        self,
+        config: PretrainConfig,
+        videos: VideoList,
+        device: torch.device,
+        *,
+        is_new: bool = True,
+        probe: SplitLists | None = None,
+    ) -> None:
+        self.config, self.videos, self.probe = config, videos, probe
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
@@ -148,14 +165,43 @@ class Pretraining(Task[PretrainBatch]):
         return every_epochs > 0 and (last or progress.epoch % every_epochs == 0)
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Measure the representation where it is due, and warn when it has collapsed."""
+        """Measure the representation where it is due; keep it where it is the best, and act where it has collapsed.
+
+        The first steps do not count as a collapse: there, untrained networks and unsettled batch-norm averages look
+        like one.
+        """
+        may_go_back = self.config.run.on_collapse == "rollback"
+        if may_go_back and progress.step == 0:
+            write_checkpoint(training, progress, training.run.healthy)
+        health: Health | None = None
         if distributed.is_main() and self.health_is_due(training.run, progress):
             health = check_health(self.networks, self.videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
-                training.log.health(health, progress)
+                training.log.health(health, progress, self.rated(training, progress, health))
+        has_collapsed = health is not None and health.collapsed
+        if may_go_back and health is not None and not has_collapsed:
+            write_checkpoint(training, progress, training.run.healthy)
+        if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
+            seen = (
+                "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"
+            )
+            respond(training, progress, f"after epoch {progress.epoch}", seen)
         distributed.barrier()
+
+    def rated(self, training: Training, progress: Progress, health: Health) -> dict[str, Any]:
+        """What the probe finds, and whether the checkpoint is the best so far, which is kept as `best.pt` then."""
+        run, key, accuracy, found = training.run, "knn_accuracy", health.knn_accuracy, dict[str, Any]()
+        if self.probe is not None:
+            key, accuracy = "probe_accuracy", probe_accuracy(self.networks, self.probe, self.config, training.device)
+            found = {} if accuracy is None else {key: accuracy}
+        if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
+            return found
+        # The file before the record: a run that is killed between the two measures again, and so writes it again.
+        before = [line[key] for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get(key)]
+        is_best = accuracy > max(before, default=-1.0)
+        return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
         """Show what the networks make of the epoch's last batch."""

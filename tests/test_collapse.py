@@ -137,15 +137,16 @@ def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_i
 @pytest.mark.parametrize(
     ("folder", "message"),
     [("flat", "--run.probe .*has no labels"), ("none", "--run.probe .*no such folder"),
-     ("one", "--run.probe .*needs two classes")],
+     ("one.csv", "--run.probe .*needs two classes")],
 )  # fmt: skip
 def test_a_probe_without_two_classes_is_refused_before_any_work(
     folder: str, message: str, videos: Path, tmp_path: Path
 ) -> None:
     for number, video in enumerate(sorted((videos / "a").iterdir())[:5]):
-        for name in ("flat", "one/a"):
-            (tmp_path / name).mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / f"{number}.avi").symlink_to(video)
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "flat" / f"{number}.avi").symlink_to(video)
+    rows = [f"flat/{number}.avi,wave,{'train' if number else 'test'}" for number in range(5)]
+    (tmp_path / "one.csv").write_text("\n".join(["path,label,split", *rows]))
     with pytest.raises(DataError, match=message):
         pretrain(settings(0.01, probe=str(tmp_path / folder)), data=videos, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

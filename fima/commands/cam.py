@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.cam_video import shown_encoder
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)

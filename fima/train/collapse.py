@@ -117,6 +117,7 @@ def roll_back(training: Training, collapse: CollapsedError) -> Progress:
     run, log, task = training.run, training.log, training.task
     saved = load_checkpoint(run.healthy, Checkpoint)
     restore(saved, task.networks, training.optimizer, source=run.healthy)
+    task.restore_average(saved)
     rollbacks = collapse.progress.rollbacks + 1
     progress = dataclasses.replace(saved.progress, rollbacks=rollbacks, collapsed_steps=0)
     distributed.barrier()

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from fima.train.pretrain import pretrain
 from fima.train.resolve import with_cost
 from tests.small_runs import SMALL_CONFIG, make_videos, read_lines, with_settings
 
-FOUR_FLAGS = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
+FOUR_FLAGS: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
 
 
 def test_light_is_its_four_settings_and_the_run_records_them(

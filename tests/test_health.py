@@ -114,7 +114,7 @@ def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
         for name, videos in lists.all.items()
     }
     method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
-    found = probe_accuracy(method, replace(lists, **parts), SMALL_CONFIG, cpu)
+    found = probe_accuracy(method, replace(lists, train=parts["train"], test=parts["test"]), SMALL_CONFIG, cpu)
     clips, source = (
         ClipSettings.of(SMALL_CONFIG.data, num_clips=2),
         encoder_source(method.eval().query_encoder, "query"),

@@ -14,7 +14,7 @@ from fima.train.task import Training
 
 FEWEST_STEPS, MOST_STEPS = 20, 100
 LOOK_STEPS = 10
-"""The processes compare what they see every so many steps."""
+"""The other processes hear of it every so many steps."""
 STILL = 1e-3
 MOST_ROLLBACKS = 3
 ROLLBACK_FACTOR = 0.3
@@ -60,7 +60,7 @@ def counted_collapse(progress: Progress, measured: Measured, numbers: Mapping[st
 
 
 def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) -> None:
-    """Act where so many steps in a row looked collapsed to one of the processes; not during the warm-up.
+    """Act where so many steps in a row looked collapsed to the first process; not during the warm-up.
 
     A classifier is not watched: it may fit its training set.
 
@@ -72,7 +72,9 @@ def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) 
     is_warming_up = progress.epoch < config.optim.warmup_epochs
     if is_warming_up or progress.step % LOOK_STEPS or not isinstance(config, PretrainConfig):
         return
-    if distributed.any_process(needed <= progress.collapsed_steps < needed + LOOK_STEPS):
+    # The first process decides, whose count is in the checkpoints.
+    is_due = distributed.is_main() and needed <= progress.collapsed_steps < needed + LOOK_STEPS
+    if distributed.any_process(is_due):
         names = ("loss", "effective_rank", "embedding_std")
         found = ", ".join(f"{name.replace('_', ' ')} {numbers[name]:.3g}" for name in names if name in numbers)
         when = f"in epoch {progress.epoch + 1}, step {progress.step}"

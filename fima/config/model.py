@@ -15,7 +15,7 @@ class ModelConfig:
     tests."""
     init_from: str | None = None
     """Encoder whose weights a new run starts from: a run, a file of any program that `fima evaluate` reads, or the name
-    of an encoder that comes with the package. Heads, queues and optimiser start anew; `--resume` is another thing."""
+    of an encoder that comes with the package. Heads, queues and optimiser start anew; `--resume` continues a run."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128

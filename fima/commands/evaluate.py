@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             splits = _list(arguments, subject)
             is_main = distributed.is_main()
             if is_main:
-                _say_aloud(subject, splits)
+                _say_aloud(subject, splits, arguments.config.protocols or ())
             collected = _collect(arguments, subject, splits, device)
     finally:
         # The others need not wait for the arithmetic, which the main process does alone.
@@ -155,10 +155,17 @@ def _list(arguments: EvaluateArguments, subject: Subject) -> dict[SplitName, Spl
     )
 
 
-def _say_aloud(subject: Subject, splits: Mapping[SplitName, SplitLists]) -> None:
+def _say_aloud(subject: Subject, splits: Mapping[SplitName, SplitLists], protocols: Sequence[str]) -> None:
     """Print what was assumed, and what is odd about the lists."""
+    from fima.evaluate.linear_protocols import curve_warnings
+
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
     sentences = [subject.assumption] if subject.assumption else []
+    if "low_shot_curve" in protocols:
+        sentences += curve_warnings([split.train for split in splits.values()])
+    tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
+    if len(tested) == 1:
+        sentences.append(f"all test videos are of the group {tested.pop()}, so there are no intervals")
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         print(f"fima: warning: {sentence}", file=sys.stderr)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fima.evaluate.feature_protocols import Measured
+from fima.evaluate.measured import Measured
 
 DRAWS = 2000
 LEVEL = 95

@@ -16,11 +16,11 @@ from fima.errors import ConfigError, DataError
 from fima.evaluate import attentive, linear_protocols
 from fima.evaluate.attentive import Training
 from fima.evaluate.feature_protocols import measure
-from fima.evaluate.measured import FeatureSets
 from fima.evaluate.features import Features, encode, encode_difference, encoder_source
 from fima.evaluate.folds import grouped_folds, list_folds
 from fima.evaluate.intervals import drawn_means, interval
 from fima.evaluate.linear import inner_folds
+from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig
 from tests.evaluation_data import write_state_dict
 from tests.test_evaluation import CLIPS, CONFIG

@@ -144,7 +144,7 @@ def collect(
     splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     *,
-    source: Path,
+    source: str | Path,
     device: torch.device,
     load_mask: MaskLoader | None = None,
     cache: Path | None = None,
@@ -159,7 +159,7 @@ def collect(
         subject: what is measured.
         splits: labelled lists by the number of the split.
         config: protocols and settings.
-        source: the checkpoint's file, for errors.
+        source: what was asked for, for errors.
         device: where the networks are.
         load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
         cache: folder of cached features; None: no cache.
@@ -170,23 +170,22 @@ def collect(
         CheckpointError: a classifier for other classes.
         DataError: nothing that can be decoded.
     """
-    protocols = config.chosen(classifier=subject.classifier is not None)
+    protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists, source)
+    cache = cache if subject.encoder.key is not None else None
     resources = _resources(config, device)
     sources = _encoder_sources(subject, protocols, config)
     background_labels = torch.empty(0, dtype=torch.int64)
     if "diagnosis" in protocols:
         backgrounds, background_labels = read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
-        loaded = subject.loaded
-        name, backbone = f"checkpoint {loaded.checkpoint_hash}", loaded.config.model.backbone
-        sources["diagnosis"] = diagnosis_source(loaded.encoder, name, backbone, backgrounds)
+        sources["diagnosis"] = diagnosis_source(subject.encoder, backgrounds)
     stores = _filled_stores(sources, splits, subject.clips, config, device, cache, report)
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
-    shown = subject.loaded.encoder, subject.clips
+    shown = subject.encoder.module, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)
@@ -258,11 +257,11 @@ def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
 
 def _encoder_sources(subject: Subject, protocols: Sequence[str], config: EvaluationConfig) -> dict[str, FeatureSource]:
     """What the protocols look at of the encoder's feature map, by the names of `STORES`."""
-    encoder, name = subject.loaded.encoder, f"checkpoint {subject.loaded.checkpoint_hash}"
-    maps = EncoderMaps(encoder, stages_of(encoder, config.features))
+    module, name = subject.encoder.module, subject.encoder.key or subject.encoder.name
+    maps = EncoderMaps(module, stages_of(module, config.features))
     sources = {}
     if not set(protocols).isdisjoint(STORES["pooled"]):
-        sources["pooled"] = encoder_source(encoder, name, config.features, maps)
+        sources["pooled"] = encoder_source(module, name, config.features, maps)
     if not set(protocols).isdisjoint(STORES["cells"]):
         sources["cells"] = cells_source(maps, name)
     return sources

@@ -1,30 +1,25 @@
 """Rows of features, computed once for every video: by all processes together, kept in memory and in a cache."""
 
-import hashlib
-import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fima.data.datasets import VideoList
-from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.feature_shards import FileState, Shard, digest, file_state, mapped, parsed
 from fima.evaluate.features import Features, FeatureSource
-from fima.files.atomic import let_others_read
-from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
+from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
 FORMAT_VERSION = 3
 SHARD_VIDEOS = 200
@@ -35,66 +30,6 @@ NAMED_VIDEOS = 3
 """Videos that an error names before it counts the others."""
 
 Per = Literal["clip", "video", "second"]
-
-
-@dataclass(frozen=True)
-class FileState:
-    """A file as it was when its features were extracted."""
-
-    path: str
-    """Absolute path."""
-    num_bytes: int
-    """Its size."""
-    modified_ns: int
-    """When it was last written to."""
-
-
-@dataclass(kw_only=True)
-class _Shard:
-    """Rows of some videos, and why others have none."""
-
-    videos: dict[FileState, VideoRows] = field(default_factory=dict)
-    undecodable: dict[FileState, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.videos) + len(self.undecodable)
-
-    def tensors(self, *shape: int) -> dict[str, Tensor]:
-        """The rows (N, *shape) of all videos, from when to when they are (N, 2), and their number in each video."""
-        videos = self.videos.values()
-        rows = [video.rows for video in videos]
-        return {
-            "rows": torch.cat([torch.zeros(0, *shape, dtype=rows[0].dtype if rows else torch.float32), *rows]),
-            "seconds": torch.cat([torch.zeros(0, 2, dtype=torch.float64), *(video.seconds for video in videos)]),
-            "counts": torch.tensor([len(video.rows) for video in videos], dtype=torch.int64),
-        }
-
-    def gathered(self) -> "_Shard":
-        """The shards of all processes as one."""
-        if world_size() == 1:
-            return self
-        shape = max(gather_objects([tuple(video.rows.shape[1:]) for video in self.videos.values()]), default=(1, 1))
-        tensors = {name: gather_rows(tensor) for name, tensor in self.tensors(*shape).items()}
-        return _Shard(
-            videos=dict(_unpacked(gather_objects(list(self.videos)), tensors)),
-            undecodable=dict(gather_objects(list(self.undecodable.items()))),
-        )
-
-    def write(self, folder: Path, limits: DecodeLimits) -> Path:
-        """Write in one piece, and return the file: a reader finds all of it or none."""
-        record = {
-            "files": [astuple(file) for file in self.videos],
-            "undecodable": [(astuple(file), reason) for file, reason in self.undecodable.items()],
-            "limits": asdict(limits),
-        }
-        path = folder / f"{_digest(record)}.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        shape = next((video.rows.shape[1:] for video in self.videos.values()), (1, 1))
-        save_file(self.tensors(*shape), temporary, metadata={"videos": json.dumps(record)})
-        let_others_read(temporary)
-        temporary.replace(path)
-        return path
 
 
 class FeatureStore:
@@ -127,10 +62,10 @@ class FeatureStore:
         self.resources = resources
         self.per = per
         key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "per": per}
-        self.folder = None if cache is None else cache / _digest(key)
+        self.folder = None if cache is None else cache / digest(key)
         self.report = report
         self._states: dict[Path, FileState] = {}
-        self._found = _Shard()
+        self._found = Shard()
 
     def fill(self, paths: Iterable[Path]) -> int:
         """Extract the features of the videos that are neither here nor in the cache; see `fill_together`."""
@@ -142,12 +77,12 @@ class FeatureStore:
             self._read_cache(self.folder, files)
         return [place for place, file in enumerate(files) if not self._has(file)]
 
-    def keep(self, shard: _Shard) -> None:
+    def keep(self, shard: Shard) -> None:
         """Take in what was extracted, and write it to the cache; cells stay there and are mapped into memory."""
         if self.folder is not None and len(shard):
             path = shard.write(self.folder, self.resources.limits)
             if self.source.on_disk:
-                shard = replace(shard, videos=dict(_mapped(path)[1]))
+                shard = replace(shard, videos=dict(mapped(path)[1]))
         self._found.videos |= shard.videos
         self._found.undecodable |= shard.undecodable
 
@@ -200,13 +135,13 @@ class FeatureStore:
         missing = {file for file in wanted if not self._has(file)}
         for path in sorted(folder.glob("*.safetensors")) if missing else []:
             try:
-                record, videos = _mapped(path)
+                record, videos = mapped(path)
                 self._found.videos |= {file: rows for file, rows in videos if file in missing}
             except (SafetensorError, OSError):
                 continue
             # What was too large or too slow for one call may not be for another.
             own = record["undecodable"] if record.get("limits") == asdict(self.resources.limits) else []
-            undecodable = ((_parsed(file), reason) for file, reason in own)
+            undecodable = ((parsed(file), reason) for file, reason in own)
             self._found.undecodable |= {file: reason for file, reason in undecodable if file in missing}
 
 
@@ -256,7 +191,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
     items = extract_rows(paths, network, first.settings, first.resources, per_second=per_second)
     size = min(SHARD_VIDEOS, SHARD_VIDEOS_OF_CELLS) if any(store.source.on_disk for store in stores) else SHARD_VIDEOS
     for start in range(0, -(-len(files) // world_size()), size):
-        shards = [_Shard() for _ in stores]
+        shards = [Shard() for _ in stores]
         try:
             for number, item in enumerate(islice(items, size), start + 1):
                 _sort_in(shards, item, own, stores, shapes)
@@ -275,7 +210,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
 
 
 def _sort_in(
-    shards: Sequence[_Shard],
+    shards: Sequence[Shard],
     item: VideoRows | SkippedVideo,
     files: Sequence[FileState],
     stores: Sequence[FeatureStore],
@@ -289,12 +224,12 @@ def _sort_in(
     item = item.whole if stores[0].per == "video" else item
     parts = torch.split(item.rows, [math.prod(shape) for shape in shapes], dim=-1)
     for shard, store, part, shape in zip(shards, stores, parts, shapes, strict=True):
-        rows = part.unflatten(-1, shape).to(torch.half if store.source.on_disk else torch.float32)
+        rows = part.reshape(*part.shape[:-1], *shape).to(torch.half if store.source.on_disk else torch.float32)
         # A copy, so that the columns of the other stores are not kept with it.
         shard.videos[files[item.index]] = replace(item, rows=rows.clone())
 
 
-def _check_room(store: FeatureStore, shard: _Shard, num_left: int) -> None:
+def _check_room(store: FeatureStore, shard: Shard, num_left: int) -> None:
     """Raise DataError where the disk has no room for the cells of the videos that are left."""
     if store.folder is None or not store.source.on_disk or not shard.videos:
         return
@@ -317,49 +252,6 @@ def _check_finite(found: Sequence[Tensor], paths: Sequence[str], root: Path) -> 
             f"{root}: the encoder gives NaN or infinite features for {', '.join(broken[:NAMED_VIDEOS])}{more}; "
             "check its weights, or leave these videos out of the list"
         )
-
-
-def _mapped(path: Path) -> tuple[dict[str, Any], Iterator[tuple[FileState, VideoRows]]]:
-    """What a file of the cache says of its videos, and their rows, read from the disk where they are used.
-
-    Raises:
-        SafetensorError: it is damaged.
-        OSError: it cannot be read.
-    """
-    with safe_open(path, framework="pt") as stored:
-        record = json.loads(stored.metadata()["videos"])
-        tensors = {name: stored.get_tensor(name) for name in ("rows", "seconds", "counts")}
-    return record, _unpacked([_parsed(file) for file in record["files"]], tensors)
-
-
-def _unpacked(files: Sequence[FileState], tensors: Mapping[str, Tensor]) -> Iterator[tuple[FileState, VideoRows]]:
-    """The rows of each file out of the tensors of a shard."""
-    counts = tensors["counts"].tolist()
-    parts = (torch.split(tensors[name], counts) for name in ("rows", "seconds"))
-    for index, (file, rows, seconds) in enumerate(zip(files, *parts, strict=True)):
-        yield file, VideoRows(index=index, rows=rows, seconds=seconds)
-
-
-def file_state(path: Path) -> FileState:
-    """Return what identifies a file's present content.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return FileState(str(path.absolute()), status.st_size, status.st_mtime_ns)
-
-
-def _parsed(fields: Sequence[Any]) -> FileState:
-    path, num_bytes, modified_ns = fields
-    return FileState(path, num_bytes, modified_ns)
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def extract_features(

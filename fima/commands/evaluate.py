@@ -48,7 +48,7 @@ class EvaluateArguments:
     out: Path | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
     `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and
-    accuracies by class go to a folder of the same name beside it."""
+    accuracies by class go to a folder of the same name next to it."""
     dataset: Dataset = "auto"
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None

@@ -1,4 +1,4 @@
-"""An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
+"""An encoder as an ordinary module, with its preprocessing: `fima.load`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -145,7 +145,7 @@ class VideoEncoder(
         return weights_hash(self.encoder, self.backbone)
 
     def generate_model_card(self, *args: object, **settings: object) -> Any:  # noqa: ANN401
-        """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
+        """Return the card that `save_pretrained` and `push_to_hub` write next to the weights."""
         from huggingface_hub import ModelCard
 
         address = settings.get("repo_id")

@@ -6,6 +6,7 @@ import select
 import sys
 from pathlib import Path
 
+from fima.data.layouts.video_list import VideoList
 from fima.errors import ConfigError
 from fima.files.atomic import replace_file
 
@@ -20,6 +21,12 @@ def write_text(path: Path, text: str) -> None:
         replace_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def warn_of(videos: VideoList) -> None:
+    """Say what a person should know of a list of videos: what was passed over, and what is odd."""
+    for sentence in videos.warnings():
+        print(f"fima: warning: {sentence}", file=sys.stderr)
 
 
 def reader_is_gone() -> bool:

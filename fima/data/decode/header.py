@@ -8,6 +8,7 @@ import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -167,7 +168,7 @@ def _known(path: Path, container: InputContainer, context: VideoCodecContext) ->
 def _first_frame(
     path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool
 ) -> tuple[_Picture, "array[int]", int]:
-    """What the first frame tells, and of the packets that were read the times and the number of those that are shown."""
+    """What the first frame tells; of the packets that were read the times, and the number of those that are shown."""
     num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
     frames = _known(path, container, stream.codec_context)
     for packet in video_packets(path, container, stream):
@@ -188,14 +189,15 @@ def _first_frame(
 
 
 def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> list[_Picture]:
-    """What the frame of a packet tells; the decoder is made to give it at once, and where it can, without its pixels."""
+    """What the frame of a packet tells; the decoder has to give it at once, and where it can, without its pixels."""
     length_bytes = h264_length_bytes(context.name, context.extradata)
+    given: Packet[Any] = packet
     if length_bytes is not None:
-        packet = Packet(h264_picture_header(bytes(packet), length_bytes))
+        given = Packet(h264_picture_header(bytes(packet), length_bytes))
     try:
         return [
             _Picture(frame.width, frame.height, frame.format.name, -frame.rotation % 360, frame.interlaced_frame)
-            for frame in (context.decode(packet) or context.decode(None))[:1]
+            for frame in (context.decode(given) or context.decode(None))[:1]
         ]
     except av.FFmpegError:  # damage is for those to find who decode the whole file
         return []

@@ -18,7 +18,7 @@ from fima.checkpoints.foreign import refuse_other_kinds
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
-from fima.files.atomic import replace_file
+from fima.files.atomic import written_whole
 from fima.recipe import config_from_mapping, config_to_mapping
 from fima.version import __version__
 
@@ -92,6 +92,8 @@ class Checkpoint(RunState):
 
     config: PretrainConfig
     """Settings of the run, queue sizes resolved."""
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    """State of the moving average of the encoder; empty where the run has none."""
     imported: dict[str, Any] = field(default_factory=dict)
     """What a converted checkpoint of the authors' program held besides, so that it can be written back."""
 
@@ -173,10 +175,8 @@ def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[P
     Raises:
         CheckpointError: it cannot be written; the files are as they were.
     """
-    try:
-        replace_file(path, lambda file: torch.save(dict(content), file), backups=backups)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with written_whole(path, backups=backups, kind=CheckpointError) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 @overload
@@ -269,13 +269,22 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, s
 
 
 def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
-    """Put weights, queues and optimiser back.
+    """Put weights, queues and the optimiser's state back; its settings stay those that it was built with.
 
     Raises:
-        CheckpointError: the checkpoint is of another architecture.
+        CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
     """
     load_weights(module, saved.model, source=source, what="model")
-    optimizer.load_state_dict(saved.optimizer)
+    own = optimizer.state_dict()["param_groups"]
+    sizes, saved_sizes = (
+        [len(group["params"]) for group in groups] for groups in (own, saved.optimizer["param_groups"])
+    )
+    if sizes != saved_sizes:
+        raise CheckpointError(
+            f"{source}: its optimiser has groups of {saved_sizes} weights, not of {sizes}; give --optim.name, "
+            "encoder-lr-scale and freeze-epochs as it had them, or start from its encoder alone with --model.init-from"
+        )
+    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": own})
 
 
 class HoldsClassesError(CheckpointError):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fima.backbones.registry import backbone_names, build_backbone
@@ -31,6 +32,7 @@ from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, sta
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
+from fima.files.atomic import written_whole
 from fima.recipe import config_from_mapping
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
@@ -254,6 +256,22 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     if backbone is not None and held != backbone:
         raise CheckpointError(f"{path}: its encoder is {held}, not {backbone}; ask for {held}, or give another file")
     return held
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write weights, in one piece, with what is known of them.
+
+    Args:
+        path: the file.
+        weights: by name, on any device.
+        facts: `config`, `method` and `epoch` of the encoder, as plain values.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    with written_whole(path, kind=CheckpointError) as temporary:
+        save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
 
 
 def _is_safetensors(path: Path) -> bool:

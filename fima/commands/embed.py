@@ -18,7 +18,8 @@ from fima.config import Dataset
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.evaluate.extract import Resources
     from fima.evaluate.loaded_model import check_fits
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
     from fima.use.encoder import load
     from fima.use.table import check_suffix
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(arguments.out, flag="out")
     paths = _paths(arguments)
     try:
-        device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+        device = distributed.init_from_environment(choose_device(arguments.device))
         encoder = load(arguments.encoder, device=device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
         settings = encoder.clip_settings(
@@ -147,10 +148,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
     skipped = arguments.out.with_name(f"{arguments.out.name}.skipped.jsonl")
     if embedded.skipped:
         lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in embedded.skipped)
-        try:
-            skipped.write_text("".join(lines), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{skipped}: cannot be written ({error.strerror})") from None
+        write_file(skipped, "".join(lines))
     num_new = len(found.paths) + len(embedded.skipped) - embedded.num_before
     speed = num_new / embedded.seconds if embedded.seconds else 0.0
     record: dict[str, Any] = {

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import encoder_file
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
 
     arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
     if arguments.diagnose:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(evaluation_folder(arguments.checkpoint))  # of features, to be used again
     try:
         with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+            device = distributed.init_from_environment(choose_device(arguments.device))
             subject = _load(arguments, device)
             splits = _list(arguments, subject)
             is_main = distributed.is_main()

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import warn_of, write_text
+from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.predict import predict
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [path for given in arguments.videos for path in _files(given)]
     classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []
@@ -157,4 +158,4 @@ def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
                 span = (record["start_seconds"], record["end_seconds"])
                 writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
         text = buffer.getvalue()
-    write_text(path, text)
+    write_file(path, text)

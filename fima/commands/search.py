@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fima.commands.output import write_text
 from fima.commands.parse import UNBROKEN, parse
 from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
 
 
 def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.encoder import load
 
     source = arguments.encoder or str(stored.about.get("source"))
     try:
-        encoder = load(source, device=choose_device(arguments.device, flag="device"))
+        encoder = load(source, device=choose_device(arguments.device))
     except CheckpointError as error:
         if arguments.encoder is None:
             raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None
@@ -167,4 +167,4 @@ def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -
         start, end = record["start_seconds"], record["end_seconds"]
         found.append((record["path"], None if start is None else (start, end), record["similarity"]))
     page = search_page(arguments.query, found, title=f"Nearest to {arguments.query.name} in {arguments.index.name}")
-    write_text(arguments.html, page)
+    write_file(arguments.html, page)

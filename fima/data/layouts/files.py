@@ -27,6 +27,8 @@ MOST_SUFFIXES = 5
 class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
+    root: Path
+    """The folder."""
     videos: list[Path]
     """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
@@ -107,6 +109,7 @@ def find_files(root: Path) -> Files:
             others += here
     frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
     files = Files(
+        root=root,
         videos=_sorted([*videos, *frame_folders]),
         others=_sorted(others),
         missing=sorted(missing),
@@ -114,7 +117,7 @@ def find_files(root: Path) -> Files:
         outputs=_sorted(outputs),
     )
     if not files.videos:
-        raise DataError(_nothing_found(root, files))
+        raise DataError(_nothing_found(files))
     return files
 
 
@@ -173,7 +176,8 @@ def _sorted(names: list[str]) -> list[Path]:
     return [Path(name) for name in sorted(names, key=lambda name: name.split("/"))]
 
 
-def _nothing_found(root: Path, files: Files) -> str:
+def _nothing_found(files: Files) -> str:
+    root = files.root
     if files.missing:
         return f"{root}: no video that can be read; {len(files.missing)} not there, such as {files.missing[0]}"
     if files.outputs and not files.others:

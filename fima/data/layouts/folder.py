@@ -177,6 +177,5 @@ LAYOUT = Layout(
     title="a plain folder of videos",
     looked_for="a folder of videos, which needs no annotations",
     recognise=_is_folder,
-    accepts=_is_folder,
     list_videos=list_folder,
 )

@@ -258,7 +258,7 @@ class TestSelection:
         assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_made_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:
+def test_synthetic_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:
     data = tmp_path / "data"
     make_motion_textures(data, MotionTextureSettings(num_train=20, num_test=10, size_px=40, num_frames=12), workers=0)
     config = changed("optim", changed("classifier", num_classes=None), epochs=1)

@@ -240,6 +240,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def weights_hash(module: nn.Module, label: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a label and a module's weights, from whatever file."""
+    digest = hashlib.sha256(label.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path, what: str) -> None:
     """Load weights strictly.
 

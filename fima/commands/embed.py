@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.extract import Resources
-    from fima.evaluate.loaded_model import check_fits
+    from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
     from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
             limits=arguments.limits,
         )
-        check_fits(encoder, settings, backbone=encoder.backbone, device=device)
+        check_fits(encoder, settings, name=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:

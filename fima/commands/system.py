@@ -39,7 +39,7 @@ STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "problem": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     """What."""

@@ -57,7 +57,11 @@ class Collected:
     """By split and list, the videos of the protocol `evaluate`."""
 
     def result(self, reports: Path | None = None) -> EvaluationResult:
-        """Compute the figures, in one process.
+        """Compute the figures, in one process; see `result_by_video`."""
+        return self.result_by_video(reports)[0]
+
+    def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
+        """Compute the figures, in one process, and what each protocol made of each test video.
 
         Args:
             reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
@@ -67,7 +71,7 @@ class Collected:
         tested, known = Tested(), True
         for number, lists in self.splits.items():
             measured, evaluated, paths = self._measure(number, lists)
-            tested.add(measured, [lists.groups.get(Path(path), path) for path in paths])
+            tested.add(number, measured, paths, lists.groups)
             known = known and bool(lists.groups)
             if reports is not None:
                 folder = (
@@ -80,9 +84,9 @@ class Collected:
         result = combine(results)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
-        if not known:
-            return result
-        return replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        if known:
+            result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        return result, tested
 
     def _measure(
         self, number: SplitName, lists: SplitLists
@@ -141,7 +145,7 @@ def collect(
     splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     *,
-    source: Path,
+    source: str | Path,
     device: torch.device,
     load_mask: MaskLoader | None = None,
     cache: Path | None = None,
@@ -156,7 +160,7 @@ def collect(
         subject: what is measured.
         splits: labelled lists by the number of the split.
         config: protocols and settings.
-        source: the checkpoint's file, for errors.
+        source: what was asked for, for errors.
         device: where the networks are.
         load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
         cache: folder of cached features; None: no cache.
@@ -167,27 +171,25 @@ def collect(
         CheckpointError: a classifier for other classes.
         DataError: nothing that can be decoded.
     """
-    protocols = config.chosen(classifier=subject.classifier is not None)
+    protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists, source)
-    store = None
+    encoder, store = subject.encoder, None
+    cache = cache if encoder.key is not None else None
     if not set(protocols).isdisjoint(ALL_FEATURE_PROTOCOLS):
-        name = f"checkpoint {subject.loaded.checkpoint_hash}"
-        feature_source = encoder_source(subject.loaded.encoder, name, config.features)
+        feature_source = encoder_source(encoder.module, encoder.key or encoder.name, config.features)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
     resources = _resources(config, device)
     diagnosed, background_labels = None, torch.empty(0, dtype=torch.int64)
     if "diagnosis" in protocols:
         backgrounds, background_labels = read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
-        loaded = subject.loaded
-        name, backbone = f"checkpoint {loaded.checkpoint_hash}", loaded.config.model.backbone
-        diagnosis = diagnosis_source(loaded.encoder, name, backbone, backgrounds)
+        diagnosis = diagnosis_source(encoder, backgrounds)
         diagnosed = _filled_store(diagnosis, splits, subject.clips, config, device, cache, report)
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
-    shown = subject.loaded.encoder, subject.clips
+    shown = encoder.module, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)

@@ -206,7 +206,7 @@ def _holds(out: Path, settings: MotionTextureSettings) -> bool:
 
 @contextmanager
 def _written_at_once(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block succeeds and vanishes when it does not."""
+    """A folder next to `out` that takes its name when the block succeeds and vanishes when it does not."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

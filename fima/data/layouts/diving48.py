@@ -1,4 +1,4 @@
-"""Diving48, second version of the labels: JSON lists beside the videos."""
+"""Diving48, second version of the labels: JSON lists next to the videos."""
 
 from functools import partial
 from pathlib import Path

@@ -58,7 +58,7 @@ class Files:
 def find_files(root: Path) -> Files:
     """Walk a folder. Hidden files, hidden folders and results of fima are passed over, links are followed.
 
-    A folder of numbered pictures without a video beside them is a video, where no videos lie at other depths only.
+    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
 
     Raises:
         DataError: no video below the folder.
@@ -122,7 +122,7 @@ def find_files(root: Path) -> Files:
 
 
 def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:
-    """Return the folders that are videos, given the depths of files that are; pictures beside them go to `others`."""
+    """Return the folders that are videos, given the depths of files that are; other pictures go to `others`."""
     found: list[str] = []
     for folder, paths in pictures.items():
         frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}

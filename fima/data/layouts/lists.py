@@ -168,7 +168,7 @@ def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str)
 
 @dataclass(frozen=True, kw_only=True)
 class _Matched:
-    """The lines of lists beside the files on the disk."""
+    """The lines of lists, matched with the files on the disk."""
 
     wanted: set[Path]
     """Files of the split."""

@@ -1,4 +1,4 @@
-"""Something-Something V2: JSON lists beside the videos."""
+"""Something-Something V2: JSON lists next to the videos."""
 
 from pathlib import Path
 

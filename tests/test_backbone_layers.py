@@ -163,6 +163,13 @@ def test_i3d_is_made_of_these() -> None:
     weights = with_noise(network)
     recorded = golden_numbers()["encoder_I3D"]["keys"]
     assert {name: list(value.shape) for name, value in network.state_dict().items()} == recorded
+    pools = {name: (m.kernel, m.stride) for name, m in network.named_children() if isinstance(m, MaxPool)}
+    assert pools == {
+        "maxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+        "maxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
+        "maxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
+        "maxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
+    }
     clip = double(1, 3, 8, 32, 32)
     x = pool_loop(unit_loop(weights, "conv3d_1a_7x7", clip, 2), (1, 3, 3), (1, 2, 2))
     x = unit_loop(weights, "conv3d_2c_3x3", unit_loop(weights, "conv3d_2b_1x1", x))

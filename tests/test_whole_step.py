@@ -37,6 +37,7 @@ VARIANTS = {
     "without a cell queue": replace(METHOD, cell_queue_size=0),
     "frame alone": replace(METHOD, instance_weight=0, cell_weight=0),
     "frame without decoder": replace(METHOD, cell_weight=0, decoder=False),
+    "cell without decoder": replace(METHOD, frame_weight=0, decoder=False),
     "cell alone": replace(METHOD, instance_weight=0, frame_weight=0),
 }
 
@@ -290,6 +291,29 @@ def test_the_decoder_computes_in_the_precision_of_the_tokens() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         network.predict_motion(torch.randn(1, 6, 1, 2, 3), torch.randn(1, 6, 1, 2, 3))
     assert [x.dtype for x in seen] == [torch.bfloat16] * 2
+    elsewhere = torch.empty(1, 6, 1, 2, 3, device="meta")
+    assert network.to("meta").predict_motion(elsewhere, elsewhere).cells.device.type == "meta"
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_only_what_a_term_needs_is_predicted(decoder: bool) -> None:
+    features = torch.randn(1, 6, 2, 2, 3, dtype=torch.float64)
+    for name, wanted in (("frame alone", (1, 0)), ("cell alone", (0, 6)), ("full", (1, 6))):
+        found = build(replace(VARIANTS[name], decoder=decoder)).predict_motion(features, features)
+        assert (found.slices.shape[2], found.cells.shape[2]) == wanted
+
+
+def test_recomputing_changes_no_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = build_method(replace(MODEL, recompute=recompute), VARIANTS["full"]).double()
+        passes: list[int] = []
+        network.query_encoder.get_submodule("convolution").register_forward_pre_hook(lambda *_, to=passes: to.append(1))
+        torch.autograd.backward(network(inputs("a"), inputs("b")).total)
+        assert len(passes) == (4 if recompute else 2)
+        gradients.append(network.query_encoder.get_parameter("convolution.weight").grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_the_moving_averages_rest_in_the_later_parts_of_a_step() -> None:

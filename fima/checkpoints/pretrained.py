@@ -68,6 +68,8 @@ class EncoderFile:
     """Settings of the run that trained it; None where the file has none, so its backbone follows from its weights."""
     epoch: int | None = None
     """Whole epochs; None where the file does not say."""
+    left_over: tuple[str, ...] = ()
+    """Names in the file that are not of the encoder."""
 
 
 def encoder_file(source: Path) -> Path:
@@ -152,6 +154,7 @@ def read_encoder(path: Path) -> EncoderFile:
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
             weights=below(classifier.model, "encoder."),
+            left_over=tuple(name for name in classifier.model if not name.startswith("encoder.")),
             method="supervised",
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
@@ -160,6 +163,7 @@ def read_encoder(path: Path) -> EncoderFile:
         checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
             weights=below(checkpoint.model, ENCODER_PREFIX),
+            left_over=tuple(name for name in checkpoint.model if not name.startswith(ENCODER_PREFIX)),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,
@@ -226,10 +230,9 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     else:
         classified = any(name.startswith(CLASSIFIER) for name in [*others, *below(state, prefix)])
         method = "supervised" if classified else "encoder"
-    weights = below(state, prefix)
-    return EncoderFile(
-        weights={name: value for name, value in weights.items() if not name.startswith(HEADS)}, method=method
-    )
+    weights = {name: value for name, value in below(state, prefix).items() if not name.startswith(HEADS)}
+    used = {prefix + name for name in weights}
+    return EncoderFile(weights=weights, method=method, left_over=tuple(name for name in state if name not in used))
 
 
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress
-from fima.checkpoints.pretrained import load_pretrained, write_safetensors
+from fima.checkpoints.pretrained import write_safetensors
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
 from fima.data.augment import make_inputs
 from fima.data.chosen_videos import chosen_videos
@@ -69,8 +70,7 @@ def pretrain(
     with errors_in_one_line(run):
         optimizer_class(config.optim.name)
         run.require(resume=resume)
-        if not resume and resume_from is None and config.model.init_from is None:
-            refuse_frozen_random_weights(config.optim, "give --model.init-from")
+        warm = None if resume else warm_start(config, resume_from)
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
         config = with_precision(with_queue_sizes(config, num_videos), device)
@@ -82,7 +82,9 @@ def pretrain(
             start = start_from(resume_from, config, num_videos, epoch=start_epoch)
         else:
             start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
-        task = Pretraining(config, videos, device, is_new=start.saved is None)
+        if resume and start.saved is None:
+            warm = warm_start(config, None)
+        task = Pretraining(config, videos, device, warm=warm)
         if task.ema is not None and start.saved is not None and start.saved.ema:
             task.ema.load_state_dict(start.saved.ema)
         return train(task, run, device, start)
@@ -95,20 +97,22 @@ class Pretraining(Task[PretrainBatch]):
         config: the settings, resolved.
         videos: what to train on.
         device: where.
-        is_new: whether the networks begin with the weights that `model.init_from` names, not with a checkpoint's.
+        warm: weights that the encoders begin with; None: random ones, or those of a checkpoint that is put back later.
     """
 
     config: PretrainConfig
     networks: Method
 
-    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
+    def __init__(
+        self, config: PretrainConfig, videos: VideoList, device: torch.device, *, warm: WarmStart | None = None
+    ) -> None:
         self.config, self.videos = config, videos
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
-        self.begins_with = "random weights" if is_new else None
-        if is_new and config.model.init_from is not None:
-            self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
+        self.warm = warm
+        if warm is not None:
+            start_encoders_from(warm, self.networks)
         if config.method.key_momentum_end is not None and not isinstance(self.networks, MomentumNetworks):
             raise ConfigError(f"--method.key-momentum-end: {config.method.name} has no key encoder; leave it out")
         layout = memory_format(config.run.memory_format, config.run.precision, device)
@@ -147,10 +151,9 @@ class Pretraining(Task[PretrainBatch]):
         """Return the networks, and the videos."""
         config, videos = self.config, self.videos
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        begins_with = [] if self.begins_with is None else [f"encoder from {self.begins_with}"]
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
-            *begins_with,
+            *([] if self.warm is None else self.warm.lines()),
             f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
         ]
 
@@ -205,25 +208,30 @@ class Pretraining(Task[PretrainBatch]):
             training.log.warn(f"{folder}: no pictures, since they cannot be written ({error.strerror})")
 
 
-def start_encoders_from(source: str, networks: nn.Module, backbone: str) -> str:
-    """Give the encoders of a method the weights of another encoder; heads and queues stay as they are.
-
-    Args:
-        source: as `load_pretrained` takes it.
-        networks: their children `…_encoder` are the encoders.
-        backbone: the architecture of both.
-
-    Returns:
-        What was loaded, in words.
+def warm_start(config: PretrainConfig, resume_from: Path | None) -> WarmStart | None:
+    """Return the weights that the encoders of a new run begin with; None: random ones, or a checkpoint's.
 
     Raises:
-        CheckpointError: it cannot be read, or is of another architecture.
+        ConfigError: there are two places to begin from; or none, and the encoder is to be frozen.
+        CheckpointError: the weights cannot be read, or do not fit.
     """
-    loaded = load_pretrained(Path(source), backbone=backbone, device=torch.device("cpu"))
-    weights = loaded.encoder.state_dict()
+    init_from = config.model.init_from
+    if init_from is not None and resume_from is not None:
+        raise ConfigError(
+            f"--model.init-from {init_from}, --resume-from {resume_from}: the first starts with an encoder alone, the "
+            "second with all of a run; give one of them (--model.init-from None, where a recipe gives it)"
+        )
+    if init_from is not None:
+        return read_warm_start(init_from, config.model.backbone)
+    if resume_from is None:
+        refuse_frozen_random_weights(config.optim, "give --model.init-from")
+    return None
+
+
+def start_encoders_from(warm: WarmStart, networks: nn.Module) -> None:
+    """Give the encoders of a method the weights of another encoder; heads and queues stay as they are."""
     for encoder in encoders_of(networks):
-        encoder.load_state_dict(weights)
-    return f"{source}: {loaded.description} ({len(weights)} tensors of the encoder; heads and queues anew)"
+        encoder.load_state_dict({**encoder.state_dict(), **warm.weights})
 
 
 def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:

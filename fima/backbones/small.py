@@ -138,6 +138,7 @@ class Small(Backbone):
         )
         pairs = zip(pairwise(WIDTHS), STRIDES, strict=True)
         self.blocks = nn.Sequential(*(Block(*channels, stride) for channels, stride in pairs))
+        self.stages = dict(zip(("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3"), WIDTHS, strict=True))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 192, t, h, w) of clips (B, 3, T, H, W)."""

@@ -328,7 +328,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
         )

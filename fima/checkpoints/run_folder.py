@@ -26,6 +26,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.checkpoint_minutes",
         "run.keep_last",
         "run.timeout_minutes",
+        "run.grace_seconds",
         "run.health_epochs",
         "run.health_videos",
         "run.picture_epochs",

@@ -38,6 +38,8 @@ class RunConfig:
     """Write a line to `metrics.jsonl` every n steps."""
     timeout_minutes: float = 30.0
     """Minutes after which a process gives up waiting for the others."""
+    grace_seconds: float = 3.0
+    """Seconds after SIGTERM in which the run may finish its step and save; then it ends. 0: as long as it takes."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
@@ -45,6 +47,6 @@ class RunConfig:
         minutes = self.checkpoint_minutes
         require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
         require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
-        for name in ("health_epochs", "picture_epochs"):
+        for name in ("health_epochs", "picture_epochs", "grace_seconds"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")

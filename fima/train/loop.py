@@ -65,7 +65,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
     with (
         claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,
-        StopRequest() as stop,
+        StopRequest(config.run.grace_seconds) as stop,
     ):
         training = Training(
             task=task, run=run, data=data, device=device, model=model, optimizer=optimizer, log=log, stop=stop
@@ -73,8 +73,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         introduce(training, progress)
         is_saved = True
         while progress.epoch < num_epochs:
-            with stop.may_give_up():
-                task.measure(training, progress)
+            task.measure(training, progress)
             if freeze_encoders(task.networks, optimizer, frozen=progress.epoch < config.optim.freeze_epochs):
                 training = dataclasses.replace(training, model=distributed.data_parallel(task.networks))
             progress = train_epoch(training, progress)
@@ -105,7 +104,7 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
     meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
     clock = SaveClock(config.run.checkpoint_minutes)
     waiting: Measured | None = None
-    for batch in training.stop.awaited(task.loader):
+    for batch in task.loader:
         meter.step_starts()
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         step = progress.step + (waiting is not None)

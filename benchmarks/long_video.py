@@ -22,8 +22,8 @@ from fima.config import DataConfig
 from fima.data.decode.video import VideoReader
 from fima.data.loader import build_pretrain_loader
 from fima.data.training_sets import TrainingSet
+from fima.library.windows import videos_of_epoch
 from fima.synthetic.textured import FPS, encode, textured_frames
-from fima.train.pretrain import videos_of_epoch
 
 MINUTE_SECONDS = 60
 

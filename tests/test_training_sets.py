@@ -18,8 +18,8 @@ from fima.data.loader import build_pretrain_loader
 from fima.data.training_sets import TrainingSet, training_set, training_videos, with_windows
 from fima.errors import ConfigError, DataError
 from fima.library import windows
-from fima.library.windows import windows_of
-from fima.train.pretrain import pretrain, videos_of_epoch
+from fima.library.windows import videos_of_epoch, windows_of
+from fima.train.pretrain import pretrain
 from tests.small_runs import make_videos, read_lines, with_settings
 from tests.video_files import moving_square, write_video
 

@@ -87,8 +87,11 @@ def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
 
 
 def _recipe_beside_sets(words: list[str]) -> list[str]:
-    """The words with a recipe at their end moved next to several sets at their beginning, as the parser wants it."""
+    """The words with a recipe that comes later moved next to several sets at their beginning, for the parser's sake."""
     num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    if num_sets < 2 or not is_recipe(Path(words[-1])):
+    later = words[num_sets:]
+    recipe = next((word for word in later if not word.startswith("-") and is_recipe(Path(word))), None)
+    if num_sets < 2 or recipe is None:
         return words
-    return [*words[:num_sets], words[-1], *words[num_sets:-1]] if num_sets < len(words) else words
+    later.remove(recipe)
+    return [*words[:num_sets], recipe, *later]

@@ -6,6 +6,7 @@ from pathlib import Path
 from fima.config import DataConfig
 from fima.data.datasets import VideoList
 from fima.data.packed_lists import relative_name
+from fima.data.training_sets import TrainingSet, training_videos, with_windows
 from fima.errors import DataError
 from fima.library.index import open_index
 from fima.torch_tools import distributed
@@ -15,6 +16,18 @@ WINDOW_SECONDS = 10.0
 MOST_WINDOWS = 3_600
 """Windows of one video at most: those of ten hours."""
 USUAL_RATE = 25.0
+
+
+def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+    """List the videos to train on, and what an epoch has of them.
+
+    Raises:
+        UserError: as `training_videos`; or the lengths of the videos cannot be kept in their index.
+    """
+    videos = training_videos(sets, settings)
+    if settings.windows_per_video == 1:
+        return videos
+    return with_windows(videos, windows_of(videos, [each.root for each in sets], settings), sets, settings)
 
 
 def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> list[int]:

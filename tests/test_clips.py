@@ -185,7 +185,7 @@ def test_clips_of_one_pass_are_complete_and_hold_no_frame_longer_than_needed() -
             yield f"frame {number}"
 
     Kept.alive = Kept.most = 0
-    found = []
+    found: list[list[str]] = []
     for clip in in_one_pass(frames(), clips, Kept):
         assert read[-1] == max(clips[len(found)])
         found.append([kept.frame for kept in clip])

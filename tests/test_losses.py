@@ -111,7 +111,7 @@ def test_a_single_cell_with_a_positive_counts_as_much_as_many() -> None:
     pairs = torch.ones(2, 3, 3, dtype=torch.bool)
     pairs[0, 1:], pairs[0, 0, 1:] = False, False
     everything = keys.flatten(0, 1)
-    found = cell_motion(predictions, keys, pairs, everything, temperature=TAU)
+    found = cell_motion(predictions, keys, pairs, everything, temperature=TAU).loss
     torch.testing.assert_close(found, cell_motion_loop(predictions, keys, pairs, everything, TAU))
 
 

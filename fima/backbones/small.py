@@ -107,7 +107,7 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
             *_normalised(Time(out_channels, out_channels)),
         )
-        pool = nn.AvgPool3d((time, space, space), ceil_mode=True, count_include_pad=False)
+        pool = nn.AvgPool3d((time, space, space), ceil_mode=True)
         self.shortcut = nn.Sequential(pool, *_normalised(Space(in_channels, out_channels, 1)))
 
     def forward(self, features: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--crop-size", type=int, default=112)
     arguments = parser.parse_args()
-    windows.VideoReader = CountingReader  # type: ignore[misc]
+    vars(windows)["VideoReader"] = CountingReader
     clips = ClipSettings(frames=arguments.frames, crop_size=arguments.crop_size, num_clips=arguments.clips)
     config = EvaluationConfig(num_clips=arguments.clips)
     torch.set_num_threads(1)

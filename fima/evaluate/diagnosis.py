@@ -85,7 +85,7 @@ def inputs_of(clips: Tensor, backgrounds: Tensor) -> tuple[dict[str, Tensor], Te
 def _median_frame(clips: Tensor) -> Tensor:
     """The median over time, the lower one of an even number, uint8 (B, 3, 1, S, S) of uint8 (B, 3, F, S, S).
 
-    Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over a dimension that is not the last.
+    Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over frames.
     """
     frames = list(clips.unbind(dim=2))
     for number in range(len(frames)):

@@ -45,6 +45,12 @@ class Progress:
     """Steps of the begun epoch that `sums` has; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
+    last_loss: float | None = None
+    """Loss of the last step."""
+    collapsed_steps: int = 0
+    """Steps in a row, up to the last one, that looked collapsed to this process."""
+    rollbacks: int = 0
+    """Times that the run went back to a healthy checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from fima.backbones.registry import BACKBONES
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.method import build_method
-from fima.method.fima import FIMA
 from fima.method.inputs import ClipInputs, StepLosses
 from fima.method.queue import KeyQueue
 from fima.train.failures import NotFiniteError
@@ -104,7 +102,7 @@ def test_without_batch_norm_only_negatives_of_the_batch_depend_on_the_parts(
         torch.manual_seed(0)
         method = build_method(config.model, config.method).eval()
         pretrain_step(method, with_settings("optim", config, accumulate=accumulate), batch, torch.device("cpu"))
-        weight = cast(FIMA, method).query_encoder.get_parameter("layer.weight")
+        weight = method.query_encoder.get_parameter("layer.weight")
         assert weight.grad is not None
         found.append(weight.grad)
     for gradient in found[1:]:

@@ -98,6 +98,11 @@ def shipped_encoders() -> list[str]:
     return sorted(path.parent.name for path in ENCODERS.glob(f"*/{WEIGHTS_FILE}"))
 
 
+def shipped_name(path: Path) -> str | None:
+    """Return the name of the encoder that comes with the package in this file, or None where it is another file."""
+    return path.parent.name if path.parent.parent == ENCODERS else None
+
+
 def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.device) -> LoadedEncoder:
     """Load the encoder of a file in eval mode, without running any code that the file may hold.
 

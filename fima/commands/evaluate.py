@@ -43,8 +43,8 @@ class EvaluateArguments:
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
-    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run. Confusion matrices and
-    accuracies by class go to a folder of the same name beside it."""
+    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run; `small-evaluation/` for the
+    encoder `small`. Confusion matrices and accuracies by class go to a folder of the same name beside it."""
     dataset: Dataset = "auto"
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
@@ -110,11 +110,11 @@ def evaluation_folder(checkpoint: Path) -> Path:
 
     Those of an encoder that comes with the package, whose folder may be read-only, go to the current folder.
     """
-    from fima.checkpoints.pretrained import ENCODERS
+    from fima.checkpoints.pretrained import shipped_name
 
-    folder = checkpoint.parent
-    if folder.is_relative_to(ENCODERS):
-        return Path(f"{folder.name}-evaluation")
+    folder, name = checkpoint.parent, shipped_name(checkpoint)
+    if name is not None:
+        return Path(f"{name}-evaluation")
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
 
 
@@ -183,6 +183,8 @@ def _collect(
 
 
 def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
+    from fima.checkpoints.pretrained import shipped_name
+
     out = _out(arguments)
     reports = out.with_suffix("")
     result = collected.result(reports)
@@ -190,7 +192,8 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
     if arguments.json:
         print(out.read_text(encoding="utf-8"), end="")
         return
-    Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.loaded.description}"))
+    name = shipped_name(arguments.checkpoint) or arguments.checkpoint
+    Console().print(figures_table(result, f"{name} · {subject.loaded.description}"))
     if result.verdict:
         print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

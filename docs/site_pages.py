@@ -187,7 +187,10 @@ def notebook_page() -> str:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         parts += [_output(output) for output in cell.get("outputs", ())]
-    return "\n\n".join([*parts, f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."]) + "\n"
+    return (
+        "\n\n".join([*parts, f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."])
+        + "\n"
+    )
 
 
 def _output(output: Mapping[str, Any]) -> str:

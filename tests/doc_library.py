@@ -13,6 +13,8 @@ from tests.test_frame_folders import write_pictures
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 
 NUM_PEOPLE = 5
+RUNS = ("mine", "small", "moco", "fima", "ucf101_i3d_fima", "demo/fima-0")
+"""Of which the pages name the last checkpoint."""
 CLASSES = ("jump", "wave")
 SMALL_FINETUNE = ("--data.workers", 0, "--optim.epochs", 1, "--test.clips", 2, "--test.ori-resolution", None)
 NAMES = tuple(f"abcdefghij{letter}" for letter in "klmnop")
@@ -31,7 +33,7 @@ def write_library(root: Path) -> Mapping[str, Path]:
     _command("pretrain", videos, "--out", run, *SMALL_FLAGS)
     _command("finetune", last, videos, "--out", classifier, *SMALL_FINETUNE)
     _command("convert", last, root / "official.pth.tar", "--to", "official")
-    _command("embed", run, videos, "-o", root / "vectors.npz", "--clips", 2)
+    _command("embed", run, videos, "-o", root / "vectors.npz", "--clips", 2, "--workers", 0)
     return {
         **dict.fromkeys(("VIDEOS", "LABELLED", "DATA", "FOLDER", "CLIPS", "/data/videos"), videos),
         "videos.csv": _table(videos, root / "videos.csv"),
@@ -43,15 +45,12 @@ def write_library(root: Path) -> Mapping[str, Path]:
         "bad.txt": write_lines(root / "bad.txt", "wave/person1.avi"),
         **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), run),
         **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), last),
-        **dict.fromkeys(
-            (f"runs/{name}/checkpoints/last.pt" for name in ("mine", "small", "moco", "fima", "ucf101_i3d_fima", "demo/fima-0")),
-            last,
-        ),
+        **{f"runs/{name}/checkpoints/last.pt": last for name in RUNS},
         "runs/classifier": classifier,
         "CLASSIFIER": write_classifier(root / "classifier.pt"),
         "THEIRS.pth.tar": root / "official.pth.tar",
         **dict.fromkeys(("vectors.npz", "embeddings.npz", "seconds.npz"), root / "vectors.npz"),
-    }  # fmt: skip
+    }
 
 
 def _command(*words: object) -> None:
@@ -80,13 +79,17 @@ def _table(videos: Path, path: Path) -> Path:
 def _official_sets(root: Path) -> dict[str, Path]:
     """The data sets with list files of their own, as distributed."""
     hmdb51, kinetics, diving48, ssv2 = (root / name for name in ("HMDB51", "K400", "Diving48", "SSv2"))
-    write_videos(hmdb51 / "data" / "pick", *(f"{name}.avi" for name in NAMES))
     lines = [*(f"{name}.avi 1" for name in TRAIN), *(f"{name}.avi 2" for name in TEST)]
-    for split in (1, 2, 3):
-        write_lines(hmdb51 / "anno" / f"pick_test_split{split}.txt", *lines)
+    for label in CLASSES:
+        write_videos(hmdb51 / "data" / label, *(f"{name}.avi" for name in NAMES))
+        for split in (1, 2, 3):
+            write_lines(hmdb51 / "anno" / f"{label}_test_split{split}.txt", *lines)
     for part, names in (("train_256", TRAIN), ("val_256", TEST)):
         write_videos(kinetics / part / "abseiling", *(f"{name}_000010_000020.mp4" for name in names))
-    rows = [*(f"abseiling,{name},10,20,train" for name in TRAIN), *(f"abseiling,{name},10,20,validate" for name in TEST)]
+    rows = [
+        *(f"abseiling,{name},10,20,train" for name in TRAIN),
+        *(f"abseiling,{name},10,20,validate" for name in TEST),
+    ]
     write_lines(root / "kinetics400.csv", "label,youtube_id,time_start,time_end,split", *rows)
     write_videos(diving48 / "rgb", *(f"{name}.mp4" for name in NAMES))
     write_videos(ssv2 / "20bn-something-something-v2", *(f"{number}.webm" for number in range(len(NAMES))))

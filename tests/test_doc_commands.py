@@ -17,12 +17,19 @@ from tests.doc_pages import PAGES, commands, files_shown, relative
 NOT_RUN = {
     "fima benchmark --compile --parity --seconds 500": "compares a GPU with the CPU, and compiles for minutes",
 }
-"""Commands that no test runs whole, and why. `torchrun` and `srun` themselves: tests/test_processes.py, test_sbatch.py."""
+"""Commands that are not run, and why. `torchrun` and `srun` themselves are in test_processes.py and test_sbatch.py."""
 
 SMALL_NETWORK = {"--data.frames": "4", "--data.crop-size": "32", "--data.workers": "0", "--optim.epochs": "1"}
 SHORTENED: Mapping[str, Mapping[str, str]] = {
     "pretrain": {**SMALL_NETWORK, "--model.backbone": "tiny"},
-    "finetune": {**SMALL_NETWORK, "--test.clips": "2", "--test.ori-resolution": "None"},
+    "finetune": {
+        **SMALL_NETWORK,
+        "--classifier.num-classes": "None",
+        "--test.clips": "2",
+        "--test.ori-resolution": "None",
+    },
+    "embed": {"--workers": "0"},
+    "evaluate": {"--workers": "0"},
     "benchmark": {"--backbones": "tiny", "--crop-size": "32", "--seconds": "0.01"},
     "make-data": {"--num-train": "4", "--num-test": "2"},
 }
@@ -58,6 +65,8 @@ def shortened(words: tuple[str, ...]) -> list[str]:
         del flags["--data.workers"], flags["--optim.epochs"]
     if "--resume" in rest:
         flags = {"--optim.epochs": "2"}
+    if "--list-protocols" in rest:
+        flags = {}
     flags |= {flag: value for flag, value in REPLACED.items() if flag in rest}
     for flag, value in flags.items():
         if flag in rest:

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from fima.console import STARTED_BY_A_NOTEBOOK, Console
 from tests.doc_pages import REPOSITORY, SITE
 
 NOTEBOOK = REPOSITORY / SITE.NOTEBOOK
@@ -62,3 +63,10 @@ def test_the_page_shows_the_outputs() -> None:
     assert page.count("<img ") == 3
     assert "```text" in page
     assert page.startswith("# ")
+
+
+def test_a_cell_gets_lines_and_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STARTED_BY_A_NOTEBOOK, raising=False)
+    assert Console(force_terminal=True).is_terminal
+    monkeypatch.setenv(STARTED_BY_A_NOTEBOOK, "1")
+    assert not Console(force_terminal=True).is_terminal

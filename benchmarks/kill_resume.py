@@ -23,6 +23,7 @@ import torch
 
 from fima.checkpoints.checkpoint import read_content
 from fima.checkpoints.run_folder import RunFolder
+from fima.files.atomic import TEMPORARY_FILES
 from sample_videos import class_videos
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
@@ -144,7 +145,7 @@ def main() -> int:
         subprocess.run(command(arguments.kind, videos, killed.root, epochs, 1), check=True, stdout=subprocess.DEVNULL)
         found = compare(killed, whole)
         shutil.rmtree(folder / "videos")
-        leftovers = [str(path) for path in killed.root.rglob("*.tmp")]
+        leftovers = [str(path) for path in killed.root.rglob(TEMPORARY_FILES)]
         print(
             f"{done} kills; "
             + (f"DIFFERENT: {', '.join(found + leftovers)}" if found + leftovers else "the same, bit for bit")

@@ -84,7 +84,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
     write_ucf101_avi(source / "b.avi", num_frames=30)
     (source / "c.mp4").unlink()
-    (target / ".a.mp4.partial.mp4").write_text("rest of an interrupted run")
+    (target / ".a.123.tmp.mp4").write_text("rest of an interrupted run")
     assert prepare(source, target) == 0
     assert "videos written: 1, done before: 1" in capsys.readouterr().out
     assert sorted(path.name for path in target.iterdir()) == ["a.mp4", "b.mp4", "prepared.jsonl"]
@@ -129,8 +129,8 @@ def test_a_full_disk_ends_it_and_leaves_what_is_finished(
 
     def full_after_one(function: Callable[[Job], Transcoded], jobs: Sequence[Job], **_: object) -> Iterator[object]:
         yield 0, function(jobs[0])
-        jobs[1].partial.write_bytes(b"as much as there was room for")
-        jobs[2].partial.write_bytes(b"another process's")
+        jobs[1].target.with_name(".b.123.tmp.mp4").write_bytes(b"as much as there was room for")
+        jobs[2].target.with_name(".c.124.tmp.mp4").write_bytes(b"another process's")
         yield 1, Failed("cannot be rewritten (no space left on the disk)")
 
     with monkeypatch.context() as patch:

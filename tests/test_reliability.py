@@ -112,7 +112,7 @@ class TestCheckpoints:
             pretrain(wrong, data=videos, out=run.root, resume=True)
 
     def test_leftovers_of_interrupted_writes_are_removed(self, run: RunFolder, videos: Path) -> None:
-        leftover = run.checkpoint_folder / ".last.pt.12345.tmp"
+        leftover = run.checkpoint_folder / ".last.12345.tmp.pt"
         leftover.write_bytes(b"half a checkpoint")
         pretrain(OFTEN, data=videos, out=run.root, resume=True)
         assert not leftover.exists()

@@ -16,7 +16,7 @@ from fima.cli import main
 from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
-from fima.visual.video_out import VideoWriter
+from fima.visual.video_out import video_writer
 from tests.video_files import Pixels, moving_square, write_audio_only, write_video
 
 NONE = Disposition(0)
@@ -129,6 +129,6 @@ def test_names_that_mean_something_to_ffmpeg(name: str, tmp_path: Path, monkeypa
         with VideoReader(path) as reader:
             assert reader.num_frames == 6
         assert read_header(path).num_frames == 6
-    with VideoWriter(Path(name, f"{name}.mp4"), 25) as writer:
-        writer.write(moving_square(1)[0])
+    with video_writer(Path(name, f"{name}.mp4"), 25) as write:
+        write(moving_square(1)[0])
     assert read_header(Path(name, f"{name}.mp4")).num_frames == 1

@@ -18,7 +18,7 @@ from fima.checkpoints.foreign import refuse_other_kinds
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
-from fima.files.atomic import replace_file
+from fima.files.atomic import written_whole
 from fima.recipe import config_from_mapping, config_to_mapping
 from fima.version import __version__
 
@@ -173,10 +173,8 @@ def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[P
     Raises:
         CheckpointError: it cannot be written; the files are as they were.
     """
-    try:
-        replace_file(path, lambda file: torch.save(dict(content), file), backups=backups)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    with written_whole(path, backups=backups, kind=CheckpointError) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 @overload

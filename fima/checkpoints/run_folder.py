@@ -8,7 +8,7 @@ import yaml
 
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 from fima.files.jsonl import keep_lines, read_lines
 from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_mapping, flatten, read_yaml
 
@@ -166,8 +166,7 @@ class RunFolder:
         if self.checkpoints is not None:
             record = {**record, "checkpoints": str(self.checkpoints.resolve())}
         content = {**config_to_mapping(config), RECORD_KEY: record}
-        text = yaml.safe_dump(content, sort_keys=False).encode()
-        replace_file(self.config, lambda file: file.write(text))
+        write_file(self.config, yaml.safe_dump(content, sort_keys=False), kind=None)
 
     def has_record(self, kind: str, epoch: int) -> bool:
         """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""

@@ -118,38 +118,35 @@ def _write(
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
     from fima.data.decode.video import VideoReader
-    from fima.visual.cam_video import file_source, look_at, write_map_picture, write_map_video
+    from fima.visual.cam_video import look_at, write_map_picture, write_map_video
 
     written = []
     with VideoReader(path) as reader:
-        source = file_source(reader)
-        maps = look_at(shown, source, device=device)
+        maps = look_at(shown, reader.stream, reader, device=device)
         if arguments.format != "png":
             written.append(out.with_name(f"{out.name}.{arguments.format}"))
-            write_map_video(maps, source, written[0], fps=reader.fps, height=arguments.height)
+            write_map_video(maps, reader.stream, written[0], fps=reader.fps, height=arguments.height)
         written.append(out.with_name(f"{out.name}.png"))
-        write_map_picture(maps, source, written[-1], height=arguments.height)
+        write_map_picture(maps, reader.stream, written[-1], height=arguments.height)
     return written
 
 
 def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
-    from fima.data.eval_clips import ClipSettings
     from fima.synthetic.motion_textures import has_masks, load_mask
     from fima.visual.comparison import side_by_side
 
-    sizes = {(encoder.clip_frames, encoder.crop_size) for encoder in shown}
-    if len(sizes) > 1:
-        text = " and ".join(f"{frames} frames of {size} px" for frames, size in sorted(sizes))
+    clips = list(dict.fromkeys(encoder.clips for encoder in shown))
+    if len(clips) > 1:
+        text = " and ".join(f"{each.frames} frames of {each.crop_size} px ({each.timing})" for each in clips)
         raise ConfigError(f"--compare {arguments.compare}: the checkpoints were trained on {text}; give --out a folder")
-    ((frames, crop_size),) = sizes
     masked = all(path.is_dir() and has_masks(path) for path in arguments.videos)
     side_by_side(
         {encoder.name: encoder.encoders for encoder in shown},
         videos.videos,
         arguments.out,
-        ClipSettings(frames=frames, crop_size=crop_size, num_clips=1),
+        clips[0],
         device=device,
         load_mask=load_mask if masked else None,
         title=TITLES[arguments.map],

@@ -12,6 +12,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.atomic import written_whole
 from fima.recipe import config_to_mapping
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out
     if out.exists():
         raise ConfigError(f"{out}: already exists; choose another name, or remove it")
-    try:
-        what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
     print(f"wrote {out}: {what}")
     return 0
 
@@ -95,14 +93,7 @@ def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, 
     from safetensors.torch import save_file
 
     from fima.checkpoints.pretrained import METADATA_KEY
-    from fima.files.atomic import let_others_read
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        contiguous = {name: value.contiguous() for name, value in weights.items()}
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    with written_whole(path) as temporary:
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
-        let_others_read(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

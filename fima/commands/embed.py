@@ -17,7 +17,8 @@ from fima.config import Dataset
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -147,10 +148,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
     skipped = arguments.out.with_name(f"{arguments.out.name}.skipped.jsonl")
     if embedded.skipped:
         lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in embedded.skipped)
-        try:
-            skipped.write_text("".join(lines), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{skipped}: cannot be written ({error.strerror})") from None
+        write_file(skipped, "".join(lines))
     num_new = len(found.paths) + len(embedded.skipped) - embedded.num_before
     speed = num_new / embedded.seconds if embedded.seconds else 0.0
     record: dict[str, Any] = {

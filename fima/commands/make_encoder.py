@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "versions": versions(),
     }
     write_synthetic_encoder(encoder, arguments, weights=weights, card=arguments.out / CARD)
-    write_text(arguments.out / RECORD, json.dumps(record, indent=1) + "\n")
+    write_file(arguments.out / RECORD, json.dumps(record, indent=1) + "\n")
     print(f"wrote {weights} ({weights.stat().st_size / 2**20:.1f} MiB), {CARD} and {RECORD}")
     return 0
 

@@ -1,25 +1,9 @@
-"""What commands write: files, and standard output whose reader may leave before its end, as `head` does."""
+"""Standard output, whose reader may leave before its end, as `head` does."""
 
 import contextlib
 import os
 import select
 import sys
-from pathlib import Path
-
-from fima.errors import ConfigError
-from fima.files.atomic import replace_file
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one piece, in UTF-8; names that are none are escaped. Its folder is made where it is missing.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        replace_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def reader_is_gone() -> bool:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -155,4 +155,4 @@ def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
                 span = (record["start_seconds"], record["end_seconds"])
                 writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
         text = buffer.getvalue()
-    write_text(path, text)
+    write_file(path, text)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.output import write_text
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 PAGE_SUFFIXES = (".html", ".htm")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
     title = arguments.title or " · ".join(run.name for run in runs)
     page = build_page(runs, galleries, media, with_galleries=arguments.gallery, title=title)
-    write_text(arguments.out, page)
+    write_file(arguments.out, page)
     num_bytes = arguments.out.stat().st_size
     for name, reason in galleries.reasons.items():
         print(f"fima: warning: {name}: no galleries ({reason})", file=sys.stderr)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fima.commands.output import write_text
 from fima.commands.parse import UNBROKEN, parse
 from fima.console import Console
 from fima.errors import CheckpointError, ConfigError, DataError
+from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
@@ -167,4 +167,4 @@ def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -
         start, end = record["start_seconds"], record["end_seconds"]
         found.append((record["path"], None if start is None else (start, end), record["similarity"]))
     page = search_page(arguments.query, found, title=f"Nearest to {arguments.query.name} in {arguments.index.name}")
-    write_text(arguments.html, page)
+    write_file(arguments.html, page)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fima.commands import COMMANDS
 from fima.console import Console
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 
 NUM_CLIPS = 3
 """Clips per video in every evaluation: first, middle and last window of the 24 frames."""
@@ -106,4 +106,4 @@ def make_data(out: Path, *words: object, seed: int) -> Path:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON in one piece."""
-    replace_file(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    write_file(path, json.dumps(content, indent=2) + "\n")

@@ -17,6 +17,7 @@ from fima.data.layouts.files import is_video
 from fima.data.layouts.video_list import counted
 from fima.data.packed_lists import relative_name
 from fima.errors import DataError
+from fima.files.atomic import write_file
 
 HEADER = "# Videos that `fima doctor` found unusable: one path a line, relative to the folder of the videos.\n"
 
@@ -25,14 +26,10 @@ def write_quarantine(file: Path, paths: Iterable[str]) -> None:
     """Write such a list, sorted.
 
     Raises:
-        DataError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     lines = "".join(f"{_line(path)}\n" for path in sorted(paths))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(HEADER + lines, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be written ({error.strerror})") from error
+    write_file(file, HEADER + lines)
 
 
 def read_quarantine(file: Path) -> set[str]:

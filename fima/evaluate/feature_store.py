@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import islice
@@ -21,7 +20,7 @@ from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import Features, FeatureSource
-from fima.files.atomic import let_others_read
+from fima.files.atomic import written_whole
 from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
 
 FORMAT_VERSION = 3
@@ -80,13 +79,9 @@ class _Shard:
             "undecodable": [(astuple(file), reason) for file, reason in self.undecodable.items()],
             "limits": asdict(limits),
         }
-        path = folder / f"{_digest(record)}.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shape = next((video.rows.shape[1:] for video in self.videos.values()), (1, 1))
-        save_file(self.tensors(*shape), temporary, metadata={"videos": json.dumps(record)})
-        let_others_read(temporary)
-        temporary.replace(path)
+        with written_whole(folder / f"{_digest(record)}.safetensors") as temporary:
+            save_file(self.tensors(*shape), temporary, metadata={"videos": json.dumps(record)})
 
 
 class FeatureStore:

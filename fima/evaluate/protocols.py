@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 
 PROTOCOL_VERSIONS = {
     "evaluate": 1,
@@ -236,5 +236,4 @@ class EvaluationResult:
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        replace_file(path, lambda file: file.write(text.encode()))
+        write_file(path, json.dumps(asdict(self), indent=2) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 
 CONFUSION = "confusion.csv"
 PER_CLASS = "per_class.csv"
@@ -71,4 +71,4 @@ def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV in one piece: a reader finds the whole file or the one before."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    replace_file(path, lambda file: file.write(text.getvalue().encode()))
+    write_file(path, text.getvalue())

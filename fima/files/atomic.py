@@ -2,50 +2,61 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
-TEMPORARY_FILES = ".*.tmp"
+from fima.errors import ConfigError, UserError
+
+TEMPORARY_FILES = ".*.[0-9]*.tmp*"
 """Names of the files that an interrupted write leaves behind."""
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object], *, backups: Sequence[Path] = ()) -> None:
-    """Replace a file in one piece: written beside it, flushed to the disk, renamed, and the folder flushed too.
+@contextlib.contextmanager
+def written_whole(
+    path: Path, *, backups: Sequence[Path] = (), kind: type[UserError] | None = ConfigError
+) -> Iterator[Path]:
+    """Yield an empty file to write to; when the block ends, it is flushed to the disk and replaces `path`.
 
     Args:
         path: the file; its folder is made where it is missing.
-        write: writes the new content.
         backups: names for the content before; the first one takes that of `path`, the second that of the first, …
+        kind: of the error for a full disk or a folder that cannot be written; its message names `path`. None: the
+            OSError itself. `path` and the backups are as they were.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written. `path` and the backups are as they were.
+        ConfigError: or what `kind` says.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
-            try:
-                write(file)
-            except RuntimeError as error:
-                # PyTorch's writer hides what the file system said behind an error of its own.
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-            file.flush()
-            os.fsync(file.fileno())
-        _shift(path, backups)
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)  # the safetensors library writes for the owner alone
+            _flush(temporary)
+            _shift(path, backups)
+            temporary.replace(path)
+            with contextlib.suppress(OSError):  # not every system can flush a folder's names
+                _flush(path.parent)
+        except RuntimeError as error:
+            # PyTorch's writer hides what the file system said behind an error of its own.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if kind is None:
+            raise
+        reason = f"cannot be written ({error.strerror or error})"
+        raise kind(f"{path}: {reason}; make room, or choose another place") from None
 
 
-def let_others_read(path: Path) -> None:
-    """Give a file the mode of one that Python opens; the safetensors library writes for the owner alone."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+def write_file(path: Path, content: str | bytes, *, kind: type[UserError] | None = ConfigError) -> None:
+    """Write a file in one piece, as `written_whole` says; text in UTF-8, with what is no valid text escaped."""
+    with written_whole(path, kind=kind) as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -61,7 +72,7 @@ def _shift(path: Path, backups: Sequence[Path]) -> None:
     for newer, older in reversed(list(pairwise(backups))):
         if newer.exists():
             newer.replace(older)
-    second_name = _beside(backups[0])
+    second_name = _temporary(backups[0])
     second_name.unlink(missing_ok=True)
     try:
         second_name.hardlink_to(path)
@@ -70,15 +81,14 @@ def _shift(path: Path, backups: Sequence[Path]) -> None:
     second_name.replace(backups[0])
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _temporary(path: Path) -> Path:
+    """A hidden name in the same folder, with the same suffix: by it, writers choose the format."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the names of a folder, where the system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 
 
 class LineFile:
@@ -62,8 +62,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     if not path.exists():
         return
     kept = [line for line in read_lines(path) if keep(line)]
-    content = "".join(f"{json.dumps(line)}\n" for line in kept).encode()
-    replace_file(path, lambda file: file.write(content))
+    write_file(path, "".join(f"{json.dumps(line)}\n" for line in kept), kind=None)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -101,6 +101,11 @@ class VideoIndex:
             self._write(insert, unwritten)
         progress(len(todo), len(todo))
 
+    def lengths(self) -> dict[str, tuple[int, float]]:
+        """Frames, and frames per second (0 where unknown), of the usable videos by their path relative to the root."""
+        rows = self.database.execute("SELECT path, num_frames, fps FROM videos WHERE problem ISNULL ORDER BY path")
+        return {os.fsdecode(path): (num_frames, fps) for path, num_frames, fps in rows}
+
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
         with self.database:
             self.database.execute("BEGIN IMMEDIATE")

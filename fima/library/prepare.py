@@ -7,21 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
-from fima.files.atomic import replace_file
+from fima.files.atomic import TEMPORARY_FILES, write_file, written_whole
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
 from fima.library.index import Progress, VideoIndex
 from fima.library.transcode import Transcoded, TranscodeSettings, target_size, transcode
 
 RECORD = "prepared.jsonl"
-PARTIAL_SUFFIX = ".partial.mp4"
 BITS_PER_PIXEL = 0.5
 """Upper end of what real clips took at crf 20 (0.18 to 0.52; very grainy ones 0.9); six steps of crf halve it."""
 BITS_PER_PIXEL_CRF = 20
@@ -38,11 +35,6 @@ class Job:
     """What to write."""
     settings: TranscodeSettings
     """How."""
-
-    @property
-    def partial(self) -> Path:
-        """Where it is written until it is complete; hidden, so that nothing takes it for a video."""
-        return self.target.with_name(f".{self.target.name}{PARTIAL_SUFFIX}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +118,12 @@ def prepare(
         target.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             done_before = _read_record(target, jobs[0].settings)
-            for rest in target.rglob(f".*{PARTIAL_SUFFIX}"):
-                rest.unlink()
+            _remove_partial_files(target)
             todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
             failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
             for path in lists:
-                replace_file(target / path, partial(_copy, source / path))
+                with written_whole(target / path) as temporary:
+                    shutil.copyfile(source / path, temporary)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
     return Prepared(
@@ -154,7 +146,6 @@ def _carry_out(
                 name = relative_name(job.source, source)
                 if isinstance(outcome, Failed):
                     failures[name] = outcome.reason
-                    job.partial.unlink(missing_ok=True)
                     if "no space left" in outcome.reason:
                         raise DataError(
                             f"{target}: the disk is full; the videos that are finished stay: make space and repeat the "
@@ -167,19 +158,22 @@ def _carry_out(
                 progress(done, len(todo))
     finally:
         outcomes.close()
-        for job in todo:
-            job.partial.unlink(missing_ok=True)
+        _remove_partial_files(target)
     return failures
+
+
+def _remove_partial_files(target: Path) -> None:
+    """Remove what processes that were killed have left."""
+    for rest in target.rglob(TEMPORARY_FILES):
+        rest.unlink(missing_ok=True)
 
 
 def _transcode_whole(job: Job) -> Transcoded | Failed:
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        done = transcode(job.source, job.partial, job.settings)
-        job.partial.replace(job.target)
+        with written_whole(job.target, kind=None) as temporary:
+            return transcode(job.source, temporary, job.settings)
     except VideoError as error:
         return Failed(error.reason)
-    return done
 
 
 def _state(path: Path) -> dict[str, int]:
@@ -200,8 +194,7 @@ def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[st
     """Lines of the record by source; the record is begun where there is none."""
     file = target / RECORD
     if not file.exists():
-        line = json.dumps({"settings": asdict(settings)}) + "\n"
-        replace_file(file, lambda to: to.write(line.encode()))
+        write_file(file, json.dumps({"settings": asdict(settings)}) + "\n")
     lines = read_lines(file)  # without one that an interrupt cut off: its video is written again
     if not lines or "settings" not in lines[0]:
         raise ConfigError(f"{file}: its first line, the settings, is lost; choose another folder, or delete this one")
@@ -218,11 +211,6 @@ def _flags(settings: object) -> str:
     if not isinstance(settings, dict):
         return "other settings"
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
-
-
-def _copy(source: Path, target: BinaryIO) -> None:
-    with source.open("rb") as file:
-        shutil.copyfileobj(file, target)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig
 from fima.data.chosen_videos import chosen_videos
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import CENTRE_SHARE, square_crops
@@ -69,7 +70,7 @@ class TrainedClips:
     @classmethod
     def of(cls, data: DataConfig) -> "TrainedClips":
         """Those of a run."""
-        timing = {name: getattr(data, name) for name in ("stride", "fps", "span")}
+        timing = {name: getattr(data, name) for name in TIMING}
         return cls(frames=data.frames, crop_size=data.crop_size, timing=timing)
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.library.clip_fit import with_timing_checked
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.registry import METHODS
@@ -63,6 +64,8 @@ def pretrain(
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
         config = with_precision(with_queue_sizes(config, num_videos), device)
+        if not resume:
+            videos = with_timing_checked(videos, config.data)
         if resume:
             start = last_checkpoint(config, run, Checkpoint, videos)
         elif resume_from is not None:

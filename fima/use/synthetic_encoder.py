@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fima.backbones.small import Small
-from fima.files.atomic import replace_file
+from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.use.encoder import VideoEncoder
 from fima.use.export.formats import Exportable, write
@@ -37,11 +37,10 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
         output="vectors",
         weights=state,
         facts={**module.facts(), "output": f"vectors, float32 (batch, {module.num_features})"},
-        frames=settings.frames,
-        crop_size=settings.crop_size,
+        clips=module.clip_settings(),
     )
     write(exportable, weights, "safetensors")
-    replace_file(card, lambda file: file.write(card_of(settings).encode()))
+    write_file(card, card_of(settings))
 
 
 def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEncoder:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fima.errors import ConfigError, DataError
-from fima.files.atomic import let_others_read
+from fima.files.atomic import written_whole
 from fima.version import pip_install
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
@@ -64,17 +63,9 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         ConfigError: no such format, its library is missing, or the place cannot be written.
     """
     check_suffix(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write = {".parquet": _write_parquet, ".npz": _write_npz, ".safetensors": _write_safetensors}[path.suffix]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         write(temporary, embeddings)
-        let_others_read(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_embeddings(path: Path) -> Embeddings:

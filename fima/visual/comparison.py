@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
@@ -16,7 +15,17 @@ from fima.data.eval_clips import ClipSettings, EvalClipsDataset, EvalSample
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import MaskLoader, clip_masks
-from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, outlined, overlay, resized
+from fima.visual.overlay import (
+    Picture,
+    in_a_column,
+    in_a_row,
+    label,
+    labelled,
+    outlined,
+    overlay,
+    resized,
+    save_picture,
+)
 
 OUTLINE_COLOUR = (74, 222, 128)
 TILE_PX = 144
@@ -76,8 +85,7 @@ def side_by_side(
     parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
     for first in range(0, len(videos), COLUMNS):
         parts += [labelled(in_a_row(tiles[first : first + COLUMNS]), name) for name, tiles in rows.items()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(in_a_column([*parts, label(legend, NARROWEST_PX)])).save(out)
+    save_picture(in_a_column([*parts, label(legend, NARROWEST_PX)]), out)
 
 
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:

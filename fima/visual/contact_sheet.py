@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.errors import DataError, VideoError
-from fima.visual.overlay import Picture, in_a_column, in_a_row, label, resized
+from fima.visual.overlay import Picture, in_a_column, in_a_row, label, resized, save_picture
 
 TILE_HEIGHT_PX = 96
 WIDEST_TILE = 16 / 9
@@ -51,8 +50,7 @@ def contact_sheet(
     heading = label(title, max(row.shape[1] for row in rows), height=TITLE_PX, font_px=TITLE_FONT_PX)
     sheet = in_a_column([heading, in_a_row([label("", LABEL_PX), label("time →", TILE_HEIGHT_PX)]), *rows])
     margins = ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.pad(sheet, margins, constant_values=255)).save(out)
+    save_picture(np.pad(sheet, margins, constant_values=255), out)
     return unreadable
 
 

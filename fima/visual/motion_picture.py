@@ -21,6 +21,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.loader import drawn_timing
 from fima.data.views import ClipViews, sample_views
 from fima.evaluate.activation import ViewEncoders, responses
+from fima.files.atomic import written_whole
 from fima.method.foreground import foreground_mask
 from fima.method.losses import cell_centres, positive_pairs
 from fima.method.motion import frame_difference
@@ -159,8 +160,8 @@ def draw_motion(view: MotionView, out: Path, *, title: str) -> None:
         color="#4b5563",
         va="center",
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=DOTS_PER_INCH, facecolor="white")
+    with written_whole(out) as temporary:
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white")
 
 
 def _draw_strip(figure: Figure, grid: GridSpec, first_column: int, clip: ClipPicture, name: str) -> None:

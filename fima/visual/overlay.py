@@ -9,6 +9,8 @@ from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from fima.files.atomic import written_whole
+
 Picture = NDArray[np.uint8]
 
 COLOURS = "inferno"
@@ -98,3 +100,9 @@ def in_a_column(pictures: Sequence[Picture]) -> Picture:
         np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
     ]
     return np.concatenate([part for picture in filled for part in (gap, picture)][1:])
+
+
+def save_picture(picture: Picture, out: Path) -> None:
+    """Write a picture in the format of its suffix, in one piece."""
+    with written_whole(out) as temporary:
+        Image.fromarray(picture).save(temporary)

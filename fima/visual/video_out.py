@@ -1,9 +1,10 @@
 """Video files for people, written frame by frame: H.264 in MP4, which every browser plays, or animated GIF."""
 
-import os
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import av
@@ -14,6 +15,7 @@ from PIL import Image
 
 from fima.data.decode.container import ffmpeg_name
 from fima.errors import ConfigError
+from fima.files.atomic import written_whole
 from fima.visual.overlay import Picture
 
 VideoFormat = Literal["mp4", "gif"]
@@ -36,61 +38,43 @@ def shown_fps(fps: float, kind: VideoFormat) -> tuple[float, int]:
     return known / every, every
 
 
-class VideoWriter:
-    """Writes frames of one size; the file appears under its name when it is whole.
+@contextmanager
+def video_writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
+    """Yield a function that appends a frame, uint8 (H, W, 3), all of one size; the file appears when it is whole.
 
     Args:
-        path: the file, `.mp4` or `.gif`.
+        path: the file, `.mp4` or `.gif`; for MP4, the last row or column is doubled where the size is odd.
         fps: frames per second.
 
     Raises:
         ConfigError: this installation of FFmpeg cannot write the format.
     """
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self._path = path
-        self._kind = path.suffix[1:]
-        if ENCODERS[self._kind] not in av.codecs_available:
-            raise ConfigError(f"--format {self._kind}: this PyAV has no encoder {ENCODERS[self._kind]}; take another")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        options = {"movflags": "faststart"} if self._kind == "mp4" else {}
-        self._container = av.open(ffmpeg_name(self._temporary), "w", options=options)
-        self._rate = Fraction(fps).limit_denominator(MAX_DENOMINATOR)
-        stream = self._container.add_stream(ENCODERS[self._kind], rate=self._rate, options=OPTIONS[self._kind])
+    kind = path.suffix[1:]
+    if ENCODERS[kind] not in av.codecs_available:
+        raise ConfigError(f"--format {kind}: this PyAV has no encoder {ENCODERS[kind]}; take another")
+    rate = Fraction(fps).limit_denominator(MAX_DENOMINATOR)
+    container_options = {"movflags": "faststart"} if kind == "mp4" else {}
+    with written_whole(path) as temporary, av.open(ffmpeg_name(temporary), "w", options=container_options) as container:
+        stream = container.add_stream(ENCODERS[kind], rate=rate, options=OPTIONS[kind])
         assert isinstance(stream, VideoStream)
-        self._stream = stream
-        self._count = 0
+        times = itertools.count()
 
-    def __enter__(self) -> "VideoWriter":
-        return self
+        def write(picture: Picture) -> None:
+            frame = _with_even_sides(picture) if kind == "mp4" else _paletted(picture)
+            frame.pts, frame.time_base = next(times), 1 / rate
+            if not frame.pts:
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, PIXELS[kind]
+            container.mux(stream.encode(frame))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None and self._count:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if kind is None:
-                self._temporary.replace(self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        yield write
+        if next(times):
+            container.mux(stream.encode(None))
 
-    def write(self, picture: Picture) -> None:
-        """Append a frame, uint8 (H, W, 3); for MP4 the last row or column is doubled where the size is odd."""
-        if self._kind == "mp4":
-            height, width = picture.shape[:2]
-            even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        else:
-            frame = _paletted(picture)
-        if not self._count:
-            self._stream.width, self._stream.height = frame.width, frame.height
-            self._stream.pix_fmt = PIXELS[self._kind]
-        frame.pts, frame.time_base = self._count, 1 / self._rate
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
+
+def _with_even_sides(picture: Picture) -> VideoFrame:
+    height, width = picture.shape[:2]
+    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
 
 
 def _paletted(picture: Picture) -> VideoFrame:

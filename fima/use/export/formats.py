@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fima.checkpoints.pretrained import METADATA_KEY
+from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, TrainingError
-from fima.files.atomic import let_others_read
+from fima.files.atomic import written_whole
 from fima.version import pip_install
 
 Format = Literal["safetensors", "torch-export", "onnx"]
@@ -43,10 +44,8 @@ class Exportable:
     """What a safetensors file holds."""
     facts: dict[str, Any]
     """Preprocessing, origin and classes; plain values."""
-    frames: int
-    """Frames F of a clip."""
-    crop_size: int
-    """Side S of a clip, in pixels."""
+    clips: ClipSettings
+    """Size and timing of the clips."""
 
 
 def check_format(name: Format) -> None:
@@ -71,16 +70,9 @@ def write(exportable: Exportable, path: Path, name: Format) -> None:
         ConfigError: the place cannot be written, or the network takes no clips of that size.
         TrainingError: PyTorch's exporter cannot express the network.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     writers = {"safetensors": _write_safetensors, "torch-export": _write_torch_export, "onnx": _write_onnx}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         writers[name](exportable, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_exported(path: Path, name: Format, *, module: nn.Module) -> Run:
@@ -123,7 +115,6 @@ def _module_with(path: Path, module: nn.Module) -> Run:
 def _write_safetensors(exportable: Exportable, path: Path) -> None:
     weights = {name: value.contiguous() for name, value in exportable.weights.items()}
     save_file(weights, path, metadata={METADATA_KEY: json.dumps(exportable.facts)})
-    let_others_read(path)
 
 
 def _write_torch_export(exportable: Exportable, path: Path) -> None:
@@ -150,7 +141,8 @@ def _write_onnx(exportable: Exportable, path: Path) -> None:
 
 
 def _example(exportable: Exportable) -> Tensor:
-    return torch.zeros(TRACED_BATCH, 3, exportable.frames, exportable.crop_size, exportable.crop_size)
+    clips = exportable.clips
+    return torch.zeros(TRACED_BATCH, 3, clips.frames, clips.crop_size, clips.crop_size)
 
 
 @contextlib.contextmanager
@@ -172,7 +164,7 @@ def _in_one_line(exportable: Exportable) -> Iterator[None]:
     try:
         exportable.module(_example(exportable))
     except RuntimeError as error:
-        size = f"--frames {exportable.frames} --crop-size {exportable.crop_size}"
+        size = f"--frames {exportable.clips.frames} --crop-size {exportable.clips.crop_size}"
         raise ConfigError(f"{size}: the network takes no such clips ({str(error).splitlines()[0]})") from None
     try:
         yield

@@ -12,7 +12,7 @@ from PIL import Image
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from fima.visual.overlay import Picture, resized
-from fima.visual.video_out import UNKNOWN_FPS, VideoWriter
+from fima.visual.video_out import UNKNOWN_FPS, video_writer
 
 THUMB_PX = 48
 THUMBS_PER_ROW = 20
@@ -75,9 +75,9 @@ def _encoded(frames: Sequence[Picture], fps: float) -> str:
     """H.264 in MP4, in base 64."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
-        with VideoWriter(path, fps) as writer:
+        with video_writer(path, fps) as write:
             for frame in frames:
-                writer.write(frame)
+                write(frame)
         return base64.b64encode(path.read_bytes()).decode()
 
 

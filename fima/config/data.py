@@ -1,0 +1,91 @@
+"""From video files to batches of views, with the paper's values as defaults."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fima.config.checks import require
+
+Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
+"""Layouts of data sets; `auto` recognises which one lies in a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From video files to batches of views."""
+
+    dataset: Dataset = "auto"
+    """Layout of the data; `auto` detects it."""
+    split: int = 1
+    """Number of the official split, if a data set has several."""
+    annotations: str | None = None
+    """List file or folder of list files, if they are not with the videos."""
+    exclude: str | None = None
+    """List of videos to pass over, such as `fima doctor --quarantine` writes."""
+    part: Literal["train", "all"] = "train"
+    """`all` trains on every video, those of the test split and those held out for it among them."""
+    frames: int = 16
+    """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
+    stride: float = 2.0
+    """Source frames between neighbouring frames of a clip; the paper's is 2."""
+    fps: float = 0.0
+    """Frames per second of a clip, instead of `stride`, whatever the rates of the videos; 0: by `stride`."""
+    frame_rate: float = 0.0
+    """Frames per second of videos that do not say theirs, such as folders of pictures; for `fps`. 0: unknown."""
+    span: tuple[float, float] | None = None
+    """Share of its video that a clip covers, drawn from this range, instead of `stride`; for short, trimmed videos."""
+    clip_sampling: Literal["random", "same", "near"] = "random"
+    """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
+    step_between_clips: int = 1
+    """Windows start at multiples of this many frames."""
+    crop_size: int = 224
+    """Side of the square views, in pixels. 0, in fine-tuning: as the encoder was trained."""
+    min_area: float = 0.2
+    """Smallest area of a random crop, as a share of the frame."""
+    max_area: float = 1.0
+    """Largest area of a random crop, as a share of the frame."""
+    flip: float = 0.5
+    """Probability that a view is mirrored; 0 where left and right differ in meaning."""
+    grayscale: float = 0.2
+    """Probability that a view loses its colours."""
+    jitter: float = 0.8
+    """Probability of colour jitter (brightness, contrast and saturation by up to 0.4, hue by up to 0.1)."""
+    blur: float = 0.5
+    """Probability of Gaussian blur."""
+    workers: int = 4
+    """Processes that decode; 0 decodes in the training process."""
+    max_skipped_share: float = 0.05
+    """The run stops when more than this share of the videos that were tried cannot be decoded."""
+    keep_mb: int = 0
+    """Decoded videos that each decoding process keeps, in MB: for sets that fit, and devices faster than decoding."""
+    timeout_seconds: float = 600.0
+    """A video that a process decodes for longer is given up, and the process replaced; 0: it may take any time."""
+    max_frame_pixels: int = 2**25
+    """Videos with larger frames, in pixels, are skipped; a frame of 8K has 33 million."""
+    max_clip_mb: int = 4096
+    """Videos whose clips would need more memory, in MB, to be decoded are skipped."""
+
+    def __post_init__(self) -> None:
+        for name in ("split", "step_between_clips"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(self.frames >= 0, "data.frames", self.frames, "must be at least 1")
+        require(self.crop_size >= 8 or self.crop_size == 0, "data.crop_size", self.crop_size, "must be at least 8")
+        require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
+        require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
+        self._check_timing()
+        for name in ("flip", "grayscale", "jitter", "blur"):
+            require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
+        for name in ("workers", "keep_mb"):
+            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
+        require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")
+        for name in ("max_frame_pixels", "max_clip_mb"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]")
+
+    def _check_timing(self) -> None:
+        require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
+        for name in ("fps", "frame_rate"):
+            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
+        low, high = self.span or (1.0, 1.0)
+        require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
+        ways = [name for name, given in (("stride", self.stride != 2), ("fps", self.fps), ("span", self.span)) if given]
+        require(len(ways) <= 1, "data." + " and --data.".join(ways), "", "give one of the three")

@@ -1,0 +1,70 @@
+"""The losses and what feeds them, with the paper's values as defaults."""
+
+from dataclasses import dataclass
+
+from fima.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The losses and what feeds them."""
+
+    name: str = "fima"
+    """`fima`; `moco`: the instance loss alone, on the same clips; or one of another package (docs/extend.md)."""
+    temperature: float = 0.1
+    """Temperature of the instance loss and of the frame-level motion loss."""
+    cell_temperature: float = 0.1
+    """Temperature of the pixel-level (cell) motion loss."""
+    key_momentum: float = 0.999
+    """Momentum m of the key encoder's moving average."""
+    queue_size: int | None = None
+    """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
+    paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
+    cell_queue_size: int | None = None
+    """Cells in the dense queue. None: the paper's 31,360 for 200,000 videos or more, else 0 (no dense queue)."""
+    instance_weight: float = 1.0
+    """Weight of the instance loss; 0 switches it off."""
+    frame_weight: float = 1.0
+    """Weight of the frame-level motion loss; 0 switches it off."""
+    cell_weight: float = 1.0
+    """Weight of the pixel-level (cell) motion loss; 0 switches it off."""
+    decoder: bool = True
+    """The cross-attention motion decoder; without it the query's own cells and slices predict the motion."""
+    foreground: bool = True
+    """Foreground sampling; without it every cell counts as foreground."""
+    local_stride: int = 1
+    """Encode every n-th frame of the early and late differences; 2 halves their cost."""
+    pos_ratio: float = 0.7
+    """Cells closer than this share of the larger cell diagonal are positives."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "cell_temperature", "pos_ratio"):
+            require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")
+        require(0 <= self.key_momentum <= 1, "method.key_momentum", self.key_momentum, "must be in [0, 1]")
+        for name in ("instance_weight", "frame_weight", "cell_weight"):
+            require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
+        require(self.local_stride >= 1, "method.local_stride", self.local_stride, "must be at least 1")
+        require(self.queue_size is None or self.queue_size >= 1, "method.queue_size", self.queue_size, "must be 1+")
+        require(
+            self.cell_queue_size is None or self.cell_queue_size >= 0,
+            "method.cell_queue_size",
+            self.cell_queue_size,
+            "must be 0 or more",
+        )
+        motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
+        require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
+
+    @property
+    def instance_loss(self) -> bool:
+        """Whether the instance loss is part of the run."""
+        return self.instance_weight > 0
+
+    @property
+    def frame_loss(self) -> bool:
+        """Whether the frame-level motion loss is part of the run."""
+        return self.name == "fima" and self.frame_weight > 0
+
+    @property
+    def cell_loss(self) -> bool:
+        """Whether the pixel-level motion loss is part of the run."""
+        return self.name == "fima" and self.cell_weight > 0

@@ -1,0 +1,50 @@
+"""The machine, the clock and the records of a run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fima.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The machine, the clock and the records of a run."""
+
+    seed: int = 0
+    """Seed of every random choice."""
+    deterministic: bool = False
+    """Two runs give the same bits on a GPU, too, where its operations allow it; slower there."""
+    device: str = "auto"
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` runs the networks under autocast; the losses stay in float32. `auto` takes it where the device computes in
+    bfloat16 (GPUs since 2020; CPUs with AVX512-BF16 or AMX), else `fp32`."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """How tensors lie in memory. `channels_last` is faster, but in float32 on a CPU batch norm then rounds more
+    (docs/performance.md). `auto` is `contiguous` in float32 on a CPU, else `channels_last`."""
+    checkpoint_epochs: int = 10
+    """Keep a numbered checkpoint every n epochs, besides `last.pt` after each."""
+    checkpoint_minutes: float = 15.0
+    """Also write `last.pt` within an epoch every n minutes; 0: only after each epoch."""
+    keep_last: int = 2
+    """Number of latest checkpoints to keep: `last.pt`, `last-1.pt` before it, …"""
+    health_epochs: int = 5
+    """Measure the health of the representation every n epochs; 0 switches it off."""
+    health_videos: int = 256
+    """Videos that the health check looks at."""
+    picture_epochs: int = 5
+    """Write crops, activation maps and embeddings to TensorBoard every n epochs; 0 switches it off."""
+    log_steps: int = 10
+    """Write a line to `metrics.jsonl` every n steps."""
+    timeout_minutes: float = 30.0
+    """Minutes after which a process gives up waiting for the others."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
+            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        minutes = self.checkpoint_minutes
+        require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
+        require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
+        for name in ("health_epochs", "picture_epochs"):
+            require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
+        require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")

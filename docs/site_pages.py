@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -186,19 +187,17 @@ def notebook_page() -> str:
     for cell in json.loads((REPOSITORY / NOTEBOOK).read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-        parts += [_output(output) for output in cell.get("outputs", ())]
-    return (
-        "\n\n".join([*parts, f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."])
-        + "\n"
-    )
+        printed = "".join(chain.from_iterable(output.get("text", ()) for output in cell.get("outputs", ())))
+        parts += [f"```text\n{printed.rstrip()}\n```"] if printed.strip() else []
+        parts += [_picture(output["data"]) for output in cell.get("outputs", ()) if "data" in output]
+    source = f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."
+    return "\n\n".join([*parts, source]) + "\n"
 
 
-def _output(output: Mapping[str, Any]) -> str:
-    """What a cell printed, or the picture that it showed."""
-    if output["output_type"] == "stream":
-        return f"```text\n{''.join(output['text']).rstrip()}\n```"
-    kind = next(kind for kind in output["data"] if kind.startswith("image/"))
-    return f'<img alt="Output of the cell above" src="data:{kind};base64,{"".join(output["data"][kind].split())}">'
+def _picture(data: Mapping[str, Any]) -> str:
+    """The picture that a cell showed."""
+    kind = next(kind for kind in data if kind.startswith("image/"))
+    return f'<img alt="Output of the cell above" src="data:{kind};base64,{"".join(data[kind].split())}">'
 
 
 def readme_section(title: str) -> str:

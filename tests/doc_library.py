@@ -3,12 +3,12 @@
 import csv
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from fima.cli import main
 from tests.evaluation_data import write_classifier, write_three_splits
 from tests.layout_files import write_lines, write_videos
-from tests.small_runs import SMALL_FLAGS
 from tests.test_frame_folders import write_pictures
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 
@@ -16,41 +16,52 @@ NUM_PEOPLE = 5
 RUNS = ("mine", "small", "moco", "fima", "ucf101_i3d_fima", "demo/fima-0")
 """Of which the pages name the last checkpoint."""
 CLASSES = ("jump", "wave")
-SMALL_FINETUNE = ("--data.workers", 0, "--optim.epochs", 1, "--test.clips", 2, "--test.ori-resolution", None)
+SMALL_RUN = {"--data.frames": "4", "--data.crop-size": "32", "--data.workers": "0", "--optim.epochs": "1"}
+SMALL_PRETRAIN = {**SMALL_RUN, "--model.backbone": "tiny"}
+SMALL_FINETUNE = {
+    **SMALL_RUN,
+    "--classifier.num-classes": "None",
+    "--test.clips": "2",
+    "--test.ori-resolution": "None",
+}
 NAMES = tuple(f"abcdefghij{letter}" for letter in "klmnop")
 TRAIN, TEST = NAMES[:4], NAMES[4:]
 
 
-def write_library(root: Path) -> Mapping[str, Path]:
-    """Write all of it below an empty folder.
+INPUTS: Mapping[str, str] = {
+    **dict.fromkeys(("VIDEOS", "LABELLED", "DATA", "FOLDER", "CLIPS", "/data/videos"), "people"),
+    **{name: name for name in ("UCF101", "HMDB51", "K400", "Diving48", "SSv2", "FRAMES")},
+    **{name: name for name in ("videos.csv", "kinetics400.csv", "bad.txt", "THEIRS.pth.tar", "CLASSIFIER")},
+    **dict.fromkeys(("QUERY.mp4", "query.mp4", "clip.mp4", "VIDEO", "VIDEO…"), "query.mp4"),
+    "runs/demo/data-0/data/Rotation/Rotation_test_00003.avi": "query.mp4",
+    "other.mp4": "other.mp4",
+    **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), "run"),
+    **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), "run/checkpoints/last.pt"),
+    **{f"runs/{name}/checkpoints/last.pt": "run/checkpoints/last.pt" for name in RUNS},
+    "runs/classifier": "classifier",
+    **dict.fromkeys(("vectors.npz", "embeddings.npz", "seconds.npz"), "vectors.npz"),
+}
+"""What stands for an input in the documentation, and its path in the library."""
 
-    Returns:
-        The path of each input, by the word that stands for it in the documentation.
-    """
+
+def write_library(root: Path) -> None:
+    """Write all of `INPUTS` below an empty folder."""
     videos = _people(root / "people")
-    run, classifier = root / "run", root / "classifier"
+    run = root / "run"
     last = run / "checkpoints" / "last.pt"
-    _command("pretrain", videos, "--out", run, *SMALL_FLAGS)
-    _command("finetune", last, videos, "--out", classifier, *SMALL_FINETUNE)
-    _command("convert", last, root / "official.pth.tar", "--to", "official")
+    _command("pretrain", videos, "--out", run, *chain(*SMALL_PRETRAIN.items()))
+    _command("finetune", last, videos, "--out", root / "classifier", *chain(*SMALL_FINETUNE.items()))
+    _command("convert", last, root / "THEIRS.pth.tar", "--to", "official")
     _command("embed", run, videos, "-o", root / "vectors.npz", "--clips", 2, "--workers", 0)
-    return {
-        **dict.fromkeys(("VIDEOS", "LABELLED", "DATA", "FOLDER", "CLIPS", "/data/videos"), videos),
-        "videos.csv": _table(videos, root / "videos.csv"),
-        **_official_sets(root),
-        "FRAMES": _frame_folders(root / "frames"),
-        **dict.fromkeys(("QUERY.mp4", "query.mp4", "clip.mp4", "VIDEO", "VIDEO…"), write_h264_mp4(root / "query.mp4")),
-        "other.mp4": write_h264_mp4(root / "other.mp4", seed=1),
-        "runs/demo/data-0/data/Rotation/Rotation_test_00003.avi": root / "query.mp4",
-        "bad.txt": write_lines(root / "bad.txt", "wave/person1.avi"),
-        **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), run),
-        **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), last),
-        **{f"runs/{name}/checkpoints/last.pt": last for name in RUNS},
-        "runs/classifier": classifier,
-        "CLASSIFIER": write_classifier(root / "classifier.pt"),
-        "THEIRS.pth.tar": root / "official.pth.tar",
-        **dict.fromkeys(("vectors.npz", "embeddings.npz", "seconds.npz"), root / "vectors.npz"),
-    }
+    write_classifier(root / "CLASSIFIER")
+    write_h264_mp4(root / "query.mp4", num_frames=20)
+    write_h264_mp4(root / "other.mp4", num_frames=20, seed=1)
+    write_three_splits(root / "UCF101")
+    _official_sets(root)
+    for number in range(4):
+        write_pictures(root / "FRAMES" / f"clip{number}", *range(1, 9), name="{:06d}.png")
+    _table(videos, root / "videos.csv")
+    write_lines(root / "bad.txt", "wave/person1.avi")
 
 
 def _command(*words: object) -> None:
@@ -66,18 +77,17 @@ def _people(root: Path) -> Path:
     return root
 
 
-def _table(videos: Path, path: Path) -> Path:
+def _table(videos: Path, path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "group", "fold"])
         for video in sorted(videos.glob("*/*.avi")):
             person = int(video.stem.removeprefix("person"))
             writer.writerow([video, video.parent.name, "test" if person == 1 else "train", person, person % 2])
-    return path
 
 
-def _official_sets(root: Path) -> dict[str, Path]:
-    """The data sets with list files of their own, as distributed."""
+def _official_sets(root: Path) -> None:
+    """The other data sets with list files of their own, as distributed."""
     hmdb51, kinetics, diving48, ssv2 = (root / name for name in ("HMDB51", "K400", "Diving48", "SSv2"))
     lines = [*(f"{name}.avi 1" for name in TRAIN), *(f"{name}.avi 2" for name in TEST)]
     for label in CLASSES:
@@ -100,11 +110,3 @@ def _official_sets(root: Path) -> dict[str, Path]:
         write_lines(diving48 / f"Diving48_V2_{part}.json", json.dumps(clips))
         labels = [{"id": str(number), "template": "Holding [something]"} for number in chosen]
         write_lines(ssv2 / f"{theirs}.json", json.dumps(labels))
-    sets = {"UCF101": write_three_splits(root / "UCF101"), "HMDB51": hmdb51, "Diving48": diving48, "SSv2": ssv2}
-    return {**sets, "K400": kinetics, "kinetics400.csv": root / "kinetics400.csv"}
-
-
-def _frame_folders(root: Path) -> Path:
-    for number in range(4):
-        write_pictures(root / f"clip{number}", *range(1, 9), name="{:06d}.png")
-    return root

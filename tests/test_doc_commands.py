@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fima.cli import main
-from tests.doc_library import write_library
+from tests.doc_library import INPUTS, SMALL_FINETUNE, SMALL_PRETRAIN, write_library
 from tests.doc_pages import PAGES, commands, files_shown, relative
 
 NOT_RUN = {
@@ -19,17 +19,12 @@ NOT_RUN = {
 }
 """Commands that are not run, and why. `torchrun` and `srun` themselves are in test_processes.py and test_sbatch.py."""
 
-SMALL_NETWORK = {"--data.frames": "4", "--data.crop-size": "32", "--data.workers": "0", "--optim.epochs": "1"}
 SHORTENED: Mapping[str, Mapping[str, str]] = {
-    "pretrain": {**SMALL_NETWORK, "--model.backbone": "tiny"},
-    "finetune": {
-        **SMALL_NETWORK,
-        "--classifier.num-classes": "None",
-        "--test.clips": "2",
-        "--test.ori-resolution": "None",
-    },
-    "embed": {"--workers": "0"},
-    "evaluate": {"--workers": "0"},
+    "pretrain": SMALL_PRETRAIN,
+    "finetune": SMALL_FINETUNE,
+    "embed": {"--workers": "0", "--clips": "2"},
+    "evaluate": {"--workers": "0", "--num-clips": "2"},
+    "cam": {"--num-videos": "2"},
     "benchmark": {"--backbones": "tiny", "--crop-size": "32", "--seconds": "0.01"},
     "make-data": {"--num-train": "4", "--num-test": "2"},
 }
@@ -39,6 +34,41 @@ REPLACED = {"--low-shot": "6"}
 OUTPUT_FLAGS = frozenset({"--out", "-o", "--quarantine", "--html"})
 WRITES_ITS_SECOND_WORD = frozenset({"convert", "make-data", "prepare"})
 """Commands such as `fima convert IN OUT`."""
+
+
+def shortened(words: tuple[str, ...]) -> list[str]:
+    """A command with the flags that make it small."""
+    name, *rest = words
+    flags = dict(SHORTENED.get(name, {}))
+    if "recipes/small.yaml" in rest:
+        flags.pop("--model.backbone", None)  # the recipe starts from weights of its backbone
+    if "--smoke" in rest:
+        del flags["--data.workers"], flags["--optim.epochs"]
+    if "--resume" in rest:
+        flags = {"--optim.epochs": "2"}
+    if "--resume-from" in rest:
+        flags["--optim.epochs"] = "2"
+    if "--list-protocols" in rest:
+        flags = {}
+    flags |= {flag: value for flag, value in REPLACED.items() if flag in rest}
+    for flag, value in flags.items():
+        if flag in rest:
+            rest[rest.index(flag) + 1] = value
+        else:
+            rest += [flag, value]
+    return [name, *rest]
+
+
+def with_paths(words: list[str], library: Path) -> list[str]:
+    """A command whose inputs are those of a library, and whose outputs are in the current folder."""
+    name, *rest = words
+    done = [name]
+    for place, (before, word) in enumerate(zip(words, rest, strict=False), start=1):
+        if before in OUTPUT_FLAGS or (place == 2 and name in WRITES_ITS_SECOND_WORD):
+            done.append(word.lstrip("/"))
+        else:
+            done.append(str(library / INPUTS[word]) if word in INPUTS else word)
+    return done
 
 
 def _shown() -> dict[str, tuple[Path, tuple[str, ...]]]:
@@ -52,51 +82,30 @@ def _shown() -> dict[str, tuple[Path, tuple[str, ...]]]:
     return found
 
 
+def _distinct() -> list[str]:
+    """The commands to run: of those that differ only in what their results are called, the first."""
+    found: dict[tuple[str, ...], str] = {}
+    for line, (_, words) in SHOWN.items():
+        run = with_paths(shortened(words), Path())
+        named = ["" if before in OUTPUT_FLAGS else word for before, word in zip(["", *run], run, strict=False)]
+        found.setdefault(tuple(named), line)
+    return sorted(set(found.values()) - NOT_RUN.keys())
+
+
 SHOWN = _shown()
 
 
-def shortened(words: tuple[str, ...]) -> list[str]:
-    """A command with the flags that make it small."""
-    name, *rest = words
-    flags = dict(SHORTENED.get(name, {}))
-    if "recipes/small.yaml" in rest:
-        del flags["--model.backbone"]  # the recipe starts from weights of its backbone
-    if "--smoke" in rest:
-        del flags["--data.workers"], flags["--optim.epochs"]
-    if "--resume" in rest:
-        flags = {"--optim.epochs": "2"}
-    if "--list-protocols" in rest:
-        flags = {}
-    flags |= {flag: value for flag, value in REPLACED.items() if flag in rest}
-    for flag, value in flags.items():
-        if flag in rest:
-            rest[rest.index(flag) + 1] = value
-        else:
-            rest += [flag, value]
-    return [name, *rest]
-
-
-def with_paths(words: list[str], inputs: Mapping[str, Path]) -> list[str]:
-    """A command whose inputs are those of the library, and whose outputs are in the current folder."""
-    name, *rest = words
-    done = [name]
-    for place, (before, word) in enumerate(zip(words, rest, strict=False), start=1):
-        if before in OUTPUT_FLAGS or (place == 2 and name in WRITES_ITS_SECOND_WORD):
-            done.append(word.lstrip("/"))
-        else:
-            done.append(str(inputs.get(word, word)))
-    return done
-
-
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    return write_library(tmp_path_factory.mktemp("library"))
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("library")
+    write_library(root)
+    return root
 
 
-@pytest.mark.parametrize("line", sorted(SHOWN.keys() - NOT_RUN.keys()))
+@pytest.mark.parametrize("line", _distinct())
 def test_the_command_runs(
     line: str,
-    inputs: Mapping[str, Path],
+    library: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -107,8 +116,8 @@ def test_the_command_runs(
         Path(name).write_text(content, encoding="utf-8")
     if "--resume" in words:
         out = Path(words[words.index("--out") + 1])
-        shutil.copytree(inputs["runs/mine"], out)
-    code = main(with_paths(shortened(words), inputs))
+        shutil.copytree(library / INPUTS["runs/mine"], out)
+    code = main(with_paths(shortened(words), library))
     assert code == 0, f"{relative(page)}: `{line}`: {capsys.readouterr().err}"
 
 

@@ -39,7 +39,7 @@ from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.intervals import drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
-from fima.train.resolve import choose_device
+from fima.torch_tools.device import choose_device
 from real_features import Floats, frame_hog, motion_hog, network_features, recognise
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}

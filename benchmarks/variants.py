@@ -1,4 +1,4 @@
-"""What a training step of FIMA and of its cheaper variants costs, beside one of MoCo.
+"""What a training step of FIMA and of its cheaper variants costs, compared with one of MoCo.
 
 Steps of all variants are taken in turn, with the recipes' settings and views of noise, and timed in processor time;
 figures are medians, as multiples of MoCo's. Beside them stands what the passes of the encoder alone would cost, by

@@ -92,6 +92,8 @@ class Checkpoint(RunState):
 
     config: PretrainConfig
     """Settings of the run, queue sizes resolved."""
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    """State of the moving average of the encoder; empty where the run has none."""
     imported: dict[str, Any] = field(default_factory=dict)
     """What a converted checkpoint of the authors' program held besides, so that it can be written back."""
 
@@ -238,6 +240,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def weights_hash(module: nn.Module, label: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a label and a module's weights, from whatever file."""
+    digest = hashlib.sha256(label.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path, what: str) -> None:
     """Load weights strictly.
 
@@ -267,13 +278,22 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, s
 
 
 def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
-    """Put weights, queues and optimiser back.
+    """Put weights, queues and the optimiser's state back; its settings stay those that it was built with.
 
     Raises:
-        CheckpointError: the checkpoint is of another architecture.
+        CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
     """
     load_weights(module, saved.model, source=source, what="model")
-    optimizer.load_state_dict(saved.optimizer)
+    own = optimizer.state_dict()["param_groups"]
+    sizes, saved_sizes = (
+        [len(group["params"]) for group in groups] for groups in (own, saved.optimizer["param_groups"])
+    )
+    if sizes != saved_sizes:
+        raise CheckpointError(
+            f"{source}: its optimiser has groups of {saved_sizes} weights, not of {sizes}; give --optim.name, "
+            "encoder-lr-scale and freeze-epochs as it had them, or start from its encoder alone with --model.init-from"
+        )
+    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": own})
 
 
 class HoldsClassesError(CheckpointError):

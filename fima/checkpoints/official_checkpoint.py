@@ -81,7 +81,17 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
 
 def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the authors' program would have written; the inverse of `import_official`."""
+    """Return what the authors' program would have written; the inverse of `import_official`.
+
+    Raises:
+        CheckpointError: its optimiser is not theirs: SGD with one group of weights.
+    """
+    name, num_groups = checkpoint.config.optim.name, len(checkpoint.optimizer.get("param_groups", []))
+    if name != "sgd" or num_groups > 1:
+        raise CheckpointError(
+            f"its optimiser ({name}, groups of weights: {num_groups}) is not the authors', SGD with one group; "
+            "`fima convert --encoder-only` writes the encoder"
+        )
     arch = ARCHITECTURES.get(checkpoint.config.model.backbone, checkpoint.config.model.backbone)
     imported = {
         "prefix": convert.PREFIX,

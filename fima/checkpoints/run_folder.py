@@ -97,6 +97,11 @@ class RunFolder:
         return self.checkpoint_folder / "best.pt"
 
     @property
+    def ema(self) -> Path:
+        """The moving average of the encoder, where a run keeps one; a file that every command reads."""
+        return self.checkpoint_folder / "ema.safetensors"
+
+    @property
     def result(self) -> Path:
         """What a fine-tuning run has measured."""
         return self.root / "result.json"

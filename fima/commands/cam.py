@@ -36,7 +36,7 @@ TITLES: dict[MapKind, str] = {
 class CamArguments:
     """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
-    Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
+    Each video becomes NAME.mp4 (the video next to its maps, for the whole of it) and NAME.png (moments, and the maps
     averaged over the video). If --out ends in .png, all videos go into that one picture instead, one column per video.
     For example: `fima cam runs/mine/checkpoints/last.pt clip.mp4 --out maps`.
     """
@@ -48,7 +48,7 @@ class CamArguments:
     out: Path = Path("cam")
     """Folder for the files; or one PNG for all videos."""
     compare: Path | None = None
-    """Another checkpoint, whose maps are shown beside those of the first."""
+    """Another checkpoint, whose maps are shown next to those of the first."""
     format: Literal["mp4", "gif", "png"] = "mp4"
     """`mp4` and `gif` come with a PNG; `png`: the PNG alone."""
     map: Literal["both", "rgb", "occlusion"] = "both"
@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.cam_video import shown_encoder
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)

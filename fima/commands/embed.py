@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.extract import Resources
-    from fima.evaluate.loaded_model import check_fits
+    from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
     from fima.use.encoder import load
     from fima.use.table import check_suffix
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(arguments.out, flag="out")
     paths = _paths(arguments)
     try:
-        device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+        device = distributed.init_from_environment(choose_device(arguments.device))
         encoder = load(arguments.encoder, device=device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
         settings = encoder.clip_settings(
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
             limits=arguments.limits,
         )
-        check_fits(encoder, settings, backbone=encoder.backbone, device=device)
+        check_fits(encoder, settings, name=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:

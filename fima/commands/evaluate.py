@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from fima.evaluate.evaluate import Collected
+    from fima.evaluate.frozen import FrozenEncoder
     from fima.evaluate.loaded_model import Subject
 
 
@@ -34,17 +36,19 @@ class EvaluateArguments:
     """Measure a checkpoint on labelled videos, with its weights frozen.
 
     Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
-    ones, torchvision's weights. docs/protocols.md says what each protocol is. Start it under `torchrun` to use several
-    devices. For example: `fima evaluate runs/mine LABELLED --protocols linear knn`.
+    ones; and those of other programs. docs/protocols.md says what each protocol is. Start it under `torchrun` to use
+    several devices. For example: `fima evaluate runs/mine LABELLED --protocols linear knn`.
     """
 
-    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """The checkpoint, or the folder of a run."""
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A checkpoint, or the folder of a run; `torchvision:NAME` or `torchvision:NAME:FILE`; `hf:FOLDER`, a VideoMAE,
+    V-JEPA 2 or TimeSformer of `transformers`; FILE.onnx; `module:function`, which returns a `fima.FrozenEncoder`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: Path | None = None
-    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run; `small-evaluation/` for the
-    encoder `small`. Confusion matrices and accuracies by class go to a folder of the same name beside it."""
+    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
+    `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and
+    accuracies by class go to a folder of the same name next to it."""
     dataset: Dataset = "auto"
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
@@ -54,10 +58,6 @@ class EvaluateArguments:
     classifier was trained on."""
     backbone: str | None = None
     """The architecture that the checkpoint must have. None: the one that it holds."""
-    frames: int | None = None
-    """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
-    crop_size: int | None = None
-    """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     diagnose: bool = False
@@ -77,62 +77,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.checkpoints.pretrained import encoder_file
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
 
-    arguments = replace(arguments, checkpoint=encoder_file(arguments.checkpoint))
     if arguments.diagnose:
         given = arguments.config.protocols or ()
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
         arguments = replace(arguments, config=config)
-    check_writable(_out(arguments), flag="out")
-    check_writable(evaluation_folder(arguments.checkpoint))  # of features, to be used again
+    if arguments.out is not None:
+        check_writable(arguments.out, flag="out")
     try:
         with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+            device = distributed.init_from_environment(choose_device(arguments.device))
             subject = _load(arguments, device)
+            out = arguments.out or evaluation_file(subject.encoder)
+            cache = evaluation_file(subject.encoder).parent / "cache"
+            check_writable(out, flag="out")
+            check_writable(cache.parent)  # of features, to be used again
             splits = _list(arguments, subject)
             is_main = distributed.is_main()
             if is_main:
                 _say_aloud(subject, splits)
-            collected = _collect(arguments, subject, splits, device)
+            collected = _collect(arguments, subject, splits, device, cache)
     finally:
         # The others need not wait for the arithmetic, which the main process does alone.
         distributed.shutdown()
     if is_main:
-        _write(arguments, subject, collected)
+        _write(arguments, subject, collected, out)
     return 0
 
 
-def evaluation_folder(checkpoint: Path) -> Path:
-    """Return where results of a checkpoint go: in the folder of its run, or next to a checkpoint that lies alone.
+def evaluation_file(encoder: FrozenEncoder) -> Path:
+    """Return where results of an encoder go: in the folder of its run, or next to a checkpoint that lies alone.
 
-    Those of an encoder that comes with the package, whose folder may be read-only, go to the current folder.
+    Those of an encoder that comes with the package, whose folder may be read-only, and of one that is no file go to the
+    current folder.
     """
-    from fima.checkpoints.pretrained import shipped_name
+    from fima.checkpoints.pretrained import ENCODERS
 
-    folder, name = checkpoint.parent, shipped_name(checkpoint)
-    if name is not None:
-        return Path(f"{name}-evaluation")
-    return (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
-
-
-def _out(arguments: EvaluateArguments) -> Path:
-    return arguments.out or evaluation_folder(arguments.checkpoint) / f"{arguments.checkpoint.stem}.json"
+    if encoder.file is None or encoder.file.is_relative_to(ENCODERS):
+        name = re.sub(r"[^\w.-]+", "-", encoder.name if encoder.file is None else encoder.file.parent.name)
+        return Path(f"{name}-evaluation", f"{name}.json")
+    folder = encoder.file.parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    return folder / "evaluation" / f"{encoder.file.stem}.json"
 
 
 def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
     from fima.evaluate.loaded_model import load_subject
 
-    return load_subject(
-        arguments.checkpoint,
-        config=arguments.config,
-        device=device,
-        backbone=arguments.backbone,
-        frames=arguments.frames,
-        crop_size=arguments.crop_size,
-    )
+    return load_subject(arguments.checkpoint, config=arguments.config, device=device, backbone=arguments.backbone)
 
 
 def _list(arguments: EvaluateArguments, subject: Subject) -> dict[SplitName, SplitLists]:
@@ -164,7 +158,11 @@ def _say_aloud(subject: Subject, splits: Mapping[SplitName, SplitLists]) -> None
 
 
 def _collect(
-    arguments: EvaluateArguments, subject: Subject, splits: Mapping[SplitName, SplitLists], device: torch.device
+    arguments: EvaluateArguments,
+    subject: Subject,
+    splits: Mapping[SplitName, SplitLists],
+    device: torch.device,
+    cache: Path,
 ) -> Collected:
     from fima.evaluate.evaluate import collect
     from fima.synthetic.motion_textures import has_masks, load_mask
@@ -177,23 +175,20 @@ def _collect(
             source=arguments.checkpoint,
             device=device,
             load_mask=load_mask if has_masks(arguments.data) else None,
-            cache=evaluation_folder(arguments.checkpoint) / "cache",
+            cache=cache,
             report=report,
         )
 
 
-def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
-    from fima.checkpoints.pretrained import shipped_name
-
-    out = _out(arguments)
+def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected, out: Path) -> None:
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)
     if arguments.json:
         print(out.read_text(encoding="utf-8"), end="")
         return
-    name = shipped_name(arguments.checkpoint) or arguments.checkpoint
-    Console().print(figures_table(result, f"{name} · {subject.loaded.description}"))
+    Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.encoder.name}"))
+    print(f"clips: {subject.preprocessing}")
     if result.verdict:
         print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

@@ -27,7 +27,7 @@ class ExportArguments:
     """Write an encoder for other programs, and check the file against PyTorch on clips of videos.
 
     The file takes normalised clips in batches of any size, and describes the preprocessing inside: ONNX in its
-    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written beside
+    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written next to
     it. For example: `fima export runs/mine --format onnx`.
     """
 

@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.motion_picture import draw_motion, motion_view
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     config, encoders, by = PretrainConfig(), None, "frame difference (no --checkpoint given)"
     if arguments.checkpoint is not None:
         loaded = load_pretrained(arguments.checkpoint, device=device)

@@ -75,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.predict import predict
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [path for given in arguments.videos for path in _files(given)]
     classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []

@@ -17,6 +17,8 @@ class MethodConfig:
     """Temperature of the pixel-level (cell) motion loss."""
     key_momentum: float = 0.999
     """Momentum m of the key encoder's moving average."""
+    key_momentum_end: float | None = None
+    """Momentum m at the end, on a cosine from `key_momentum`, step by step; 1 in MoCo v3 and DINO. None: it stays."""
     queue_size: int | None = None
     """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
     paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
@@ -40,7 +42,8 @@ class MethodConfig:
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):
             require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")
-        require(0 <= self.key_momentum <= 1, "method.key_momentum", self.key_momentum, "must be in [0, 1]")
+        for name, momentum in (("key_momentum", self.key_momentum), ("key_momentum_end", self.key_momentum_end)):
+            require(momentum is None or 0 <= momentum <= 1, f"method.{name}", momentum, "must be in [0, 1]")
         for name in ("instance_weight", "frame_weight", "cell_weight"):
             require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
         require(self.local_stride >= 1, "method.local_stride", self.local_stride, "must be at least 1")

@@ -89,7 +89,7 @@ class Window:
         duration = (last - first) * self.num_frames / max(1, self.num_frames - 1)
         instants = self.times[start] - first + np.arange(self.num_instants) * self.seconds + ROUNDING
         shown = np.searchsorted(self.times, first + instants % max(duration, ROUNDING), side="right") - 1
-        return [int(number) for number in shown.clip(0)]
+        return [int(number) for number in shown]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
     return {
         "version": PROTOCOL_VERSION,
         "trained": "linear layer; the encoder is frozen" if classifier.freeze else "encoder and linear layer",
-        "optimizer": {"name": "SGD", **asdict(config.optim)},
+        "optimizer": asdict(config.optim),
         "dropout": classifier.dropout,
         "batch_norm": "running statistics of the pre-training" if classifier.freeze else "trained, by device",
         "l2_normalise": classifier.l2_normalise,

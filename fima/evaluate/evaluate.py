@@ -141,7 +141,7 @@ def collect(
     splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     *,
-    source: Path,
+    source: str | Path,
     device: torch.device,
     load_mask: MaskLoader | None = None,
     cache: Path | None = None,
@@ -156,7 +156,7 @@ def collect(
         subject: what is measured.
         splits: labelled lists by the number of the split.
         config: protocols and settings.
-        source: the checkpoint's file, for errors.
+        source: what was asked for, for errors.
         device: where the networks are.
         load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
         cache: folder of cached features; None: no cache.
@@ -167,27 +167,25 @@ def collect(
         CheckpointError: a classifier for other classes.
         DataError: nothing that can be decoded.
     """
-    protocols = config.chosen(classifier=subject.classifier is not None)
+    protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists, source)
-    store = None
+    encoder, store = subject.encoder, None
+    cache = cache if encoder.key is not None else None
     if not set(protocols).isdisjoint(ALL_FEATURE_PROTOCOLS):
-        name = f"checkpoint {subject.loaded.checkpoint_hash}"
-        feature_source = encoder_source(subject.loaded.encoder, name, config.features)
+        feature_source = encoder_source(encoder.module, encoder.key or encoder.name, config.features)
         store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
     resources = _resources(config, device)
     diagnosed, background_labels = None, torch.empty(0, dtype=torch.int64)
     if "diagnosis" in protocols:
         backgrounds, background_labels = read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
-        loaded = subject.loaded
-        name, backbone = f"checkpoint {loaded.checkpoint_hash}", loaded.config.model.backbone
-        diagnosis = diagnosis_source(loaded.encoder, name, backbone, backgrounds)
+        diagnosis = diagnosis_source(encoder, backgrounds)
         diagnosed = _filled_store(diagnosis, splits, subject.clips, config, device, cache, report)
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
-    shown = subject.loaded.encoder, subject.clips
+    shown = encoder.module, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)

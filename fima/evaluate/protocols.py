@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 from fima.files.atomic import write_file
+
+if TYPE_CHECKING:
+    from fima.data.eval_clips import ClipSettings
 
 PROTOCOL_VERSIONS = {
     "evaluate": 1,
@@ -73,6 +77,17 @@ class EvaluationConfig:
     """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `foreground`,
     `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder
     `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
+    frames: int | None = None
+    """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
+    crop_size: int | None = None
+    """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
+    stride: float | None = None
+    """Source frames between neighbouring frames of a clip. None: as in training, as with `fps` and `span`; give at most
+    one of the three."""
+    fps: float | None = None
+    """Frames per second of a clip."""
+    span: float | None = None
+    """Share of the video that a clip covers."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: Literal[1, 3] = 1
@@ -119,6 +134,12 @@ class EvaluationConfig:
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
+        timings = [name for name in TIMING if getattr(self, name) is not None]
+        if len(timings) > 1:
+            raise ConfigError(f"--{timings[0]} and --{timings[1]}: both say how far apart frames are; give one")
+        for name in timings:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} {getattr(self, name):g}: must be above 0")
         smallest = {
             "folds": 2,
             "num_clips": 1,
@@ -133,25 +154,51 @@ class EvaluationConfig:
             if value is not None and value < least:
                 raise ConfigError(f"--{name} {value}: must be at least {least}")
 
-    def chosen(self, *, classifier: bool, encoder: bool = True) -> tuple[str, ...]:
+    def clips_for(self, trained: "ClipSettings") -> "ClipSettings":
+        """Return the clips to show to an encoder that was trained on such ones.
+
+        Raises:
+            ConfigError: a size below what clips have.
+        """
+        given = {name: value for name in TIMING if (value := getattr(self, name)) is not None}
+        trained = replace(trained, fps=0.0, span=0.0) if given else trained
+        return replace(
+            trained,
+            frames=trained.frames if self.frames is None else self.frames,
+            crop_size=trained.crop_size if self.crop_size is None else self.crop_size,
+            num_clips=self.num_clips,
+            num_crops=self.num_crops,
+            ori_resolution=self.ori_resolution,
+            stride=given.get("stride", trained.stride),
+            fps=given.get("fps", trained.fps),
+            span=given.get("span", trained.span),
+        )
+
+    def chosen(self, *, classifier: bool, encoder: bool = True, maps: bool = True) -> tuple[str, ...]:
         """Return the protocols to run.
 
         Args:
             classifier: whether the checkpoint has one.
             encoder: whether there is one; raw features come without.
+            maps: whether it gives feature maps.
 
         Raises:
             ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
                 protocol looks at.
         """
         default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
-        default += ("foreground",) if encoder else ()
+        default += ("foreground",) if encoder and maps else ()
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
         for name in ("foreground", "occlusion", "diagnosis"):
             if name in names and not encoder:
                 raise ConfigError(f"--protocols {name}: needs an encoder")
+        if "foreground" in names and not maps:
+            raise ConfigError("--protocols foreground: needs feature maps; this encoder gives one vector a clip")
+        for name in self.features:
+            if not maps and any(not part.endswith(":avg") for part in parts_of(name)):
+                raise ConfigError(f"--features {name}: needs feature maps; this encoder gives one vector a clip")
         if "same_video" in names and self.num_clips < 2:
             others = " ".join(name for name in names if name != "same_video")
             raise ConfigError(

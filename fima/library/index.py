@@ -69,7 +69,7 @@ class VideoIndex:
             workers: processes that read; as many as there are cores if None.
             timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
             decode: decode every file to its end as well, unless that was done before.
-            progress: is told how many files are done, of those that must be read.
+            progress: called with the number of files done, and of those to be read.
         """
         done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
         rows = self.database.execute(f"SELECT path, CASE WHEN {done_before} THEN size END, mtime_ns FROM videos")

@@ -25,6 +25,7 @@ from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.evaluate.cam import MaskLoader
 from fima.recipe import flatten
 from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
+from fima.train.optimizer import optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import with_precision
 
 SCRATCH = "scratch"
@@ -36,6 +37,7 @@ WITHOUT_MEANING = (
     "run.health_epochs",
     "run.health_videos",
     "run.picture_epochs",
+    "optim.ema_decay",
 )
 """Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
 
@@ -103,6 +105,13 @@ def check_settings(config: FinetuneConfig) -> None:
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:
             raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+    optimizer_class(config.optim.name)
+    if config.classifier.freeze:
+        for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
+            if given[flag] != defaults[flag]:
+                raise ConfigError(
+                    f"--{flag} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
+                )
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
@@ -122,6 +131,7 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedE
     if pretrained is None:
         if backbone is None:
             raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
+        refuse_frozen_random_weights(config.optim, "give an encoder that is trained")
         torch.manual_seed(config.run.seed)
         return PretrainedEncoder(network=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
     loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))

@@ -15,6 +15,14 @@ from fima.torch_tools.determinism import choose_algorithms
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
 from fima.train.meters import EpochMeter, SaveClock
+from fima.train.optimizer import (
+    build_optimizer,
+    encoders_of,
+    freeze_encoders,
+    in_words,
+    set_rates,
+    warnings_about,
+)
 from fima.train.resume import Start, claimed_folder, data_record
 from fima.train.save import save
 from fima.train.schedule import learning_rate
@@ -49,13 +57,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             left = f"its figures are in {run.result}" if run.result.exists() else "nothing to do"
             print(f"{run.root}: finished already, {counted(progress.epoch, 'epoch')}; {left}")
         return TrainingResult(progress=progress)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in task.networks.parameters() if parameter.requires_grad],
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(task.networks, config.optim)
     if start.saved is not None:
         restore(start.saved, task.networks, optimizer, source=start.file or run.last)
     model = distributed.data_parallel(task.networks)
@@ -73,6 +75,8 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         while progress.epoch < num_epochs:
             with stop.may_give_up():
                 task.measure(training, progress)
+            if freeze_encoders(task.networks, optimizer, frozen=progress.epoch < config.optim.freeze_epochs):
+                training = dataclasses.replace(training, model=distributed.data_parallel(task.networks))
             progress = train_epoch(training, progress)
             is_saved = save(training, progress)
             if progress.epoch < num_epochs and stop_requested(stop):
@@ -92,10 +96,11 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         The progress after it.
     """
     task, config = training.task, training.task.config
-    lr = learning_rate(config.optim, progress.epoch)
-    for group in training.optimizer.param_groups:
-        group["lr"] = lr
+    lr, num_steps = learning_rate(config.optim, progress.epoch), config.optim.epochs * len(task.loader)
     task.networks.train()
+    if progress.epoch < config.optim.freeze_epochs:
+        for encoder in encoders_of(task.networks):
+            encoder.eval()
     task.loader.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
     meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
     clock = SaveClock(config.run.checkpoint_minutes)
@@ -105,9 +110,12 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         step = progress.step + (waiting is not None)
         torch.manual_seed(step_seed(config.run.seed, step, distributed.rank()))
+        set_rates(training.optimizer, config.optim, lr, step / num_steps)
+        task.before_step(step / num_steps)
         training.optimizer.zero_grad(set_to_none=True)
         measured = task.step(training.model, batch, training.device)
         training.optimizer.step()
+        task.after_step()
         # One step late, so that a GPU always has the next one to do while the host looks at the last. Nothing is saved
         # before every step was looked at, so a loss that is not finite reaches no file.
         if waiting is not None:
@@ -157,13 +165,14 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
 def introduce(training: Training, progress: Progress) -> None:
     """Say what is about to run, and warn of what looks unwise."""
     task, log = training.task, training.log
-    for text in task.warnings():
+    optim = task.config.optim
+    for text in (*task.warnings(), *warnings_about(optim)):
         log.warn(text)
-    for text in task.introduction():
+    for text in (*task.introduction(), in_words(optim)):
         log.say(text)
     log.say(f"{distributed.world_size()} x {training.device.type}, {task.config.run.precision} · {training.run.root}")
     if progress.step:
-        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{task.config.optim.epochs})")
+        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{optim.epochs})")
 
 
 def stop_requested(stop: StopRequest) -> bool:

@@ -1,4 +1,4 @@
-"""Settings that follow from the machine and the data: device, precision, queue sizes; and what looks unwise."""
+"""Settings that follow from the machine and the data: precision, queue sizes; and what looks unwise."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ import torch
 
 from fima.config import PretrainConfig
 from fima.data.datasets import VideoList
-from fima.errors import ConfigError
 from fima.recipe import RunSettings
 
 QUEUE_WARNING_SHARE = 0.25
@@ -17,25 +16,6 @@ PUBLISHED_LARGE_SET_VIDEOS = 200_000
 PUBLISHED_LARGE_QUEUE = 65_536
 PUBLISHED_LARGE_CELL_QUEUE = 31_360
 PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
-
-
-def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
-    """Return the device that a flag names.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--{flag} {name}: unknown; choose auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--{flag} {name}: {torch.cuda.device_count()} GPUs are visible; choose another or cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--{flag} {name}: choose auto, cpu, cuda or cuda:N")
-    return device
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:

@@ -49,6 +49,8 @@ def write_checkpoint(training: Training, progress: Progress, path: Path, *, back
     # The records that it counts as done.
     log.flush_to_disk()
     try:
+        if path == run.last:
+            task.write_beside(run, progress)
         save_checkpoint(path, checkpoint, backups=backups)
     except CheckpointError as error:
         left = run.last_good()

@@ -1,6 +1,5 @@
-"""An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
+"""An encoder as an ordinary module, with its preprocessing: `fima.load`."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import versions
+from fima.checkpoints.checkpoint import versions, weights_hash
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.config import DataConfig
 from fima.data.augment import MEAN, STD
@@ -143,14 +142,10 @@ class VideoEncoder(
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of its weights, whatever file they came from."""
-        digest = hashlib.sha256(self.backbone.encode())
-        for name, value in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(self.encoder, self.backbone)
 
     def generate_model_card(self, *args: object, **settings: object) -> Any:  # noqa: ANN401
-        """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
+        """Return the card that `save_pretrained` and `push_to_hub` write next to the weights."""
         from huggingface_hub import ModelCard
 
         address = settings.get("repo_id")

@@ -1,4 +1,4 @@
-"""Activation maps over a whole video: beside its frames as a video, and averaged as a picture. Frames are streamed."""
+"""Activation maps over a whole video: next to its frames as a video, and averaged as a picture. Frames are streamed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class VideoMaps:
     """Frames of the video."""
 
     def panels(self, frame: Picture, number: int) -> Picture:
-        """Frame `number` beside its maps, each map coloured from its lowest to its highest value in the whole video."""
+        """Frame `number` next to its maps, maps coloured from lowest to highest value in the whole video."""
         maps = [
             labelled(overlay(frame, timeline.at(number), timeline.limits), name)
             for name, timeline in self.timelines.items()
@@ -109,7 +109,7 @@ def look_at(
 
 
 def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
-    """Write the video beside its maps.
+    """Write the video next to its maps.
 
     Args:
         maps: of the video.

@@ -27,6 +27,8 @@ MOST_SUFFIXES = 5
 class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
+    root: Path
+    """The folder."""
     videos: list[Path]
     """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
@@ -56,7 +58,7 @@ class Files:
 def find_files(root: Path) -> Files:
     """Walk a folder. Hidden files, hidden folders and results of fima are passed over, links are followed.
 
-    A folder of numbered pictures without a video beside them is a video, where no videos lie at other depths only.
+    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
 
     Raises:
         DataError: no video below the folder.
@@ -103,6 +105,7 @@ def find_files(root: Path) -> Files:
             others += here
     frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
     files = Files(
+        root=root,
         videos=_sorted([*videos, *frame_folders]),
         others=_sorted(others),
         missing=sorted(missing),
@@ -110,12 +113,12 @@ def find_files(root: Path) -> Files:
         outputs=_sorted(outputs),
     )
     if not files.videos:
-        raise DataError(_nothing_found(root, files))
+        raise DataError(_nothing_found(files))
     return files
 
 
 def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:
-    """Return the folders that are videos, given the depths of files that are; pictures beside them go to `others`."""
+    """Return the folders that are videos, given the depths of files that are; other pictures go to `others`."""
     found: list[str] = []
     for folder, paths in pictures.items():
         frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}
@@ -158,7 +161,8 @@ def _sorted(names: list[str]) -> list[Path]:
     return [Path(name) for name in sorted(names, key=lambda name: name.split("/"))]
 
 
-def _nothing_found(root: Path, files: Files) -> str:
+def _nothing_found(files: Files) -> str:
+    root = files.root
     if files.missing:
         return f"{root}: no video that can be read; {len(files.missing)} not there, such as {files.missing[0]}"
     if files.outputs and not files.others:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fima.visual.report.runs import ClassReport, RunRecord
 
 RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b", "#d64545", "#4aa3b5")
-"""Told apart by most colour-blind people, and of enough contrast on white and on black."""
+"""Distinguishable for most colour-blind people, and of enough contrast on white and on black."""
 MOST_POINTS = 800
 NUM_BINS = 60
 MOST_IN_LEGEND = 16

@@ -92,7 +92,7 @@ class RunGallery:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationVideo:
-    """A video beside the activation maps of one or more runs."""
+    """A video next to the activation maps of one or more runs."""
 
     path: Path
     """The file."""

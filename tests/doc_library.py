@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from fima.cli import main
-from tests.evaluation_data import write_classifier, write_three_splits
+from tests.evaluation_data import write_classifier, write_state_dict, write_three_splits
 from tests.layout_files import write_lines, write_videos
 from tests.test_frame_folders import write_pictures
 from tests.video_files import write_h264_mp4, write_ucf101_avi
@@ -39,6 +39,9 @@ INPUTS: Mapping[str, str] = {
     **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), "run/checkpoints/last.pt"),
     **{f"runs/{name}/checkpoints/last.pt": "run/checkpoints/last.pt" for name in RUNS},
     "runs/classifier": "classifier",
+    **dict.fromkeys(("r3d_18.pth", "googlenet.pth"), "weights.pth"),
+    "runs/before": "run",
+    "runs/mine/checkpoints/ema.safetensors": "averaged/checkpoints/ema.safetensors",
     **dict.fromkeys(("vectors.npz", "embeddings.npz", "seconds.npz"), "vectors.npz"),
 }
 """What stands for an input in the documentation, and its path in the library."""
@@ -53,7 +56,10 @@ def write_library(root: Path) -> None:
     _command("finetune", last, videos, "--out", root / "classifier", *chain(*SMALL_FINETUNE.items()))
     _command("convert", last, root / "THEIRS.pth.tar", "--to", "official")
     _command("embed", run, videos, "-o", root / "vectors.npz", "--clips", 2, "--workers", 0)
+    averaging = (*chain(*SMALL_PRETRAIN.items()), "--optim.ema-decay", 0.9)
+    _command("pretrain", videos, "--out", root / "averaged", *averaging)
     write_classifier(root / "CLASSIFIER")
+    write_state_dict(root / "weights.pth")
     write_h264_mp4(root / "query.mp4", num_frames=20)
     write_h264_mp4(root / "other.mp4", num_frames=20, seed=1)
     write_three_splits(root / "UCF101")

@@ -16,6 +16,9 @@ from tests.doc_pages import PAGES, commands, files_shown, relative
 
 NOT_RUN = {
     "fima benchmark --compile --parity --seconds 500": "compares a GPU with the CPU, and compiles for minutes",
+    "fima pretrain VIDEOS --out runs/mine --model.backbone r3d_18 --model.init-from torchvision:r3d_18": (
+        "takes weights that PyTorch has fetched; tests/test_init_from.py makes such a cache"
+    ),
 }
 """Commands that are not run, and why. `torchrun` and `srun` themselves are in test_processes.py and test_sbatch.py."""
 

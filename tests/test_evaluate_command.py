@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fima.cli import main
-from fima.commands.evaluate import evaluation_file
+from fima.commands.labelled import evaluation_file
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect

@@ -9,6 +9,8 @@ from rich.table import Table
 from fima.evaluate.protocols import PROTOCOL_SUMMARIES, PROTOCOL_VERSIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fima.evaluate.protocols import EvaluationResult
 
 
@@ -40,3 +42,24 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
         table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
     return table
+
+
+def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:
+    """Return a row a figure, in percent, and a column an encoder, with intervals or deviations where there are any."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for name in (*results, "chance"):
+        table.add_column(name, justify="right")
+    everything = list(results.values())
+    for figure in everything[0].figures:
+        if all(figure in result.figures for result in everything):
+            cells = (_with_interval(result, figure) for result in everything)
+            table.add_row(figure, *cells, f"{everything[0].chance[figure]:.1f}")
+    return table
+
+
+def _with_interval(result: EvaluationResult, figure: str) -> str:
+    value = f"{result.figures[figure]:.1f}"
+    if figure in result.intervals:
+        return f"{value} ({' to '.join(f'{end:.1f}' for end in result.intervals[figure])})"
+    return f"{value} ± {result.sd[figure]:.1f}" if figure in result.sd else value

@@ -57,7 +57,11 @@ class Collected:
     """By split and list, the videos of the protocol `evaluate`."""
 
     def result(self, reports: Path | None = None) -> EvaluationResult:
-        """Compute the figures, in one process.
+        """Compute the figures, in one process; see `result_by_video`."""
+        return self.result_by_video(reports)[0]
+
+    def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
+        """Compute the figures, in one process, and what each protocol made of each test video.
 
         Args:
             reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
@@ -67,7 +71,7 @@ class Collected:
         tested, known = Tested(), True
         for number, lists in self.splits.items():
             measured, evaluated, paths = self._measure(number, lists)
-            tested.add(measured, [lists.groups.get(Path(path), path) for path in paths])
+            tested.add(number, measured, paths, lists.groups)
             known = known and bool(lists.groups)
             if reports is not None:
                 folder = (
@@ -80,9 +84,9 @@ class Collected:
         result = combine(results)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
-        if not known:
-            return result
-        return replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        if known:
+            result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        return result, tested
 
     def _measure(
         self, number: SplitName, lists: SplitLists

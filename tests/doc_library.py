@@ -37,6 +37,7 @@ INPUTS: Mapping[str, str] = {
     "other.mp4": "other.mp4",
     **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), "run"),
     **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), "run/checkpoints/last.pt"),
+    **{"A": "run", "B": "averaged", "C": "classifier"},
     **{f"runs/{name}/checkpoints/last.pt": "run/checkpoints/last.pt" for name in RUNS},
     "runs/classifier": "classifier",
     **dict.fromkeys(("r3d_18.pth", "googlenet.pth"), "weights.pth"),

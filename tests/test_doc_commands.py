@@ -19,6 +19,9 @@ NOT_RUN = {
     "fima pretrain VIDEOS --out runs/mine --model.backbone r3d_18 --model.init-from torchvision:r3d_18": (
         "takes weights that PyTorch has fetched; tests/test_init_from.py makes such a cache"
     ),
+    "fima compare FIMA=runs/fima MoCo=runs/moco torchvision:r3d_18 --on videos.csv --cross-validation group": (
+        "takes weights that PyTorch has fetched; tests/test_compare.py compares named encoders"
+    ),
 }
 """Commands that are not run, and why. `torchrun` and `srun` themselves are in test_processes.py and test_sbatch.py."""
 
@@ -27,6 +30,7 @@ SHORTENED: Mapping[str, Mapping[str, str]] = {
     "finetune": SMALL_FINETUNE,
     "embed": {"--workers": "0", "--clips": "2"},
     "evaluate": {"--workers": "0", "--num-clips": "2"},
+    "compare": {"--workers": "0", "--num-clips": "2"},
     "cam": {"--num-videos": "2"},
     "benchmark": {"--backbones": "tiny", "--crop-size": "32", "--seconds": "0.01"},
     "make-data": {"--num-train": "4", "--num-test": "2"},

@@ -29,7 +29,10 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/motion_textures.py --seeds 0 1 2
 
+# 2,000 changed videos, 3,500 checkpoints, 26,000 lists and tables.
 soak: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/fuzz_videos.py --videos 2000
+	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_checkpoint_fuzz.py tests/test_list_fuzz.py
 	$(BIN)/python -W ignore benchmarks/soak_loader.py
 	$(BIN)/python benchmarks/soak.py
 

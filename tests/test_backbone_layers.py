@@ -88,6 +88,7 @@ def test_blocks_of_pixels_give_the_convolution_of_seven() -> None:
     expected = functional.conv3d(functional.pad(clip, [2, 3] * 3), weight, stride=2)
     close(functional.conv3d(blocks, weight_in_blocks(weight)), expected)
     assert pixels_in_blocks(clip, torch.bfloat16).dtype == torch.bfloat16
+    assert pixels_in_blocks(clip.to("meta"), torch.bfloat16).device.type == "meta"
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1, 1, 1), (1, 2, 2, 1, 5), (2, 2, 3, 4, 2)])
@@ -112,12 +113,22 @@ def test_a_unit_is_convolution_batch_norm_and_relu(kernel: int, stride: int, mem
     assert unit.before_relu(clip).min() < 0
 
 
-def test_the_first_unit_in_bfloat16_takes_blocks_of_even_clips_and_plain_pixels_of_others() -> None:
+def test_the_first_unit_in_bfloat16_takes_blocks_of_even_clips_and_plain_pixels_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[torch.dtype] = []
+
+    def recorded(clip: Tensor, dtype: torch.dtype) -> Tensor:
+        taken.append(dtype)
+        return pixels_in_blocks(clip, dtype)
+
+    monkeypatch.setattr("fima.backbones.i3d.pixels_in_blocks", recorded)
     unit = ConvUnit(3, 4, kernel=7, stride=2).eval()
     for size in (6, 7):
         clip = torch.randn(1, 3, 4, size, 8)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = unit(clip)
+        assert taken == [torch.bfloat16]
         torch.testing.assert_close(found.float(), unit(clip), rtol=0.05, atol=0.05)
 
 
@@ -152,6 +163,13 @@ def test_i3d_is_made_of_these() -> None:
     weights = with_noise(network)
     recorded = golden_numbers()["encoder_I3D"]["keys"]
     assert {name: list(value.shape) for name, value in network.state_dict().items()} == recorded
+    pools = {name: (m.kernel, m.stride) for name, m in network.named_children() if isinstance(m, MaxPool)}
+    assert pools == {
+        "maxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+        "maxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
+        "maxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
+        "maxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
+    }
     clip = double(1, 3, 8, 32, 32)
     x = pool_loop(unit_loop(weights, "conv3d_1a_7x7", clip, 2), (1, 3, 3), (1, 2, 2))
     x = unit_loop(weights, "conv3d_2c_3x3", unit_loop(weights, "conv3d_2b_1x1", x))
@@ -236,10 +254,22 @@ def test_small_is_made_of_these() -> None:
         close(network(clip), x)
 
 
-@pytest.mark.parametrize(("layer", "fan_out"), [(Space(2, 64, 5), 64 * 25), (Time(16, 64), 64 * 3)])
-def test_weights_keep_the_variance_of_the_gradient(layer: nn.Conv3d, fan_out: int) -> None:
-    assert layer.bias is None
-    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.06)
+def test_weights_keep_the_variance_of_the_gradient() -> None:
+    for layer, fan_out in ((Space(2, 64, 5), 64 * 25), (Time(16, 64), 64 * 3)):
+        assert layer.bias is None
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.06)
+
+
+def test_motion_channels_of_a_flash_are_limited_and_those_of_a_still_clip_are_zero() -> None:
+    clip = torch.zeros(1, 3, 6, 16, 16)
+    clip[:, :, 3, 4, 4], clip[:, :, 3, 8, 8] = 1, -1
+    found = MotionStem()(clip)
+    assert (found.amax(dim=(0, 2, 3, 4)).tolist(), found.amin(dim=(0, 2, 3, 4)).tolist()) == ([6, 6], [-6, -6])
+    still = torch.rand(1, 3, 1, 6, 6).expand(-1, -1, 7, -1, -1)
+    assert torch.equal(MotionStem()(still), torch.zeros(1, 2, 7, 6, 6))
+    two = MotionStem()(torch.rand(1, 3, 2, 6, 6))[:, 0]
+    assert torch.equal(two[:, 0], two[:, 1])
+    assert two.any()
 
 
 def test_a_clip_of_half_precision_has_motion_of_full_precision() -> None:

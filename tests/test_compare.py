@@ -12,7 +12,7 @@ import torch
 from fima.cli import main
 from fima.evaluate import intervals
 from fima.evaluate.comparison import differences
-from fima.evaluate.feature_protocols import Measured
+from fima.evaluate.measured import Measured
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]

@@ -46,7 +46,7 @@ def test_load_takes_runs_files_and_names(tmp_path: Path, videos: list[Path]) -> 
     assert not from_file.training
     assert torch.equal(from_file.embed(videos[0]), from_run.embed(videos[0]))
     best = write_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", seed=1)
-    assert fima.load(tmp_path / "run").fingerprint == fima.load(best).fingerprint != from_file.fingerprint
+    assert fima.load(tmp_path / "run").fingerprint == from_file.fingerprint != fima.load(best).fingerprint
 
 
 def test_a_saved_folder_is_fine_tuned_on_the_clips_that_it_knows(tmp_path: Path) -> None:

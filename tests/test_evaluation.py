@@ -14,8 +14,9 @@ from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
 from fima.evaluate.clustering import clustering
 from fima.evaluate.evaluate import evaluate_source
-from fima.evaluate.feature_protocols import FeatureSets, measure
+from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
+from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig
 from fima.synthetic.motion_textures import MotionTextureSettings, list_counterparts, make_motion_textures
 from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits

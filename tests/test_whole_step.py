@@ -10,15 +10,18 @@ from torch.nn.functional import layer_norm, normalize
 
 from fima.backbones.registry import BACKBONES, register_backbone
 from fima.config import MethodConfig, ModelConfig
+from fima.errors import ConfigError
 from fima.method import build_method
+from fima.method.cell import CellTerm
 from fima.method.decoder import DecoderLayer, MotionDecoder, positional_code
 from fima.method.fima import FIMA
-from fima.method.inputs import VIEWS, ClipInputs
+from fima.method.heads import Projector
+from fima.method.inputs import VIEWS, ClipInputs, View
 from fima.method.registry import METHODS, register_method
 from tests.reference import cell_motion_loop, frame_motion_loop, info_nce_loop, noise, positive_pairs_loop
 
 Weights = dict[str, Tensor]
-BATCH, SLICES, HEIGHT, WIDTH = 3, 2, 2, 3
+BATCH, SLICES, HEIGHT, WIDTH = 3, 3, 2, 3
 METHOD = MethodConfig(
     queue_size=5, cell_queue_size=7, key_momentum=0.75, temperature=0.2, cell_temperature=0.3, pos_ratio=0.9,
     instance_weight=0.5, frame_weight=2, cell_weight=3,
@@ -34,6 +37,7 @@ VARIANTS = {
     "without a cell queue": replace(METHOD, cell_queue_size=0),
     "frame alone": replace(METHOD, instance_weight=0, cell_weight=0),
     "frame without decoder": replace(METHOD, cell_weight=0, decoder=False),
+    "cell without decoder": replace(METHOD, frame_weight=0, decoder=False),
     "cell alone": replace(METHOD, instance_weight=0, frame_weight=0),
 }
 
@@ -161,7 +165,9 @@ def step_loop(weights: Weights, method: MethodConfig, a: ClipInputs, b: ClipInpu
         losses["instance"] = (first + second) / 2
         queues["queue"] = torch.cat([pooled[0]["full"][2:], queue[1:3], pooled[0]["full"][:2]])
     if method.frame_loss:
-        frames = torch.cat([slices.transpose(0, 1) for slices, _ in predicted])
+        # Of three slices, the middle one is both early and late.
+        halves = [slices[:, half].mean(dim=1) for slices, _ in predicted for half in (slice(0, 2), slice(1, 3))]
+        frames = normalize(torch.stack(halves), dim=-1)
         keys = torch.stack([pooled[i][view] for i in (1, 0) for view in ("early_difference", "late_difference")])
         losses["frame"] = torch.stack(
             frame_motion_loop(frames, keys, weights["motion_queue.keys"], method.temperature)
@@ -187,7 +193,8 @@ def step_loop(weights: Weights, method: MethodConfig, a: ClipInputs, b: ClipInpu
             ]
         losses["cell"] = torch.stack(each).mean()
         newest = torch.cat([clip[:, index].flatten(0, 1) for clip in (cells[1], cells[0]) for index in range(SLICES)])
-        queues["cell_queue"] = torch.roll(newest[-7:], len(newest) % 7, dims=0)
+        if method.cell_queue_size:
+            queues["cell_queue"] = torch.roll(newest[-7:], len(newest) % 7, dims=0)
     return losses, queues
 
 
@@ -209,9 +216,9 @@ def test_losses_queues_and_gradients_are_those_of_the_equations(name: str) -> No
         assert found.parts[part].item() == pytest.approx(value.item(), abs=1e-6), part
     total = torch.stack([getattr(method, f"{part}_weight") * value for part, value in losses.items()]).sum()
     assert found.total.item() == pytest.approx(total.item(), abs=1e-6)
+    assert {key.removesuffix(".keys") for key in before if key.endswith(".keys")} == queues.keys()
     for queue, keys in queues.items():
-        if f"{queue}.keys" in before:
-            torch.testing.assert_close(network.state_dict()[f"{queue}.keys"], keys.detach(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(network.state_dict()[f"{queue}.keys"], keys.detach(), rtol=0, atol=1e-12)
     names = [key for key, value in network.named_parameters() if value.requires_grad]
     ours = torch.autograd.grad(found.total, [network.get_parameter(key) for key in names])
     expected = torch.autograd.grad(total, [trained[key] for key in names])
@@ -220,7 +227,7 @@ def test_losses_queues_and_gradients_are_those_of_the_equations(name: str) -> No
 
 
 def test_the_statistics_of_a_step() -> None:
-    network, a, b = build(METHOD), inputs("a"), inputs("b")
+    network, a, b = build(METHOD), inputs("a"), inputs("j")
     queue = network.queues["instance"].keys.clone()
     found = network(a, b)
     query_a, query_b = (project(network.state_dict(), "projector", x.mean(dim=(2, 3, 4))) for x in (
@@ -230,6 +237,7 @@ def test_the_statistics_of_a_step() -> None:
     positive = (query_a * key_b).sum(dim=1), (query_b * key_a).sum(dim=1)
     negative = query_a @ queue.T, query_b @ torch.cat([key_b, queue[BATCH:]]).T
     right = [p > n.amax(dim=1) for p, n in zip(positive, negative, strict=True)]
+    assert [int(found.sum()) for found in right] == [3, 1]
     expected = {
         "positive_similarity": torch.cat(positive).mean(),
         "negative_similarity": (negative[0].mean() + negative[1].mean()) / 2,
@@ -242,6 +250,70 @@ def test_the_statistics_of_a_step() -> None:
     pairs = positive_pairs_loop(a.box, b.box, mask_a, mask_b, METHOD.pos_ratio)
     assert found.stats["cells_with_positives"].item() == pytest.approx(pairs.any(dim=2).double().mean().item())
     torch.testing.assert_close(found.query, query_a.detach())
+
+
+@pytest.mark.parametrize(
+    ("name", "views"),
+    [("full", VIEWS), ("cell alone", VIEWS[:2]), ("frame alone", VIEWS[2:]), ("without foreground", VIEWS)],
+)
+def test_the_key_encoder_sees_what_the_terms_need(name: str, views: tuple[View, ...]) -> None:
+    network, clip = build(VARIANTS[name]), inputs("a")
+    seen: list[Tensor] = []
+    network.key_encoder.register_forward_hook(lambda _, arguments, __: seen.append(arguments[0]))
+    network.key_pass(clip)
+    assert len(seen) == len(views)
+    assert all(torch.equal(found, clip[view]) for found, view in zip(seen, views, strict=True))
+    light = CellTerm(replace(METHOD, foreground=False), 4)
+    assert light.views == ("full_difference",)
+
+
+def test_everything_is_foreground_on_any_device() -> None:
+    maps: dict[View, Tensor] = {"full_difference": torch.empty(2, 6, 2, 2, 3, device="meta")}
+    keys = CellTerm(replace(METHOD, foreground=False), 4).keys(maps, Projector(6, 5, 4).to("meta"))
+    assert (keys.mask.device.type, keys.mask.dtype, keys.mask.shape) == ("meta", torch.bool, (2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"),
+    [("queue_size", "instance alone"), ("queue_size", "frame alone"), ("cell_queue_size", "cell alone")],
+)
+def test_a_queue_without_a_size_is_named(missing: str, name: str) -> None:
+    method = VARIANTS.get(name, replace(METHOD, frame_weight=0, cell_weight=0))
+    with pytest.raises(ConfigError, match=rf"^--method\.{missing} None: must be a number by now; give"):
+        build_method(MODEL, MethodConfig(**{**vars(method), missing: None}))
+
+
+def test_the_decoder_computes_in_the_precision_of_the_tokens() -> None:
+    network = build(METHOD).float()
+    assert network.decoder is not None
+    seen: list[Tensor] = []
+    network.decoder.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network.predict_motion(torch.randn(1, 6, 1, 2, 3), torch.randn(1, 6, 1, 2, 3))
+    assert [x.dtype for x in seen] == [torch.bfloat16] * 2
+    elsewhere = torch.empty(1, 6, 1, 2, 3, device="meta")
+    assert network.to("meta").predict_motion(elsewhere, elsewhere).cells.device.type == "meta"
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_only_what_a_term_needs_is_predicted(decoder: bool) -> None:
+    features = torch.randn(1, 6, 2, 2, 3, dtype=torch.float64)
+    for name, wanted in (("frame alone", (1, 0)), ("cell alone", (0, 6)), ("full", (1, 6))):
+        found = build(replace(VARIANTS[name], decoder=decoder)).predict_motion(features, features)
+        assert (found.slices.shape[2], found.cells.shape[2]) == wanted
+
+
+def test_recomputing_changes_no_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = build_method(replace(MODEL, recompute=recompute), VARIANTS["full"]).double()
+        passes: list[int] = []
+        network.query_encoder.get_submodule("convolution").register_forward_pre_hook(lambda *_, to=passes: to.append(1))
+        torch.autograd.backward(network(inputs("a"), inputs("b")).total)
+        assert len(passes) == (4 if recompute else 2)
+        gradients.append(network.query_encoder.get_parameter("convolution.weight").grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_the_moving_averages_rest_in_the_later_parts_of_a_step() -> None:

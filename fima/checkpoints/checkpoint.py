@@ -45,6 +45,12 @@ class Progress:
     """Steps of the begun epoch that `sums` has; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
+    last_loss: float | None = None
+    """Loss of the last step."""
+    collapsed_steps: int = 0
+    """Steps in a row, up to the last one, that looked collapsed to this process."""
+    rollbacks: int = 0
+    """Times that the run went back to a healthy checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +334,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
         )

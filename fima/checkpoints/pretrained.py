@@ -33,7 +33,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
-from fima.recipe import config_from_mapping
+from fima.recipe import config_from_mapping, read_yaml
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
@@ -73,7 +73,7 @@ class EncoderFile:
 
 
 def encoder_file(source: Path) -> Path:
-    """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
+    """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
     Args:
         source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
@@ -90,7 +90,8 @@ def encoder_file(source: Path) -> Path:
     if not source.is_dir():
         return source
     run = RunFolder(source)
-    for path in (run.best, run.last, source / WEIGHTS_FILE):
+    is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
+    for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
         if path.is_file():
             return path
     held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import Split, Video, VideoList, list_videos
-from fima.data.layouts.files import has_videos
+from fima.data.layouts.files import has_videos, mark_picture
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.output import check_writable, mark_output
 
@@ -96,11 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
     ]
     if arguments.out.suffix == ".png":
+        mark_picture(arguments.out)
         _write_one_picture(arguments, shown, videos, device)
         return 0
-    mark_output(arguments.out)
+    outputs = _outputs(videos)
+    suffixes = {"png", arguments.format}
+    mark_output(arguments.out, [f"{name}.{suffix}" for name in outputs for suffix in sorted(suffixes)])
     num_failed = 0
-    for name, video in _outputs(videos).items():
+    for name, video in outputs.items():
         try:
             written = _write(arguments, shown, video.path, arguments.out / name, device)
         except VideoError as error:
@@ -163,7 +167,9 @@ def _videos(arguments: CamArguments) -> VideoList:
         if not path.is_dir():
             videos.append(Video(path, None))
             continue
-        found = list_videos(path, arguments.split).videos
+        listed = list_videos(path, arguments.split)
+        warn_of(listed)
+        found = listed.videos
         videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")

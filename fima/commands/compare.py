@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             splits = list_labelled(arguments, arguments.on, list(subjects.values()))
             is_main = distributed.is_main()
             if is_main:
-                say_aloud(list(subjects.values()), splits)
+                say_aloud(list(subjects.values()), splits, arguments.config)
             collected = {
                 name: collect_labelled(sources[name], subject, splits, config, arguments.on, device)
                 for name, subject in subjects.items()

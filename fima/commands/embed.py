@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -134,8 +135,7 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
     videos = list_videos(
         data, arguments.split, arguments.split_index, dataset=arguments.dataset, annotations=arguments.annotations
     )
-    for sentence in videos.warnings():
-        print(f"fima: warning: {sentence}", file=sys.stderr)
+    warn_of(videos)
     return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
 
 

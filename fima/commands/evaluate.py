@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             splits = list_labelled(arguments, arguments.data, [subject])
             is_main = distributed.is_main()
             if is_main:
-                say_aloud([subject], splits)
+                say_aloud([subject], splits, arguments.config)
             collected = collect_labelled(
                 arguments.checkpoint, subject, splits, arguments.config, arguments.data, device
             )

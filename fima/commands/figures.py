@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -41,7 +41,18 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
         by_split = (f"{figures[name]:.1f}" for figures in shown.values())
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
         table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
+    table.caption, table.caption_justify = provenance(result), "left"
     return table
+
+
+def provenance(result: EvaluationResult) -> str:
+    """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols."""
+    count = max(1, len(result.splits))
+    clips: dict[str, Any] = next((found["clips"] for found in result.protocols.values() if "clips" in found), {})
+    sampling = ", ".join(f"{name} {value}" for name, value in clips.items() if value)
+    protocols = ", ".join(f"{name} {found['version']}" for name, found in result.protocols.items() if "@" not in name)
+    unit = result.unit if count == 1 else f"{result.unit}s"
+    return f"{count} {unit} ({result.lists_hash}) · seed {result.seed} · clips: {sampling} · protocols: {protocols}"
 
 
 def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:

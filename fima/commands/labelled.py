@@ -83,10 +83,17 @@ def list_labelled(arguments: LabelledArguments, data: Path, subjects: Sequence[S
     )
 
 
-def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists]) -> None:
+def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> None:
     """Print what was assumed, and what is odd about the lists."""
+    from fima.evaluate.linear_protocols import curve_warnings
+
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
     sentences = [subject.assumption for subject in subjects if subject.assumption]
+    if "low_shot_curve" in (config.protocols or ()):
+        sentences += curve_warnings([split.train for split in splits.values()])
+    tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
+    if len(tested) == 1:
+        sentences.append(f"all test videos are of the group {tested.pop()}, so there are no intervals")
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         print(f"fima: warning: {sentence}", file=sys.stderr)
 

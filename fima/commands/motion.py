@@ -9,6 +9,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
+from fima.data.layouts.files import mark_picture
 from fima.errors import ConfigError
 from fima.files.output import check_writable
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, by = loaded.config, loaded.description
         encoders = ViewEncoders(rgb=loaded.encoder, difference=with_batch_statistics(loaded.encoder))
     view = motion_view(arguments.video, config, encoders=encoders, device=device, seed=arguments.seed)
+    mark_picture(out)
     draw_motion(view, out, title=f"{arguments.video.name} · foreground by {by}")
     print(f"foreground by {by}; wrote {out}")
     return 0

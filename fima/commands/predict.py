@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
@@ -121,7 +122,9 @@ def _files(given: Path) -> list[Path]:
         return [given]
     if not given.exists():
         raise DataError(f"{given}: no such file or folder; check the path")
-    return [video.path for video in list_videos(given, "all").videos]
+    listed = list_videos(given, "all")
+    warn_of(listed)
+    return [video.path for video in listed.videos]
 
 
 def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:

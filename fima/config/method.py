@@ -1,8 +1,12 @@
 """The losses and what feeds them, with the paper's values as defaults."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fima.config.checks import require
+
+LIGHT: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
+"""What `method.cost` `light` sets: two key passes of whole clips and four of half as many frames, instead of eight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +15,9 @@ class MethodConfig:
 
     name: str = "fima"
     """`fima`; `moco`: the instance loss alone, on the same clips; or one of another package (docs/extend.md)."""
+    cost: Literal["full", "light"] = "full"
+    """`full`: the losses as they are set. `light`, for FIMA: no instance loss, decoder or foreground sampling, and
+    every second frame of the early and late differences (docs/experiments.md has what it saves and costs)."""
     temperature: float = 0.1
     """Temperature of the instance loss and of the frame-level motion loss."""
     cell_temperature: float = 0.1
@@ -54,6 +61,8 @@ class MethodConfig:
             self.cell_queue_size,
             "must be 0 or more",
         )
+        fima_only = "is for the method `fima`; leave it out"
+        require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
         motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
         require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
 

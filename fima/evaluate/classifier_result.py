@@ -8,7 +8,7 @@ from fima.checkpoints.checkpoint import versions
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.evaluate.classifier_scores import ClassifierScores
-from fima.evaluate.feature_protocols import Measured, by_figure, class_figures
+from fima.evaluate.measured import Measured, by_figure, class_figures
 from fima.evaluate.protocols import EvaluationResult
 from fima.torch_tools import distributed
 

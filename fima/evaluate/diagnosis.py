@@ -14,11 +14,11 @@ from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.errors import DataError
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_protocols import FeatureSets, Measured
 from fima.evaluate.features import Features, FeatureSource, encode, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import Tested, drawn_means, interval
 from fima.evaluate.linear import LinearProbe, fit_linear_probe
+from fima.evaluate.measured import FeatureSets, Measured
 from fima.evaluate.metrics import percent, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.method.heads import pooled

@@ -90,6 +90,8 @@ class _Adapted(nn.Module):
         super().__init__()
         self.name = encoder.name
         self.network = encoder.network
+        inner: dict[str, int] = getattr(encoder.network, "stages", {})
+        self.stages = {f"network.{stage}": channels for stage, channels in inner.items()}
         own, given = torch.tensor([encoder.mean, encoder.std]), torch.tensor([MEAN, STD])
         # Of a pixel p: ((p - MEAN) / STD) · scale + offset = (p - mean) / std.
         self.register_buffer("scale", (given[1] / own[1]).view(3, 1, 1, 1))

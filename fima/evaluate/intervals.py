@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fima.evaluate.feature_protocols import Measured
+from fima.evaluate.measured import Measured
 
 DRAWS = 2000
 LEVEL = 95

@@ -23,6 +23,8 @@ PROTOCOL_VERSIONS = {
     "retrieval": 1,
     "same_video": 1,
     "clustering": 1,
+    "attentive": 1,
+    "low_shot_curve": 1,
     "foreground": 3,
     "occlusion": 1,
     "diagnosis": 1,
@@ -36,6 +38,8 @@ PROTOCOL_SUMMARIES = {
     "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
     "clustering": ("agreement of k-means clusters with the classes", "test videos of two classes"),
+    "attentive": ("one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
+    "low_shot_curve": ("linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
     "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),
     "occlusion": ("share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
     "diagnosis": ("accuracy that remains without order, motion, foreground or background", "an encoder, and as linear"),
@@ -43,15 +47,15 @@ PROTOCOL_SUMMARIES = {
 """What each protocol measures, and what it needs."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
 """Those that look at cached features of frozen encoders, and are measured by default."""
-ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering")
+ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering", "low_shot_curve")
 """Also those that are measured only by `--protocols`."""
-PROTOCOLS = ("evaluate", *ALL_FEATURE_PROTOCOLS, "foreground", "occlusion", "diagnosis")
+PROTOCOLS = ("evaluate", *ALL_FEATURE_PROTOCOLS, "attentive", "foreground", "occlusion", "diagnosis")
 """What `--protocols` takes."""
 
 
 SplitName = int | str
 """The number of an official split, or the name of a fold."""
-POOLS = ("avg", "max", "avg+max", "grid")
+POOLS = ("avg", "max", "avg+max", "grid", "depths")
 """What `--features` takes of a feature map."""
 STREAMS = {"rgb": ("rgb",), "difference": ("difference",), "both": ("rgb", "difference")}
 """What `--features` takes feature maps of."""
@@ -74,9 +78,9 @@ class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
-    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `foreground`,
-    `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder
-    `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `low_shot_curve`,
+    `attentive`, `foreground`, `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a
+    classifier; for an encoder `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
     frames: int | None = None
     """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
     crop_size: int | None = None
@@ -96,9 +100,10 @@ class EvaluationConfig:
     """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
     features: tuple[str, ...] = ("avg",)
-    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells); `difference:avg` of
-    the frame difference instead of the RGB clip, `both:avg` of both. Of several, the one that does best within the
-    training videos is taken, and the figures of each are named `linear@avg/top1`."""
+    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells), `depths` (averages of
+    several stages of the encoder, side by side); `difference:avg` of the frame difference instead of the RGB clip,
+    `both:avg` of both. Of several, the one that does best within the training videos is taken, and the figures of each
+    are named `linear@avg/top1`."""
     cross_validation: str | None = None
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
@@ -114,8 +119,8 @@ class EvaluationConfig:
     low_shot_draws: int = 3
     """Number of such draws; the results are means over them."""
     seed: int = 0
-    """Decides which training videos are held out when the linear probe chooses its regularisation, the draws, and the
-    starts of k-means."""
+    """Decides which training videos are held out when a probe chooses its settings, the draws, the starts of k-means
+    and the attentive probe's first weights and batches."""
     batch_size: int = 8
     """Videos at a time."""
     workers: int = 2
@@ -191,11 +196,12 @@ class EvaluationConfig:
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
-        for name in ("foreground", "occlusion", "diagnosis"):
+        for name in ("attentive", "foreground", "occlusion", "diagnosis"):
             if name in names and not encoder:
                 raise ConfigError(f"--protocols {name}: needs an encoder")
-        if "foreground" in names and not maps:
-            raise ConfigError("--protocols foreground: needs feature maps; this encoder gives one vector a clip")
+        for name in ("attentive", "foreground"):
+            if name in names and not maps:
+                raise ConfigError(f"--protocols {name}: needs feature maps; this encoder gives one vector a clip")
         for name in self.features:
             if not maps and any(not part.endswith(":avg") for part in parts_of(name)):
                 raise ConfigError(f"--features {name}: needs feature maps; this encoder gives one vector a clip")
@@ -278,6 +284,10 @@ class EvaluationResult:
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
     """Groups among the test videos."""
+    seed: int = 0
+    """`--seed`."""
+    lists_hash: str = ""
+    """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
     verdict: str = ""
     """Of the protocol `diagnosis`: what remains when something is taken away, in a sentence."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import Checkpoint, Progress
+from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
 from fima.checkpoints.pretrained import write_safetensors
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
@@ -17,6 +17,8 @@ from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.errors import ConfigError
+from fima.evaluate.protocols import SplitLists
+from fima.files.jsonl import read_lines
 from fima.library.clip_fit import with_timing_checked
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
@@ -26,16 +28,21 @@ from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
+from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
-from fima.train.health import check_health
+from fima.train.health import Health, check_health
 from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
-from fima.train.resolve import warnings_about, with_precision, with_queue_sizes
+from fima.train.probe import list_probe, probe_accuracy
+from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
 from fima.train.resume import Start, first_progress, last_checkpoint, start_from
+from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
 from fima.visual.tensorboard import log_pictures
+
+SETTLED_STEPS = 100
 
 
 def pretrain(
@@ -70,10 +77,11 @@ def pretrain(
     with errors_in_one_line(run):
         optimizer_class(config.optim.name)
         run.require(resume=resume)
+        probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         warm = None if resume else warm_start(config, resume_from)
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
-        config = with_precision(with_queue_sizes(config, num_videos), device)
+        config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
         if not resume:
             videos = with_timing_checked(videos, config.data)
         if resume:
@@ -84,9 +92,9 @@ def pretrain(
             start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
         if resume and start.saved is None:
             warm = warm_start(config, None)
-        task = Pretraining(config, videos, device, warm=warm)
-        if task.ema is not None and start.saved is not None and start.saved.ema:
-            task.ema.load_state_dict(start.saved.ema)
+        task = Pretraining(config, videos, device, warm=warm, probe=probe)
+        if start.saved is not None:
+            task.restore_average(start.saved)
         return train(task, run, device, start)
 
 
@@ -98,15 +106,22 @@ class Pretraining(Task[PretrainBatch]):
         videos: what to train on.
         device: where.
         warm: weights that the encoders begin with; None: random ones, or those of a checkpoint that is put back later.
+        probe: labelled videos that choose the best checkpoint, instead of the health check's own.
     """
 
     config: PretrainConfig
     networks: Method
 
     def __init__(
-        self, config: PretrainConfig, videos: VideoList, device: torch.device, *, warm: WarmStart | None = None
+        self,
+        config: PretrainConfig,
+        videos: VideoList,
+        device: torch.device,
+        *,
+        warm: WarmStart | None = None,
+        probe: SplitLists | None = None,
     ) -> None:
-        self.config, self.videos = config, videos
+        self.config, self.videos, self.probe = config, videos, probe
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
@@ -165,6 +180,11 @@ class Pretraining(Task[PretrainBatch]):
         """Return a checkpoint of `fima pretrain`."""
         return Checkpoint(config=self.config, ema={} if self.ema is None else self.ema.state_dict(), **state)
 
+    def restore_average(self, saved: RunState) -> None:
+        """Go on with the average of a checkpoint, where the run keeps one and the checkpoint has it."""
+        if self.ema is not None and isinstance(saved, Checkpoint) and saved.ema:
+            self.ema.load_state_dict(saved.ema)
+
     def write_beside(self, run: RunFolder, progress: Progress) -> None:
         """Write the average of the encoder as a file that every command reads."""
         if self.ema is not None:
@@ -188,14 +208,43 @@ class Pretraining(Task[PretrainBatch]):
         return every_epochs > 0 and (last or progress.epoch % every_epochs == 0)
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Measure the representation where it is due, and warn when it has collapsed."""
+        """Measure the representation where it is due; keep it where it is the best, and act where it has collapsed.
+
+        The first steps do not count as a collapse: there, untrained networks and unsettled batch-norm averages look
+        like one.
+        """
+        may_go_back = self.config.run.on_collapse == "rollback"
+        if may_go_back and progress.step == 0:
+            write_checkpoint(training, progress, training.run.healthy)
+        health: Health | None = None
         if distributed.is_main() and self.health_is_due(training.run, progress):
             health = check_health(self.networks, self.videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
-                training.log.health(health, progress)
+                training.log.health(health, progress, self.rated(training, progress, health))
+        has_collapsed = health is not None and health.collapsed
+        if may_go_back and health is not None and not has_collapsed:
+            write_checkpoint(training, progress, training.run.healthy)
+        if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
+            seen = (
+                "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"
+            )
+            respond(training, progress, f"after epoch {progress.epoch}", seen)
         distributed.barrier()
+
+    def rated(self, training: Training, progress: Progress, health: Health) -> dict[str, Any]:
+        """What the probe finds, and whether the checkpoint is the best so far, which is kept as `best.pt` then."""
+        run, key, accuracy, found = training.run, "knn_accuracy", health.knn_accuracy, dict[str, Any]()
+        if self.probe is not None:
+            key, accuracy = "probe_accuracy", probe_accuracy(self.networks, self.probe, self.config, training.device)
+            found = {} if accuracy is None else {key: accuracy}
+        if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
+            return found
+        # The file before the record: a run that is killed between the two measures again, and so writes it again.
+        before = [line.get(key) for line in read_lines(run.metrics) if line.get("kind") == "health"]
+        is_best = accuracy > max((value for value in before if value is not None), default=-1.0)
+        return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
         """Show what the networks make of the epoch's last batch."""

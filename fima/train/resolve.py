@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import torch
 
-from fima.config import PretrainConfig
+from fima.config import MethodConfig, PretrainConfig
+from fima.config.method import LIGHT
 from fima.data.datasets import VideoList
 from fima.recipe import RunSettings
+from fima.torch_tools import distributed
 
 QUEUE_WARNING_SHARE = 0.25
 FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
@@ -39,6 +41,18 @@ def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
         cell_queue_size=cells if method.cell_queue_size is None else method.cell_queue_size,
     )
     return dataclasses.replace(config, method=method)
+
+
+def with_cost(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings with those that `method.cost` `light` stands for, and say which given ones it replaces."""
+    method = config.method
+    if method.cost == "full":
+        return config
+    given = {name: getattr(method, name) for name in LIGHT if getattr(method, name) != getattr(MethodConfig(), name)}
+    replaced = [f"{name} {LIGHT[name]} (not {value})" for name, value in given.items() if value != LIGHT[name]]
+    if replaced and distributed.is_main():
+        print(f"--method.cost light: {', '.join(replaced)}")
+    return dataclasses.replace(config, method=dataclasses.replace(method, **LIGHT))
 
 
 def with_precision(config: RunSettings, device: torch.device) -> RunSettings:

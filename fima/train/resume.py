@@ -137,7 +137,7 @@ def claimed_folder(
         if distributed.is_main():
             flag, folder = "out", run.root
             try:
-                mark_output(run.root)
+                mark_output(run.root, [])
                 lock.take()
                 run.write_config(config, {**record, "versions": versions()})
                 flag, folder = "checkpoints", run.checkpoint_folder

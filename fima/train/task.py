@@ -56,6 +56,9 @@ class Task(ABC, Generic[Batch]):
             done: share of the run's steps that are done.
         """
 
+    def restore_average(self, saved: RunState) -> None:
+        """Go on with the moving average that a checkpoint holds, where the task keeps one."""
+
     def after_step(self) -> None:
         """Follow the weights that the optimiser has moved."""
 

@@ -29,14 +29,14 @@ TRAIN, TEST = NAMES[:4], NAMES[4:]
 
 
 INPUTS: Mapping[str, str] = {
-    **dict.fromkeys(("VIDEOS", "LABELLED", "DATA", "FOLDER", "CLIPS", "/data/videos"), "people"),
+    **dict.fromkeys(("VIDEOS", "LABELLED", "DATA", "OTHER_LABELLED", "FOLDER", "CLIPS", "/data/videos"), "people"),
     **{name: name for name in ("UCF101", "HMDB51", "K400", "Diving48", "SSv2", "FRAMES")},
     **{name: name for name in ("videos.csv", "kinetics400.csv", "bad.txt", "THEIRS.pth.tar", "CLASSIFIER")},
     **dict.fromkeys(("QUERY.mp4", "query.mp4", "clip.mp4", "VIDEO", "VIDEO…"), "query.mp4"),
     "runs/demo/data-0/data/Rotation/Rotation_test_00003.avi": "query.mp4",
     "other.mp4": "other.mp4",
     **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), "run"),
-    **dict.fromkeys(("CKPT", "ANY", "OURS.pt"), "run/checkpoints/last.pt"),
+    **dict.fromkeys(("CKPT", "ANY", "OURS.pt", "runs/mine/checkpoints/best.pt"), "run/checkpoints/last.pt"),
     **{"A": "run", "B": "averaged", "C": "classifier"},
     **{f"runs/{name}/checkpoints/last.pt": "run/checkpoints/last.pt" for name in RUNS},
     "runs/classifier": "classifier",

@@ -150,6 +150,25 @@ def test_pooling_takes_the_largest_of_each_window(
         assert pool(x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_the_fast_pooling_is_for_passes_without_gradient_that_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Tensor] = []
+
+    def recorded(x: Tensor) -> Tensor:
+        taken.append(x)
+        return largest_neighbour(x)
+
+    monkeypatch.setattr("fima.backbones.i3d.largest_neighbour", recorded)
+    pool, x = MaxPool((3, 3, 3), (1, 1, 1)), double(1, 2, 3, 3, 3)
+    pool(x)
+    assert not taken
+    with torch.no_grad():
+        pool(x)
+        assert len(taken) == 1
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        pool(x)
+        assert len(taken) == 1
+
+
 def test_an_inception_block_joins_four_branches() -> None:
     block = Mixed(4, (3, 5, 2, 4, 6, 1))
     weights = with_noise(block)

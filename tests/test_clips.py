@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from fima.data.clips import (
     early_positions,
     evenly_spread_starts,
     full_positions,
+    in_one_pass,
     late_positions,
     window_starts,
 )
@@ -157,3 +159,40 @@ def test_starts_are_multiples_of_the_step() -> None:
     assert {start for pair in pairs for start in pair} == {0, 5, 10}
     assert all(first != second for first, second in pairs)
     assert window_starts(12, 8, generator, step_frames=5) == (0, 0)
+
+
+class Kept:
+    """What is kept of a frame; counts how many are held at once."""
+
+    alive = most = 0
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+        Kept.alive += 1
+        Kept.most = max(Kept.most, Kept.alive)
+
+    def __del__(self) -> None:
+        Kept.alive -= 1
+
+
+def test_clips_of_one_pass_are_complete_and_hold_no_frame_longer_than_needed() -> None:
+    clips = [[0, 2, 1, 0], [2, 3], [3, 4], [4, 4], [9]]
+    read: list[int] = []
+
+    def frames() -> Iterator[str]:
+        for number in range(12):
+            read.append(number)
+            yield f"frame {number}"
+
+    Kept.alive = Kept.most = 0
+    found: list[list[str]] = []
+    for clip in in_one_pass(frames(), clips, Kept):
+        assert read[-1] == max(clips[len(found)])
+        found.append([kept.frame for kept in clip])
+        del clip
+    assert found == [[f"frame {number}" for number in clip] for clip in clips]
+    assert Kept.most == 3
+
+
+def test_a_timing_says_what_it_is() -> None:
+    assert (str(ClipTiming(fps=2.5)), str(ClipTiming(stride=3))) == ("2.5 a second", "stride 3")

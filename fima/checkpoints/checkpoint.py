@@ -24,6 +24,8 @@ from fima.version import __version__
 
 FORMAT_VERSION = 3
 """Version 2 also held torch's random state, on which nothing depends: every step seeds it."""
+ROUNDING = ("foreach", "fused")
+"""Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
 
 
@@ -290,16 +292,17 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
         CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
     """
     load_weights(module, saved.model, source=source, what="model")
-    own = optimizer.state_dict()["param_groups"]
-    sizes, saved_sizes = (
-        [len(group["params"]) for group in groups] for groups in (own, saved.optimizer["param_groups"])
-    )
+    own, before = optimizer.state_dict()["param_groups"], saved.optimizer["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own, before))
     if sizes != saved_sizes:
         raise CheckpointError(
             f"{source}: its optimiser has groups of {saved_sizes} weights, not of {sizes}; give --optim.name, "
             "encoder-lr-scale and freeze-epochs as it had them, or start from its encoder alone with --model.init-from"
         )
-    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": own})
+    groups = [
+        {**group, **{key: old[key] for key in ROUNDING if key in old}} for group, old in zip(own, before, strict=True)
+    ]
+    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
 
 
 class HoldsClassesError(CheckpointError):

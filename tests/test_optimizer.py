@@ -23,6 +23,7 @@ from fima.errors import CheckpointError, ConfigError
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.recipe import config_from_mapping
+from fima.torch_tools import distributed
 from fima.train import loop
 from fima.train.optimizer import build_optimizer, in_words, moving_average, set_rates, warnings_about
 from fima.train.pretrain import Pretraining, pretrain
@@ -190,6 +191,22 @@ class TestFrozenEncoder:
         moved = weights_of(later, "query_encoder.")
         assert all(not torch.equal(moved[name], value) for name, value in start.items() if "layers.1.weight" in name)
         assert not torch.equal(moved["layers.2.running_mean"], start["layers.2.running_mean"])
+
+    def test_several_devices_are_told_which_weights_have_a_gradient(
+        self, runs: tuple[RunFolder, RunFolder], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = []
+
+        def wrapped(networks: FIMA) -> FIMA:
+            told.append({weight.requires_grad for weight in networks.query_encoder.parameters()})
+            return networks
+
+        monkeypatch.setattr(distributed, "data_parallel", wrapped)
+        config = with_settings("optim", freeze_epochs=1)
+        config = with_settings("run", config, health_epochs=0, picture_epochs=0)
+        pretrain(with_settings("model", config, init_from=str(runs[0].root)), data=videos, out=tmp_path / "run")
+        # Before the first epoch, frozen, and free again.
+        assert told == [{True}, {False}, {True}]
 
     def test_random_weights_are_not_frozen(self, videos: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"--optim\.freeze-epochs 1: .*random weights; give --model\.init-from"):

@@ -192,6 +192,7 @@ def test_frame_rate_is_that_of_the_frames(name: str, tmp_path: Path) -> None:
         path = write_video(tmp_path / name, moving_square(30), codec="libx264", fps=25)
     with VideoReader(path) as reader:
         assert reader.fps == pytest.approx(25, rel=0.005)
+        assert name != "e.dv" or reader.fps == 25, "to the last bit, or a second has a part too many"
 
 
 def test_rates_and_times_of_uneven_frames(tmp_path: Path) -> None:

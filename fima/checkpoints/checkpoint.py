@@ -25,6 +25,8 @@ from fima.version import __version__
 
 FORMAT_VERSION = 3
 """Version 2 also held torch's random state, on which nothing depends: every step seeds it."""
+ROUNDING = ("foreach", "fused")
+"""Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
 
 
@@ -293,16 +295,17 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
     # Checkpoints of runs that did not leave out keys of the same video do not know the videos of their keys.
     unknown = {name: value for name, value in module.state_dict().items() if name.endswith(VIDEO_IDS)}
     load_weights(module, {**unknown, **saved.model}, source=source, what="model")
-    own = optimizer.state_dict()["param_groups"]
-    sizes, saved_sizes = (
-        [len(group["params"]) for group in groups] for groups in (own, saved.optimizer["param_groups"])
-    )
+    own, before = optimizer.state_dict()["param_groups"], saved.optimizer["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own, before))
     if sizes != saved_sizes:
         raise CheckpointError(
             f"{source}: its optimiser has groups of {saved_sizes} weights, not of {sizes}; give --optim.name, "
             "encoder-lr-scale and freeze-epochs as it had them, or start from its encoder alone with --model.init-from"
         )
-    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": own})
+    groups = [
+        {**group, **{key: old[key] for key in ROUNDING if key in old}} for group, old in zip(own, before, strict=True)
+    ]
+    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
 
 
 class HoldsClassesError(CheckpointError):

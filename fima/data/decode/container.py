@@ -163,10 +163,11 @@ def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> fl
         The rate; 0 where neither tells.
     """
     stated = float(stream.average_rate or 0)
-    span = (max(times) - min(times)) * float(stream.time_base or 0) if len(times) > 1 else 0.0
+    span = (max(times) - min(times)) * (stream.time_base or 0) if len(times) > 1 else 0
     if span <= 0:
         return stated
-    measured = (len(times) - 1) / span * num_frames / len(times)
+    # In fractions: a rate a little below 25 would have 100 frames last longer than four seconds.
+    measured = float(Fraction((len(times) - 1) * num_frames, len(times)) / span)
     return stated if abs(stated - measured) <= RATE_TOLERANCE * measured else measured
 
 

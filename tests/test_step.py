@@ -95,7 +95,7 @@ def test_without_batch_norm_only_negatives_of_the_batch_depend_on_the_parts(
 ) -> None:
     """With a queue that nothing enters during the step, the instance loss compares each video by itself."""
     monkeypatch.setitem(BACKBONES.registered, "without_batch_norm", WithoutBatchNorm)
-    monkeypatch.setattr(KeyQueue, "write", lambda queue, rows: None)
+    monkeypatch.setattr(KeyQueue, "write", lambda queue, rows, video_ids: None)
     config = with_settings("model", with_settings("method", name=name), backbone="without_batch_norm")
     found = []
     for accumulate in (1, 2, 4):

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?= 0
 
-.PHONY: demo test lint docs bench soak dist clean
+.PHONY: demo test lint docs bench soak mutants dist clean
 
 demo: $(INSTALLED)
 	$(BIN)/fima demo --out runs/demo --seed $(SEED)
@@ -29,9 +29,20 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/motion_textures.py --seeds 0 1 2
 
+# 2,000 changed videos, 3,500 checkpoints, 26,000 lists and tables.
 soak: $(INSTALLED)
+	$(BIN)/python -W ignore benchmarks/fuzz_videos.py --videos 2000
+	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_checkpoint_fuzz.py tests/test_list_fuzz.py
 	$(BIN)/python -W ignore benchmarks/soak_loader.py
 	$(BIN)/python benchmarks/soak.py
+
+# What the tests of the method, the backbones, clips, crops and the schedule would not notice; ONLY="fima.method.losses*"
+# for a part. Repeated, it goes on where it was stopped.
+ONLY ?=
+mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(ONLY)
+	$(BIN)/mutmut results
 
 # The same bytes every time: the times in both files are fixed, or those of SOURCE_DATE_EPOCH.
 dist: $(INSTALLED)
@@ -41,7 +52,7 @@ dist: $(INSTALLED)
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) runs site dist
+	rm -rf $(VENV) runs site dist mutants
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -4,8 +4,8 @@ A payload is what a process hands to a collective. What it sends for it depends 
 sends the share (W - 1)/W in an all-to-all, twice that in an all-reduce in a ring, and W - 1 times the payload in an
 all-gather in a ring.
 
-A test compares the formula with what two processes hand over. The estimate assumes what it is told of the network and
-of the GPU; nothing in it is measured.
+A test compares the formula with what two processes exchange. The estimate assumes what it is given about the network
+and the GPU; nothing in it is measured.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BUCKET_BYTES = 25 * 2**20
 INT64, FLOAT32, BFLOAT16 = 8, 4, 2
 NUM_CLIPS = 2
 STATISTICS = {"instance": 3, "cell": 2}
-"""Scalars that are logged beside each loss."""
+"""Scalars that are logged with each loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Machine:
 
 
 def estimate(config: PretrainConfig, machine: Machine) -> str:
-    """Return a table of the step's parts for ever more processes; no communication goes on beside computation."""
+    """Return a table of the step's parts for ever more processes; no communication overlaps with computation."""
     compute = pretrain_flops(config) * config.optim.batch_size / (machine.tflops * 1e12)
     rows = []
     for processes in (2, 8, 16, 64):

@@ -85,7 +85,7 @@ MUTATIONS: tuple[Callable[[bytearray, list[bytes], random.Random], bytes], ...] 
 
 
 def write_mutants(folder: Path, number: int, seed: int) -> None:
-    """Write so many changed videos, and as many healthy ones, which training puts in the place of the others."""
+    """Write so many changed videos, and as many healthy ones, which replace the others in training."""
     chance = random.Random(seed)
     originals: list[tuple[str, bytes]] = []
     for position, (suffix, codec, options) in enumerate(KINDS):

@@ -10,12 +10,12 @@ import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,33 @@ COMMANDS = {
     "linear": "--classifier.backbone tiny --classifier.freeze --optim.milestones 1 --data.blur 0 --test.clips 2 "
     "--test.every-epochs 1 --test.ori-resolution 40",
 }
+CHOICES = (
+    ("--optim.name adamw --optim.lr 0.001", "--optim.name lars --optim.lr 0.3 --optim.lr-scaling sqrt", ""),
+    ("--optim.weight-decay-end 0.1", ""),
+    ("--optim.ema-decay 0.5", ""),
+    ("--optim.encoder-lr-scale 0.1", ""),
+    ("--optim.accumulate 2", ""),
+    ("--method.key-momentum 0.9 --method.key-momentum-end 1", ""),
+    ("--model.init-from {source} --optim.freeze-epochs 1", ""),
+)
+"""Settings of pre-training of which `--combinations` takes one of each row."""
 
 
-def command(kind: str, videos: Path, out: Path, epochs: int, workers: int) -> list[str]:
+def combination(chance: random.Random, source: Path) -> str:
+    """A random choice of settings that a run must resume with as exactly as with the defaults.
+
+    Args:
+        chance: what chooses.
+        source: a run of the same backbone, to start from.
+    """
+    return " ".join(filter(None, map(chance.choice, CHOICES))).format(source=source)
+
+
+def command(kind: str, settings: str, videos: Path, out: Path, epochs: int, workers: int) -> list[str]:
     """The command line of one start of the run."""
     words = [kind, str(videos)] if kind == "pretrain" else ["finetune", "scratch", str(videos)]
-    flags = f"{COMMANDS[kind]} {SMALL} {OFTEN} --optim.epochs {epochs} --data.workers {workers} --auto-resume"
-    return [sys.executable, "-m", "fima", *words, "--out", str(out), *flags.split()]
+    flags = f"{COMMANDS[kind]} {SMALL} {OFTEN} {settings} --optim.epochs {epochs} --data.workers {workers}"
+    return [sys.executable, "-m", "fima", *words, "--out", str(out), *flags.split(), "--auto-resume"]
 
 
 def steps_done(run: RunFolder) -> int:
@@ -103,7 +123,7 @@ def compare(killed: RunFolder, whole: RunFolder) -> list[str]:
     names = sorted(path.name for path in whole.checkpoint_folder.glob("*.pt") if not path.name.startswith("last-"))
     for name in names:
         one, two = (read_content(folder.checkpoint_folder / name) for folder in (killed, whole))
-        parts = ("model", "optimizer", "progress", "selection")
+        parts = ("model", "optimizer", "ema", "progress", "selection")
         for part in parts:
             found += differences(one.get(part), two.get(part), f"{name}: {part}")
     if records(killed) != records(whole):
@@ -111,46 +131,55 @@ def compare(killed: RunFolder, whole: RunFolder) -> list[str]:
     return found
 
 
+def is_exact(arguments: argparse.Namespace, settings: str, chance: random.Random) -> bool:
+    """Kill a run with these settings again and again; whether it ends as one that is not, in words too."""
+    kind, epochs = arguments.kind, arguments.epochs or max(2, arguments.kills)
+    print(f"settings: {settings or 'the defaults'}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        videos = class_videos(folder / "videos", arguments.videos)
+        whole, killed = RunFolder(folder / "whole"), RunFolder(folder / "killed")
+        start = partial(command, kind, settings, videos)
+        subprocess.run(start(whole.root, epochs, 0), check=True, stdout=subprocess.DEVNULL)
+        print(f"undisturbed: {steps_done(whole)} steps", flush=True)
+        done = 0
+        while done < arguments.kills:
+            number = SIGNALS[done % len(SIGNALS)]
+            code = kill_once(start(killed.root, epochs, chance.randrange(3)), killed, number, chance)
+            if code == 0:
+                print(f"the run was over after {done} kills; give more --epochs")
+                break
+            if code not in (-number, 128 + number):
+                print(f"exit code {code} after {number.name}")
+                return False
+            done += 1
+            print(f"{done:3} {number.name:8} exit code {code:4}, {steps_done(killed):5} steps recorded", flush=True)
+        subprocess.run(start(killed.root, epochs, 1), check=True, stdout=subprocess.DEVNULL)
+        found = compare(killed, whole) + [str(path) for path in killed.root.rglob(TEMPORARY_FILES)]
+        print(f"{done} kills; " + (f"DIFFERENT: {', '.join(found)}" if found else "the same, bit for bit"), flush=True)
+    return not found and done == arguments.kills
+
+
 def main() -> int:
     """Print a line a kill, and what differs; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--kind", choices=list(COMMANDS), default="pretrain")
+    parser.add_argument("--combinations", type=int, default=0, help="of random settings of pre-training; 0: defaults")
     parser.add_argument("--videos", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=0, help="0: as many as the kills need")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     chance = random.Random(arguments.seed)
-    epochs = arguments.epochs or max(2, arguments.kills)
+    if not arguments.combinations:
+        return int(not is_exact(arguments, "", chance))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        videos = class_videos(folder / "videos", arguments.videos)
-        whole, killed = RunFolder(folder / "whole"), RunFolder(folder / "killed")
-        subprocess.run(command(arguments.kind, videos, whole.root, epochs, 0), check=True, stdout=subprocess.DEVNULL)
-        print(f"undisturbed: {steps_done(whole)} steps", flush=True)
-        done = 0
-        while done < arguments.kills:
-            number = SIGNALS[done % len(SIGNALS)]
-            words = command(arguments.kind, videos, killed.root, epochs, chance.randrange(3))
-            code = kill_once(words, killed, number, chance)
-            if code == 0:
-                print(f"the run was over after {done} kills; give more --epochs")
-                break
-            if code not in (-number, 128 + number):
-                print(f"exit code {code} after {number.name}")
-                return 1
-            done += 1
-            print(f"{done:3} {number.name:8} exit code {code:4}, {steps_done(killed):5} steps recorded", flush=True)
-        subprocess.run(command(arguments.kind, videos, killed.root, epochs, 1), check=True, stdout=subprocess.DEVNULL)
-        found = compare(killed, whole)
-        shutil.rmtree(folder / "videos")
-        leftovers = [str(path) for path in killed.root.rglob(TEMPORARY_FILES)]
-        print(
-            f"{done} kills; "
-            + (f"DIFFERENT: {', '.join(found + leftovers)}" if found + leftovers else "the same, bit for bit")
-        )
-    return int(bool(found or leftovers or done < arguments.kills))
+        source = Path(name) / "source"
+        videos = class_videos(Path(name) / "videos", arguments.videos)
+        subprocess.run(command("pretrain", "", videos, source, 1, 0), check=True, stdout=subprocess.DEVNULL)
+        tried = [combination(chance, source) for _ in range(arguments.combinations)]
+        return int(not all(is_exact(arguments, settings, chance) for settings in tried))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from fima.commands.study import (
     run,
     write_json,
 )
+from fima.config.method import LIGHT
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.evaluate import evaluate_source
@@ -34,14 +35,7 @@ from tables import markdown_table
 
 FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
 SUPERVISED = "motion_textures_supervised.yaml"
-LIGHT: dict[str, object] = {
-    "method.instance_weight": 0,
-    "method.decoder": False,
-    "method.foreground": False,
-    "method.local_stride": 2,
-}
-"""Two key passes of whole clips and four of half as many frames, instead of eight: ten encoder passes where MoCo has
-eight and FIMA fourteen, a backward pass counted as two."""
+ALL_FRAMES: dict[str, object] = {f"method.{name}": value for name, value in LIGHT.items()} | {"method.local_stride": 1}
 NO_COLOURS = {"data.grayscale": 0, "data.jitter": 0, "data.blur": 0}
 TRIALS = {
     "FIMA": Trial(recipe=FIMA),
@@ -51,8 +45,8 @@ TRIALS = {
     "MoCo, equal compute, key momentum 0.9": Trial(
         recipe=MOCO, settings={"optim.epochs": 25, "method.key_momentum": 0.9, "method.queue_size": 280}
     ),
-    "FIMA light": Trial(recipe=FIMA, settings=LIGHT),
-    "FIMA light, all frames": Trial(recipe=FIMA, settings={**LIGHT, "method.local_stride": 1}),
+    "FIMA light": Trial(recipe=FIMA, settings={"method.cost": "light"}),
+    "FIMA light, all frames": Trial(recipe=FIMA, settings=ALL_FRAMES),
     "FIMA without the cell loss": Trial(recipe=FIMA, settings={"method.cell_weight": 0}),
     "FIMA without the frame loss": Trial(recipe=FIMA, settings={"method.frame_weight": 0}),
     "FIMA without the decoder": Trial(recipe=FIMA, settings={"method.decoder": False}),

@@ -79,7 +79,7 @@ def network_features(
     for batch in build_eval_loader(listed, replace(settings, num_crops=1), batch_size=8, workers=0):
         clips = batch.clips.to(device)
         if repeated:
-            middle = clips.shape[3 + 1] // 2
+            middle = clips.shape[3] // 2
             clips = clips[:, :, :, middle : middle + 1].expand_as(clips)
         maps = encode(encoder, clips.flatten(0, 1))
         cells = functional.adaptive_avg_pool3d(maps, 2).flatten(1)

@@ -39,7 +39,7 @@ from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.intervals import drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
-from fima.train.resolve import choose_device
+from fima.torch_tools.device import choose_device
 from real_features import Floats, frame_hog, motion_hog, network_features, recognise
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
@@ -139,6 +139,20 @@ def trained_encoder(cell: Path, listed: Listed, row: Row, arguments: argparse.Na
     return run
 
 
+def kept_features(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> dict[str, Floats]:
+    """The same as `features_of`; of rows that train nothing, computed once for all folds."""
+    if row.trained_by:
+        return features_of(row, cell, listed, arguments)
+    kept = cell.parent / f"features-seed-{arguments.seed}.npz"
+    if not kept.exists():
+        temporary = cell / kept.name
+        found = features_of(row, cell, listed, arguments)
+        np.savez(temporary, windows=list(found), features=np.stack(list(found.values())))
+        temporary.replace(kept)
+    with np.load(kept) as stored:
+        return dict(zip(stored["windows"].tolist(), stored["features"], strict=True))
+
+
 def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> dict[str, Floats]:
     """Features of all videos, for one row, fold and seed, by the window of their clips."""
     paths = [listed.folder / path for path in listed.paths]
@@ -167,7 +181,7 @@ def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
     """Train and measure one row on one fold with one seed, and write what each test video came to."""
     cell = cell_folder(arguments.out, arguments.cell, arguments.fold, arguments.seed)
     test = listed.test(arguments.fold)
-    features = features_of(ROWS[arguments.cell], cell, listed, arguments)
+    features = kept_features(ROWS[arguments.cell], cell, listed, arguments)
     found = recognise(features, listed.classes, listed.groups, test)
     tested = [path for path, is_tested in zip(listed.paths, test, strict=True) if is_tested]
     recipe = config_to_mapping(read_recipe(arguments.recipe))

@@ -8,7 +8,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "videos"
 
 
 def sample_videos(folder: Path, given: list[Path]) -> list[Path]:
-    """The given videos, or those beside the repository where there are any, and two made ones.
+    """The given videos, or those next to the repository where there are any, and two synthetic ones.
 
     Args:
         folder: where to write the made ones.

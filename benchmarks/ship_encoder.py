@@ -1,6 +1,6 @@
 """Put the encoder of a run into the package: `fima.load("NAME")` finds it, and the next wheel holds it.
 
-The weights are written in half precision, which halves the wheel; they are loaded as float32. The model card beside
+The weights are written in half precision, which halves the wheel; they are loaded as float32. The model card next to
 them, README.md, has the settings of the run; add to it what the encoder was trained on and what it cannot do.
 """
 

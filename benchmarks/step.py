@@ -181,7 +181,7 @@ def measure_compile(
 ) -> dict[str, float]:
     """Processor time of steps with compiled encoders, over that of steps without, in turns.
 
-    The first step, which compiles, is told by itself.
+    The first step, which compiles, is reported separately.
     """
     plain, compiled = (step_case(backbone, precision, batch_size) for _ in range(2))
     for encoder in compiled.encoders:

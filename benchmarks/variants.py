@@ -1,4 +1,4 @@
-"""What a training step of FIMA and of its cheaper variants costs, beside one of MoCo.
+"""What a training step of FIMA and of its cheaper variants costs, compared with one of MoCo.
 
 Steps of all variants are taken in turn, with the recipes' settings and views of noise, and timed in processor time;
 figures are medians, as multiples of MoCo's. Beside them stands what the passes of the encoder alone would cost, by
@@ -20,7 +20,7 @@ from fima.config import PretrainConfig
 from fima.method import build_method
 from fima.recipe import RECIPES, read_recipe
 from fima.train.pretrain import pretrain_step
-from fima.train.resolve import with_precision
+from fima.train.resolve import with_cost, with_precision
 from motion_textures import TRIALS
 from tables import markdown_table
 
@@ -49,7 +49,7 @@ def settings(trial: Trial, backbone: str) -> PretrainConfig:
 
 def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[], float]]:
     """A function that takes a step, and one that counts the forward passes of the encoder which a step is worth."""
-    config = with_precision(settings(trial, backbone), CPU)
+    config = with_precision(with_cost(settings(trial, backbone)), CPU)
     config = replace(config, method=replace(config.method, cell_queue_size=0))
     method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(
@@ -81,20 +81,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--rows", nargs="+", default=SHOWN, choices=SHOWN, metavar="ROW", help="after MoCo's")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    variants = {name: steps(TRIALS[name], arguments.backbone) for name in SHOWN}
-    seconds: dict[str, list[float]] = {name: [] for name in SHOWN}
+    moco = SHOWN[0]
+    shown = list(dict.fromkeys([moco, *arguments.rows]))
+    variants = {name: steps(TRIALS[name], arguments.backbone) for name in shown}
+    seconds: dict[str, list[float]] = {name: [] for name in shown}
     for round_number in range(arguments.rounds + 1):
         for name, (step, _) in variants.items():
             start = time.process_time()
             step()
             if round_number:
                 seconds[name].append(time.process_time() - start)
-    moco = SHOWN[0]
     passes = {name: count() for name, (_, count) in variants.items()}
     rows = []
-    for name in SHOWN:
+    for name in shown:
         ratio = statistics.median(own / base for own, base in zip(seconds[name], seconds[moco], strict=True))
         rows.append([name, f"{passes[name]:.0f}", f"{passes[name] / passes[moco]:.2f}", f"{ratio:.2f}"])
     print(markdown_table([arguments.backbone, "passes", "passes / MoCo's", "step / MoCo's"], rows))

@@ -1,4 +1,4 @@
-"""What the documentation site has beside the pages of this folder, made from the code and the README when it is built.
+"""What the documentation site has besides the pages of this folder, made from the code and the README when it is built.
 
 A hook of MkDocs (`hooks` in mkdocs.yml); `tests/test_docs.py` uses it without MkDocs. On a code host the pages of this
 folder are read as they are, so their links lead to files of the repository. In the site, those that lead outside this

@@ -8,7 +8,7 @@ An encoder learns from unlabelled videos, by three contrastive losses between tw
     fima make-data motion-textures textures --num-train 120 --num-test 60
     python examples/fima_in_one_file.py textures
 
-On 120 made videos of ten motions, the nearest neighbours tell the class of 8.3 % of the 60 test videos with random
+On 120 synthetic videos of ten motions, the nearest neighbours tell the class of 8.3 % of the 60 test videos with random
 weights, and of 25.0 % after the 20 epochs (chance: 10 %; 14 minutes on a share of one CPU core).
 
 The package `fima` computes the same losses (tests/test_fima_in_one_file.py). What it adds: exact resuming, data sets,

@@ -10,12 +10,25 @@ from fima.version import __version__
 
 if TYPE_CHECKING:
     from fima.backbones.registry import register_backbone
+    from fima.data.eval_clips import ClipSettings
+    from fima.evaluate.frozen import FrozenEncoder
     from fima.method.registry import register_method
     from fima.use.encoder import ClipTransform, VideoEncoder, load
 
-__all__ = ["ClipTransform", "VideoEncoder", "__version__", "load", "register_backbone", "register_method"]
+__all__ = [
+    "ClipSettings",
+    "ClipTransform",
+    "FrozenEncoder",
+    "VideoEncoder",
+    "__version__",
+    "load",
+    "register_backbone",
+    "register_method",
+]
 
 _WHERE = {
+    "ClipSettings": "fima.data.eval_clips",
+    "FrozenEncoder": "fima.evaluate.frozen",
     "ClipTransform": "fima.use.encoder",
     "VideoEncoder": "fima.use.encoder",
     "load": "fima.use.encoder",

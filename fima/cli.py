@@ -13,7 +13,6 @@ from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
 from fima.errors import (
     EXIT_INTERRUPTED,
     EXIT_READER_GONE,
-    EXIT_TRAINING_ERROR,
     EXIT_USER_ERROR,
     ConfigError,
     TrainingError,
@@ -31,7 +30,7 @@ RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
     """Run `fima` with the given arguments (those of the process when None) and return its exit code.
 
-    0: done; 2: wrong input; 1: a run that had to stop; 128 + n: ended by signal n.
+    0: done; 2: wrong input; 1: a run that had to stop; 3: one that collapsed; 128 + n: ended by signal n.
 
     Args:
         argv: the command and its arguments.
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
     except UserError as error:
         return _fail(reword(str(error)), EXIT_USER_ERROR)
     except TrainingError as error:
-        return _fail(reword(str(error)), EXIT_TRAINING_ERROR)
+        return _fail(reword(str(error)), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:

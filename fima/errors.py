@@ -6,6 +6,7 @@ from pathlib import Path
 
 EXIT_USER_ERROR = 2
 EXIT_TRAINING_ERROR = 1
+EXIT_COLLAPSED = 3
 EXIT_INTERRUPTED = 130
 EXIT_READER_GONE = 128 + 13
 """As of a program that SIGPIPE has ended."""
@@ -58,6 +59,14 @@ class VideoError(DataError):
 
 class TrainingError(RuntimeError):
     """A run that had to stop, with its last good checkpoint in place; exit code 1."""
+
+    exit_code = EXIT_TRAINING_ERROR
+
+
+class CollapseError(TrainingError):
+    """A run whose representation has collapsed, and that was to stop then; exit code 3."""
+
+    exit_code = EXIT_COLLAPSED
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:

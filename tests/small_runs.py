@@ -16,7 +16,7 @@ SMALL_CONFIG = PretrainConfig(
     method=MethodConfig(queue_size=4, cell_queue_size=0),
     data=DataConfig(frames=4, crop_size=32, workers=0),
     optim=OptimConfig(epochs=2, batch_size=4, lr=0.05),
-    run=RunConfig(device="cpu", precision="fp32", health_epochs=1, log_steps=1),
+    run=RunConfig(device="cpu", precision="fp32", health_epochs=1, log_steps=1, grace_seconds=600),
 )
 DEFAULTS = flatten(PretrainConfig())
 SMALL_FLAGS = [

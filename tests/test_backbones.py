@@ -5,11 +5,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from fima.backbones.i3d import same_padding
 from fima.backbones.registry import BACKBONES, build_backbone
-from fima.backbones.small import MotionStem, Space, Time
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import build_method
@@ -115,34 +112,9 @@ def test_small_sees_what_moves_and_nothing_else() -> None:
         assert not torch.allclose(network(torch.rand(1, 3, 8, 64, 64)), network(still))
 
 
-def test_the_motion_channels_of_small_against_a_loop() -> None:
-    clip = torch.rand(2, 3, 5, 6, 7, dtype=torch.float64)
-    luma = 0.299 * clip[:, 0] + 0.587 * clip[:, 1] + 0.114 * clip[:, 2]
-    found = MotionStem()(clip)
-    for number in range(2):
-        steps = [luma[number, max(1, i)] - luma[number, max(1, i) - 1] for i in range(5)]
-        from_mean = [luma[number, i] - luma[number].mean(dim=0) for i in range(5)]
-        for channel, frames in enumerate((torch.stack(steps), torch.stack(from_mean))):
-            expected = (frames / (frames.pow(2).mean() + 0.02**2).sqrt()).clamp(-6, 6)
-            torch.testing.assert_close(found[number, channel], expected, rtol=0, atol=1e-12)
-
-
-def test_the_convolutions_of_small_are_three_dimensional_ones() -> None:
-    torch.manual_seed(0)
-    clip = torch.rand(2, 4, 5, 9, 8, dtype=torch.float64)
-    for layer in (Space(4, 6, 5, 2).double(), Time(4, 6, 2).double()):
-        expected = functional.conv3d(clip, layer.weight, None, layer.stride, layer.padding)
-        torch.testing.assert_close(layer(clip), expected, rtol=0, atol=1e-12)
-
-
 def test_i3d_takes_sizes_that_its_strides_do_not_divide() -> None:
     with torch.no_grad():
         assert build_backbone("i3d").eval()(torch.rand(1, 3, 9, 70, 112)).shape == (1, 1024, 1, 3, 4)
-
-
-def test_same_padding_puts_the_larger_half_behind() -> None:
-    assert same_padding((7, 7, 7), (2, 2, 2)) == [2, 3, 2, 3, 2, 3]
-    assert same_padding((1, 3, 3), (1, 2, 2)) == [0, 1, 0, 1, 0, 0]
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
+from fima.data.clips import ClipTiming, FrameCount
 from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.activation import MapTimeline, ViewEncoders, map_timeline, with_batch_statistics
 from fima.train.pretrain import pretrain
 from fima.visual import activation_map
@@ -48,7 +50,8 @@ def flash(num_frames: int, when: range, height: int = 32, width: int = 48) -> li
 
 def timeline_of(frames: list[Frames], *, clip_frames: int = 4, encoder: nn.Module | None = None) -> MapTimeline:
     encoders = ViewEncoders(rgb=encoder or Bright(), difference=None)
-    return map_timeline(encoders, frames, clip_frames=clip_frames, crop_size=28, device=CPU)
+    window = ClipTiming().window(FrameCount(len(frames)), clip_frames)
+    return map_timeline(encoders, frames, window=window, crop_size=28, device=CPU)
 
 
 def test_activation_map_is_resolved_in_time_and_space() -> None:
@@ -101,6 +104,20 @@ def test_timeline_says_when_and_where() -> None:
     np.testing.assert_allclose(found.mean, found.maps.mean(axis=0))
 
 
+@pytest.mark.parametrize(
+    ("timing", "length"), [(ClipTiming(stride=4), 16), (ClipTiming(fps=5), 20), (ClipTiming(span=1), 48)]
+)
+def test_timeline_looks_through_windows_timed_as_in_training(timing: ClipTiming, length: int) -> None:
+    """A flash in one clip of a window is where its slices lie in the video: 25 frames a second, 4 frames a clip."""
+    window = timing.window(FrameCount(48), 4)
+    encoders = ViewEncoders(rgb=Bright(), difference=None)
+    found = map_timeline(encoders, flash(48, range(36, 48)), window=window, crop_size=28, device=CPU)
+    slices = [start + length * (number + 0.5) / 2 - 0.5 for start in (0, 48 - length) for number in range(2)]
+    assert found.centres[0] == pytest.approx(slices[0])
+    assert found.centres[-1] == pytest.approx(slices[-1])
+    assert found.at(47)[:, 6:].mean() > found.at(0)[:, 6:].mean() + 1
+
+
 def test_timeline_keeps_the_aspect_of_the_frame() -> None:
     found = timeline_of(flash(10, range(0), height=32, width=64))
     assert found.maps.shape[1:] == (8, 16)
@@ -122,19 +139,24 @@ def test_a_long_video_is_not_held_in_memory() -> None:
             most = max(most, len(alive))
             yield np.zeros((32, 32, 3), dtype=np.uint8).view(Counted)
 
-    found = map_timeline(ViewEncoders(rgb=Bright(), difference=None), frames(), clip_frames=4, crop_size=16, device=CPU)
+    window = ClipTiming().window(FrameCount(300), 4)
+    encoders = ViewEncoders(rgb=Bright(), difference=None)
+    found = map_timeline(encoders, frames(), window=window, crop_size=16, device=CPU)
     assert most <= 3
     assert len(found.maps) < 160
 
 
 def named(name: str, encoder: nn.Module) -> NamedEncoder:
-    return NamedEncoder(name=name, encoders=ViewEncoders(rgb=encoder, difference=None), clip_frames=4, crop_size=28)
+    clips = ClipSettings(frames=4, crop_size=28)
+    return NamedEncoder(name=name, encoders=ViewEncoders(rgb=encoder, difference=None), clips=clips)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_map_video_shows_the_video_and_each_map(tmp_path: Path, suffix: str) -> None:
     frames = flash(24, range(12, 24))
-    maps = look_at([named("one", Bright()), named("two", Bright())], lambda: frames, device=CPU)
+    maps = look_at(
+        [named("one", Bright()), named("two", Bright())], lambda: frames, FrameCount(len(frames)), device=CPU
+    )
     assert maps.num_frames == 24
     out = tmp_path / f"maps{suffix}"
     write_map_video(maps, lambda: frames, out, fps=12, height=64)
@@ -152,7 +174,7 @@ def test_map_video_shows_the_video_and_each_map(tmp_path: Path, suffix: str) -> 
 
 def test_map_picture_has_moments_and_the_average(tmp_path: Path) -> None:
     frames = flash(20, range(10, 20))
-    maps = look_at([named("one", Bright())], lambda: frames, device=CPU)
+    maps = look_at([named("one", Bright())], lambda: frames, FrameCount(len(frames)), device=CPU)
     write_map_picture(maps, lambda: frames, tmp_path / "maps.png", height=64)
     with Image.open(tmp_path / "maps.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(float)

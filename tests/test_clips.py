@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from fima.data.clips import (
     ClipTiming,
     FrameCount,
+    Window,
     early_positions,
     evenly_spread_starts,
     full_positions,
+    in_one_pass,
     late_positions,
     window_starts,
 )
@@ -21,7 +24,7 @@ from fima.errors import VideoError
 
 
 def test_the_three_views_of_a_window() -> None:
-    window = list(range(100, 108))
+    window = list(range(100, 120))
     assert window[full_positions(4)] == [100, 102, 104, 106]
     assert window[early_positions(4)] == [100, 101, 102, 103]
     assert window[late_positions(4)] == [104, 105, 106, 107]
@@ -83,8 +86,27 @@ class Uneven:
 def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
     video = Uneven((10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0))
     window = ClipTiming(fps=1).window(video, 2)
+    assert window.seconds == 0.5
     assert [video.times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
     assert window.indices(4)[:3] == [4, 4, 6]
+
+
+def test_a_short_video_of_an_uneven_rate_is_looped_after_the_duration_of_its_frames() -> None:
+    """Three frames in 5 to 7 s last 3 s in all, the last one as long as the mean of the others."""
+    short = ClipTiming(fps=1).window(Uneven((5.0, 5.6, 7.0)), 4)
+    instants = [start % 3 for start in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)]
+    assert short.indices(0) == [2 if instant >= 2 else 1 if instant >= 0.6 else 0 for instant in instants]
+    assert ClipTiming(fps=2).window(Uneven((5.0, 6.0)), 4).indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert ClipTiming(fps=1).window(Uneven((5.0, 6.0)), 3).indices(0) == [0, 0, 1, 1, 0, 0]
+
+
+def test_a_window_knows_its_timing() -> None:
+    assert ClipTiming().window(FrameCount(10), 4) == Window(length=8, spacing=1, num_frames=10, num_instants=8)
+    assert ClipTiming(stride=1).window(FrameCount(10), 1) == Window(
+        length=1, spacing=0.5, num_frames=10, num_instants=2
+    )
+    slow = ClipTiming(fps=1).window(FrameCount(10, 0.5), 4)
+    assert (slow.spacing, slow.length, slow.seconds) == (0.25, 2, 0)
 
 
 def test_a_span_covers_its_share_of_every_video() -> None:
@@ -99,7 +121,7 @@ def test_a_span_covers_its_share_of_every_video() -> None:
 
 
 def test_a_video_without_a_rate_has_no_seconds() -> None:
-    with pytest.raises(VideoError, match=r"no frame rate, which --data\.fps needs"):
+    with pytest.raises(VideoError, match=r"^masks: has no frame rate, .*; give --data\.frame-rate$"):
         ClipTiming(fps=5).window(FrameCount(10, 0.0), 4)
 
 
@@ -107,6 +129,8 @@ def test_evenly_spread_starts() -> None:
     assert evenly_spread_starts(42, 32, 3) == [0, 5, 10]
     assert evenly_spread_starts(42, 32, 2) == [0, 10]
     assert evenly_spread_starts(42, 32, 1) == [5]
+    assert [*map(repr, evenly_spread_starts(11, 4, 1))] == ["3"], "a whole number"
+    assert evenly_spread_starts(9, 4, 3) == [0, 3, 5], "a half is rounded up"
     assert evenly_spread_starts(32, 32, 4) == [0, 0, 0, 0]
     assert evenly_spread_starts(5, 32, 2) == [0, 0]
     starts = evenly_spread_starts(300, 32, 10)
@@ -125,6 +149,8 @@ def test_near_windows_follow_each_other_or_end_the_video() -> None:
     generator = np.random.default_rng(0)
     starts = {window_starts(20, 8, generator, sampling="near") for _ in range(300)}
     assert starts == {(start, min(start + 8, 12)) for start in range(13)}
+    steps = {window_starts(20, 8, generator, sampling="near", step_frames=5) for _ in range(100)}
+    assert {repr(pair) for pair in steps} == {"(0, 5)", "(5, 10)", "(10, 10)"}
 
 
 def test_starts_are_multiples_of_the_step() -> None:
@@ -133,3 +159,40 @@ def test_starts_are_multiples_of_the_step() -> None:
     assert {start for pair in pairs for start in pair} == {0, 5, 10}
     assert all(first != second for first, second in pairs)
     assert window_starts(12, 8, generator, step_frames=5) == (0, 0)
+
+
+class Kept:
+    """What is kept of a frame; counts how many are held at once."""
+
+    alive = most = 0
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+        Kept.alive += 1
+        Kept.most = max(Kept.most, Kept.alive)
+
+    def __del__(self) -> None:
+        Kept.alive -= 1
+
+
+def test_clips_of_one_pass_are_complete_and_hold_no_frame_longer_than_needed() -> None:
+    clips = [[0, 2, 1, 0], [2, 3], [3, 4], [4, 4], [9]]
+    read: list[int] = []
+
+    def frames() -> Iterator[str]:
+        for number in range(12):
+            read.append(number)
+            yield f"frame {number}"
+
+    Kept.alive = Kept.most = 0
+    found: list[list[str]] = []
+    for clip in in_one_pass(frames(), clips, Kept):
+        assert read[-1] == max(clips[len(found)])
+        found.append([kept.frame for kept in clip])
+        del clip
+    assert found == [[f"frame {number}" for number in clip] for clip in clips]
+    assert Kept.most == 3
+
+
+def test_a_timing_says_what_it_is() -> None:
+    assert (str(ClipTiming(fps=2.5)), str(ClipTiming(stride=3))) == ("2.5 a second", "stride 3")

@@ -1,7 +1,9 @@
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -165,6 +167,20 @@ def test_an_official_file_without_optimizer_or_prefix(tmp_path: Path) -> None:
     )
     assert checkpoint.progress.epoch == 0
     assert_same(export_official(checkpoint), {"state_dict": state})
+
+
+def test_a_whole_training_file_with_objects_of_other_classes(tmp_path: Path) -> None:
+    """As programs save it: settings as a Namespace, a best figure of NumPy; both are left out, the rest is kept."""
+    plain = official_file(fima_to_official(make_checkpoint().model, prefix=""), "tiny")
+    beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best_acc1": np.float64(71.2), "scaler": {"scale": 2.0}}
+    theirs, ours, back = (tmp_path / name for name in ("theirs.pth.tar", "ours.pt", "back.pth.tar"))
+    torch.save({**plain, **beside}, theirs)
+    assert main(["convert", str(theirs), str(ours)]) == 0
+    assert main(["convert", str(ours), str(back), "--to", "official"]) == 0
+    expected = {**plain, "scaler": {"scale": 2.0}}
+    restored = torch.load(back, weights_only=True)
+    assert_same({key: restored[key] for key in expected if key in restored}, expected)
+    assert restored.keys() == expected.keys()
 
 
 def broken(kind: Literal["left over", "missing", "optimizer", "encoder", "shape"]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import VideoList, list_videos
-from fima.data.loader import EpochSampler, PretrainDataset, PretrainSample, build_loader, collate_samples
+from fima.data.loader import PretrainDataset, PretrainSample, build_loader, collate_samples
+from fima.data.sampler import EpochSampler
 from fima.errors import TrainingError
 from fima.train.failures import errors_in_one_line
 from tests.small_runs import make_videos, with_settings

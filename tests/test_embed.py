@@ -219,7 +219,7 @@ def test_clips_that_the_encoder_cannot_take_are_refused(
     encoder = fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32)
     monkeypatch.setattr("fima.use.encoder.load", lambda source, device: encoder)
     assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
-    assert "--frames 4 --crop-size 32: too small for s3d" in capsys.readouterr().err
+    assert "--frames 4 --crop-size 32: s3d takes no such clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import fima
 import ship_encoder
 from fima.checkpoints import pretrained
 from fima.checkpoints.pretrained import load_pretrained
-from fima.data.clips import evenly_spread_starts
+from fima.data.clips import ClipTiming, evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
@@ -21,6 +22,7 @@ from fima.errors import CheckpointError, ConfigError, VideoError
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
 from fima.use.encoder import VideoEncoder
+from fima.use.export.card import model_card
 from fima.use.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.fake_hub import COMMIT, fake_hub
@@ -45,7 +47,7 @@ def test_load_takes_runs_files_and_names(tmp_path: Path, videos: list[Path]) -> 
     assert not from_file.training
     assert torch.equal(from_file.embed(videos[0]), from_run.embed(videos[0]))
     best = write_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", seed=1)
-    assert fima.load(tmp_path / "run").fingerprint == fima.load(best).fingerprint != from_file.fingerprint
+    assert fima.load(tmp_path / "run").fingerprint == from_file.fingerprint != fima.load(best).fingerprint
 
 
 def test_a_saved_folder_is_fine_tuned_on_the_clips_that_it_knows(tmp_path: Path) -> None:
@@ -57,6 +59,28 @@ def test_a_saved_folder_is_fine_tuned_on_the_clips_that_it_knows(tmp_path: Path)
     alone = tmp_path / "elsewhere.safetensors"
     shutil.copy(tmp_path / "saved" / "model.safetensors", alone)
     assert not load_pretrained(alone, device=torch.device("cpu")).knows_settings
+
+
+@pytest.mark.parametrize(
+    ("data", "timing", "facts", "card"),
+    [
+        ({}, ClipTiming(), {"frame_stride": 2.0}, "every second one of the video"),
+        ({"stride": 4.5}, ClipTiming(stride=4.5), {"frame_stride": 4.5}, "4.5 frames of the video apart"),
+        ({"fps": 12.5}, ClipTiming(fps=12.5), {"frames_per_second": 12.5}, "12.5 a second"),
+        ({"span": [0.5, 0.9]}, ClipTiming(span=0.9), {"span": 0.9}, "evenly spread over 90% of the video"),
+    ],
+)
+def test_clips_are_timed_as_in_training(
+    data: dict[str, Any], timing: ClipTiming, facts: dict[str, float], card: str
+) -> None:
+    encoder = VideoEncoder(backbone="tiny", frames=4, crop_size=32, about={"config": {"data": data}})
+    settings = encoder.clip_settings(clips=3, frames=8)
+    assert settings.timing == timing
+    assert (settings.frames, settings.crop_size, settings.num_clips) == (8, 32, 3)
+    told = encoder.facts()["preprocessing"]
+    assert told["frames"] == 4
+    assert {name: told[name] for name in ("span", "frames_per_second", "frame_stride") if name in told} == facts
+    assert f"- frames: 4 per clip, {card}" in model_card("one", encoder.facts(), source=None, name="x")
 
 
 def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -10,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from fima.checkpoints.pretrained import encoder_file
 from fima.cli import main
-from fima.commands.evaluate import evaluation_folder
+from fima.commands.labelled import evaluation_file
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_scores import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
@@ -220,6 +220,10 @@ def test_two_processes_give_the_figures_of_one(splits: Path, tmp_path: Path) -> 
 
 
 def test_results_of_the_package_s_encoder_go_to_the_current_folder(tmp_path: Path) -> None:
-    assert evaluation_folder(encoder_file(Path("small"))) == Path("small-evaluation")
-    assert evaluation_folder(tmp_path / "run" / "checkpoints" / "last.pt") == tmp_path / "run" / "evaluation"
-    assert evaluation_folder(tmp_path / "weights.pt") == tmp_path / "evaluation"
+    small = load_subject("small", config=EvaluationConfig(), device=CPU).encoder
+    assert evaluation_file(small) == Path("small-evaluation", "small.json")
+    run = replace(small, file=tmp_path / "run" / "checkpoints" / "last.pt")
+    assert evaluation_file(run) == tmp_path / "run" / "evaluation" / "last.json"
+    assert evaluation_file(replace(small, file=tmp_path / "weights.pt")) == tmp_path / "evaluation" / "weights.json"
+    elsewhere = replace(small, file=None, name="a/b: c")
+    assert evaluation_file(elsewhere) == Path("a-b-c-evaluation", "a-b-c.json")

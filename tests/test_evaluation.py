@@ -14,10 +14,11 @@ from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
 from fima.evaluate.clustering import clustering
 from fima.evaluate.evaluate import evaluate_source
-from fima.evaluate.feature_protocols import FeatureSets, measure
+from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
+from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig
-from fima.synthetic.motion_textures import list_counterparts, make_motion_textures
+from fima.synthetic.motion_textures import MotionTextureSettings, list_counterparts, make_motion_textures
 from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ CONFIG = EvaluationConfig(num_clips=2, workers=0)
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluation") / "motion"
-    make_motion_textures(out, num_train=40, num_test=20, size_px=40, num_frames=12, workers=0)
+    make_motion_textures(out, MotionTextureSettings(num_train=40, num_test=20, size_px=40, num_frames=12), workers=0)
     return out
 
 

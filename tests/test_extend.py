@@ -20,6 +20,9 @@ from fima.backbones.registry import BACKBONES, backbone_names
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.errors import CheckpointError, ConfigError
+from fima.evaluate.features import encode
+from fima.evaluate.loaded_model import load_subject
+from fima.evaluate.protocols import EvaluationConfig
 from fima.method.inputs import ClipInputs
 from fima.method.registry import METHODS
 from fima.train.pretrain import pretrain
@@ -51,7 +54,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(package)
     yield package
-    for name in ("my_backbone", "my_data", "my_loss", "my_logger"):
+    for name in ("my_backbone", "my_data", "my_encoder", "my_loss", "my_logger"):
         sys.modules.pop(name, None)
 
 
@@ -59,9 +62,17 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def test_an_encoder_of_another_program(imported: Path) -> None:
+    subject = load_subject("my_encoder:build", config=EvaluationConfig(), device=torch.device("cpu"))
+    clips = torch.randint(0, 256, (2, 3, 8, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = (clips.double() / 255 - 0.45).reshape(2, 3, 8, 4, 16, 4, 16).mean(dim=(2, 4, 6)).flatten(1) / 0.225
+    assert torch.allclose(encode(subject.encoder.module, clips)[..., 0, 0, 0].double(), expected, atol=1e-5)
+    assert (subject.clips.frames, subject.clips.stride) == (8, 4)
+
+
 def test_each_example_is_short(package: Path) -> None:
     names = {path.stem: path for path in package.glob("*.py")}
-    assert names.keys() == {"my_backbone", "my_data", "my_loss", "my_logger"}
+    assert names.keys() == {"my_backbone", "my_data", "my_encoder", "my_loss", "my_logger"}
     for path in names.values():
         lines = [
             line for line in path.read_text().splitlines() if line.strip() and not line.startswith(("from", "import"))

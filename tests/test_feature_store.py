@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_store import FeatureStore, extract_features
+from fima.evaluate.feature_store import FeatureStore, extract_features, fill_together
 from fima.evaluate.features import (
+    EncoderMaps,
+    Features,
     FeatureSource,
+    cells_source,
     encode,
     encode_difference,
     encoder_source,
@@ -249,3 +253,87 @@ def test_two_processes_share_the_videos_and_equal_one(splits: Path, tmp_path: Pa
     assert torch.equal(first["pooled"], alone.pooled)
     assert first["paths"] == alone.paths
     assert first["broken"] == [str(tmp_path / "broken.avi")]
+
+
+class TwoLayers(nn.Module):
+    """Two stages, the second with its channels last as in transformers; counts its passes."""
+
+    stages = {"first": 3, "second": 5}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv3d(3, 3, (1, 4, 4), (1, 4, 4))
+        self.second = nn.Linear(3, 5)
+        self.num_clips = 0
+
+    def forward(self, clip: Tensor) -> Tensor:
+        self.num_clips += len(clip)
+        found: Tensor = self.second(self.first(clip).movedim(1, -1))
+        return found.movedim(-1, 1)
+
+
+def test_depths_are_the_averages_of_all_stages() -> None:
+    encoder = TwoLayers().eval()
+    clips = torch.randint(0, 256, (2, 3, 4, 8, 8), dtype=torch.uint8)
+    source = encoder_source(encoder, "x", ("avg", "both:depths", "grid"))
+    pooled = source.pool(clips)[:, None]
+    assert source.depth == 8
+    assert encoder.num_clips == 4
+    found = Features(
+        pooled=pooled, labels=torch.zeros(2), paths=["a", "b"], undecodable=[], parts=source.parts, depth=source.depth
+    )
+    for stream, run in (("", encode), ("difference:", encode_difference)):
+        first = run(encoder.first, clips).mean(dim=(2, 3, 4))
+        second = run(encoder, clips).mean(dim=(2, 3, 4))
+        torch.testing.assert_close(found.columns(f"{stream}depths")[:, 0], torch.cat([first, second], dim=1))
+    torch.testing.assert_close(found.columns("both:depths")[..., :8], found.columns("depths"))
+    assert found.columns("grid").shape == (2, 1, 40)
+    with pytest.raises(ConfigError, match="--features depths: this encoder does not name its stages"):
+        encoder_source(nn.Identity(), "x", ("avg", "depths"))
+
+
+def test_stores_filled_together_decode_and_encode_once(splits: Path, tmp_path: Path, opened: list[Path]) -> None:
+    videos, encoder = list_videos(splits, "train"), TwoLayers().eval()
+    maps = EncoderMaps(encoder)
+
+    def stores() -> list[FeatureStore]:
+        sources = (encoder_source(encoder, "x", ("avg", "max"), maps), cells_source(maps, "x"))
+        return [FeatureStore(source, CLIPS, Resources(), cache=tmp_path) for source in sources]
+
+    pooled, cells = stores()
+    assert fill_together([pooled, cells], paths_of(videos)) == 12
+    assert len(opened) == 12
+    assert encoder.num_clips == 24
+    found = cells.read(videos)
+    assert found.cells[0].shape == (2, 4 * 8 * 8, 5)
+    assert found.cells[0].dtype == torch.half
+    alone = extract_features(encoder_source(encoder, "x"), videos, CLIPS, device=CPU)
+    assert torch.equal(pooled.read(videos).columns("avg"), alone.pooled)
+    again = stores()
+    assert fill_together(again, paths_of(videos)) == 0
+    assert all(torch.equal(a, b) for a, b in zip(again[1].read(videos).cells, found.cells, strict=True))
+    (folder,) = (path for path in tmp_path.iterdir() if path == cells.folder)
+    for stored in folder.iterdir():
+        stored.unlink()
+    opened.clear()
+    assert fill_together(stores(), paths_of(videos)) == 12  # only the cells are missing
+    assert len(opened) == 12
+
+
+def test_cells_without_room_are_refused(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fima.evaluate.feature_store.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    store = FeatureStore(cells_source(EncoderMaps(TwoLayers().eval()), "x"), CLIPS, Resources(), cache=tmp_path)
+    with pytest.raises(DataError, match=r"cells of 12 videos take 0\.0 GB.*smaller --num-clips"):
+        store.fill(paths_of(list_videos(splits, "train")))
+
+
+def test_features_that_are_not_finite_name_the_videos(splits: Path) -> None:
+    def pool(clips: Tensor) -> Tensor:
+        bright = clips.float().mean(dim=(1, 2, 3, 4)) > 100
+        return torch.where(bright[:, None], torch.nan, brightness_features(clips))
+
+    videos = list_videos(splits, "train")
+    with pytest.raises(DataError, match=r"NaN or infinite features for .*v_g\d+\.avi.* and 5 more") as caught:
+        extract_features(FeatureSource(name="broken", pool=pool), videos, CLIPS, device=CPU)
+    assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from fima.evaluate import classifier_scores as testing
 from fima.evaluate.classifier_scores import ClassifierScores
 from fima.evaluate.extract import Resources
 from fima.recipe import read_recipe
-from fima.synthetic.motion_textures import make_motion_textures
+from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.train import finetune as finetuning
 from fima.train import finetune_testing
 from fima.train.finetune import finetune
@@ -258,9 +258,9 @@ class TestSelection:
         assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_made_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:
+def test_synthetic_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    make_motion_textures(data, num_train=20, num_test=10, size_px=40, num_frames=12, workers=0)
+    make_motion_textures(data, MotionTextureSettings(num_train=20, num_test=10, size_px=40, num_frames=12), workers=0)
     config = changed("optim", changed("classifier", num_classes=None), epochs=1)
     outcome = finetune(config, pretrained=None, data=data, out=tmp_path / "run")
     assert outcome.result is not None

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from fima.cli import main
 from fima.data.datasets import Video, VideoList
 from fima.errors import ConfigError, DataError
-from fima.evaluate.feature_protocols import FeatureSets, measure
+from fima.evaluate import attentive, linear_protocols
+from fima.evaluate.attentive import Training
+from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import Features, encode, encode_difference, encoder_source
-from fima.evaluate.folds import list_folds
+from fima.evaluate.folds import grouped_folds, list_folds
 from fima.evaluate.intervals import drawn_means, interval
 from fima.evaluate.linear import inner_folds
+from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig
 from tests.evaluation_data import write_state_dict
 from tests.test_evaluation import CLIPS, CONFIG
@@ -126,6 +129,13 @@ def test_intervals_draw_groups_and_not_videos() -> None:
     np.testing.assert_allclose(found, expected)
 
 
+def test_more_folds_than_videos_of_a_class_are_still_of_whole_groups() -> None:
+    folds = grouped_folds(np.array([0, 1, 0, 1, 2, 2]), ["a", "a", "b", "b", "c", "d"], 4, seed=0)
+    assert sorted(set(folds.tolist())) == [0, 1, 2, 3]
+    assert folds[0] == folds[1]
+    assert folds[2] == folds[3]
+
+
 def test_inner_folds_keep_groups_together() -> None:
     labels, groups = np.arange(40) % 4, [str(number // 8) for number in range(40)]
     folds = inner_folds(labels, groups, seed=0)
@@ -198,17 +208,23 @@ def test_features_are_chosen_within_the_training_videos(protocol: str) -> None:
     assert held_out["max"] > 90 > 60 > held_out["avg"]
 
 
-def test_the_command_over_folds(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_over_folds(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint, out = write_state_dict(tmp_path / "weights.pt"), tmp_path / "result.json"
     words = ["evaluate", checkpoint, videos, "--frames", 4, "--crop-size", 32, "--num-clips", 1, "--workers", 0]
-    words += ["--device", "cpu", "--out", out, "--protocols", "linear", "knn", "retrieval"]
+    words += ["--device", "cpu", "--out", out, "--protocols", "linear", "knn", "retrieval", "attentive"]
+    words += ["low_shot_curve"]
+    monkeypatch.setattr(linear_protocols, "SHOTS", (1, 10))
+    monkeypatch.setattr(attentive, "EPOCHS", (1,))
+    monkeypatch.setattr(attentive, "CANDIDATES", (Training(learning_rate=1e-3, weight_decay=0.01, epochs=1),))
     argv = [str(word) for word in words]
     assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0
     result = json.loads(out.read_text())
     assert list(result["splits"]) == list(PEOPLE)
     assert result["unit"] == "fold"
     assert result["num_groups"] == 4
-    for name in ("linear/top1", "knn@both:avg/top1", "retrieval/R@1"):
+    for name in ("linear/top1", "knn@both:avg/top1", "retrieval/R@1", "attentive/top1", "low_shot_curve/1/top1"):
         values = [figures[name] for figures in result["splits"].values()]
         assert result["figures"][name] == pytest.approx(np.mean(values))
         low, high = result["intervals"][name]
@@ -216,13 +232,24 @@ def test_the_command_over_folds(videos: Path, tmp_path: Path, capsys: pytest.Cap
     assert result["data"]["fold ann"]["test"]["fold"] == "ann"
     assert len({result["data"][f"fold {name}"]["test"]["list_hash"] for name in PEOPLE}) == 4
     assert "whole groups" in result["protocols"]["linear"]["selection"]
-    assert len(list((tmp_path / "evaluation" / "cache").iterdir())) == 1
-    output = capsys.readouterr().out
+    assert all({"version", "clips"} <= found.keys() for found in result["protocols"].values())
+    # The pooled features and the cells.
+    assert len(list((tmp_path / "evaluation" / "cache").iterdir())) == 2
+    output, warnings = capsys.readouterr()
     assert "mean ± sd" in output
     assert "95 %" in output
+    said = " ".join(output.split())
+    assert f"4 folds ({result['lists_hash']}) · seed 0 · clips: frames 4" in said
+    assert "low_shot_curve: fewer than 10 training videos of every class; this size is left out" in warnings
     first = out.read_bytes()
     assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0
     assert out.read_bytes() == first
+    other = tmp_path / "other.json"
+    (videos / "fewer.csv").write_text("\n".join((videos / "videos.csv").read_text().split()[:-1]) + "\n")
+    quick = [*argv[: argv.index("--protocols")], "--protocols", "knn", "--annotations", str(videos / "fewer.csv")]
+    quick[quick.index(str(out))] = str(other)
+    assert main([*quick, "--cross-validation", "group"]) == 0
+    assert json.loads(other.read_text())["lists_hash"] != result["lists_hash"]
     for wrong, message in (
         (["--folds", "2", "--splits", "1"], "--folds makes its own"),
         (["--folds", "2", "--cross-validation", "fold"], "give one of the two"),

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,13 @@ import torch
 from torch.nn.functional import normalize
 
 from fima.data.datasets import list_videos
+from fima.data.eval_clips import ClipSettings
+from fima.data.layouts.video_list import Video
+from fima.evaluate.feature_store import extract_features
+from fima.evaluate.features import encoder_source
 from fima.method import build_method
-from fima.train.health import check_health, effective_rank, embedding_std, knn_accuracy, measure
+from fima.train.health import check_health, effective_rank, embedding_std, knn_accuracy, looks_collapsed, measure
+from fima.train.probe import list_probe, probe_accuracy
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
 
@@ -52,6 +58,14 @@ def test_collapse_is_seen_and_health_is_not_mistaken_for_it() -> None:
     assert measure(broken, features, labels).collapsed
 
 
+def test_collapse_is_not_said_of_few_videos_nor_of_few_dimensions_of_many() -> None:
+    assert looks_collapsed(8, 1.9, 0.35, 8)
+    assert not looks_collapsed(7, 1.9, 0.35, 8)
+    assert not looks_collapsed(8, 2.1, 0.1001 * 8**-0.5, 8)
+    assert looks_collapsed(8, 2.1, 0.0999 * 8**-0.5, 8)
+    assert looks_collapsed(8, math.nan, 0.35, 8)
+
+
 def test_similarities_and_missing_labels() -> None:
     first = torch.eye(4)
     embeddings = torch.stack([first, first], dim=1)
@@ -89,3 +103,28 @@ def test_videos_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
     for path in paths[1:]:
         path.write_bytes(b"no video")
     assert check_health(method, list_videos(folder, "train"), SMALL_CONFIG, torch.device("cpu")) is None
+
+
+def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
+    """Encoder features by the protocol's own path, and the vote written as a loop; the labels are drawn."""
+    lists, cpu = list_probe(make_videos(tmp_path, num_per_class=10)), torch.device("cpu")
+    drawn = iter(torch.randint(2, (20,), generator=torch.Generator().manual_seed(3)).tolist())
+    parts = {
+        name: replace(videos, videos=[Video(video.path, next(drawn)) for video in videos.videos])
+        for name, videos in lists.all.items()
+    }
+    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    found = probe_accuracy(method, replace(lists, train=parts["train"], test=parts["test"]), SMALL_CONFIG, cpu)
+    clips, source = (
+        ClipSettings.of(SMALL_CONFIG.data, num_clips=2),
+        encoder_source(method.eval().query_encoder, "query"),
+    )
+    train, test = (extract_features(source, videos, clips, device=cpu) for videos in parts.values())
+    hits = []
+    for row, label in zip(normalize(test.per_video, dim=1), test.labels.tolist(), strict=True):
+        votes = [0.0, 0.0]
+        for other, other_label in zip(normalize(train.per_video, dim=1), train.labels.tolist(), strict=True):
+            votes[other_label] += math.exp(float(row @ other) / 0.07)
+        hits.append(votes.index(max(votes)) == label)
+    assert 0 < sum(hits) < len(hits)
+    assert found == pytest.approx(sum(hits) / len(hits))

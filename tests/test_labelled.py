@@ -7,7 +7,7 @@ import torch
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.labelled import LabelledBatch, build_labelled_loader
-from fima.data.loader import EpochSampler
+from fima.data.sampler import EpochSampler
 from fima.errors import DataError
 from tests.finetune_runs import SMALL
 from tests.small_runs import make_videos

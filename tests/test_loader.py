@@ -22,12 +22,12 @@ from fima.data.decode.kept import VideoStore
 from fima.data.decode.video import VideoReader
 from fima.data.loader import (
     MAX_TRIES,
-    EpochSampler,
     PretrainBatch,
     PretrainDataset,
     build_pretrain_loader,
     drawn_timing,
 )
+from fima.data.sampler import EpochSampler
 from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
 from tests.video_files import write_ucf101_avi

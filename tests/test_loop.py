@@ -19,7 +19,6 @@ from fima.config import PretrainConfig
 from fima.errors import ConfigError, DataError, TrainingError
 from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
-from fima.train import log
 from fima.train import pretrain as pretraining
 from fima.train.health import Health
 from fima.train.pretrain import pretrain
@@ -78,7 +77,12 @@ def test_two_epochs_leave_a_whole_run(
     assert result.signal_number is None
     assert (result.progress.epoch, result.progress.step) == (2, 4)
     assert read_recipe(run.config) == config
-    assert [path.name for path in sorted(run.last.parent.iterdir())] == ["epoch-002.pt", "last-1.pt", "last.pt"]
+    assert [path.name for path in sorted(run.last.parent.iterdir())] == [
+        "best.pt",
+        "epoch-002.pt",
+        "last-1.pt",
+        "last.pt",
+    ]
     assert len(list(run.root.glob("events*"))) == 1
     assert not run.skipped.exists()
     steps, epochs = read_lines(run.metrics, "step"), read_lines(run.metrics, "epoch")
@@ -89,7 +93,9 @@ def test_two_epochs_leave_a_whole_run(
     assert [line["lr"] for line in epochs] == pytest.approx([0.05, 0.025])
     health = read_lines(run.metrics, "health")
     assert [line["epoch"] for line in health] == [1, 2]
-    assert health[0]["knn_accuracy"] is not None
+    best = max(health, key=lambda line: line["knn_accuracy"])
+    assert [line["best"] for line in health][best["epoch"] - 1]
+    assert load_checkpoint(run.best).progress.epoch == best["epoch"]
     assert load_pretrained(run.last, device=torch.device("cpu")).epoch == 2
     assert "epoch 2/2" in capsys.readouterr().out
 
@@ -224,7 +230,7 @@ def test_collapse_is_said_aloud(
         negative_similarity=1.0, knn_accuracy=None,
     )  # fmt: skip
     monkeypatch.setattr(pretraining, "check_health", lambda *arguments: collapsed)
-    monkeypatch.setattr(log, "SETTLED_STEPS", 3)
+    monkeypatch.setattr(pretraining, "SETTLED_STEPS", 3)
     pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
     error = capsys.readouterr().err
     assert "COLLAPSED after epoch 1" not in error

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fima.method import losses
-from fima.method.losses import cell_centres, cell_motion, frame_motion, info_nce, positive_pairs
+from fima.method.losses import cell_centres, cell_motion, frame_motion, info_nce, log_sum_exp, positive_pairs
 from tests.reference import cell_motion_loop, frame_motion_loop, golden_parts, info_nce_loop, positive_pairs_loop
 
 DENSE_CASES = ["basic", "queue", "flipped", "some_without_positives"]
@@ -91,6 +91,33 @@ def test_positive_pairs_agree_with_the_loop_on_a_map_that_is_not_square() -> Non
 def test_cell_centres_are_mirrored_by_a_flip() -> None:
     centres = cell_centres(torch.tensor([[0.0, 0.0, 1.0, 0.5], [1.0, 0.0, 0.0, 0.5]]), 1, 2)
     assert centres.tolist() == [[[0.25, 0.25], [0.75, 0.25]], [[0.75, 0.25], [0.25, 0.25]]]
+
+
+def test_cell_centres_have_the_precision_and_the_device_of_the_box() -> None:
+    centres = cell_centres(torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64), 3, 3)
+    assert centres[0, 1].tolist() == [1.5 / 3, 0.5 / 3]
+    assert cell_centres(torch.empty(1, 4, device="meta"), 2, 3).device.type == "meta"
+
+
+def test_cells_as_far_apart_as_the_limit_are_no_pair() -> None:
+    """Cells of 3/8 times 1/2, whose diagonal is 5/8: neighbours in a row are 0.6 diagonals apart."""
+    box, mask = torch.tensor([[0, 0, 0.75, 1]], dtype=torch.float64), torch.ones(1, 2, 2, dtype=torch.bool)
+    assert torch.equal(positive_pairs(box, box, mask, mask, pos_ratio=0.6)[0], torch.eye(4) > 0)
+    assert positive_pairs(box, box, mask, mask, pos_ratio=0.61)[0, 0].tolist() == [True, True, False, False]
+
+
+def test_a_single_cell_with_a_positive_counts_as_much_as_many() -> None:
+    predictions, keys = units(2, 3, 8), units(2, 3, 8)
+    pairs = torch.ones(2, 3, 3, dtype=torch.bool)
+    pairs[0, 1:], pairs[0, 0, 1:] = False, False
+    everything = keys.flatten(0, 1)
+    found = cell_motion(predictions, keys, pairs, everything, temperature=TAU)
+    torch.testing.assert_close(found, cell_motion_loop(predictions, keys, pairs, everything, TAU))
+
+
+def test_keys_with_a_gradient_are_a_mistake() -> None:
+    with pytest.raises(AssertionError, match=r"^the keys are constants of the step$"):
+        log_sum_exp(units(2, 4), units(3, 4).requires_grad_(), TAU)
 
 
 def test_cell_motion_agrees_with_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

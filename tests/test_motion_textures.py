@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,20 @@ from fima.synthetic.motion_scene import (
 from fima.synthetic.motion_textures import (
     CLASSES,
     FORMAT_VERSION,
+    MotionTextureSettings,
     list_counterparts,
     load_mask,
     make_motion_textures,
 )
 
 SIZE_PX, NUM_FRAMES = 48, 12
+SETTINGS = MotionTextureSettings(num_train=30, num_test=20, size_px=SIZE_PX, num_frames=NUM_FRAMES)
 
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmark") / "static"
-    make_motion_textures(out, num_train=30, num_test=20, size_px=SIZE_PX, num_frames=NUM_FRAMES, workers=0)
+    make_motion_textures(out, SETTINGS, workers=0)
     return out
 
 
@@ -55,14 +58,12 @@ def read(path: Path) -> NDArray[np.float64]:
 
 def test_same_seed_same_bytes_in_any_number_of_processes(benchmark: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    make_motion_textures(again, num_train=30, num_test=20, size_px=SIZE_PX, num_frames=NUM_FRAMES, workers=2)
+    make_motion_textures(again, SETTINGS, workers=2)
     assert digests(again) == digests(benchmark)
 
 
 def test_other_seed_other_videos(benchmark: Path, tmp_path: Path) -> None:
-    make_motion_textures(
-        tmp_path / "b", num_train=10, num_test=10, size_px=SIZE_PX, num_frames=NUM_FRAMES, seed=1, workers=0
-    )
+    make_motion_textures(tmp_path / "b", replace(SETTINGS, num_train=10, num_test=10, seed=1), workers=0)
     mine, other = digests(benchmark), digests(tmp_path / "b")
     shared = [name for name in mine.keys() & other.keys() if name.endswith(".avi")]
     assert shared
@@ -130,9 +131,7 @@ def test_removed_background_is_an_even_grey(benchmark: Path) -> None:
 
 def test_moving_camera_moves_the_background(tmp_path: Path) -> None:
     out = tmp_path / "moving"
-    make_motion_textures(
-        out, num_train=10, num_test=10, camera="moving", size_px=SIZE_PX, num_frames=NUM_FRAMES, workers=0
-    )
+    make_motion_textures(out, replace(SETTINGS, num_train=10, num_test=10, camera="moving"), workers=0)
     for video in list_videos(out, "test").videos:
         frames, mask = read(video.path), load_mask(video.path)
         change = np.abs(frames[-1] - frames[0]).mean(axis=2)
@@ -214,21 +213,21 @@ def test_camera_stays_on_the_canvas() -> None:
 
 
 def test_existing_benchmark_is_reused_and_anything_else_refused(tmp_path: Path) -> None:
-    settings = {"num_train": 1, "num_test": 1, "size_px": SIZE_PX, "num_frames": 4, "workers": 0}
+    settings = MotionTextureSettings(num_train=1, num_test=1, size_px=SIZE_PX, num_frames=4)
     out = tmp_path / "bench"
-    assert not make_motion_textures(out, **settings).reused  # type: ignore[arg-type]
+    assert not make_motion_textures(out, settings, workers=0).reused
     before = digests(out)
-    assert make_motion_textures(out, **settings).reused  # type: ignore[arg-type]
+    assert make_motion_textures(out, settings, workers=0).reused
     assert digests(out) == before
     with pytest.raises(DataError, match="already holds something else"):
-        make_motion_textures(out, seed=3, **settings)  # type: ignore[arg-type]
+        make_motion_textures(out, replace(settings, seed=3), workers=0)
     next(out.glob("data/*/*_train_*.avi")).unlink()
     with pytest.raises(DataError, match="1 videos are missing"):
-        make_motion_textures(out, **settings)  # type: ignore[arg-type]
+        make_motion_textures(out, settings, workers=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "holiday.jpg").touch()
     with pytest.raises(DataError, match="already holds something else"):
-        make_motion_textures(tmp_path / "other", **settings)  # type: ignore[arg-type]
+        make_motion_textures(tmp_path / "other", settings, workers=0)
 
 
 def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,16 +236,16 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("fima.synthetic.motion_textures._write_video", fail)
     with pytest.raises(OSError, match="disk full"):
-        make_motion_textures(tmp_path / "bench", num_train=1, num_test=1, workers=0)
+        make_motion_textures(tmp_path / "bench", MotionTextureSettings(num_train=1, num_test=1), workers=0)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("setting", "value"), [("num_train", 0), ("size_px", 31), ("size_px", 65), ("camera", "drone"), ("seed", -1)]
 )
-def test_wrong_settings_are_named(setting: str, value: object, tmp_path: Path) -> None:
+def test_wrong_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{setting}="):
-        make_motion_textures(tmp_path / "bench", **{setting: value})  # type: ignore[arg-type]
+        MotionTextureSettings(**{setting: value})  # type: ignore[arg-type]
 
 
 def test_folder_without_counterparts_or_masks(tmp_path: Path) -> None:

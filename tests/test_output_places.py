@@ -1,5 +1,6 @@
 """Places for results: tried before the work, left as they were where it cannot be done, and no data afterwards."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 from fima.cli import main
 from fima.data.datasets import list_videos
-from fima.errors import ConfigError
+from fima.data.layouts.files import mark_picture
+from fima.errors import ConfigError, DataError
 from fima.files.lock import FolderLock
 from fima.files.output import OUTPUT_MARKER, check_writable, mark_output
 from tests.encoder_files import write_checkpoint
@@ -90,19 +92,55 @@ def test_an_error_of_the_disk_during_the_work_is_one_line(
 
 def test_results_are_no_data(tmp_path: Path) -> None:
     touch(tmp_path, "run/1.mp4", "jump/2.mp4")
-    mark_output(tmp_path / "cam")
+    mark_output(tmp_path / "cam", [])
     touch(tmp_path, "cam/1.mp4", "cam/deep/2.mp4", "cam/1.png")
     listed = list_videos(tmp_path, "all")
     assert names(listed) == ["jump/2.mp4", "run/1.mp4"]
     assert listed.classes == ["jump", "run"]
-    assert listed.warnings() == [f"1 folder of results passed over ({OUTPUT_MARKER} in it), such as cam"]
+    assert listed.warnings() == [f"1 result of fima passed over (marked by {OUTPUT_MARKER}), such as cam"]
     assert len(list_videos(tmp_path / "cam").videos) == 2, "asked for by name, it is read"
 
 
-def test_folders_with_files_of_others_get_no_marker(tmp_path: Path) -> None:
-    touch(tmp_path, "mine/1.mp4")
-    mark_output(tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["1.mp4"]
+ODD_NAMES = ["maps of 1.mp4", 'quoted "\n" name.mp4', os.fsdecode(b"\xff.mp4")]
+
+
+def test_of_folders_with_files_of_others_only_the_results_are_no_data(tmp_path: Path) -> None:
+    touch(tmp_path, "jump/a.mp4", "run/b.mp4", "run/notes.md")
+    for _ in range(2):  # the same command again
+        mark_output(tmp_path / "run", ODD_NAMES)
+    touch(tmp_path, *(f"run/{name}" for name in ODD_NAMES))
+    assert len((tmp_path / "run" / OUTPUT_MARKER).read_text().splitlines()) == 3
+    listed = list_videos(tmp_path, "all")
+    assert names(listed) == ["jump/a.mp4", "run/b.mp4"]
+    assert "3 results of fima passed over" in "\n".join(listed.warnings())
+    assert names(list_videos(tmp_path / "run", "all")) == ["b.mp4"], "also in the folder itself"
+
+
+def test_a_picture_with_the_name_of_a_frame_is_no_frame(tmp_path: Path) -> None:
+    touch(tmp_path, "jump/a.mp4", "run/b.mp4", *(f"sheets/{number}.png" for number in (1, 2)), "map.png")
+    assert len(list_videos(tmp_path / "sheets").videos) == 1, "two frames"
+    for name in ("sheets/1.png", "sheets/2.png", "map.png"):
+        mark_picture(tmp_path / name)
+    with pytest.raises(DataError, match="holds results of fima only"):
+        list_videos(tmp_path / "sheets")
+    assert not (tmp_path / OUTPUT_MARKER).exists(), "nobody takes map.png for a frame"
+
+
+@pytest.mark.parametrize("command", ["cam", "contact-sheet", "predict", "embed"])
+def test_what_is_passed_over_is_said(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the work, which fails here at the first video."""
+    videos = tmp_path / "videos"
+    touch(videos, "jump/1.mp4", "run/2.avi", "run/2.txt", "run/2.log")
+    model = write_checkpoint(tmp_path / "last.pt")
+    monkeypatch.setattr("fima.checkpoints.classifier.load_classifier", lambda *_, **__: None)
+    out = {"cam": "--out=maps", "contact-sheet": "--out=sheet.png", "predict": "-o=x.csv", "embed": "-o=x.npz"}[command]
+    monkeypatch.chdir(tmp_path)
+    given = [str(videos)] if command == "contact-sheet" else [str(model), str(videos), "--device", "cpu"]
+    with contextlib.suppress(Exception):
+        main([command, *given, out])
+    assert "fima: warning: 2 files passed over: 1 .log, 1 .txt" in capsys.readouterr().err
 
 
 def test_cam_in_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +150,11 @@ def test_cam_in_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = write_checkpoint(tmp_path / "last.pt")
     assert main(["cam", str(model), str(videos / before[0]), "--device", "cpu", "--map", "rgb"]) == 0
     assert len(list((videos / "cam").glob("*.mp4"))) == 1
+    assert names(list_videos(videos, "all")) == before
+    (videos / "notes").mkdir()
+    (videos / "notes/plan.md").touch()
+    assert main(["cam", str(model), before[0], "--device", "cpu", "--map", "rgb", "--out", "notes"]) == 0
+    assert len(list((videos / "notes").glob("*.mp4"))) == 1
     assert names(list_videos(videos, "all")) == before
 
 

@@ -18,8 +18,8 @@ from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, MethodConf
 from fima.data.clips import ClipTiming, FrameCount, evenly_spread_starts, window_starts
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
-from fima.data.loader import EpochSampler
 from fima.data.quarantine import read_quarantine, write_quarantine
+from fima.data.sampler import EpochSampler
 from fima.data.views import Crop, random_crop
 from fima.errors import ConfigError, DataError
 from fima.files.jsonl import keep_lines, read_lines
@@ -82,7 +82,9 @@ def test_crops_lie_inside_the_frame_and_boxes_inside_the_unit_square(
     width: int, height: int, low: float, high: float, seed: int
 ) -> None:
     area = sorted((low, high))
-    crop = random_crop(width, height, min_area=area[0], max_area=area[1], generator=np.random.default_rng(seed))
+    crop = random_crop(
+        width, height, min_area=area[0], max_area=area[1], flip=0.5, generator=np.random.default_rng(seed)
+    )
     assert crop.left >= 0
     assert crop.top >= 0
     assert 1 <= crop.width <= width - crop.left

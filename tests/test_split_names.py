@@ -57,7 +57,7 @@ def test_what_lies_beside_the_splits_is_in_none(tmp_path: Path) -> None:
     train = list_videos(tmp_path, "train")
     assert names(train) == ["train/jump/b.mp4", "train/run/a.mp4"]
     assert train.classes == ["jump", "run"]
-    assert train.warnings() == ["2 videos beside train and test in no split, such as extra/run/d.mp4"]
+    assert train.warnings() == ["2 videos outside train and test, in no split, such as extra/run/d.mp4"]
     everything = list_videos(tmp_path, "all")
     assert len(everything.videos) == 6
     assert {video.path.name: video.label for video in everything.videos if video.label is None}.keys() == {

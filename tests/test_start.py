@@ -3,10 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.checkpoint import load_checkpoint, restore
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
+from fima.method import build_method
+from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
@@ -40,9 +42,12 @@ def test_a_new_run_begins_with_the_weights_of_another(finished: Path) -> None:
     assert begun.progress.epoch == 2
     assert begun.saved is not None
     assert all(torch.equal(begun.saved.model[name], weight) for name, weight in saved.model.items())
-    assert [(group["momentum"], group["weight_decay"]) for group in begun.saved.optimizer["param_groups"]] == [
-        (0.5, 0.25)
-    ]
+    method = build_method(config.model, config.method)
+    optimizer = build_optimizer(method, config.optim)
+    restore(begun.saved, method, optimizer, source=finished)
+    assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.25)]
+    kept = saved.optimizer["state"][0]["momentum_buffer"]
+    assert torch.equal(optimizer.state_dict()["state"][0]["momentum_buffer"], kept)
 
 
 def test_the_schedule_goes_on_where_the_checkpoint_was(videos: Path, finished: Path, tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fima.backbones.base import Backbone
+from fima.backbones.registry import BACKBONES
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.method import build_method
 from fima.method.inputs import ClipInputs, StepLosses
+from fima.method.queue import KeyQueue
 from fima.train.failures import NotFiniteError
 from fima.train.pretrain import pretrain_step
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
@@ -69,6 +72,43 @@ def test_the_key_networks_move_once_and_every_key_enters_the_queue(batch: Pretra
         assert int(method.queues["instance"].position) == 0
     assert moved[1].any()
     torch.testing.assert_close(moved[2], moved[1])
+
+
+class WithoutBatchNorm(Backbone):
+    """An encoder of one convolution, which sees each video by itself."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(3, self.num_features, 3, 2, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Feature map (B, 8, t, h, w) of clips (B, 3, T, H, W)."""
+        features: Tensor = self.layer(clip).relu()
+        return features
+
+
+@pytest.mark.parametrize(("name", "parts_are_exact"), [("moco", True), ("fima", False)])
+def test_without_batch_norm_only_negatives_of_the_batch_depend_on_the_parts(
+    name: str, parts_are_exact: bool, batch: PretrainBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a queue that nothing enters during the step, the instance loss compares each video by itself."""
+    monkeypatch.setitem(BACKBONES.registered, "without_batch_norm", WithoutBatchNorm)
+    monkeypatch.setattr(KeyQueue, "write", lambda queue, rows: None)
+    config = with_settings("model", with_settings("method", name=name), backbone="without_batch_norm")
+    found = []
+    for accumulate in (1, 2, 4):
+        torch.manual_seed(0)
+        method = build_method(config.model, config.method).eval()
+        pretrain_step(method, with_settings("optim", config, accumulate=accumulate), batch, torch.device("cpu"))
+        weight = method.query_encoder.get_parameter("layer.weight")
+        assert weight.grad is not None
+        found.append(weight.grad)
+    for gradient in found[1:]:
+        deviation = float((gradient - found[0]).norm() / found[0].norm())
+        assert (deviation < 1e-5) == parts_are_exact
+        assert (deviation < 1e-2) == parts_are_exact
 
 
 def test_a_part_that_is_not_finite_names_the_whole_batch(batch: PretrainBatch) -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from fima.config import DataConfig
 from fima.data.clips import full_positions
-from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views
+from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views, stack_views
 
 DATA = DataConfig(frames=4, crop_size=16, min_area=0.2)
 
@@ -18,9 +18,9 @@ def random_frames(
     return np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
 
 
-def crops(width: int, height: int, count: int, min_area: float = 0.2) -> list[Crop]:
+def crops(width: int, height: int, count: int, min_area: float = 0.2, flip: float = 0.5) -> list[Crop]:
     rng = np.random.default_rng(0)
-    return [random_crop(width, height, min_area=min_area, max_area=1.0, generator=rng) for _ in range(count)]
+    return [random_crop(width, height, min_area=min_area, max_area=1.0, flip=flip, generator=rng) for _ in range(count)]
 
 
 def test_crops_fit_and_keep_to_area_and_aspect() -> None:
@@ -29,6 +29,18 @@ def test_crops_fit_and_keep_to_area_and_aspect() -> None:
         assert 0 <= crop.top <= 256 - crop.height
         assert 0.19 < crop.width * crop.height / (340 * 256) <= 1
         assert 0.74 < crop.width / crop.height < 1.35
+
+
+def test_crops_have_every_size_that_fits_and_lie_everywhere() -> None:
+    """Rounded sides whose product is 1 to 20 pixels and whose ratio is 3/4 to 4/3, in a frame of 5 x 4 pixels."""
+    found = crops(5, 4, 4_000, min_area=0.05)
+    sizes = "1x1 1x2 2x1 2x2 2x3 3x2 3x3 3x4 4x3 4x4 5x3 5x4"
+    assert {f"{crop.width}x{crop.height}" for crop in found} == set(sizes.split())
+    for size, axis, whole in (("width", "left", 5), ("height", "top", 4)):
+        for length in range(1, whole + 1):
+            starts = [getattr(crop, axis) for crop in found if getattr(crop, size) == length]
+            shares = [starts.count(start) / len(starts) for start in range(whole - length + 1)]
+            assert shares == pytest.approx([1 / len(shares)] * len(shares), rel=0.25)
 
 
 @pytest.mark.parametrize(("flip", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
@@ -42,12 +54,15 @@ def test_flips_come_as_often_as_asked_and_move_no_crop(flip: float, share: float
     assert [replace(crop, flipped=False) for crop in found] == [replace(crop, flipped=False) for crop in draw(0.3)]
 
 
-@pytest.mark.parametrize(("width", "height", "expected"), [(300, 10, (13, 10)), (10, 300, (10, 13)), (1, 1, (1, 1))])
+@pytest.mark.parametrize(
+    ("width", "height", "expected"), [(300, 10, (13, 10)), (10, 300, (10, 13)), (50, 1, (1, 1)), (1, 50, (1, 1))]
+)
 def test_frames_too_narrow_for_the_area_fall_back_to_the_centre(
     width: int, height: int, expected: tuple[int, int]
 ) -> None:
-    for crop in crops(width, height, 5, min_area=0.9):
+    for crop in crops(width, height, 5, min_area=0.9, flip=1):
         assert (crop.width, crop.height) == expected
+        assert (type(crop.left), type(crop.top), crop.flipped) == (int, int, True)
         assert abs(2 * crop.left + crop.width - width) <= 1
         assert abs(2 * crop.top + crop.height - height) <= 1
 
@@ -57,6 +72,7 @@ def test_box_of_a_crop() -> None:
     torch.testing.assert_close(crop.box(101, 51), torch.tensor([0.1, 0.1, 0.3, 0.3]))
     flipped = Crop(left=10, top=5, width=21, height=11, flipped=True)
     torch.testing.assert_close(flipped.box(101, 51), torch.tensor([0.3, 0.1, 0.1, 0.3]))
+    assert Crop(left=0, top=0, width=2, height=2, flipped=False).box(2, 2).tolist() == [0, 0, 1, 1]
     assert torch.isfinite(Crop(left=0, top=0, width=1, height=1, flipped=False).box(1, 1)).all()
 
 
@@ -126,6 +142,18 @@ def test_views_move_to_a_device() -> None:
     assert {value.device.type for value in vars(moved).values()} == {"meta"}
 
 
+def test_views_of_several_clips_are_stacked_and_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [sample_views(random_frames(8), DATA, np.random.default_rng(seed)) for seed in range(3)]
+    batch = stack_views(clips)
+    assert batch.full.shape == (3, 3, 4, 16, 16)
+    for name in ("full", "early", "late", "box"):
+        assert torch.equal(getattr(batch.rows(1, 3), name), torch.stack([getattr(clip, name) for clip in clips[1:]]))
+    assert torch.equal(stack_views(clips[:1]).full[0], clips[0].full)
+    # Memory can only be locked where there is a GPU.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    assert torch.equal(batch.pin_memory().late, batch.late + 1)
+
+
 def test_views_that_are_not_wanted_are_left_out_and_change_nothing_else() -> None:
     window = random_frames(8)
     first, second = np.random.default_rng(0), np.random.default_rng(0)
@@ -133,5 +161,6 @@ def test_views_that_are_not_wanted_are_left_out_and_change_nothing_else() -> Non
     full_only = sample_views(window[full_positions(DATA.frames)], DATA, second, frame_views=False)
     assert torch.equal(whole.full, full_only.full)
     assert torch.equal(whole.box, full_only.box)
-    assert full_only.early.shape[1] == full_only.late.shape[1] == 0
+    assert full_only.early.shape == full_only.late.shape == (3, 0, 16, 16)
+    assert full_only.early.dtype == torch.uint8
     assert first.random() == second.random()

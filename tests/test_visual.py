@@ -16,7 +16,7 @@ from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
 from fima.evaluate.extract import Resources
 from fima.evaluate.occlusion import occlusion_map
-from fima.synthetic.motion_textures import load_mask, make_motion_textures
+from fima.synthetic.motion_textures import MotionTextureSettings, load_mask, make_motion_textures
 from fima.visual.comparison import side_by_side
 from fima.visual.contact_sheet import contact_sheet
 from tests.video_files import write_video
@@ -29,7 +29,7 @@ CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("visual") / "motion"
-    make_motion_textures(out, num_train=20, num_test=10, size_px=40, num_frames=12, workers=0)
+    make_motion_textures(out, MotionTextureSettings(num_train=20, num_test=10, size_px=40, num_frames=12), workers=0)
     return out
 
 

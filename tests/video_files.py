@@ -34,7 +34,7 @@ def write_video(
     gop_frames: int = 12,
     b_frames: int = 0,
     timestamps: Sequence[int] | None = None,
-    fps: int = 25,
+    fps: int | Fraction = 25,
 ) -> Path:
     """Encodes frames; the container follows from the extension.
 
@@ -60,7 +60,7 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.time_base = Fraction(1, fps) if timestamps is None else Fraction(1, 1000)
+            frame.time_base = 1 / Fraction(fps) if timestamps is None else Fraction(1, 1000)
             frame.pts = index if timestamps is None else timestamps[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -140,7 +140,7 @@ def dataset_in(root: Path, named: str, remarks: list[str]) -> str:
         DataError: there is no such folder.
     """
     held = recognise(root)
-    accepted = any(layout.name == named and layout.accepts(root, None) for layout in LAYOUTS)
+    accepted = any(layout.name == named and layout.may_be(root, None) for layout in LAYOUTS)
     if named in ("auto", held) or accepted:
         return held if named == "auto" else named
     remarks.append(f"{root} IS NOT {named.upper()}: it is read as what it looks like, `{held}`")

@@ -1,5 +1,7 @@
 """What every backbone has in common."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 
@@ -8,3 +10,6 @@ class Backbone(nn.Module):
 
     num_features: int
     """Channels C of the feature map."""
+    stages: Mapping[str, int]
+    """Modules whose outputs are feature maps of rising depth, with their channels: what `--features depths` looks at.
+    Not every backbone has it."""

@@ -159,6 +159,7 @@ class I3D(Backbone):
             block = Mixed(channels, out_channels)
             self.add_module(name, block)
             channels = block.out_channels
+        self.stages = {"mixed_3c": 480, "mixed_4f": 832, "mixed_5c": 1024}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""

@@ -107,7 +107,7 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
             *_normalised(Time(out_channels, out_channels)),
         )
-        pool = nn.AvgPool3d((time, space, space), ceil_mode=True, count_include_pad=False)
+        pool = nn.AvgPool3d((time, space, space), ceil_mode=True)
         self.shortcut = nn.Sequential(pool, *_normalised(Space(in_channels, out_channels, 1)))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -138,6 +138,7 @@ class Small(Backbone):
         )
         pairs = zip(pairwise(WIDTHS), STRIDES, strict=True)
         self.blocks = nn.Sequential(*(Block(*channels, stride) for channels, stride in pairs))
+        self.stages = dict(zip(("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3"), WIDTHS, strict=True))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 192, t, h, w) of clips (B, 3, T, H, W)."""

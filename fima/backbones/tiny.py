@@ -37,6 +37,8 @@ class Tiny(Backbone):
             ]
             channels = out_channels
         self.layers = nn.Sequential(*layers)
+        # The ReLU after each convolution and its batch norm.
+        self.stages = {f"layers.{3 * number}": layer[0] for number, layer in enumerate(LAYERS, start=1)}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 512, t, h, w) of clips (B, 3, T, H, W)."""

@@ -25,6 +25,7 @@ class ResNet3D(Backbone):
         self.layer2 = network.layer2
         self.layer3 = network.layer3
         self.layer4 = network.layer4
+        self.stages = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 512, t, h, w) of clips (B, 3, T, H, W)."""
@@ -55,6 +56,7 @@ class S3D(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.features = video.s3d(weights=None).features
+        self.stages = {"features.3": 192, "features.6": 480, "features.12": 832, "features.15": 1024}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""

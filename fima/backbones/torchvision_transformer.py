@@ -24,6 +24,8 @@ class Swin3D(Backbone):
         self.features = network.features
         self.norm = network.norm
         self.num_features = int(network.num_features)
+        # Channels double from each of the four stages to the next.
+        self.stages = {f"features.{2 * number}": self.num_features >> (3 - number) for number in range(4)}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, C, t, h, w) of clips (B, 3, T, H, W)."""
@@ -63,6 +65,8 @@ class MViT(Backbone):
         self.blocks = network.blocks
         self.norm = network.norm
         self.num_features = num_features
+        widths = [block.norm2.normalized_shape[0] for block in network.blocks]
+        self.stages = {f"blocks.{last}": width for last, width in enumerate(widths) if width not in widths[last + 1 :]}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, C, t, h, w) of clips (B, 3, T, H, W)."""

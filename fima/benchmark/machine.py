@@ -83,7 +83,7 @@ class Measured:
     largest: dict[str, int] = field(default_factory=dict)
     """The largest batch that fits a GPU, by backbone and precision, such as `i3d bf16`."""
     parity: list[Parity] = field(default_factory=list)
-    """The device's losses beside the CPU's."""
+    """The device's losses compared with the CPU's."""
     errors: dict[str, str] = field(default_factory=dict)
     """What could not be measured, and why."""
 
@@ -135,7 +135,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Measured:
 
     Args:
         plan: what to measure.
-        say: is told what comes next.
+        say: called with what comes next.
     """
     begin = time.monotonic()
     measured = Measured(machine=describe_machine(plan.device))

@@ -24,6 +24,8 @@ from fima.version import __version__
 
 FORMAT_VERSION = 3
 """Version 2 also held torch's random state, on which nothing depends: every step seeds it."""
+ROUNDING = ("foreach", "fused")
+"""Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
 
 
@@ -45,6 +47,12 @@ class Progress:
     """Steps of the begun epoch that `sums` has; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
+    last_loss: float | None = None
+    """Loss of the last step."""
+    collapsed_steps: int = 0
+    """Steps in a row, up to the last one, that looked collapsed to this process."""
+    rollbacks: int = 0
+    """Times that the run went back to a healthy checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +100,8 @@ class Checkpoint(RunState):
 
     config: PretrainConfig
     """Settings of the run, queue sizes resolved."""
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    """State of the moving average of the encoder; empty where the run has none."""
     imported: dict[str, Any] = field(default_factory=dict)
     """What a converted checkpoint of the authors' program held besides, so that it can be written back."""
 
@@ -238,6 +248,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def weights_hash(module: nn.Module, label: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a label and a module's weights, from whatever file."""
+    digest = hashlib.sha256(label.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path, what: str) -> None:
     """Load weights strictly.
 
@@ -267,13 +286,23 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, s
 
 
 def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
-    """Put weights, queues and optimiser back.
+    """Put weights, queues and the optimiser's state back; its settings stay those that it was built with.
 
     Raises:
-        CheckpointError: the checkpoint is of another architecture.
+        CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
     """
     load_weights(module, saved.model, source=source, what="model")
-    optimizer.load_state_dict(saved.optimizer)
+    own, before = optimizer.state_dict()["param_groups"], saved.optimizer["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own, before))
+    if sizes != saved_sizes:
+        raise CheckpointError(
+            f"{source}: its optimiser has groups of {saved_sizes} weights, not of {sizes}; give --optim.name, "
+            "encoder-lr-scale and freeze-epochs as it had them, or start from its encoder alone with --model.init-from"
+        )
+    groups = [
+        {**group, **{key: old[key] for key in ROUNDING if key in old}} for group, old in zip(own, before, strict=True)
+    ]
+    optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
 
 
 class HoldsClassesError(CheckpointError):
@@ -308,7 +337,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     except pickle.UnpicklingError:
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         reason = (
             f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
         )

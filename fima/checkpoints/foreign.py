@@ -151,6 +151,13 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
     return content, list(dict.fromkeys(seen))
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is made of tensors, numbers, texts and plain containers alone."""
+    if type(value) in (dict, OrderedDict, list, tuple, set):
+        return all(map(is_plain, [*value, *value.values()] if isinstance(value, dict) else value))  # type: ignore
+    return isinstance(value, bool | int | float | str | bytes | Tensor | torch.Size | torch.dtype | None)
+
+
 def remedy(path: Path) -> str:
     """Return the two lines of Python that write the weights alone."""
     return (

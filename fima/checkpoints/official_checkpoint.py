@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fima.checkpoints import convert
 from fima.checkpoints.checkpoint import (
     Checkpoint,
+    HoldsClassesError,
     Progress,
     below,
     check_weights,
@@ -18,6 +19,7 @@ from fima.checkpoints.checkpoint import (
     read_content,
     versions,
 )
+from fima.checkpoints.foreign import is_plain, read_inert
 from fima.checkpoints.pretrained import nearest_backbone
 from fima.config import MethodConfig, ModelConfig, OptimConfig, PretrainConfig
 from fima.errors import CheckpointError
@@ -30,10 +32,17 @@ ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18",
 def load_training_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of `fima pretrain` or of the authors' pre-training onto the CPU.
 
+    Entries of the latter with objects of other classes, such as a Namespace of settings, are left out.
+
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    content = read_content(path)
+    try:
+        content = read_content(path)
+    except HoldsClassesError:
+        content, _ = read_inert(path)
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if is_plain(value)}
     if isinstance(content, dict) and "state_dict" in content and not is_of_kind(content, Checkpoint):
         return import_official(content, source=path)
     return parse_checkpoint(content, Checkpoint, source=path)
@@ -81,7 +90,17 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
 
 def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the authors' program would have written; the inverse of `import_official`."""
+    """Return what the authors' program would have written; the inverse of `import_official`.
+
+    Raises:
+        CheckpointError: its optimiser is not theirs: SGD with one group of weights.
+    """
+    name, num_groups = checkpoint.config.optim.name, len(checkpoint.optimizer.get("param_groups", []))
+    if name != "sgd" or num_groups > 1:
+        raise CheckpointError(
+            f"its optimiser ({name}, groups of weights: {num_groups}) is not the authors', SGD with one group; "
+            "`fima convert --encoder-only` writes the encoder"
+        )
     arch = ARCHITECTURES.get(checkpoint.config.model.backbone, checkpoint.config.model.backbone)
     imported = {
         "prefix": convert.PREFIX,

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fima.backbones.registry import backbone_names, build_backbone
@@ -31,7 +32,8 @@ from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, sta
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
-from fima.recipe import config_from_mapping
+from fima.files.atomic import written_whole
+from fima.recipe import config_from_mapping, read_yaml
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
@@ -40,7 +42,7 @@ COPIES = frozenset({"k", "key", "target", "momentum", "ema", "student"})
 MOST_NAMED = 5
 CLASSIFIER = ("fc.", "head.", "classifier.")
 HEADS = (*CLASSIFIER, "projector.", "projection", "predictor.", "prototypes.", "queue")
-"""What is dropped where it lies beside the weights of an encoder."""
+"""What is dropped where it lies next to the weights of an encoder."""
 MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
 METADATA_KEY = "fima"
 """Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
@@ -66,10 +68,12 @@ class EncoderFile:
     """Settings of the run that trained it; None where the file has none, so its backbone follows from its weights."""
     epoch: int | None = None
     """Whole epochs; None where the file does not say."""
+    left_over: tuple[str, ...] = ()
+    """Names in the file that are not of the encoder."""
 
 
 def encoder_file(source: Path) -> Path:
-    """Return the file that a folder stands for: of a run, the best epoch where it chose one, else the last; or weights.
+    """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
     Args:
         source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
@@ -86,7 +90,8 @@ def encoder_file(source: Path) -> Path:
     if not source.is_dir():
         return source
     run = RunFolder(source)
-    for path in (run.best, run.last, source / WEIGHTS_FILE):
+    is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
+    for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
         if path.is_file():
             return path
     held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
@@ -104,7 +109,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
     (`fc.*`, `head.*`, `classifier.*`) is dropped, below any keys and prefixes of wrappers; and safetensors files of any
-    of these. Objects of other classes beside the weights are not made.
+    of these. Objects of other classes among the weights are not made.
 
     Args:
         path: the file, or a folder as `encoder_file` takes it.
@@ -150,6 +155,7 @@ def read_encoder(path: Path) -> EncoderFile:
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
         return EncoderFile(
             weights=below(classifier.model, "encoder."),
+            left_over=tuple(name for name in classifier.model if not name.startswith("encoder.")),
             method="supervised",
             config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
             epoch=classifier.progress.epoch,
@@ -158,6 +164,7 @@ def read_encoder(path: Path) -> EncoderFile:
         checkpoint = parse_checkpoint(content, Checkpoint, source=path)
         return EncoderFile(
             weights=below(checkpoint.model, ENCODER_PREFIX),
+            left_over=tuple(name for name in checkpoint.model if not name.startswith(ENCODER_PREFIX)),
             method=checkpoint.config.method.name,
             config=checkpoint.config,
             epoch=checkpoint.progress.epoch,
@@ -218,16 +225,15 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     """Return the encoder of a state dict of a whole model or of a bare network, with or without a classifier."""
     prefix = located(state).prefix
     outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
-    beside = below(state, outer)
+    others = below(state, outer)
     if prefix.endswith(QUERY_PREFIXES):
-        method = "fima" if any(name.startswith(MOTION_PARTS) for name in beside) else "moco"
+        method = "fima" if any(name.startswith(MOTION_PARTS) for name in others) else "moco"
     else:
-        classified = any(name.startswith(CLASSIFIER) for name in [*beside, *below(state, prefix)])
+        classified = any(name.startswith(CLASSIFIER) for name in [*others, *below(state, prefix)])
         method = "supervised" if classified else "encoder"
-    weights = below(state, prefix)
-    return EncoderFile(
-        weights={name: value for name, value in weights.items() if not name.startswith(HEADS)}, method=method
-    )
+    weights = {name: value for name, value in below(state, prefix).items() if not name.startswith(HEADS)}
+    used = {prefix + name for name in weights}
+    return EncoderFile(weights=weights, method=method, left_over=tuple(name for name in state if name not in used))
 
 
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:
@@ -256,6 +262,22 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     return held
 
 
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write weights, in one piece, with what is known of them.
+
+    Args:
+        path: the file.
+        weights: by name, on any device.
+        facts: `config`, `method` and `epoch` of the encoder, as plain values.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    with written_whole(path, kind=CheckpointError) as temporary:
+        save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
+
+
 def _is_safetensors(path: Path) -> bool:
     if not path.is_file():
         return False
@@ -271,9 +293,9 @@ def _from_safetensors(path: Path) -> EncoderFile:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); copy it again") from None
     found = from_state(state)
-    beside = path.with_name(CONFIG_FILE)
+    settings = path.with_name(CONFIG_FILE)
     if METADATA_KEY not in metadata:
-        return _with_saved_settings(found, beside) if path.name == WEIGHTS_FILE and beside.is_file() else found
+        return _with_saved_settings(found, settings) if path.name == WEIGHTS_FILE and settings.is_file() else found
     try:
         known = json.loads(metadata[METADATA_KEY])
         config = config_from_mapping(known["config"], PretrainConfig, source=str(path))

@@ -26,8 +26,11 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.checkpoint_minutes",
         "run.keep_last",
         "run.timeout_minutes",
+        "run.grace_seconds",
         "run.health_epochs",
         "run.health_videos",
+        "run.on_collapse",
+        "run.probe",
         "run.picture_epochs",
         "run.log_steps",
     }
@@ -95,6 +98,16 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint of the best epoch, where a run chooses one."""
         return self.checkpoint_folder / "best.pt"
+
+    @property
+    def healthy(self) -> Path:
+        """The last checkpoint whose representation was measured and had not collapsed, where a run may go back."""
+        return self.checkpoint_folder / "healthy.pt"
+
+    @property
+    def ema(self) -> Path:
+        """The moving average of the encoder, where a run keeps one; a file that every command reads."""
+        return self.checkpoint_folder / "ema.safetensors"
 
     @property
     def result(self) -> Path:
@@ -172,7 +185,7 @@ class RunFolder:
         """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
         return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
 
-    def forget_after(self, step: int, tested_epoch: int) -> None:
+    def forget_after(self, step: int, tested_epoch: int = 0) -> None:
         """Drop the lines of what a resumed run does again.
 
         Args:

@@ -4,6 +4,7 @@ COMMANDS = {
     "pretrain": ("fima.commands.pretrain", "pre-train an encoder on a folder of unlabelled videos"),
     "finetune": ("fima.commands.finetune", "train a classifier on a checkpoint's encoder, or only its linear layer"),
     "evaluate": ("fima.commands.evaluate", "measure a checkpoint: linear probe, kNN, retrieval"),
+    "compare": ("fima.commands.compare", "measure several encoders on the same videos: one table, with intervals"),
     "embed": ("fima.commands.embed", "write the vectors of videos, clips or seconds to a file"),
     "search": ("fima.commands.search", "find the videos or moments that are nearest to a video"),
     "predict": ("fima.commands.predict", "name the classes of videos with a classifier of `fima finetune`"),

@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.backbones.registry import check_backbone
     from fima.benchmark.machine import Plan, measure
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     if arguments.parity and device.type == "cpu":
         raise ConfigError("--parity compares a GPU with the CPU; there is no GPU here, or --device cpu was given")
     for backbone in arguments.backbones:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import Split, Video, VideoList, list_videos
-from fima.data.layouts.files import has_videos
+from fima.data.layouts.files import has_videos, mark_picture
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.output import check_writable, mark_output
 
@@ -36,7 +37,7 @@ TITLES: dict[MapKind, str] = {
 class CamArguments:
     """Show where a checkpoint responds in videos, as class-agnostic activation maps over their frames.
 
-    Each video becomes NAME.mp4 (the video beside its maps, for the whole of it) and NAME.png (moments, and the maps
+    Each video becomes NAME.mp4 (the video next to its maps, for the whole of it) and NAME.png (moments, and the maps
     averaged over the video). If --out ends in .png, all videos go into that one picture instead, one column per video.
     For example: `fima cam runs/mine/checkpoints/last.pt clip.mp4 --out maps`.
     """
@@ -48,7 +49,7 @@ class CamArguments:
     out: Path = Path("cam")
     """Folder for the files; or one PNG for all videos."""
     compare: Path | None = None
-    """Another checkpoint, whose maps are shown beside those of the first."""
+    """Another checkpoint, whose maps are shown next to those of the first."""
     format: Literal["mp4", "gif", "png"] = "mp4"
     """`mp4` and `gif` come with a PNG; `png`: the PNG alone."""
     map: Literal["both", "rgb", "occlusion"] = "both"
@@ -83,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.cam_video import shown_encoder
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)
@@ -96,11 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
     ]
     if arguments.out.suffix == ".png":
+        mark_picture(arguments.out)
         _write_one_picture(arguments, shown, videos, device)
         return 0
-    mark_output(arguments.out)
+    outputs = _outputs(videos)
+    suffixes = {"png", arguments.format}
+    mark_output(arguments.out, [f"{name}.{suffix}" for name in outputs for suffix in sorted(suffixes)])
     num_failed = 0
-    for name, video in _outputs(videos).items():
+    for name, video in outputs.items():
         try:
             written = _write(arguments, shown, video.path, arguments.out / name, device)
         except VideoError as error:
@@ -118,38 +122,35 @@ def _write(
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
     from fima.data.decode.video import VideoReader
-    from fima.visual.cam_video import file_source, look_at, write_map_picture, write_map_video
+    from fima.visual.cam_video import look_at, write_map_picture, write_map_video
 
     written = []
     with VideoReader(path) as reader:
-        source = file_source(reader)
-        maps = look_at(shown, source, device=device)
+        maps = look_at(shown, reader.stream, reader, device=device)
         if arguments.format != "png":
             written.append(out.with_name(f"{out.name}.{arguments.format}"))
-            write_map_video(maps, source, written[0], fps=reader.fps, height=arguments.height)
+            write_map_video(maps, reader.stream, written[0], fps=reader.fps, height=arguments.height)
         written.append(out.with_name(f"{out.name}.png"))
-        write_map_picture(maps, source, written[-1], height=arguments.height)
+        write_map_picture(maps, reader.stream, written[-1], height=arguments.height)
     return written
 
 
 def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
-    from fima.data.eval_clips import ClipSettings
     from fima.synthetic.motion_textures import has_masks, load_mask
     from fima.visual.comparison import side_by_side
 
-    sizes = {(encoder.clip_frames, encoder.crop_size) for encoder in shown}
-    if len(sizes) > 1:
-        text = " and ".join(f"{frames} frames of {size} px" for frames, size in sorted(sizes))
+    clips = list(dict.fromkeys(encoder.clips for encoder in shown))
+    if len(clips) > 1:
+        text = " and ".join(f"{each.frames} frames of {each.crop_size} px ({each.timing})" for each in clips)
         raise ConfigError(f"--compare {arguments.compare}: the checkpoints were trained on {text}; give --out a folder")
-    ((frames, crop_size),) = sizes
     masked = all(path.is_dir() and has_masks(path) for path in arguments.videos)
     side_by_side(
         {encoder.name: encoder.encoders for encoder in shown},
         videos.videos,
         arguments.out,
-        ClipSettings(frames=frames, crop_size=crop_size, num_clips=1),
+        clips[0],
         device=device,
         load_mask=load_mask if masked else None,
         title=TITLES[arguments.map],
@@ -166,7 +167,9 @@ def _videos(arguments: CamArguments) -> VideoList:
         if not path.is_dir():
             videos.append(Video(path, None))
             continue
-        found = list_videos(path, arguments.split).videos
+        listed = list_videos(path, arguments.split)
+        warn_of(listed)
+        found = listed.videos
         videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")

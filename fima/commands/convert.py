@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
-from fima.files.atomic import written_whole
 from fima.recipe import config_to_mapping
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +48,14 @@ def _checkpoint(arguments: ConvertArguments) -> str:
     from fima.checkpoints.checkpoint import save_checkpoint, write_content
     from fima.checkpoints.convert import fima_to_official
     from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint
+    from fima.checkpoints.pretrained import write_safetensors
 
     checkpoint = load_training_checkpoint(arguments.source)
     if arguments.out.suffix == ".safetensors":
         official = arguments.to == "official"
         facts = {"config": config_to_mapping(checkpoint.config), "method": checkpoint.config.method.name}
         weights = fima_to_official(checkpoint.model) if official else checkpoint.model
-        _write_safetensors(arguments.out, weights, {**facts, "epoch": checkpoint.progress.epoch})
+        write_safetensors(arguments.out, weights, {**facts, "epoch": checkpoint.progress.epoch})
     elif arguments.to == "official":
         write_content(arguments.out, export_official(checkpoint))
     else:
@@ -74,26 +70,16 @@ def _encoder(arguments: ConvertArguments) -> str:
     from fima.checkpoints.checkpoint import write_content
     from fima.checkpoints.convert import PREFIX
     from fima.checkpoints.official_checkpoint import ARCHITECTURES
-    from fima.checkpoints.pretrained import load_pretrained
+    from fima.checkpoints.pretrained import load_pretrained, write_safetensors
 
     loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
     weights = {prefix + name: value for name, value in loaded.encoder.state_dict().items()}
     if arguments.out.suffix == ".safetensors":
         facts = {"config": config_to_mapping(loaded.config), "method": loaded.method, "epoch": loaded.epoch}
-        _write_safetensors(arguments.out, weights, facts)
+        write_safetensors(arguments.out, weights, facts)
     else:
         backbone = loaded.config.model.backbone
         content = {"arch": ARCHITECTURES.get(backbone, backbone), "state_dict": weights}
         write_content(arguments.out, {**content, **({} if loaded.epoch is None else {"epoch": loaded.epoch})})
     return f"the encoder of {loaded.description}, {len(weights)} tensors"
-
-
-def _write_safetensors(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    from fima.checkpoints.pretrained import METADATA_KEY
-
-    contiguous = {name: value.contiguous() for name, value in weights.items()}
-    with written_whole(path) as temporary:
-        save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,21 +12,51 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from fima.commands.parse import parse
+from fima.commands.parse import check_recipe, parse
 from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
+from fima.config import DataConfig, PretrainConfig
 from fima.console import Console
+from fima.data.clips import TIMING
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
+from fima.library.clip_fit import fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
+from fima.recipe import read_recipe
 
 EXIT_PROBLEMS = 1
 NAMED_FILES = 5
 ROWS = 6
 BAR_WIDTH = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipArguments:
+    """The clips of a training that the videos are to be used for."""
+
+    frames: int | None = None
+    """Frames per clip. None: as in the recipe, or the paper's 16."""
+    stride: float | None = None
+    """Source frames between neighbouring frames of a clip. None: as in the recipe, or the paper's 2."""
+    fps: float | None = None
+    """Frames per second of a clip, instead of `stride`."""
+    frame_rate: float | None = None
+    """Frames per second of videos that do not say theirs."""
+    span: tuple[float, float] | None = None
+    """Share of its video that a clip covers, instead of `stride`."""
+
+    def over(self, recipe: DataConfig) -> DataConfig:
+        """Return the settings of a recipe with those that were given.
+
+        Raises:
+            ConfigError: a value is out of range, or two ways of timing are given.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        usual = {name: getattr(DataConfig(), name) for name in TIMING} if given.keys() & set(TIMING) else {}
+        return replace(recipe, **{**usual, **given})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +69,9 @@ class DoctorArguments:
 
     data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="VIDEOS")] = None
     """Folder of videos."""
+    recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    """YAML file with settings, whose clips the videos are compared with."""
+    clips: Annotated[ClipArguments, tyro.conf.arg(name="data")] = field(default_factory=ClipArguments)
     system: bool = False
     """Check this machine instead: versions, GPU, codecs, shared memory, limits. Exit code 1 where it cannot train."""
     deep: bool = False
@@ -70,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(DoctorArguments, argv, prog="fima doctor")
     if arguments.data is None:
         return _check_system(arguments.json)
+    check_recipe(arguments.recipe)
+    recipe = PretrainConfig() if arguments.recipe is None else read_recipe(arguments.recipe)
+    clips = arguments.clips.over(recipe.data)
     videos = list_videos(arguments.data, "all")
     with open_index(videos.root, arguments.index) as index:
         with progress("decoding" if arguments.deep else "reading headers") as report:
@@ -81,9 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress=report,
             )
         diagnosis = diagnose(videos, index, decoded=arguments.deep)
-    show(diagnosis, Console())
+        lengths = index.lengths()
+    console = Console()
+    show(diagnosis, console)
+    fit = fit_of(list(lengths.values()), clips) if lengths else None
+    if fit is not None:
+        console.print(fit.line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
-        _write_json(arguments.json, diagnosis.to_dict())
+        _write_json(arguments.json, {**diagnosis.to_dict(), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:
         write_quarantine(arguments.quarantine, diagnosis.quarantine())
         print(f"wrote {arguments.quarantine}: pass it to `fima pretrain` as --data.exclude")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -87,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(EmbedArguments, argv, prog="fima embed")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.extract import Resources
-    from fima.evaluate.loaded_model import check_fits
+    from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
     from fima.use.encoder import load
     from fima.use.table import check_suffix
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(arguments.out, flag="out")
     paths = _paths(arguments)
     try:
-        device = distributed.init_from_environment(choose_device(arguments.device, flag="device"))
+        device = distributed.init_from_environment(choose_device(arguments.device))
         encoder = load(arguments.encoder, device=device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
         settings = encoder.clip_settings(
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
             limits=arguments.limits,
         )
-        check_fits(encoder, settings, backbone=encoder.backbone, device=device)
+        check_fits(encoder, settings, name=encoder.backbone, device=device)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
@@ -134,8 +135,7 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
     videos = list_videos(
         data, arguments.split, arguments.split_index, dataset=arguments.dataset, annotations=arguments.annotations
     )
-    for sentence in videos.warnings():
-        print(f"fima: warning: {sentence}", file=sys.stderr)
+    warn_of(videos)
     return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +27,7 @@ class ExportArguments:
     """Write an encoder for other programs, and check the file against PyTorch on clips of videos.
 
     The file takes normalised clips in batches of any size, and describes the preprocessing inside: ONNX in its
-    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written beside
+    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written next to
     it. For example: `fima export runs/mine --format onnx`.
     """
 
@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.data.eval_clips import ClipSettings
     from fima.use.export.card import model_card
     from fima.use.export.check import CLIPS_PER_VIDEO, compare, real_clips
     from fima.use.export.formats import SUFFIXES, check_format, open_exported, write
@@ -70,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(out, flag="out")
     check_format(arguments.format)
     exportable, description = _exportable(arguments)
-    settings = ClipSettings(frames=exportable.frames, crop_size=exportable.crop_size, num_clips=CLIPS_PER_VIDEO)
-    clips = real_clips(arguments.data, settings)
+    clips = real_clips(arguments.data, replace(exportable.clips, num_clips=CLIPS_PER_VIDEO))
     write(exportable, out, arguments.format)
     try:
         opened = open_exported(out, arguments.format, module=exportable.module)
@@ -94,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
         print(json.dumps(record))
         return 0
-    side = exportable.crop_size
-    taken = f"clips (batch, 3, {exportable.frames}, {side}, {side})"
+    side = exportable.clips.crop_size
+    taken = f"clips (batch, 3, {exportable.clips.frames}, {side}, {side})"
     print(f"wrote {out} ({size}) and {card_path.name}: {taken} -> {exportable.output}\n{_compared(check)}")
     return 0
 
@@ -126,8 +124,7 @@ def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
         output="vectors",
         weights=dict(encoder.encoder.state_dict()),
         facts=facts,
-        frames=encoder.transform.frames,
-        crop_size=encoder.transform.crop_size,
+        clips=encoder.clip_settings(),
     )
     return exportable, encoder.description
 
@@ -150,19 +147,23 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     from fima.checkpoints.checkpoint import versions
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
+    from fima.data.clips import TIMING
     from fima.data.eval_clips import ClipSettings
     from fima.use.encoder import preprocessing_of
     from fima.use.export.formats import Exportable
 
     loaded = load_classifier(encoder_file(Path(arguments.encoder)), device=torch.device("cpu"))
     config = loaded.checkpoint.config
-    settings = ClipSettings(
-        frames=arguments.frames or config.data.frames, crop_size=arguments.crop_size or config.data.crop_size
+    data = replace(
+        config.data,
+        frames=arguments.frames or config.data.frames,
+        crop_size=arguments.crop_size or config.data.crop_size,
     )
+    settings = ClipSettings.of(data)
     classes = loaded.checkpoint.classes
     facts = {
         "format": "fima-classifier-export",
-        "preprocessing": preprocessing_of(settings.frames, settings.crop_size),
+        "preprocessing": preprocessing_of(settings),
         "backbone": config.classifier.backbone,
         "classes": classes,
         "num_outputs": len(classes),
@@ -171,7 +172,7 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         "epoch": loaded.checkpoint.progress.epoch,
         "config": {
             "model": {"backbone": config.classifier.backbone},
-            "data": {"frames": settings.frames, "crop_size": settings.crop_size},
+            "data": {name: getattr(data, name) for name in ("frames", "crop_size", *TIMING)},
         },
         "classifier": config_to_mapping(config),
         "versions": versions(),
@@ -181,7 +182,6 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         output="logits",
         weights=dict(loaded.model.state_dict()),
         facts=facts,
-        frames=settings.frames,
-        crop_size=settings.crop_size,
+        clips=settings,
     )
     return exportable, f"classifier of {len(classes)} classes on {config.classifier.backbone}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from fima.evaluate.protocols import PROTOCOL_SUMMARIES, PROTOCOL_VERSIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fima.evaluate.protocols import EvaluationResult
 
 
@@ -39,4 +41,36 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
         by_split = (f"{figures[name]:.1f}" for figures in shown.values())
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
         table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
+    table.caption, table.caption_justify = provenance(result), "left"
     return table
+
+
+def provenance(result: EvaluationResult) -> str:
+    """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols."""
+    count = max(1, len(result.splits))
+    clips: dict[str, Any] = next((found["clips"] for found in result.protocols.values() if "clips" in found), {})
+    sampling = ", ".join(f"{name} {value}" for name, value in clips.items() if value)
+    protocols = ", ".join(f"{name} {found['version']}" for name, found in result.protocols.items() if "@" not in name)
+    unit = result.unit if count == 1 else f"{result.unit}s"
+    return f"{count} {unit} ({result.lists_hash}) · seed {result.seed} · clips: {sampling} · protocols: {protocols}"
+
+
+def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:
+    """Return a row a figure, in percent, and a column an encoder, with intervals or deviations where there are any."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for name in (*results, "chance"):
+        table.add_column(name, justify="right")
+    everything = list(results.values())
+    for figure in everything[0].figures:
+        if all(figure in result.figures for result in everything):
+            cells = (_with_interval(result, figure) for result in everything)
+            table.add_row(figure, *cells, f"{everything[0].chance[figure]:.1f}")
+    return table
+
+
+def _with_interval(result: EvaluationResult, figure: str) -> str:
+    value = f"{result.figures[figure]:.1f}"
+    if figure in result.intervals:
+        return f"{value} ({' to '.join(f'{end:.1f}' for end in result.intervals[figure])})"
+    return f"{value} ± {result.sd[figure]:.1f}" if figure in result.sd else value

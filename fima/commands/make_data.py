@@ -43,14 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
     # Making videos needs their encoder, which help and a mistyped flag need not wait for.
-    from fima.synthetic.motion_textures import make_motion_textures
+    from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 
     summary = make_motion_textures(
         arguments.out,
-        num_train=arguments.num_train,
-        num_test=arguments.num_test,
-        camera=arguments.camera,
-        seed=arguments.seed,
+        MotionTextureSettings(
+            num_train=arguments.num_train, num_test=arguments.num_test, camera=arguments.camera, seed=arguments.seed
+        ),
     )
     count = f"{arguments.num_train} training videos, {arguments.num_test} test videos"
     print(f"{summary.root}: {count}, {'there already' if summary.reused else f'written in {summary.seconds:.0f} s'}")

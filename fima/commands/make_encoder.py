@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import WEIGHTS_FILE
     from fima.data.layouts.video_list import counted
     from fima.synthetic.people.bank import render_bank
+    from fima.torch_tools.device import choose_device
     from fima.train.motion_regression import train_on_people
-    from fima.train.resolve import choose_device
     from fima.use.synthetic_encoder import write_synthetic_encoder
 
     weights = arguments.out / WEIGHTS_FILE
     if weights.exists():
         raise ConfigError(f"{weights}: already exists; choose another --out, or remove it")
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     begun = time.monotonic()
     with torch.no_grad():
         bank = render_bank(arguments.videos, seed=arguments.seed, side=arguments.render_size, device=device)

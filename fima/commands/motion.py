@@ -9,6 +9,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
+from fima.data.layouts.files import mark_picture
 from fima.errors import ConfigError
 from fima.files.output import check_writable
 
@@ -48,16 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.motion_picture import draw_motion, motion_view
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     config, encoders, by = PretrainConfig(), None, "frame difference (no --checkpoint given)"
     if arguments.checkpoint is not None:
         loaded = load_pretrained(arguments.checkpoint, device=device)
         config, by = loaded.config, loaded.description
         encoders = ViewEncoders(rgb=loaded.encoder, difference=with_batch_statistics(loaded.encoder))
     view = motion_view(arguments.video, config, encoders=encoders, device=device, seed=arguments.seed)
+    mark_picture(out)
     draw_motion(view, out, title=f"{arguments.video.name} · foreground by {by}")
     print(f"foreground by {by}; wrote {out}")
     return 0

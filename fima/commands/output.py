@@ -1,9 +1,17 @@
-"""Standard output, whose reader may leave before its end, as `head` does."""
+"""What commands print: warnings, and standard output whose reader may leave before its end, as `head` does."""
 
 import contextlib
 import os
 import select
 import sys
+
+from fima.data.layouts.video_list import VideoList
+
+
+def warn_of(videos: VideoList) -> None:
+    """Say what a person should know of a list of videos: what was passed over, and what is odd."""
+    for sentence in videos.warnings():
+        print(f"fima: warning: {sentence}", file=sys.stderr)
 
 
 def reader_is_gone() -> bool:

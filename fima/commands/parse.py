@@ -69,7 +69,7 @@ def _without_tilde(word: str) -> str:
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
     """Return the settings that flags change: those of the recipe, else of the resumed run, else the paper's.
 
-    They must be known before the flags are checked, since a flag may only make sense beside them.
+    They must be known before the flags are checked, since a flag may only make sense with them.
 
     Args:
         words: all words of the command line.
@@ -142,9 +142,9 @@ def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
     if not smoke:
         raise ConfigError("no folder of videos given; name it first, or add --smoke to try synthetic videos")
     # Making videos needs their encoder, which `--help` need not wait for.
-    from fima.synthetic.smoke import made_videos
+    from fima.synthetic.smoke import smoke_videos
 
-    return made_videos(out)
+    return smoke_videos(out)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
@@ -75,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
     from fima.evaluate.extract import Resources
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.predict import predict
 
-    device = choose_device(arguments.device, flag="device")
+    device = choose_device(arguments.device)
     paths = [path for given in arguments.videos for path in _files(given)]
     classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []
@@ -121,7 +122,9 @@ def _files(given: Path) -> list[Path]:
         return [given]
     if not given.exists():
         raise DataError(f"{given}: no such file or folder; check the path")
-    return [video.path for video in list_videos(given, "all").videos]
+    listed = list_videos(given, "all")
+    warn_of(listed)
+    return [video.path for video in listed.videos]
 
 
 def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.visual.report.gallery import Galleries, make_galleries
     from fima.visual.report.media import MediaStore
     from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(run.root / "evaluation")  # of features, to be used again
     media, galleries = MediaStore(MEDIA_BYTES), Galleries()
     if arguments.gallery:
-        device = choose_device(arguments.device, flag="device")
+        device = choose_device(arguments.device)
         galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
     title = arguments.title or " · ".join(run.name for run in runs)
     page = build_page(runs, galleries, media, with_galleries=arguments.gallery, title=title)

@@ -121,12 +121,12 @@ def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
 
 
 def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
-    from fima.train.resolve import choose_device
+    from fima.torch_tools.device import choose_device
     from fima.use.encoder import load
 
     source = arguments.encoder or str(stored.about.get("source"))
     try:
-        encoder = load(source, device=choose_device(arguments.device, flag="device"))
+        encoder = load(source, device=choose_device(arguments.device))
     except CheckpointError as error:
         if arguments.encoder is None:
             raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None

@@ -19,7 +19,12 @@ from fima.data.workers.killable_pool import available_cores
 from fima.version import __version__, pip_install
 
 LIBRARIES = ("torch", "torchvision", "av", "numpy", "tyro")
-EXTRAS = {"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxruntime", "onnxscript"), "parquet": ("pyarrow",)}
+EXTRAS = {
+    "hub": ("huggingface_hub",),
+    "lars": ("timm",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "parquet": ("pyarrow",),
+}
 """Extras of the distribution, and the modules that each brings."""
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 ENCODER = "libx264"
@@ -34,7 +39,7 @@ STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "problem": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     """What."""

@@ -1,8 +1,12 @@
 """The losses and what feeds them, with the paper's values as defaults."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fima.config.checks import require
+
+LIGHT: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
+"""What `method.cost` `light` sets: two key passes of whole clips and four of half as many frames, instead of eight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,12 +15,17 @@ class MethodConfig:
 
     name: str = "fima"
     """`fima`; `moco`: the instance loss alone, on the same clips; or one of another package (docs/extend.md)."""
+    cost: Literal["full", "light"] = "full"
+    """`full`: the losses as they are set. `light`, for FIMA: no instance loss, decoder or foreground sampling, and
+    every second frame of the early and late differences (docs/experiments.md has what it saves and costs)."""
     temperature: float = 0.1
     """Temperature of the instance loss and of the frame-level motion loss."""
     cell_temperature: float = 0.1
     """Temperature of the pixel-level (cell) motion loss."""
     key_momentum: float = 0.999
     """Momentum m of the key encoder's moving average."""
+    key_momentum_end: float | None = None
+    """Momentum m at the end, on a cosine from `key_momentum`, step by step; 1 in MoCo v3 and DINO. None: it stays."""
     queue_size: int | None = None
     """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
     paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
@@ -40,7 +49,8 @@ class MethodConfig:
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):
             require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")
-        require(0 <= self.key_momentum <= 1, "method.key_momentum", self.key_momentum, "must be in [0, 1]")
+        for name, momentum in (("key_momentum", self.key_momentum), ("key_momentum_end", self.key_momentum_end)):
+            require(momentum is None or 0 <= momentum <= 1, f"method.{name}", momentum, "must be in [0, 1]")
         for name in ("instance_weight", "frame_weight", "cell_weight"):
             require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
         require(self.local_stride >= 1, "method.local_stride", self.local_stride, "must be at least 1")
@@ -51,6 +61,8 @@ class MethodConfig:
             self.cell_queue_size,
             "must be 0 or more",
         )
+        fima_only = "is for the method `fima`; leave it out"
+        require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
         motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
         require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
 

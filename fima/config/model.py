@@ -14,8 +14,9 @@ class ModelConfig:
     one of another package (docs/extend.md); `small` (1 M parameters), for CPUs and a few hundred videos; `tiny`, for
     tests."""
     init_from: str | None = None
-    """Encoder whose weights a new run starts from: a run, a file of any program that `fima evaluate` reads, or the name
-    of an encoder that comes with the package. Heads, queues and optimiser start anew; `--resume` is another thing."""
+    """Encoder whose weights a new run starts from: a run, a file of any program that `fima evaluate` reads, an image
+    network to be inflated, `torchvision:NAME` in PyTorch's cache, or the name of an encoder that comes with the
+    package. Heads, queues and optimiser start anew; `--resume` continues a run."""
     projector_hidden: int = 1024
     """Hidden channels of the projector."""
     embedding_dim: int = 128

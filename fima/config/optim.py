@@ -1,15 +1,21 @@
 """The optimiser and its schedule, with the paper's values as defaults."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from fima.config.checks import require
 
+REFERENCE_BATCH = 256
+"""Videos per step for which a learning rate is given that is scaled with the batch, as in MoCo v3 and DINO."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """SGD and its schedule."""
+    """The optimiser and its schedule."""
 
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    """Optimiser: SGD, as published; AdamW; LARS, for batches of a thousand or more (timm's, the extra `lars`)."""
     epochs: int = 100
     """Passes over the videos."""
     batch_size: int = 64
@@ -18,10 +24,18 @@ class OptimConfig:
     """Parts that a device splits its share of a batch into, one after another, to save memory."""
     lr: float = 0.01
     """Learning rate at its highest."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """`linear`: multiply `lr` by batch_size / 256; `sqrt`: by its square root."""
+    encoder_lr_scale: float = 1.0
+    """Learning rate of the encoder, as a multiple of that of the heads."""
+    freeze_epochs: int = 0
+    """Epochs at the start in which the encoder is frozen: no gradient, and batch norm in eval mode."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and LARS; the first β of AdamW."""
     weight_decay: float = 1e-4
-    """Weight decay, on every parameter."""
+    """Weight decay; of SGD on every parameter, as published; of AdamW and LARS not on biases and norms."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end, on a cosine from `weight_decay`, step by step. None: it stays."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """How the learning rate falls, epoch by epoch."""
     milestones: tuple[int, ...] = ()
@@ -31,16 +45,30 @@ class OptimConfig:
     warmup_epochs: int = 0
     """Epochs of linear warm-up from `warmup_lr`."""
     warmup_lr: float = 0.0
-    """Learning rate at which the warm-up starts."""
+    """Learning rate at which the warm-up starts; not scaled with the batch."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the encoder's weights, written to `checkpoints/ema.safetensors`; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             require(getattr(self, name) >= 1, f"optim.{name}", getattr(self, name), "must be at least 1")
-        for name in ("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs"):
+        for name in ("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs", "freeze_epochs"):
             require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must be 0 or more")
+        end, scale, rule = self.weight_decay_end, self.encoder_lr_scale, "must be greater than 0"
+        require(end is None or end >= 0, "optim.weight_decay_end", end, "must be 0 or more")
+        require(scale > 0, "optim.encoder_lr_scale", scale, f"{rule}; --optim.freeze-epochs freezes the encoder")
+        require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in [0, 1)")
+        if self.name == "adamw":
+            require(self.momentum < 1, "optim.momentum", self.momentum, "must be less than 1, as a β of AdamW")
         require(
             (self.schedule == "step") == bool(self.milestones),
             "optim.milestones",
             self.milestones,
             "goes with --optim.schedule step, which needs at least one",
         )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at its highest, scaled with the batch."""
+        share = self.batch_size / REFERENCE_BATCH
+        return self.lr * {"none": 1.0, "linear": share, "sqrt": math.sqrt(share)}[self.lr_scaling]

@@ -32,12 +32,20 @@ class RunConfig:
     """Measure the health of the representation every n epochs; 0 switches it off."""
     health_videos: int = 256
     """Videos that the health check looks at."""
+    on_collapse: Literal["warn", "stop", "rollback"] = "warn"
+    """When the representation collapses: say so and go on; stop with exit code 3; or go back to the last healthy
+    checkpoint with 0.3 times the learning rate, three times at most (docs/reliability.md). For `fima pretrain`."""
+    probe: str | None = None
+    """Labelled folder of videos whose kNN accuracy chooses `best.pt`, at each health check. None: that of the health
+    check's own videos, where these have labels. For `fima pretrain`."""
     picture_epochs: int = 5
     """Write crops, activation maps and embeddings to TensorBoard every n epochs; 0 switches it off."""
     log_steps: int = 10
     """Write a line to `metrics.jsonl` every n steps."""
     timeout_minutes: float = 30.0
     """Minutes after which a process gives up waiting for the others."""
+    grace_seconds: float = 3.0
+    """Seconds after SIGTERM in which the run may finish its step and save; then it ends. 0: as long as it takes."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
@@ -45,6 +53,8 @@ class RunConfig:
         minutes = self.checkpoint_minutes
         require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
         require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
-        for name in ("health_epochs", "picture_epochs"):
+        for name in ("health_epochs", "picture_epochs", "grace_seconds"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
+        rule = "needs --run.health_epochs, which says what is healthy"
+        require(self.on_collapse != "rollback" or self.health_epochs > 0, "run.on_collapse", "rollback", rule)
         require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")

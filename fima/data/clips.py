@@ -12,16 +12,22 @@ a window has 2·F instants, whatever the distance between them, and each shows t
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fima.errors import VideoError
 
+Frame = TypeVar("Frame")
+Kept = TypeVar("Kept")
+
 PUBLISHED_STRIDE = 2.0
+TIMING = ("stride", "fps", "span")
+"""Settings of the data that say how far apart the frames of a clip lie; at most one of them is given."""
 ROUNDING = 1e-6
 """Guards whole numbers of frames against being computed a little too large or too small."""
 
@@ -83,7 +89,7 @@ class Window:
         duration = (last - first) * self.num_frames / max(1, self.num_frames - 1)
         instants = self.times[start] - first + np.arange(self.num_instants) * self.seconds + ROUNDING
         shown = np.searchsorted(self.times, first + instants % max(duration, ROUNDING), side="right") - 1
-        return [int(number) for number in shown.clip(0)]
+        return [int(number) for number in shown]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,18 @@ class ClipTiming:
     """Frames per second of videos that do not say theirs."""
     span: float = 0.0
     """Share of the video that a window covers, whatever its length; 0: by `fps` or `stride`."""
+
+    @property
+    def rule(self) -> dict[str, float]:
+        """The one value that counts, by name: what other programs need to time clips alike."""
+        if self.span:
+            return {"span": self.span}
+        return {"frames_per_second": self.fps} if self.fps else {"frame_stride": self.stride}
+
+    def __str__(self) -> str:
+        if self.span:
+            return f"over {self.span:.0%} of a video"
+        return f"{self.fps:g} a second" if self.fps else f"stride {self.stride:g}"
 
     def window(self, video: TimedVideo, frames: int) -> Window:
         """The window of a clip of `frames` frames F in a video.
@@ -190,3 +208,31 @@ def evenly_spread_starts(num_frames: int, window: int, num_clips: int) -> list[i
     if num_clips == 1:
         return [last // 2]
     return [(2 * clip * last + num_clips - 1) // (2 * (num_clips - 1)) for clip in range(num_clips)]
+
+
+def in_one_pass(
+    frames: Iterable[Frame], clips: Sequence[Sequence[int]], keep: Callable[[Frame], Kept]
+) -> Iterator[list[Kept]]:
+    """Gather clips that may overlap from the frames of a video as they come, holding only those still needed.
+
+    Args:
+        frames: all frames of the video, in order.
+        clips: the frame numbers of each clip; the clips in the order of their first frames.
+        keep: what is kept of a frame that some clip needs.
+
+    Yields:
+        What was kept of the frames of each clip.
+    """
+    needed = {number for clip in clips for number in clip}
+    ends = [max(clip) for clip in clips]
+    held: dict[int, Kept] = {}
+    position = 0
+    for number, frame in enumerate(frames):
+        if number in needed:
+            held[number] = keep(frame)
+        while position < len(clips) and ends[position] <= number:
+            yield [held[wanted] for wanted in clips[position]]
+            position += 1
+            first = min(clips[position]) if position < len(clips) else number + 1
+            for old in [kept for kept in held if kept < first]:
+                del held[old]

@@ -114,7 +114,7 @@ def _recognised(root: Path, annotations: Path | None) -> Layout:
 
 def _named(dataset: Dataset, root: Path, annotations: Path | None) -> Layout:
     layout = next(layout for layout in LAYOUTS if layout.name == dataset)
-    if not layout.accepts(root, annotations):
+    if not layout.may_be(root, annotations):
         other = _recognised(root, annotations)
         where = root if annotations is None else f"{root} with {annotations}"
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fima.config import DataConfig, FinetuneConfig
 from fima.data.clips import PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts, full_positions
@@ -16,6 +16,7 @@ from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.loader import SkippedVideo
+from fima.data.sampler import SteppedSampler
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.open_files import require_open_files
@@ -219,7 +220,7 @@ def square_crops(
     return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]
 
 
-class ListedBatches(Sampler[list[int]]):
+class ListedBatches(SteppedSampler[int]):
     """Places of videos in batches, in the order that is given; every epoch is the same.
 
     Args:
@@ -230,13 +231,6 @@ class ListedBatches(Sampler[list[int]]):
     def __init__(self, places: Sequence[int], batch_size: int) -> None:
         self.places = places
         self.batch_size = batch_size
-        self.epoch = 0
-        self.start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the batch at which the next iteration begins."""
-        self.epoch = epoch
-        self.start_step = start_step
 
     def __len__(self) -> int:
         """Batches from the first one on."""

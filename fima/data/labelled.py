@@ -11,7 +11,8 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import full_positions, window_starts
 from fima.data.datasets import VideoList
-from fima.data.loader import EpochSampler, SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
+from fima.data.loader import SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
+from fima.data.sampler import EpochSampler
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError

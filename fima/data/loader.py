@@ -1,7 +1,7 @@
 """Batches of views for pre-training, every choice in them a function of (seed, epoch, index)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
@@ -18,15 +18,15 @@ from fima.data.datasets import VideoList
 from fima.data.decode.kept import KeptVideo, VideoStore
 from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
+from fima.data.sampler import REPLACEMENT_STREAM, SAMPLE_STREAM, EpochSampler, item_generator
 from fima.data.views import ClipViews, sample_views, stack_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.open_files import require_open_files
 from fima.data.workers.shared_memory import handed_over
-from fima.errors import ConfigError, VideoError
+from fima.errors import VideoError
 
 TENSORS_PER_CLIP = 4
 MAX_TRIES = 10
-ORDER_STREAM, SAMPLE_STREAM, REPLACEMENT_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,6 @@ class PretrainBatch:
     def pin_memory(self) -> "PretrainBatch":
         """The same batch with its views in page-locked memory."""
         return replace(self, a=self.a.pin_memory(), b=self.b.pin_memory())
-
-
-def item_generator(stream: int, *numbers: int) -> np.random.Generator:
-    """Random numbers that depend on the arguments alone; `stream` keeps uses with the same numbers apart."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
 
 
 class TrainDataset(Dataset[Sample], ABC):
@@ -219,52 +214,6 @@ class PretrainDataset(TrainDataset[PretrainSample]):
             label=-1 if video.label is None else video.label,
             skipped=[],
         )
-
-
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), in an order that is a function of (seed, epoch) alone.
-
-    The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
-    rank order, and the epoch is filled up from its beginning to a multiple of their number.
-
-    Args:
-        num_videos: videos in the list.
-        batch_size: videos per step over all processes.
-        seed: seed of the run.
-        rank: number of this process.
-        world_size: number of processes.
-
-    Raises:
-        ConfigError: the batch cannot be shared equally.
-    """
-
-    def __init__(self, num_videos: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        if batch_size % world_size:
-            raise ConfigError(f"--optim.batch_size {batch_size}: must be a multiple of the {world_size} processes")
-        self.num_videos = num_videos
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Chooses the epoch that the next iteration gives, and the step at which it begins."""
-        self.epoch = epoch
-        self.start_step = start_step
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch, whatever the step it begins at."""
-        return -(-self.num_videos // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = item_generator(ORDER_STREAM, self.seed, self.epoch).permutation(self.num_videos)
-        padded = np.resize(order, -(-self.num_videos // self.world_size) * self.world_size)
-        for step in range(self.start_step, len(self)):
-            batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
-            share = len(batch) // self.world_size
-            yield [(self.epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
 
 
 class _ErrorsAsItems(Dataset[Sample | VideoError]):

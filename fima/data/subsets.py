@@ -40,6 +40,24 @@ def low_shot(videos: VideoList, count: int, seed: int) -> VideoList:
     return _part(videos, order[:count], f"{count} of {len(videos.videos)} videos, drawn evenly from the classes")
 
 
+def per_class(videos: VideoList, count: int, seed: int) -> VideoList:
+    """Draw `count` videos of each class, and all of a class that has fewer.
+
+    A smaller count gives a part of what a larger one gives.
+
+    Args:
+        videos: the list to draw from.
+        count: videos of a class.
+        seed: the draw follows from it and from the list.
+
+    Returns:
+        The videos in the order of the list.
+    """
+    classes = _shuffled_classes(videos, np.random.default_rng(seed))
+    drawn = [place for places in classes for place in places[:count]]
+    return _part(videos, drawn, f"at most {count} videos of each class")
+
+
 def hold_out(videos: VideoList, share: float, seed: int) -> tuple[VideoList, VideoList]:
     """Split a list in two, class by class.
 

@@ -71,7 +71,7 @@ def random_crop(
     *,
     min_area: float,
     max_area: float,
-    flip: float = 0.5,
+    flip: float,
     generator: np.random.Generator,
 ) -> Crop:
     """A random rectangle as in torchvision's RandomResizedCrop, with a random flip.
@@ -118,7 +118,7 @@ def crop_and_resize(frames: npt.NDArray[np.uint8], crop: Crop, size: int) -> Ten
     rows, columns = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
     pixels = torch.from_numpy(frames[:, rows, columns])
     # (T, 3, H, W) with channels last in memory: the layout of torch's vectorised uint8 kernel.
-    view = functional.interpolate(pixels.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", align_corners=False)
+    view = functional.interpolate(pixels.permute(0, 3, 1, 2), size=(size, size), mode="bilinear")
     if crop.flipped:
         view = view.flip(3)
     return view.transpose(0, 1).contiguous(memory_format=torch.contiguous_format)

@@ -1,7 +1,6 @@
 """Class-agnostic activation maps over time: of one clip, and of a whole video in a stream."""
 
 import copy
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fima.data.clips import Window, full_positions, in_one_pass
 from fima.data.eval_clips import CENTRE_SHARE
 from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.occlusion import occlusion_map
@@ -139,7 +139,7 @@ def map_timeline(
     encoders: ViewEncoders,
     frames: Iterable[NDArray[np.uint8]],
     *,
-    clip_frames: int,
+    window: Window,
     crop_size: int,
     device: torch.device,
 ) -> MapTimeline:
@@ -151,7 +151,7 @@ def map_timeline(
     Args:
         encoders: as in `responses`.
         frames: all frames of the video, uint8 (H, W, 3) each; at least one.
-        clip_frames: frames F that the encoder sees of a window of 2·F.
+        window: the instants of a clip in this video.
         crop_size: side of the crops that the encoder was trained on, in pixels.
         device: where the encoders are.
     """
@@ -162,16 +162,13 @@ def map_timeline(
         clips = torch.stack([clip for _, clip in waiting]).to(device)
         found = responses(encoders, clips).cpu().numpy()
         for (start, _), slices in zip(waiting, found, strict=True):
-            length = 2 * clip_frames / len(slices)
+            length = window.length / len(slices)
             for number, values in enumerate(slices):
                 centre = start + (number + 0.5) * length - 0.5
                 bins.setdefault(int(centre // length), _Bin()).add(centre, values)
         waiting.clear()
 
-    small = (_small(frame, crop_size) for frame in frames)
-    num_frames = 0
-    for seen, start, clip in _windows(small, 2 * clip_frames):
-        num_frames = seen
+    for start, clip in _clips(frames, window, crop_size):
         waiting.append((start, clip))
         if len(waiting) == WINDOWS_AT_ONCE:
             look()
@@ -179,7 +176,7 @@ def map_timeline(
         look()
     # The slices of a looped video that lie behind its end show its beginning again.
     ordered = [bins[key] for key in sorted(bins)]
-    inside = [part for part in ordered if part.centre <= num_frames] or ordered[:1]
+    inside = [part for part in ordered if part.centre <= window.num_frames] or ordered[:1]
     return MapTimeline(
         maps=np.stack([part.mean for part in inside]), centres=np.array([part.centre for part in inside])
     )
@@ -210,24 +207,13 @@ class _Bin:
         return np.asarray(self._values / self._count, dtype=np.float32)
 
 
-def _windows(frames: Iterator[Tensor], window: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Windows every half window, and the last one: frames seen, start, the clip uint8 (3, F, h, w)."""
-    step = max(1, window // 2)
-    held: deque[Tensor] = deque(maxlen=window)
-    num_frames = 0
-    for num_frames, frame in enumerate(frames, start=1):
-        held.append(frame)
-        start = num_frames - window
-        if start >= 0 and start % step == 0:
-            yield num_frames, start, _clip(held, window)
-    start = max(0, num_frames - window)
-    if num_frames < window or start % step:
-        yield num_frames, start, _clip(held, window)
-
-
-def _clip(held: deque[Tensor], window: int) -> Tensor:
-    chosen = [position % len(held) for position in range(0, window, 2)]
-    return torch.stack([held[position] for position in chosen], dim=1)
+def _clips(frames: Iterable[NDArray[np.uint8]], window: Window, crop_size: int) -> Iterator[tuple[int, Tensor]]:
+    """Clips of a window every half window, and of the last one: the first frame, and uint8 (3, F, h, w)."""
+    last = max(0, window.num_frames - window.length)
+    starts = [*range(0, last, max(1, window.length // 2)), last]
+    wanted = [window.indices(start)[full_positions(window.num_instants // 2)] for start in starts]
+    clips = in_one_pass(frames, wanted, lambda frame: _small(frame, crop_size))
+    return ((start, torch.stack(clip, dim=1)) for start, clip in zip(starts, clips, strict=True))
 
 
 def _small(frame: NDArray[np.uint8], crop_size: int) -> Tensor:

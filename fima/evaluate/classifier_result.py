@@ -8,7 +8,7 @@ from fima.checkpoints.checkpoint import versions
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.evaluate.classifier_scores import ClassifierScores
-from fima.evaluate.feature_protocols import Measured, by_figure, class_figures
+from fima.evaluate.measured import Measured, by_figure, class_figures
 from fima.evaluate.protocols import EvaluationResult
 from fima.torch_tools import distributed
 
@@ -99,7 +99,7 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
     return {
         "version": PROTOCOL_VERSION,
         "trained": "linear layer; the encoder is frozen" if classifier.freeze else "encoder and linear layer",
-        "optimizer": {"name": "SGD", **asdict(config.optim)},
+        "optimizer": asdict(config.optim),
         "dropout": classifier.dropout,
         "batch_norm": "running statistics of the pre-training" if classifier.freeze else "trained, by device",
         "l2_normalise": classifier.l2_normalise,

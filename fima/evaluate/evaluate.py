@@ -14,14 +14,16 @@ from torch import Tensor
 from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
+from fima.evaluate.attentive import measure_attentive
 from fima.evaluate.cam import MaskLoader
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_protocols import FeatureSets, Measured, by_figure, measure
-from fima.evaluate.feature_store import FeatureStore
-from fima.evaluate.features import FeatureSource, encoder_source
+from fima.evaluate.feature_protocols import measure
+from fima.evaluate.feature_store import FeatureStore, fill_together
+from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
 from fima.evaluate.intervals import Tested
 from fima.evaluate.loaded_model import Subject
+from fima.evaluate.measured import FeatureSets, Measured, by_figure
 from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
@@ -29,6 +31,8 @@ from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure
 
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
+STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
+"""Which protocols look at which features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +49,8 @@ class Collected:
     """How clips were cut out of videos."""
     described: dict[str, Any]
     """What the result says of the encoder."""
-    store: FeatureStore | None
-    """Features of all videos, in the main process; None where no protocol looks at features."""
-    diagnosed: FeatureStore | None
-    """The same of the protocol `diagnosis`, with all its inputs."""
+    stores: Mapping[str, FeatureStore]
+    """Features of all videos, in the main process, by the names of `STORES`; those that a protocol looks at."""
     background_labels: Tensor
     """Classes of the backgrounds that it puts behind others."""
     measured: Mapping[SplitName, Mapping[str, Measured]]
@@ -57,7 +59,11 @@ class Collected:
     """By split and list, the videos of the protocol `evaluate`."""
 
     def result(self, reports: Path | None = None) -> EvaluationResult:
-        """Compute the figures, in one process.
+        """Compute the figures, in one process; see `result_by_video`."""
+        return self.result_by_video(reports)[0]
+
+    def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
+        """Compute the figures, in one process, and what each protocol made of each test video.
 
         Args:
             reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
@@ -67,7 +73,7 @@ class Collected:
         tested, known = Tested(), True
         for number, lists in self.splits.items():
             measured, evaluated, paths = self._measure(number, lists)
-            tested.add(measured, [lists.groups.get(Path(path), path) for path in paths])
+            tested.add(number, measured, paths, lists.groups)
             known = known and bool(lists.groups)
             if reports is not None:
                 folder = (
@@ -77,12 +83,13 @@ class Collected:
                 )
                 _write_reports(folder, measured, lists.test.classes)
             results[number] = self._split_result(number, lists, measured, evaluated)
-        result = combine(results)
+        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
+        result = replace(combine(results), seed=self.config.seed, lists_hash=_hash(sorted(hashes)))
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
-        if not known:
-            return result
-        return replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        if known:
+            result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        return result, tested
 
     def _measure(
         self, number: SplitName, lists: SplitLists
@@ -91,9 +98,7 @@ class Collected:
         paths: list[str] = []
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated[number])
-        for store, names in ((self.store, ALL_FEATURE_PROTOCOLS), (self.diagnosed, ("diagnosis",))):
-            if store is None:
-                continue
+        for kind, store in self.stores.items():
             features = {name: store.read(videos) for name, videos in lists.all.items()}
             evaluated |= {
                 name: Evaluated(num_evaluated=len(each.paths), undecodable=each.undecodable)
@@ -102,13 +107,15 @@ class Collected:
             paths = features["test"].paths
             tests = {name: features[name] for name in lists.tests}
             sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
-            for name in names:
+            for name in STORES[kind]:
                 if name in self.protocols:
-                    found |= self._of_features(name, sets)
+                    found |= self._of_features(name, sets, store.resources.device)
         found |= self.measured[number]
         return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
 
-    def _of_features(self, name: str, sets: FeatureSets) -> dict[str, Measured]:
+    def _of_features(self, name: str, sets: FeatureSets, device: torch.device) -> dict[str, Measured]:
+        if name == "attentive":
+            return {name: measure_attentive(sets, self.clips, self.config, device)}
         if name == "diagnosis":
             return {name: measure_diagnosis(sets, self.background_labels, self.clips, self.config)}
         return measure(name, sets, self.clips, self.config)
@@ -141,7 +148,7 @@ def collect(
     splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     *,
-    source: Path,
+    source: str | Path,
     device: torch.device,
     load_mask: MaskLoader | None = None,
     cache: Path | None = None,
@@ -156,7 +163,7 @@ def collect(
         subject: what is measured.
         splits: labelled lists by the number of the split.
         config: protocols and settings.
-        source: the checkpoint's file, for errors.
+        source: what was asked for, for errors.
         device: where the networks are.
         load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
         cache: folder of cached features; None: no cache.
@@ -167,27 +174,22 @@ def collect(
         CheckpointError: a classifier for other classes.
         DataError: nothing that can be decoded.
     """
-    protocols = config.chosen(classifier=subject.classifier is not None)
+    protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists, source)
-    store = None
-    if not set(protocols).isdisjoint(ALL_FEATURE_PROTOCOLS):
-        name = f"checkpoint {subject.loaded.checkpoint_hash}"
-        feature_source = encoder_source(subject.loaded.encoder, name, config.features)
-        store = _filled_store(feature_source, splits, subject.clips, config, device, cache, report)
+    cache = cache if subject.encoder.key is not None else None
     resources = _resources(config, device)
-    diagnosed, background_labels = None, torch.empty(0, dtype=torch.int64)
+    sources = _encoder_sources(subject, protocols, config)
+    background_labels = torch.empty(0, dtype=torch.int64)
     if "diagnosis" in protocols:
         backgrounds, background_labels = read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
-        loaded = subject.loaded
-        name, backbone = f"checkpoint {loaded.checkpoint_hash}", loaded.config.model.backbone
-        diagnosis = diagnosis_source(loaded.encoder, name, backbone, backgrounds)
-        diagnosed = _filled_store(diagnosis, splits, subject.clips, config, device, cache, report)
+        sources["diagnosis"] = diagnosis_source(subject.encoder, backgrounds)
+    stores = _filled_stores(sources, splits, subject.clips, config, device, cache, report)
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in splits}
     evaluated: dict[SplitName, dict[str, Evaluated]] = {number: {} for number in splits}
-    shown = subject.loaded.encoder, subject.clips
+    shown = subject.encoder.module, subject.clips
     for number, lists in splits.items():
         if "evaluate" in protocols:
             measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)
@@ -201,8 +203,7 @@ def collect(
         config=config,
         clips=subject.clips,
         described=subject.describe(),
-        store=store,
-        diagnosed=diagnosed,
+        stores=stores,
         background_labels=background_labels,
         measured=measured,
         evaluated=evaluated,
@@ -245,8 +246,7 @@ def evaluate_source(
         config=config,
         clips=clips,
         described={"features": source.name, **described},
-        store=_filled_store(source, splits, clips, config, device, cache, None),
-        diagnosed=None,
+        stores=_filled_stores({"pooled": source}, splits, clips, config, device, cache, None),
         background_labels=torch.empty(0, dtype=torch.int64),
         measured={1: {}},
         evaluated={1: {}},
@@ -259,20 +259,36 @@ def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
     return Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
 
 
-def _filled_store(
-    source: FeatureSource,
+def _encoder_sources(subject: Subject, protocols: Sequence[str], config: EvaluationConfig) -> dict[str, FeatureSource]:
+    """What the protocols look at of the encoder's feature map, by the names of `STORES`."""
+    module, name = subject.encoder.module, subject.encoder.key or subject.encoder.name
+    maps = EncoderMaps(module, stages_of(module, config.features))
+    sources = {}
+    if not set(protocols).isdisjoint(STORES["pooled"]):
+        sources["pooled"] = encoder_source(module, name, config.features, maps)
+    if not set(protocols).isdisjoint(STORES["cells"]):
+        sources["cells"] = cells_source(maps, name)
+    return sources
+
+
+def _filled_stores(
+    sources: Mapping[str, FeatureSource],
     splits: Mapping[SplitName, SplitLists],
     clips: ClipSettings,
     config: EvaluationConfig,
     device: torch.device,
     cache: Path | None,
     report: Callable[[int, int], None] | None,
-) -> FeatureStore:
+) -> dict[str, FeatureStore]:
+    """The features of all videos, each decoded once for all sources."""
     clips_at_once = min(CLIPS_AT_ONCE, config.batch_size * clips.num_clips * clips.num_crops)
     resources = replace(_resources(config, device), batch_size=clips_at_once)
-    store = FeatureStore(source, clips, resources, cache=cache, report=report)
-    store.fill(video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos)
-    return store
+    stores = {
+        kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
+    }
+    every_list = (videos for lists in splits.values() for videos in lists.all.values())
+    fill_together(list(stores.values()), (video.path for videos in every_list for video in videos.videos))
+    return stores
 
 
 def _data_record(videos: VideoList, number: SplitName, evaluated: Evaluated) -> dict[str, Any]:
@@ -289,7 +305,11 @@ def _list_hash(videos: VideoList) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a list's paths below its root, with the classes."""
     root = videos.root.absolute()
     rows = sorted((os.path.relpath(video.path.absolute(), root), video.label) for video in videos.videos)
-    return hashlib.sha256(json.dumps([videos.classes, rows]).encode()).hexdigest()[:16]
+    return _hash([videos.classes, rows])
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequence[str]) -> None:

@@ -1,87 +1,35 @@
 """Rows of features, computed once for every video: by all processes together, kept in memory and in a cache."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fima.data.datasets import VideoList
-from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.feature_shards import FileState, Shard, digest, file_state, mapped, parsed
 from fima.evaluate.features import Features, FeatureSource
-from fima.files.atomic import written_whole
-from fima.torch_tools.distributed import gather_objects, gather_rows, is_main, rank, world_size
+from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
 FORMAT_VERSION = 3
 SHARD_VIDEOS = 200
 """Videos per file of the cache and process: a crash loses at most so many, an interrupt none that is done."""
+SHARD_VIDEOS_OF_CELLS = 25
+"""The same where a video has a row for every cell, so that memory holds few of them."""
+NAMED_VIDEOS = 3
+"""Videos that an error names before it counts the others."""
 
 Per = Literal["clip", "video", "second"]
-
-
-@dataclass(frozen=True)
-class FileState:
-    """A file as it was when its features were extracted."""
-
-    path: str
-    """Absolute path."""
-    num_bytes: int
-    """Its size."""
-    modified_ns: int
-    """When it was last written to."""
-
-
-@dataclass(kw_only=True)
-class _Shard:
-    """Rows of some videos, and why others have none."""
-
-    videos: dict[FileState, VideoRows] = field(default_factory=dict)
-    undecodable: dict[FileState, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.videos) + len(self.undecodable)
-
-    def tensors(self, num_crops: int, size: int) -> dict[str, Tensor]:
-        """The rows (N, crops, C) of all videos, from when to when they are (N, 2), and their number in each video."""
-        videos = self.videos.values()
-        return {
-            "rows": torch.cat([torch.zeros(0, num_crops, size), *(video.rows.float() for video in videos)]),
-            "seconds": torch.cat([torch.zeros(0, 2, dtype=torch.float64), *(video.seconds for video in videos)]),
-            "counts": torch.tensor([len(video.rows) for video in videos], dtype=torch.int64),
-        }
-
-    def gathered(self) -> "_Shard":
-        """The shards of all processes as one."""
-        if world_size() == 1:
-            return self
-        shape = max(gather_objects([tuple(video.rows.shape[1:]) for video in self.videos.values()]), default=(1, 1))
-        tensors = {name: gather_rows(tensor) for name, tensor in self.tensors(*shape).items()}
-        return _Shard(
-            videos=dict(_unpacked(gather_objects(list(self.videos)), tensors)),
-            undecodable=dict(gather_objects(list(self.undecodable.items()))),
-        )
-
-    def write(self, folder: Path, limits: DecodeLimits) -> None:
-        """Write in one piece: a reader finds the whole file or none."""
-        record = {
-            "files": [astuple(file) for file in self.videos],
-            "undecodable": [(astuple(file), reason) for file, reason in self.undecodable.items()],
-            "limits": asdict(limits),
-        }
-        shape = next((video.rows.shape[1:] for video in self.videos.values()), (1, 1))
-        with written_whole(folder / f"{_digest(record)}.safetensors") as temporary:
-            save_file(self.tensors(*shape), temporary, metadata={"videos": json.dumps(record)})
 
 
 class FeatureStore:
@@ -114,34 +62,33 @@ class FeatureStore:
         self.resources = resources
         self.per = per
         key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "per": per}
-        self.folder = None if cache is None else cache / _digest(key)
+        self.folder = None if cache is None else cache / digest(key)
         self.report = report
         self._states: dict[Path, FileState] = {}
-        self._found = _Shard()
+        self._found = Shard()
 
     def fill(self, paths: Iterable[Path]) -> int:
-        """Extract the features of the videos that are neither here nor in the cache.
+        """Extract the features of the videos that are neither here nor in the cache; see `fill_together`."""
+        return fill_together([self], paths)
 
-        With several processes, all of them call it with the same paths; each extracts its share, and the main one keeps
-        everything.
+    def missing(self, files: Sequence[FileState]) -> list[int]:
+        """Places of the files that are neither here nor in the cache, in the main process."""
+        if self.folder is not None:
+            self._read_cache(self.folder, files)
+        return [place for place, file in enumerate(files) if not self._has(file)]
 
-        Returns:
-            How many were extracted.
+    def keep(self, shard: Shard) -> None:
+        """Take in what was extracted, and write it to the cache; cells stay there and are mapped into memory."""
+        if self.folder is not None and len(shard):
+            path = shard.write(self.folder, self.resources.limits)
+            if self.source.on_disk:
+                shard = replace(shard, videos=dict(mapped(path)[1]))
+        self._found.videos |= shard.videos
+        self._found.undecodable |= shard.undecodable
 
-        Raises:
-            DataError: a file that cannot be read.
-        """
-        paths = list(paths)
-        # Looked at once: a file that changes meanwhile is still the one whose features are here.
-        self._states |= {path: file_state(path) for path in dict.fromkeys(paths) if path not in self._states}
-        wanted = list(dict.fromkeys(self._states[path] for path in paths))
-        if is_main() and self.folder is not None:
-            self._read_cache(self.folder, wanted)
-        places = [place for place, file in enumerate(wanted) if not self._has(file)]
-        # The main process decides: another one sees another cache where the folder is not shared.
-        places = gather_objects(places if is_main() else [])
-        self._extract([wanted[place] for place in places])
-        return len(places)
+    def remember(self, states: Mapping[Path, FileState]) -> None:
+        """Look at files as they were then: one that changes meanwhile is still the one whose features are here."""
+        self._states |= states
 
     def rows(self, path: Path) -> VideoRows | str:
         """Return the rows of a video that was filled in, or why it has none; in the main process."""
@@ -152,7 +99,7 @@ class FeatureStore:
         """Return the features of a list that was filled in, in the main process.
 
         Raises:
-            DataError: not one of its videos can be decoded.
+            DataError: not one of its videos can be decoded, or features are not finite.
         """
         found, labels, paths, undecodable = [], [], [], []
         for place, video in enumerate(videos.videos):
@@ -168,103 +115,143 @@ class FeatureStore:
             raise DataError(
                 f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
             )
+        _check_finite(found, paths, videos.root)
         return Features(
-            pooled=torch.stack(found),
+            # Cells are stacked a batch at a time: together they may be larger than memory.
+            pooled=torch.empty(0) if self.source.on_disk else torch.stack(found),
+            cells=found if self.source.on_disk else [],
             labels=torch.tensor(labels),
             paths=paths,
             undecodable=undecodable,
             parts=self.source.parts,
+            depth=self.source.depth,
         )
 
     def _has(self, file: FileState) -> bool:
         return file in self._found.videos or file in self._found.undecodable
-
-    def _extract(self, files: Sequence[FileState]) -> None:
-        """Extract each file in one process; all of them meet after every shard."""
-        own = files[rank() :: world_size()]
-        paths, per_second = [Path(file.path) for file in own], self.per == "second"
-        items = extract_rows(paths, self.source.pool, self.settings, self.resources, per_second=per_second)
-        most = -(-len(files) // world_size())
-        for start in range(0, most, SHARD_VIDEOS):
-            shard = _Shard()
-            try:
-                self._fill_shard(shard, islice(items, SHARD_VIDEOS), own, num_before=start, num_all=len(files))
-            except BaseException:
-                if self.folder is not None and len(shard):
-                    shard.write(self.folder, self.resources.limits)
-                raise
-            shard = shard.gathered()
-            if is_main():
-                self._found.videos |= shard.videos
-                self._found.undecodable |= shard.undecodable
-                if self.folder is not None:
-                    shard.write(self.folder, self.resources.limits)
-
-    def _fill_shard(
-        self,
-        shard: _Shard,
-        items: Iterable[VideoRows | SkippedVideo],
-        files: Sequence[FileState],
-        *,
-        num_before: int,
-        num_all: int,
-    ) -> None:
-        for item in items:
-            if isinstance(item, SkippedVideo):
-                shard.undecodable[files[item.index]] = item.reason
-            else:
-                shard.videos[files[item.index]] = item.whole if self.per == "video" else item
-            if self.report is not None and is_main():
-                self.report(min(num_all, (num_before + len(shard)) * world_size()), num_all)
 
     def _read_cache(self, folder: Path, wanted: Sequence[FileState]) -> None:
         """Take what is wanted out of the cache; a file of it that cannot be read counts as not there."""
         missing = {file for file in wanted if not self._has(file)}
         for path in sorted(folder.glob("*.safetensors")) if missing else []:
             try:
-                with safe_open(path, framework="pt") as stored:
-                    record = json.loads(stored.metadata()["videos"])
-                    files = [_parsed(file) for file in record["files"]]
-                    if not missing.isdisjoint(files):
-                        tensors = {name: stored.get_tensor(name) for name in ("rows", "seconds", "counts")}
-                        videos = _unpacked(files, tensors)
-                        self._found.videos |= {file: rows for file, rows in videos if file in missing}
+                record, videos = mapped(path)
+                self._found.videos |= {file: rows for file, rows in videos if file in missing}
             except (SafetensorError, OSError):
                 continue
             # What was too large or too slow for one call may not be for another.
             own = record["undecodable"] if record.get("limits") == asdict(self.resources.limits) else []
-            undecodable = ((_parsed(file), reason) for file, reason in own)
+            undecodable = ((parsed(file), reason) for file, reason in own)
             self._found.undecodable |= {file: reason for file, reason in undecodable if file in missing}
 
 
-def _unpacked(files: Sequence[FileState], tensors: Mapping[str, Tensor]) -> Iterator[tuple[FileState, VideoRows]]:
-    """The rows of each file out of the tensors of a shard."""
-    counts = tensors["counts"].tolist()
-    parts = (torch.split(tensors[name], counts) for name in ("rows", "seconds"))
-    for index, (file, rows, seconds) in enumerate(zip(files, *parts, strict=True)):
-        yield file, VideoRows(index=index, rows=rows, seconds=seconds)
+def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
+    """Extract the features of the videos that any of the stores lacks, each decoded once for all of them.
 
+    With several processes, all of them call it with the same paths; each extracts its share, and the main one keeps
+    everything.
 
-def file_state(path: Path) -> FileState:
-    """Return what identifies a file's present content.
+    Args:
+        stores: of the same clip settings; the first one's resources, `per` and `report` hold.
+        paths: the videos.
+
+    Returns:
+        How many were extracted.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: a file that cannot be read, or no room for the cells.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return FileState(str(path.absolute()), status.st_size, status.st_mtime_ns)
+    states = {path: file_state(path) for path in dict.fromkeys(paths)}
+    files = list(dict.fromkeys(states.values()))
+    lacking: list[tuple[int, list[int]]] = []
+    for number, store in enumerate(stores):
+        store.remember(states)
+        if is_main() and (places := store.missing(files)):
+            lacking.append((number, places))
+    # The main process decides: another one sees another cache where the folder is not shared.
+    lacking = gather_objects(lacking)
+    wanted = sorted({place for _, places in lacking for place in places})
+    _extract([stores[number] for number, _ in lacking], [files[place] for place in wanted])
+    return len(wanted)
 
 
-def _parsed(fields: Sequence[Any]) -> FileState:
-    path, num_bytes, modified_ns = fields
-    return FileState(path, num_bytes, modified_ns)
+def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None:
+    """Extract each file in one process; all of them meet after every shard."""
+    if not files:
+        return
+    first, own = stores[0], files[rank() :: world_size()]
+    shapes: list[tuple[int, ...]] = []
+
+    def network(clips: Tensor) -> Tensor:
+        found = [store.source.pool(clips) for store in stores]
+        shapes[:] = [tuple(each.shape[1:]) for each in found]
+        return torch.cat([each.flatten(1) for each in found], dim=1) if len(found) > 1 else found[0].flatten(1)
+
+    paths, per_second = [Path(file.path) for file in own], first.per == "second"
+    items = extract_rows(paths, network, first.settings, first.resources, per_second=per_second)
+    size = min(SHARD_VIDEOS, SHARD_VIDEOS_OF_CELLS) if any(store.source.on_disk for store in stores) else SHARD_VIDEOS
+    for start in range(0, -(-len(files) // world_size()), size):
+        shards = [Shard() for _ in stores]
+        try:
+            for number, item in enumerate(islice(items, size), start + 1):
+                _sort_in(shards, item, own, stores, shapes)
+                if first.report is not None and is_main():
+                    first.report(min(len(files), number * world_size()), len(files))
+        except BaseException:
+            for store, shard in zip(stores, shards, strict=True):
+                if store.folder is not None and len(shard):
+                    shard.write(store.folder, store.resources.limits)
+            raise
+        for store, shard in zip(stores, shards, strict=True):
+            everything = shard.gathered()
+            if is_main():
+                _check_room(store, everything, len(files) - start * world_size())
+                store.keep(everything)
 
 
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+def _sort_in(
+    shards: Sequence[Shard],
+    item: VideoRows | SkippedVideo,
+    files: Sequence[FileState],
+    stores: Sequence[FeatureStore],
+    shapes: Sequence[tuple[int, ...]],
+) -> None:
+    """Give each store's shard its columns of a video, or why there are none."""
+    if isinstance(item, SkippedVideo):
+        for shard in shards:
+            shard.undecodable[files[item.index]] = item.reason
+        return
+    item = item.whole if stores[0].per == "video" else item
+    parts = torch.split(item.rows, [math.prod(shape) for shape in shapes], dim=-1)
+    for shard, store, part, shape in zip(shards, stores, parts, shapes, strict=True):
+        rows = part.reshape(*part.shape[:-1], *shape).to(torch.half if store.source.on_disk else torch.float32)
+        # A copy, so that the columns of the other stores are not kept with it.
+        shard.videos[files[item.index]] = replace(item, rows=rows.clone())
+
+
+def _check_room(store: FeatureStore, shard: Shard, num_left: int) -> None:
+    """Raise DataError where the disk has no room for the cells of the videos that are left."""
+    if store.folder is None or not store.source.on_disk or not shard.videos:
+        return
+    store.folder.mkdir(parents=True, exist_ok=True)
+    own = next(iter(shard.videos.values())).rows
+    needed, free = own.nbytes * num_left, shutil.disk_usage(store.folder).free
+    if needed > free:
+        raise DataError(
+            f"{store.folder}: the cells of {num_left} videos take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+            "free; take a smaller --num-clips, or leave out the protocol attentive"
+        )
+
+
+def _check_finite(found: Sequence[Tensor], paths: Sequence[str], root: Path) -> None:
+    """Raise DataError, with the videos, where features are not finite."""
+    broken = [path for rows, path in zip(found, paths, strict=True) if not rows.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - NAMED_VIDEOS} more" if len(broken) > NAMED_VIDEOS else ""
+        raise DataError(
+            f"{root}: the encoder gives NaN or infinite features for {', '.join(broken[:NAMED_VIDEOS])}{more}; "
+            "check its weights, or leave these videos out of the list"
+        )
 
 
 def extract_features(

@@ -1,7 +1,9 @@
 """Pooled features of evenly spread clips: what they are, and how a list's are had in one call."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
 from fima.data.loader import SkippedVideo
+from fima.errors import ConfigError
 from fima.evaluate.protocols import parts_of
 from fima.method.motion import frame_difference
 
@@ -16,6 +19,8 @@ DIFFERENCE_CELLS = 8
 PLAIN = "rgb:avg"
 PART_WIDTHS = {"avg": 1, "max": 1, "grid": 8}
 """Columns of a part, in channels of the feature map."""
+MOST_CELLS = 8
+"""Cells of a feature map in time, height and width that are kept for the attentive probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,10 @@ class FeatureSource:
     """uint8 clips (B, 3, F, S, S) -> float32 features (B, C), on the same device."""
     parts: tuple[str, ...] = (PLAIN,)
     """What the columns are, in order: parts of `parts_of`, each as wide as `PART_WIDTHS` says."""
+    depth: int = 0
+    """Columns of a part `depths`: channels of all stages together."""
+    on_disk: bool = False
+    """Whether its rows are cells (B, M, C) instead, kept in half precision in the cache and mapped into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,10 @@ class Features:
     """The other files of the list."""
     parts: tuple[str, ...] = (PLAIN,)
     """What the columns are, as in `FeatureSource`."""
+    depth: int = 0
+    """Columns of a part `depths`."""
+    cells: list[Tensor] = field(default_factory=list)
+    """Instead of `pooled`, of each video the cells of all its clips: (num_clips·num_crops, M, C), half precision."""
 
     def rows(self, places: Sequence[int]) -> "Features":
         """Some of the videos, in another order."""
@@ -53,11 +66,11 @@ class Features:
 
     def columns(self, features: str) -> Tensor:
         """The columns of some features such as `both:avg`, (V, num_clips·num_crops, C)."""
-        widths = [PART_WIDTHS[part.rpartition(":")[2]] for part in self.parts]
-        channels = self.pooled.shape[-1] // sum(widths)
-        found = dict(
-            zip(self.parts, torch.split(self.pooled, [width * channels for width in widths], dim=-1), strict=True)
-        )
+        pools = [part.rpartition(":")[2] for part in self.parts]
+        of_maps = sum(PART_WIDTHS.get(pool, 0) for pool in pools)
+        channels = (self.pooled.shape[-1] - self.depth * pools.count("depths")) // max(1, of_maps)
+        widths = [self.depth if pool == "depths" else PART_WIDTHS[pool] * channels for pool in pools]
+        found = dict(zip(self.parts, torch.split(self.pooled, widths, dim=-1), strict=True))
         wanted = [found[part] for part in parts_of(features)]
         return wanted[0] if len(wanted) == 1 else torch.cat(wanted, dim=-1)
 
@@ -87,7 +100,60 @@ def encode_difference(encoder: nn.Module, clips: Tensor) -> Tensor:
     return features.float()
 
 
-def encoder_source(encoder: nn.Module, name: str, features: Sequence[str] = ("avg",)) -> FeatureSource:
+STREAM_MAPS = {"rgb": encode, "difference": encode_difference}
+
+
+class EncoderMaps:
+    """Feature maps of the clips that came last, so that the sources of one extraction share the encoder's passes.
+
+    Args:
+        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
+        stages: modules of the encoder whose outputs `depths` averages, with their channels.
+    """
+
+    def __init__(self, encoder: nn.Module, stages: Mapping[str, int] | None = None) -> None:
+        self._encoder = encoder
+        self._stages = stages or {}
+        self._clips: Tensor | None = None
+        self._maps: dict[str, Tensor] = {}
+        self._depths: dict[str, dict[str, Tensor]] = {}
+
+    def map(self, clips: Tensor, stream: str = "rgb") -> Tensor:
+        """Feature map (B, C, t, h, w) of uint8 clips (B, 3, F, S, S), or of their frame differences."""
+        if clips is not self._clips:
+            self._clips, self._maps, self._depths = clips, {}, {}
+        if stream not in self._maps:
+            self._depths[stream] = {}
+            hooks = [
+                self._encoder.get_submodule(name).register_forward_hook(
+                    partial(_keep_average, self._depths[stream], name, channels)
+                )
+                for name, channels in self._stages.items()
+            ]
+            try:
+                self._maps[stream] = STREAM_MAPS[stream](self._encoder, clips)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        return self._maps[stream]
+
+    def depths(self, clips: Tensor, stream: str = "rgb") -> Tensor:
+        """The average of each stage's output, side by side: (B, sum of the channels)."""
+        self.map(clips, stream)
+        return torch.cat([self._depths[stream][name] for name in self._stages], dim=1)
+
+
+def _keep_average(kept: dict[str, Tensor], name: str, channels: int, *call: Any) -> None:  # noqa: ANN401
+    """A forward hook: average a stage's output over its cells."""
+    output = call[-1][0] if isinstance(call[-1], tuple) else call[-1]
+    # Transformers have their channels last. Averaged at once, as the next layer may write into it.
+    output = output if output.shape[1] == channels else output.movedim(-1, 1)
+    kept[name] = output.float().flatten(2).mean(dim=2)
+
+
+def encoder_source(
+    encoder: nn.Module, name: str, features: Sequence[str] = ("avg",), maps: EncoderMaps | None = None
+) -> FeatureSource:
     """Features are an encoder's feature map, pooled over time and space.
 
     Frame differences go through the encoder with its running statistics, as the RGB clips do.
@@ -96,16 +162,60 @@ def encoder_source(encoder: nn.Module, name: str, features: Sequence[str] = ("av
         encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
         name: identifies the weights, such as a hash of the checkpoint.
         features: what is wanted, as `--features` takes it; one pass gives all of it.
+        maps: of the encoder, shared with other sources; with its stages where `features` has `depths`.
+
+    Raises:
+        ConfigError: `depths` of an encoder that does not name its stages.
     """
     parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
-    streams = {"rgb": encode, "difference": encode_difference}
-    used = {stream: run for stream, run in streams.items() if any(part.startswith(stream) for part in parts)}
+    stages = stages_of(encoder, features)
+    shared = maps or EncoderMaps(encoder, stages)
+
+    def pool_part(clips: Tensor, part: str) -> Tensor:
+        stream, _, how = part.partition(":")
+        return shared.depths(clips, stream) if how == "depths" else pooled_part(shared.map(clips, stream), how)
 
     def pool(clips: Tensor) -> Tensor:
-        maps = {stream: run(encoder, clips) for stream, run in used.items()}
-        return torch.cat([pooled_part(maps[part.partition(":")[0]], part.partition(":")[2]) for part in parts], dim=1)
+        return torch.cat([pool_part(clips, part) for part in parts], dim=1)
 
-    return FeatureSource(name=name if parts == (PLAIN,) else f"{name}, {' '.join(parts)}", pool=pool, parts=parts)
+    named = name if parts == (PLAIN,) else f"{name}, {' '.join(parts)}"
+    return FeatureSource(name=named, pool=pool, parts=parts, depth=sum(stages.values()))
+
+
+def stages_of(encoder: nn.Module, features: Sequence[str]) -> Mapping[str, int]:
+    """Return the stages that `depths` among the features looks at, with their channels; nothing without it.
+
+    Raises:
+        ConfigError: the encoder does not name its stages.
+    """
+    if not any(each.endswith("depths") for each in features):
+        return {}
+    stages: Mapping[str, int] = getattr(encoder, "stages", {})
+    if not stages:
+        raise ConfigError("--features depths: this encoder does not name its stages; choose other features")
+    return stages
+
+
+def cells_source(maps: EncoderMaps, name: str) -> FeatureSource:
+    """Cells of the feature map of RGB clips, for the attentive probe.
+
+    Args:
+        maps: of the encoder.
+        name: identifies its weights.
+    """
+    return FeatureSource(
+        name=f"{name}, cells", pool=lambda clips: normalised_cells(maps.map(clips)), parts=("rgb:cells",), on_disk=True
+    )
+
+
+def normalised_cells(feature_map: Tensor) -> Tensor:
+    """Return the cells of feature maps (B, C, t, h, w), each of mean 0 and variance 1: (B, M, C), float32.
+
+    Maps of more than 8 cells in time, height or width are averaged to 8 there first, which bounds what is kept.
+    """
+    time, height, width = (min(side, MOST_CELLS) for side in feature_map.shape[2:])
+    cells = functional.adaptive_avg_pool3d(feature_map.float(), (time, height, width)).flatten(2).transpose(1, 2)
+    return functional.layer_norm(cells, cells.shape[-1:])
 
 
 def pooled_part(feature_map: Tensor, pool: str) -> Tensor:

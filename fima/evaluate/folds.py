@@ -130,10 +130,12 @@ def grouped_folds(labels: NDArray[np.int64], groups: Sequence[str], count: int, 
         seed: decides among equally good ways.
     """
     # Loading scikit-learn takes a second, which folds of a column need not wait for.
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     folds = np.zeros(len(labels), dtype=np.int64)
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    stratified = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    # With more folds than videos of any class, nothing can be spread evenly.
+    splitter = stratified if count <= np.unique(labels, return_counts=True)[1].max() else GroupKFold(count)
     with warnings.catch_warnings():
         # A class may have fewer videos than there are folds; folds without a class are named elsewhere.
         warnings.simplefilter("ignore", UserWarning)

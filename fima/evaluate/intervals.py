@@ -1,11 +1,12 @@
 """How sure a percentage of videos is: bootstrap over groups of videos that belong together."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fima.evaluate.feature_protocols import Measured
+from fima.evaluate.measured import Measured
 
 DRAWS = 2000
 LEVEL = 95
@@ -16,8 +17,10 @@ class Tested:
     """The test videos of all splits with what each protocol made of them."""
 
     def __init__(self) -> None:
+        self.videos: list[str] = []
+        """The split and the file of each."""
         self.groups: list[str] = []
-        """The group of each."""
+        """The group of each; its file where none is known."""
         self._hits: dict[str, list[NDArray[np.float64]]] = {}
 
     @property
@@ -25,9 +28,12 @@ class Tested:
         """Groups of the test videos; None where none is known."""
         return len(set(self.groups)) or None
 
-    def add(self, measured: Mapping[str, Measured], groups: Sequence[str]) -> None:
-        """Count the test videos of a split, given the group of each that the protocols looked at."""
-        self.groups += groups
+    def add(
+        self, split: object, measured: Mapping[str, Measured], paths: Sequence[str], groups: Mapping[Path, str]
+    ) -> None:
+        """Count the test videos of a split that the protocols looked at, given their files and the groups of files."""
+        self.videos += [f"{split} {path}" for path in paths]
+        self.groups += [groups.get(Path(path), path) for path in paths]
         for name, found in measured.items():
             for figure, hits in found.hits.items():
                 self._hits.setdefault(f"{name}/{figure}", []).append(hits.double().numpy())

@@ -27,7 +27,7 @@ class LinearProbe:
     inverse_regularisation: float
     """The chosen C of scikit-learn's `LogisticRegression`."""
     held_out_accuracies: dict[float, float]
-    """Accuracy in percent on the held-out training videos, by C."""
+    """Accuracy in percent on the held-out training videos, by C; empty where there was nothing to choose."""
     mean: Tensor
     """(C,) of the training features."""
     std: Tensor
@@ -66,23 +66,18 @@ def fit_linear_probe(
         num_classes: classes, with or without training videos.
         seed: decides the held-out videos.
         l2_normalise: L2-normalise each row before standardising.
-        candidates: values of C to choose from, in rising order.
+        candidates: values of C to choose from, in rising order; a single one is taken, and no video is held out.
         groups: videos of a group are held out together; None: each is its own.
 
     Raises:
-        DataError: fewer than two classes, or no class with two videos.
+        DataError: fewer than two classes, or no class with two videos to choose C with.
     """
-    counts = np.bincount(labels.numpy(), minlength=num_classes)
-    if (counts > 0).sum() < 2 or counts.max() < 2:
-        raise DataError("the linear probe needs two classes and two videos of a class in the training split")
+    check_classes(labels, num_classes, "linear", least=min(2, len(candidates)))
     prepared = _normalise(features) if l2_normalise else features.double()
     rows, targets = prepared.numpy(), labels.numpy()
-    fold = inner_folds(targets, groups, seed)
     hits = np.zeros(len(candidates))
     num_held_out = 0
-    for held_out in (fold == number for number in range(NUM_FOLDS)):
-        if not held_out.any() or len(np.unique(targets[~held_out])) < 2:
-            continue
+    for held_out in held_out_parts(targets, groups, seed) if len(candidates) > 1 else ():
         num_held_out += int(held_out.sum())
         mean, std = _statistics(rows[~held_out])
         # Single precision tells the strengths apart as well, in half the time.
@@ -99,7 +94,9 @@ def fit_linear_probe(
     weight, bias = _weights(model, num_classes)
     return LinearProbe(
         inverse_regularisation=chosen,
-        held_out_accuracies={c: float(100 * n / num_held_out) for c, n in zip(candidates, hits, strict=True)},
+        held_out_accuracies={c: float(100 * n / num_held_out) for c, n in zip(candidates, hits, strict=True)}
+        if num_held_out
+        else {},
         mean=torch.from_numpy(mean),
         std=torch.from_numpy(std),
         weight=weight,
@@ -118,21 +115,54 @@ def _statistics(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return rows.mean(axis=0), np.where(std > 1e-12, std, 1.0)
 
 
-def inner_folds(labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int) -> NDArray[np.int64]:
+def check_classes(labels: Tensor, num_classes: int, probe: str, *, least: int = 2) -> None:
+    """Raise DataError where there are fewer than two classes, or no class has `least` videos."""
+    counts = np.bincount(labels.numpy(), minlength=num_classes)
+    if (counts > 0).sum() < 2 or counts.max() < least:
+        needs = "two classes" if least < 2 else "two classes and two videos of a class"
+        raise DataError(f"the {probe} probe needs {needs} in the training split")
+
+
+def held_out_parts(
+    labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int, count: int = NUM_FOLDS
+) -> list[NDArray[np.bool_]]:
+    """Return which training videos are held out in each inner fold, bool (V,), where two classes are left without them.
+
+    Whole groups are held out, unless each of them is needed to have two classes.
+
+    Args:
+        labels: (V,) class numbers, at least two different ones, and two videos of one.
+        groups: the group of each video, or None.
+        seed: decides who is held out together.
+        count: inner folds.
+    """
+    for whole in (groups, None):
+        folds = inner_folds(labels, whole, seed, count)
+        parts = [folds == number for number in range(count)]
+        usable = [part for part in parts if part.any() and len(np.unique(labels[~part])) > 1]
+        if usable:
+            return usable
+    raise AssertionError("two classes and two videos of one leave something to hold out")
+
+
+def inner_folds(
+    labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int, count: int = NUM_FOLDS
+) -> NDArray[np.int64]:
     """Return which fifth of the training videos each is held out with, int64 (V,).
 
     Args:
         labels: (V,) class numbers.
         groups: the group of each video, held out as a whole; None, or one group alone: each video is its own.
         seed: decides who is held out together.
+        count: folds; five make fifths.
     """
     num_groups = len(set(groups or ()))
     if groups is None or num_groups < 2:
-        return _stratified_folds(labels, seed)
-    return grouped_folds(labels, groups, min(NUM_FOLDS, num_groups), seed)
+        return _stratified_folds(labels, seed, count)
+    return grouped_folds(labels, groups, min(count, num_groups), seed)
 
 
-def _stratified_folds(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _stratified_folds(labels: NDArray[np.int64], seed: int, count: int) -> NDArray[np.int64]:
     """Fold number of each video; a class is spread evenly over the folds."""
     rng = np.random.default_rng(seed)
     folds = np.zeros(len(labels), dtype=np.int64)
@@ -140,7 +170,7 @@ def _stratified_folds(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         # The start moves on from class to class: otherwise the first folds would get every class's remainder.
-        folds[members] = (start + np.arange(len(members))) % NUM_FOLDS
+        folds[members] = (start + np.arange(len(members))) % count
         start += len(members)
     return folds
 

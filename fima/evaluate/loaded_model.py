@@ -1,4 +1,4 @@
-"""What an evaluation measures: the encoder of any checkpoint, with its classifier where it has one."""
+"""What an evaluation measures: an encoder of any program, with its classifier where the checkpoint has one."""
 
 import zipfile
 from dataclasses import dataclass, replace
@@ -6,48 +6,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind, read_content
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
-from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
+from fima.evaluate.frozen import FrozenEncoder, check_fits
+from fima.evaluate.other_encoders import open_other
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.recipe import config_to_mapping
+
+UNKNOWN_CLIPS = (
+    "the file does not say which clips it was trained on; it is shown {clips} "
+    "(the paper's are 16 of 224; change them with --frames, --crop-size)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """An encoder in eval mode and the clips that it is shown."""
 
-    loaded: LoadedEncoder
-    """The encoder."""
+    encoder: FrozenEncoder
+    """The encoder, on its device."""
     clips: ClipSettings
     """How clips are cut out of videos."""
     classifier: LoadedClassifier | None = None
     """The classifier on that encoder, where the checkpoint is one of `fima finetune`."""
+    has_maps: bool = True
+    """Whether the encoder gives feature maps; others give one vector a clip."""
 
     @property
-    def assumption(self) -> str | None:
-        """What was assumed of a file that does not hold its settings, as a sentence."""
-        if self.loaded.knows_settings:
-            return None
-        return (
-            f"the file does not say which clips it was trained on; it is shown {self.clips.frames} frames of "
-            f"{self.clips.crop_size} px (the paper's are 16 of 224; change them with --frames, --crop-size)"
-        )
+    def assumption(self) -> str:
+        """What was assumed of a file that does not hold its settings, as a sentence; empty where nothing was."""
+        return self.encoder.assumption.replace("{clips}", f"{self.clips.frames} frames of {self.clips.crop_size} px")
+
+    @property
+    def preprocessing(self) -> str:
+        """What it is shown, in words."""
+        return self.encoder.preprocessing(self.clips)
 
     def describe(self) -> dict[str, Any]:
         """What results say of it."""
-        described: dict[str, Any] = {
-            "description": self.loaded.description,
-            "checkpoint_hash": self.loaded.checkpoint_hash,
-            "epoch": self.loaded.epoch,
-            "config": config_to_mapping(self.loaded.config) if self.loaded.knows_settings else None,
-            "backbone": self.loaded.config.model.backbone,
+        described = {
+            "description": self.encoder.name,
+            **self.encoder.about,
+            "preprocessing": {"mean": self.encoder.mean, "std": self.encoder.std},
         }
-        if self.assumption is not None:
+        if self.assumption:
             described["assumption"] = self.assumption
         if self.classifier is not None:
             checkpoint = self.classifier.checkpoint
@@ -80,7 +87,7 @@ class Subject:
                 f"are among its test videos; evaluate it on split {own}"
             )
 
-    def check_classes(self, lists: SplitLists, source: Path) -> None:
+    def check_classes(self, lists: SplitLists, source: str | Path) -> None:
         """Refuse data of other classes than the classifier's.
 
         Raises:
@@ -100,63 +107,57 @@ class Subject:
 
 
 def load_subject(
-    path: Path,
-    *,
-    config: EvaluationConfig,
-    device: torch.device,
-    backbone: str | None = None,
-    frames: int | None = None,
-    crop_size: int | None = None,
+    source: str | Path, *, config: EvaluationConfig, device: torch.device, backbone: str | None = None
 ) -> Subject:
-    """Load the encoder of any file that `load_pretrained` reads, and its classifier where it has one of ours.
+    """Load any encoder that `open_other` or `load_pretrained` opens, and its classifier where it has one of ours.
 
     Args:
-        path: the file.
+        source: a file, a folder, or a name.
         config: clips and crops of the evaluation.
         device: where the networks go.
-        backbone: the architecture that the file must have; None takes what it holds.
-        frames: frames per clip; None: as it was trained, or 16 where the file does not say.
-        crop_size: side of the crops in pixels; None: as it was trained, or 224 where the file does not say.
+        backbone: the architecture that a checkpoint must have; None takes what it holds.
 
     Raises:
         CheckpointError: as `load_pretrained`.
-        ConfigError: clips that the encoder cannot take.
+        ConfigError: clips that the encoder cannot take, or as `open_other`.
     """
+    encoder, classifier = open_other(str(source)), None
+    is_ours = encoder is None
+    if encoder is None:
+        encoder, classifier = _load_ours(encoder_file(Path(source)), backbone, device)
+    elif backbone is not None:
+        raise ConfigError(f"--backbone {backbone}: is for checkpoints; {source} names its own architecture")
+    clips = config.clips_for(encoder.clips)
+    encoder.module.to(device)
+    has_maps = True
+    if not is_ours or (clips.frames, clips.crop_size) != (encoder.clips.frames, encoder.clips.crop_size):
+        has_maps = check_fits(encoder.module, clips, name=encoder.name, device=device) or is_ours
+    return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps)
+
+
+def _load_ours(path: Path, backbone: str | None, device: torch.device) -> tuple[FrozenEncoder, LoadedClassifier | None]:
     loaded = load_pretrained(path, backbone=backbone, device=device)
     classifier = None
     if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
         classifier = load_classifier(path, device=device)
         loaded = replace(loaded, encoder=classifier.model.encoder)
-    trained = ClipSettings.of(loaded.config.data, num_clips=config.num_clips)
-    clips = replace(
-        trained,
-        frames=trained.frames if frames is None else frames,
-        crop_size=trained.crop_size if crop_size is None else crop_size,
-        num_crops=config.num_crops,
-        ori_resolution=config.ori_resolution,
+    return replace(frozen(loaded), file=path), classifier
+
+
+def frozen(loaded: LoadedEncoder) -> FrozenEncoder:
+    """Return an encoder of a checkpoint as evaluation knows all of them."""
+    backbone = loaded.config.model.backbone
+    return FrozenEncoder(
+        name=loaded.description,
+        network=loaded.encoder,
+        clips=ClipSettings.of(loaded.config.data),
+        identity=f"checkpoint {loaded.checkpoint_hash}",
+        untrained=lambda: build_backbone(backbone),
+        assumption="" if loaded.knows_settings else UNKNOWN_CLIPS,
+        about={
+            "checkpoint_hash": loaded.checkpoint_hash,
+            "epoch": loaded.epoch,
+            "config": config_to_mapping(loaded.config) if loaded.knows_settings else None,
+            "backbone": backbone,
+        },
     )
-    if frames is not None or crop_size is not None:
-        check_fits(loaded.encoder, clips, backbone=loaded.config.model.backbone, device=device)
-    return Subject(loaded=loaded, clips=clips, classifier=classifier)
-
-
-def check_fits(encoder: nn.Module, clips: ClipSettings, *, backbone: str, device: torch.device) -> None:
-    """Refuse clips that an encoder cannot take.
-
-    Args:
-        encoder: on `device`, in eval mode.
-        clips: their frames and size.
-        backbone: its name, for the message.
-        device: where it is.
-
-    Raises:
-        ConfigError: they are too small.
-    """
-    blank = torch.zeros(1, 3, clips.frames, clips.crop_size, clips.crop_size, device=device)
-    try:
-        with torch.inference_mode():
-            encoder(blank)
-    except RuntimeError as error:
-        if "out of memory" in str(error):
-            raise
-        raise ConfigError(f"--frames {clips.frames} --crop-size {clips.crop_size}: too small for {backbone}") from None

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 from fima.files.atomic import write_file
+
+if TYPE_CHECKING:
+    from fima.data.eval_clips import ClipSettings
 
 PROTOCOL_VERSIONS = {
     "evaluate": 1,
@@ -19,6 +23,8 @@ PROTOCOL_VERSIONS = {
     "retrieval": 1,
     "same_video": 1,
     "clustering": 1,
+    "attentive": 1,
+    "low_shot_curve": 1,
     "foreground": 3,
     "occlusion": 1,
     "diagnosis": 1,
@@ -32,6 +38,8 @@ PROTOCOL_SUMMARIES = {
     "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
     "clustering": ("agreement of k-means clusters with the classes", "test videos of two classes"),
+    "attentive": ("one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
+    "low_shot_curve": ("linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
     "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),
     "occlusion": ("share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
     "diagnosis": ("accuracy that remains without order, motion, foreground or background", "an encoder, and as linear"),
@@ -39,15 +47,15 @@ PROTOCOL_SUMMARIES = {
 """What each protocol measures, and what it needs."""
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
 """Those that look at cached features of frozen encoders, and are measured by default."""
-ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering")
+ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering", "low_shot_curve")
 """Also those that are measured only by `--protocols`."""
-PROTOCOLS = ("evaluate", *ALL_FEATURE_PROTOCOLS, "foreground", "occlusion", "diagnosis")
+PROTOCOLS = ("evaluate", *ALL_FEATURE_PROTOCOLS, "attentive", "foreground", "occlusion", "diagnosis")
 """What `--protocols` takes."""
 
 
 SplitName = int | str
 """The number of an official split, or the name of a fold."""
-POOLS = ("avg", "max", "avg+max", "grid")
+POOLS = ("avg", "max", "avg+max", "grid", "depths")
 """What `--features` takes of a feature map."""
 STREAMS = {"rgb": ("rgb",), "difference": ("difference",), "both": ("rgb", "difference")}
 """What `--features` takes feature maps of."""
@@ -70,9 +78,20 @@ class EvaluationConfig:
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
-    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `foreground`,
-    `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a classifier; for an encoder
-    `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
+    """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `low_shot_curve`,
+    `attentive`, `foreground`, `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a
+    classifier; for an encoder `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
+    frames: int | None = None
+    """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
+    crop_size: int | None = None
+    """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
+    stride: float | None = None
+    """Source frames between neighbouring frames of a clip. None: as in training, as with `fps` and `span`; give at most
+    one of the three."""
+    fps: float | None = None
+    """Frames per second of a clip."""
+    span: float | None = None
+    """Share of the video that a clip covers."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: Literal[1, 3] = 1
@@ -81,9 +100,10 @@ class EvaluationConfig:
     """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
     features: tuple[str, ...] = ("avg",)
-    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells); `difference:avg` of
-    the frame difference instead of the RGB clip, `both:avg` of both. Of several, the one that does best within the
-    training videos is taken, and the figures of each are named `linear@avg/top1`."""
+    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells), `depths` (averages of
+    several stages of the encoder, side by side); `difference:avg` of the frame difference instead of the RGB clip,
+    `both:avg` of both. Of several, the one that does best within the training videos is taken, and the figures of each
+    are named `linear@avg/top1`."""
     cross_validation: str | None = None
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
@@ -99,8 +119,8 @@ class EvaluationConfig:
     low_shot_draws: int = 3
     """Number of such draws; the results are means over them."""
     seed: int = 0
-    """Decides which training videos are held out when the linear probe chooses its regularisation, the draws, and the
-    starts of k-means."""
+    """Decides which training videos are held out when a probe chooses its settings, the draws, the starts of k-means
+    and the attentive probe's first weights and batches."""
     batch_size: int = 8
     """Videos at a time."""
     workers: int = 2
@@ -119,6 +139,12 @@ class EvaluationConfig:
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
+        timings = [name for name in TIMING if getattr(self, name) is not None]
+        if len(timings) > 1:
+            raise ConfigError(f"--{timings[0]} and --{timings[1]}: both say how far apart frames are; give one")
+        for name in timings:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} {getattr(self, name):g}: must be above 0")
         smallest = {
             "folds": 2,
             "num_clips": 1,
@@ -133,25 +159,52 @@ class EvaluationConfig:
             if value is not None and value < least:
                 raise ConfigError(f"--{name} {value}: must be at least {least}")
 
-    def chosen(self, *, classifier: bool, encoder: bool = True) -> tuple[str, ...]:
+    def clips_for(self, trained: "ClipSettings") -> "ClipSettings":
+        """Return the clips to show to an encoder that was trained on such ones.
+
+        Raises:
+            ConfigError: a size below what clips have.
+        """
+        given = {name: value for name in TIMING if (value := getattr(self, name)) is not None}
+        trained = replace(trained, fps=0.0, span=0.0) if given else trained
+        return replace(
+            trained,
+            frames=trained.frames if self.frames is None else self.frames,
+            crop_size=trained.crop_size if self.crop_size is None else self.crop_size,
+            num_clips=self.num_clips,
+            num_crops=self.num_crops,
+            ori_resolution=self.ori_resolution,
+            stride=given.get("stride", trained.stride),
+            fps=given.get("fps", trained.fps),
+            span=given.get("span", trained.span),
+        )
+
+    def chosen(self, *, classifier: bool, encoder: bool = True, maps: bool = True) -> tuple[str, ...]:
         """Return the protocols to run.
 
         Args:
             classifier: whether the checkpoint has one.
             encoder: whether there is one; raw features come without.
+            maps: whether it gives feature maps.
 
         Raises:
             ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
                 protocol looks at.
         """
         default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
-        default += ("foreground",) if encoder else ()
+        default += ("foreground",) if encoder and maps else ()
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
-        for name in ("foreground", "occlusion", "diagnosis"):
+        for name in ("attentive", "foreground", "occlusion", "diagnosis"):
             if name in names and not encoder:
                 raise ConfigError(f"--protocols {name}: needs an encoder")
+        for name in ("attentive", "foreground"):
+            if name in names and not maps:
+                raise ConfigError(f"--protocols {name}: needs feature maps; this encoder gives one vector a clip")
+        for name in self.features:
+            if not maps and any(not part.endswith(":avg") for part in parts_of(name)):
+                raise ConfigError(f"--features {name}: needs feature maps; this encoder gives one vector a clip")
         if "same_video" in names and self.num_clips < 2:
             others = " ".join(name for name in names if name != "same_video")
             raise ConfigError(
@@ -231,6 +284,10 @@ class EvaluationResult:
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
     """Groups among the test videos."""
+    seed: int = 0
+    """`--seed`."""
+    lists_hash: str = ""
+    """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
     verdict: str = ""
     """Of the protocol `diagnosis`: what remains when something is taken away, in a sentence."""
 

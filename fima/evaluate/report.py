@@ -1,4 +1,4 @@
-"""Which classes are told apart: confusion matrix and accuracy by class, as CSV files."""
+"""Which classes are confused with which: confusion matrix and accuracy by class, as CSV files."""
 
 import csv
 import io

@@ -13,8 +13,8 @@ from fima.evaluate.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foregro
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import test_classifier
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_protocols import Measured, class_figures
 from fima.evaluate.loaded_model import Subject
+from fima.evaluate.measured import Measured, class_figures
 from fima.evaluate.occlusion import PATCHES
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, SplitLists
 

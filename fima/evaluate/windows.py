@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fima.data.clips import Window, evenly_spread_starts, full_positions
+from fima.data.clips import ROUNDING, Window, evenly_spread_starts, full_positions, in_one_pass
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
@@ -141,7 +143,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
             raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
         last = max(0, num_frames - window)
         spans = []
-        for second in range(math.ceil(num_frames / fps)):
+        for second in range(math.ceil(num_frames / fps - ROUNDING)):
             end = min(second + 1.0, num_frames / fps)
             middle = (second + end) / 2 * fps
             spans.append(Span(min(last, max(0, round(middle) - window // 2)), (float(second), end)))
@@ -157,19 +159,15 @@ def _in_one_pass(
         uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
     """
     wanted = [window.indices(span.start)[full_positions(settings.frames)] for span in spans]
-    needed = {index for clip in wanted for index in clip}
-    held: dict[int, list[Tensor]] = {}
+
+    def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:
+        return [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]
+
     ready: list[Tensor] = []
-    position = 0
-    for index, frame in enumerate(reader.stream()):
-        if index in needed:
-            held[index] = [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]
-        while position < len(wanted) and max(wanted[position]) <= index:
-            for number in range(len(crops)):
-                ready.append(torch.cat([held[i][number] for i in wanted[position]], dim=1))
-            position += 1
-            if len(ready) == CLIPS_AT_ONCE * len(crops) or position == len(wanted):
-                yield torch.stack(ready)
-                ready = []
-            for old in [i for i in held if position < len(wanted) and i < min(wanted[position])]:
-                del held[old]
+    for clip in in_one_pass(reader.stream(), wanted, cropped):
+        ready += [torch.cat([frame[number] for frame in clip], dim=1) for number in range(len(crops))]
+        if len(ready) == CLIPS_AT_ONCE * len(crops):
+            yield torch.stack(ready)
+            ready = []
+    if ready:
+        yield torch.stack(ready)

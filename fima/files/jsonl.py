@@ -15,7 +15,7 @@ class LineFile:
 
     Args:
         path: the file.
-        warn: told once when a line cannot be written.
+        warn: called once with a message, when a line cannot be written.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:

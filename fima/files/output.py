@@ -1,13 +1,16 @@
 """Places to write to: tried before the work that fills them, and marked so that nothing takes them for data."""
 
 import contextlib
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from fima.errors import ConfigError
 
 OUTPUT_MARKER = ".fima-output"
-"""A file of this name in a folder says that fima wrote it: no data, wherever it lies."""
+"""A file of this name in a folder says that fima wrote it: no data, wherever it lies. Where the folder has files of
+others, it names those that fima wrote, as JSON, one a line."""
 TRIAL_BYTES = 2**16
 
 
@@ -39,8 +42,12 @@ def check_writable(path: Path, *, flag: str | None = None) -> None:
         raise ConfigError(f"{named}: {reason}; make room, or choose another place") from None
 
 
-def mark_output(folder: Path) -> None:
-    """Make a folder for results, with the marker; a folder that has files already is left without.
+def mark_output(folder: Path, names: Iterable[str]) -> None:
+    """Make a folder for results, with a marker: of all of it, or of these files where it has others already.
+
+    Args:
+        folder: the folder.
+        names: what is going to be written into it.
 
     Raises:
         OSError: it cannot be written.
@@ -48,3 +55,25 @@ def mark_output(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         (folder / OUTPUT_MARKER).touch()
+    elif marked_outputs(folder) != frozenset():
+        mark_files(folder, names)
+
+
+def mark_files(folder: Path, names: Iterable[str]) -> None:
+    """Say of files in a folder that fima wrote them. Raises OSError where it cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = [name for name in names if name not in (marked_outputs(folder) or ())]
+    if new:
+        with (folder / OUTPUT_MARKER).open("a", encoding="utf-8") as marker:
+            marker.writelines(json.dumps(name) + "\n" for name in new)
+
+
+def marked_outputs(folder: Path) -> frozenset[str] | None:
+    """The files in a folder that are results, by its marker: an empty set stands for all, None for no marker."""
+    try:
+        lines = (folder / OUTPUT_MARKER).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    with contextlib.suppress(ValueError):
+        return frozenset(str(json.loads(line)) for line in lines)
+    return frozenset()

@@ -69,7 +69,7 @@ class VideoIndex:
             workers: processes that read; as many as there are cores if None.
             timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
             decode: decode every file to its end as well, unless that was done before.
-            progress: is told how many files are done, of those that must be read.
+            progress: called with the number of files done, and of those to be read.
         """
         done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
         rows = self.database.execute(f"SELECT path, CASE WHEN {done_before} THEN size END, mtime_ns FROM videos")
@@ -100,6 +100,11 @@ class VideoIndex:
             outcomes.close()
             self._write(insert, unwritten)
         progress(len(todo), len(todo))
+
+    def lengths(self) -> dict[str, tuple[int, float]]:
+        """Frames, and frames per second (0 where unknown), of the usable videos by their path relative to the root."""
+        rows = self.database.execute("SELECT path, num_frames, fps FROM videos WHERE problem ISNULL ORDER BY path")
+        return {os.fsdecode(path): (num_frames, fps) for path, num_frames, fps in rows}
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
         with self.database:

@@ -108,7 +108,7 @@ def prepare(
         target: the folder to write.
         workers: processes that encode.
         timeout_seconds: time for one video.
-        progress: is told how many videos are done, of those that are left to do.
+        progress: called with the number of videos done, and of those to do.
 
     Raises:
         ConfigError: `target` was begun with other settings.

@@ -60,9 +60,9 @@ class MomentumNetworks(Method):
         """
         split = self.split_bn > 1
         # What travels between devices is half as long in bfloat16, in which the encoder takes it anyway.
-        shuffled, deal = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
+        shuffled, shuffle = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
         if split:
             # Two rows at least: of a single one, batch norm would leave nothing but itself.
             parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))
-            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), deal, alone=True)
-        return unshuffle_rows(self.key_encoder(shuffled), deal)
+            return unshuffle_rows(torch.cat([self.key_encoder(part) for part in parts]), shuffle, alone=True)
+        return unshuffle_rows(self.key_encoder(shuffled), shuffle)

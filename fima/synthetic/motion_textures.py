@@ -83,6 +83,9 @@ class MotionTextureSettings:
             raise ConfigError(f"camera={self.camera!r}: must be 'static' or 'moving'")
 
 
+DEFAULT_SETTINGS = MotionTextureSettings()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What `make_motion_textures` left on disk."""
@@ -97,38 +100,19 @@ class Summary:
     """Time it took."""
 
 
-def make_motion_textures(
-    out: Path,
-    *,
-    num_train: int = 600,
-    num_test: int = 400,
-    camera: Camera = "static",
-    seed: int = 0,
-    size_px: int = 80,
-    num_frames: int = 24,
-    workers: int = 2,
-) -> Summary:
+def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> Summary:
     """Write the benchmark in the UCF101 layout, or reuse it where it already is.
 
     The same settings give the same bytes. Nothing is left behind when it is interrupted.
 
     Args:
         out: the folder to create.
-        num_train: training videos.
-        num_test: test videos.
-        camera: `static`, or `moving`: the background pans and shakes, with sensor noise.
-        seed: every random choice follows from it.
-        size_px: height and width of the frames.
-        num_frames: frames per video.
+        settings: how many videos, and what they look like.
         workers: processes; 0 works in this one.
 
     Raises:
-        ConfigError: a setting out of range.
         DataError: `out` holds something else.
     """
-    settings = MotionTextureSettings(
-        num_train=num_train, num_test=num_test, camera=camera, seed=seed, size_px=size_px, num_frames=num_frames
-    )
     started = time.monotonic()
     reused = _holds(out, settings)
     if not reused:
@@ -222,7 +206,7 @@ def _holds(out: Path, settings: MotionTextureSettings) -> bool:
 
 @contextmanager
 def _written_at_once(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block succeeds and vanishes when it does not."""
+    """A folder next to `out` that takes its name when the block succeeds and vanishes when it does not."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

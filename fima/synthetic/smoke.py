@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from fima.config import DataConfig, FinetuneConfig, OptimConfig, PretrainConfig
-from fima.synthetic.motion_textures import make_motion_textures
+from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 
 NUM_TRAIN, NUM_TEST = 12, 10
 BATCH_SIZE = 4
@@ -55,8 +55,8 @@ def _optim(optim: OptimConfig) -> OptimConfig:
     return dataclasses.replace(optim, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0)
 
 
-def made_videos(out: Path) -> Path:
-    """Make the videos of a small run beside its folder, or reuse them, and return their folder."""
+def smoke_videos(out: Path) -> Path:
+    """Make the videos of a small run next to its folder, or reuse them, and return their folder."""
     folder = out.parent / "smoke-data"
-    make_motion_textures(folder, num_train=NUM_TRAIN, num_test=NUM_TEST, camera="moving", seed=0)
+    make_motion_textures(folder, MotionTextureSettings(num_train=NUM_TRAIN, num_test=NUM_TEST, camera="moving", seed=0))
     return folder

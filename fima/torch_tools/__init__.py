@@ -1,1 +1,1 @@
-"""PyTorch beside the method: processes, precision, memory, determinism."""
+"""PyTorch around the method: processes, precision, memory, determinism."""

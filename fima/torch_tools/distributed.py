@@ -182,6 +182,11 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return total
 
 
+def any_process(value: bool) -> bool:
+    """Whether something holds in any of the processes; the same answer in all of them."""
+    return value if world_size() == 1 else bool(all_reduce_sum(torch.tensor(float(value))) > 0)
+
+
 def all_reduce_mean(x: Tensor) -> Tensor:
     """Mean of `x` over the processes, any shape, as a new tensor without gradient."""
     return all_reduce_sum(x) / world_size()

@@ -20,6 +20,7 @@ from fima.evaluate.protocols import EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
+from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.finetune_setup import (
@@ -35,7 +36,6 @@ from fima.train.finetune_setup import (
 )
 from fima.train.finetune_testing import foreground, score
 from fima.train.loop import seed_networks, train
-from fima.train.resolve import choose_device
 from fima.train.resume import Start, last_checkpoint
 from fima.train.save import write_checkpoint
 from fima.train.step import Measured, forward_backward
@@ -65,7 +65,8 @@ def finetune(
         UserError: settings, data, files or folder that the caller can put right.
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
-    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
+    device = choose_device(config.run.device, flag="run.device")
+    device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
         check_settings(config)

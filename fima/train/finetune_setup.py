@@ -15,6 +15,7 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig
 from fima.data.chosen_videos import chosen_videos
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import CENTRE_SHARE, square_crops
@@ -24,6 +25,7 @@ from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.evaluate.cam import MaskLoader
 from fima.recipe import flatten
 from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
+from fima.train.optimizer import optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import with_precision
 
 SCRATCH = "scratch"
@@ -35,6 +37,7 @@ WITHOUT_MEANING = (
     "run.health_epochs",
     "run.health_videos",
     "run.picture_epochs",
+    "optim.ema_decay",
 )
 """Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
 
@@ -69,7 +72,7 @@ class TrainedClips:
     @classmethod
     def of(cls, data: DataConfig) -> "TrainedClips":
         """Those of a run."""
-        timing = {name: getattr(data, name) for name in ("stride", "fps", "span")}
+        timing = {name: getattr(data, name) for name in TIMING}
         return cls(frames=data.frames, crop_size=data.crop_size, timing=timing)
 
     def __str__(self) -> str:
@@ -102,6 +105,13 @@ def check_settings(config: FinetuneConfig) -> None:
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:
             raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+    optimizer_class(config.optim.name)
+    if config.classifier.freeze:
+        for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
+            if given[flag] != defaults[flag]:
+                raise ConfigError(
+                    f"--{flag} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
+                )
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
@@ -121,6 +131,7 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedE
     if pretrained is None:
         if backbone is None:
             raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
+        refuse_frozen_random_weights(config.optim, "give an encoder that is trained")
         torch.manual_seed(config.run.seed)
         return PretrainedEncoder(network=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
     loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))

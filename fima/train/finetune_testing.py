@@ -12,7 +12,7 @@ from fima.data.eval_clips import test_clips
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_protocols import Measured
+from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationConfig
 from fima.evaluate.video_protocols import measure_foreground
 from fima.torch_tools import distributed

@@ -1,7 +1,9 @@
 """Is the representation alive? Cheap measures that see a collapse while the loss still looks well."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +22,7 @@ COLLAPSED_RANK = 2.0
 COLLAPSED_STD_SHARE = 0.1
 FEWEST_VIDEOS = 8
 KNN_NEIGHBOURS = 5
+NUM_CLIPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +48,8 @@ class Health:
     @property
     def collapsed(self) -> bool:
         """Whether the embeddings (almost) do not depend on the video; never said of fewer than 8 videos."""
-        return self.num_videos >= FEWEST_VIDEOS and (
-            not math.isfinite(self.effective_rank + self.embedding_std)
-            or self.effective_rank < COLLAPSED_RANK
-            or self.embedding_std < COLLAPSED_STD_SHARE * self.uniform_std
-        )
+        size = round(self.uniform_std**-2)
+        return looks_collapsed(self.num_videos, self.effective_rank, self.embedding_std, size)
 
     @property
     def line(self) -> str:
@@ -60,6 +60,20 @@ class Health:
             f"effective rank {self.effective_rank:.1f} · similarity: same video {self.positive_similarity:.3f}, "
             f"others {self.negative_similarity:.3f}{knn}"
         )
+
+
+def looks_collapsed(num_videos: int, rank: float, std: float, size: int) -> bool:
+    """Return whether embeddings of size D (almost) do not depend on the video; never said of fewer than 8 videos.
+
+    Args:
+        num_videos: how many embeddings were measured.
+        rank: their effective rank; collapsed below 2.
+        std: their standard deviation; collapsed below a tenth of 1 / sqrt(D).
+        size: D.
+    """
+    return num_videos >= FEWEST_VIDEOS and (
+        not math.isfinite(rank + std) or rank < COLLAPSED_RANK or std < COLLAPSED_STD_SHARE * size**-0.5
+    )
 
 
 def embedding_std(embeddings: Tensor) -> float:
@@ -129,7 +143,6 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
     )
 
 
-@torch.no_grad()
 def check_health(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
     """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
 
@@ -144,27 +157,53 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
     """
     count = min(config.run.health_videos, len(videos.videos))
     chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
+    features, labels = clip_features(method, dataclasses.replace(videos, videos=chosen), config, device)
+    if len(labels) < 2:
+        return None
+    with torch.no_grad(), in_eval_mode(method):
+        embeddings = method.projector(features.flatten(0, 1)).view(len(labels), NUM_CLIPS, -1)
+    return measure(embeddings, features.mean(dim=1), labels)
+
+
+@contextlib.contextmanager
+def in_eval_mode(method: Method) -> Iterator[None]:
+    """A context in which a method is in eval mode; afterwards in the mode that it was in."""
+    was_training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(was_training)
+
+
+@torch.no_grad()
+def clip_features(
+    method: Method, videos: VideoList, config: PretrainConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Pooled features of the query encoder in eval mode; the networks and the random state stay as they were.
+
+    Args:
+        method: its query encoder is looked at.
+        videos: what to look at; those that cannot be decoded are left out.
+        config: settings of the run.
+        device: where the networks are.
+
+    Returns:
+        Features of two clips of each video, (V, 2, C), and the labels (V,), -1 where unknown; on the device.
+    """
     loader = build_eval_loader(
-        dataclasses.replace(videos, videos=chosen),
-        ClipSettings.of(config.data, num_clips=2),
+        videos,
+        ClipSettings.of(config.data, num_clips=NUM_CLIPS),
         batch_size=max(1, config.optim.batch_size // 2),
         workers=config.data.workers,
         limits=DecodeLimits.of(config.data),
     )
-    embeddings, features, labels = [], [], []
-    was_training = method.training
-    method.eval()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for batch in loader:
-                if len(batch.labels) == 0:
-                    continue
-                clip_features = pooled(encode(method.query_encoder, batch.clips.to(device).flatten(0, 1)))
-                embeddings.append(method.projector(clip_features).view(len(batch.labels), 2, -1))
-                features.append(clip_features.view(len(batch.labels), 2, -1).mean(dim=1))
-                labels.append(batch.labels.to(device))
-    finally:
-        method.train(was_training)
-    if sum(map(len, labels)) < 2:
-        return None
-    return measure(torch.cat(embeddings), torch.cat(features), torch.cat(labels))
+    features, labels = [torch.empty(0, NUM_CLIPS, 0, device=device)], [torch.empty(0, dtype=torch.int64, device=device)]
+    with in_eval_mode(method), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for batch in loader:
+            if len(batch.labels) == 0:
+                continue
+            found = pooled(encode(method.query_encoder, batch.clips.to(device).flatten(0, 1)))
+            features.append(found.view(len(batch.labels), NUM_CLIPS, -1))
+            labels.append(batch.labels.to(device))
+    return torch.cat(features[1:] or features), torch.cat(labels)

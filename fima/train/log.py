@@ -19,8 +19,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from torch.utils.tensorboard import SummaryWriter
 
-SETTLED_STEPS = 100
-
 
 class RunLog:
     """Records of a run; a silent one (`enabled=False`) writes nothing, for all processes but the first.
@@ -33,7 +31,7 @@ class RunLog:
     """
 
     def __init__(self, run: RunFolder, *, num_steps: int, first_step: int, enabled: bool) -> None:
-        self._enabled = enabled
+        self._run, self._enabled = run, enabled
         self._metrics = LineFile(run.metrics, self.warn)
         self._skipped = LineFile(run.skipped, self.warn)
         self._writer: SummaryWriter | None = None
@@ -101,26 +99,28 @@ class RunLog:
         rate = f"lr {values['lr']:.3g}"
         self.say(f"epoch {progress.epoch}/{num_epochs} · {means} · {rate} · {speed} · {values['seconds']:.0f} s")
 
-    def health(self, health: Health, progress: Progress) -> None:
-        """Record a health check, say it, and warn aloud of a collapse.
+    def health(self, health: Health, progress: Progress, found: Mapping[str, Any]) -> None:
+        """Record a health check, and what else was found then, and say it."""
+        values = {**vars(health), "collapsed": health.collapsed, **found}
+        self.record("health", epoch=progress.epoch, step=progress.step, values=values)
+        probe = f" · probe {found['probe_accuracy']:.1%}" if "probe_accuracy" in found else ""
+        self.say(f"{health.line}{probe}{' · best so far' if found.get('best') else ''}")
 
-        The first steps do not count: untrained networks and unsettled batch-norm averages look like a collapse.
-        """
-        epoch, values = progress.epoch, {**vars(health), "collapsed": health.collapsed}
-        self.record("health", epoch=epoch, step=progress.step, values=values)
-        self.say(health.line)
-        if health.collapsed and progress.step >= SETTLED_STEPS:
-            self.warn(
-                f"THE REPRESENTATION HAS COLLAPSED after epoch {epoch}: its embeddings hardly depend on the video "
-                f"(effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}); what follows is likely "
-                "wasted: try a lower --optim.lr, a larger --optim.batch_size or a longer --method.queue_size"
-            )
+    def go_back(self, step: int) -> None:
+        """Forget what was recorded after a step, from which the run goes on."""
+        if not self._enabled:
+            return
+        self.flush_to_disk()
+        self._run.forget_after(step)
+        self._draw(lambda writer: writer.close())
+        if self._writer is not None:
+            self._writer = SummaryWriter(str(self._run.root), purge_step=step + 1)
 
     def record(self, kind: str, *, epoch: int, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and its numbers to TensorBoard.
 
         Args:
-            kind: `step`, `epoch`, `health` or `stopped`.
+            kind: `step`, `epoch`, `health`, `stopped`, `collapse` or `rollback`.
             epoch: counted from 1, as people count.
             step: optimiser steps done.
             values: what was measured.

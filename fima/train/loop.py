@@ -12,9 +12,18 @@ from fima.data.layouts.video_list import counted
 from fima.errors import TrainingError
 from fima.torch_tools import distributed
 from fima.torch_tools.determinism import choose_algorithms
+from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collapse, roll_back, watch
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
 from fima.train.meters import EpochMeter, SaveClock
+from fima.train.optimizer import (
+    build_optimizer,
+    encoders_of,
+    freeze_encoders,
+    in_words,
+    set_rates,
+    warnings_about,
+)
 from fima.train.resume import Start, claimed_folder, data_record
 from fima.train.save import save
 from fima.train.schedule import learning_rate
@@ -49,13 +58,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             left = f"its figures are in {run.result}" if run.result.exists() else "nothing to do"
             print(f"{run.root}: finished already, {counted(progress.epoch, 'epoch')}; {left}")
         return TrainingResult(progress=progress)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in task.networks.parameters() if parameter.requires_grad],
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(task.networks, config.optim)
     if start.saved is not None:
         restore(start.saved, task.networks, optimizer, source=start.file or run.last)
     model = distributed.data_parallel(task.networks)
@@ -63,22 +66,28 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
     with (
         claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,
-        StopRequest() as stop,
+        StopRequest(config.run.grace_seconds) as stop,
     ):
         training = Training(
             task=task, run=run, data=data, device=device, model=model, optimizer=optimizer, log=log, stop=stop
         )
         introduce(training, progress)
         is_saved = True
-        while progress.epoch < num_epochs:
-            with stop.may_give_up():
+        while True:
+            try:
                 task.measure(training, progress)
-            progress = train_epoch(training, progress)
+                if progress.epoch >= num_epochs:
+                    break
+                if freeze_encoders(task.networks, optimizer, frozen=progress.epoch < config.optim.freeze_epochs):
+                    training = dataclasses.replace(training, model=distributed.data_parallel(task.networks))
+                progress = train_epoch(training, progress)
+            except CollapsedError as collapse:
+                progress = roll_back(training, collapse)
+                continue
             is_saved = save(training, progress)
             if progress.epoch < num_epochs and stop_requested(stop):
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
                 return TrainingResult(progress=progress, signal_number=stop.signal_number)
-        task.measure(training, progress)
         require_saved(is_saved, run)
         result = task.finish(training, progress)
         log.say(f"finished: {run.last if result is None else run.result}")
@@ -92,22 +101,27 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         The progress after it.
     """
     task, config = training.task, training.task.config
-    lr = learning_rate(config.optim, progress.epoch)
-    for group in training.optimizer.param_groups:
-        group["lr"] = lr
+    lr = learning_rate(config.optim, progress.epoch) * ROLLBACK_FACTOR**progress.rollbacks
+    num_steps = config.optim.epochs * len(task.loader)
     task.networks.train()
+    if progress.epoch < config.optim.freeze_epochs:
+        for encoder in encoders_of(task.networks):
+            encoder.eval()
     task.loader.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
     meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
     clock = SaveClock(config.run.checkpoint_minutes)
     waiting: Measured | None = None
-    for batch in training.stop.awaited(task.loader):
+    for batch in task.loader:
         meter.step_starts()
         # Dropout is a function of (seed, step, process), so a resumed run draws what the uninterrupted one would have.
         step = progress.step + (waiting is not None)
         torch.manual_seed(step_seed(config.run.seed, step, distributed.rank()))
+        set_rates(training.optimizer, config.optim, lr, step / num_steps)
+        task.before_step(step / num_steps)
         training.optimizer.zero_grad(set_to_none=True)
         measured = task.step(training.model, batch, training.device)
         training.optimizer.step()
+        task.after_step()
         # One step late, so that a GPU always has the next one to do while the host looks at the last. Nothing is saved
         # before every step was looked at, so a loss that is not finite reaches no file.
         if waiting is not None:
@@ -131,7 +145,9 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
     """Count a step that is done, and the videos that it was meant to see.
 
     Raises:
-        TrainingError: its loss is not finite, or too large a share of the videos cannot be decoded.
+        TrainingError: its loss is not finite, too large a share of the videos cannot be decoded, or the representation
+            has collapsed and the run is to stop then.
+        CollapsedError: it has collapsed and the run is to go back.
     """
     log, run, step, epoch = training.log, training.run, progress.step + 1, progress.epoch + 1
     skipped = [
@@ -151,24 +167,24 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
         log.record("stopped", epoch=epoch, step=step, values={"videos": measured.paths})
         advice = "try a lower --optim.lr, or --run.precision fp32"
         raise TrainingError(f"step {step} (epoch {epoch}): {error}; {run.last_good()}; {advice}") from None
-    return meter.count(progress, measured, numbers)
+    progress = counted_collapse(meter.count(progress, measured, numbers), measured, numbers)
+    watch(training, progress, numbers)
+    return progress
 
 
 def introduce(training: Training, progress: Progress) -> None:
     """Say what is about to run, and warn of what looks unwise."""
     task, log = training.task, training.log
-    for text in task.warnings():
+    optim = task.config.optim
+    for text in (*task.warnings(), *warnings_about(optim)):
         log.warn(text)
-    for text in task.introduction():
+    for text in (*task.introduction(), in_words(optim)):
         log.say(text)
     log.say(f"{distributed.world_size()} x {training.device.type}, {task.config.run.precision} · {training.run.root}")
     if progress.step:
-        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{task.config.optim.epochs})")
+        log.say(f"continuing after step {progress.step} (epoch {progress.epoch + 1}/{optim.epochs})")
 
 
 def stop_requested(stop: StopRequest) -> bool:
     """Whether a signal has reached any of the processes, so that all of them stop at the same step."""
-    received = stop.signal_number is not None
-    if distributed.world_size() == 1:
-        return received
-    return bool(distributed.all_reduce_sum(torch.tensor(float(received))) > 0)
+    return distributed.any_process(stop.signal_number is not None)

@@ -6,28 +6,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import Checkpoint, Progress
-from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
+from fima.checkpoints.pretrained import write_safetensors
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
 from fima.data.augment import make_inputs
 from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.errors import ConfigError
+from fima.evaluate.protocols import SplitLists
+from fima.files.jsonl import read_lines
+from fima.library.clip_fit import with_timing_checked
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
+from fima.method.networks import MomentumNetworks
 from fima.method.registry import METHODS
+from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
+from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
+from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
-from fima.train.health import check_health
+from fima.train.health import Health, check_health
 from fima.train.loop import seed_networks, train
-from fima.train.resolve import choose_device, warnings_about, with_precision, with_queue_sizes
+from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
+from fima.train.probe import list_probe, probe_accuracy
+from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
 from fima.train.resume import Start, first_progress, last_checkpoint, start_from
+from fima.train.save import write_checkpoint
+from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
 from fima.visual.tensorboard import log_pictures
+
+SETTLED_STEPS = 100
 
 
 def pretrain(
@@ -56,20 +71,31 @@ def pretrain(
         TrainingError: the run had to stop; its last good checkpoint is in place.
     """
     METHODS.check(config.method.name, flag="method.name")
-    device = distributed.init_from_environment(choose_device(config.run.device), config.run.timeout_minutes)
+    device = choose_device(config.run.device, flag="run.device")
+    device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
+        optimizer_class(config.optim.name)
         run.require(resume=resume)
+        probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
+        warm = None if resume else warm_start(config, resume_from)
         videos = chosen_videos(data, config.data, config.data.part)
         num_videos = len(videos.videos)
-        config = with_precision(with_queue_sizes(config, num_videos), device)
+        config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
+        if not resume:
+            videos = with_timing_checked(videos, config.data)
         if resume:
             start = last_checkpoint(config, run, Checkpoint, videos)
         elif resume_from is not None:
             start = start_from(resume_from, config, num_videos, epoch=start_epoch)
         else:
             start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
-        return train(Pretraining(config, videos, device, is_new=start.saved is None), run, device, start)
+        if resume and start.saved is None:
+            warm = warm_start(config, None)
+        task = Pretraining(config, videos, device, warm=warm, probe=probe)
+        if start.saved is not None:
+            task.restore_average(start.saved)
+        return train(task, run, device, start)
 
 
 class Pretraining(Task[PretrainBatch]):
@@ -79,26 +105,38 @@ class Pretraining(Task[PretrainBatch]):
         config: the settings, resolved.
         videos: what to train on.
         device: where.
-        is_new: whether the networks begin with the weights that `model.init_from` names, not with a checkpoint's.
+        warm: weights that the encoders begin with; None: random ones, or those of a checkpoint that is put back later.
+        probe: labelled videos that choose the best checkpoint, instead of the health check's own.
     """
 
     config: PretrainConfig
     networks: Method
 
-    def __init__(self, config: PretrainConfig, videos: VideoList, device: torch.device, *, is_new: bool = True) -> None:
-        self.config, self.videos = config, videos
+    def __init__(
+        self,
+        config: PretrainConfig,
+        videos: VideoList,
+        device: torch.device,
+        *,
+        warm: WarmStart | None = None,
+        probe: SplitLists | None = None,
+    ) -> None:
+        self.config, self.videos, self.probe = config, videos, probe
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
-        self.begins_with = "random weights" if is_new else None
-        if is_new and config.model.init_from is not None:
-            self.begins_with = start_encoders_from(config.model.init_from, self.networks, config.model.backbone)
+        self.warm = warm
+        if warm is not None:
+            start_encoders_from(warm, self.networks)
+        if config.method.key_momentum_end is not None and not isinstance(self.networks, MomentumNetworks):
+            raise ConfigError(f"--method.key-momentum-end: {config.method.name} has no key encoder; leave it out")
         layout = memory_format(config.run.memory_format, config.run.precision, device)
         self.networks.to(device).to(memory_format=layout)
         if config.model.compile:
-            for name, network in self.networks.named_children():
-                if name.endswith("_encoder"):
-                    network.compile()
+            for encoder in encoders_of(self.networks):
+                encoder.compile()
+        decay = config.optim.ema_decay
+        self.ema = moving_average(self.networks.query_encoder, decay) if decay else None
         self.loader = build_pretrain_loader(
             videos,
             config.data,
@@ -113,14 +151,24 @@ class Pretraining(Task[PretrainBatch]):
         """Forward and backward; see `pretrain_step`."""
         return pretrain_step(model, self.config, batch, device)
 
+    def before_step(self, done: float) -> None:
+        """Set the momentum of the key networks, where it changes."""
+        method = self.config.method
+        if method.key_momentum_end is not None and isinstance(self.networks, MomentumNetworks):
+            self.networks.key_momentum = cosine(method.key_momentum, method.key_momentum_end, done)
+
+    def after_step(self) -> None:
+        """Move the average of the encoder, where there is one."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.networks.query_encoder)
+
     def introduction(self) -> list[str]:
         """Return the networks, and the videos."""
         config, videos = self.config, self.videos
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        begins_with = [] if self.begins_with is None else [f"encoder from {self.begins_with}"]
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
-            *begins_with,
+            *([] if self.warm is None else self.warm.lines()),
             f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
         ]
 
@@ -130,7 +178,19 @@ class Pretraining(Task[PretrainBatch]):
 
     def checkpoint(self, **state: Any) -> Checkpoint:  # noqa: ANN401
         """Return a checkpoint of `fima pretrain`."""
-        return Checkpoint(config=self.config, **state)
+        return Checkpoint(config=self.config, ema={} if self.ema is None else self.ema.state_dict(), **state)
+
+    def restore_average(self, saved: RunState) -> None:
+        """Go on with the average of a checkpoint, where the run keeps one and the checkpoint has it."""
+        if self.ema is not None and isinstance(saved, Checkpoint) and saved.ema:
+            self.ema.load_state_dict(saved.ema)
+
+    def write_beside(self, run: RunFolder, progress: Progress) -> None:
+        """Write the average of the encoder as a file that every command reads."""
+        if self.ema is not None:
+            config = self.config
+            facts = {"config": config_to_mapping(config), "method": config.method.name, "epoch": progress.epoch}
+            write_safetensors(run.ema, self.ema.module.state_dict(), facts)
 
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
         """Return whether the health after the last epoch is recorded."""
@@ -148,14 +208,43 @@ class Pretraining(Task[PretrainBatch]):
         return every_epochs > 0 and (last or progress.epoch % every_epochs == 0)
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Measure the representation where it is due, and warn when it has collapsed."""
+        """Measure the representation where it is due; keep it where it is the best, and act where it has collapsed.
+
+        The first steps do not count as a collapse: there, untrained networks and unsettled batch-norm averages look
+        like one.
+        """
+        may_go_back = self.config.run.on_collapse == "rollback"
+        if may_go_back and progress.step == 0:
+            write_checkpoint(training, progress, training.run.healthy)
+        health: Health | None = None
         if distributed.is_main() and self.health_is_due(training.run, progress):
             health = check_health(self.networks, self.videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
-                training.log.health(health, progress)
+                training.log.health(health, progress, self.rated(training, progress, health))
+        has_collapsed = health is not None and health.collapsed
+        if may_go_back and health is not None and not has_collapsed:
+            write_checkpoint(training, progress, training.run.healthy)
+        if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
+            seen = (
+                "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"
+            )
+            respond(training, progress, f"after epoch {progress.epoch}", seen)
         distributed.barrier()
+
+    def rated(self, training: Training, progress: Progress, health: Health) -> dict[str, Any]:
+        """What the probe finds, and whether the checkpoint is the best so far, which is kept as `best.pt` then."""
+        run, key, accuracy, found = training.run, "knn_accuracy", health.knn_accuracy, dict[str, Any]()
+        if self.probe is not None:
+            key, accuracy = "probe_accuracy", probe_accuracy(self.networks, self.probe, self.config, training.device)
+            found = {} if accuracy is None else {key: accuracy}
+        if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
+            return found
+        # The file before the record: a run that is killed between the two measures again, and so writes it again.
+        before = [line.get(key) for line in read_lines(run.metrics) if line.get("kind") == "health"]
+        is_best = accuracy > max((value for value in before if value is not None), default=-1.0)
+        return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
         """Show what the networks make of the epoch's last batch."""
@@ -168,26 +257,30 @@ class Pretraining(Task[PretrainBatch]):
             training.log.warn(f"{folder}: no pictures, since they cannot be written ({error.strerror})")
 
 
-def start_encoders_from(source: str, networks: nn.Module, backbone: str) -> str:
-    """Give the encoders of a method the weights of another encoder; heads and queues stay as they are.
-
-    Args:
-        source: as `load_pretrained` takes it.
-        networks: their children `…_encoder` are the encoders.
-        backbone: the architecture of both.
-
-    Returns:
-        What was loaded, in words.
+def warm_start(config: PretrainConfig, resume_from: Path | None) -> WarmStart | None:
+    """Return the weights that the encoders of a new run begin with; None: random ones, or a checkpoint's.
 
     Raises:
-        CheckpointError: it cannot be read, or is of another architecture.
+        ConfigError: there are two places to begin from; or none, and the encoder is to be frozen.
+        CheckpointError: the weights cannot be read, or do not fit.
     """
-    loaded = load_pretrained(Path(source), backbone=backbone, device=torch.device("cpu"))
-    weights = loaded.encoder.state_dict()
-    for name, network in networks.named_children():
-        if name.endswith("_encoder"):
-            network.load_state_dict(weights)
-    return f"{source}: {loaded.description} ({len(weights)} tensors of the encoder; heads and queues anew)"
+    init_from = config.model.init_from
+    if init_from is not None and resume_from is not None:
+        raise ConfigError(
+            f"--model.init-from {init_from}, --resume-from {resume_from}: the first starts with an encoder alone, the "
+            "second with all of a run; give one of them (--model.init-from None, where a recipe gives it)"
+        )
+    if init_from is not None:
+        return read_warm_start(init_from, config.model.backbone)
+    if resume_from is None:
+        refuse_frozen_random_weights(config.optim, "give --model.init-from")
+    return None
+
+
+def start_encoders_from(warm: WarmStart, networks: nn.Module) -> None:
+    """Give the encoders of a method the weights of another encoder; heads and queues stay as they are."""
+    for encoder in encoders_of(networks):
+        encoder.load_state_dict({**encoder.state_dict(), **warm.weights})
 
 
 def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:

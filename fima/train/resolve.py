@@ -1,4 +1,4 @@
-"""Settings that follow from the machine and the data: device, precision, queue sizes; and what looks unwise."""
+"""Settings that follow from the machine and the data: precision, queue sizes; and what looks unwise."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import torch
 
-from fima.config import PretrainConfig
+from fima.config import MethodConfig, PretrainConfig
+from fima.config.method import LIGHT
 from fima.data.datasets import VideoList
-from fima.errors import ConfigError
 from fima.recipe import RunSettings
+from fima.torch_tools import distributed
 
 QUEUE_WARNING_SHARE = 0.25
 FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
@@ -17,25 +18,6 @@ PUBLISHED_LARGE_SET_VIDEOS = 200_000
 PUBLISHED_LARGE_QUEUE = 65_536
 PUBLISHED_LARGE_CELL_QUEUE = 31_360
 PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
-
-
-def choose_device(name: str, *, flag: str = "run.device") -> torch.device:
-    """Return the device that a flag names.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--{flag} {name}: unknown; choose auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--{flag} {name}: {torch.cuda.device_count()} GPUs are visible; choose another or cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--{flag} {name}: choose auto, cpu, cuda or cuda:N")
-    return device
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:
@@ -59,6 +41,18 @@ def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
         cell_queue_size=cells if method.cell_queue_size is None else method.cell_queue_size,
     )
     return dataclasses.replace(config, method=method)
+
+
+def with_cost(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings with those that `method.cost` `light` stands for, and say which given ones it replaces."""
+    method = config.method
+    if method.cost == "full":
+        return config
+    given = {name: getattr(method, name) for name in LIGHT if getattr(method, name) != getattr(MethodConfig(), name)}
+    replaced = [f"{name} {LIGHT[name]} (not {value})" for name, value in given.items() if value != LIGHT[name]]
+    if replaced and distributed.is_main():
+        print(f"--method.cost light: {', '.join(replaced)}")
+    return dataclasses.replace(config, method=dataclasses.replace(method, **LIGHT))
 
 
 def with_precision(config: RunSettings, device: torch.device) -> RunSettings:

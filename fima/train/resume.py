@@ -1,6 +1,5 @@
 """Where a run begins: anew, at its last checkpoint, or at one of another run; and its folder, held for it alone."""
 
-import dataclasses
 import hashlib
 import os
 import sys
@@ -98,13 +97,16 @@ def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: in
 
     Raises:
         CheckpointError: the file is missing, damaged or something else.
-        ConfigError: no epoch would be left.
+        ConfigError: no epoch would be left, or it was trained with another optimiser.
     """
     saved = load_training_checkpoint(path)
     progress = first_progress(config, num_videos, saved.progress.epoch if epoch is None else epoch)
-    own = {"momentum": config.optim.momentum, "weight_decay": config.optim.weight_decay}
-    groups = [{**group, **own} for group in saved.optimizer["param_groups"]]
-    saved = dataclasses.replace(saved, optimizer={**saved.optimizer, "param_groups": groups})
+    before, now = saved.config.optim.name, config.optim.name
+    if before != now:
+        raise ConfigError(
+            f"--resume-from {path}: its optimiser is {before}, not {now}; give --optim.name {before}, or start from "
+            "its encoder alone with --model.init-from"
+        )
     return Start(progress=progress, saved=saved, file=path)
 
 
@@ -135,7 +137,7 @@ def claimed_folder(
         if distributed.is_main():
             flag, folder = "out", run.root
             try:
-                mark_output(run.root)
+                mark_output(run.root, [])
                 lock.take()
                 run.write_config(config, {**record, "versions": versions()})
                 flag, folder = "checkpoints", run.checkpoint_folder

@@ -24,7 +24,13 @@ def save(training: Training, progress: Progress) -> bool:
     if progress.step_in_epoch == 0 and is_due:
         # Before `last.pt`: a run that is killed between the two repeats the epoch, and so writes it again.
         write_checkpoint(training, progress, run.numbered(progress.epoch))
-    return write_checkpoint(training, progress, run.last, backups=run.before_last(config.run.keep_last - 1))
+    return save_last(training, progress)
+
+
+def save_last(training: Training, progress: Progress) -> bool:
+    """Write `last.pt`, and keep those before it; otherwise as `write_checkpoint`."""
+    run, num_kept = training.run, training.task.config.run.keep_last
+    return write_checkpoint(training, progress, run.last, backups=run.before_last(num_kept - 1))
 
 
 def write_checkpoint(training: Training, progress: Progress, path: Path, *, backups: Sequence[Path] = ()) -> bool:
@@ -49,6 +55,8 @@ def write_checkpoint(training: Training, progress: Progress, path: Path, *, back
     # The records that it counts as done.
     log.flush_to_disk()
     try:
+        if path == run.last:
+            task.write_beside(run, progress)
         save_checkpoint(path, checkpoint, backups=backups)
     except CheckpointError as error:
         left = run.last_good()

@@ -5,85 +5,66 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SAME_REQUEST_SECONDS = 1.0
 """A second Ctrl-C within this time is an echo: `torchrun` hands its own on to processes that have it already."""
-PATIENCE_SECONDS = 4.0
-"""Time after SIGTERM for what may be given up, such as waiting for a batch."""
-LOOK_SECONDS = 0.1
 
 
 class StopRequest:
     """Context manager: a signal asks the loop to stop after its step; a Ctrl-C after it ends the program at once.
 
     Other signals after the first change nothing: a scheduler sends several, and the last checkpoint is being written.
-    Only SIGTERM has a time: what may be given up ends the program soon after it, with the exit code of SIGTERM.
-    `signal_number` is None until a signal arrives, then the first one's.
+    Only SIGTERM has a time. After it the program ends, whatever it does, with the exit code of SIGTERM: a thread learns
+    of the signal from the system, also while the main one is in a decoder that never comes back. `signal_number` is
+    None until a signal arrives, then the first one's.
+
+    Args:
+        grace_seconds: time after SIGTERM; 0: any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float) -> None:
         self.signal_number: int | None = None
+        self._grace_seconds = grace_seconds
         self._since_seconds = 0.0
         self._previous: dict[int, Any] = {}
-        self._may_give_up = False
-        self._watch: threading.Thread | None = None
         self._is_over = threading.Event()
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
+        arrivals, self._wakeup = os.pipe()
+        if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does not ask for it
+            os.set_blocking(self._wakeup, False)
+        self._previous_wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(arrivals,), daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over.set()
+        signal.set_wakeup_fd(self._previous_wakeup)
         for number, previous in self._previous.items():
             signal.signal(number, previous)
-        self._is_over.set()
+        os.close(self._wakeup)
+        if self.signal_number == signal.SIGTERM:
+            _end_children()  # the loader would wait for each of those that are stuck
 
-    @contextmanager
-    def may_give_up(self) -> Iterator[None]:
-        """Do what may be given up after SIGTERM, at any point of it: no checkpoint is written in it."""
-        self._may_give_up = True
-        try:
-            yield
-        finally:
-            self._may_give_up = False
-
-    def awaited(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Give items; waiting for the next of them may be given up, what is done with them may not."""
-        iterator = iter(items)
-        while True:
-            with self.may_give_up():
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
-
-    def _give_up_in_time(self) -> None:
-        """End the program, and the processes that decode, where what goes on after SIGTERM may be given up."""
-        wait = PATIENCE_SECONDS
-        while not self._is_over.wait(wait):
-            if self._may_give_up:
-                os.write(2, b"fima: SIGTERM: ended without another step; the last checkpoint is as it was\n")
-                for child in multiprocessing.active_children():
-                    child.kill()
-                os._exit(128 + signal.SIGTERM)
-            wait = LOOK_SECONDS
+    def _watch(self, arrivals: int) -> None:
+        """End the program, and the processes that decode, some time after SIGTERM; `arrivals` gives a byte a signal."""
+        with os.fdopen(arrivals, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] == signal.SIGTERM and self._grace_seconds and not self._is_over.wait(self._grace_seconds):
+                    took = f"not done {self._grace_seconds:g} s later"
+                    os.write(2, f"fima: SIGTERM: {took}, so ended; the last checkpoint is as it was\n".encode())
+                    _end_children()
+                    os._exit(128 + signal.SIGTERM)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if number == signal.SIGTERM and self._watch is None:
-            self._watch = threading.Thread(target=self._give_up_in_time, daemon=True)
-            self._watch.start()
         if self.signal_number is None:
             self.signal_number, self._since_seconds = number, now
             name = signal.Signals(number).name
@@ -91,3 +72,19 @@ class StopRequest:
             os.write(2, f"fima: {name}: stopping after this step; Ctrl-C stops at once\n".encode())
         elif number == signal.SIGINT and now - self._since_seconds > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
+
+
+def _end_children() -> None:
+    """End the processes that decode."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _leave_signals_to_the_parent() -> None:
+    """In a process that was forked: what signals it gets is nothing that the parent is told of."""
+    signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_signals_to_the_parent)

@@ -15,7 +15,7 @@ from fima.data.loader import PretrainBatch
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
 from fima.train.failures import NotFiniteError
-from fima.train.health import spread
+from fima.train.health import effective_rank, spread
 
 Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
 
@@ -28,6 +28,7 @@ class Measured:
         stats: others, of which the epoch's means are recorded too.
         extra: others, which are recorded by step only.
         batch: the videos.
+        queries: (B, D) query embeddings of this process, whose effective rank is a number, too.
     """
 
     def __init__(
@@ -36,14 +37,19 @@ class Measured:
         stats: Mapping[str, Tensor],
         extra: Mapping[str, Tensor],
         batch: PretrainBatch | LabelledBatch,
+        queries: Tensor,
     ) -> None:
         self.paths, self.skipped = batch.paths, batch.skipped
         self.losses, self.averaged = list(losses), [*losses, *stats]
         self._names = [*self.averaged, *extra]
         numbers = torch.stack([value.double() for value in (*losses.values(), *stats.values(), *extra.values())])
-        self._numbers, self._arrived = numbers, None
+        self.query_shape = queries.shape
+        self._numbers, self._queries, self._arrived = numbers, queries, None
         if numbers.device.type == "cuda":
-            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+            self._numbers, self._queries = (
+                torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+                for value in (numbers, queries)
+            )
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
@@ -59,6 +65,8 @@ class Measured:
         if not math.isfinite(numbers["loss"]):
             parts = ", ".join(f"{name} {numbers[name]}" for name in self.losses[1:])
             raise NotFiniteError(parts or str(numbers["loss"]), self.paths)
+        if len(self._queries):
+            numbers["effective_rank"] = effective_rank(self._queries)
         return numbers
 
 
@@ -97,8 +105,9 @@ def forward_backward(
         losses = {name: losses.get(name, 0) + share * value for name, value in {"loss": loss, **found.parts}.items()}
         stats = {name: stats.get(name, 0) + share * value for name, value in found.stats.items()}
         queries.append(found.query)
-    extra = {"embedding_std": spread(torch.cat(queries))} if len(queries[0]) else {}
-    return Measured(losses, stats, extra, batch)
+    embeddings = torch.cat(queries)
+    extra = {"embedding_std": spread(embeddings)} if len(embeddings) else {}
+    return Measured(losses, stats, extra, batch, embeddings)
 
 
 def reduce_gradients(model: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:

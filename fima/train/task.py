@@ -49,6 +49,19 @@ class Task(ABC, Generic[Batch]):
             device: where the networks are.
         """
 
+    def before_step(self, done: float) -> None:
+        """Set what follows a schedule of the task's own.
+
+        Args:
+            done: share of the run's steps that are done.
+        """
+
+    def restore_average(self, saved: RunState) -> None:
+        """Go on with the moving average that a checkpoint holds, where the task keeps one."""
+
+    def after_step(self) -> None:
+        """Follow the weights that the optimiser has moved."""
+
     @abstractmethod
     def introduction(self) -> list[str]:
         """Return lines that say what is trained on what."""
@@ -60,6 +73,13 @@ class Task(ABC, Generic[Batch]):
     @abstractmethod
     def checkpoint(self, **state: Any) -> RunState:  # noqa: ANN401
         """Return a checkpoint with the fields of `RunState`, which are given, and those of this kind."""
+
+    def write_beside(self, run: RunFolder, progress: Progress) -> None:
+        """Write what goes with `last.pt`, before it; in the first process.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
 
     @abstractmethod
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
@@ -79,7 +99,7 @@ class Task(ABC, Generic[Batch]):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the loop works with; all of it stays the same object for the whole run."""
+    """What the loop works with; all but `model` stays the same object for the whole run."""
 
     task: Task[Any]
     run: RunFolder
@@ -88,7 +108,7 @@ class Training:
     device: torch.device
     model: nn.Module
     """The task's networks, wrapped for several devices where there are several."""
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     log: RunLog
     stop: StopRequest
 

@@ -1,7 +1,7 @@
-"""An encoder as an ordinary module, with its preprocessing beside it: `fima.load`."""
+"""An encoder as an ordinary module, with its preprocessing: `fima.load`."""
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import versions
+from fima.checkpoints.checkpoint import versions, weights_hash
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
+from fima.config import DataConfig
 from fima.data.augment import MEAN, STD
+from fima.data.clips import TIMING
 from fima.data.eval_clips import CENTRE_SHARE, ClipSettings, NumCrops, square_crops
 from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
@@ -24,8 +26,6 @@ from fima.recipe import config_to_mapping
 from fima.use.export.card import model_card
 from fima.use.hub import HUB_SCHEME, HubMixin, download
 
-FRAME_STRIDE = 2
-"""Every second frame of a window is in the clip."""
 Source = str | Path
 
 
@@ -33,7 +33,7 @@ class ClipTransform(nn.Module):
     """Frames of a clip as the encoder takes them; called as torchvision's video transforms are.
 
     A centred square of 0.875 of the short side, scaled to `crop_size` (bilinear), values / 255, minus the mean, by the
-    standard deviation. The frames are those of the clip: every second one of the video.
+    standard deviation. The frames are those of the clip, timed as in `VideoEncoder.clip_settings`.
 
     Args:
         frames: frames per clip that the encoder was trained on.
@@ -64,19 +64,14 @@ class ClipTransform(nn.Module):
         return result if frames.ndim == 5 else result[0]
 
 
-def preprocessing_of(frames: int, crop_size: int) -> dict[str, Any]:
-    """What another program needs to make the same clips; plain values.
-
-    Args:
-        frames: frames per clip.
-        crop_size: side of a clip, in pixels.
-    """
+def preprocessing_of(clips: ClipSettings) -> dict[str, Any]:
+    """What another program needs to make the same clips; plain values."""
     return {
         "input": "float32 (batch, 3, frames, height, width), RGB",
-        "frames": frames,
-        "frame_stride": FRAME_STRIDE,
+        "frames": clips.frames,
+        **clips.timing.rule,
         "crop": f"centred square, {CENTRE_SHARE} of the short side",
-        "resize": {"height": crop_size, "width": crop_size, "mode": "bilinear", "antialias": False},
+        "resize": {"height": clips.crop_size, "width": clips.crop_size, "mode": "bilinear", "antialias": False},
         "scale": "whole values of 0..255 after resizing, divided by 255",
         "mean": list(MEAN),
         "std": list(STD),
@@ -134,7 +129,7 @@ class VideoEncoder(
         shown = {"frames": transform.frames, "crop_size": transform.crop_size}
         return {
             "format": "fima-encoder",
-            "preprocessing": preprocessing_of(**shown),
+            "preprocessing": preprocessing_of(self.clip_settings()),
             "backbone": self.backbone,
             "num_outputs": self.num_features,
             "method": self.about.get("method", "encoder"),
@@ -147,14 +142,10 @@ class VideoEncoder(
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of its weights, whatever file they came from."""
-        digest = hashlib.sha256(self.backbone.encode())
-        for name, value in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(self.encoder, self.backbone)
 
     def generate_model_card(self, *args: object, **settings: object) -> Any:  # noqa: ANN401
-        """Return the card that `save_pretrained` and `push_to_hub` write beside the weights."""
+        """Return the card that `save_pretrained` and `push_to_hub` write next to the weights."""
         from huggingface_hub import ModelCard
 
         address = settings.get("repo_id")
@@ -177,14 +168,15 @@ class VideoEncoder(
     def clip_settings(
         self, *, clips: int = 10, crops: NumCrops = 1, frames: int | None = None, crop_size: int | None = None
     ) -> ClipSettings:
-        """How clips for it are cut out of videos; frames, crop size and span as in training unless given."""
-        span = (self.about.get("config") or {}).get("data", {}).get("span")
-        return ClipSettings(
+        """How clips for it are cut out of videos; timed as in training, frames and crop size too unless given."""
+        data = (self.about.get("config") or {}).get("data", {})
+        trained = DataConfig(**{name: data[name] for name in TIMING if data.get(name) is not None})
+        return replace(
+            ClipSettings.of(trained),
             frames=self.transform.frames if frames is None else frames,
             crop_size=self.transform.crop_size if crop_size is None else crop_size,
             num_clips=clips,
             num_crops=crops,
-            span=span[1] if span else 0.0,
         )
 
     def embed(

@@ -37,8 +37,7 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
         output="vectors",
         weights=state,
         facts={**module.facts(), "output": f"vectors, float32 (batch, {module.num_features})"},
-        frames=settings.frames,
-        crop_size=settings.crop_size,
+        clips=module.clip_settings(),
     )
     write(exportable, weights, "safetensors")
     write_file(card, card_of(settings))

@@ -1,4 +1,4 @@
-"""Activation maps over a whole video: beside its frames as a video, and averaged as a picture. Frames are streamed."""
+"""Activation maps over a whole video: next to its frames as a video, and averaged as a picture. Frames are streamed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from fima.checkpoints.checkpoint import LoadedEncoder
+from fima.data.clips import TimedVideo
 from fima.data.datasets import VideoList
-from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, map_timeline
 from fima.evaluate.cam import adapted_to_differences
@@ -33,10 +33,8 @@ class NamedEncoder:
     """What stands above its maps."""
     encoders: ViewEncoders
     """The networks."""
-    clip_frames: int
-    """Frames F that it sees of a window of 2·F."""
-    crop_size: int
-    """Side of the crops that it was trained on, in pixels."""
+    clips: ClipSettings
+    """Size and timing of the clips that it was trained on."""
 
 
 def shown_encoder(
@@ -58,12 +56,11 @@ def shown_encoder(
         resources: device and batch size.
         kind: which maps are to be shown.
     """
-    data, difference = loaded.config.data, None
+    difference, clips = None, ClipSettings.of(loaded.config.data, num_clips=num_clips)
     if kind == "both":
-        settings = ClipSettings.of(data, num_clips=num_clips)
-        difference, _ = adapted_to_differences(loaded.encoder, videos, settings, resources)
+        difference, _ = adapted_to_differences(loaded.encoder, videos, clips, resources)
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
-    return NamedEncoder(name=name, encoders=encoders, clip_frames=data.frames, crop_size=data.crop_size)
+    return NamedEncoder(name=name, encoders=encoders, clips=clips)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,7 @@ class VideoMaps:
     """Frames of the video."""
 
     def panels(self, frame: Picture, number: int) -> Picture:
-        """Frame `number` beside its maps, each map coloured from its lowest to its highest value in the whole video."""
+        """Frame `number` next to its maps, maps coloured from lowest to highest value in the whole video."""
         maps = [
             labelled(overlay(frame, timeline.at(number), timeline.limits), name)
             for name, timeline in self.timelines.items()
@@ -84,26 +81,35 @@ class VideoMaps:
         return in_a_row([labelled(frame, "video"), *maps])
 
 
-def look_at(shown: Iterable[NamedEncoder], source: FrameSource, *, device: torch.device) -> VideoMaps:
-    """Compute the maps of a video, window by window."""
-    num_frames = 0
+def look_at(
+    shown: Iterable[NamedEncoder], source: FrameSource, video: TimedVideo, *, device: torch.device
+) -> VideoMaps:
+    """Compute the maps of a video, window by window.
 
-    def counted() -> Iterable[NDArray[np.uint8]]:
-        nonlocal num_frames
-        for num_frames, frame in enumerate(source(), start=1):  # noqa: B007
-            yield frame
+    Args:
+        shown: the encoders.
+        source: the frames of the video.
+        video: how many they are, and when each is shown.
+        device: where the encoders are.
 
+    Raises:
+        VideoError: an encoder counts in frames per second, and the video has no frame rate.
+    """
     timelines = {
         encoder.name: map_timeline(
-            encoder.encoders, counted(), clip_frames=encoder.clip_frames, crop_size=encoder.crop_size, device=device
+            encoder.encoders,
+            source(),
+            window=encoder.clips.timing.window(video, encoder.clips.frames),
+            crop_size=encoder.clips.crop_size,
+            device=device,
         )
         for encoder in shown
     }
-    return VideoMaps(timelines=timelines, num_frames=num_frames)
+    return VideoMaps(timelines=timelines, num_frames=video.num_frames)
 
 
 def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
-    """Write the video beside its maps.
+    """Write the video next to its maps.
 
     Args:
         maps: of the video.
@@ -149,8 +155,3 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         rows.append(labelled(in_a_row(tiles), name))
     rows.append(label(LEGEND, rows[0].shape[1]))
     save_picture(in_a_column(rows), out)
-
-
-def file_source(reader: VideoReader) -> FrameSource:
-    """The frames of a file, decoded anew each time."""
-    return reader.stream

@@ -1,14 +1,16 @@
 """What the bytes of a packet tell without decoding them: packed B-frames of MPEG-4, pictures of H.264 to leave out.
 
-Both pay for themselves: docs/performance.md.
+All of it pays for itself: docs/performance.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 B_VOP = 2
 SMALLEST_CODED_VOP_BYTES = 10
 H264_SLICE_TYPES = (1, 5)
+SLICE_HEADER_BYTES = 64
+"""More than the header of a slice takes."""
 
 
 class PackedFrames:
@@ -62,19 +64,36 @@ def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], 
     Returns:
         The codec's test; None for codecs other than H.264 with length prefixes.
     """
-    if codec == "h264" and extradata is not None and len(extradata) > 4 and extradata[0] == 1:
-        length_bytes = (extradata[4] & 3) + 1
-        return lambda packet: _h264_is_unreferenced(packet, length_bytes)
-    return None
+    length_bytes = h264_length_bytes(codec, extradata)
+    return None if length_bytes is None else lambda packet: _h264_is_unreferenced(packet, length_bytes)
+
+
+def h264_length_bytes(codec: str, extradata: bytes | None) -> int | None:
+    """Bytes of the lengths that stand before units (ISO 14496-15, 5.3.3.1); None where it is no H.264 with lengths."""
+    has_lengths = codec == "h264" and extradata is not None and len(extradata) > 4 and extradata[0] == 1
+    return (extradata[4] & 3) + 1 if has_lengths and extradata is not None else None
+
+
+def h264_units(packet: bytes, length_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where each unit of a packet of H.264 begins and how long it is, without its length prefix."""
+    position = length_bytes
+    while position < len(packet):
+        size = int.from_bytes(packet[position - length_bytes : position], "big")
+        yield position, size
+        position += size + length_bytes
+
+
+def h264_picture_header(packet: bytes, length_bytes: int) -> bytes:
+    """The packet up to the header of its first slice, which tells a decoder all but the pixels."""
+    for position, size in h264_units(packet, length_bytes):
+        if packet[position] & 31 in H264_SLICE_TYPES:
+            kept = min(size, SLICE_HEADER_BYTES)
+            return packet[: position - length_bytes] + kept.to_bytes(length_bytes, "big") + packet[position:][:kept]
+    return packet
 
 
 def _h264_is_unreferenced(packet: bytes, length_bytes: int) -> bool:
-    """Whether nal_ref_idc is 0 in every slice (ISO 14496-10, 7.4.1; units prefixed by their length)."""
-    position, reference_ids = 0, []
-    while position + length_bytes < len(packet):
-        size = int.from_bytes(packet[position : position + length_bytes], "big")
-        header = packet[position + length_bytes]
-        if header & 31 in H264_SLICE_TYPES:
-            reference_ids.append(header >> 5 & 3)
-        position += length_bytes + size
+    """Whether nal_ref_idc is 0 in every slice (ISO 14496-10, 7.4.1)."""
+    headers = (packet[position] for position, _ in h264_units(packet, length_bytes))
+    reference_ids = [header >> 5 & 3 for header in headers if header & 31 in H264_SLICE_TYPES]
     return bool(reference_ids) and not any(reference_ids)

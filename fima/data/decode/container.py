@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from fima.errors import VideoError
 
 MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
+TRANSPORT_STREAM = "mpegts"
 FORMATS = {".avi": "avi"} | dict.fromkeys((".m4v", ".mov", ".mp4"), MP4_FORMAT)
 """FFmpeg's names of formats by the ending of a file. To try that one alone saves a third of the time of opening."""
 WITHOUT_DECODING = {"codec_whitelist": "none", "probesize": "4096"}
@@ -22,6 +23,7 @@ WITHOUT_DECODING = {"codec_whitelist": "none", "probesize": "4096"}
 MAX_FRAME_PIXELS = 2**26
 """A larger frame is refused: one of them takes 200 MB as RGB, and a damaged header can announce any size."""
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+INCOMPLETE = "truncated or damaged: a packet is incomplete"
 RATE_TOLERANCE = 0.1
 EXTREME_ASPECT = 8
 """Pixels that are said to be longer than this, or higher, are square: the header is damaged."""
@@ -55,7 +57,10 @@ def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, Video
             raise
         raise VideoError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     try:
-        return container, _prepared_stream(path, container)
+        stream = _prepared_stream(path, container)
+        if container.format.name == TRANSPORT_STREAM:
+            _check_first_packet(path, stream.index)
+        return container, stream
     except VideoError:
         container.close()
         raise
@@ -121,11 +126,22 @@ def video_packets(path: Path, container: InputContainer, stream: VideoStream) ->
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise VideoError(path, "truncated or damaged: a packet is incomplete")
+                raise VideoError(path, INCOMPLETE)
             if packet.size:
                 yield packet
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be read ({error.strerror})") from error
+
+
+def _check_first_packet(path: Path, index: int) -> None:
+    """Refuse a transport stream whose video stream, of this index, has lost a part of its first packet.
+
+    FFmpeg's parser, which cuts such streams into frames, gives the mark of an incomplete packet to the frame before it:
+    that of the first packet is lost.
+    """
+    with av.open(ffmpeg_name(path), options={"fflags": "noparse"}) as container:
+        if len(container.streams) > index and next(container.demux(container.streams[index])).is_corrupt:
+            raise VideoError(path, INCOMPLETE)
 
 
 def check_end(path: Path, end: int) -> None:
@@ -147,10 +163,11 @@ def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> fl
         The rate; 0 where neither tells.
     """
     stated = float(stream.average_rate or 0)
-    span = (max(times) - min(times)) * float(stream.time_base or 0) if len(times) > 1 else 0.0
+    span = (max(times) - min(times)) * (stream.time_base or 0) if len(times) > 1 else 0
     if span <= 0:
         return stated
-    measured = (len(times) - 1) / span * num_frames / len(times)
+    # In fractions: a rate a little below 25 would have 100 frames last longer than four seconds.
+    measured = float(Fraction((len(times) - 1) * num_frames, len(times)) / span)
     return stated if abs(stated - measured) <= RATE_TOLERANCE * measured else measured
 
 

@@ -1,16 +1,22 @@
-"""What the header and the first frame of a video file tell; packets are counted only where the header has no index."""
+"""What the header and the first frame of a video file tell; packets are counted only where the header has no index.
 
-import contextlib
+Of the first frame, pixels are decoded only where its codec has no other way to say how it is turned, and whether it has
+two fields: docs/performance.md.
+"""
+
 import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from fima.data.decode.bitstream import h264_length_bytes, h264_picture_header
 from fima.data.decode.container import (
     check_end,
     frame_rate,
@@ -23,6 +29,13 @@ from fima.data.decode.frame_folder import FrameFolderReader
 from fima.errors import VideoError
 
 PROGRESSIVE_ORDERS = (0, 1)
+WITHOUT_PIXELS = {"ec": "0"}
+"""The decoder does not conceal what is missing in a picture."""
+MATROSKA_FORMAT = "matroska,webm"
+MATROSKA_START_BYTES = 2**14
+MATROSKA_TRACKS, MATROSKA_PROJECTION, MATROSKA_CLUSTER = b"\x16\x54\xae\x6b", b"\x76\x70", b"\x1f\x43\xb6\x75"
+"""Ids of elements (RFC 9559): the tracks, what can turn one, and where the packets begin."""
+NEVER_INTERLACED = frozenset({"av1", "libdav1d", "libvpx", "libvpx-vp9", "vp8", "vp9"})
 MICROSECONDS = 1_000_000
 
 
@@ -57,7 +70,7 @@ class VideoHeader:
 
 
 def read_header(path: Path) -> VideoHeader:
-    """Read the header of a video file and decode its first frame.
+    """Read the header of a video file, and what its first frame tells.
 
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, its frames are not of the size
@@ -67,6 +80,7 @@ def read_header(path: Path) -> VideoHeader:
         return _of_folder(path)
     container, stream = open_video(path, probe=False)
     with container:
+        stream.codec_context.options = {**stream.codec_context.options, **WITHOUT_PIXELS}
         width, height = stream.codec_context.width, stream.codec_context.height
         times = _listed_times(path, stream)
         counted = times is None
@@ -86,9 +100,9 @@ def read_header(path: Path) -> VideoHeader:
             pixel_aspect=float(pixel_aspect(stream)),
             duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, read_times),
             codec=context.name,
-            pixel_format=first.format.name,
-            rotation=-first.rotation % 360,
-            interlaced=first.interlaced_frame or int(context.field_order) not in PROGRESSIVE_ORDERS,
+            pixel_format=first.pixel_format,
+            rotation=first.rotation,
+            interlaced=first.interlaced or int(context.field_order) not in PROGRESSIVE_ORDERS,
             chosen=_chosen(container, stream),
         )
 
@@ -117,35 +131,78 @@ def _listed_times(path: Path, stream: VideoStream) -> "array[int] | None":
     times = array("q")
     end = 0
     for entry in stream.index_entries:
-        end = max(end, entry.pos + entry.size)
-        if entry.size > 0 and not entry.is_discard:
+        size = entry.size
+        if (reaches := entry.pos + size) > end:
+            end = reaches
+        if size > 0 and not entry.is_discard:
             times.append(entry.timestamp)
     check_end(path, end)
     return times if times and len(times) == stream.frames else None
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """What a frame tells besides its pixels; as in `VideoHeader`."""
+
+    width: int
+    height: int
+    pixel_format: str
+    rotation: int
+    interlaced: bool
+
+
+def _known(path: Path, container: InputContainer, context: VideoCodecContext) -> list[_Picture]:
+    """What the first frame would tell, without decoding it: what FFmpeg has seen while it opened WebM or Matroska.
+
+    Nothing, where the video may be turned, or the codec may have fields.
+    """
+    if container.format.name != MATROSKA_FORMAT or context.name not in NEVER_INTERLACED or context.pix_fmt is None:
+        return []
+    with path.open("rb") as file:
+        start = file.read(MATROSKA_START_BYTES).partition(MATROSKA_CLUSTER)[0]
+    if MATROSKA_TRACKS not in start or MATROSKA_PROJECTION in start:
+        return []
+    return [_Picture(context.width, context.height, context.pix_fmt, rotation=0, interlaced=False)]
+
+
 def _first_frame(
     path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool
-) -> tuple[VideoFrame, "array[int]", int]:
-    """The first frame, and of the packets that were read the times and the number of those that are shown."""
+) -> tuple[_Picture, "array[int]", int]:
+    """What the first frame tells; of the packets that were read the times, and the number of those that are shown."""
     num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
-    frames: list[VideoFrame] = []
+    frames = _known(path, container, stream.codec_context)
     for packet in video_packets(path, container, stream):
         if not packet.is_discard:
             num_packets += 1
             if packet.pts is not None:
                 times.append(packet.pts)
-        with contextlib.suppress(av.InvalidDataError):  # damage is for those to find who decode the whole file
-            frames = frames or stream.codec_context.decode(packet)
+        if not frames:
+            frames = _decoded(stream.codec_context, packet)
         if frames and not to_the_end:
             break
-    frames = frames or stream.codec_context.decode(None)
     # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
     if to_the_end and container.format.name == "avi" and num_indexed < num_packets < stream.frames:
         raise VideoError(path, f"truncated or damaged: {num_packets} of {stream.frames} frames can be read")
     if not frames:
         raise VideoError(path, "no frame")
     return frames[0], times, num_packets
+
+
+def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> list[_Picture]:
+    """What the frame of a packet tells; the decoder has to give it at once, and where it can, without its pixels."""
+    length_bytes = h264_length_bytes(context.name, context.extradata)
+    given: Packet[Any] = packet
+    if length_bytes is not None:
+        given = Packet(h264_picture_header(bytes(packet), length_bytes))
+    try:
+        return [
+            _Picture(frame.width, frame.height, frame.format.name, -frame.rotation % 360, frame.interlaced_frame)
+            for frame in (context.decode(given) or context.decode(None))[:1]
+        ]
+    except av.FFmpegError:  # damage is for those to find who decode the whole file
+        return []
+    finally:
+        context.flush_buffers()
 
 
 def _duration(container: InputContainer, stream: VideoStream, seconds: float, times: "array[int]") -> float:

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +49,9 @@ class VideoReader:
     Raises:
         VideoError: the file cannot be opened, has no video stream or no frame, or cannot be decoded.
     """
+
+    _times: "array[int] | None" = None
+    """Times of frames that were counted, where the decoder gives all of them, rising."""
 
     def __new__(cls, path: Path, *, probe: bool = False) -> Self:
         """Choose the class that reads it, as `pathlib.Path` does."""
@@ -126,9 +130,9 @@ class VideoReader:
 
     def frame_times(self) -> npt.NDArray[np.float64] | None:
         """Seconds at which each frame is shown, rising, (num_frames,); None where timestamps do not tell."""
-        if self._index is None:
-            return None
-        return self._index.timestamps() * float(self.time_base)
+        if self._index is not None:
+            return self._index.timestamps() * float(self.time_base)
+        return None if self._times is None else np.array(self._times, dtype=np.float64) * float(self.time_base)
 
     def stream(self) -> Iterator[npt.NDArray[np.uint8]]:
         """All frames in order, one at a time, RGB uint8 (H, W, 3); nothing is kept. Raises VideoError as `read`."""
@@ -227,9 +231,12 @@ class VideoReader:
         self._index = self._frames = None
         self._counted = True
         self.num_frames = 0
+        times = array("q")
         kept: list[VideoFrame] = []
         kept_bytes = 0
         for frame in self._decode_in_order():
+            if frame.pts is not None:
+                times.append(frame.pts)
             if self.num_frames == 0:
                 self.width, self.height = frame.width, frame.height
             self.num_frames += 1
@@ -242,6 +249,8 @@ class VideoReader:
             raise VideoError(self.path, "no frame")
         if kept_bytes <= KEPT_FRAME_BYTES:
             self._frames = kept
+        is_rising = len(times) == self.num_frames and all(first < second for first, second in pairwise(times))
+        self._times = times if is_rising else None
 
     def _decode_packets(self, packets: Iterable["Packet[VideoStream]"]) -> Iterator[VideoFrame]:
         """Decodes packets up to the end; frames come in display order."""

@@ -1,5 +1,6 @@
-"""Diving48, second version of the labels: JSON lists beside the videos."""
+"""Diving48, second version of the labels: JSON lists next to the videos."""
 
+from functools import partial
 from pathlib import Path
 
 from fima.data.layouts import lists
@@ -43,17 +44,16 @@ def list_diving48(request: Request) -> VideoList:
         starts = f"{counted(len(cut), 'listed clip')} with a start inside the file, such as {cut[0]}"
         notes.append(f"Diving48 V2: {starts}; whole files are used")
     files = find_files(request.root)
-    return lists.join(
-        request,
+    listing = lists.Listing(
         dataset="diving48",
         layout="Diving48 V2",
-        folder=request.root,
         files=files,
         index=lists.index_names(files.videos),
         entries=entries,
         classes=classes,
         notes=notes,
     )
+    return lists.join(request, listing)
 
 
 def _read_vocabulary(path: Path) -> list[str]:
@@ -64,15 +64,10 @@ def _read_vocabulary(path: Path) -> list[str]:
     return [" ".join(map(str, name)) if isinstance(name, list) else str(name) for name in content]
 
 
-def _is_diving48(root: Path, annotations: Path | None) -> bool:
-    return root.is_dir() and lists.list_folder(root, annotations, [*LIST_NAMES.values()]) is not None
-
-
 LAYOUT = Layout(
     name="diving48",
     title="Diving48 V2",
     looked_for="Diving48_V2_train.json and Diving48_V2_test.json",
-    recognise=_is_diving48,
-    accepts=_is_diving48,
+    recognise=partial(lists.has_lists, [*LIST_NAMES.values()]),
     list_videos=list_diving48,
 )

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fima.data.decode.frame_series import IMAGE_EXTENSIONS, frame_series
+from fima.data.decode.frame_series import IMAGE_EXTENSIONS, NUMBERED, frame_series
 from fima.data.layouts.video_list import counted
 from fima.errors import DataError
-from fima.files.output import OUTPUT_MARKER
+from fima.files.output import OUTPUT_MARKER, mark_files, marked_outputs
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -27,6 +27,8 @@ MOST_SUFFIXES = 5
 class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
+    root: Path
+    """The folder."""
     videos: list[Path]
     """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
@@ -36,7 +38,7 @@ class Files:
     frame_folders: list[Path] = field(default_factory=list)
     """Those of the videos that are folders of pictures."""
     outputs: list[Path] = field(default_factory=list)
-    """Folders that fima wrote, which are passed over."""
+    """Folders and files that fima wrote, which are passed over."""
 
     def notes(self, *, with_lists: bool = True) -> list[str]:
         """Say what was passed over, and what was taken for a video without being a file; list files if `with_lists`."""
@@ -48,15 +50,15 @@ class Files:
             folders = counted(len(self.frame_folders), "folder")
             found.append(f"{folders} of pictures read as videos, a frame each, such as {self.frame_folders[0]}")
         if self.outputs:
-            folders = counted(len(self.outputs), "folder")
-            found.append(f"{folders} of results passed over ({OUTPUT_MARKER} in it), such as {self.outputs[0]}")
+            results = counted(len(self.outputs), "result")
+            found.append(f"{results} of fima passed over (marked by {OUTPUT_MARKER}), such as {self.outputs[0]}")
         return found
 
 
 def find_files(root: Path) -> Files:
     """Walk a folder. Hidden files, hidden folders and results of fima are passed over, links are followed.
 
-    A folder of numbered pictures without a video beside them is a video, where no videos lie at other depths only.
+    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
 
     Raises:
         DataError: no video below the folder.
@@ -80,7 +82,8 @@ def find_files(root: Path) -> Files:
         except OSError as error:
             missing.append(str(error.filename))
             continue
-        if folder and any(entry.name == OUTPUT_MARKER for entry in entries):
+        marked = marked_outputs(root / folder) if any(entry.name == OUTPUT_MARKER for entry in entries) else None
+        if folder and marked == frozenset():
             outputs.append(folder)
             continue
         before = len(videos)
@@ -88,6 +91,9 @@ def find_files(root: Path) -> Files:
         for entry in entries:
             relative = f"{folder}{entry.name}"
             if entry.name.startswith("."):
+                continue
+            if marked and entry.name in marked:
+                outputs.append(relative)
                 continue
             if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 - takes the entry itself
                 pending.append(f"{relative}/")
@@ -103,6 +109,7 @@ def find_files(root: Path) -> Files:
             others += here
     frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
     files = Files(
+        root=root,
         videos=_sorted([*videos, *frame_folders]),
         others=_sorted(others),
         missing=sorted(missing),
@@ -110,12 +117,12 @@ def find_files(root: Path) -> Files:
         outputs=_sorted(outputs),
     )
     if not files.videos:
-        raise DataError(_nothing_found(root, files))
+        raise DataError(_nothing_found(files))
     return files
 
 
 def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:
-    """Return the folders that are videos, given the depths of files that are; pictures beside them go to `others`."""
+    """Return the folders that are videos, given the depths of files that are; other pictures go to `others`."""
     found: list[str] = []
     for folder, paths in pictures.items():
         frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}
@@ -128,19 +135,30 @@ def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], o
 
 
 def has_videos(folder: Path) -> bool:
-    """Whether videos lie in a folder or in its subfolders, none of them a folder of results of fima."""
-    if (folder / OUTPUT_MARKER).exists():
-        return False
-    return any(
-        is_video(path.name) and not (path.parent / OUTPUT_MARKER).exists()
-        for pattern in ("*", "*/*")
-        for path in folder.glob(pattern)
-    )
+    """Whether videos lie in a folder or in its subfolders that are no results of fima."""
+    for place in (folder, *(path for path in folder.glob("*") if path.is_dir())):
+        marked = marked_outputs(place)
+        if marked != frozenset():
+            if any(is_video(path.name) and path.name not in (marked or ()) for path in place.glob("*")):
+                return True
+        elif place == folder:
+            return False
+    return False
 
 
 def is_video(name: str) -> bool:
     """Whether a file name has the extension of a video."""
     return _suffix(name) in VIDEO_EXTENSIONS
+
+
+def mark_picture(path: Path) -> None:
+    """Mark a picture that is going to be written as a result, where its name could be that of a frame of a video.
+
+    Raises:
+        OSError: its folder cannot be written.
+    """
+    if NUMBERED.fullmatch(path.name):
+        mark_files(path.parent, [path.name])
 
 
 def _suffix(name: str) -> str:
@@ -158,7 +176,8 @@ def _sorted(names: list[str]) -> list[Path]:
     return [Path(name) for name in sorted(names, key=lambda name: name.split("/"))]
 
 
-def _nothing_found(root: Path, files: Files) -> str:
+def _nothing_found(files: Files) -> str:
+    root = files.root
     if files.missing:
         return f"{root}: no video that can be read; {len(files.missing)} not there, such as {files.missing[0]}"
     if files.outputs and not files.others:

@@ -18,7 +18,7 @@ def list_folder(request: Request) -> VideoList:
     """List a folder by what lies in it.
 
     - Split folders: `train/` and `val/` or `test/`, or other spellings of them, each with one folder a class; or the
-      other way round, in each class folder. Other folders beside them are in no split.
+      other way round, in each class folder. Other folders next to them are in no split.
     - Class folders: every video is in `<class>/<video>`, of at least two classes. Every fifth video of each class in
       sorted order is held out as the test split.
     - Anything else, at any depth, is a folder without labels: `train` and `all` are all its videos. That includes
@@ -119,7 +119,7 @@ def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str |
     """Say which videos lie in no split."""
     outside = [path for path in files.videos if path not in inner]
     splits = " and ".join(sorted(filter(None, there), reverse=True))
-    return [f"{counted(len(outside), 'video')} beside {splits} in no split, such as {outside[0]}"] if outside else []
+    return [f"{counted(len(outside), 'video')} outside {splits}, in no split, such as {outside[0]}"] if outside else []
 
 
 def _unread_tables(root: Path) -> list[str]:
@@ -177,6 +177,5 @@ LAYOUT = Layout(
     title="a plain folder of videos",
     looked_for="a folder of videos, which needs no annotations",
     recognise=_is_folder,
-    accepts=_is_folder,
     list_videos=list_folder,
 )

@@ -1,6 +1,7 @@
 """HMDB51: class folders of videos, and one list for each class and split."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from fima.data.layouts import lists
@@ -44,11 +45,9 @@ def list_hmdb51(request: Request) -> VideoList:
                 raise DataError(f"{where}: cannot read {line!r}; expected a file name and 0, 1 or 2")
             video = name / lists.inside(match["video"], where)
             entries.append(lists.path_entry(folder, video, label_of[name], SPLIT_OF_FLAG[match["flag"]]))
-    return lists.join(
-        request,
+    listing = lists.Listing(
         dataset="hmdb51",
         layout="HMDB51" if request.split == "all" else f"HMDB51, split {request.split_index}",
-        folder=folder,
         files=files,
         index=lists.index_paths(files.videos),
         entries=entries,
@@ -56,18 +55,14 @@ def list_hmdb51(request: Request) -> VideoList:
         expected=lists.expected_videos(request, OFFICIAL, certain=len(classes) == NUM_CLASSES),
         folder_labels=label_of,
     )
-
-
-def _is_hmdb51(root: Path, annotations: Path | None) -> bool:
-    return root.is_dir() and lists.list_folder(root, annotations, PATTERNS) is not None
+    return lists.join(request, listing)
 
 
 LAYOUT = Layout(
     name="hmdb51",
     title="HMDB51",
     looked_for="<class>_test_split1.txt in anno/ or testTrainMulti_7030_splits/",
-    recognise=_is_hmdb51,
-    accepts=_is_hmdb51,
+    recognise=partial(lists.has_lists, PATTERNS),
     list_videos=list_hmdb51,
     numbered_splits=True,
 )

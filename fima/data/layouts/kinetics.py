@@ -71,11 +71,9 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
     for path in files.videos:
         # The same name may lie in several folders: the one named after the class is meant.
         index.setdefault(f"{path.parent.name.replace('_', ' ')}/{path.stem}", path)
-    return lists.join(
-        request,
+    listing = lists.Listing(
         dataset="k400",
         layout=layout,
-        folder=request.root,
         files=files,
         index=index,
         entries=[
@@ -85,6 +83,7 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
         classes=classes,
         notes=notes,
     )
+    return lists.join(request, listing)
 
 
 def _entry(name: str, start: int, end: int, label: str | None, split: str, label_of: dict[str, int]) -> Entry:

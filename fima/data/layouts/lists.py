@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -39,6 +39,11 @@ def list_folder(root: Path, annotations: Path | None, patterns: Iterable[str]) -
     """Return the first of these places that holds files of one of the patterns."""
     places = list_places(root, annotations)
     return next((place for place in places if any(any(place.glob(pattern)) for pattern in patterns)), None)
+
+
+def has_lists(patterns: Iterable[str], root: Path, annotations: Path | None) -> bool:
+    """Whether a root is a folder with such files."""
+    return root.is_dir() and list_folder(root, annotations, patterns) is not None
 
 
 def require_list_folder(request: Request, patterns: Sequence[str]) -> Path:
@@ -163,7 +168,7 @@ def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str)
 
 @dataclass(frozen=True, kw_only=True)
 class _Matched:
-    """The lines of lists beside the files on the disk."""
+    """The lines of lists, matched with the files on the disk."""
 
     wanted: set[Path]
     """Files of the split."""
@@ -212,69 +217,69 @@ def _match(entries: Sequence[Entry], index: Mapping[str, Path], split: str) -> _
     )
 
 
-def join(
-    request: Request,
-    *,
-    dataset: Dataset,
-    layout: str,
-    folder: Path,
-    files: Files,
-    index: Mapping[str, Path],
-    entries: Sequence[Entry],
-    classes: list[str],
-    expected: int | None = None,
-    folder_labels: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
-) -> VideoList:
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A data set by its lists, and the files that they name."""
+
+    dataset: Dataset
+    """The data set."""
+    layout: str
+    """How the folder was read, in words."""
+    files: Files
+    """What lies below the folder of videos."""
+    index: Mapping[str, Path]
+    """The videos by the keys of the entries."""
+    entries: Sequence[Entry]
+    """The lines of all lists."""
+    classes: list[str]
+    """Class names."""
+    expected: int | None = None
+    """Videos of the official split."""
+    folder_labels: Mapping[str, int] = field(default_factory=dict)
+    """Label by top folder, for files that are in no list."""
+    notes: Sequence[str] = ()
+    """What else was odd."""
+
+
+def join(request: Request, listing: Listing) -> VideoList:
     """Join lists with the files on the disk.
 
     The split `all` is every file on the disk, and its missing ones are those that any list names.
 
-    Args:
-        request: what was asked for.
-        dataset: the data set.
-        layout: how the folder was read, in words.
-        folder: the folder of videos.
-        files: what lies below it.
-        index: its videos by the keys of the entries.
-        entries: the lines of all lists.
-        classes: class names.
-        expected: videos of the official split.
-        folder_labels: label by top folder, for files that are in no list.
-        notes: what else was odd.
-
     Raises:
         DataError: none of the videos of the split is there.
     """
-    found = _match(entries, index, request.split)
-    videos = files.videos
+    folder, videos, classes = listing.files.root, listing.files.videos, listing.classes
+    found = _match(listing.entries, listing.index, request.split)
     everything = request.split == "all"
     if not found.wanted and not (everything and videos):
         raise DataError(_none_there(request, folder, found.num_listed, found.missing))
 
     def label_of(path: Path) -> int | None:
         entry = found.named.get(path)
-        return entry.label if entry is not None else (folder_labels or {}).get(path.parts[0])
+        return entry.label if entry is not None else listing.folder_labels.get(path.parts[0])
 
-    labels = {split: {entry.label for entry in entries if entry.split == split} for split in ("train", "test")}
+    labels = {split: {entry.label for entry in listing.entries if entry.split == split} for split in ("train", "test")}
     sides = [[classes[label] for label in labels[split] if label is not None] for split in ("train", "test")]
     leaked = [str(folder / path) for path in found.leaked]
     kinds = {"listed more than once": found.repeated, "listed for training and for testing": leaked}
     odd = [
-        f"{layout}: {counted(len(which), 'video')} {how}, such as {which[0]}" for how, which in kinds.items() if which
+        f"{listing.layout}: {counted(len(which), 'video')} {how}, such as {which[0]}"
+        for how, which in kinds.items()
+        if which
     ]
     return VideoList(
         videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in found.wanted],
         classes=classes,
         root=request.root,
         split=request.split,
-        layout=layout,
-        dataset=dataset,
+        layout=listing.layout,
+        dataset=listing.dataset,
         missing=found.missing,
         unlisted=[] if everything else [str(folder / path) for path in videos if path not in found.named],
         num_listed=found.num_listed or None,
-        expected=expected,
-        notes=[*notes, *odd, *files.notes(with_lists=False), *one_sided_classes(*sides)],
+        expected=listing.expected,
+        notes=[*listing.notes, *odd, *listing.files.notes(with_lists=False), *one_sided_classes(*sides)],
     )
 
 

@@ -30,7 +30,7 @@ def split_of(name: str) -> str | None:
 def split_depth(videos: Sequence[Path]) -> int | None:
     """Return how deep below the root the folders lie that are splits; None where there are none.
 
-    At the top, every folder may be the same split. Below, and beside other folders, there have to be several.
+    At the top, every folder may be the same split. Below, and next to other folders, there have to be several.
     """
     for depth in range(max((len(path.parts) for path in videos), default=1) - 1):
         names = {path.parts[depth] if len(path.parts) > depth + 1 else None for path in videos}

@@ -1,4 +1,4 @@
-"""Something-Something V2: JSON lists beside the videos."""
+"""Something-Something V2: JSON lists next to the videos."""
 
 from pathlib import Path
 
@@ -38,17 +38,16 @@ def list_ssv2(request: Request) -> VideoList:
     for where, item in lists.read_json_entries(unlabelled, "id") if unlabelled.is_file() else []:
         entries.append(_entry(lists.plain_name(item["id"], where), None, "unlabelled"))
     files = find_files(request.root)
-    return lists.join(
-        request,
+    listing = lists.Listing(
         dataset="ssv2",
         layout=f"Something-Something V2{', validation' if request.split == 'test' else ''}",
-        folder=request.root,
         files=files,
         index=lists.index_names(files.videos),
         entries=entries,
         classes=sorted(label_of, key=label_of.__getitem__),
         expected=lists.expected_videos(request, OFFICIAL, certain=len(label_of) == NUM_CLASSES),
     )
+    return lists.join(request, listing)
 
 
 def _entry(name: str, label: int | None, split: str) -> Entry:

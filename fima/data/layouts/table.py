@@ -201,6 +201,5 @@ LAYOUT = Layout(
     title="a table of videos",
     looked_for="a .csv or .parquet file with the columns path,label[,split], or one called videos in the folder",
     recognise=_is_table,
-    accepts=_is_table,
     list_videos=list_table,
 )

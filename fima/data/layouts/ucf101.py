@@ -1,6 +1,7 @@
 """UCF101: class folders of videos, and three pairs of lists."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from fima.data.layouts import lists
@@ -47,11 +48,9 @@ def list_ucf101(request: Request) -> VideoList:
                 raise DataError(f"{where}: {name} has the number {number}, which is another class in {index_file}")
             entries.append(lists.path_entry(folder, path, label_of.get(path.parts[0]), split))
     official = OFFICIAL.get(request.split_index, {})
-    return lists.join(
-        request,
+    listing = lists.Listing(
         dataset="ucf101",
         layout="UCF101" if request.split == "all" else f"UCF101, split {request.split_index}",
-        folder=folder,
         files=files,
         index=lists.index_paths(files.videos),
         entries=entries,
@@ -59,6 +58,7 @@ def list_ucf101(request: Request) -> VideoList:
         expected=lists.expected_videos(request, official, certain=len(classes) == NUM_CLASSES),
         folder_labels=label_of,
     )
+    return lists.join(request, listing)
 
 
 def _read_classes(index_file: Path) -> dict[int, str]:
@@ -80,16 +80,11 @@ def _parse(line: str, where: str) -> tuple[str, int | None]:
     return match["path"], None if match["number"] is None else int(match["number"])
 
 
-def _is_ucf101(root: Path, annotations: Path | None) -> bool:
-    return root.is_dir() and lists.list_folder(root, annotations, PATTERNS) is not None
-
-
 LAYOUT = Layout(
     name="ucf101",
     title="UCF101",
     looked_for="trainlist01.txt in anno/ or ucfTrainTestlist/",
-    recognise=_is_ucf101,
-    accepts=_is_ucf101,
+    recognise=partial(lists.has_lists, PATTERNS),
     list_videos=list_ucf101,
     numbered_splits=True,
 )

@@ -116,9 +116,13 @@ class Layout:
     """What makes it out, for error messages."""
     recognise: Callable[[Path, Path | None], bool]
     """Whether a root, with its annotations, is this data set beyond doubt."""
-    accepts: Callable[[Path, Path | None], bool]
-    """Whether a root may be read as this data set when it is asked for by name."""
     list_videos: Callable[[Request], VideoList]
     """Lists a split. Raises DataError."""
+    accepts: Callable[[Path, Path | None], bool] | None = None
+    """What `may_be` asks; None: where it is recognised."""
     numbered_splits: bool = False
     """Whether it has several official splits."""
+
+    def may_be(self, root: Path, annotations: Path | None) -> bool:
+        """Whether a root may be read as this data set when it is asked for by name."""
+        return (self.accepts or self.recognise)(root, annotations)

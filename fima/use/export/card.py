@@ -14,7 +14,7 @@ from fima.use.export.usage import Kind, usage
 TAGS = ("video", "video-feature-extraction")
 MACHINE = MAY_CHANGE_ON_RESUME - {"optim.epochs"}
 """Settings of the machine and of the records, which no result depends on."""
-ORDINALS = {1: "single", 2: "second"}
+TIMES = ("span", "frames_per_second", "frame_stride")
 METHODS = {
     "fima": "FIMA: Fine-Grained Spatiotemporal Motion Alignment for Contrastive Video Representation Learning, ACM "
     "Multimedia 2023 (arXiv 2309.00297).",
@@ -85,11 +85,23 @@ def _preprocessing(facts: Mapping[str, Any]) -> str:
     blurred = "with" if size["antialias"] else "without"
     shown = {
         **facts,
-        "frames": f"{facts['frames']} per clip, every {ORDINALS.get(facts['frame_stride'], 'n-th')} one of the video",
+        "frames": f"{facts['frames']} per clip, {_timing(facts)}",
         "resize": f"to {size['width']} x {size['height']} px, {size['mode']}, {blurred} antialiasing",
         **{name: ", ".join(map(str, facts[name])) for name in ("mean", "std")},
     }
-    return _items({name: value for name, value in shown.items() if name != "frame_stride"})
+    return _items({name: value for name, value in shown.items() if name not in TIMES})
+
+
+def _timing(facts: Mapping[str, Any]) -> str:
+    """How far apart the frames of a clip lie, in words."""
+    if "span" in facts:
+        return f"evenly spread over {facts['span']:.0%} of the video"
+    if "frames_per_second" in facts:
+        return f"{facts['frames_per_second']:g} a second, each the one shown at that instant"
+    stride = facts["frame_stride"]
+    return {1: "neighbours in the video", 2: "every second one of the video"}.get(
+        stride, f"{stride:g} frames of the video apart"
+    )
 
 
 def _items(facts: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
 from fima.evaluate.features import normalised
 from fima.evaluate.windows import WindowChunk, WindowDataset
-from fima.synthetic.motion_textures import make_motion_textures
+from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.use.export.formats import Run
 
 TOLERANCE = 1e-4
@@ -52,7 +52,7 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
         root = data
         if root is None:
             root = Path(folder, "made")
-            make_motion_textures(root, num_train=10, num_test=10, size_px=48, workers=1)
+            make_motion_textures(root, MotionTextureSettings(num_train=10, num_test=10, size_px=48), workers=1)
         paths = [root] if root.is_file() else [video.path for video in list_videos(root, "all").videos[:NUM_VIDEOS]]
         chunks = list(WindowDataset(paths, settings, per_second=False))
     clips = [chunk.clips.flatten(0, 1) for chunk in chunks if isinstance(chunk, WindowChunk)]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fima.checkpoints.pretrained import METADATA_KEY
+from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, TrainingError
 from fima.files.atomic import written_whole
 from fima.version import pip_install
@@ -43,10 +44,8 @@ class Exportable:
     """What a safetensors file holds."""
     facts: dict[str, Any]
     """Preprocessing, origin and classes; plain values."""
-    frames: int
-    """Frames F of a clip."""
-    crop_size: int
-    """Side S of a clip, in pixels."""
+    clips: ClipSettings
+    """Size and timing of the clips."""
 
 
 def check_format(name: Format) -> None:
@@ -142,7 +141,8 @@ def _write_onnx(exportable: Exportable, path: Path) -> None:
 
 
 def _example(exportable: Exportable) -> Tensor:
-    return torch.zeros(TRACED_BATCH, 3, exportable.frames, exportable.crop_size, exportable.crop_size)
+    clips = exportable.clips
+    return torch.zeros(TRACED_BATCH, 3, clips.frames, clips.crop_size, clips.crop_size)
 
 
 @contextlib.contextmanager
@@ -164,7 +164,7 @@ def _in_one_line(exportable: Exportable) -> Iterator[None]:
     try:
         exportable.module(_example(exportable))
     except RuntimeError as error:
-        size = f"--frames {exportable.frames} --crop-size {exportable.crop_size}"
+        size = f"--frames {exportable.clips.frames} --crop-size {exportable.clips.crop_size}"
         raise ConfigError(f"{size}: the network takes no such clips ({str(error).splitlines()[0]})") from None
     try:
         yield

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from fima.visual.report.runs import ClassReport, RunRecord
 
 RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b", "#d64545", "#4aa3b5")
-"""Told apart by most colour-blind people, and of enough contrast on white and on black."""
+"""Distinguishable for most colour-blind people, and of enough contrast on white and on black."""
 MOST_POINTS = 800
 NUM_BINS = 60
 MOST_IN_LEGEND = 16
 LABEL_CHARACTERS = 15
 NOT_CURVES = frozenset({"kind", "epoch", "step", "seconds", "num_videos", "collapsed", "uniform_std"})
+MARKS = {"best": "dot", "collapse": "solid", "rollback": "dash"}
+"""What a vertical line in the curves of a run stands for."""
 LINES: dict[str, dict[str, Any]] = {
     "step": {"width": 1},
     "epoch": {"width": 2},
@@ -38,6 +40,7 @@ CURVE_TITLES = {
     "videos_per_second": "Speed (videos per second)",
     "data_wait_share": "Share of the time spent waiting for data",
     "knn_accuracy": "kNN accuracy (health check)",
+    "probe_accuracy": "Probe: kNN accuracy",
     "effective_rank": "Effective rank of the embeddings",
     "embedding_std": "Standard deviation of the embeddings",
     "positive_similarity": "Similarity of two clips of one video",
@@ -112,8 +115,24 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
                 summaries.append(f"{label} from {first} to {last}")
     title = CURVE_TITLES.get(name, name.replace("_", " "))
     named = sum(trace["showlegend"] for trace in traces)
+    marks = [(mark, step, run_colour(number)) for number, run in enumerate(runs) for mark, step in run.marks]
+    summaries += [f"{mark} at step {step}" for mark, step, _ in marks]
     layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": named > 1 or len(runs) > 1}
+    if marks:
+        layout |= {"shapes": [_line(*mark) for mark in marks], "annotations": [_label(*mark) for mark in marks]}
     return Chart(title=title, summary=f"{title} by step: {'; '.join(summaries)}.", data=traces, layout=layout)
+
+
+def _line(mark: str, step: int, colour: str) -> dict[str, Any]:
+    """A vertical line through a chart, as Plotly draws it."""
+    ends = {"x0": step, "x1": step, "yref": "paper", "y0": 0, "y1": 1}
+    return {"type": "line", **ends, "line": {"color": colour, "width": 1, "dash": MARKS[mark]}}
+
+
+def _label(mark: str, step: int, colour: str) -> dict[str, Any]:
+    """The word at the upper end of a vertical line."""
+    font = {"color": colour, "size": 10}
+    return {"x": step, "yref": "paper", "y": 1, "yanchor": "bottom", "text": mark, "showarrow": False, "font": font}
 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:

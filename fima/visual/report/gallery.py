@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
+from fima.data.clips import FrameCount
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.extract import Resources
@@ -91,7 +92,7 @@ class RunGallery:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationVideo:
-    """A video beside the activation maps of one or more runs."""
+    """A video next to the activation maps of one or more runs."""
 
     path: Path
     """The file."""
@@ -276,7 +277,8 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
             frames, fps = middle_frames(video.path, height=ACTIVATION_HEIGHT_PX)
         except VideoError:
             continue
-        maps = look_at(shown, lambda frames=frames: frames, device=device)  # type: ignore[misc]
+        excerpt = FrameCount(len(frames), fps=fps, path=video.path)
+        maps = look_at(shown, lambda frames=frames: frames, excerpt, device=device)  # type: ignore[misc]
         panels = (maps.panels(frame, number) for number, frame in enumerate(frames))
         name = f"activation {video.path} {' '.join(encoder.name for encoder in shown)}"
         found.append(

@@ -118,6 +118,12 @@ class RunRecord:
         return losses[-1] if losses else None
 
     @property
+    def marks(self) -> list[tuple[str, int]]:
+        """What the curves mark, and at which step: the best checkpoint, a collapse, and where the run went back to."""
+        best = [("best", line["step"]) for line in self.of_kind("health") if line.get("best")][-1:]
+        return best + [(kind, line["step"]) for kind in ("collapse", "rollback") for line in self.of_kind(kind)]
+
+    @property
     def progress(self) -> str:
         """Epochs and steps, in words."""
         done = max((line["epoch"] for line in self.of_kind("epoch")), default=0)

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fima.visual.report.charts import Chart, confusion_chart, figure_bars
+from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
+from fima.visual.report.diagnosis import Diagnosis, diagnosis_of
 from fima.visual.report.runs import FIGURE_NAMES, ClassReport, Result, RunRecord
 from fima.visual.report.tables import Table, number
 
@@ -25,6 +26,8 @@ class Results:
     """The main figures."""
     figures: Table
     """All figures."""
+    diagnoses: Sequence[Diagnosis]
+    """What remains when something is taken away, of the evaluations that asked."""
     protocols: Mapping[str, Table]
     """By evaluation, how it was measured."""
 
@@ -59,6 +62,11 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     columns = {_column(run, result): result for run in runs for result in run.results}
     if not columns:
         return None
+    diagnoses = [
+        diagnosis_of(_column(run, result), run_colour(number), result.content)
+        for number, run in enumerate(runs)
+        for result in run.results
+    ]
     names = list(dict.fromkeys(name for result in columns.values() for name in result.content["figures"]))
     chance = {name: value for result in columns.values() for name, value in result.content["chance"].items()}
     rows = []
@@ -71,6 +79,7 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     return Results(
         bars=figure_bars(list(main.values()), bars, named_chance) if main else None,
         figures=Table(caption="Results, in percent", header=["figure (%)", *columns, "chance"], rows=rows),
+        diagnoses=[diagnosis for diagnosis in diagnoses if diagnosis is not None],
         protocols={column: _protocols(result) for column, result in columns.items()},
     )
 

@@ -1,0 +1,118 @@
+"""`fima compare`: several encoders, of any program, on the same labelled videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fima.commands.figures import comparison_table
+from fima.commands.labelled import LabelledArguments, collect_labelled, evaluation_file, list_labelled, say_aloud
+from fima.commands.parse import errors_in_one_line, parse
+from fima.console import Console
+from fima.errors import ConfigError
+from fima.files.atomic import write_file
+from fima.files.output import check_writable
+
+if TYPE_CHECKING:
+    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.loaded_model import Subject
+
+PROTOCOLS = ("linear", "knn", "retrieval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments(LabelledArguments):
+    """Measure several encoders on the same labelled videos: one table, and which differences are more than chance.
+
+    Takes every encoder that `fima evaluate` takes; `NAME=ENCODER` says what the table calls it.
+    For example: `fima compare FIMA=runs/fima MoCo=runs/moco torchvision:r3d_18 --on LABELLED --cross-validation group`.
+    """
+
+    encoders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENCODER ...")]
+    """Encoders, as `fima evaluate` takes one; each can have a name before it, such as `FIMA=runs/fima`."""
+    on: Path
+    """Folder or table of videos with classes and a train/test split."""
+    out: Path = Path("comparison.json")
+    """The JSON to write."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse(CompareArguments, argv, prog="fima compare")
+    sources = _named(arguments.encoders)
+    check_writable(arguments.out, flag="out")
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluate.loaded_model import load_subject
+    from fima.torch_tools import distributed
+    from fima.torch_tools.device import choose_device
+
+    config = replace(arguments.config, protocols=arguments.config.protocols or PROTOCOLS)
+    try:
+        with errors_in_one_line():
+            device = distributed.init_from_environment(choose_device(arguments.device))
+            subjects = {name: load_subject(source, config=config, device=device) for name, source in sources.items()}
+            for subject in subjects.values():
+                check_writable(evaluation_file(subject.encoder).parent)  # of features, to be used again
+            splits = list_labelled(arguments, arguments.on, list(subjects.values()))
+            is_main = distributed.is_main()
+            if is_main:
+                say_aloud(list(subjects.values()), splits, arguments.config)
+            collected = {
+                name: collect_labelled(sources[name], subject, splits, config, arguments.on, device)
+                for name, subject in subjects.items()
+            }
+    finally:
+        # The others need not wait for the arithmetic, which the main process does alone.
+        distributed.shutdown()
+    if is_main:
+        _write(arguments, subjects, collected)
+    return 0
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """The encoders by what the table calls them: the name before `=`, else the encoder as it was given."""
+    sources: dict[str, str] = {}
+    for words in given:
+        name, equals, source = words.partition("=")
+        if not equals or not name or Path(words).exists():
+            name, source = words, words
+        if name in sources:
+            raise ConfigError(f"two encoders are called {name}; give them names, such as A={source} B={source}")
+        sources[name] = source
+    if len(sources) < 2:
+        raise ConfigError("give two encoders or more; `fima evaluate` measures one")
+    return sources
+
+
+def _write(arguments: CompareArguments, subjects: dict[str, Subject], collected: dict[str, Collected]) -> None:
+    from fima.evaluate.comparison import differences
+
+    found = {name: each.result_by_video() for name, each in collected.items()}
+    results = {name: result for name, (result, _) in found.items()}
+    apart = differences({name: tested for name, (_, tested) in found.items()}, arguments.config.seed)
+    content = {
+        "encoders": {name: asdict(result) for name, result in results.items()},
+        "differences": [asdict(difference) for difference in apart],
+    }
+    write_file(arguments.out, json.dumps(content, indent=2) + "\n")
+    if arguments.json:
+        print(arguments.out.read_text(encoding="utf-8"), end="")
+        return
+    Console().print(comparison_table(results, str(arguments.on)))
+    for name, subject in subjects.items():
+        print(f"{name}: {subject.encoder.name}, {subject.preprocessing}")
+    print(*(str(difference) for difference in apart if difference.is_main), sep="\n")
+    for name, result in results.items():
+        if result.verdict:
+            print(f"{name}: {result.verdict}")
+    groups = next(iter(results.values())).num_groups
+    if groups is None:
+        print(
+            "intervals are by bootstrap over videos, as no groups are known; with people, --group-by makes them honest"
+        )
+    print(f"wrote {arguments.out}")

@@ -1,0 +1,123 @@
+"""What the commands that measure encoders on labelled videos have in common."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fima.commands.progress import progress
+from fima.config import Dataset
+from fima.data.datasets import recognise
+from fima.errors import ConfigError
+from fima.evaluate.folds import list_folds
+from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
+from fima.evaluate.splits import list_splits
+
+if TYPE_CHECKING:
+    import torch
+
+    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.frozen import FrozenEncoder
+    from fima.evaluate.loaded_model import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledArguments:
+    """Which videos, and how encoders are measured on them."""
+
+    dataset: Dataset = "auto"
+    """Layout of the data; `auto` detects it."""
+    annotations: Path | None = None
+    """List file or folder of list files, if they are not with the videos."""
+    splits: tuple[int, ...] | None = None
+    """Numbers of the official splits; several give mean and standard deviation. None: split 1, or the one that a
+    classifier was trained on."""
+    device: str = "auto"
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    json: bool = False
+    """Print the result as JSON instead of a table."""
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
+
+
+def evaluation_file(encoder: FrozenEncoder) -> Path:
+    """Return where results of an encoder go: in the folder of its run, or next to a checkpoint that lies alone.
+
+    Those of an encoder that comes with the package, whose folder may be read-only, and of one that is no file go to the
+    current folder.
+    """
+    from fima.checkpoints.pretrained import ENCODERS
+
+    if encoder.file is None or encoder.file.is_relative_to(ENCODERS):
+        name = re.sub(r"[^\w.-]+", "-", encoder.name if encoder.file is None else encoder.file.parent.name)
+        return Path(f"{name}-evaluation", f"{name}.json")
+    folder = encoder.file.parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    return folder / "evaluation" / f"{encoder.file.stem}.json"
+
+
+def list_labelled(arguments: LabelledArguments, data: Path, subjects: Sequence[Subject]) -> dict[SplitName, SplitLists]:
+    """List the videos of all splits or folds; of the split that the first classifier was trained on if none is named.
+
+    Raises:
+        ConfigError: splits and folds.
+        DataError: as `list_splits` and `list_folds`.
+    """
+    numbers, config = arguments.splits, arguments.config
+    if config.cross_validation is not None or config.folds is not None:
+        if numbers is not None:
+            flag = "--folds" if config.cross_validation is None else "--cross-validation"
+            raise ConfigError(f"--splits {' '.join(map(str, numbers))}: {flag} makes its own; give one of the two")
+        return list_folds(data, config, dataset=arguments.dataset, annotations=arguments.annotations)
+    if numbers is None:
+        name = arguments.dataset
+        name = recognise(data, arguments.annotations) if name == "auto" else name
+        numbers = (next((subject.own_split(name) for subject in subjects if subject.classifier is not None), 1),)
+    return list_splits(
+        data, numbers, dataset=arguments.dataset, annotations=arguments.annotations, group_by=config.group_by
+    )
+
+
+def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> None:
+    """Print what was assumed, and what is odd about the lists."""
+    from fima.evaluate.linear_protocols import curve_warnings
+
+    lists = (videos for split in splits.values() for videos in (split.train, split.test))
+    sentences = [subject.assumption for subject in subjects if subject.assumption]
+    if "low_shot_curve" in (config.protocols or ()):
+        sentences += curve_warnings([split.train for split in splits.values()])
+    tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
+    if len(tested) == 1:
+        sentences.append(f"all test videos are of the group {tested.pop()}, so there are no intervals")
+    for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
+        print(f"fima: warning: {sentence}", file=sys.stderr)
+
+
+def collect_labelled(
+    source: str,
+    subject: Subject,
+    splits: Mapping[SplitName, SplitLists],
+    config: EvaluationConfig,
+    data: Path,
+    device: torch.device,
+) -> Collected:
+    """Look at the videos with one encoder, whose features are kept in the folder of its results."""
+    from fima.evaluate.evaluate import collect
+    from fima.synthetic.motion_textures import has_masks, load_mask
+
+    with progress(f"features of {source}") as report:
+        return collect(
+            subject,
+            splits,
+            config,
+            source=source,
+            device=device,
+            load_mask=load_mask if has_masks(data) else None,
+            cache=evaluation_file(subject.encoder).parent / "cache",
+            report=report,
+        )

@@ -1,0 +1,246 @@
+"""Attentive probe: one cross-attention block and a linear layer on the cells of frozen feature maps."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.features import Features
+from fima.evaluate.linear import check_classes, held_out_parts
+from fima.evaluate.measured import FeatureSets, Measured, class_figures
+from fima.evaluate.metrics import top_k_hits
+from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
+
+HEAD_SIZE = 64
+"""Channels of an attention head; all channels, where they cannot be divided by it."""
+LEARNING_RATES = (3e-4, 1e-3)
+WEIGHT_DECAYS = (0.01, 1.0)
+EPOCHS = (10, 20, 40)
+"""Lengths of the training to choose from. One training shows them all, as its learning rate is constant."""
+INNER_FOLDS = 3
+BATCH_SIZES = (16, 128)
+"""Least and most videos a step; a 32nd of the training videos in between."""
+INITIAL_STD = 0.02
+
+
+class AttentiveProbe(nn.Module):
+    """The attentive probe of V-JEPA (Bardes et al., 2024): a learned query attends to all cells of a video.
+
+        y = q + Attention(q, LayerNorm(cells)),  z = y + MLP(LayerNorm(y)),  scores = W·z + b
+
+    The mean and variance of the first LayerNorm are computed with the features; its weights are here.
+
+    Args:
+        num_features: channels C.
+        num_classes: classes.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_heads = 1 if num_features % HEAD_SIZE else num_features // HEAD_SIZE
+        self.query = nn.Parameter(torch.zeros(1, num_features))
+        self.norm_cells = nn.LayerNorm(num_features)
+        self.attention = nn.MultiheadAttention(num_features, self.num_heads, batch_first=True)
+        self.norm_mlp = nn.LayerNorm(num_features)
+        self.mlp = nn.Sequential(
+            nn.Linear(num_features, 4 * num_features), nn.GELU(), nn.Linear(4 * num_features, num_features)
+        )
+        self.head = nn.Linear(num_features, num_classes)
+        for name, value in self.named_parameters():
+            if value.ndim == 2:
+                nn.init.trunc_normal_(value, std=INITIAL_STD)
+            elif not name.startswith("norm"):
+                nn.init.zeros_(value)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Scores (B, classes) of the `normalised_cells` of all clips of videos, (B, M, C)."""
+        return self.classify(attend(self.queries(), cells))
+
+    def queries(self) -> Tensor:
+        """What each head looks for, in the space of the cells: (heads, C).
+
+        Attention with a single query is linear in the cells before the softmax and after it. So the query takes on the
+        projection of the keys, and the mean of the cells that of the values: 64 times less work, the same result.
+        """
+        weight_query, weight_key, _ = self.attention.in_proj_weight.chunk(3)
+        query = functional.linear(self.query, weight_query, self.attention.in_proj_bias.chunk(3)[0])
+        by_head = query.view(self.num_heads, 1, -1) @ weight_key.view(self.num_heads, -1, weight_key.shape[1])
+        found: Tensor = by_head[:, 0] * self.norm_cells.weight * (len(weight_key) // self.num_heads) ** -0.5
+        return found
+
+    def classify(self, attended: Tensor) -> Tensor:
+        """Scores (B, classes) of what each head attended to, (B, heads, C)."""
+        values = attended * self.norm_cells.weight + self.norm_cells.bias
+        weight = self.attention.in_proj_weight.chunk(3)[2].view(self.num_heads, -1, values.shape[-1])
+        mixed = torch.einsum("bhc,hdc->bhd", values, weight).flatten(1) + self.attention.in_proj_bias.chunk(3)[2]
+        found = self.query + self.attention.out_proj(mixed)
+        scores: Tensor = self.head(found + self.mlp(self.norm_mlp(found)))
+        return scores
+
+
+def attend(queries: Tensor, cells: Tensor) -> Tensor:
+    """The mean of the cells (B, M, C), weighted by softmax(queries · cells), for each of Q queries: (B, Q, C)."""
+    expanded = queries.expand(len(cells), -1, -1)
+    return functional.scaled_dot_product_attention(expanded, cells, cells, scale=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a probe is trained."""
+
+    learning_rate: float
+    """Of AdamW, constant."""
+    weight_decay: float
+    """Of AdamW, on all weights."""
+    epochs: int
+    """Passes over the training videos."""
+
+
+CANDIDATES = tuple(
+    Training(learning_rate=rate, weight_decay=decay, epochs=epochs)
+    for epochs, rate, decay in itertools.product(EPOCHS, LEARNING_RATES, WEIGHT_DECAYS)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledCells:
+    """Videos to train on."""
+
+    cells: Sequence[Tensor]
+    """Of each video, the cells of each clip: (clips, M, C), half precision."""
+    labels: Tensor
+    """(V,) class numbers."""
+    num_classes: int
+    """Classes, with or without videos."""
+    device: torch.device
+    """Where probes are trained."""
+
+    def batch(self, places: Tensor) -> Tensor:
+        """All cells of some videos, float32 or wider (B, clips·M, C), on the device."""
+        rows = torch.stack([self.cells[place].flatten(0, 1) for place in places.tolist()])
+        return rows.to(self.device, torch.promote_types(rows.dtype, torch.float32))
+
+
+def train_together(
+    videos: LabelledCells, places: Tensor, candidates: Sequence[Training], seed: int
+) -> Iterator[tuple[int, list[AttentiveProbe]]]:
+    """Train a probe for each candidate, all of them on the same batches; a probe is what it would be alone.
+
+    Args:
+        videos: the videos.
+        places: those to train on.
+        candidates: how each probe is trained.
+        seed: of the first weights, the same for all of them, and of the batches.
+
+    Yields:
+        After each epoch, its number from 1 on, and the probes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = AttentiveProbe(videos.cells[0].shape[-1], videos.num_classes)
+    probes = [copy.deepcopy(first).to(videos.device) for _ in candidates]
+    groups = [
+        {"params": list(probe.parameters()), "lr": each.learning_rate, "weight_decay": each.weight_decay}
+        for probe, each in zip(probes, candidates, strict=True)
+    ]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    least, most = BATCH_SIZES
+    size = min(most, max(least, len(places) // 32))
+    for epoch in range(1, max(each.epochs for each in candidates) + 1):
+        for batch in torch.split(places[torch.randperm(len(places), generator=generator)], size):
+            labels = videos.labels[batch].to(videos.device)
+            scores = scores_of(probes, videos.batch(batch))
+            optimizer.zero_grad()
+            losses = [functional.cross_entropy(each, labels) for each in scores]
+            torch.autograd.backward(losses)
+            optimizer.step()
+        yield epoch, probes
+
+
+def scores_of(probes: Sequence[AttentiveProbe], cells: Tensor) -> list[Tensor]:
+    """Return the scores (B, classes) of several probes of cells (B, M, C), which are read once for all of them."""
+    queries = [probe.queries() for probe in probes]
+    attended = torch.split(attend(torch.cat(queries), cells), [len(each) for each in queries], dim=1)
+    return [probe.classify(each) for probe, each in zip(probes, attended, strict=True)]
+
+
+def choose_training(videos: LabelledCells, groups: Sequence[str] | None, seed: int) -> dict[Training, float]:
+    """Return, for each candidate, the accuracy in percent on training videos that were held out, a third at a time."""
+    hits = dict.fromkeys(CANDIDATES, 0)
+    num_held_out = 0
+    rates = [each for each in CANDIDATES if each.epochs == EPOCHS[-1]]
+    for held_out in held_out_parts(videos.labels.numpy(), groups, seed, INNER_FOLDS):
+        unseen, seen = (torch.from_numpy(part.nonzero()[0]) for part in (held_out, ~held_out))
+        num_held_out += len(unseen)
+        for epoch, probes in train_together(videos, seen, rates, seed):
+            if epoch in EPOCHS:
+                right = _predictions(probes, videos, unseen).argmax(dim=2) == videos.labels[unseen]
+                for each, count in zip(rates, right.sum(dim=1).tolist(), strict=True):
+                    hits[replace(each, epochs=epoch)] += count
+    return {each: 100 * count / num_held_out for each, count in hits.items()}
+
+
+@torch.no_grad()
+def _predictions(probes: Sequence[AttentiveProbe], videos: LabelledCells, places: Tensor) -> Tensor:
+    """Scores (probes, V, classes) of some videos."""
+    parts = [torch.stack(scores_of(probes, videos.batch(part))).cpu() for part in torch.split(places, BATCH_SIZES[0])]
+    return torch.cat(parts, dim=1)
+
+
+def measure_attentive(
+    sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig, device: torch.device
+) -> Measured:
+    """Run the protocol `attentive` on cells of `cells_source`.
+
+    Args:
+        sets: the cells.
+        clips: how clips were cut.
+        config: settings.
+        device: where probes are trained.
+
+    Raises:
+        DataError: fewer than two classes, or no class with two training videos.
+    """
+    check_classes(sets.train.labels, sets.num_classes, "attentive")
+
+    def labelled(features: Features) -> LabelledCells:
+        return LabelledCells(cells=features.cells, labels=features.labels, num_classes=sets.num_classes, device=device)
+
+    train, groups = labelled(sets.train), sets.train_groups
+    held_out = choose_training(train, groups, config.seed)
+    # Of equals, the shortest training.
+    chosen = max(held_out, key=lambda each: held_out[each])
+    *_, (_, probes) = train_together(train, torch.arange(len(train.cells)), [chosen], config.seed)
+    scores = {
+        name: (_predictions(probes, labelled(test), torch.arange(len(test.cells)))[0], test.labels)
+        for name, test in sets.tests.items()
+    }
+    figures, chance = class_figures(scores, sets.num_classes)
+    return Measured(
+        figures=figures,
+        chance=chance,
+        settings={
+            "version": PROTOCOL_VERSIONS["attentive"],
+            "clips": asdict(clips),
+            "features": "cells of the frozen encoder's feature map in eval mode, of all clips and crops of a video",
+            "classifier": "one cross-attention block with a learned query, and a linear layer",
+            "optimizer": "AdamW, constant learning rate, cross-entropy",
+            "candidates": [asdict(each) for each in CANDIDATES],
+            "selection": f"{INNER_FOLDS}-fold cross-validation on the training videos"
+            + (", whole groups" if len(set(groups or ())) > 1 else ""),
+            "augmentation": "none",
+            "seed": config.seed,
+        },
+        notes={
+            **asdict(chosen),
+            "held_out_accuracies": [{**asdict(each), "top1": top1} for each, top1 in held_out.items()],
+        },
+        scores=scores,
+        hits={f"top{k}": top_k_hits(*scores["test"], k) for k in (1, 5) if "test" in scores},
+    )

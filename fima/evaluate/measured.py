@@ -1,0 +1,111 @@
+"""What the protocols on features look at, and what one of them found."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fima.data.datasets import VideoList
+from fima.evaluate.features import Features
+from fima.evaluate.metrics import top_k_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one protocol found."""
+
+    figures: dict[str, float]
+    """In percent, without the name of the protocol."""
+    chance: dict[str, float]
+    """By the names of the figures."""
+    settings: dict[str, Any]
+    """Version and settings of the protocol."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What was chosen on the way."""
+    sd: dict[str, float] = field(default_factory=dict)
+    """Of figures that are means."""
+    scores: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By test list: class scores (V, classes) and labels (V,), for the reports by class."""
+    hits: dict[str, Tensor] = field(default_factory=dict)
+    """By figure of the list `test`: whether each of its videos is a hit, bool (V,); the figure is their percentage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSets:
+    """Features of one split's lists."""
+
+    train: Features
+    """Of the training list."""
+    tests: Mapping[str, Features]
+    """Of the test lists, by name."""
+    videos: VideoList
+    """The training list itself."""
+    groups: Mapping[Path, str] = field(default_factory=dict)
+    """Which videos belong together; empty where that is not known."""
+    features: str = "avg"
+    """Which columns are looked at, as `--features` takes it."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data, with or without videos."""
+        return len(self.videos.classes)
+
+    @property
+    def train_rows(self) -> Tensor:
+        """The training videos, (V, C)."""
+        return self.train.columns(self.features).mean(dim=1)
+
+    def test_rows(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The test lists: name, rows (U, C), labels (U,)."""
+        for name, test in self.tests.items():
+            yield name, test.columns(self.features).mean(dim=1), test.labels
+
+    @property
+    def train_groups(self) -> list[str] | None:
+        """The group of each training video, where it is known."""
+        return [self.groups[Path(path)] for path in self.train.paths] if self.groups else None
+
+
+def class_figures(scores: Mapping[str, tuple[Tensor, Tensor]], num_classes: int) -> tuple[dict[str, float], ...]:
+    """Return top-1 and top-5 of each test list, in percent, and what guessing gets.
+
+    Args:
+        scores: by test list, class scores (V, classes) and labels (V,).
+        num_classes: classes.
+    """
+    figures = {
+        figure_name(test, f"top{k}"): top_k_accuracy(*found, k) for test, found in scores.items() for k in (1, 5)
+    }
+    chance = {figure_name(test, f"top{k}"): 100 * min(1.0, k / num_classes) for test in scores for k in (1, 5)}
+    return figures, chance
+
+
+def figure_name(test: str, figure: str) -> str:
+    """Return a figure's name: the list `test` is not named."""
+    return figure if test == "test" else f"{test}/{figure}"
+
+
+def by_figure(measured: Mapping[str, Measured], attribute: Literal["figures", "chance", "sd"]) -> dict[str, float]:
+    """Return one attribute of all protocols as `<protocol>/<figure>`."""
+    return {
+        f"{name}/{key}": value for name, found in measured.items() for key, value in getattr(found, attribute).items()
+    }
+
+
+def by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return the values of each figure over several draws, by its name."""
+    return {name: [draw[name] for draw in draws] for name in draws[0]}
+
+
+def mean_and_sd(draws: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """By figure, the mean over its draws, and their sample standard deviation where there are two or more."""
+    spread = {name: stdev(values) for name, values in draws.items() if len(values) > 1}
+    return {name: mean(values) for name, values in draws.items()}, spread
+
+
+def described(sets: FeatureSets) -> str:
+    """Return what the result says of the features that a protocol looked at."""
+    return f"of the frozen encoder in eval mode, pooled over time and space: {sets.features}"

@@ -1,0 +1,169 @@
+"""Encoders of other programs: torchvision's, ONNX files, functions; `transformers` has a module of its own."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from fima.backbones.registry import build_backbone
+from fima.checkpoints.checkpoint import file_hash, load_weights
+from fima.checkpoints.pretrained import METADATA_KEY, EncoderFile, from_state, read_encoder
+from fima.data.eval_clips import ClipSettings
+from fima.errors import CheckpointError, ConfigError, UserError, suggestion
+from fima.evaluate.frozen import FrozenEncoder
+from fima.evaluate.transformers_encoder import is_transformers_folder, open_transformers
+from fima.version import pip_install
+
+TORCHVISION = "torchvision:"
+TRANSFORMERS = "hf:"
+TORCHVISION_CLIPS = {
+    "r3d_18": (16, 15.0),
+    "mc3_18": (16, 15.0),
+    "r2plus1d_18": (16, 15.0),
+    "s3d": (128, 15.0),
+    "swin3d_t": (32, 15.0),
+    "swin3d_s": (32, 15.0),
+    "swin3d_b": (32, 15.0),
+    "mvit_v2_s": (16, 7.5),
+}
+"""Frames of a clip and frames a second, with which torchvision states the accuracy of its weights."""
+
+
+def open_other(source: str) -> FrozenEncoder | None:
+    """Open an encoder of another program, on the CPU; None where the source names none, but perhaps one of ours.
+
+    Args:
+        source: `torchvision:NAME`, with the weights that torchvision names, or `torchvision:NAME:FILE`; `hf:FOLDER`, or
+            a folder in the format of `transformers`; an ONNX file; `module:function`, a function without arguments that
+            returns a `FrozenEncoder`. Only the last one runs code that is not of an installed package.
+
+    Raises:
+        CheckpointError: files that are missing or damaged.
+        ConfigError: no such encoder, a library that is missing, or one that takes no video.
+    """
+    path = Path(source)
+    if source.startswith(TORCHVISION):
+        return _open_torchvision(source)
+    if source.startswith(TRANSFORMERS) and not source.startswith(f"{TRANSFORMERS}//"):
+        return open_transformers(Path(source.removeprefix(TRANSFORMERS)))
+    if is_transformers_folder(path):
+        return open_transformers(path)
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
+    module, colon, function = source.partition(":")
+    if colon and function.isidentifier() and not path.exists():
+        return _call(module, function)
+    return None
+
+
+def _open_torchvision(source: str) -> FrozenEncoder:
+    # Loading torchvision takes a second, which other encoders need not wait for.
+    from torchvision.models import get_model_weights
+
+    name, _, file = source.removeprefix(TORCHVISION).partition(":")
+    if name not in TORCHVISION_CLIPS:
+        raise ConfigError(f"{source}: torchvision has no such video network{suggestion(name, TORCHVISION_CLIPS)}")
+    weights = get_model_weights(name).DEFAULT
+    found = read_encoder(Path(file)) if file else _from_torchvision(source, weights)
+    network = build_backbone(name)
+    load_weights(network, found.weights, source=Path(file or source), what=f"backbone {name}")
+    transform = weights.transforms()
+    frames, fps = TORCHVISION_CLIPS[name]
+    return FrozenEncoder(
+        name=f"torchvision {name}",
+        network=network,
+        clips=ClipSettings(frames=frames, crop_size=transform.crop_size[0], fps=fps),
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        untrained=lambda: build_backbone(name),
+        about={"weights": file or str(weights)},
+    )
+
+
+def _from_torchvision(source: str, weights: Any) -> EncoderFile:  # noqa: ANN401
+    """The weights out of torch's cache, where torchvision puts them."""
+    try:
+        return from_state(weights.get_state_dict(progress=False, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source}: its weights are not in {torch.hub.get_dir()}/checkpoints and cannot be downloaded ({error}); "
+            f"get {weights.url} and name the file: {source}:FILE"
+        ) from None
+
+
+def _open_onnx(path: Path) -> FrozenEncoder:
+    """Open an ONNX file that takes clips (batch, 3, frames, height, width) or (batch, frames, 3, height, width)."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise ConfigError(f"{path} needs onnxruntime: {pip_install('onnx')}") from None
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # its errors are raised as well
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a library whose exceptions have no base class
+        raise CheckpointError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from None
+    (first, *others), shape = session.get_inputs(), session.get_inputs()[0].shape
+    channels = [axis for axis in (1, 2) if len(shape) == 5 and shape[axis] == 3]
+    if others or len(channels) != 1:
+        inputs = ", ".join(f"{each.name} {each.shape}" for each in (first, *others))
+        raise ConfigError(
+            f"{path}: takes {inputs}; one input (batch, 3, frames, height, width) or (batch, frames, 3, height, "
+            "width) is needed"
+        )
+    if isinstance(shape[0], int):
+        raise ConfigError(f"{path}: takes batches of exactly {shape[0]}; export it with a batch size that is free")
+    frames, height, width = (shape[axis] for axis in (3 - channels[0], 3, 4))
+    if isinstance(height, int) and isinstance(width, int) and height != width:
+        raise ConfigError(f"{path}: takes clips of {height} x {width} px; only square ones are made here")
+    known = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")).get("preprocessing", {})
+
+    def run(clips: Tensor) -> Tensor:
+        clips = clips if channels[0] == 1 else clips.transpose(1, 2).contiguous()
+        return torch.from_numpy(session.run(None, {first.name: clips.cpu().numpy()})[0]).to(clips.device)
+
+    encoder = FrozenEncoder(name=path.stem, network=run, identity=f"ONNX {file_hash(path)}", file=path)
+    default = encoder.clips
+    clips = ClipSettings(
+        frames=frames if isinstance(frames, int) else known.get("frames", default.frames),
+        crop_size=height if isinstance(height, int) else known.get("resize", {}).get("height", default.crop_size),
+        stride=known.get("frame_stride", default.stride),
+        fps=known.get("frames_per_second", default.fps),
+        span=known.get("span", default.span),
+    )
+    if known:
+        return replace(encoder, clips=clips, mean=tuple(known["mean"]), std=tuple(known["std"]))
+    sentence = "the file does not say how it takes clips; it is shown {clips}, every second frame, normalised as ours"
+    return replace(encoder, clips=clips, assumption=sentence)
+
+
+def _call(module: str, function: str) -> FrozenEncoder:
+    """Call the user's function; modules in the current folder are found, as by `python -m`."""
+    source = f"{module}:{function}"
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        build: Callable[[], object] = getattr(importlib.import_module(module), function)
+        found = build()
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own code
+        raise ConfigError(f"{source}: fails with {type(error).__name__}: {_line(error)}") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(found, FrozenEncoder):
+        raise ConfigError(f"{source}: returns {type(found).__name__}; it must return a fima.FrozenEncoder")
+    return found
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

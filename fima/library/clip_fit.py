@@ -1,0 +1,159 @@
+"""How clips of the chosen length and rate fit videos: how many are looped or repeat frames, and what fits better."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fima.config import DataConfig
+from fima.data.clips import TIMING, ClipTiming, FrameCount
+from fima.data.datasets import VideoList
+from fima.data.decode.header import read_header
+from fima.data.layouts.video_list import counted
+from fima.data.workers.killable_pool import Failed, run_isolated
+from fima.errors import ConfigError, VideoError
+from fima.library.index import HEADER_SECONDS
+
+FITTING_SHARE = 0.95
+"""Share of the videos that a suggested clip fits."""
+UNEVEN_RATES = 1.5
+"""A clip's frames by number mean different times where one of twenty videos is faster than another by this factor."""
+RATE_TOLERANCE = 1.01
+LOOKED_AT = 16
+DEFAULT_WHOLE = "--data.span 0.7 1.0"
+
+Length = tuple[int, float]
+"""Frames of a video, and its frames per second; 0 where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFit:
+    """How clips fit videos."""
+
+    clips: str
+    """The clips, in words."""
+    num_videos: int
+    """Videos that were looked at."""
+    num_looped: int
+    """Those that are shorter than a clip."""
+    num_repeating: int
+    """Those with fewer frames per second than a clip, which has some of their frames twice."""
+    num_without_rate: int
+    """Those that cannot be used by `data.fps`, since they do not say their rate."""
+    advice: list[str]
+    """Settings that fit better, a sentence each."""
+
+    @property
+    def line(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.num_looped:,} of {counted(self.num_videos, 'video')} are shorter and are looped"]
+        if self.num_repeating:
+            parts.append(f"{self.num_repeating:,} have fewer frames a second and repeat frames")
+        if self.num_without_rate:
+            parts.append(f"{self.num_without_rate:,} do not say their frame rate: give --data.frame-rate")
+        return "; ".join([f"{self.clips}: {parts[0]}", *parts[1:], *self.advice])
+
+
+def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:
+    """Compare the clips of some settings with the lengths and rates of videos; of a range of spans, nothing is looped.
+
+    Args:
+        lengths: of at least one video.
+        data: frames and timing.
+    """
+    rates = sorted(rate or data.frame_rate for _, rate in lengths)
+    unknown = sum(rate == 0 for rate in rates) if data.fps else 0
+    looped = 0
+    for num_frames, rate in lengths:
+        rate = rate or data.frame_rate
+        if data.span is None and (rate or not data.fps):
+            timing = ClipTiming(stride=data.stride, fps=data.fps)
+            looped += timing.window(FrameCount(num_frames, rate), data.frames).length > num_frames
+    repeating = sum(0 < rate * RATE_TOLERANCE < data.fps for rate in rates)
+    return ClipFit(
+        clips=f"clips of {data.frames} frames, {_timing(data)}",
+        num_videos=len(lengths),
+        num_looped=looped,
+        num_repeating=repeating,
+        num_without_rate=unknown,
+        advice=[*_shorter(lengths, data, looped), *_even_rate(rates, data)],
+    )
+
+
+def _timing(data: DataConfig) -> str:
+    if data.span is not None:
+        return f"over {data.span[0]:.0%} to {data.span[1]:.0%} of a video"
+    return f"{data.fps:g} a second" if data.fps else f"stride {data.stride:g}"
+
+
+def _shorter(lengths: Sequence[Length], data: DataConfig, looped: int) -> list[str]:
+    """What fits all videos but one in twenty, where the clips do not."""
+    if looped <= (1 - FITTING_SHARE) * len(lengths):
+        return []
+    place = int((1 - FITTING_SHARE) * len(lengths))
+    if data.fps:
+        known = [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
+        fps = math.ceil(2 * data.frames / sorted(frames / rate for frames, rate in known)[place]) / 2
+        better = f"--data.fps {fps:g}" if fps <= min(rate for _, rate in known) else DEFAULT_WHOLE
+    else:
+        stride = math.floor(2 * sorted(frames for frames, _ in lengths)[place] / data.frames) / 2
+        better = f"--data.stride {stride:g}" if stride >= 1 else DEFAULT_WHOLE
+    return [f"{better} fits {FITTING_SHARE:.0%} of them"]
+
+
+def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
+    """A rate of clips, where those of the videos differ and clips count frames."""
+    known = [rate for rate in rates if rate > 0]
+    if data.fps or data.span is not None or not known:
+        return []
+    last = len(known) - 1
+    slow, middle, fast = (known[int(share * last)] for share in (1 - FITTING_SHARE, 0.5, FITTING_SHARE))
+    if fast < UNEVEN_RATES * slow:
+        return []
+    fps = math.floor(2 * min(middle / data.stride, slow)) / 2
+    return [f"frame rates differ ({slow:g} to {fast:g} a second): --data.fps {fps:g} shows motion at one speed"]
+
+
+def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
+    """Compare a timing that is not the paper's with a few videos, before a run begins.
+
+    Args:
+        videos: those of the run; few of them, evenly chosen, are looked at.
+        data: frames and timing.
+
+    Returns:
+        The list, with a note where some of them do not fit.
+
+    Raises:
+        ConfigError: none of them fits: a clip is longer, or has more frames a second, than every one.
+    """
+    default = DataConfig()
+    given = [name for name in TIMING if getattr(data, name) != getattr(default, name)]
+    if not given or data.span is not None:
+        return videos
+    count = min(LOOKED_AT, len(videos.videos))
+    chosen = [videos.videos[number * len(videos.videos) // count].path for number in range(count)]
+    outcomes = run_isolated(_length, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
+    lengths = [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
+    if not lengths:
+        return videos
+    fit, flag = fit_of(lengths, data), f"--data.{given[0]} {getattr(data, given[0]):g}"
+    seen = f"the {counted(len(lengths), 'video')} that were looked at"
+    if fit.num_repeating == len(lengths):
+        fastest = max(rate or data.frame_rate for _, rate in lengths)
+        raise ConfigError(f"{flag}: more than any of {seen} has ({fastest:g} at most); frames would repeat; give less")
+    if fit.num_looped == len(lengths):
+        longest = max(frames for frames, _ in lengths)
+        advice = "; ".join(["", *fit.advice])
+        clip = f"a clip of {data.frames} frames is longer than any of {seen}"
+        raise ConfigError(f"{flag}: {clip} ({longest} frames){advice}")
+    notes = [f"{flag}: {fit.line}"] if fit.num_looped or fit.num_repeating else []
+    return replace(videos, notes=[*videos.notes, *notes])
+
+
+def _length(path: Path) -> Length | None:
+    try:
+        header = read_header(path)
+    except VideoError:
+        return None
+    return header.num_frames, header.fps

@@ -1,0 +1,24 @@
+"""The device to compute on."""
+
+import torch
+
+from fima.errors import ConfigError
+
+
+def choose_device(name: str, *, flag: str = "device") -> torch.device:
+    """Return the device that a flag names.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--{flag} {name}: unknown; choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--{flag} {name}: {torch.cuda.device_count()} GPUs are visible; choose another or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--{flag} {name}: choose auto, cpu, cuda or cuda:N")
+    return device

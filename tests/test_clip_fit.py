@@ -1,0 +1,87 @@
+"""How clips fit videos: what the doctor says, and what pre-training refuses before any work."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fima.cli import main
+from fima.config import DataConfig
+from fima.data.datasets import Video, VideoList
+from fima.errors import ConfigError
+from fima.library.clip_fit import fit_of, with_timing_checked
+from tests.small_runs import make_videos
+from tests.video_files import moving_square, write_video
+
+LENGTHS = [(20, 25.0)] * 3 + [(100, 25.0)] * 6 + [(1000, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("data", "looped", "repeating", "unknown", "advice"),
+    [
+        (DataConfig(), 3, 0, 0, "--data.stride 1 fits"),
+        (DataConfig(frames=8), 0, 0, 0, ""),
+        (DataConfig(frames=32), 3, 0, 0, "--data.span 0.7 1.0 fits"),
+        (DataConfig(fps=12.5), 3, 0, 1, "--data.fps 20 fits"),
+        (DataConfig(fps=12.5, frame_rate=20.0), 3, 0, 0, "--data.fps 20 fits"),
+        (DataConfig(fps=50.0), 0, 9, 1, ""),
+        (DataConfig(span=(0.5, 1.0)), 0, 0, 0, ""),
+    ],
+)
+def test_clips_against_lengths_and_rates(
+    data: DataConfig, looped: int, repeating: int, unknown: int, advice: str
+) -> None:
+    """3 videos of 0.8 s, 6 of 4 s at 25 frames a second, and one of 1,000 frames without a rate."""
+    fit = fit_of(LENGTHS, data)
+    assert (fit.num_videos, fit.num_looped, fit.num_repeating, fit.num_without_rate) == (10, looped, repeating, unknown)
+    assert advice in "".join(fit.advice)
+    assert bool(fit.advice) == bool(advice)
+    assert f"{looped} of 10 videos are shorter" in fit.line
+
+
+def test_uneven_rates_are_named_with_a_rate_for_all() -> None:
+    (advice,) = fit_of([(300, 10.0)] * 5 + [(300, 60.0)] * 5, DataConfig()).advice
+    assert "10 to 60 a second" in advice
+    assert "--data.fps 5 " in advice
+
+
+def test_the_doctor_compares_the_videos_with_the_clips_of_a_recipe_and_of_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten videos of 12 frames, one of 60."""
+    videos = make_videos(tmp_path / "videos")
+    write_video(videos / "a" / "long.mp4", moving_square(60), codec="libx264")
+    words = ["doctor", str(videos), "--index", str(tmp_path / "index.sqlite"), "--workers", "1"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {frames: 8, span: [0.5, 1.0]}")
+    assert main([*words, "--json", str(tmp_path / "found.json")]) == 0
+    assert "16 frames, stride 2: 10 of 11 videos are shorter and are looped" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["clips"]["num_looped"] == 10
+    assert main([*words, str(recipe)]) == 0
+    assert "8 frames, over 50% to 100% of a video: 0 of 11" in capsys.readouterr().out
+    assert main([*words, str(recipe), "--data.stride", "4"]) == 0
+    assert "8 frames, stride 4: 10 of 11" in capsys.readouterr().out
+    assert main([*words, "--data.fps", "5", "--data.stride", "3"]) == 2
+    assert "give one of the three" in capsys.readouterr().err
+
+
+def test_a_timing_that_fits_no_video_is_refused_before_any_work(tmp_path: Path) -> None:
+    files = sorted(make_videos(tmp_path / "videos", num_per_class=2).rglob("*.avi"))
+    listed = VideoList(
+        videos=[Video(path, None) for path in files], classes=[], root=tmp_path, split="train", layout="x"
+    )
+    with pytest.raises(ConfigError, match=r"--data.fps 30: more than any of the 4 videos .* \(25 at most\)"):
+        with_timing_checked(listed, DataConfig(fps=30.0))
+    with pytest.raises(
+        ConfigError, match=r"--data.stride 4: a clip of 4 frames is longer .* \(12 frames\); --data.str"
+    ):
+        with_timing_checked(listed, DataConfig(frames=4, stride=4.0))
+    assert with_timing_checked(listed, DataConfig(frames=4, stride=3.0)).notes == []
+    assert with_timing_checked(listed, DataConfig()).notes == []
+    write_video(files[0].with_suffix(".mp4"), moving_square(30), codec="libx264", fps=60)
+    mixed = VideoList(
+        videos=[Video(path, None) for path in [files[0].with_suffix(".mp4"), *files[1:]]],
+        classes=[], root=tmp_path, split="train", layout="x",
+    )  # fmt: skip
+    (note,) = with_timing_checked(mixed, DataConfig(frames=4, fps=30.0)).warnings()
+    assert "3 have fewer frames a second" in note

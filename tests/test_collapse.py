@@ -1,0 +1,161 @@
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fima.checkpoints.checkpoint import Progress, load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
+from fima.cli import main
+from fima.config import PretrainConfig, RunConfig
+from fima.errors import CollapseError, ConfigError, DataError
+from fima.train import collapse
+from fima.train.pretrain import pretrain
+from fima.visual.report.charts import curve_charts
+from fima.visual.report.runs import read_run
+from tests.small_runs import SMALL_FLAGS, make_videos, read_lines, with_settings
+from tests.test_loop import assert_same_training, at_step, raise_signal
+
+COLLAPSING_LR, HEALTHY_LR = 30.0, 0.001
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen training videos of two classes: two steps of eight an epoch."""
+    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=10)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps in a row instead of twenty."""
+    monkeypatch.setattr(collapse, "FEWEST_STEPS", 4)
+    monkeypatch.setattr(collapse, "LOOK_STEPS", 2)
+
+
+def settings(lr: float, epochs: int = 4, **run: object) -> PretrainConfig:
+    config = with_settings("optim", with_settings("data", keep_mb=50), lr=lr, epochs=epochs, batch_size=8)
+    return with_settings("run", config, picture_epochs=0, health_epochs=100, **run)
+
+
+def test_the_patience_is_an_epoch_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collapse, "FEWEST_STEPS", 20)
+    assert [collapse.patience(steps) for steps in (2, 30, 4000)] == [20, 30, 100]
+
+
+def test_a_run_that_collapses_is_warned_of_and_goes_on(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert pretrain(settings(COLLAPSING_LR), data=videos, out=run.root).progress.epoch == 4
+    (line,) = read_lines(run.metrics, "collapse")
+    assert line["on_collapse"] == "warn"
+    assert 4 <= line["step"] <= 8
+    looks = [step["effective_rank"] < 2 or step["embedding_std"] < 0.1 * 8**-0.5
+             for step in read_lines(run.metrics, "step")]  # fmt: skip
+    assert all(looks[line["step"] - 4 : line["step"]])
+    assert capsys.readouterr().err.count("THE REPRESENTATION HAS COLLAPSED in epoch") == 1
+
+
+def test_a_healthy_run_is_not_called_collapsed(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    pretrain(settings(HEALTHY_LR), data=videos, out=run.root)
+    assert read_lines(run.metrics, "collapse") == []
+    assert "COLLAPSED" not in capsys.readouterr().err
+    assert min(line["effective_rank"] for line in read_lines(run.metrics, "step")) > 2
+
+
+def test_a_loss_at_its_floor_is_a_collapse_and_one_that_falls_is_not() -> None:
+    class Step:
+        query_shape = torch.Size((0, 0))
+
+    def counts(*losses: float) -> list[int]:
+        progress, found = Progress(), []
+        for loss in losses:
+            progress = collapse.counted_collapse(progress, Step(), {"loss": loss})  # type: ignore[arg-type]
+            found.append(progress.collapsed_steps)
+        return found
+
+    assert counts(1.6094, 1.6095, 1.6094, 1.7) == [0, 1, 2, 0]
+    assert counts(0.02, 0.01, 0.015) == [0, 0, 0]
+
+
+def test_stop_has_an_exit_code_of_its_own_and_keeps_the_checkpoints(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    flags = ["--optim.lr", "30", "--optim.epochs", "4", "--optim.batch-size", "8", "--run.on-collapse", "stop"]
+    words = [*SMALL_FLAGS, *flags, "--run.health-epochs", "0", "--run.picture-epochs", "0"]
+    assert main(["pretrain", str(videos), "--out", str(run.root), *words]) == 3
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "COLLAPSED" in line]
+    assert "stopped, --run.on-collapse stop" in error
+    assert str(run.last) in error
+    assert load_checkpoint(run.last).progress.step < read_lines(run.metrics, "collapse")[0]["step"]
+
+
+def test_rollback_lowers_the_rate_is_bounded_and_resumes_exactly(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "MOST_ROLLBACKS", 1)
+    config = settings(COLLAPSING_LR, on_collapse="rollback")
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    with pytest.raises(CollapseError, match="stopped after going back 1 times"):
+        pretrain(config, data=videos, out=whole.root)
+    (line,) = read_lines(whole.metrics, "rollback")
+    assert (line["step"], line["rollbacks"], line["lr_factor"]) == (0, 1, 0.3)
+    assert "COLLAPSED" in line["reason"]
+    steps = read_lines(whole.metrics, "step")
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    assert [step["lr"] for step in steps[:2]] == [9.0, 9.0]
+    with monkeypatch.context() as patch:
+        at_step(patch, line["from_step"] + 3, raise_signal(signal.SIGTERM))
+        assert pretrain(config, data=videos, out=parts.root).progress.rollbacks == 1
+    with pytest.raises(CollapseError):
+        pretrain(config, data=videos, out=parts.root, resume=True)
+    assert_same_training(load_checkpoint(parts.last), load_checkpoint(whole.last))
+    assert [step["loss"] for step in read_lines(parts.metrics, "step")] == [step["loss"] for step in steps]
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_it(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    config = with_settings("run", settings(HEALTHY_LR, epochs=3, probe=str(videos)), health_epochs=1)
+    found = iter((0.5, 0.75, 0.75))
+    monkeypatch.setattr("fima.train.pretrain.probe_accuracy", lambda *arguments: next(found))
+    pretrain(config, data=videos, out=run.root)
+    health = read_lines(run.metrics, "health")
+    assert [(line["probe_accuracy"], line["best"]) for line in health] == [(0.5, True), (0.75, True), (0.75, False)]
+    assert load_checkpoint(run.best).progress.epoch == 2
+    record = read_run(run.root, "run")
+    marked = {chart.title: chart for chart in curve_charts([record])}["Probe: kNN accuracy"]
+    assert [shape["x0"] for shape in marked.layout["shapes"]] == [health[1]["step"]]
+    assert f"best at step {health[1]['step']}" in marked.summary
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("flat", "--run.probe .*has no labels"), ("none", "--run.probe .*no such folder"),
+     ("one.csv", "--run.probe .*needs two classes")],
+)  # fmt: skip
+def test_a_probe_without_two_classes_is_refused_before_any_work(
+    folder: str, message: str, videos: Path, tmp_path: Path
+) -> None:
+    for number, video in enumerate(sorted((videos / "a").iterdir())[:5]):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "flat" / f"{number}.avi").symlink_to(video)
+    rows = [f"flat/{number}.avi,wave,{'train' if number else 'test'}" for number in range(5)]
+    (tmp_path / "one.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(DataError, match=message):
+        pretrain(settings(0.01, probe=str(tmp_path / folder)), data=videos, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_do_not_go_together_are_refused(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--run.on_collapse rollback: needs --run.health_epochs"):
+        RunConfig(on_collapse="rollback", health_epochs=0)
+    assert main(["pretrain", str(videos), "--out", "x", "--run.on-collapse", "rolback"]) == 2
+    assert "did you mean `rollback`" in capsys.readouterr().err
+    assert main(["finetune", "scratch", str(videos), "--out", "x", "--run.probe", str(videos)]) == 2
+    assert "--run.probe" in capsys.readouterr().err

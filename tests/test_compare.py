@@ -1,0 +1,117 @@
+"""`fima compare`: differences of encoders on the same videos, with intervals over the same groups."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fima.cli import main
+from fima.evaluate import intervals
+from fima.evaluate.comparison import differences
+from fima.evaluate.measured import Measured
+from tests.video_files import write_video
+
+Capture = pytest.CaptureFixture[str]
+ENCODERS = """
+import fima, torch
+
+def encoder(name, network):
+    clips = fima.ClipSettings(frames=4, crop_size=32)
+    return fima.FrozenEncoder(name=name, network=network, clips=clips, mean=(0, 0, 0), std=(1, 1, 1))
+
+def bright():
+    return encoder("brightness", lambda clips: clips.mean(dim=(2, 3, 4)))
+"""
+
+
+def of_people(hits: list[int], videos: list[int]) -> intervals.Tested:
+    """What a protocol made of numbered videos, two of each person."""
+    found = intervals.Tested()
+    measured = Measured(figures={}, chance={}, settings={}, hits={"top1": torch.tensor(hits).bool()})
+    paths = [f"{video}.avi" for video in videos]
+    found.add(1, {"linear": measured}, paths, {Path(path): f"person {int(path[:-4]) // 2}" for path in paths})
+    return found
+
+
+def test_differences_against_a_loop() -> None:
+    one = of_people([1, 1, 1, 0, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5, 6, 7])
+    # It could not be shown the first video, and lists the others in another order.
+    other = of_people([0, 1, 0, 0, 1, 0, 0], [7, 6, 5, 4, 3, 2, 1])
+    (found,) = differences({"A": one, "B": other}, seed=3)
+    first = dict(zip(range(8), [1, 1, 1, 0, 1, 1, 1, 1], strict=True))
+    second = dict(zip([7, 6, 5, 4, 3, 2, 1], [0, 1, 0, 0, 1, 0, 0], strict=True))
+    people: dict[int, list[int]] = {}
+    for video in range(1, 8):
+        people.setdefault(video // 2, []).append(first[video] - second[video])
+    assert found.num_videos == 7
+    assert found.points == pytest.approx(100 * np.mean([value for values in people.values() for value in values]))
+    names = sorted(people)
+    draws = []
+    for counts in np.random.default_rng(3).multinomial(4, [0.25] * 4, size=2000):
+        drawn = [value for name, count in zip(names, counts, strict=True) for value in people[name] * count]
+        draws.append(100 * sum(drawn) / len(drawn))
+    assert found.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+
+
+def test_what_is_said_of_a_difference() -> None:
+    better, worse = of_people([1] * 8, list(range(8))), of_people([0] * 8, list(range(8)))
+    (found,) = differences({"A": better, "B": worse}, seed=0)
+    assert str(found) == "linear/top1: A is better than B by 100.0 points (95 %: 100.0 to 100.0)"
+    (found,) = differences({"B": worse, "A": better}, seed=0)
+    assert str(found) == "linear/top1: A is better than B by 100.0 points (95 %: 100.0 to 100.0)"
+    (found,) = differences({"A": better, "C": better}, seed=0)
+    assert str(found).startswith("linear/top1: no difference between A and C is shown: +0.0 points")
+    alone = of_people([1, 0], [0, 1])
+    (found,) = differences({"A": alone, "B": of_people([0, 0], [0, 1])}, seed=0)
+    assert str(found) == "linear/top1: A and B differ by +50.0 points; no interval, with one group"
+    assert differences({"A": alone, "B": of_people([1], [5])}, seed=0) == []
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of brightness by four people, with a table."""
+    root = tmp_path_factory.mktemp("people")
+    rows = ["path,label,group"]
+    for number in range(16):
+        person, label = divmod(number // 2, 2)
+        write_video(root / f"{number}.avi", np.full((8, 32, 32, 3), 40 + 150 * label + number, dtype=np.uint8))
+        rows.append(f"{number}.avi,{('dark', 'bright')[label]},{person}")
+    (root / "videos.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "two_encoders.py").write_text(ENCODERS)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("two_encoders", None)
+
+
+def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture) -> None:
+    words = ["compare", "A=two_encoders:bright", "B=two_encoders:bright", "--on", str(videos)]
+    words += ["--cross-validation", "group", "--protocols", "linear", "--num-clips", "2", "--workers", "0"]
+    assert main([*words, "--device", "cpu", "--out", "c.json"]) == 0
+    output = capsys.readouterr().out
+    assert "linear/top1" in output
+    assert "100.0 (100.0 to 100.0)" in output
+    assert "A: brightness, 4 frames, stride 2, 32 px, mean 0 0 0, std 1 1 1" in output
+    assert "no difference between A and B is shown: +0.0 points (95 %: +0.0 to +0.0)" in output
+    content = json.loads((folder / "c.json").read_text())
+    assert content["encoders"]["A"]["figures"]["linear/top1"] == 100
+    assert content["encoders"]["A"]["figures"] == content["encoders"]["B"]["figures"]
+    assert {each["figure"] for each in content["differences"]} == {"linear/top1", "linear/top5"}
+    assert content["differences"][0]["num_videos"] == 16
+
+
+def test_encoders_that_cannot_be_compared(videos: Path, folder: Path, capsys: Capture) -> None:
+    assert main(["compare", "a", "--on", str(videos)]) == 2
+    assert "two encoders or more" in capsys.readouterr().err
+    assert main(["compare", "a", "b", "X=a", "X=c", "--on", str(videos)]) == 2
+    assert "two encoders are called X; give them names, such as A=c B=c" in capsys.readouterr().err
+    assert main(["compare", "two_encoders:bright", "torchvision:none", "--on", str(videos), "--device", "cpu"]) == 2
+    assert "torchvision has no such video network" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import json
 import os
 import posixpath
 import re
@@ -17,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS_PAGE, SETTINGS_PAGE, RECIPES_PAGE = "reference/commands.md", "reference/settings.md", "reference/recipes.md"
+NOTEBOOK, NOTEBOOK_PAGE = "examples/your_own_videos.ipynb", "notebook.md"
 COPIES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 """Files of the repository that are pages as they are."""
 HELP_COLUMNS = "80"
@@ -108,6 +111,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Put in the sections of the README that a page asks for, and turn its links; called by MkDocs."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # which would hold this page alone
     return markdown if page.file.generated_by else page_in_site(markdown, page.file.src_uri)
 
 
@@ -130,6 +135,7 @@ def generated_pages() -> dict[str, Callable[[], str]]:
     """Return what makes each page that is not a file of this folder, by its path in the site."""
     return {
         **{page: partial(_copy, source, page) for source, page in COPIES.items()},
+        NOTEBOOK_PAGE: notebook_page,
         COMMANDS_PAGE: commands_page,
         SETTINGS_PAGE: settings_page,
         RECIPES_PAGE: recipes_page,
@@ -173,6 +179,25 @@ def recipes_page() -> str:
     for path in sorted((REPOSITORY / "recipes").glob("*.yaml")):
         parts += [f"## {path.stem}", f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def notebook_page() -> str:
+    """Return the notebook with the outputs that are stored in it."""
+    parts = []
+    for cell in json.loads((REPOSITORY / NOTEBOOK).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        printed = "".join(chain.from_iterable(output.get("text", ()) for output in cell.get("outputs", ())))
+        parts += [f"```text\n{printed.rstrip()}\n```"] if printed.strip() else []
+        parts += [_picture(output["data"]) for output in cell.get("outputs", ()) if "data" in output]
+    source = f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."
+    return "\n\n".join([*parts, source]) + "\n"
+
+
+def _picture(data: Mapping[str, Any]) -> str:
+    """The picture that a cell showed."""
+    kind = next(kind for kind in data if kind.startswith("image/"))
+    return f'<img alt="Output of the cell above" src="data:{kind};base64,{"".join(data[kind].split())}">'
 
 
 def readme_section(title: str) -> str:
@@ -234,6 +259,8 @@ def _in_site(target: str, anchor: str, source: str) -> str:
         return COPIES[target] + anchor
     if target.startswith("recipes/"):
         return f"{RECIPES_PAGE}#{Path(target).stem}"
+    if target == NOTEBOOK:
+        return NOTEBOOK_PAGE
     if target == "README.md":
         return f"index.md{anchor}"
     raise ValueError(

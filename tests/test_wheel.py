@@ -4,6 +4,7 @@ import configparser
 import email
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, tmp_path: Pat
     metadata = email.message_from_string((about / "METADATA").read_text(encoding="utf-8"))
     assert (metadata["Name"], metadata["Version"]) == (DISTRIBUTION, __version__)
     assert wheel.stat().st_size <= LARGEST_WHEEL_BYTES
+    page = metadata.get_payload()
+    assert isinstance(page, str)
+    assert f"pip install {DISTRIBUTION}" in page
+    assert "## Results" in page
+    # On a package index a link to a file of the repository, or a picture of it, leads nowhere.
+    assert all("://" in link for link in re.findall(r"\]\(([^)]*)\)|(?:href|src)=\"([^\"]*)", page) if "".join(link))
 
 
 def test_builds_are_reproducible(dist: Path, tmp_path: Path) -> None:

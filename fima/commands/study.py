@@ -65,7 +65,7 @@ def run(command: str, *words: object) -> None:
         raise SystemExit(code)
 
 
-def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> dict[str, float]:
+def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int, workers: int = 2) -> dict[str, float]:
     """Pre-train in `out` and evaluate the last checkpoint, or read what is there already.
 
     Args:
@@ -73,6 +73,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
         data: folder of the benchmark's videos.
         out: folder of the run.
         seed: seed of the run.
+        workers: processes that decode in the evaluation.
 
     Returns:
         The figures of `COLUMNS`, in percent.
@@ -82,7 +83,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int) -> 
     flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
-        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", 2, "--protocols", *PROTOCOLS)
+        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", workers, "--protocols", *PROTOCOLS)
     return read_figures(result)
 
 

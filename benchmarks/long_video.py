@@ -1,15 +1,28 @@
-"""Memory that reading a whole video takes, by its length: a minute that is repeated, each length in a fresh process."""
+"""Memory that long videos take: of a process that reads one, and of an epoch with `--data.windows-per-video auto`.
+
+By default a minute is repeated, and each length read in a fresh process. With `--hours N`, a recording of N hours
+(small frames, one a second, a key frame every minute) and 20 videos of 20 seconds are loaded for one epoch: how much of
+the recording the epoch has seen, and the resident memory on the way.
+"""
 
 import argparse
 import multiprocessing
+import os
 import tempfile
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
+import numpy as np
+import numpy.typing as npt
 from av.packet import Packet
 
+from fima.config import DataConfig
 from fima.data.decode.video import VideoReader
+from fima.data.loader import build_pretrain_loader
+from fima.data.training_sets import TrainingSet
+from fima.library.windows import videos_of_epoch
 from fima.synthetic.textured import FPS, encode, textured_frames
 
 MINUTE_SECONDS = 60
@@ -40,17 +53,54 @@ def peak_mb(path: Path) -> tuple[int, float]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_read_all, args=(path, theirs))
     process.start()
-    num_frames, peak_kb = ours.recv()
+    num_frames, peak = ours.recv()
     process.join()
-    return num_frames, peak_kb / 1024
+    return num_frames, peak
 
 
 def _read_all(path: Path, answer: Connection) -> None:
     with VideoReader(path) as reader:
         num_frames = sum(1 for _ in reader.stream())
-    # Not the system's `ru_maxrss`, which begins with what the parent process had.
+    answer.send((num_frames, status_mb("VmHWM")))
+
+
+def epoch(folder: Path, hours: int) -> None:
+    """Load an epoch of a recording and 20 short videos, and print what it has seen and taken."""
+    pixels = textured_frames(MINUTE_SECONDS, 24, 32)
+    options = {"preset": "veryfast", "g": "60", "bf": "0"}
+    minute = encode(folder / "minute.mp4", pixels, "libx264", options, fps=1)
+    videos = folder / "videos"
+    videos.mkdir()
+    repeated(videos / "recording.mp4", minute, 60 * hours)
+    for number in range(20):
+        encode(videos / f"short{number}.mp4", pixels[:20], "libx264", options, fps=1)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    data = DataConfig(part="all", frames=2, stride=1.0, crop_size=16, workers=0, windows_per_video="auto")
+    listed = videos_of_epoch([TrainingSet(root=videos)], data)
+    loader = build_pretrain_loader(listed, data, batch_size=16, seed=0)
+    seen: set[int] = set()
+    read = VideoReader.read
+
+    def noted(reader: VideoReader, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        if reader.path.stem == "recording":
+            seen.update(indices)
+        return read(reader, indices)
+
+    VideoReader.read = noted  # type: ignore[method-assign,assignment]
+    windows, clips = listed.epoch.windows, 0
+    print(f"{listed.epoch.num_samples} samples an epoch, {windows.max()} of them of the recording of {hours} hours")
+    for step, batch in enumerate(loader, start=1):
+        clips += sum(path.endswith("recording.mp4") for path in batch.paths)
+        if step in {1, *(len(loader) * quarter // 4 for quarter in range(1, 5))}:
+            print(f"step {step:4} of {len(loader)}: {status_mb('VmRSS'):6.1f} MB resident", flush=True)
+    pieces = {frame // 10 for frame in seen}
+    print(f"{clips} pairs of clips; frames of {len(pieces)} of its {6 * 60 * hours} stretches of ten seconds were seen")
+
+
+def status_mb(name: str) -> float:
+    """A figure of this process's memory, in MB: not the system's `ru_maxrss`, which begins with what the parent had."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    answer.send((num_frames, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))))
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def main() -> None:
@@ -58,8 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 60])
     parser.add_argument("--height", type=int, default=120)
+    parser.add_argument("--hours", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        if arguments.hours:
+            epoch(Path(name), arguments.hours)
+            return
         frames = textured_frames(MINUTE_SECONDS * FPS, arguments.height, arguments.height * 4 // 3)
         minute = encode(Path(name, "minute.mp4"), frames, "libx264", {"preset": "veryfast", "g": "50", "bf": "2"})
         del frames

@@ -221,7 +221,7 @@ def measure_cell_loss(batch_size: int, rounds: int) -> dict[str, float]:
 
         return run
 
-    ours = four_calls("ours", lambda: losses.cell_motion(predictions, keys, pairs, batch_cells, temperature=0.1))
+    ours = four_calls("ours", lambda: losses.cell_motion(predictions, keys, pairs, batch_cells, temperature=0.1).loss)
     if batch_size > DENSE_AT_MOST:
         ours()
         return {"peak_mb": round(peak_mb(ours)), "seconds": round(seconds(ours), 2)}

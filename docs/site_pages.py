@@ -338,7 +338,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
 def _kind(hint: Any) -> str:  # noqa: ANN401
     if typing.get_origin(hint) is Literal:
         return ", ".join(_value(value) for value in typing.get_args(hint))
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join("none" if one is types.NoneType else _kind(one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return f"one or more: {_kind(typing.get_args(hint)[0])}"

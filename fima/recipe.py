@@ -138,8 +138,8 @@ def _convert(value: Any, hint: Any, *, name: str) -> Any:  # noqa: ANN401
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (hint,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(value, hint, name=name)
+        *words, hint = sorted((each for each in arguments if each is not type(None)), key=_is_not_a_word)
+        return value if any(value in typing.get_args(each) for each in words) else _convert(value, hint, name=name)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{name}: unknown value `{value}`{suggestion(str(value), map(str, arguments))}")
@@ -157,6 +157,10 @@ def _convert(value: Any, hint: Any, *, name: str) -> Any:  # noqa: ANN401
         return value
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
     raise ConfigError(f"{name}: {wanted} is needed, not the {_kind(value)} `{value}`")
+
+
+def _is_not_a_word(hint: object) -> bool:
+    return typing.get_origin(hint) is not Literal
 
 
 def _kind(value: object) -> str:

@@ -25,6 +25,7 @@ MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, deco
 METHODS = {
     "fima": MethodConfig(queue_size=21, cell_queue_size=100, key_momentum=0.9),
     "moco": MethodConfig(name="moco", queue_size=5, key_momentum=0.9),
+    "same_video": MethodConfig(queue_size=21, cell_queue_size=100, key_momentum=0.9, exclude_same_video=True),
     "no_decoder": MethodConfig(queue_size=8, cell_queue_size=0, decoder=False, frame_weight=0),
 }
 NUM_STEPS = 2
@@ -37,12 +38,14 @@ def clip_inputs(seed: int, batch_size: int) -> ClipInputs:
     full, whole, early, late = torch.randn(4, batch_size, 3, 8, 64, 64, generator=generator, dtype=torch.float64)
     r = torch.rand(batch_size, 4, generator=generator, dtype=torch.float64)
     box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
-    return ClipInputs(views=dict(zip(VIEWS, (full, whole, early, late), strict=True)), box=box)
+    views = dict(zip(VIEWS, (full, whole, early, late), strict=True))
+    return ClipInputs(views=views, box=box, videos=torch.tensor([0, 1, 0, 2, 0, 1])[:batch_size])
 
 
 def rows_of(clip: ClipInputs, first: int, last: int) -> ClipInputs:
     """Some samples of a batch."""
-    return changed(clip, lambda value: value[first:last])
+    assert clip.videos is not None
+    return replace(changed(clip, lambda value: value[first:last]), videos=clip.videos[first:last])
 
 
 def changed(clip: ClipInputs, change: Callable[[Tensor], Tensor]) -> ClipInputs:
@@ -71,6 +74,7 @@ def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, 
                     assert parameter.grad is not None, key
                     result[f"gradient{step}.{key}"] = parameter.grad.clone()
                     parameter.sub_(0.01 * parameter.grad)
+    result |= {f"{key}.ids": queue.video_ids for key, queue in method.queues.items() if queue.video_ids is not None}
     result |= {f"{key}.keys": queue.keys for key, queue in method.queues.items()}
     return result | {f"{key}.position": queue.position for key, queue in method.queues.items()}
 
@@ -100,7 +104,7 @@ def cell_loss_where_only_the_first_process_has_positives(rank: int) -> dict[str,
     predictions, keys = torch.randn(2, 2, 4, 8, generator=generator)
     predictions.requires_grad_()
     pairs = torch.full((2, 4, 4), rank == 0)
-    loss = cell_motion(predictions, keys, pairs, distributed.gather_rows(keys).flatten(0, 1), temperature=1.0)
+    loss = cell_motion(predictions, keys, pairs, distributed.gather_rows(keys).flatten(0, 1), temperature=1.0).loss
     (gradient,) = torch.autograd.grad(loss, predictions)
     return {"loss": loss.detach(), "gradient": gradient, "mean": distributed.all_reduce_mean(loss)}
 

@@ -36,22 +36,22 @@ class Recorder:
         self.cell: list[float] = []
         info_nce, frame_motion, cell_motion = losses.info_nce, losses.frame_motion, losses.cell_motion
 
-        def record_instance(*args: Tensor, temperature: float) -> Contrast:
-            contrast = info_nce(*args, temperature=temperature)
+        def record_instance(*args: Tensor, **named: Any) -> Contrast:  # noqa: ANN401
+            contrast = info_nce(*args, **named)
             self.instance.append(contrast.loss.item())
             return contrast
 
-        def record_frame(*args: Tensor, temperature: float) -> Tensor:
+        def record_frame(*args: Tensor, **named: Any) -> losses.FrameLosses:  # noqa: ANN401
             num_instance = len(self.instance)
-            result = frame_motion(*args, temperature=temperature)
+            result = frame_motion(*args, **named)
             # The frame loss is made of InfoNCE losses, which are not instance losses.
             del self.instance[num_instance:]
-            self.frame += result.tolist()
+            self.frame += result.kinds.tolist()
             return result
 
-        def record_cell(*args: Tensor, temperature: float) -> Tensor:
-            result = cell_motion(*args, temperature=temperature)
-            self.cell.append(result.item())
+        def record_cell(*args: Tensor, **named: Any) -> losses.CellLoss:  # noqa: ANN401
+            result = cell_motion(*args, **named)
+            self.cell.append(result.loss.item())
             return result
 
         monkeypatch.setattr(losses, "info_nce", record_instance)

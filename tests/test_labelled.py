@@ -6,6 +6,7 @@ import torch
 
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
+from fima.data.epoch_plan import EpochPlan
 from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.sampler import EpochSampler
 from fima.errors import DataError
@@ -30,7 +31,7 @@ def test_batches_are_a_function_of_seed_epoch_and_index(videos: Path) -> None:
 
     whole, again = batches(), batches()
     assert [batch.index.tolist() for batch in whole] == [
-        [i for _, i in step] for step in EpochSampler(8, 4, seed=0, rank=0, world_size=1)
+        [i for _, i in step] for step in EpochSampler(EpochPlan.plain(8), 4, seed=0, rank=0, world_size=1)
     ]
     for first, second in zip(whole, again, strict=True):
         assert torch.equal(first.clips, second.clips)

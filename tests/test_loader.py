@@ -20,6 +20,7 @@ from fima.data.decode import video
 from fima.data.decode.container import open_video
 from fima.data.decode.kept import VideoStore
 from fima.data.decode.video import VideoReader
+from fima.data.epoch_plan import EpochPlan
 from fima.data.loader import (
     MAX_TRIES,
     PretrainBatch,
@@ -247,7 +248,7 @@ def indices(sampler: EpochSampler) -> list[list[int]]:
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        sampler = EpochSampler(20, 6, seed)
+        sampler = EpochSampler(EpochPlan.plain(20), 6, seed)
         sampler.set_epoch(epoch)
         assert all(batch_epoch == epoch for batch in sampler for batch_epoch, _ in batch)
         return indices(sampler)
@@ -262,8 +263,8 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("num_videos", [1, 12, 17, 20])
 def test_processes_share_the_global_batches(world_size: int, num_videos: int) -> None:
-    whole = indices(EpochSampler(num_videos, 6, 4))
-    shares = [indices(EpochSampler(num_videos, 6, 4, rank, world_size)) for rank in range(world_size)]
+    whole = indices(EpochSampler(EpochPlan.plain(num_videos), 6, 4))
+    shares = [indices(EpochSampler(EpochPlan.plain(num_videos), 6, 4, rank, world_size)) for rank in range(world_size)]
     assert {len(share) for share in shares} == {len(whole)}
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
@@ -277,7 +278,7 @@ def test_processes_share_the_global_batches(world_size: int, num_videos: int) ->
 
 def test_batches_that_cannot_be_shared() -> None:
     with pytest.raises(ConfigError, match=r"--optim\.batch_size 10"):
-        EpochSampler(20, 10, 0, 0, 4)
+        EpochSampler(EpochPlan.plain(20), 10, 0, 0, 4)
 
 
 def test_moving_a_batch_leaves_the_draws_on_the_host(videos: VideoList) -> None:

@@ -56,11 +56,11 @@ def test_info_nce_says_how_well_the_positives_stand_out() -> None:
 def test_frame_motion_agrees_with_the_loop() -> None:
     predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
     same_gradients(
-        lambda p: frame_motion(p, keys, keys, queue, temperature=TAU).sum(),
+        lambda p: frame_motion(p, keys, keys, queue, temperature=TAU).kinds.sum(),
         lambda p: torch.stack(frame_motion_loop(p, keys, queue, TAU)).sum(),
         predictions,
     )
-    each = frame_motion(predictions, keys, keys, queue, temperature=TAU)
+    each = frame_motion(predictions, keys, keys, queue, temperature=TAU).kinds
     torch.testing.assert_close(each, torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
 
 
@@ -68,8 +68,8 @@ def test_keys_of_the_same_kind_are_not_negatives_of_one_another() -> None:
     predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
     changed = keys.clone()
     changed[0, 2] = units(8)
-    before = frame_motion(predictions[:, :2], keys[:, :2], keys, queue, temperature=TAU)
-    after = frame_motion(predictions[:, :2], keys[:, :2], changed, queue, temperature=TAU)
+    before = frame_motion(predictions[:, :2], keys[:, :2], keys, queue, temperature=TAU).kinds
+    after = frame_motion(predictions[:, :2], keys[:, :2], changed, queue, temperature=TAU).kinds
     assert (before != after).tolist() == [False, True, True, True]
 
 
@@ -111,7 +111,7 @@ def test_a_single_cell_with_a_positive_counts_as_much_as_many() -> None:
     pairs = torch.ones(2, 3, 3, dtype=torch.bool)
     pairs[0, 1:], pairs[0, 0, 1:] = False, False
     everything = keys.flatten(0, 1)
-    found = cell_motion(predictions, keys, pairs, everything, temperature=TAU)
+    found = cell_motion(predictions, keys, pairs, everything, temperature=TAU).loss
     torch.testing.assert_close(found, cell_motion_loop(predictions, keys, pairs, everything, TAU))
 
 
@@ -128,7 +128,7 @@ def test_cell_motion_agrees_with_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     for similarities_at_a_time in (2**24, 60, 1):
         monkeypatch.setattr(losses, "MAX_SIMILARITIES", similarities_at_a_time)
         same_gradients(
-            lambda p: cell_motion(p, keys, pairs, everything, temperature=TAU),
+            lambda p: cell_motion(p, keys, pairs, everything, temperature=TAU).loss,
             lambda p: cell_motion_loop(p, keys, pairs, everything, TAU),
             predictions,
         )
@@ -147,7 +147,7 @@ def recorded_cell_motion(case: str, dtype: torch.dtype = torch.float64) -> tuple
     pairs = positive_pairs(
         parts["coord_q"], parts["coord_k"], parts["mask_q"].bool(), parts["mask_k"].bool(), pos_ratio=0.7
     )
-    loss = cell_motion(query.flatten(2).transpose(1, 2), key, pairs, torch.cat(everything), temperature=TAU)
+    loss = cell_motion(query.flatten(2).transpose(1, 2), key, pairs, torch.cat(everything), temperature=TAU).loss
     (gradient,) = torch.autograd.grad(loss, query)
     return loss.detach(), gradient
 
@@ -175,13 +175,13 @@ def test_tiny_temperatures_do_not_overflow(temperature: float) -> None:
     pairs = torch.rand(4, 3, 3) > 0.5
     values = [
         info_nce(query[0], keys[0], queue, temperature=temperature).loss,
-        frame_motion(query, keys, keys, queue, temperature=temperature).sum(),
-        cell_motion(query, keys, pairs, everything, temperature=temperature),
+        frame_motion(query, keys, keys, queue, temperature=temperature).kinds.sum(),
+        cell_motion(query, keys, pairs, everything, temperature=temperature).loss,
     ]
     exact = [
         info_nce(query[0].double(), keys[0].double(), queue.double(), temperature=temperature).loss,
-        frame_motion(query.double(), keys.double(), keys.double(), queue.double(), temperature=temperature).sum(),
-        cell_motion(query.double(), keys.double(), pairs, everything.double(), temperature=temperature),
+        frame_motion(query.double(), keys.double(), keys.double(), queue.double(), temperature=temperature).kinds.sum(),
+        cell_motion(query.double(), keys.double(), pairs, everything.double(), temperature=temperature).loss,
     ]
     for value, reference in zip(values, exact, strict=True):
         (gradient,) = torch.autograd.grad(value, query)
@@ -196,8 +196,8 @@ def test_losses_are_float32_under_autocast_and_for_half_precision() -> None:
     def all_losses(q: Tensor, k: Tensor, n: Tensor) -> list[Tensor]:
         return [
             info_nce(q[0], k[0], n[0], temperature=TAU).loss,
-            frame_motion(q, k, k, n[0], temperature=TAU).sum(),
-            cell_motion(q, k, pairs, torch.cat([k, n]).flatten(0, 1), temperature=TAU),
+            frame_motion(q, k, k, n[0], temperature=TAU).kinds.sum(),
+            cell_motion(q, k, pairs, torch.cat([k, n]).flatten(0, 1), temperature=TAU).loss,
         ]
 
     expected = all_losses(query.float(), keys.float(), queue.float())

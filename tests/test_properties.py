@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, MethodConfig, OptimConfig, PretrainConfig
 from fima.data.clips import ClipTiming, FrameCount, evenly_spread_starts, window_starts
+from fima.data.epoch_plan import EpochPlan
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
 from fima.data.quarantine import read_quarantine, write_quarantine
@@ -161,7 +162,10 @@ def test_schedules_are_positive_and_never_rise_after_the_warm_up(
 def test_processes_share_an_epoch_and_a_resumed_one_goes_on(
     num_videos: int, world_size: int, share: int, seed: int, epoch: int, data: st.DataObject
 ) -> None:
-    samplers = [EpochSampler(num_videos, share * world_size, seed, rank, world_size) for rank in range(world_size)]
+    samplers = [
+        EpochSampler(EpochPlan.plain(num_videos), share * world_size, seed, rank, world_size)
+        for rank in range(world_size)
+    ]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     batches = [list(sampler) for sampler in samplers]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.data.augment import draw_colour, make_inputs
+from fima.data.epoch_plan import item_generator
 from fima.data.loader import PretrainBatch
-from fima.data.sampler import item_generator
 from fima.data.views import ClipViews
 from fima.method import build_method
 from fima.method.fima import FIMA

@@ -19,6 +19,7 @@ from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
+from fima.method.queue import VIDEO_IDS
 from fima.recipe import config_from_mapping, config_to_mapping
 from fima.version import __version__
 
@@ -291,7 +292,9 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
     Raises:
         CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
     """
-    load_weights(module, saved.model, source=source, what="model")
+    # Checkpoints of runs that did not leave out keys of the same video do not know the videos of their keys.
+    unknown = {name: value for name, value in module.state_dict().items() if name.endswith(VIDEO_IDS)}
+    load_weights(module, {**unknown, **saved.model}, source=source, what="model")
     own, before = optimizer.state_dict()["param_groups"], saved.optimizer["param_groups"]
     sizes, saved_sizes = ([len(group["params"]) for group in groups] for groups in (own, before))
     if sizes != saved_sizes:

@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fima.backbones.registry import check_backbone
-from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
+from fima.commands.parse import default_settings, is_recipe, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
+from fima.data.training_sets import TrainingSet, training_set
 from fima.errors import ConfigError
 
 PROG = "fima pretrain"
@@ -24,10 +25,12 @@ class PretrainArguments:
     several devices. For example: `fima pretrain VIDEOS --out runs/mine recipes/motion_textures_fima.yaml`.
     """
 
-    data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[VIDEOS]")] = None
-    """Folder of videos; not needed with --smoke."""
-    recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    data: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[VIDEOS]")] = None
+    """Folder of videos, or a table; not needed with --smoke."""
+    recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings, such as those under `recipes/`."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
+    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
     out: Path
     """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: Path | None = None
@@ -48,7 +51,7 @@ class PretrainArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parse(words)
+    arguments, sets = _parse(words)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.synthetic.smoke import shrink_pretrain
     from fima.train.pretrain import pretrain
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
     result = pretrain(
         config,
-        data=videos_folder(arguments.data, arguments.out, smoke=arguments.smoke),
+        data=sets or videos_folder(None, arguments.out, smoke=arguments.smoke),
         out=arguments.out,
         checkpoints=arguments.checkpoints,
         resume=resume,
@@ -67,15 +70,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if result.signal_number is None else 128 + result.signal_number
 
 
-def _parse(words: list[str]) -> PretrainArguments:
-    """Parse the flags over the settings of the recipe, of the resumed run, or of the paper."""
+def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
+    """Parse the flags over the settings of the recipe, of the resumed run, or of the paper; and the sets of videos."""
     default = PretrainArguments(out=tyro.MISSING, config=default_settings(words, PretrainConfig))
-    arguments = parse(PretrainArguments, words, prog=PROG, default=default)
-    folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
+    arguments = parse(PretrainArguments, _recipe_beside_sets(words), prog=PROG, default=default)
+    given = [word for word in (arguments.data, arguments.recipe, *arguments.more) if word is not None]
+    recipes = [word for word in given if is_recipe(Path(word))]
+    if len(recipes) > 1:
+        raise ConfigError(f"{' and '.join(recipes)}: only one recipe can be given")
     if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
         raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
     if arguments.start_epoch is not None and arguments.start_epoch < 0:
         raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
-    check_recipe(recipe)
     check_backbone(arguments.config.model.backbone, flag="model.backbone")
-    return replace(arguments, data=folder, recipe=recipe)
+    return arguments, [training_set(word) for word in given if word not in recipes]
+
+
+def _recipe_beside_sets(words: list[str]) -> list[str]:
+    """The words with a recipe that comes later moved next to several sets at their beginning, for the parser's sake."""
+    num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    later = words[num_sets:]
+    recipe = next((word for word in later if not word.startswith("-") and is_recipe(Path(word))), None)
+    if num_sets < 2 or recipe is None:
+        return words
+    later.remove(recipe)
+    return [*words[:num_sets], recipe, *later]

@@ -35,6 +35,11 @@ class DataConfig:
     """Share of its video that a clip covers, drawn from this range, instead of `stride`; for short, trimmed videos."""
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
+    windows_per_video: Literal["auto"] | int = 1
+    """Pairs of clips that an epoch takes from a video, each from a part of its own; `auto`: one for every ten
+    seconds of it. The two clips of a pair are near each other."""
+    mixing: Literal["proportional", "balanced"] = "proportional"
+    """Several sets: each in proportion to its videos, times its weight; or each alike, in proportion to its weight."""
     step_between_clips: int = 1
     """Windows start at multiples of this many frames."""
     crop_size: int = 224
@@ -85,6 +90,10 @@ class DataConfig:
         require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
         for name in ("fps", "frame_rate"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
+        windows = self.windows_per_video
+        require(windows == "auto" or windows >= 1, "data.windows_per_video", windows, "must be `auto` or at least 1")
+        whole = "a span is a share of the whole video, which has one window then"
+        require(windows == 1 or self.span is None, "data.windows_per_video", windows, whole)
         low, high = self.span or (1.0, 1.0)
         require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
         ways = [name for name, given in (("stride", self.stride != 2), ("fps", self.fps), ("span", self.span)) if given]

@@ -46,6 +46,9 @@ class MethodConfig:
     pos_ratio: float = 0.7
     """Cells closer than this share of the larger cell diagonal are positives."""
 
+    exclude_same_video: bool = False
+    """Keys of the query's own video are no negatives, but for those of the same pair of clips: for long recordings."""
+
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):
             require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")

@@ -52,6 +52,19 @@ class TimedVideo(Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of the equal parts of a video."""
+
+    number: int = 0
+    """Which one."""
+    count: int = 1
+    """Of how many."""
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
 class FrameCount:
     """A video of which only the number of frames is known, such as masks; its frames come at an even rate."""
 
@@ -150,6 +163,7 @@ def window_starts(
     *,
     sampling: Literal["random", "same", "near"] = "random",
     step_frames: int = 1,
+    part: Part = WHOLE,
 ) -> tuple[int, int]:
     """First frames of the two clips of a video.
 
@@ -160,13 +174,16 @@ def window_starts(
         sampling: `random`, two different random starts in random order; `same`, one random start for both clips;
             `near`, a random start and the one that is a window later, or the last one.
         step_frames: starts are multiples of it.
+        part: the part of the video that both begin in.
 
     Returns:
-        Two starts in [0, num_frames - window]; (0, 0) where only one window is possible.
+        Two starts in [0, num_frames - window]; the same one where only one window is possible.
     """
-    num_starts = max(0, num_frames - window) // step_frames + 1
+    all_starts = max(0, num_frames - window) // step_frames + 1
+    begin, end = (number * all_starts // part.count for number in (part.number, part.number + 1))
+    num_starts = max(1, end - begin)
     if num_starts == 1:
-        return 0, 0
+        return begin * step_frames, begin * step_frames
     first = int(generator.integers(num_starts))
     if sampling == "same":
         second = first
@@ -175,7 +192,7 @@ def window_starts(
     else:
         second = int(generator.integers(num_starts - 1))
         second += second >= first
-    return first * step_frames, second * step_frames
+    return (begin + first) * step_frames, (begin + second) * step_frames
 
 
 def full_positions(frames: int) -> slice:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import full_positions, window_starts
+from fima.data.clips import WHOLE, Part, full_positions, window_starts
 from fima.data.datasets import VideoList
 from fima.data.loader import SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
 from fima.data.sampler import EpochSampler
@@ -65,7 +65,7 @@ class LabelledBatch:
 class LabelledDataset(TrainDataset[LabelledSample]):
     """One random clip of each video."""
 
-    def draw(self, index: int, generator: np.random.Generator) -> LabelledSample:
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> LabelledSample:
         """A random window of the video, every second frame, in one random crop."""
         video = self.videos.videos[index]
         assert video.label is not None
@@ -73,8 +73,9 @@ class LabelledDataset(TrainDataset[LabelledSample]):
         with self.store.open(video.path) as reader:
             self.check_size(reader, data.frames)
             window = drawn_timing(data, generator).window(reader, data.frames)
+            step = data.step_between_clips
             start, _ = window_starts(
-                reader.num_frames, window.length, generator, sampling="same", step_frames=data.step_between_clips
+                reader.num_frames, window.length, generator, sampling="same", step_frames=step, part=part
             )
             frames = reader.read(window.indices(start)[full_positions(data.frames)])
         height, width = frames.shape[1:3]
@@ -108,7 +109,7 @@ def build_labelled_loader(
         DataError: a video without a class.
     """
     require_labels(videos)
-    sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
+    sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
     return build_loader(LabelledDataset(videos, data, seed), sampler, collate_clips)
 
 

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import ClipTiming, full_positions, window_starts
+from fima.data.clips import WHOLE, ClipTiming, Part, full_positions, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.kept import KeptVideo, VideoStore
 from fima.data.decode.limits import check_size
 from fima.data.decode.video import VideoReader
-from fima.data.sampler import REPLACEMENT_STREAM, SAMPLE_STREAM, EpochSampler, item_generator
+from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, item_generator
+from fima.data.sampler import EpochSampler
 from fima.data.views import ClipViews, sample_views, stack_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.open_files import require_open_files
@@ -111,13 +112,14 @@ class TrainDataset(Dataset[Sample], ABC):
     """Random samples of videos; a video that cannot be decoded is replaced by another.
 
     Args:
-        videos: the list; item (epoch, index) is drawn from its video `index`.
+        videos: the list; what an item (epoch, place) is drawn from follows from its plan of an epoch.
         data: frames, crops.
-        seed: every draw of an item follows from (seed, epoch, index).
+        seed: every draw of an item follows from (seed, epoch, place).
     """
 
     def __init__(self, videos: VideoList, data: DataConfig, seed: int) -> None:
         self.videos = videos
+        self.plan = videos.epoch
         self.data = data
         self.seed = seed
         self.crashed: dict[Attempt, str] = {}
@@ -127,33 +129,35 @@ class TrainDataset(Dataset[Sample], ABC):
         return len(self.videos.videos)
 
     @abstractmethod
-    def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """A sample of video `index`, every choice from the generator.
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> Sample:
+        """A sample of a part of video `index`, every choice from the generator.
 
         Raises:
             VideoError: the video cannot be decoded.
         """
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index); another video's where that one cannot be decoded.
+        """The sample of (epoch, place); that of another video of the set where the one that is due cannot be decoded.
 
         Raises:
             VideoError: none of ten videos in a row can be decoded.
         """
-        epoch, index = item
+        epoch, place = item
         skipped: list[SkippedVideo] = []
-        chosen = index
+        chosen = self.plan.video_of(place)
+        others = self.plan.set_of(chosen)
         while True:
-            attempt = Attempt(epoch, index, len(skipped), chosen)
+            attempt = Attempt(epoch, place, len(skipped), chosen)
             try:
                 sample = self.attempt(attempt)
             except VideoError as error:
                 skipped.append(SkippedVideo(path=str(error.path), reason=error.reason, epoch=epoch, index=chosen))
-                if len(self) == 1 or len(skipped) == MAX_TRIES:
+                if len(others) == 1 or len(skipped) == MAX_TRIES:
                     reason = f"{error.reason}; {len(skipped)} videos in a row cannot be decoded"
-                    raise VideoError(error.path, error.reason if len(self) == 1 else reason) from error
-                draws = item_generator(REPLACEMENT_STREAM, self.seed, epoch, index, len(skipped))
-                chosen = (chosen + 1 + int(draws.integers(len(self) - 1))) % len(self)
+                    raise VideoError(error.path, error.reason if len(others) == 1 else reason) from error
+                draws = item_generator(REPLACEMENT_STREAM, self.seed, epoch, place, len(skipped))
+                step = 1 + int(draws.integers(len(others) - 1))
+                chosen = others[(chosen - others.start + step) % len(others)]
             else:
                 return replace(sample, skipped=skipped)
 
@@ -170,7 +174,8 @@ class TrainDataset(Dataset[Sample], ABC):
         """
         with watched(attempt, self.crashed, self.videos.videos[attempt.chosen].path):
             draws = item_generator(SAMPLE_STREAM, self.seed, attempt.epoch, attempt.index, attempt.number)
-            return self.draw(attempt.chosen, draws)
+            part = self.plan.part_of(attempt.index, attempt.chosen)
+            return self.draw(attempt.chosen, draws, part)
 
 
 def drawn_timing(data: DataConfig, generator: np.random.Generator) -> ClipTiming:
@@ -186,8 +191,8 @@ class PretrainDataset(TrainDataset[PretrainSample]):
         super().__init__(videos, data, seed)
         self.frame_views = frame_views
 
-    def draw(self, index: int, generator: np.random.Generator) -> PretrainSample:
-        """Two windows of the video, each in three views."""
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainSample:
+        """Two windows of a part of the video, each in three views."""
         video, timing = self.videos.videos[index], drawn_timing(self.data, generator)
         with self.store.open(video.path) as reader:
             self.check_size(reader, 4 * self.data.frames)
@@ -198,6 +203,7 @@ class PretrainDataset(TrainDataset[PretrainSample]):
                 generator,
                 sampling=self.data.clip_sampling,
                 step_frames=self.data.step_between_clips,
+                part=part,
             )
             used = slice(None) if self.frame_views else full_positions(self.data.frames)
             wanted = [i for start in starts for i in window.indices(start)[used]]
@@ -250,7 +256,7 @@ def build_pretrain_loader(
         world_size: number of processes.
         frame_views: whether the `early` and `late` views are wanted.
     """
-    sampler = EpochSampler(len(videos.videos), batch_size, seed, rank, world_size)
+    sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
     return build_loader(PretrainDataset(videos, data, seed, frame_views=frame_views), sampler, collate_samples)
 
 

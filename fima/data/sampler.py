@@ -1,4 +1,4 @@
-"""The order of the videos in an epoch, and random numbers that depend on where they are used alone."""
+"""The batches of an epoch, shared between processes."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -6,15 +6,8 @@ from typing import TypeVar
 import numpy as np
 from torch.utils.data import Sampler
 
+from fima.data.epoch_plan import EpochPlan
 from fima.errors import ConfigError
-
-ORDER_STREAM, SAMPLE_STREAM, REPLACEMENT_STREAM = 0, 1, 2
-
-
-def item_generator(stream: int, *numbers: int) -> np.random.Generator:
-    """Random numbers that depend on the arguments alone; `stream` keeps uses with the same numbers apart."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
-
 
 Item = TypeVar("Item")
 
@@ -32,14 +25,14 @@ class SteppedSampler(Sampler[list[Item]]):
 
 
 class EpochSampler(SteppedSampler[tuple[int, int]]):
-    """Batches of (epoch, index), in an order that is a function of (seed, epoch) alone.
+    """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
 
     The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
     rank order, and the epoch is filled up from its beginning to a multiple of their number.
 
     Args:
-        num_videos: videos in the list.
-        batch_size: videos per step over all processes.
+        plan: the samples of an epoch.
+        batch_size: samples per step over all processes.
         seed: seed of the run.
         rank: number of this process.
         world_size: number of processes.
@@ -48,10 +41,10 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
         ConfigError: the batch cannot be shared equally.
     """
 
-    def __init__(self, num_videos: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, plan: EpochPlan, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size % world_size:
             raise ConfigError(f"--optim.batch_size {batch_size}: must be a multiple of the {world_size} processes")
-        self.num_videos = num_videos
+        self.plan = plan
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -59,12 +52,12 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         """Steps of a whole epoch, whatever the step it begins at."""
-        return -(-self.num_videos // self.batch_size)
+        return -(-self.plan.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = item_generator(ORDER_STREAM, self.seed, self.epoch).permutation(self.num_videos)
-        padded = np.resize(order, -(-self.num_videos // self.world_size) * self.world_size)
+        order = self.plan.order(self.seed, self.epoch)
+        padded = np.resize(order, -(-len(order) // self.world_size) * self.world_size)
         for step in range(self.start_step, len(self)):
             batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
             share = len(batch) // self.world_size
-            yield [(self.epoch, int(index)) for index in batch[self.rank * share : (self.rank + 1) * share]]
+            yield [(self.epoch, int(place)) for place in batch[self.rank * share : (self.rank + 1) * share]]

@@ -12,6 +12,7 @@ from fima.method.foreground import activation_map, foreground_mask
 from fima.method.heads import Projector, cells
 from fima.method.inputs import View
 from fima.method.queue import KeyQueue, decided_size
+from fima.method.same_video import BatchVideos
 from fima.method.term import QueryPass, Term, TermLoss
 from fima.torch_tools.distributed import gather_rows
 
@@ -41,7 +42,7 @@ class CellTerm(Term[CellKeys]):
 
     def __init__(self, method: MethodConfig, dim: int) -> None:
         size = decided_size(method.cell_queue_size, "method.cell_queue_size")
-        self.queue = KeyQueue(size, dim) if size else None
+        self.queue = KeyQueue(size, dim, knows_videos=method.exclude_same_video) if size else None
         self.temperature, self.pos_ratio = method.cell_temperature, method.pos_ratio
         self.samples_foreground = method.foreground
         self.views = ("full", "full_difference") if method.foreground else ("full_difference",)
@@ -67,23 +68,42 @@ class CellTerm(Term[CellKeys]):
         queued = [] if self.queue is None else [self.queue.snapshot()]
         keys = (key_b.cells, key_a.cells)
         batch_keys = [gather_rows(clip) for clip in keys]
-        slice_losses = []
+        excluded = None if query.videos is None else self._excluded(query.videos, key_b.cells)
+        slices = []
         for predicted, key, batch_key, positives in zip(
             query.predictions, keys, batch_keys, (pairs, pairs.transpose(1, 2)), strict=True
         ):
             everything = torch.cat([batch_key.flatten(0, 2), *queued])
-            slice_losses += [
+            slices += [
                 losses.cell_motion(
-                    predicted.cells[:, index], key[:, index], positives, everything, temperature=self.temperature
+                    predicted.cells[:, index],
+                    key[:, index],
+                    positives,
+                    everything,
+                    temperature=self.temperature,
+                    excluded=excluded,
                 )
                 for index in range(key.shape[1])
             ]
         if self.queue is not None:
+            num_slices, num_cells = key_b.cells.shape[1:3]
+            ids = None if query.videos is None else query.videos.batch.repeat_interleave(num_cells).repeat(num_slices)
             for batch_key in batch_keys:
-                self.queue.write(batch_key.transpose(0, 1).flatten(0, 2))
-        loss = torch.stack(slice_losses).mean()
+                self.queue.write(batch_key.transpose(0, 1).flatten(0, 2), ids)
+        loss = torch.stack([found.loss for found in slices]).mean()
         stats = {
             "foreground_share": torch.stack([key_a.mask, key_b.mask]).to(loss.dtype).mean(),
             "cells_with_positives": pairs.any(dim=2).to(loss.dtype).mean(),
         }
-        return TermLoss(loss=loss, stats=stats)
+        return TermLoss(loss=loss, each=torch.stack([found.each for found in slices]).mean(dim=0), stats=stats)
+
+    def _excluded(self, videos: BatchVideos, key_cells: Tensor) -> Tensor:
+        """Cells of other samples of the same video, in the order in which the loss sums, bool (B, M).
+
+        Args:
+            videos: of the batch.
+            key_cells: of a clip, (B, t, N, D).
+        """
+        others = videos.other_samples().repeat_interleave(key_cells.shape[1] * key_cells.shape[2], dim=1)
+        ids = None if self.queue is None else self.queue.video_ids
+        return others if ids is None else torch.cat([others, videos.same(ids)], dim=1)

@@ -19,6 +19,7 @@ from fima.method.instance import InstanceTerm
 from fima.method.networks import MomentumNetworks
 from fima.method.prediction import MotionPrediction
 from fima.method.queue import KeyQueue
+from fima.method.same_video import BatchVideos
 from fima.method.term import QueryPass, Term, TermLoss
 from fima.torch_tools.distributed import all_reduce_mean
 
@@ -45,6 +46,7 @@ class FIMA(MomentumNetworks):
         for term in self.terms:
             if term.queue is not None:
                 self.add_module(term.queue_name, term.queue)
+        self.exclude_same_video = method.exclude_same_video
         self.predicts_slices, self.predicts_cells = method.frame_loss, method.cell_loss
         self.decoder: MotionDecoder | None = None
         if method.decoder and (method.frame_loss or method.cell_loss):
@@ -72,9 +74,18 @@ class FIMA(MomentumNetworks):
         return QueryPass(
             features=(self.query_features(a.full), self.query_features(b.full)),
             boxes=(a.box, b.box),
+            videos=self._videos_of(a),
             project=self.projector,
             predict=self.predict_motion,
         )
+
+    def _videos_of(self, clip: ClipInputs) -> BatchVideos | None:
+        """The videos of the batch, where keys of the same one are left out of the negatives."""
+        if not self.exclude_same_video:
+            return None
+        if clip.videos is None:
+            raise ValueError("the clips do not say of which videos they are, which `exclude_same_video` needs")
+        return BatchVideos.of(clip.videos)
 
     def predict_motion(self, features: Tensor, other: Tensor) -> MotionPrediction:
         """What a clip predicts of the other one's motion, from the query feature maps of both, (B, C, t, h, w).
@@ -113,7 +124,8 @@ class FIMA(MomentumNetworks):
             update_keys: whether the moving averages take their step; not in the later parts of one optimiser step.
 
         Raises:
-            ValueError: an input lacks a view that a term in use needs.
+            ValueError: an input lacks a view that a term in use needs, or its videos where keys of the same one are
+                left out.
         """
         if update_keys:
             self.update_key_networks()
@@ -124,10 +136,11 @@ class FIMA(MomentumNetworks):
         total = query.features[0].new_zeros((), dtype=torch.float32)
         for name, term in found.items():
             total = total + self.weights[name] * term.loss
-        return step_losses(total, found, query.embeddings[0])
+        each = sum((self.weights[name] * term.each for name, term in found.items()), total.new_zeros(1))
+        return step_losses(total, found, each, query.embeddings[0])
 
 
-def step_losses(total: Tensor, terms: Mapping[str, TermLoss], query: Tensor) -> StepLosses:
+def step_losses(total: Tensor, terms: Mapping[str, TermLoss], each: Tensor, query: Tensor) -> StepLosses:
     """Losses of the step, with the terms' losses and statistics averaged over the processes in one reduction."""
     parts = {name: term.loss for name, term in terms.items()}
     stats = {name: value for term in terms.values() for name, value in term.stats.items()}
@@ -138,5 +151,6 @@ def step_losses(total: Tensor, terms: Mapping[str, TermLoss], query: Tensor) -> 
         total=total,
         parts={name: reduced[name] for name in parts},
         stats={name: reduced[name] for name in stats},
+        each=each,
         query=query.detach(),
     )

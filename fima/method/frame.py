@@ -29,7 +29,8 @@ class FrameTerm(Term[Tensor]):
     views = ("early_difference", "late_difference")
 
     def __init__(self, method: MethodConfig, dim: int) -> None:
-        self.queue: KeyQueue = KeyQueue(decided_size(method.queue_size, "method.queue_size"), dim)
+        size = decided_size(method.queue_size, "method.queue_size")
+        self.queue: KeyQueue = KeyQueue(size, dim, knows_videos=method.exclude_same_video)
         self.temperature = method.temperature
 
     def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
@@ -47,8 +48,12 @@ class FrameTerm(Term[Tensor]):
         predictions = torch.cat([prediction.frames for prediction in query.predictions])
         keys = torch.cat([key_b, key_a])
         batch_keys = gather_rows(keys.transpose(0, 1)).transpose(0, 1)
-        frame_losses = losses.frame_motion(
-            predictions, keys, batch_keys, self.queue.snapshot(), temperature=self.temperature
+        videos, ids, excluded = query.videos, self.queue.video_ids, None
+        if videos is not None and ids is not None:
+            # A sample's own local motions at other times stay: to tell them apart is what the loss is about.
+            excluded = torch.cat([*[videos.other_samples()] * (len(keys) - 1), videos.same(ids)], dim=1)
+        found = losses.frame_motion(
+            predictions, keys, batch_keys, self.queue.snapshot(), temperature=self.temperature, excluded=excluded
         )
-        self.queue.write(batch_keys.flatten(0, 1))
-        return TermLoss(loss=frame_losses.mean())
+        self.queue.write(batch_keys.flatten(0, 1), None if videos is None else videos.batch.repeat(len(keys)))
+        return TermLoss(loss=found.kinds.mean(), each=found.each)

@@ -21,6 +21,8 @@ class ClipInputs:
     """Augmented, normalised views, all (B, 3, T, H, W): `full`, and the differences that the terms in use need."""
     box: Tensor
     """Crop of the `full` view, (x0, y0, x1, y1) normalised to the source frame, (B, 4); x0 > x1 when flipped."""
+    videos: Tensor | None = None
+    """Number of the video of each clip, int64 (B,), where the method asks which keys are of the same one."""
 
     @property
     def full(self) -> Tensor:
@@ -48,5 +50,8 @@ class StepLosses:
     """Unweighted losses of the global batch: `instance`, and where they are on `frame` and `cell`; detached scalars."""
     stats: dict[str, Tensor]
     """How the losses are doing, on average over the processes; detached scalars."""
+    each: Tensor | None = None
+    """Weighted sum of each video of this process, detached, (B,), where the losses of videos stand apart. A video
+    without a pair of matching cells has a cell loss of 0."""
     query: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     """Query embeddings of clip a, detached, (B, D), for the log; (0, 0) where there are none."""

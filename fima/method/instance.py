@@ -9,6 +9,7 @@ from fima.method import losses
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
 from fima.method.queue import KeyQueue, decided_size
+from fima.method.same_video import BatchVideos
 from fima.method.term import QueryPass, Term, TermLoss
 from fima.torch_tools.distributed import gather_rows
 
@@ -28,7 +29,8 @@ class InstanceTerm(Term[Tensor]):
     views = ("full",)
 
     def __init__(self, method: MethodConfig, dim: int) -> None:
-        self.queue: KeyQueue = KeyQueue(decided_size(method.queue_size, "method.queue_size"), dim)
+        size = decided_size(method.queue_size, "method.queue_size")
+        self.queue: KeyQueue = KeyQueue(size, dim, knows_videos=method.exclude_same_video)
         self.temperature = method.temperature
 
     def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
@@ -44,14 +46,20 @@ class InstanceTerm(Term[Tensor]):
             key_a: (B, D).
             key_b: (B, D).
         """
-        query_a, query_b = query.embeddings
-        first = losses.info_nce(query_a, key_b, self.queue.snapshot(), temperature=self.temperature)
-        self.queue.write(gather_rows(key_b))
-        second = losses.info_nce(query_b, key_a, self.queue.snapshot(), temperature=self.temperature)
-        self.queue.write(gather_rows(key_a))
+        contrasts = []
+        for embedding, key in zip(query.embeddings, (key_b, key_a), strict=True):
+            contrasts.append(self._contrast(embedding, key, query.videos))
+            self.queue.write(gather_rows(key), None if query.videos is None else query.videos.batch)
+        first, second = contrasts
         stats = {
             "positive_similarity": (first.positive_similarity + second.positive_similarity) / 2,
             "negative_similarity": (first.negative_similarity + second.negative_similarity) / 2,
             "instance_top1": (first.top1 + second.top1) / 2,
         }
-        return TermLoss(loss=(first.loss + second.loss) / 2, stats=stats)
+        return TermLoss(loss=(first.loss + second.loss) / 2, each=(first.each + second.each) / 2, stats=stats)
+
+    def _contrast(self, embedding: Tensor, key: Tensor, videos: BatchVideos | None) -> losses.Contrast:
+        ids = self.queue.video_ids
+        excluded = None if videos is None or ids is None else videos.same(ids)
+        negatives = self.queue.snapshot()
+        return losses.info_nce(embedding, key, negatives, temperature=self.temperature, excluded=excluded)

@@ -20,10 +20,12 @@ MAX_SIMILARITIES = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """An InfoNCE loss and how well the positives stand out; all scalars, only `loss` with a gradient."""
+    """An InfoNCE loss and how well the positives stand out; scalars but for `each`, only `loss` with a gradient."""
 
     loss: Tensor
     """Mean over the batch."""
+    each: Tensor
+    """Of each query, (B,)."""
     positive_similarity: Tensor
     """Mean cosine similarity of a query and its key."""
     negative_similarity: Tensor
@@ -37,7 +39,9 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: float) -> Contrast:
+def info_nce(
+    query: Tensor, key: Tensor, negatives: Tensor, *, temperature: float, excluded: Tensor | None = None
+) -> Contrast:
     """InfoNCE: each query must find its key among the negatives.
 
     `loss_i = log( exp(q_i·k_i/τ) + Σ_n exp(q_i·n/τ) ) - q_i·k_i/τ`, averaged over the samples of the global batch.
@@ -47,23 +51,49 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, *, temperature: floa
         key: the positive of each query, (B, D).
         negatives: shared by all queries, (K, D).
         temperature: τ.
+        excluded: negatives that do not count for a query, bool (B, K); None: all count.
     """
     with without_autocast(query.device):
         query, key, negatives = full_precision(query), full_precision(key), full_precision(negatives)
         positive = (query * key).sum(dim=1, keepdim=True)
         negative = query @ negatives.T
-        logits = torch.cat([positive, negative], dim=1) / temperature
-        loss = global_mean(logits.logsumexp(dim=1) - logits[:, 0])
+        counted = negative if excluded is None else negative.masked_fill(excluded, float("-inf"))
+        logits = torch.cat([positive, counted], dim=1) / temperature
+        each = logits.logsumexp(dim=1) - logits[:, 0]
+        loss = global_mean(each)
         with torch.no_grad():
+            similarity = negative.detach().mean()
+            if excluded is not None:
+                num_counted = (~excluded).sum(dim=1).clamp(min=1)
+                similarity = (negative.detach().where(~excluded, 0).sum(dim=1) / num_counted).mean()
             return Contrast(
                 loss=loss,
+                each=each.detach(),
                 positive_similarity=positive.detach().mean(),
-                negative_similarity=negative.detach().mean(),
+                negative_similarity=similarity,
                 top1=(logits.argmax(dim=1) == 0).to(logits.dtype).mean(),
             )
 
 
-def frame_motion(predictions: Tensor, keys: Tensor, batch_keys: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class FrameLosses:
+    """The frame-level motion loss of the four kinds of prediction."""
+
+    kinds: Tensor
+    """Mean over the global batch, (4,)."""
+    each: Tensor
+    """Mean over the kinds, detached, (B,)."""
+
+
+def frame_motion(
+    predictions: Tensor,
+    keys: Tensor,
+    batch_keys: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float,
+    excluded: Tensor | None = None,
+) -> FrameLosses:
     """Frame-level motion loss: predict the local motion of the other clip (paper, frame-level motion).
 
     Each of the four predictions (clip b early, b late, a early, a late) meets its own key as the positive; the
@@ -75,16 +105,17 @@ def frame_motion(predictions: Tensor, keys: Tensor, batch_keys: Tensor, queue: T
         batch_keys: the same keys of the global batch, (4, G, D); without several processes it equals `keys`.
         queue: keys of earlier steps, (K, D).
         temperature: τ.
-
-    Returns:
-        The four losses, (4,).
+        excluded: negatives that do not count for a sample, bool (B, 3·G + K), in their order; None: all count.
     """
     contrasts = []
     for kind in range(len(predictions)):
         others = [batch_keys[other] for other in range(len(batch_keys)) if other != kind]
         negatives = torch.cat([*others, queue])
-        contrasts.append(info_nce(predictions[kind], keys[kind], negatives, temperature=temperature).loss)
-    return torch.stack(contrasts)
+        contrasts.append(info_nce(predictions[kind], keys[kind], negatives, temperature=temperature, excluded=excluded))
+    return FrameLosses(
+        kinds=torch.stack([contrast.loss for contrast in contrasts]),
+        each=torch.stack([contrast.each for contrast in contrasts]).mean(dim=0),
+    )
 
 
 def cell_centres(box: Tensor, height: int, width: int) -> Tensor:
@@ -143,7 +174,7 @@ class _LogSumExp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, keys: Tensor, temperature: float) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, query: Tensor, keys: Tensor, temperature: float, excluded: Tensor | None) -> Tensor:  # noqa: ANN401
         num_rows = max(1, MAX_SIMILARITIES // len(keys))
         scaled = query / temperature
         result = query.new_empty(len(query))
@@ -152,6 +183,10 @@ class _LogSumExp(torch.autograd.Function):
         for start in range(0, len(query), num_rows):
             rows = slice(start, start + num_rows)
             similarities = torch.mm(scaled[rows], keys.T, out=buffer[: len(scaled[rows])])
+            if excluded is not None:
+                samples = torch.arange(start, start + len(similarities), device=query.device)
+                samples = samples * len(excluded) // len(query)
+                similarities.masked_fill_(excluded[samples], float("-inf"))
             largest = similarities.amax(dim=1, keepdim=True)
             total = similarities.sub_(largest).exp_().sum(dim=1, keepdim=True)
             result[rows] = (largest + total.log())[:, 0]
@@ -160,28 +195,47 @@ class _LogSumExp(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0][:, None], None, None
+        return gradient * outer[0][:, None], None, None, None
 
 
-def log_sum_exp(query: Tensor, keys: Tensor, temperature: float) -> Tensor:
+def log_sum_exp(query: Tensor, keys: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
     """`log Σ_k exp(q·k/τ)`, exact, never holding more than `MAX_SIMILARITIES` similarities (or one row of them).
 
     Args:
         query: (R, D), with gradient.
         keys: (M, D), without.
         temperature: τ.
+        excluded: keys that do not count, bool (B, M), a row for each R / B queries in order; None: all count.
 
     Returns:
         (R,).
     """
     assert not keys.requires_grad, "the keys are constants of the step"
-    result: Tensor = _LogSumExp.apply(query, keys, temperature)
+    result: Tensor = _LogSumExp.apply(query, keys, temperature, excluded)
     return result
 
 
-def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: Tensor, *, temperature: float) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class CellLoss:
+    """The pixel-level motion loss of one temporal slice."""
+
+    loss: Tensor
+    """Mean over the samples of the global batch that have a positive, scalar."""
+    each: Tensor
+    """Of each sample, detached, (B,); 0 where it has no positive."""
+
+
+def cell_motion(
+    predictions: Tensor,
+    keys: Tensor,
+    pairs: Tensor,
+    batch_cells: Tensor,
+    *,
+    temperature: float,
+    excluded: Tensor | None = None,
+) -> CellLoss:
     """Pixel-level motion loss of one temporal slice: predict the motion in the cells of the other clip.
 
     Per query cell that has a positive: `-log( Σ_positives exp(q·k/τ) / Σ_all exp(q·k/τ) )`; the mean over a sample's
@@ -194,9 +248,7 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
         batch_cells: everything the denominator sums over: the cells of all slices of the other clip, `keys` included,
             of the global batch, then the dense queue, (M, D).
         temperature: τ.
-
-    Returns:
-        Scalar.
+        excluded: of `batch_cells`, those that do not count for a sample, bool (B, M); None: all count.
     """
     with without_autocast(predictions.device):
         predictions, keys, batch_cells = map(full_precision, (predictions, keys, batch_cells))
@@ -205,7 +257,9 @@ def cell_motion(predictions: Tensor, keys: Tensor, pairs: Tensor, batch_cells: T
         similarities = predictions @ keys.transpose(1, 2) / temperature
         others = has_positive[:, :, None] & ~pairs
         numerator = similarities.masked_fill(others, float("-inf")).logsumexp(dim=2)
-        denominator = log_sum_exp(predictions.flatten(0, 1), batch_cells, temperature).view_as(numerator)
+        denominator = log_sum_exp(predictions.flatten(0, 1), batch_cells, temperature, excluded)
+        denominator = denominator.view_as(numerator)
         losses = (denominator - numerator).where(has_positive, 0).sum(dim=1)
         cells_per_sample = has_positive.sum(dim=1)
-        return global_mean(losses / cells_per_sample.clamp(min=1), cells_per_sample > 0)
+        each = losses / cells_per_sample.clamp(min=1)
+        return CellLoss(loss=global_mean(each, cells_per_sample > 0), each=each.detach())

@@ -6,6 +6,9 @@ from torch.nn.functional import normalize
 
 from fima.errors import ConfigError
 
+VIDEO_IDS = ".video_ids"
+"""What the names of the videos of a queue's keys end in, in the state dict of a method."""
+
 
 def decided_size(size: int | None, flag: str) -> int:
     """The size of a queue, which a run derives from its number of videos where the settings leave it open.
@@ -26,32 +29,39 @@ class KeyQueue(nn.Module):
     Args:
         size: keys K.
         dim: size D of a key.
+        knows_videos: whether it keeps the video of each key.
     """
 
     keys: Tensor
     """Unit vectors, (K, D)."""
     position: Tensor
     """Row of `keys` that is written next, int64 scalar."""
+    video_ids: Tensor | None
+    """Number of the video of each key, int64 (K,); -1 where it is not known."""
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, *, knows_videos: bool = False) -> None:
         super().__init__()
         self.register_buffer("keys", normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("video_ids", torch.full((size,), -1) if knows_videos else None)
 
     def snapshot(self) -> Tensor:
         """The keys as they are now, (K, D): a copy, so that `write` cannot change what a backward pass still needs."""
         return self.keys.clone()
 
     @torch.no_grad()
-    def write(self, rows: Tensor) -> None:
+    def write(self, rows: Tensor, video_ids: Tensor | None = None) -> None:
         """Replace the oldest keys.
 
         Args:
             rows: new keys, oldest first, (rows, D); any number of them. Of more than K, the last K remain.
+            video_ids: their videos, int64 (rows,), for a queue that keeps them.
         """
         size = len(self.keys)
         kept = rows[-size:].to(self.keys.dtype)
         first = len(rows) - len(kept)
         index = (self.position + first + torch.arange(len(kept), device=rows.device)) % size
         self.keys.index_copy_(0, index, kept)
+        if self.video_ids is not None and video_ids is not None:
+            self.video_ids.index_copy_(0, index, video_ids[-size:])
         self.position.copy_((self.position + len(rows)) % size)

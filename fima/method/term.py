@@ -12,6 +12,7 @@ from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
 from fima.method.prediction import MotionPrediction
 from fima.method.queue import KeyQueue
+from fima.method.same_video import BatchVideos
 
 Keys = TypeVar("Keys")
 """What a term keeps of the key pass of one clip."""
@@ -23,6 +24,8 @@ class TermLoss:
 
     loss: Tensor
     """Unweighted, scalar with gradient."""
+    each: Tensor
+    """Of each video of this process, unweighted and detached, (B,)."""
     stats: dict[str, Tensor] = field(default_factory=dict)
     """How the term is doing; scalars without gradient."""
 
@@ -35,6 +38,8 @@ class QueryPass:
     """Feature maps of the `full` views of clip a and clip b, (B, C, t, h, w)."""
     boxes: tuple[Tensor, Tensor]
     """Crops of clip a and clip b, (B, 4)."""
+    videos: BatchVideos | None
+    """The videos of the batch, where keys of the same one are no negatives."""
     project: Projector
     """The query projector."""
     predict: Callable[[Tensor, Tensor], MotionPrediction]

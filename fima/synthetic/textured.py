@@ -30,15 +30,15 @@ def textured_frames(num_frames: int, height: int, width: int, seed: int = 0) -> 
     return frames
 
 
-def encode(path: Path, frames: npt.NDArray[np.uint8], codec: str, options: dict[str, str]) -> Path:
-    """Writes frames, uint8 (T, H, W, 3), with an encoder of FFmpeg and its options."""
+def encode(path: Path, frames: npt.NDArray[np.uint8], codec: str, options: dict[str, str], *, fps: int = FPS) -> Path:
+    """Writes frames, uint8 (T, H, W, 3), `fps` a second, with an encoder of FFmpeg and its options."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS, options=options)
+        stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

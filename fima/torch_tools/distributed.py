@@ -114,6 +114,12 @@ def row_counts(x: Tensor) -> list[int]:
     return [int(count) for count in counts]
 
 
+def own_rows(x: Tensor) -> Tensor:
+    """Where the rows of `x`, (rows, …), lie among those of all processes, in rank order: int64 (rows,)."""
+    first = sum(row_counts(x)[: rank()])
+    return torch.arange(first, first + len(x), device=x.device)
+
+
 @torch.no_grad()
 def gather_rows(x: Tensor) -> Tensor:
     """The rows of all processes, concatenated in rank order, without gradient.

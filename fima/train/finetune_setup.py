@@ -34,6 +34,8 @@ NARROW_SHARE = 0.6
 WITHOUT_MEANING = (
     "data.part",
     "data.clip_sampling",
+    "data.windows_per_video",
+    "data.mixing",
     "run.health_epochs",
     "run.health_videos",
     "run.picture_epochs",

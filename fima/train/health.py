@@ -207,3 +207,22 @@ def clip_features(
             features.append(found.view(len(batch.labels), NUM_CLIPS, -1))
             labels.append(batch.labels.to(device))
     return torch.cat(features[1:] or features), torch.cat(labels)
+
+
+def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:
+    """Measure the query networks on each of several sets, on its part of the videos of a health check, by its name.
+
+    Args:
+        method: as of `check_health`.
+        videos: the training videos.
+        config: settings of the run.
+        device: where the networks are.
+
+    Returns:
+        Nothing where there is one set; without sets of which fewer than two videos can be decoded.
+    """
+    sets = videos.by_set()
+    share = max(2, config.run.health_videos // max(1, len(sets)))
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, health_videos=share))
+    found = {name: check_health(method, part, config, device) for name, part in sets.items()}
+    return {name: health for name, health in found.items() if health is not None}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fima.checkpoints.checkpoint import Progress
 from fima.torch_tools import distributed
+from fima.train.by_set import with_means
 from fima.train.log import RunLog
 from fima.train.step import Measured
 
@@ -96,7 +97,7 @@ class EpochMeter:
         rates = self._line_clock.rates()
         self._log.advance(progress.step, {name: numbers[name] for name in self._losses}, rates)
         if progress.step % self._log_steps == 0:
-            line = {"lr": self._lr, **numbers, **rates}
+            line = {"lr": self._lr, **with_means(numbers), **rates}
             self._log.record("step", epoch=progress.epoch + 1, step=progress.step, values=line)
             self._line_clock.reset()
         return progress
@@ -108,7 +109,7 @@ class EpochMeter:
             The progress between this epoch and the next one.
         """
         means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
-        values = {"lr": self._lr, **means, **self._epoch_clock.rates()}
+        values = {"lr": self._lr, **with_means(means), **self._epoch_clock.rates()}
         progress = dataclasses.replace(
             progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={}
         )  # fmt: skip

@@ -1,10 +1,13 @@
 """Pre-training: the method's networks, trained on unlabelled videos; health of the representation between epochs."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
 from fima.checkpoints.pretrained import write_safetensors
@@ -12,14 +15,15 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
 from fima.data.augment import make_inputs
-from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
 from fima.data.loader import PretrainBatch, build_pretrain_loader
+from fima.data.training_sets import TrainingSet
 from fima.errors import ConfigError
 from fima.evaluate.protocols import SplitLists
 from fima.files.jsonl import read_lines
 from fima.library.clip_fit import with_timing_checked
+from fima.library.windows import videos_of_epoch
 from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
@@ -28,9 +32,10 @@ from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, memory_format
+from fima.train.by_set import sums_by_set
 from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
-from fima.train.health import Health, check_health
+from fima.train.health import Health, check_health, health_by_set
 from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
@@ -48,7 +53,7 @@ SETTLED_STEPS = 100
 def pretrain(
     config: PretrainConfig,
     *,
-    data: Path,
+    data: Path | Sequence[TrainingSet],
     out: Path,
     checkpoints: Path | None = None,
     resume: bool = False,
@@ -59,7 +64,7 @@ def pretrain(
 
     Args:
         config: the settings; queue sizes that are None follow from the number of videos.
-        data: folder of videos; labels are not used but for the kNN accuracy of the health check.
+        data: folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
         out: folder of the run; new, unless `resume`.
         checkpoints: folder of the checkpoints, instead of `checkpoints` in the folder of the run.
         resume: continue from the run's last checkpoint.
@@ -79,8 +84,8 @@ def pretrain(
         run.require(resume=resume)
         probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         warm = None if resume else warm_start(config, resume_from)
-        videos = chosen_videos(data, config.data, config.data.part)
-        num_videos = len(videos.videos)
+        videos = videos_of_epoch([TrainingSet(root=data)] if isinstance(data, Path) else data, config.data)
+        num_videos = videos.epoch.num_samples
         config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
         if not resume:
             videos = with_timing_checked(videos, config.data)
@@ -122,6 +127,7 @@ class Pretraining(Task[PretrainBatch]):
         probe: SplitLists | None = None,
     ) -> None:
         self.config, self.videos, self.probe = config, videos, probe
+        self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
@@ -149,7 +155,7 @@ class Pretraining(Task[PretrainBatch]):
 
     def step(self, model: nn.Module, batch: PretrainBatch, device: torch.device) -> Measured:
         """Forward and backward; see `pretrain_step`."""
-        return pretrain_step(model, self.config, batch, device)
+        return pretrain_step(model, self.config, batch, device, by_set=self.by_set)
 
     def before_step(self, done: float) -> None:
         """Set the momentum of the key networks, where it changes."""
@@ -166,10 +172,11 @@ class Pretraining(Task[PretrainBatch]):
         """Return the networks, and the videos."""
         config, videos = self.config, self.videos
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
+        windows = "" if videos.epoch.is_plain else f" · {counted(videos.epoch.num_samples, 'sample')} an epoch"
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
             *([] if self.warm is None else self.warm.lines()),
-            f"{len(videos.videos)} videos ({videos.layout}) · {counted(len(self.loader), 'step')} an epoch",
+            f"{len(videos.videos)} videos ({videos.layout}){windows} · {counted(len(self.loader), 'step')} an epoch",
         ]
 
     def warnings(self) -> list[str]:
@@ -219,10 +226,14 @@ class Pretraining(Task[PretrainBatch]):
         health: Health | None = None
         if distributed.is_main() and self.health_is_due(training.run, progress):
             health = check_health(self.networks, self.videos, self.config, training.device)
+            by_set = health_by_set(self.networks, self.videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
-                training.log.health(health, progress, self.rated(training, progress, health))
+                of_sets = {f"{key}/{name}": value for name, each in by_set.items() for key, value in vars(each).items()}
+                training.log.health(health, progress, {**of_sets, **self.rated(training, progress, health)})
+                for name, each in by_set.items():
+                    training.log.say(f"{name}: {each.line}")
         has_collapsed = health is not None and health.collapsed
         if may_go_back and health is not None and not has_collapsed:
             write_checkpoint(training, progress, training.run.healthy)
@@ -283,7 +294,14 @@ def start_encoders_from(warm: WarmStart, networks: nn.Module) -> None:
         encoder.load_state_dict({**encoder.state_dict(), **warm.weights})
 
 
-def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, device: torch.device) -> Measured:
+def pretrain_step(
+    model: nn.Module,
+    config: PretrainConfig,
+    batch: PretrainBatch,
+    device: torch.device,
+    *,
+    by_set: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
+) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of a method, in `optim.accumulate` parts.
 
     The key networks move once, before the first part. A part's keys enter the queues when it is done, so later parts
@@ -294,12 +312,13 @@ def pretrain_step(model: nn.Module, config: PretrainConfig, batch: PretrainBatch
         config: settings of the run.
         batch: this process's videos, on the CPU.
         device: where the model is.
+        by_set: as of `forward_backward`.
     """
 
     def losses(part: PretrainBatch, is_first: bool) -> StepLosses:
         return forward(model, config, part, update_keys=is_first)
 
-    return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate)
+    return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate, by_set=by_set)
 
 
 def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
@@ -315,6 +334,8 @@ def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, u
         )
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
+    if method.exclude_same_video:
+        clips = [replace(clip, videos=batch.index.to(clip.full.device)) for clip in clips]
     with autocast(clips[0].full.device, config.run.precision):
         losses: StepLosses = model(*clips, update_keys=update_keys)
     return losses

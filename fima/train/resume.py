@@ -1,5 +1,6 @@
 """Where a run begins: anew, at its last checkpoint, or at one of another run; and its folder, held for it alone."""
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -18,6 +19,7 @@ from fima.errors import CheckpointError, ConfigError, DataError
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
 from fima.files.output import mark_output
+from fima.method.queue import VIDEO_IDS
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
 
@@ -107,7 +109,9 @@ def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: in
             f"--resume-from {path}: its optimiser is {before}, not {now}; give --optim.name {before}, or start from "
             "its encoder alone with --model.init-from"
         )
-    return Start(progress=progress, saved=saved, file=path)
+    # The videos of its keys are numbered in the list of the other run.
+    model = {name: value for name, value in saved.model.items() if not name.endswith(VIDEO_IDS)}
+    return Start(progress=progress, saved=dataclasses.replace(saved, model=model), file=path)
 
 
 @contextmanager
@@ -182,7 +186,11 @@ def fingerprint(videos: VideoList) -> str:
     """Return 16 hexadecimal digits that change with the names and the order of the videos, wherever their folder is."""
     folder = f"{videos.root}{os.sep}"
     names = (os.fspath(video.path).removeprefix(folder) for video in videos.videos)
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+    plan = videos.epoch
+    if not plan.is_plain:
+        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn)).encode())
+    return digest.hexdigest()[:16]
 
 
 def data_record(videos: VideoList) -> dict[str, Any]:

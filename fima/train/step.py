@@ -77,6 +77,7 @@ def forward_backward(
     device: torch.device,
     *,
     num_parts: int,
+    by_set: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of `model`; the host waits for nothing.
 
@@ -88,6 +89,7 @@ def forward_backward(
         batch: this process's videos, on the CPU.
         device: where the model is.
         num_parts: parts of the batch.
+        by_set: what is recorded of the losses of the videos, (B,), given their places in the list, (B,), too.
 
     Returns:
         `loss`, each part of it and each statistic over the global batch; `embedding_std` of the query embeddings.
@@ -96,6 +98,7 @@ def forward_backward(
     losses: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
     queries: list[Tensor] = []
+    each: list[Tensor] = []
     for number, part in enumerate(parts):
         share = len(part.paths) / len(batch.paths)
         with reduce_gradients(model, now=number == len(parts) - 1):
@@ -105,6 +108,9 @@ def forward_backward(
         losses = {name: losses.get(name, 0) + share * value for name, value in {"loss": loss, **found.parts}.items()}
         stats = {name: stats.get(name, 0) + share * value for name, value in found.stats.items()}
         queries.append(found.query)
+        each += [] if found.each is None else [found.each]
+    if by_set is not None and each:
+        stats |= by_set(torch.cat(each), batch.index)
     embeddings = torch.cat(queries)
     extra = {"embedding_std": spread(embeddings)} if len(embeddings) else {}
     return Measured(losses, stats, extra, batch, embeddings)

@@ -1,7 +1,7 @@
 """Decoded videos in memory, for sets that are small and devices that are faster than decoding."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fima.data.decode.video import VideoReader
+
+LONG_FRAMES = 20_000
+"""Videos of so many frames or more, over ten minutes, stay open: reading their index takes longer than a sample."""
+MOST_LEFT_OPEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,15 @@ class VideoStore:
     def __init__(self, megabytes: int) -> None:
         self._room = megabytes * 2**20
         self._kept: dict[Path, KeptVideo] = {}
+        self._long: dict[Path, VideoReader] = {}
 
     def open(self, path: Path) -> AbstractContextManager[VideoReader | KeptVideo]:
         """A video, to be used in a `with` statement. Raises VideoError as `VideoReader`."""
         if path in self._kept:
             return nullcontext(self._kept[path])
-        reader = VideoReader(path)
+        reader = self._long.pop(path, None) or VideoReader(path)
+        if reader.num_frames >= LONG_FRAMES:
+            return self._left_open(reader)
         size = 3 * reader.num_frames * reader.height * reader.width
         if size > self._room:
             return reader
@@ -71,3 +78,15 @@ class VideoStore:
         self._room -= size
         self._kept[path] = kept
         return nullcontext(kept)
+
+    @contextmanager
+    def _left_open(self, reader: VideoReader) -> Iterator[VideoReader]:
+        """A long video, which stays open for its next sample unless something goes wrong with it."""
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        self._long[reader.path] = reader
+        if len(self._long) > MOST_LEFT_OPEN:
+            self._long.pop(next(iter(self._long))).close()

@@ -1,11 +1,12 @@
 """What every layout makes of a folder: one list of videos, with labels where there are any."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fima.config import Dataset
+from fima.data.epoch_plan import EpochPlan
 
 Split = Literal["train", "test", "all"]
 
@@ -46,8 +47,23 @@ class VideoList:
     """Videos that the official split has; None where that is not known."""
     notes: list[str] = field(default_factory=list)
     """What else was odd about the lists, one sentence each."""
+    plan: EpochPlan | None = None
+    """How often which part of each comes in training; None: each once, as a whole."""
 
-    def describe(self) -> dict[str, str | int]:
+    @property
+    def epoch(self) -> EpochPlan:
+        """What an epoch of training has of them."""
+        return EpochPlan.plain(len(self.videos)) if self.plan is None else self.plan
+
+    def by_set(self) -> dict[str, "VideoList"]:
+        """The videos of each of several sets, by its name; nothing where they are one."""
+        plan = self.epoch
+        if len(plan.ends) == 1:
+            return {}
+        named = zip(plan.names, (0, *plan.ends), plan.ends, strict=False)
+        return {name: replace(self, videos=self.videos[start:end], plan=None) for name, start, end in named}
+
+    def describe(self) -> dict[str, Any]:
         """A summary for records and reports."""
         optional = {"num_listed": self.num_listed, "num_expected": self.expected}
         return {
@@ -59,6 +75,7 @@ class VideoList:
             "num_classes": len(self.classes),
             "num_missing": len(self.missing),
             "num_unlisted": len(self.unlisted),
+            **({} if self.plan is None else self.plan.describe()),
             **{name: number for name, number in optional.items() if number is not None},
         }
 

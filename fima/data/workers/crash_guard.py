@@ -38,7 +38,7 @@ class Attempt:
 
     epoch: int
     index: int
-    """Place in the list of the video whose turn it is."""
+    """Place of the sample in the plan of an epoch, or of the video in the list."""
     number: int
     """Videos that were tried in its place before."""
     chosen: int

@@ -80,8 +80,14 @@ def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     lines = [line for run in runs for line in run.lines if line.get("kind") in LINES]
     found = {key for line in lines for key, value in line.items() if _is_number(value)}
     names = [name for name in CURVE_TITLES if name in found]
-    names += sorted(found - CURVE_TITLES.keys() - NOT_CURVES)
+    names += sorted(name for name in found - CURVE_TITLES.keys() if name.split("/")[0] not in NOT_CURVES)
     return [_curve_chart(name, runs) for name in names]
+
+
+def _title(name: str) -> str:
+    """The heading of a curve; `NUMBER/SET` is a number of one of several sets."""
+    number, _, of_set = name.partition("/")
+    return CURVE_TITLES.get(number, number.replace("_", " ")) + (f", {of_set}" if of_set else "")
 
 
 def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
@@ -113,7 +119,7 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
             if kind in settled:
                 first, last = _rounded(points[kind][0][name]), _rounded(points[kind][-1][name])
                 summaries.append(f"{label} from {first} to {last}")
-    title = CURVE_TITLES.get(name, name.replace("_", " "))
+    title = _title(name)
     named = sum(trace["showlegend"] for trace in traces)
     marks = [(mark, step, run_colour(number)) for number, run in enumerate(runs) for mark, step in run.marks]
     summaries += [f"{mark} at step {step}" for mark, step, _ in marks]

@@ -1,0 +1,149 @@
+"""Which samples an epoch has, and in which order: of which video, of which part of it, and how often each set comes.
+
+An item is a part of a video: the whole of it, or one of its `windows` equal parts. Each set gives an epoch so many of
+its items, as a stream of shuffled passes over them that goes on from one epoch to the next. With one set, each of whose
+items comes once, that is every item in random order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fima.data.clips import Part
+from fima.errors import ConfigError
+
+ORDER_STREAM, SAMPLE_STREAM, REPLACEMENT_STREAM, SET_STREAM = 0, 1, 2, 3
+Mixing = Literal["proportional", "balanced"]
+
+
+def item_generator(stream: int, *numbers: int) -> np.random.Generator:
+    """Random numbers that depend on the arguments alone; `stream` keeps uses with the same numbers apart."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers, spawn_key=(stream,))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """The samples of an epoch."""
+
+    windows: npt.NDArray[np.int64]
+    """Parts of each video, (V,)."""
+    names: tuple[str, ...] = ("",)
+    """Of the sets, whose videos follow one another."""
+    ends: tuple[int, ...]
+    """For each set, the videos up to its last one."""
+    drawn: tuple[int, ...]
+    """Samples that each set gives an epoch."""
+
+    @classmethod
+    def plain(cls, num_videos: int) -> "EpochPlan":
+        """Each video once."""
+        return cls(windows=np.ones(num_videos, dtype=np.int64), ends=(num_videos,), drawn=(num_videos,))
+
+    @classmethod
+    def mixed(
+        cls,
+        sizes: Sequence[int],
+        names: Sequence[str],
+        weights: Sequence[float],
+        windows: Sequence[int],
+        mixing: Mixing,
+    ) -> "EpochPlan":
+        """The plan of several sets.
+
+        Args:
+            sizes: videos of each set.
+            names: of the sets.
+            weights: of the sets.
+            windows: parts of each video.
+            mixing: `proportional`, each item of a set comes as often as its weight says; `balanced`, an epoch has as
+                many samples as there are items, of each set in proportion to its weight alone.
+
+        Raises:
+            ConfigError: a weight so small that its set gives an epoch no sample.
+        """
+        counts = np.asarray(windows, dtype=np.int64)
+        ends = np.cumsum(sizes)
+        items = np.add.reduceat(counts, [0, *ends[:-1]])
+        shares = np.asarray(weights, dtype=np.float64)
+        shares = shares * items if mixing == "proportional" else shares / shares.sum() * items.sum()
+        drawn = tuple(int(number) for number in np.rint(shares))
+        for name, number, weight in zip(names, drawn, weights, strict=True):
+            if not number:
+                raise ConfigError(f"{name}:{weight:g}: gives an epoch no sample; give a larger weight, or leave it out")
+        return cls(windows=counts, names=tuple(names), ends=tuple(int(end) for end in ends), drawn=drawn)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return sum(self.drawn)
+
+    def describe(self) -> dict[str, Any]:
+        """What records say of it: by set its videos, their windows, and the samples that it gives an epoch."""
+        starts = (0, *self.ends)
+        sets = [
+            {
+                "name": name,
+                "num_videos": end - start,
+                "num_windows": int(self.windows[start:end].sum()),
+                "num_drawn": drawn,
+            }
+            for name, start, end, drawn in zip(self.names, starts, self.ends, self.drawn, strict=False)
+        ]
+        return {"num_samples": self.num_samples, "sets": sets}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each video comes once, as a whole."""
+        return len(self.ends) == 1 and self.num_samples == len(self.windows) and int(self.windows.max()) == 1
+
+    def order(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The places of an epoch's samples, (num_samples,), a function of (seed, epoch); none comes twice.
+
+        A place p is the item p mod the number of items; further occurrences of an item have other places.
+        """
+        chosen = np.concatenate([self._drawn_from(number, seed, epoch) for number in range(len(self.drawn))])
+        order: npt.NDArray[np.int64] = chosen[item_generator(ORDER_STREAM, seed, epoch).permutation(len(chosen))]
+        return order
+
+    def video_of(self, place: int) -> int:
+        """The video that a place stands for."""
+        return int(np.searchsorted(self._first_items, place % self._num_items, side="right")) - 1
+
+    def part_of(self, place: int, video: int) -> Part:
+        """The part that is taken of a video: that of the place, or, of a video in its stead, some other."""
+        item, count = place % self._num_items, int(self.windows[video])
+        own = item - int(self._first_items[video])
+        return Part(own if 0 <= own < count else item % count, count)
+
+    def set_of(self, video: int) -> range:
+        """The videos of the set that a video belongs to."""
+        number = int(np.searchsorted(self.ends, video, side="right"))
+        return range(self.ends[number - 1] if number else 0, self.ends[number])
+
+    @property
+    def _num_items(self) -> int:
+        return int(self._first_items[-1])
+
+    @cached_property
+    def _first_items(self) -> npt.NDArray[np.int64]:
+        """The first item of each video, and the number of all items, (V + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.windows)])
+
+    def _drawn_from(self, number: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The places of one set in an epoch, in no particular order: the next ones of its passes."""
+        start = self.ends[number - 1] if number else 0
+        first, last = int(self._first_items[start]), int(self._first_items[self.ends[number]])
+        size, count = last - first, self.drawn[number]
+        begin = epoch * count
+        places = []
+        for turn in range(begin // size, -(-(begin + count) // size)):
+            low, high = max(begin - turn * size, 0), min(begin + count - turn * size, size)
+            items = np.arange(size)
+            if high - low < size:
+                items = item_generator(SET_STREAM, seed, number, turn).permutation(size)[low:high]
+            places.append(first + items + (turn - begin // size) * self._num_items)
+        return np.concatenate(places)

@@ -1,0 +1,125 @@
+"""Several sets of videos as one list to train on, with weights."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from fima.config import DataConfig
+from fima.data.chosen_videos import chosen_videos
+from fima.data.datasets import Video, VideoList
+from fima.data.epoch_plan import EpochPlan
+from fima.data.layouts.video_list import counted
+from fima.data.packed_lists import PackedVideos
+from fima.errors import ConfigError
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)
+ONE_FOLDER = ("dataset", "annotations")
+"""Settings that say how one folder is to be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """One set of videos."""
+
+    root: Path
+    """Its folder, or a table."""
+    weight: float = 1.0
+    """How often its videos come, compared with those of other sets."""
+
+
+def training_set(word: str) -> TrainingSet:
+    """Read `PATH` or `PATH:WEIGHT`; what exists is a path, whatever it ends in.
+
+    Raises:
+        ConfigError: the weight is not greater than 0.
+    """
+    path, _, number = word.rpartition(":")
+    if not path or not NUMBER.fullmatch(number) or Path(word).exists():
+        return TrainingSet(root=Path(word))
+    weight = float(number)
+    if not 0 < weight < math.inf:
+        raise ConfigError(f"{word}: a weight must be greater than 0; give another one, or leave the set out")
+    return TrainingSet(root=Path(path), weight=weight)
+
+
+def training_videos(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+    """List the training videos of several sets as one, each read in its own layout.
+
+    Args:
+        sets: at least one.
+        settings: part and number of the split, excluded videos, and how the sets are mixed.
+
+    Returns:
+        The videos in the order of the sets, classes named `SET/CLASS`; of a single set, its list as it is.
+
+    Raises:
+        DataError: a set cannot be listed.
+        ConfigError: a setting that goes with a single set, a set that is given twice, or a weight that is too small.
+    """
+    lists = [chosen_videos(each.root, settings, settings.part) for each in sets]
+    if len(lists) == 1:
+        if sets[0].weight != 1:
+            raise ConfigError(f"{sets[0].root}:{sets[0].weight:g}: a weight compares several sets; leave it out")
+        return lists[0]
+    for name in ONE_FOLDER:
+        if getattr(settings, name) != getattr(DataConfig(), name):
+            raise ConfigError(
+                f"--data.{name} {getattr(settings, name)}: goes with one folder, and {len(sets)} are given; write a "
+                "table of videos for a set that is not recognised by itself"
+            )
+    names = _names([each.root for each in sets])
+    classes: list[str] = []
+    videos: list[Video] = []
+    for name, listed in zip(names, lists, strict=True):
+        offset = len(classes)
+        videos += (Video(v.path, None if v.label is None else v.label + offset) for v in listed.videos)
+        classes += [f"{name}/{label}" for label in listed.classes]
+    sizes = [len(listed.videos) for listed in lists]
+    weights = [each.weight for each in sets]
+    parts = [
+        f"{name} ({listed.layout}, {counted(size, 'video')}, weight {weight:g})"
+        for name, listed, size, weight in zip(names, lists, sizes, weights, strict=True)
+    ]
+    return VideoList(
+        videos=PackedVideos(videos),
+        classes=classes,
+        root=Path(os.path.commonpath([listed.root.absolute() for listed in lists])),
+        split=settings.part,
+        layout=f"{len(sets)} sets, {settings.mixing}: {', '.join(parts)}",
+        notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
+        plan=EpochPlan.mixed(sizes, names, weights, [1] * sum(sizes), settings.mixing),
+    )
+
+
+def with_windows(videos: VideoList, windows: Sequence[int], sets: Sequence[TrainingSet], data: DataConfig) -> VideoList:
+    """The list with so many windows of each video in an epoch.
+
+    Args:
+        videos: as `training_videos` lists them.
+        windows: parts of each video.
+        sets: those that it was made of.
+        data: how they are mixed.
+    """
+    before = videos.epoch
+    starts = (0, *before.ends)
+    sizes = [end - start for start, end in zip(starts, before.ends, strict=False)]
+    weights = [each.weight for each in sets] if len(sets) > 1 else [1.0]
+    return replace(videos, plan=EpochPlan.mixed(sizes, before.names, weights, windows, data.mixing))
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """What sets are called: their folders, or as much of their paths as tells them apart."""
+    paths = [Path(os.path.abspath(root)) for root in roots]  # noqa: PTH100 - links stay
+    twice = next((roots[place] for place, path in enumerate(paths) if path in paths[:place]), None)
+    if twice is not None:
+        raise ConfigError(f"{twice}: given twice; give it once, with a weight ({twice}:2)")
+    most = max(len(path.parts) for path in paths)
+    for length in range(1, most + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names

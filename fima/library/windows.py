@@ -1,0 +1,69 @@
+"""How many windows of a long recording an epoch takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fima.config import DataConfig
+from fima.data.datasets import VideoList
+from fima.data.packed_lists import relative_name
+from fima.data.training_sets import TrainingSet, training_videos, with_windows
+from fima.errors import DataError
+from fima.library.index import open_index
+from fima.torch_tools import distributed
+
+WINDOW_SECONDS = 10.0
+"""A recording counts as one video for every so many seconds."""
+MOST_WINDOWS = 3_600
+"""Windows of one video at most: those of ten hours."""
+USUAL_RATE = 25.0
+
+
+def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+    """List the videos to train on, and what an epoch has of them.
+
+    Raises:
+        UserError: as `training_videos`; or the lengths of the videos cannot be kept in their index.
+    """
+    videos = training_videos(sets, settings)
+    if settings.windows_per_video == 1:
+        return videos
+    return with_windows(videos, windows_of(videos, [each.root for each in sets], settings), sets, settings)
+
+
+def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> list[int]:
+    """Windows of each video in an epoch, the same in all processes.
+
+    With `auto`, frames and rates are those of the index of each folder, which is brought up to date before.
+
+    Args:
+        videos: the list.
+        roots: the folders of its sets, in order.
+        data: number of windows, rate of videos without one, and processes that read.
+
+    Raises:
+        DataError: an index cannot be written.
+    """
+    if data.windows_per_video != "auto":
+        return [int(data.windows_per_video)] * len(videos.videos)
+    counts: list[int] = []
+    starts = (0, *videos.epoch.ends)
+    for root, start, end in zip(roots, starts, videos.epoch.ends, strict=False):
+        paths = [video.path for video in videos.videos[start:end]]
+        counts += distributed.gather_objects(_by_length(root, paths, data) if distributed.is_main() else [])
+    return counts
+
+
+def _by_length(root: Path, paths: Sequence[Path], data: DataConfig) -> list[int]:
+    try:
+        with open_index(root) as index:
+            index.update(paths, workers=max(1, data.workers))
+            lengths = index.lengths()
+    except DataError as error:
+        cause = str(error).partition(";")[0]
+        raise DataError(f"{cause}; point XDG_CACHE_HOME to a folder that can be written") from None
+    counts = []
+    for path in paths:
+        num_frames, fps = lengths.get(relative_name(path, root), (0, 0.0))
+        seconds = num_frames / (fps or data.frame_rate or USUAL_RATE)
+        counts.append(min(MOST_WINDOWS, max(1, round(seconds / WINDOW_SECONDS))))
+    return counts

@@ -1,0 +1,267 @@
+"""Several sets in one training, and long recordings: what an epoch has, in which order, and a resumed run."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fima.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from fima.checkpoints.run_folder import RunFolder
+from fima.cli import main
+from fima.config import DataConfig, PretrainConfig
+from fima.data.clips import Part, window_starts
+from fima.data.epoch_plan import EpochPlan, item_generator
+from fima.data.loader import build_pretrain_loader
+from fima.data.training_sets import TrainingSet, training_set, training_videos, with_windows
+from fima.errors import ConfigError, DataError
+from fima.library import windows
+from fima.library.windows import videos_of_epoch, windows_of
+from fima.train.pretrain import pretrain
+from tests.small_runs import make_videos, read_lines, with_settings
+from tests.video_files import moving_square, write_video
+
+TIMES = ("seconds", "videos_per_second", "data_wait_share")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingSet]:
+    """Two sets: eight videos for training and four; the second one counts three times as much."""
+    root = tmp_path_factory.mktemp("sets")
+    first, second = make_videos(root / "first", num_per_class=5), make_videos(root / "second:9", num_per_class=2)
+    return [TrainingSet(root=first), TrainingSet(root=second, weight=3.0)]
+
+
+def videos_in(plan: EpochPlan, seed: int, epoch: int) -> list[int]:
+    return [plan.video_of(int(place)) for place in plan.order(seed, epoch)]
+
+
+def test_a_plain_epoch_has_each_video_once_in_the_order_of_seed_and_epoch() -> None:
+    plan = EpochPlan.plain(7)
+    for epoch in range(3):
+        assert plan.order(5, epoch).tolist() == item_generator(0, 5, epoch).permutation(7).tolist()
+    assert plan.is_plain
+    assert plan.part_of(3, 3) == Part(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "weights", "drawn"),
+    [
+        ("proportional", (1.0, 1.0), (10, 4)),
+        ("proportional", (0.5, 2.5), (5, 10)),
+        ("balanced", (1.0, 1.0), (7, 7)),
+        ("balanced", (1.0, 6.0), (2, 12)),
+    ],
+)
+def test_sets_come_by_their_weights_and_each_item_as_often_as_its_neighbours(
+    mixing: str, weights: tuple[float, float], drawn: tuple[int, int]
+) -> None:
+    """Ten videos and four; over twenty epochs no item of a set is more than one time ahead of another."""
+    plan = EpochPlan.mixed([10, 4], ["a", "b"], weights, [1] * 14, mixing)  # type: ignore[arg-type]
+    assert plan.drawn == drawn
+    assert not plan.is_plain
+    seen = Counter[int]()
+    for epoch in range(20):
+        places = plan.order(3, epoch)
+        assert len(set(places.tolist())) == len(places) == plan.num_samples
+        here = videos_in(plan, 3, epoch)
+        assert (sum(video < 10 for video in here), sum(video >= 10 for video in here)) == drawn
+        seen.update(here)
+        for videos in (range(10), range(10, 14)):
+            assert max(seen[video] for video in videos) - min(seen[video] for video in videos) <= 1
+    assert videos_in(plan, 3, 4) == videos_in(plan, 3, 4) != videos_in(plan, 3, 5)
+    assert videos_in(plan, 3, 4) != videos_in(plan, 4, 4)
+    assert (plan.set_of(9), plan.set_of(10)) == (range(10), range(10, 14))
+
+
+def test_a_long_video_comes_in_parts_that_cover_it() -> None:
+    """Videos of one, four and two windows: the starts of all parts are all starts, none twice."""
+    plan = EpochPlan.mixed([3], [""], [1.0], [1, 4, 2], "proportional")
+    parts = [
+        (plan.video_of(int(place)), plan.part_of(int(place), plan.video_of(int(place)))) for place in plan.order(0, 0)
+    ]
+    assert Counter(parts) == Counter(
+        [(0, Part(0, 1)), *((1, Part(n, 4)) for n in range(4)), *((2, Part(n, 2)) for n in range(2))]
+    )
+    assert plan.part_of(2, 0) == Part(0, 1)
+    assert plan.part_of(0, 1).count == 4
+    found = []
+    for number in range(4):
+        starts = set[int]()
+        for seed in range(200):
+            pair = window_starts(50, 11, np.random.default_rng(seed), part=Part(number, 4))
+            assert pair[0] != pair[1]
+            starts.update(pair)
+        found.append(sorted(starts))
+    assert list(itertools.chain(*found)) == list(range(40))
+    assert window_starts(5, 8, np.random.default_rng(0), part=Part(2, 4)) == (0, 0)
+    near = window_starts(50, 4, np.random.default_rng(0), sampling="near", part=Part(1, 4))
+    assert 11 <= near[0] <= near[1] <= 23
+
+
+def test_weights_are_told_from_paths(tmp_path: Path) -> None:
+    (tmp_path / "a:2").mkdir()
+    plain, both = str(tmp_path / "a:2"), str(tmp_path / "a:2:0.5")
+    assert training_set(plain) == TrainingSet(root=Path(plain))
+    assert training_set(both) == TrainingSet(root=Path(plain), weight=0.5)
+    assert training_set("a:1e2") == TrainingSet(root=Path("a"), weight=100.0)
+    assert training_set("a:b") == TrainingSet(root=Path("a:b"))
+    assert training_set("a") == TrainingSet(root=Path("a"))
+    for word in ("a:0", "a:-1", "a:nan", "a:inf"):
+        with pytest.raises(ConfigError, match=f"{word}: a weight must be greater than 0"):
+            training_set(word)
+
+
+def test_sets_are_listed_one_after_the_other_with_classes_of_their_own(sets: list[TrainingSet]) -> None:
+    listed = training_videos(sets, DataConfig())
+    assert listed.classes == ["first/a", "first/b", "second:9/a", "second:9/b"]
+    assert [video.path.parts[-3] for video in listed.videos] == ["first"] * 8 + ["second:9"] * 4
+    assert [video.label for video in listed.videos] == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2
+    assert listed.epoch.drawn == (8, 12)
+    assert {name: len(part.videos) for name, part in listed.by_set().items()} == {"first": 8, "second:9": 4}
+    assert [each["num_drawn"] for each in listed.describe()["sets"]] == [8, 12]
+    balanced = training_videos(sets, DataConfig(mixing="balanced"))
+    assert balanced.epoch.drawn == (3, 9)
+    doubled = with_windows(listed, [2] * 12, sets, DataConfig())
+    assert (doubled.epoch.drawn, doubled.epoch.names) == ((16, 24), ("first", "second:9"))
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({}, {"dataset": "folder"}, "--data.dataset folder: goes with one folder, and 2 are given"),
+        ({"weight": 1e-3}, {}, "second:9:0.001: gives an epoch no sample"),
+        ({"same": True}, {}, "first: given twice"),
+        ({"single": True}, {}, "second:9:3: a weight compares several sets"),
+    ],
+)
+def test_sets_that_make_no_sense(
+    sets: list[TrainingSet], change: dict[str, object], settings: dict[str, object], message: str
+) -> None:
+    first, second = sets
+    given = {
+        "weight": [first, TrainingSet(root=second.root, weight=1e-3)], "same": [first, first], "single": [second]
+    }.get(next(iter(change), ""), sets)  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        training_videos(given, DataConfig(**settings))  # type: ignore[arg-type]
+
+
+def test_a_video_that_cannot_be_decoded_is_replaced_by_one_of_its_set(sets: list[TrainingSet], tmp_path: Path) -> None:
+    broken = make_videos(tmp_path / "broken", num_per_class=2)
+    first = sorted(broken.rglob("*.avi"))[0]
+    first.write_bytes(b"no video")
+    listed = training_videos([sets[0], TrainingSet(root=broken)], DataConfig())
+    data = DataConfig(frames=2, crop_size=16, workers=0)
+    loader = build_pretrain_loader(listed, data, batch_size=4, seed=0)
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        paths = [path for batch in loader for path in batch.paths]
+        assert sum("broken" in path for path in paths) == 4
+        assert str(first) not in paths
+
+
+def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos of 12 frames, and one of 80 s at one frame a second."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = make_videos(tmp_path / "videos", num_per_class=2)
+    write_video(folder / "a" / "long.mp4", moving_square(80, 32, 32), codec="libx264", fps=1)
+    data = DataConfig(part="all", workers=1, windows_per_video="auto")
+    listed = videos_of_epoch([TrainingSet(root=folder)], data)
+    counts = dict(zip([video.path.name for video in listed.videos], listed.epoch.windows.tolist(), strict=True))
+    assert counts.pop("long.mp4") == 8
+    assert set(counts.values()) == {1}
+    assert listed.epoch.num_samples == 12
+    monkeypatch.setattr(windows, "MOST_WINDOWS", 5)
+    assert max(windows_of(listed, [folder], data)) == 5
+    assert windows_of(listed, [folder], DataConfig(windows_per_video=3)) == [3] * 5
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="point XDG_CACHE_HOME to a folder"):
+        windows_of(listed, [folder], data)
+
+
+def test_windows_of_a_span_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a span is a share of the whole video"):
+        DataConfig(windows_per_video="auto", span=(0.5, 1.0))
+    with pytest.raises(ConfigError, match="must be `auto` or at least 1"):
+        DataConfig(windows_per_video=0)
+
+
+def config(epochs: int) -> PretrainConfig:
+    made = with_settings("data", windows_per_video=2, mixing="balanced")
+    made = with_settings("method", made, exclude_same_video=True, cell_weight=0.0)
+    return with_settings("optim", made, epochs=epochs, schedule="constant")
+
+
+@pytest.fixture(scope="module")
+def whole(sets: list[TrainingSet], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    pretrain(config(2), data=sets, out=out)
+    return RunFolder(out)
+
+
+def test_a_resumed_run_of_sets_ends_as_the_undisturbed_one(
+    sets: list[TrainingSet], whole: RunFolder, tmp_path: Path
+) -> None:
+    pretrain(config(1), data=sets, out=tmp_path / "run")
+    pretrain(config(2), data=sets, out=tmp_path / "run", resume=True)
+    resumed = RunFolder(tmp_path / "run")
+    one, two = (load_checkpoint(run.last).model for run in (whole, resumed))
+    assert one.keys() == two.keys()
+    assert {name for name in one if name.endswith("video_ids")} == {"queue.video_ids", "motion_queue.video_ids"}
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    lines = [
+        [{key: value for key, value in line.items() if key not in TIMES} for line in read_lines(run.metrics)]
+        for run in (whole, resumed)
+    ]
+    assert lines[0] == lines[1]
+    with pytest.raises(DataError, match="not the same ones"):
+        pretrain(config(2), data=[sets[0], TrainingSet(root=sets[1].root)], out=tmp_path / "run", resume=True)
+
+
+def test_losses_and_health_are_recorded_by_set(whole: RunFolder) -> None:
+    """24 items, 6 samples of the first set and 18 of the second."""
+    for line in read_lines(whole.metrics, "step"):
+        parts = [(line.get(f"loss/{name}", 0.0), line[f"videos/{name}"]) for name in ("first", "second:9")]
+        assert sum(count for _, count in parts) == 4
+        assert sum(loss * count for loss, count in parts) / 4 == pytest.approx(line["loss"], rel=1e-5)
+    for line in read_lines(whole.metrics, "epoch"):
+        assert (6 * line["videos/first"], 6 * line["videos/second:9"]) == pytest.approx((6, 18))
+    for line in read_lines(whole.metrics, "health"):
+        assert (line["num_videos"], line["num_videos/first"], line["num_videos/second:9"]) == (12, 8, 4)
+        assert 1 <= line["effective_rank/second:9"] <= 4
+
+
+def test_a_checkpoint_without_ids_begins_a_run_that_keeps_them(
+    sets: list[TrainingSet], whole: RunFolder, tmp_path: Path
+) -> None:
+    saved = load_checkpoint(whole.last)
+    for name in [name for name in saved.model if name.endswith("video_ids")]:
+        del saved.model[name]
+    save_checkpoint(tmp_path / "old.pt", saved)
+    for source in (tmp_path / "old.pt", whole.last):
+        out = tmp_path / source.stem
+        pretrain(config(1), data=sets, out=out, resume_from=source, start_epoch=0)
+        assert "queue.video_ids" in load_checkpoint(RunFolder(out).last).model
+    assert (
+        load_checkpoint(RunFolder(tmp_path / "old").last)
+        .model["queue.video_ids"]
+        .equal(load_checkpoint(RunFolder(tmp_path / "last").last).model["queue.video_ids"])
+    )
+
+
+def test_wrong_sets_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = [tmp_path / "one.yaml", tmp_path / "two.yml"]
+    for recipe in recipes:
+        recipe.write_text("")
+    for words, message in (
+        (["a:0"], "a:0: a weight must be greater than 0"),
+        (["a", *map(str, recipes)], "only one recipe can be given"),
+        (["a:0", "b", "c", "--run.seed", "1", str(recipes[0])], "a:0: a weight"),
+        (["a", "--run.seed", "1", str(recipes[0]), "b:0"], "b:0: a weight"),
+        (["nowhere:2", "a"], "nowhere: no such folder"),
+    ):
+        assert main(["pretrain", *words, "--out", str(tmp_path / "run")]) == 2
+        assert message in capsys.readouterr().err

@@ -11,8 +11,9 @@ demo: $(INSTALLED)
 	$(BIN)/fima demo --out runs/demo --seed $(SEED)
 
 test: lint
-	# One thread a process: two on a busy machine wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=json
+	# One thread a process: two on a busy machine wait for each other. Compiled modules are kept, whatever the environment
+	# says: tests start Python hundreds of times.
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=json
 	$(BIN)/python -m tests.check_coverage coverage.json
 
 lint: $(INSTALLED)

@@ -122,7 +122,7 @@ def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> Pr
         draw = functools.partial(torch.randint, 0, 256, shape, generator=random, dtype=torch.uint8)
         return ClipViews(full=draw()[rows], early=draw()[rows], late=draw()[rows], box=box)
 
-    draws = [torch.stack([draw_colour(generator, 4, data) for _ in range(batch_size)]) for _ in range(2)]
+    draws = [torch.stack([draw_colour(generator, 4, data) for _ in range(drawn)])[rows] for _ in range(2)]
     return PretrainBatch(
         a=views(),
         b=views(),

@@ -68,3 +68,9 @@ def test_equal_features_are_one_cluster_and_one_class_is_refused() -> None:
     assert agreement(labels.numpy(), cluster(torch.ones(4, 3), labels, seed=0))["accuracy"] == 75
     with pytest.raises(DataError, match="two classes"):
         cluster(torch.randn(4, 3), torch.zeros(4, dtype=torch.long), seed=0)
+
+
+def test_as_many_clusters_as_videos_say_nothing_and_are_refused() -> None:
+    with pytest.raises(DataError, match=r"4 videos of 4 classes.*fewer folds"):
+        cluster(torch.randn(4, 3), torch.arange(4), seed=0)
+    assert cluster(torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 3]), seed=0).shape == (5,)

@@ -33,11 +33,16 @@ def cluster(rows: Tensor, labels: Tensor, seed: int) -> NDArray[np.int64]:
         The cluster of each video, int (V,).
 
     Raises:
-        DataError: fewer than two classes.
+        DataError: fewer than two classes, or not more videos than classes.
     """
     num_clusters = len(np.unique(labels.numpy()))
     if num_clusters < 2:
         raise DataError("the protocol clustering needs videos of two classes in each test list; leave it out")
+    if len(labels) <= num_clusters:
+        raise DataError(
+            f"a test list has {len(labels)} videos of {num_clusters} classes: the protocol clustering would make each "
+            "video a cluster of its own; make fewer folds, or leave it out"
+        )
     with warnings.catch_warnings():
         # Fewer different features than clusters: the others stay empty, which the agreement shows.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -77,7 +82,7 @@ def clustering(rows: Tensor, labels: Tensor, seed: int) -> tuple[list[dict[str, 
         The agreement by seed, and what guessing gets: the mean agreement of shuffled clusters of the same sizes.
 
     Raises:
-        DataError: fewer than two classes.
+        DataError: as `cluster`.
     """
     classes = labels.numpy()
     found = [cluster(rows, labels, seed + number) for number in range(NUM_SEEDS)]

@@ -37,7 +37,10 @@ PROTOCOL_SUMMARIES = {
     "knn": ("20 nearest training videos vote", "training videos"),
     "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
-    "clustering": ("agreement of k-means clusters with the classes", "test videos of two classes"),
+    "clustering": (
+        "agreement of k-means clusters with the classes",
+        "test videos of two classes, more of them than classes",
+    ),
     "attentive": ("one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
     "low_shot_curve": ("linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
     "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),

@@ -53,7 +53,7 @@ def test_version_help_and_unknown_commands(capsys: Capture) -> None:
     assert main([]) == 2
     capsys.readouterr()
     assert "unknown command `pretrian`; did you mean `pretrain`?" in refused(["pretrian"], capsys)
-    assert "choose from benchmark, cam, completion, contact-sheet" in refused(["xyzzy"], capsys)
+    assert "choose from benchmark, cam, compare, completion, contact-sheet" in refused(["xyzzy"], capsys)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -138,7 +138,7 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim: {epoch: 3}")
     assert "did you mean `epochs`?" in refused([*start, str(recipe)], capsys)
-    assert "a recipe is a .yaml file" in refused([*start, "second_folder"], capsys)
+    assert "second_folder: no such folder" in refused(["pretrain", "second_folder", *start[1:]], capsys)
     assert "cannot read the recipe" in refused([*start, "none.yaml"], capsys)
     assert not (tmp_path / "run").exists()
 

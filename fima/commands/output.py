@@ -1,11 +1,15 @@
 """What commands print: warnings, and standard output whose reader may leave before its end, as `head` does."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import select
 import sys
+from typing import TYPE_CHECKING
 
-from fima.data.layouts.video_list import VideoList
+if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
+    from fima.data.layouts.video_list import VideoList
 
 
 def warn_of(videos: VideoList) -> None:

@@ -35,6 +35,7 @@ INPUTS: Mapping[str, str] = {
     **dict.fromkeys(("QUERY.mp4", "query.mp4", "clip.mp4", "VIDEO", "VIDEO…"), "query.mp4"),
     "runs/demo/data-0/data/Rotation/Rotation_test_00003.avi": "query.mp4",
     "other.mp4": "other.mp4",
+    **{"OWN_CLIPS": "people", "OWN_CLIPS:2": "people:2", "UCF101:0.5": "UCF101:0.5"},
     **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), "run"),
     **dict.fromkeys(("CKPT", "ANY", "OURS.pt", "runs/mine/checkpoints/best.pt"), "run/checkpoints/last.pt"),
     **{"A": "run", "B": "averaged", "C": "classifier"},

@@ -116,7 +116,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "h264_all_keys.flv": remuxed(h264, "x.mp4", all_keys=True),
     "begins_between_keys.mkv": remuxed(h264, "x.mp4", first=5, all_keys=True),
     "begins_between_keys.avi": remuxed(mpeg4, "x.mp4", first=5),
-    "begins_with_b.ts": lambda path: cut_ts(write_h264_mp4(path), first=4, last=18),
+    "begins_with_b.ts": lambda path: cut_ts(write_h264_mp4(path), first=3, last=18),
     "refreshed.mp4": refreshed,
     "refreshed.mkv": remuxed(refreshed, "x.mp4", all_keys=True),
     "edit_list_no_table.mp4": lambda path: without_sync_table(write_edit_list(path)),

@@ -19,7 +19,7 @@ from fima.commands.system import EXTRAS, Check, check_system
 from fima.version import __version__
 
 ROOT = Path(__file__).parents[1]
-FOR_DEVELOPERS = {"dev", "docs", "release"}
+FOR_DEVELOPERS = {"dev", "docs", "mutants", "release"}
 
 
 def only(name: str) -> Check:
@@ -46,7 +46,7 @@ def test_the_extras_are_those_of_the_distribution(monkeypatch: pytest.MonkeyPatc
     assert {extra: set(names) for extra, names in EXTRAS.items()} == declared
     monkeypatch.setattr(system, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert system.missing_extras() == {"onnx": ["onnxruntime"]}
-    assert system.version_text().splitlines()[-1] == "extras: hub, lars, parquet"
+    assert system.version_text().splitlines()[-1] == "extras: hub, lars, parquet, transformers"
     assert only("extra [onnx]").advice == "only if you need it: pip install 'fima-video[onnx]'"
 
 

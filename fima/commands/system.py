@@ -24,6 +24,7 @@ EXTRAS = {
     "lars": ("timm",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "parquet": ("pyarrow",),
+    "transformers": ("transformers",),
 }
 """Extras of the distribution, and the modules that each brings."""
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")

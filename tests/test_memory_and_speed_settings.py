@@ -41,7 +41,7 @@ def assert_same_step(ours: FIMA, plain: FIMA, *, rtol: float, atol: float) -> No
         torch.testing.assert_close(value, buffer, rtol=rtol, atol=atol, msg=name)
 
 
-# I3D in bfloat16 takes more than ten minutes on CPUs without it; what is recomputed under autocast, `tiny` shows as well.
+# I3D in bfloat16 takes over ten minutes on CPUs without it; what is recomputed under autocast, `tiny` shows as well.
 @pytest.mark.parametrize(("backbone", "precision"), [("tiny", "fp32"), ("tiny", "bf16"), ("i3d", "fp32")])
 def test_recomputed_activations_change_nothing(backbone: str, precision: Literal["fp32", "bf16"]) -> None:
     plain = build(replace(SMALL, backbone=backbone))

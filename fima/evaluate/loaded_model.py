@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind, read_content
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
+from fima.checkpoints.torch_file import read_content
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.frozen import FrozenEncoder, check_fits

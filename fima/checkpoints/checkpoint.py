@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import platform
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.checkpoints.foreign import refuse_other_kinds
+from fima.checkpoints.foreign import altered_part, refuse_odd_values, refuse_other_kinds
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
@@ -262,9 +263,10 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
     """Load weights strictly.
 
     Raises:
-        CheckpointError: names and shapes are not those of `module`; says which.
+        CheckpointError: names and shapes are not those of `module`, or a value is not finite; says which.
     """
     check_weights(weights, module.state_dict(), source=source, what=what)
+    refuse_odd_values(weights, source)
     module.load_state_dict(dict(weights))
 
 
@@ -321,7 +323,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         CheckpointError: the file is missing, damaged, altered, or holds more than plain values and tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
+        raise CheckpointError(f"{path}: {'is a folder, not a' if path.is_dir() else 'no such'} checkpoint file")
     refuse_other_kinds(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
@@ -341,13 +343,6 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = (
-            f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
-        )
+        said = re.split(r"\n|\. ", str(error))[0]
+        reason = f"damaged or no checkpoint ({said})" if said else "damaged or no checkpoint"
     raise CheckpointError(f"{path}: {reason}")
-
-
-def altered_part(path: Path) -> str | None:
-    """Return the part of a PyTorch file whose content does not fit its checksum, or None."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()

@@ -24,13 +24,12 @@ from fima.commands.study import (
     write_json,
 )
 from fima.config.method import LIGHT
-from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.evaluate import evaluate_source
 from fima.evaluate.features import RAW_DIFFERENCE
 from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.splits import list_splits
 from fima.recipe import RECIPES, read_recipe
-from fima.synthetic.motion_textures import list_counterparts
 from tables import markdown_table
 
 FIMA, MOCO = "motion_textures_fima.yaml", "motion_textures_moco.yaml"
@@ -66,13 +65,11 @@ def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
     settings = read_recipe(RECIPES / FIMA).data
     result = evaluate_source(
         RAW_DIFFERENCE,
-        clips=ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS),
+        list_splits(data, [1])[1],
+        ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS),
+        config,
         described={"description": "pooled raw frame differences"},
-        train=list_videos(data, "train"),
-        test=list_videos(data, "test"),
-        config=config,
         device=torch.device("cpu"),
-        extra_tests=list_counterparts(data),
     )
     result.save(out / "result.json")
     return read_figures(out / "result.json")

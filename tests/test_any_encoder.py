@@ -17,7 +17,8 @@ from torchvision.models import video
 from fima.cli import main
 from fima.data.eval_clips import ClipSettings
 from fima.errors import UserError
-from fima.evaluate.diagnosis import FLOORS, INPUTS, diagnosis_source
+from fima.evaluate.diagnosis import FLOORS, diagnosis_source
+from fima.evaluate.diagnosis_inputs import INPUTS
 from fima.evaluate.features import encode
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import load_subject

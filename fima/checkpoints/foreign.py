@@ -91,12 +91,6 @@ def refuse_odd_values(weights: Mapping[str, Tensor], source: Path) -> None:
             raise CheckpointError(f"{source}: `{name}` has values that are not finite; its training had diverged")
 
 
-def altered_part(path: Path) -> str | None:
-    """Return the part of a PyTorch file whose content does not fit its checksum, or None."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
-
-
 class Inert(dict[Any, Any]):
     """Stands for an object of a class that is not loaded: it holds the state, and does nothing."""
 

@@ -15,6 +15,7 @@ from fima.commands.output import warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
+from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
@@ -57,12 +58,7 @@ class EmbedArguments:
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
     """List file or folder of list files, if they are not with the videos."""
-    frames: int | None = None
-    """Frames per clip. None: as in training."""
-    crop_size: int | None = None
-    """Side of the crops, in pixels. None: as in training."""
-    frame_rate: float = 0.0
-    """Frames per second of videos that do not say theirs, such as folders of pictures. 0: unknown."""
+    clips_shown: Annotated[ClipOverrides, tyro.conf.arg(name="")] = field(default_factory=ClipOverrides)
     batch_size: int = 32
     """Clips at a time."""
     workers: int | None = None
@@ -79,8 +75,8 @@ class EmbedArguments:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ConfigError(f"--{name} {value}: must be at least {smallest}")
-        if self.frame_rate < 0:
-            raise ConfigError(f"--frame-rate {self.frame_rate}: must be 0 or more")
+        if self.per == "second" and self.clips_shown.span is not None:
+            raise ConfigError(f"--span {self.clips_shown.span:g}: a clip of --per second covers that second")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,12 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = distributed.init_from_environment(choose_device(arguments.device))
         encoder = load(arguments.encoder, device=device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
-        settings = encoder.clip_settings(
-            clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
-        )
+        trained = encoder.clip_settings(clips=arguments.clips, crops=arguments.crops)
         # The clip of a second covers that second, not a share of the video.
-        span = 0.0 if arguments.per == "second" else settings.span
-        settings = replace(settings, frame_rate=arguments.frame_rate, span=span)
+        trained = replace(trained, span=0.0) if arguments.per == "second" else trained
+        settings = arguments.clips_shown.applied_to(trained)
         resources = Resources(
             device=device,
             batch_size=arguments.batch_size,

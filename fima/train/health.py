@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.config import PretrainConfig
+from fima.config.checks import require
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, build_eval_loader
@@ -148,7 +149,7 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
 
     Args:
         method: its query encoder and projector are looked at, in eval mode.
-        videos: the training videos; `config.run.health_videos` of them are taken.
+        videos: the training videos, or those held out; `config.run.health_videos` of them are taken.
         config: settings of the run.
         device: where the networks are.
 
@@ -163,6 +164,17 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
     with torch.no_grad(), in_eval_mode(method):
         embeddings = method.projector(features.flatten(0, 1)).view(len(labels), NUM_CLIPS, -1)
     return measure(embeddings, features.mean(dim=1), labels)
+
+
+def require_enough_for_health(held_out: VideoList | None, config: PretrainConfig) -> None:
+    """Refuse to measure health on so few held-out videos that no collapse could be told.
+
+    Raises:
+        ConfigError: with their number.
+    """
+    count = FEWEST_VIDEOS if held_out is None else len(held_out.videos)
+    rule = f"holds out {count} of the videos; health is measured on {FEWEST_VIDEOS} or more; give a larger share"
+    require(count >= FEWEST_VIDEOS, "data.held_out_share", config.data.held_out_share, rule)
 
 
 @contextlib.contextmanager
@@ -214,7 +226,7 @@ def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, dev
 
     Args:
         method: as of `check_health`.
-        videos: the training videos.
+        videos: as of `check_health`.
         config: settings of the run.
         device: where the networks are.
 

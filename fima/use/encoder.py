@@ -170,7 +170,7 @@ class VideoEncoder(
     ) -> ClipSettings:
         """How clips for it are cut out of videos; timed as in training, frames and crop size too unless given."""
         data = (self.about.get("config") or {}).get("data", {})
-        trained = DataConfig(**{name: data[name] for name in TIMING if data.get(name) is not None})
+        trained = DataConfig(**{name: data[name] for name in (*TIMING, "frame_rate") if data.get(name) is not None})
         return replace(
             ClipSettings.of(trained),
             frames=self.transform.frames if frames is None else frames,

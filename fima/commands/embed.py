@@ -25,7 +25,6 @@ from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.use.embed import Embedded
-    from fima.use.encoder import VideoEncoder
 
 MOST_WORKERS = 4
 
@@ -39,7 +38,8 @@ class EmbedArguments:
     """
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
+    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`; or one of another program, as `fima evaluate` takes
+    it: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.torch_tools import distributed
     from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
-    from fima.use.encoder import load
+    from fima.use.encoder import open_encoder
     from fima.use.table import check_suffix
 
     check_suffix(arguments.out)
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = _paths(arguments)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device))
-        encoder = load(arguments.encoder, device=device)
+        encoder = open_encoder(arguments.encoder, device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
-        trained = encoder.clip_settings(clips=arguments.clips, crops=arguments.crops)
+        trained = replace(encoder.clips, num_clips=arguments.clips, num_crops=arguments.crops)
         # The clip of a second covers that second, not a share of the video.
         trained = replace(trained, span=0.0) if arguments.per == "second" else trained
         settings = arguments.clips_shown.applied_to(trained)
@@ -110,13 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
             limits=arguments.limits,
         )
-        check_fits(encoder, settings, name=encoder.backbone, device=device)
+        check_fits(encoder.module, settings, name=encoder.name, device=device)
+        if distributed.is_main() and (assumption := encoder.assumed(settings)):
+            print(f"fima: warning: {assumption}", file=sys.stderr)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:
-        _write(arguments, encoder, embedded)
+        _write(arguments, embedded)
         remove_parts(parts)
     return 0
 
@@ -133,7 +135,7 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
     return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
 
 
-def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded) -> None:
+def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     from fima.use.table import write_embeddings
 
     found = embedded.embeddings
@@ -149,7 +151,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
         "out": str(arguments.out),
         "num_videos": len(found.paths),
         "num_rows": len(found.vectors),
-        "num_features": encoder.num_features,
+        "num_features": found.vectors.shape[1],
         "num_skipped": len(embedded.skipped),
         "num_continued": embedded.num_before,
         "seconds": round(embedded.seconds, 2),
@@ -159,7 +161,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
         print(json.dumps(record))
         return
     print(
-        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {encoder.num_features} numbers, "
+        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {found.vectors.shape[1]} numbers, "
         f"{len(found.paths):,} videos ({speed:.1f} a second)"
     )
     if embedded.skipped:

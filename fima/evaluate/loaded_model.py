@@ -45,7 +45,7 @@ class Subject:
     @property
     def assumption(self) -> str:
         """What was assumed of a file that does not hold its settings, as a sentence; empty where nothing was."""
-        return self.encoder.assumption.replace("{clips}", f"{self.clips.frames} frames of {self.clips.crop_size} px")
+        return self.encoder.assumed(self.clips)
 
     @property
     def preprocessing(self) -> str:

@@ -48,6 +48,9 @@ CHOICES = (
     ("--optim.accumulate 2", ""),
     ("--method.key-momentum 0.9 --method.key-momentum-end 1", ""),
     ("--model.init-from {source} --optim.freeze-epochs 1", ""),
+    ("--data.held-out-share 0.3", ""),
+    ("--data.windows-per-video 2 --method.exclude-same-video", ""),
+    ("--method.cost light", ""),
 )
 """Settings of pre-training of which `--combinations` takes one of each row."""
 

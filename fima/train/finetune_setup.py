@@ -39,6 +39,8 @@ WITHOUT_MEANING = (
     "data.mixing",
     "run.health_epochs",
     "run.health_videos",
+    "run.on_collapse",
+    "run.probe",
     "run.picture_epochs",
     "optim.ema_decay",
 )

@@ -66,20 +66,11 @@ class Health:
 def looks_collapsed(num_videos: int, rank: float, std: float, size: int) -> bool:
     """Return whether embeddings of size D (almost) do not depend on the video; never said of fewer than 8 videos.
 
-    Args:
-        num_videos: how many embeddings were measured.
-        rank: their effective rank; collapsed below 2.
-        std: their standard deviation; collapsed below a tenth of 1 / sqrt(D).
-        size: D.
+    They do not where their effective rank is below 2, or their standard deviation below a tenth of 1 / sqrt(D).
     """
     return num_videos >= FEWEST_VIDEOS and (
         not math.isfinite(rank + std) or rank < COLLAPSED_RANK or std < COLLAPSED_STD_SHARE * size**-0.5
     )
-
-
-def embedding_std(embeddings: Tensor) -> float:
-    """Return `spread` as a number."""
-    return float(spread(embeddings))
 
 
 def spread(embeddings: Tensor) -> Tensor:
@@ -135,7 +126,7 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
     labelled = num_videos > 1 and int(labels.min()) >= 0 and len(torch.unique(labels)) > 1
     return Health(
         num_videos=num_videos,
-        embedding_std=embedding_std(embeddings[:, 0]),
+        embedding_std=float(spread(embeddings[:, 0])),
         uniform_std=size**-0.5,
         effective_rank=effective_rank(embeddings[:, 0]),
         positive_similarity=float(similarity.diagonal().mean()),
@@ -194,11 +185,7 @@ def clip_features(
 ) -> tuple[Tensor, Tensor]:
     """Pooled features of the query encoder in eval mode; the networks and the random state stay as they were.
 
-    Args:
-        method: its query encoder is looked at.
-        videos: what to look at; those that cannot be decoded are left out.
-        config: settings of the run.
-        device: where the networks are.
+    Videos that cannot be decoded are left out.
 
     Returns:
         Features of two clips of each video, (V, 2, C), and the labels (V,), -1 where unknown; on the device.
@@ -222,13 +209,7 @@ def clip_features(
 
 
 def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:
-    """Measure the query networks on each of several sets, on its part of the videos of a health check, by its name.
-
-    Args:
-        method: as of `check_health`.
-        videos: as of `check_health`.
-        config: settings of the run.
-        device: where the networks are.
+    """Measure each of several sets, on its part of the videos of a health check, by its name; otherwise as that one.
 
     Returns:
         Nothing where there is one set; without sets of which fewer than two videos can be decoded.

@@ -308,14 +308,8 @@ def pretrain_step(
     """Leave the gradient of a batch's mean loss in the weights of a method, in `optim.accumulate` parts.
 
     The key networks move once, before the first part. A part's keys enter the queues when it is done, so later parts
-    meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part.
-
-    Args:
-        model: a method, or one wrapped for several devices.
-        config: settings of the run.
-        batch: this process's videos, on the CPU.
-        device: where the model is.
-        by_set: as of `forward_backward`.
+    meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part. Otherwise as
+    `forward_backward`.
     """
 
     def losses(part: PretrainBatch, is_first: bool) -> StepLosses:

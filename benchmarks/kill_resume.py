@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from fima.checkpoints.checkpoint import read_content
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.torch_file import read_content
 from fima.files.atomic import TEMPORARY_FILES
 from sample_videos import class_videos
 
@@ -48,6 +48,9 @@ CHOICES = (
     ("--optim.accumulate 2", ""),
     ("--method.key-momentum 0.9 --method.key-momentum-end 1", ""),
     ("--model.init-from {source} --optim.freeze-epochs 1", ""),
+    ("--data.held-out-share 0.3", ""),
+    ("--data.windows-per-video 2 --method.exclude-same-video", ""),
+    ("--method.cost light", ""),
 )
 """Settings of pre-training of which `--combinations` takes one of each row."""
 

@@ -30,6 +30,7 @@ SHOWN = (
     "FIMA",
     "FIMA light",
     "FIMA light, all frames",
+    "FIMA light, every fourth frame",
     "FIMA without the cell loss",
     "FIMA without the frame loss",
     "FIMA without the decoder",

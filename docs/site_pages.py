@@ -325,10 +325,11 @@ def _changed_defaults(name: str, settings: Any, base: Any) -> list[str]:  # noqa
 
 
 def field_docstrings(kind: type) -> dict[str, str]:
-    """Return the docstrings under the fields of a dataclass, each on one line."""
+    """Return the docstrings under the fields of a dataclass and of its bases, each on one line."""
     (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
+    base = kind.__base__
+    found = field_docstrings(base) if base is not None and dataclasses.is_dataclass(base) else {}
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())

@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from torchvision.models import video
 
 from fima.cli import main
+from fima.data.augment import MEAN, STD
+from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.errors import UserError
-from fima.evaluate.diagnosis import FLOORS, INPUTS, diagnosis_source
+from fima.evaluate.diagnosis import FLOORS, diagnosis_source
+from fima.evaluate.diagnosis_inputs import INPUTS
 from fima.evaluate.features import encode
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import load_subject
 from fima.evaluate.other_encoders import open_other
 from fima.evaluate.protocols import EvaluationConfig
 from fima.use.encoder import preprocessing_of
+from fima.use.table import read_embeddings
 from tests.evaluation_data import write_three_splits
 
 Capture = pytest.CaptureFixture[str]
@@ -264,6 +268,34 @@ def test_a_function_of_the_user_is_measured_as_all_encoders(
     assert "--features max: needs feature maps" in capsys.readouterr().err
     assert main(["evaluate", f"{mine}:means", str(splits), "--backbone", "tiny", "--device", "cpu"]) == 2
     assert "--backbone tiny: is for checkpoints" in capsys.readouterr().err
+
+
+def test_other_encoders_embed_and_search(mine: str, splits: Path, tmp_path: Path, capsys: Capture) -> None:
+    trained = ClipSettings(frames=4, crop_size=32)
+    file = write_onnx(tmp_path / "mine.onnx", ["batch", 3, 4, 32, 32], preprocessing=preprocessing_of(trained))
+    words = ["embed", str(file), str(splits / "data"), "--clips", "2", "--device", "cpu", "--workers", "0"]
+    assert main([*words, "-o", "index.npz"]) == 0
+    index = read_embeddings(Path("index.npz"))
+    first = splits / "data" / "Dark" / "v_g00.avi"
+    with VideoReader(first) as reader:
+        frames = torch.from_numpy(reader.read([0, 2, 4, 6]))[:, 2:30, 2:30].permute(3, 0, 1, 2)[None]
+    # The video is grey but for one pixel, so its size and the place of its clips make next to no difference.
+    expected = normalised_by(frames, MEAN, STD).mean(dim=(2, 3, 4))[0]
+    assert torch.allclose(torch.from_numpy(index.vectors[index.paths.index(str(first))]), expected, atol=0.05)
+    query = tmp_path / "query.avi"
+    query.write_bytes((splits / "data" / "Bright" / "v_g03.avi").read_bytes())
+    capsys.readouterr()
+    search = ["search", "index.npz", str(query), "--no-centre", "--json", "--device", "cpu"]
+    assert main(search) == 0
+    assert json.loads(capsys.readouterr().out)[0]["similarity"] == pytest.approx(1)
+    other = write_onnx(tmp_path / "other.onnx", ["batch", 4, 3, 32, 32], preprocessing=preprocessing_of(trained))
+    assert main([*search, "--encoder", str(other)]) == 2
+    assert "its weights are not those that index.npz was made with (mine)" in capsys.readouterr().err
+    assert main([*words, "-o", "x.npz", "--frames", "8"]) == 2
+    assert "--frames 8 --crop-size 32: mine takes no such clips" in capsys.readouterr().err
+    words[1] = f"{mine}:means"
+    assert main([*words, "-o", "function.npz"]) == 0
+    assert read_embeddings(Path("function.npz")).about["encoder"] == {"description": "means", "fingerprint": "means"}
 
 
 def test_a_model_of_transformers_is_measured_with_its_maps(

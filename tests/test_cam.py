@@ -255,7 +255,8 @@ class TestCommand:
         assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".fima-output", "00.gif", "00.png"]
 
     def test_one_picture_of_all(self, run: RunFolder, videos: Path, tmp_path: Path) -> None:
-        assert self.cam(run.last, videos, "--num-videos", 2, "--split", "test", "--out", tmp_path / "all.png") == 0
+        words = ["--num-videos", "2", "--split", "test", "--stride", "1", "--out"]
+        assert self.cam(run.last, videos, *words, tmp_path / "all.png") == 0
         with Image.open(tmp_path / "all.png") as picture:
             assert picture.height > 400
 
@@ -275,6 +276,7 @@ class TestCommand:
         [
             ((), "no video given"),
             (("x.avi", "--height", "8"), "--height 8"),
+            (("x.avi", "--fps", "0"), "--fps 0: must be above 0"),
             (("x.avi", "--num-videos", "-1"), "--num_videos -1"),
         ],
     )

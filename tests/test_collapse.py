@@ -9,10 +9,13 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import PretrainConfig, RunConfig
 from fima.errors import CollapseError, ConfigError, DataError
-from fima.train import collapse
+from fima.torch_tools import distributed
+from fima.train import collapse, loop
 from fima.train.pretrain import pretrain
+from fima.train.task import Training
 from fima.visual.report.charts import curve_charts
 from fima.visual.report.runs import read_run
+from tests.gloo import run_processes
 from tests.small_runs import SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.test_loop import assert_same_training, at_step, raise_signal
 
@@ -117,6 +120,42 @@ def test_rollback_lowers_the_rate_is_bounded_and_resumes_exactly(
     assert [step["loss"] for step in read_lines(parts.metrics, "step")] == [step["loss"] for step in steps]
 
 
+def roll_back_in_process(rank: int, videos: Path, out: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    """A run that goes back once, to a rate at which it does not collapse; its weights and queues at the end."""
+    seen: list[Training] = []
+
+    def roll_back(training: Training, error: collapse.CollapsedError) -> Progress:
+        seen.append(training)
+        return collapse.roll_back(training, error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collapse, "FEWEST_STEPS", 2)
+        patch.setattr(collapse, "LOOK_STEPS", 2)
+        patch.setattr(collapse, "ROLLBACK_FACTOR", HEALTHY_LR / COLLAPSING_LR)
+        patch.setattr(loop, "ROLLBACK_FACTOR", HEALTHY_LR / COLLAPSING_LR)
+        patch.setattr(loop, "roll_back", roll_back)
+        patch.setattr(distributed, "shutdown", lambda: None)
+        config = settings(COLLAPSING_LR, epochs=4, on_collapse="rollback")
+        progress = pretrain(
+            with_settings("optim", config, batch_size=16, schedule="constant"), data=videos, out=out
+        ).progress
+    networks = seen[0].task.networks
+    state = {**dict(networks.named_parameters()), "queue": networks.state_dict()["queue.keys"]}
+    return progress.rollbacks, {name: value.detach().clone() for name, value in state.items()}
+
+
+def test_two_processes_go_back_together(videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    first, second = run_processes(roll_back_in_process, 2, tmp_path / "gloo", videos, run.root)
+    assert (first[0], second[0]) == (1, 1)
+    assert all(value.equal(second[1][name]) for name, value in first[1].items())
+    (line,) = read_lines(run.metrics, "rollback")
+    assert (line["step"], line["from_step"]) == (0, 4)
+    steps = read_lines(run.metrics, "step")
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
+    assert steps[0]["lr"] == pytest.approx(HEALTHY_LR)
+
+
 def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_it(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +171,22 @@ def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_i
     marked = {chart.title: chart for chart in curve_charts([record])}["Probe: kNN accuracy"]
     assert [shape["x0"] for shape in marked.layout["shapes"]] == [health[1]["step"]]
     assert f"best at step {health[1]['step']}" in marked.summary
+
+
+def test_health_and_the_best_checkpoint_follow_the_videos_held_out(videos: Path, tmp_path: Path) -> None:
+    """Half of each class's eight training videos."""
+    run = RunFolder(tmp_path / "run")
+    config = with_settings("run", settings(HEALTHY_LR, epochs=1), health_epochs=1)
+    pretrain(with_settings("data", config, held_out_share=0.5), data=videos, out=run.root)
+    (line,) = read_lines(run.metrics, "health")
+    assert (line["num_videos"], line["best"]) == (8, True)
+    assert [step["step"] for step in read_lines(run.metrics, "step")] == [1]
+    saved = load_checkpoint(run.best)
+    assert (saved.progress.videos_tried, saved.data["num_videos"]) == (8, 8)
+    with pytest.raises(ConfigError, match=r"--data.held_out_share 0.6: the run in .* has 0.5"):
+        pretrain(with_settings("data", config, held_out_share=0.6), data=videos, out=run.root, resume=True)
+    with pytest.raises(ConfigError, match=r"--data.held_out_share 0.1: holds out 2 of the videos.* 8 or more"):
+        pretrain(with_settings("data", config, held_out_share=0.1), data=videos, out=tmp_path / "other")
 
 
 @pytest.mark.parametrize(

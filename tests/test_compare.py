@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.data.decode.video import VideoReader
 from fima.evaluate import intervals
 from fima.evaluate.comparison import differences
 from fima.evaluate.measured import Measured
@@ -19,13 +20,29 @@ Capture = pytest.CaptureFixture[str]
 ENCODERS = """
 import fima, torch
 
-def encoder(name, network):
-    clips = fima.ClipSettings(frames=4, crop_size=32)
+def encoder(name, network, frames=4):
+    clips = fima.ClipSettings(frames=frames, crop_size=32)
     return fima.FrozenEncoder(name=name, network=network, clips=clips, mean=(0, 0, 0), std=(1, 1, 1))
 
 def bright():
     return encoder("brightness", lambda clips: clips.mean(dim=(2, 3, 4)))
+
+def short():
+    return encoder("two frames", lambda clips: clips.mean(dim=(2, 3, 4)), 2)
 """
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The videos that are opened, one after another."""
+    found: list[Path] = []
+
+    def open_one(path: Path) -> VideoReader:
+        found.append(path)
+        return VideoReader(path)
+
+    monkeypatch.setattr("fima.evaluate.windows.VideoReader", open_one)
+    return found
 
 
 def of_people(hits: list[int], videos: list[int]) -> intervals.Tested:
@@ -92,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("two_encoders", None)
 
 
-def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture) -> None:
+def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:
     words = ["compare", "A=two_encoders:bright", "B=two_encoders:bright", "--on", str(videos)]
     words += ["--cross-validation", "group", "--protocols", "linear", "--num-clips", "2", "--workers", "0"]
     assert main([*words, "--device", "cpu", "--out", "c.json"]) == 0
@@ -106,6 +123,25 @@ def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture) 
     assert content["encoders"]["A"]["figures"] == content["encoders"]["B"]["figures"]
     assert {each["figure"] for each in content["differences"]} == {"linear/top1", "linear/top5"}
     assert content["differences"][0]["num_videos"] == 16
+    # Both are shown the same clips, so that each video is decoded once.
+    assert len(opened) == len(set(opened)) == 16
+    lists = content["encoders"]["B"]["lists_hash"]
+    line = f"4 folds ({lists}) · seed 0 · clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
+    assert content["provenance"] == f"{line} · protocols: linear 1"
+    assert content["provenance"] in " ".join(output.split())
+
+
+def test_encoders_with_clips_of_their_own(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:
+    words = ["compare", "A=two_encoders:bright", "B=two_encoders:short", "C=two_encoders:bright", "--on", str(videos)]
+    words += ["--cross-validation", "group", "--protocols", "knn", "--num-clips", "1", "--workers", "0"]
+    assert main([*words, "--device", "cpu", "--out", "c.json"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "clips of A: frames 4, crop_size 32" in output
+    assert "clips of B: frames 2, crop_size 32" in output
+    assert sorted(opened.count(path) for path in set(opened)) == [2] * 16
+    content = json.loads((folder / "c.json").read_text())
+    shown = [each["protocols"]["knn"]["clips"]["frames"] for each in content["encoders"].values()]
+    assert shown == [4, 2, 4]
 
 
 def test_encoders_that_cannot_be_compared(videos: Path, folder: Path, capsys: Capture) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fima.cli import main
-from fima.evaluate.diagnosis import INPUTS, inputs_of
-from tests.evaluation_data import write_state_dict
+from fima.data.augment import MEAN, STD
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.diagnosis_inputs import INPUTS, background_places, shown_inputs
+from fima.evaluate.frozen import FrozenEncoder
 from tests.video_files import write_video
 
 SIDE, FRAMES = 32, 16
@@ -23,10 +25,9 @@ def test_inputs_against_loops() -> None:
     for frame in range(6):
         clips[:, :, frame, 2:6, frame : frame + 3] = 250
     backgrounds = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8)
-    shown, chosen = inputs_of(clips, backgrounds)
+    chosen = background_places(clips, len(backgrounds))
+    shown = {name: pixels_of(value) for name, value in shown_inputs(clips, backgrounds[chosen])}
     assert tuple(shown) == INPUTS
-    for name, value in shown.items():
-        assert (value.shape, value.dtype) == (clips.shape, torch.uint8), name
     median = torch.from_numpy(np.sort(clips.numpy(), axis=2)[:, :, 2])
     for video in range(2):
         assert int(chosen[video]) == (int(clips[video, :, 0].long().sum()) * 2654435761 // 2**16) % 3
@@ -48,11 +49,25 @@ def test_inputs_against_loops() -> None:
     assert torch.equal(shown["shuffled"].sort(dim=2).values, clips.sort(dim=2).values)
 
 
+def pixels_of(normalised: Tensor) -> Tensor:
+    """The uint8 pixels behind what an encoder is shown, which must be whole numbers."""
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1, 1) for values in (MEAN, STD))
+    pixels = (normalised * std + mean) * 255
+    assert float((pixels - pixels.round()).abs().max()) < 1e-3
+    return pixels.round().to(torch.uint8)
+
+
 class ColourAndChange(nn.Module):
     """Sees colours, and where neighbouring frames differ: (B, 3, F, S, S) -> (B, 4, F, S, S)."""
 
     def forward(self, clip: Tensor) -> Tensor:
         return torch.cat([clip, ((clip - clip.roll(1, dims=2)).abs().amax(dim=1, keepdim=True) > 0.15).float()], dim=1)
+
+
+def colour_and_change() -> FrozenEncoder:
+    """What the command is given: it sees colour and motion alike, so the videos decide what it has learnt."""
+    clips = ClipSettings(frames=8, crop_size=28)
+    return FrozenEncoder(name="eye", network=ColourAndChange(), clips=clips, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def write_videos(root: Path, seed: int, *, background: bool, motion: bool) -> Path:
@@ -88,10 +103,10 @@ def test_it_names_what_decides(
     background: bool, motion: bool, expected: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = write_videos(tmp_path / "videos", seed, background=background, motion=motion)
-    monkeypatch.setattr("fima.evaluate.diagnosis.encode", encode_simply)
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "result.json"
-    words = ["evaluate", write_state_dict(tmp_path / "weights.pt"), videos, "--out", out, "--diagnose"]
-    words += ["--frames", 8, "--crop-size", 28, "--num-clips", 2, "--workers", 0, "--device", "cpu"]
+    words = ["evaluate", f"{__name__}:colour_and_change", videos, "--out", out, "--diagnose"]
+    words += ["--num-clips", 2, "--workers", 0, "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     result = json.loads(out.read_text())
     assert result["verdict"].startswith(expected), (result["verdict"], result["figures"])
@@ -104,8 +119,3 @@ def test_it_names_what_decides(
         assert figures["diagnosis/swapped"] >= 75
         assert figures["diagnosis/swapped/clips_of_background"] < 60
     assert result["intervals"]["diagnosis/as_is"][1] >= figures["diagnosis/as_is"]
-
-
-def encode_simply(encoder: nn.Module, clips: Tensor) -> Tensor:
-    features: Tensor = ColourAndChange()(clips.float() / 255)
-    return features

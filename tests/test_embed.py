@@ -155,6 +155,18 @@ def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, videos: Path,
     assert main(["embed", str(checkpoint), str(folder), "-o", str(tmp_path / "none.npz"), "--workers", "0"]) == 2
 
 
+def test_clips_of_another_size_and_timing(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    words = ["--per", "clip", "--clips", "2", "--frames", "3", "--stride", "4"]
+    found = embedded(tmp_path / "out.npz", checkpoint, videos / "a.avi", *words)
+    np.testing.assert_allclose(found.seconds, [[0, 12 / 25], [48 / 25, 60 / 25]])
+    with VideoReader(videos / "a.avi") as reader:
+        frames = torch.from_numpy(reader.read(range(48, 60, 4))).permute(0, 3, 1, 2)
+    encoder = fima.load(checkpoint)
+    with torch.no_grad():
+        last = encoder(encoder.transform(frames)[None])[0]
+    np.testing.assert_allclose(found.vectors[1], last.numpy(), atol=1e-5)
+
+
 def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
     assert embedded(tmp_path / "one.npz", checkpoint, videos / "a.avi").paths == [str(videos / "a.avi")]
     table = tmp_path / "list.csv"
@@ -170,6 +182,9 @@ def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Pa
         (["-o", "there.npz"], "already exists"),
         (["-o", "x.npz", "--clips", "0"], "--clips 0: must be at least 1"),
         (["-o", "x.npz", "--crop-size", "4"], "must be at least 8"),
+        (["-o", "x.npz", "--fps", "5", "--stride", "2"], "--stride and --fps: both say how far apart"),
+        (["-o", "x.npz", "--span", "0.5", "--per", "second"], "--span 0.5: a clip of --per second covers"),
+        (["-o", "x.npz", "--frame-rate", "-1"], "--frame-rate -1: must be 0 or more"),
         (["-o", "x.npz", "--device", "tpu"], "--device tpu"),
     ],
 )
@@ -217,9 +232,11 @@ def test_clips_that_the_encoder_cannot_take_are_refused(
     videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32)
-    monkeypatch.setattr("fima.use.encoder.load", lambda source, device: encoder)
+    monkeypatch.setattr("fima.use.encoder.load", lambda source: encoder)
     assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
-    assert "--frames 4 --crop-size 32: s3d takes no such clips" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--frames 4 --crop-size 32: " in error
+    assert "s3d takes no such clips" in error
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

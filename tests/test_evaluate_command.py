@@ -201,11 +201,11 @@ def figures_in_process(_: int, checkpoint: Path, splits: Path, cache: Path | Non
     config = EvaluationConfig(
         protocols=("evaluate", "linear", "knn", "retrieval", "foreground"), num_clips=2, workers=0, batch_size=1
     )
-    subject = load_subject(checkpoint, config=config, device=CPU)
+    subject = replace(load_subject(checkpoint, config=config, device=CPU), cache=cache)
     lists = list_splits(splits, [1])
     mask = np.zeros((10, 32, 32), dtype=np.bool_)
     mask[:, 5:20, 9:20] = True
-    collected = collect(subject, lists, config, source=checkpoint, device=CPU, load_mask=lambda _: mask, cache=cache)
+    (collected,) = collect([subject], lists, config, device=CPU, load_mask=lambda _: mask)
     return collected.result().figures if is_main() else None
 
 

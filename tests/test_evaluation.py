@@ -17,7 +17,7 @@ from fima.evaluate.evaluate import evaluate_source
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
 from fima.evaluate.measured import FeatureSets
-from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.protocols import EvaluationConfig, SplitLists
 from fima.synthetic.motion_textures import MotionTextureSettings, list_counterparts, make_motion_textures
 from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits
 
@@ -49,13 +49,11 @@ def evaluate(
 ) -> dict[str, Any]:
     result = evaluate_source(
         source,
-        clips=replace(CLIPS, num_crops=config.num_crops),
+        SplitLists(train=train, test=test, extra_tests=extra or {}),
+        replace(CLIPS, num_crops=config.num_crops),
+        config,
         described={"description": "no encoder"},
-        train=train,
-        test=test,
-        config=config,
         device=CPU,
-        extra_tests=extra,
         cache=folder / "cache",
     )
     result.save(folder / "result.json")

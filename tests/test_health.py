@@ -12,7 +12,7 @@ from fima.data.layouts.video_list import Video
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
 from fima.method import build_method
-from fima.train.health import check_health, effective_rank, embedding_std, knn_accuracy, looks_collapsed, measure
+from fima.train.health import check_health, effective_rank, knn_accuracy, looks_collapsed, measure, spread
 from fima.train.probe import list_probe, probe_accuracy
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
@@ -35,10 +35,10 @@ def test_effective_rank_of_known_matrices() -> None:
 
 
 def test_embedding_std_of_spread_embeddings_is_one_over_root_d() -> None:
-    spread = normalize(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert embedding_std(spread) == pytest.approx(64**-0.5, rel=0.02)
-    assert embedding_std(torch.ones(5, 4)) == 0
-    assert embedding_std(torch.ones(1, 4)) == 0
+    even = normalize(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert float(spread(even)) == pytest.approx(64**-0.5, rel=0.02)
+    assert spread(torch.ones(5, 4)) == 0
+    assert spread(torch.ones(1, 4)) == 0
 
 
 def test_knn_leaves_the_video_itself_out() -> None:

@@ -17,7 +17,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
 from fima.library.prepare import Job
 from fima.library.transcode import Transcoded, target_size
-from tests.odd_videos import write_anamorphic
+from tests.odd_videos import write_anamorphic, write_packed_avi
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 
@@ -191,9 +191,9 @@ def test_refusals(
 @pytest.mark.parametrize(
     ("aspect", "degrees", "size"),
     [
-        (Fraction(64, 45), 0, (102, 58)),  # 72 · 64 / 45 = 102.4
-        (Fraction(1, 2), 0, (72, 116)),
-        (Fraction(64, 45), 90, (58, 102)),
+        (Fraction(64, 45), 0, (86, 48)),  # 102.4 : 58, and 4,128 pixels; the source has 4,176
+        (Fraction(1, 2), 0, (50, 82)),  # 36 : 58, 4,100 pixels
+        (Fraction(64, 45), 90, (48, 86)),
         (Fraction(1), 0, (72, 58)),
         (Fraction(9, 1000), 0, (72, 58)),  # no player shows that: a damaged header
     ],
@@ -208,9 +208,19 @@ def test_pixels_become_square(aspect: Fraction, degrees: int, size: tuple[int, i
     assert white == pytest.approx(0.5, abs=0.02)
 
 
+def test_frames_with_packed_b_frames_are_evenly_spaced(tmp_path: Path) -> None:
+    write_packed_avi(tmp_path / "v" / "a.avi")
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    with VideoReader(tmp_path / "p" / "a.mp4") as reader:
+        times = reader.frame_times()
+    assert times is not None
+    assert times == pytest.approx(np.arange(25) / 25)
+
+
 def test_sizes() -> None:
     assert target_size(720, 576, 256, 64 / 45) == (456, 256)
     assert target_size(1440, 1080, 540, 4 / 3) == (960, 540)
+    assert target_size(340, 256, 256, 1024 / 765) == (394, 222)  # 16:9 in no more pixels than 340 · 256
     assert target_size(1920, 1080, 256) == (456, 256)
     assert target_size(1080, 1920, 256) == (256, 456)
     assert target_size(320, 240, 256) == (320, 240)

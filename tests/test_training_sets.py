@@ -128,6 +128,21 @@ def test_sets_are_listed_one_after_the_other_with_classes_of_their_own(sets: lis
     assert (doubled.epoch.drawn, doubled.epoch.names) == ((16, 24), ("first", "second:9"))
 
 
+def test_videos_held_out_are_of_every_set_and_class_and_of_no_epoch(sets: list[TrainingSet]) -> None:
+    data = DataConfig(held_out_share=0.25)
+    kept = training_videos(sets, data, seed=1)
+    assert kept.held_out is not None
+    assert [video.label for video in kept.held_out.videos] == [0, 1, 2, 3]
+    assert {name: len(part.videos) for name, part in kept.held_out.by_set().items()} == {"first": 2, "second:9": 2}
+    paths = [[video.path for video in part.videos] for part in (kept, kept.held_out)]
+    assert sorted(paths[0] + paths[1]) == sorted(video.path for video in training_videos(sets, DataConfig()).videos)
+    assert kept.epoch.drawn == (6, 6)
+    alone = training_videos(sets[:1], data, seed=1).held_out
+    assert alone is not None
+    assert [video.path for video in alone.videos] == paths[1][:2]
+    assert training_videos(sets, DataConfig()).held_out is None
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [

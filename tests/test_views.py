@@ -147,7 +147,7 @@ def test_views_of_several_clips_are_stacked_and_taken_apart(monkeypatch: pytest.
     batch = stack_views(clips)
     assert batch.full.shape == (3, 3, 4, 16, 16)
     for name in ("full", "early", "late", "box"):
-        assert torch.equal(getattr(batch.rows(1, 3), name), torch.stack([getattr(clip, name) for clip in clips[1:]]))
+        assert torch.equal(getattr(batch[1:3], name), torch.stack([getattr(clip, name) for clip in clips[1:]]))
     assert torch.equal(stack_views(clips[:1]).full[0], clips[0].full)
     # Memory can only be locked where there is a GPU.
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)

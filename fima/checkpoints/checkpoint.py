@@ -1,10 +1,7 @@
 """Checkpoints: written atomically, read without running code, refused by name when they do not fit."""
 
 import hashlib
-import pickle
 import platform
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.checkpoints.foreign import refuse_other_kinds
+from fima.checkpoints.torch_file import read_content, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
-from fima.files.atomic import written_whole
 from fima.method.queue import VIDEO_IDS
 from fima.recipe import config_from_mapping, config_to_mapping
 from fima.version import __version__
@@ -183,18 +179,6 @@ def save_checkpoint(path: Path, checkpoint: RunState, *, backups: Sequence[Path]
     write_content(path, content, backups=backups)
 
 
-def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[Path] = ()) -> None:
-    """Write values and tensors so that `path` holds either the old file or the whole new one, even after a crash.
-
-    PyTorch's format has a CRC-32 of every tensor, which `read_content` compares.
-
-    Raises:
-        CheckpointError: it cannot be written; the files are as they were.
-    """
-    with written_whole(path, backups=backups, kind=CheckpointError) as temporary, temporary.open("wb") as file:
-        torch.save(dict(content), file)
-
-
 @overload
 def load_checkpoint(path: Path) -> Checkpoint: ...
 
@@ -313,48 +297,3 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
         {**group, **{key: old[key] for key in ROUNDING if key in old}} for group, old in zip(own, before, strict=True)
     ]
     optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
-
-
-class HoldsClassesError(CheckpointError):
-    """A file with objects of other programs' classes, or no checkpoint at all."""
-
-
-def read_content(path: Path) -> Any:  # noqa: ANN401
-    """Read what a PyTorch file holds onto the CPU, without running any code that it may hold.
-
-    The checksums of this program's own files are compared; those of others may have been written without any.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, altered, or holds more than plain values and tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
-    refuse_other_kinds(path)
-    with path.open("rb") as file:
-        starts_as_zip = file.read(2) == b"PK"
-    if starts_as_zip and not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: truncated (copied or downloaded in part?); copy it again or use another one")
-    try:
-        with warnings.catch_warnings():
-            # Files of other programs make torch warn about their pickle protocol before it refuses them.
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        is_ours = is_of_kind(content, Checkpoint) or is_of_kind(content, ClassifierCheckpoint)
-        altered = altered_part(path) if is_ours else None
-        if altered is None:
-            return content
-        reason = f"altered since it was written: the checksum of {altered} is wrong"
-    except pickle.UnpicklingError:
-        reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
-        raise HoldsClassesError(f"{path}: {reason}") from None
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = (
-            f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
-        )
-    raise CheckpointError(f"{path}: {reason}")
-
-
-def altered_part(path: Path) -> str | None:
-    """Return the part of a PyTorch file whose content does not fit its checksum, or None."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()

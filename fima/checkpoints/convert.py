@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fima.errors import CheckpointError
+from fima.method.queue import VIDEO_IDS
 
 PREFIX = "module."
 """What the authors' checkpoints put before every key (DistributedDataParallel)."""
@@ -130,6 +131,8 @@ def _official_shape(name: str, value: Tensor) -> Tensor:
 def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> dict[str, Tensor]:
     """The authors' state dict of ours; the inverse of `official_to_fima`.
 
+    The videos of the keys, which a run with `method.exclude_same_video` knows, have no place in theirs.
+
     Args:
         state: state dict of a `FIMA`.
         prefix: what to put before every key.
@@ -137,7 +140,8 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
     Raises:
         CheckpointError: a key is not one of ours.
     """
-    converted = {official_name(name): _official_shape(name, value) for name, value in state.items()}
+    known = {name: value for name, value in state.items() if not name.endswith(VIDEO_IDS)}
+    converted = {official_name(name): _official_shape(name, value) for name, value in known.items()}
     return {prefix + key: converted[key] for key in in_official_order(list(converted))}
 
 

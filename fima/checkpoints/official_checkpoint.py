@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from fima.checkpoints import convert
 from fima.checkpoints.checkpoint import (
     Checkpoint,
-    HoldsClassesError,
     Progress,
     below,
     check_weights,
     is_of_kind,
     parse_checkpoint,
-    read_content,
     versions,
 )
 from fima.checkpoints.foreign import is_plain, read_inert
 from fima.checkpoints.pretrained import nearest_backbone
+from fima.checkpoints.torch_file import HoldsClassesError, read_content
 from fima.config import MethodConfig, ModelConfig, OptimConfig, PretrainConfig
 from fima.errors import CheckpointError
 from fima.method import build_method

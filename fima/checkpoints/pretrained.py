@@ -19,17 +19,16 @@ from fima.checkpoints.checkpoint import (
     ENCODER_PREFIX,
     Checkpoint,
     ClassifierCheckpoint,
-    HoldsClassesError,
     LoadedEncoder,
     below,
     file_hash,
     is_of_kind,
     load_weights,
     parse_checkpoint,
-    read_content,
 )
 from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.torch_file import HoldsClassesError, read_content
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole

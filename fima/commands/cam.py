@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,7 @@ import tyro
 
 from fima.commands.output import warn_of
 from fima.commands.parse import parse
+from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.layouts.files import has_videos, mark_picture
 from fima.errors import ConfigError, DataError, VideoError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from fima.checkpoints.checkpoint import LoadedEncoder
+    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import MapKind
     from fima.visual.cam_video import NamedEncoder
 
@@ -59,6 +61,7 @@ class CamArguments:
     """Which videos of a folder."""
     num_videos: int = 8
     """Videos of a folder, evenly spread over its list; 0: all of them."""
+    clips: Annotated[ClipOverrides, tyro.conf.arg(name="")] = field(default_factory=ClipOverrides)
     height: int = 256
     """Height of the frames in the result, in pixels."""
     device: str = "auto"
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     videos = _videos(arguments)
     resources = Resources(device=device, batch_size=1)
     shown = [
-        shown_encoder(name, encoder, videos, ADAPTING_CLIPS, resources, kind=arguments.map)
+        shown_encoder(name, encoder, videos, _clips(arguments, encoder), resources, kind=arguments.map)
         for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
     ]
     if arguments.out.suffix == ".png":
@@ -115,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if num_failed == len(videos.videos):
         raise DataError(f"none of {num_failed} videos could be decoded; see above")
     return 0
+
+
+def _clips(arguments: CamArguments, encoder: LoadedEncoder) -> ClipSettings:
+    from fima.data.eval_clips import ClipSettings
+
+    return arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
 
 
 def _write(
@@ -144,7 +153,7 @@ def _write_one_picture(
     clips = list(dict.fromkeys(encoder.clips for encoder in shown))
     if len(clips) > 1:
         text = " and ".join(f"{each.frames} frames of {each.crop_size} px ({each.timing})" for each in clips)
-        raise ConfigError(f"--compare {arguments.compare}: the checkpoints were trained on {text}; give --out a folder")
+        raise ConfigError(f"--compare {arguments.compare}: the checkpoints take {text}; give --out a folder")
     masked = all(path.is_dir() and has_masks(path) for path in arguments.videos)
     side_by_side(
         {encoder.name: encoder.encoders for encoder in shown},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.figures import comparison_table
+from fima.commands.figures import comparison_table, provenance
 from fima.commands.labelled import LabelledArguments, collect_labelled, evaluation_file, list_labelled, say_aloud
 from fima.commands.parse import errors_in_one_line, parse
 from fima.console import Console
@@ -19,7 +19,7 @@ from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
-    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.collected import Collected
     from fima.evaluate.loaded_model import Subject
 
 PROTOCOLS = ("linear", "knn", "retrieval")
@@ -62,15 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_main = distributed.is_main()
             if is_main:
                 say_aloud(list(subjects.values()), splits, arguments.config)
-            collected = {
-                name: collect_labelled(sources[name], subject, splits, config, arguments.on, device)
-                for name, subject in subjects.items()
-            }
+            found = collect_labelled(list(subjects.values()), splits, config, arguments.on, device)
     finally:
         # The others need not wait for the arithmetic, which the main process does alone.
         distributed.shutdown()
     if is_main:
-        _write(arguments, subjects, collected)
+        _write(arguments, subjects, dict(zip(subjects, found, strict=True)))
     return 0
 
 
@@ -96,6 +93,7 @@ def _write(arguments: CompareArguments, subjects: dict[str, Subject], collected:
     results = {name: result for name, (result, _) in found.items()}
     apart = differences({name: tested for name, (_, tested) in found.items()}, arguments.config.seed)
     content = {
+        "provenance": provenance(results),
         "encoders": {name: asdict(result) for name, result in results.items()},
         "differences": [asdict(difference) for difference in apart],
     }

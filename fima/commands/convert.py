@@ -45,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checkpoint(arguments: ConvertArguments) -> str:
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.checkpoints.checkpoint import save_checkpoint, write_content
+    from fima.checkpoints.checkpoint import save_checkpoint
     from fima.checkpoints.convert import fima_to_official
     from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint
     from fima.checkpoints.pretrained import write_safetensors
+    from fima.checkpoints.torch_file import write_content
 
     checkpoint = load_training_checkpoint(arguments.source)
     if arguments.out.suffix == ".safetensors":
@@ -67,10 +68,10 @@ def _checkpoint(arguments: ConvertArguments) -> str:
 def _encoder(arguments: ConvertArguments) -> str:
     import torch
 
-    from fima.checkpoints.checkpoint import write_content
     from fima.checkpoints.convert import PREFIX
     from fima.checkpoints.official_checkpoint import ARCHITECTURES
     from fima.checkpoints.pretrained import load_pretrained, write_safetensors
+    from fima.checkpoints.torch_file import write_content
 
     loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""

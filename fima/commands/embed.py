@@ -15,6 +15,7 @@ from fima.commands.output import warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
+from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
@@ -24,7 +25,6 @@ from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.use.embed import Embedded
-    from fima.use.encoder import VideoEncoder
 
 MOST_WORKERS = 4
 
@@ -38,7 +38,8 @@ class EmbedArguments:
     """
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
+    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`; or one of another program, as `fima evaluate` takes
+    it: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -57,12 +58,7 @@ class EmbedArguments:
     """Layout of the data; `auto` detects it."""
     annotations: Path | None = None
     """List file or folder of list files, if they are not with the videos."""
-    frames: int | None = None
-    """Frames per clip. None: as in training."""
-    crop_size: int | None = None
-    """Side of the crops, in pixels. None: as in training."""
-    frame_rate: float = 0.0
-    """Frames per second of videos that do not say theirs, such as folders of pictures. 0: unknown."""
+    clips_shown: Annotated[ClipOverrides, tyro.conf.arg(name="")] = field(default_factory=ClipOverrides)
     batch_size: int = 32
     """Clips at a time."""
     workers: int | None = None
@@ -79,8 +75,8 @@ class EmbedArguments:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ConfigError(f"--{name} {value}: must be at least {smallest}")
-        if self.frame_rate < 0:
-            raise ConfigError(f"--frame-rate {self.frame_rate}: must be 0 or more")
+        if self.per == "second" and self.clips_shown.span is not None:
+            raise ConfigError(f"--span {self.clips_shown.span:g}: a clip of --per second covers that second")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.torch_tools import distributed
     from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos, remove_parts
-    from fima.use.encoder import load
+    from fima.use.encoder import open_encoder
     from fima.use.table import check_suffix
 
     check_suffix(arguments.out)
@@ -102,27 +98,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = _paths(arguments)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device))
-        encoder = load(arguments.encoder, device=device)
+        encoder = open_encoder(arguments.encoder, device)
         parts = arguments.out.with_name(f".{arguments.out.name}.parts")
-        settings = encoder.clip_settings(
-            clips=arguments.clips, crops=arguments.crops, frames=arguments.frames, crop_size=arguments.crop_size
-        )
+        trained = replace(encoder.clips, num_clips=arguments.clips, num_crops=arguments.crops)
         # The clip of a second covers that second, not a share of the video.
-        span = 0.0 if arguments.per == "second" else settings.span
-        settings = replace(settings, frame_rate=arguments.frame_rate, span=span)
+        trained = replace(trained, span=0.0) if arguments.per == "second" else trained
+        settings = arguments.clips_shown.applied_to(trained)
         resources = Resources(
             device=device,
             batch_size=arguments.batch_size,
             workers=min(MOST_WORKERS, available_cores()) if arguments.workers is None else arguments.workers,
             limits=arguments.limits,
         )
-        check_fits(encoder, settings, name=encoder.backbone, device=device)
+        check_fits(encoder.module, settings, name=encoder.name, device=device)
+        if distributed.is_main() and (assumption := encoder.assumed(settings)):
+            print(f"fima: warning: {assumption}", file=sys.stderr)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:
-        _write(arguments, encoder, embedded)
+        _write(arguments, embedded)
         remove_parts(parts)
     return 0
 
@@ -139,7 +135,7 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
     return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
 
 
-def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded) -> None:
+def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     from fima.use.table import write_embeddings
 
     found = embedded.embeddings
@@ -155,7 +151,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
         "out": str(arguments.out),
         "num_videos": len(found.paths),
         "num_rows": len(found.vectors),
-        "num_features": encoder.num_features,
+        "num_features": found.vectors.shape[1],
         "num_skipped": len(embedded.skipped),
         "num_continued": embedded.num_before,
         "seconds": round(embedded.seconds, 2),
@@ -165,7 +161,7 @@ def _write(arguments: EmbedArguments, encoder: VideoEncoder, embedded: Embedded)
         print(json.dumps(record))
         return
     print(
-        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {encoder.num_features} numbers, "
+        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {found.vectors.shape[1]} numbers, "
         f"{len(found.paths):,} videos ({speed:.1f} a second)"
     )
     if embedded.skipped:

@@ -19,7 +19,7 @@ from fima.files.output import check_writable
 if TYPE_CHECKING:
     import torch
 
-    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.collected import Collected
     from fima.evaluate.loaded_model import Subject
 
 
@@ -77,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_main = distributed.is_main()
             if is_main:
                 say_aloud([subject], splits, arguments.config)
-            collected = collect_labelled(
-                arguments.checkpoint, subject, splits, arguments.config, arguments.data, device
-            )
+            (collected,) = collect_labelled([subject], splits, arguments.config, arguments.data, device)
     finally:
         # The others need not wait for the arithmetic, which the main process does alone.
         distributed.shutdown()

@@ -41,18 +41,33 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
         by_split = (f"{figures[name]:.1f}" for figures in shown.values())
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
         table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
-    table.caption, table.caption_justify = provenance(result), "left"
+    table.caption, table.caption_justify = provenance({"": result}), "left"
     return table
 
 
-def provenance(result: EvaluationResult) -> str:
-    """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols."""
-    count = max(1, len(result.splits))
+def provenance(results: Mapping[str, EvaluationResult]) -> str:
+    """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols.
+
+    Args:
+        results: on the same lists, by encoder, which is named where its clips are not those of the others.
+    """
+    first = next(iter(results.values()))
+    count = max(1, len(first.splits))
+    sampling = {name: _sampling(result) for name, result in results.items()}
+    clips = (
+        [f"clips of {name}: {words}" for name, words in sampling.items()]
+        if len(set(sampling.values())) > 1
+        else [f"clips: {sampling.popitem()[1]}"]
+    )
+    versions = {name: found["version"] for result in results.values() for name, found in result.protocols.items()}
+    protocols = ", ".join(f"{name} {version}" for name, version in versions.items() if "@" not in name)
+    unit = first.unit if count == 1 else f"{first.unit}s"
+    return " · ".join([f"{count} {unit} ({first.lists_hash})", f"seed {first.seed}", *clips, f"protocols: {protocols}"])
+
+
+def _sampling(result: EvaluationResult) -> str:
     clips: dict[str, Any] = next((found["clips"] for found in result.protocols.values() if "clips" in found), {})
-    sampling = ", ".join(f"{name} {value}" for name, value in clips.items() if value)
-    protocols = ", ".join(f"{name} {found['version']}" for name, found in result.protocols.items() if "@" not in name)
-    unit = result.unit if count == 1 else f"{result.unit}s"
-    return f"{count} {unit} ({result.lists_hash}) · seed {result.seed} · clips: {sampling} · protocols: {protocols}"
+    return ", ".join(f"{name} {value}" for name, value in clips.items() if value)
 
 
 def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:
@@ -66,6 +81,7 @@ def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Tab
         if all(figure in result.figures for result in everything):
             cells = (_with_interval(result, figure) for result in everything)
             table.add_row(figure, *cells, f"{everything[0].chance[figure]:.1f}")
+    table.caption, table.caption_justify = provenance(results), "left"
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ from fima.evaluate.splits import list_splits
 if TYPE_CHECKING:
     import torch
 
-    from fima.evaluate.evaluate import Collected
+    from fima.evaluate.collected import Collected
     from fima.evaluate.frozen import FrozenEncoder
     from fima.evaluate.loaded_model import Subject
 
@@ -99,25 +99,23 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
 
 
 def collect_labelled(
-    source: str,
-    subject: Subject,
+    subjects: Sequence[Subject],
     splits: Mapping[SplitName, SplitLists],
     config: EvaluationConfig,
     data: Path,
     device: torch.device,
-) -> Collected:
-    """Look at the videos with one encoder, whose features are kept in the folder of its results."""
+) -> list[Collected]:
+    """Look at the videos with all encoders; their features are kept in the folders of their results."""
     from fima.evaluate.evaluate import collect
     from fima.synthetic.motion_textures import has_masks, load_mask
 
-    with progress(f"features of {source}") as report:
+    subjects = [replace(subject, cache=evaluation_file(subject.encoder).parent / "cache") for subject in subjects]
+    with progress(f"features of {', '.join(subject.source for subject in subjects)}") as report:
         return collect(
-            subject,
+            subjects,
             splits,
             config,
-            source=source,
             device=device,
             load_mask=load_mask if has_masks(data) else None,
-            cache=evaluation_file(subject.encoder).parent / "cache",
             report=report,
         )

@@ -20,7 +20,9 @@ from fima.files.atomic import write_file
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
-    from fima.use.encoder import VideoEncoder
+    import torch
+
+    from fima.evaluate.frozen import FrozenEncoder
     from fima.use.table import Embeddings, Floats
 
 
@@ -114,24 +116,28 @@ def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | No
 def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
     # Loading PyTorch takes seconds, which a video of the index need not wait for.
     from fima.data.eval_clips import ClipSettings
+    from fima.evaluate.extract import Resources
+    from fima.torch_tools.device import choose_device
+    from fima.use.encoder import rows_of
 
-    encoder = _encoder(arguments, stored)
-    vector: Floats = encoder.embed(arguments.query, settings=ClipSettings(**stored.about["clips"])).numpy()
+    device = choose_device(arguments.device)
+    encoder, settings = _encoder(arguments, stored, device), ClipSettings(**stored.about["clips"])
+    (found,) = rows_of([arguments.query], encoder.vectors, settings, Resources(device=device))
+    vector: Floats = found.whole.rows[0, 0].numpy()
     return vector
 
 
-def _encoder(arguments: SearchArguments, stored: Embeddings) -> VideoEncoder:
-    from fima.torch_tools.device import choose_device
-    from fima.use.encoder import load
+def _encoder(arguments: SearchArguments, stored: Embeddings, device: torch.device) -> FrozenEncoder:
+    from fima.use.encoder import open_encoder
 
     source = arguments.encoder or str(stored.about.get("source"))
     try:
-        encoder = load(source, device=choose_device(arguments.device))
+        encoder = open_encoder(source, device)
     except CheckpointError as error:
         if arguments.encoder is None:
             raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None
         raise
-    if encoder.fingerprint != stored.about["encoder"]["fingerprint"]:
+    if (encoder.key or encoder.name) != stored.about["encoder"]["fingerprint"]:
         raise CheckpointError(
             f"{source}: its weights are not those that {arguments.index} was made with "
             f"({stored.about['encoder']['description']}); name that one with --encoder, or embed the videos again"

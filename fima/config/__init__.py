@@ -36,11 +36,6 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=RunConfig)
     test: TestConfig = field(default_factory=TestConfig)
 
-    def __post_init__(self) -> None:
-        for name, default in (("on_collapse", "warn"), ("probe", None)):
-            value = getattr(self.run, name)
-            require(value == default, f"run.{name}", value, "is a setting of `fima pretrain`; leave it out")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:

@@ -23,6 +23,9 @@ class DataConfig:
     """List of videos to pass over, such as `fima doctor --quarantine` writes."""
     part: Literal["train", "all"] = "train"
     """`all` trains on every video, those of the test split and those held out for it among them."""
+    held_out_share: float = 0.0
+    """Share of each class, or of videos without labels, that pre-training leaves out; health checks, and `best.pt` by
+    them, then look at these videos alone. 0: they look at training videos."""
     frames: int = 16
     """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
     stride: float = 2.0
@@ -79,6 +82,7 @@ class DataConfig:
         self._check_timing()
         for name in ("flip", "grayscale", "jitter", "blur"):
             require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
+        require(0 <= self.held_out_share < 1, "data.held_out_share", self.held_out_share, "must be in [0, 1)")
         for name in ("workers", "keep_mb"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
         require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")

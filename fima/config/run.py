@@ -31,13 +31,13 @@ class RunConfig:
     health_epochs: int = 5
     """Measure the health of the representation every n epochs; 0 switches it off."""
     health_videos: int = 256
-    """Videos that the health check looks at."""
+    """Videos that the health check looks at, at most; --data.held-out-share says of which."""
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
     """When the representation collapses: say so and go on; stop with exit code 3; or go back to the last healthy
     checkpoint with 0.3 times the learning rate, three times at most (docs/reliability.md). For `fima pretrain`."""
     probe: str | None = None
     """Labelled folder of videos whose kNN accuracy chooses `best.pt`, at each health check. None: that of the health
-    check's own videos, where these have labels. For `fima pretrain`."""
+    check's own videos, where these have labels; see --data.held-out-share. For `fima pretrain`."""
     picture_epochs: int = 5
     """Write crops, activation maps and embeddings to TensorBoard every n epochs; 0 switches it off."""
     log_steps: int = 10

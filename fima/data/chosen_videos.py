@@ -1,12 +1,11 @@
 """The videos that the settings of a run choose."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.layouts.video_list import Split, VideoList
-from fima.data.packed_lists import PackedVideos
+from fima.data.packed_lists import packed
 from fima.data.quarantine import exclude
 
 
@@ -30,4 +29,4 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
     videos = listed(split)
     if settings.exclude is not None:
         videos = exclude(videos, Path(settings.exclude), library=lambda: listed("all"))
-    return replace(videos, videos=PackedVideos(videos.videos))
+    return packed(videos)

@@ -11,7 +11,7 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import WHOLE, Part, full_positions, window_starts
 from fima.data.datasets import VideoList
-from fima.data.loader import SkippedVideo, TrainDataset, TrainSample, build_loader, drawn_timing
+from fima.data.loader import TrainBatch, TrainDataset, TrainSample, about_videos, build_loader, drawn_timing
 from fima.data.sampler import EpochSampler
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
@@ -27,35 +27,18 @@ class LabelledSample(TrainSample):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledBatch:
+class LabelledBatch(TrainBatch):
     """One clip each of B videos."""
 
     clips: Tensor
     """Every second frame of a random window, cropped and flipped at random, uint8 (B, 3, F, S, S)."""
     draws: Tensor
     """Colour draws, float32 (B, 11)."""
-    labels: Tensor
-    """Classes, int64 (B,)."""
-    index: Tensor
-    """Place of each video in the list, int64 (B,)."""
-    paths: list[str]
-    """The B files."""
-    skipped: list[SkippedVideo]
-    """Videos that could not be decoded and were replaced by others."""
 
     def to(self, device: torch.device | str) -> "LabelledBatch":
         """The same batch with clips and labels on `device`; the draws are read by the host and stay there."""
         clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
         return replace(self, clips=clips, labels=labels)
-
-    def split(self, num_parts: int) -> list["LabelledBatch"]:
-        """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
-        rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
-        return [self] if len(rows) == 1 else [self._part(slice(int(part[0]), int(part[-1]) + 1)) for part in rows]
-
-    def _part(self, rows: slice) -> "LabelledBatch":
-        names = ("clips", "draws", "labels", "index", "paths")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def pin_memory(self) -> "LabelledBatch":
         """The same batch with its clips in page-locked memory, from which copies to a GPU do not block."""
@@ -95,15 +78,7 @@ class LabelledDataset(TrainDataset[LabelledSample]):
 def build_labelled_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> GuardedLoader[LabelledBatch]:
-    """The training batches of a classifier.
-
-    Args:
-        videos: what to train on.
-        data: frames, crops and number of worker processes; the batches do not depend on the latter.
-        batch_size: videos per step over all processes.
-        seed: seed of the run.
-        rank: number of this process.
-        world_size: number of processes.
+    """The training batches of a classifier; otherwise as `build_pretrain_loader`.
 
     Raises:
         DataError: a video without a class.
@@ -118,10 +93,7 @@ def collate_clips(samples: Sequence[LabelledSample]) -> LabelledBatch:
     return LabelledBatch(
         clips=torch.stack([sample.clip for sample in samples]),
         draws=torch.stack([sample.draws for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples]),
-        index=torch.tensor([sample.index for sample in samples]),
-        paths=[sample.path for sample in samples],
-        skipped=[skip for sample in samples for skip in sample.skipped],
+        **about_videos(samples),
     )
 
 

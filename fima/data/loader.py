@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -69,7 +69,29 @@ class PretrainSample(TrainSample):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainBatch:
+class TrainBatch:
+    """What every kind of training batch says about its B videos."""
+
+    index: Tensor
+    """Place of each video in the list, int64 (B,)."""
+    paths: list[str]
+    """The B files."""
+    labels: Tensor
+    """Classes, int64 (B,); -1 where unknown."""
+    skipped: list[SkippedVideo]
+    """Videos that could not be decoded and were replaced by others."""
+
+    def split(self, num_parts: int) -> list[Self]:
+        """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
+        rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
+        return [self] if len(rows) == 1 else [self._part(slice(int(part[0]), int(part[-1]) + 1)) for part in rows]
+
+    def _part(self, rows: slice) -> Self:
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if name != "skipped"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch(TrainBatch):
     """Two clips each of B videos."""
 
     a: ClipViews
@@ -80,28 +102,10 @@ class PretrainBatch:
     """Colour draws of clip a, float32 (B, 4, P): for full, its difference, early and late difference."""
     draws_b: Tensor
     """Colour draws of clip b."""
-    index: Tensor
-    """Place of each video in the list, int64 (B,)."""
-    paths: list[str]
-    """The B files."""
-    labels: Tensor
-    """Classes, int64 (B,); -1 where unknown."""
-    skipped: list[SkippedVideo]
-    """Videos that could not be decoded and were replaced by others."""
 
     def to(self, device: torch.device | str) -> "PretrainBatch":
         """The same batch with its views on `device`; draws, indices and labels are read by the host and stay there."""
         return replace(self, a=self.a.to(device), b=self.b.to(device))
-
-    def split(self, num_parts: int) -> list["PretrainBatch"]:
-        """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
-        rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
-        return [self] if len(rows) == 1 else [self._part(int(part[0]), int(part[-1]) + 1) for part in rows]
-
-    def _part(self, start: int, stop: int) -> "PretrainBatch":
-        tensors = ("draws_a", "draws_b", "index", "paths", "labels")
-        own = {name: getattr(self, name)[start:stop] for name in tensors}
-        return replace(self, a=self.a.rows(start, stop), b=self.b.rows(start, stop), **own)
 
     def pin_memory(self) -> "PretrainBatch":
         """The same batch with its views in page-locked memory."""
@@ -304,8 +308,15 @@ def collate_samples(samples: Sequence[PretrainSample]) -> PretrainBatch:
         b=stack_views([sample.b for sample in samples]),
         draws_a=torch.stack([sample.draws_a for sample in samples]),
         draws_b=torch.stack([sample.draws_b for sample in samples]),
-        index=torch.tensor([sample.index for sample in samples]),
-        paths=[sample.path for sample in samples],
-        labels=torch.tensor([sample.label for sample in samples]),
-        skipped=[skip for sample in samples for skip in sample.skipped],
+        **about_videos(samples),
     )
+
+
+def about_videos(samples: Sequence[TrainSample]) -> dict[str, Any]:
+    """What a batch says about its videos: the fields of `TrainBatch`."""
+    return {
+        "index": torch.tensor([sample.index for sample in samples]),
+        "paths": [sample.path for sample in samples],
+        "labels": torch.tensor([sample.label for sample in samples]),
+        "skipped": [skip for sample in samples for skip in sample.skipped],
+    }

@@ -6,13 +6,14 @@ and thereby copies, the memory that they lie in. Arrays have one counter each.
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fima.data.datasets import Video
+from fima.data.datasets import Video, VideoList
 
 NO_LABEL = -1
 
@@ -82,3 +83,8 @@ class PackedVideos(Sequence[Video]):
             return [self[place] for place in range(*index.indices(len(self)))]
         label = int(self._labels[index])
         return Video(Path(self._paths[index]), None if label == NO_LABEL else label)
+
+
+def packed(videos: VideoList) -> VideoList:
+    """The list without an object per video."""
+    return replace(videos, videos=PackedVideos(videos.videos))

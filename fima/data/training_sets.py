@@ -13,7 +13,8 @@ from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import Video, VideoList
 from fima.data.epoch_plan import EpochPlan
 from fima.data.layouts.video_list import counted
-from fima.data.packed_lists import PackedVideos
+from fima.data.packed_lists import PackedVideos, packed
+from fima.data.subsets import hold_out
 from fima.errors import ConfigError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)
@@ -46,21 +47,30 @@ def training_set(word: str) -> TrainingSet:
     return TrainingSet(root=Path(path), weight=weight)
 
 
-def training_videos(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
     """List the training videos of several sets as one, each read in its own layout.
 
     Args:
         sets: at least one.
-        settings: part and number of the split, excluded videos, and how the sets are mixed.
+        settings: part and number of the split, excluded and held-out videos, and how the sets are mixed.
+        seed: which videos of each set are held out follows from it.
 
     Returns:
         The videos in the order of the sets, classes named `SET/CLASS`; of a single set, its list as it is.
 
     Raises:
-        DataError: a set cannot be listed.
+        DataError: a set cannot be listed, or none of its videos can be held out.
         ConfigError: a setting that goes with a single set, a set that is given twice, or a weight that is too small.
     """
     lists = [chosen_videos(each.root, settings, settings.part) for each in sets]
+    if not settings.held_out_share:
+        return _as_one(sets, lists, settings)
+    parts = zip(*(hold_out(each, settings.held_out_share, seed) for each in lists), strict=True)
+    kept, held_out = (_as_one(sets, [packed(each) for each in part], settings) for part in parts)
+    return replace(kept, held_out=held_out)
+
+
+def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: DataConfig) -> VideoList:
     if len(lists) == 1:
         if sets[0].weight != 1:
             raise ConfigError(f"{sets[0].root}:{sets[0].weight:g}: a weight compares several sets; leave it out")

@@ -34,9 +34,9 @@ class ClipViews:
         """The same views on another device; copies do not block where the memory is pinned."""
         return ClipViews(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
-    def rows(self, start: int, stop: int) -> "ClipViews":
+    def __getitem__(self, rows: slice) -> "ClipViews":
         """Some clips of a batch."""
-        return ClipViews(**{name: value[start:stop] for name, value in vars(self).items()})
+        return ClipViews(**{name: value[rows] for name, value in vars(self).items()})
 
     def pin_memory(self) -> "ClipViews":
         """The same views in page-locked memory, from which copies to a GPU do not block."""

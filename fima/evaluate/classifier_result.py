@@ -29,9 +29,7 @@ def averages_log_softmax(classifier: ClassifierConfig) -> bool:
 def classifier_result(
     config: FinetuneConfig,
     *,
-    train: VideoList,
-    tests: Mapping[str, VideoList],
-    validation: VideoList | None,
+    lists: Mapping[str, VideoList],
     scores: Mapping[str, ClassifierScores],
     foreground: Measured,
     source: dict[str, Any],
@@ -42,17 +40,15 @@ def classifier_result(
 
     Args:
         config: the settings, resolved.
-        train: videos that it trained on.
-        tests: by name, the test split, called `test`, and its counterparts.
-        validation: videos that the epoch was chosen on, where there are such.
-        scores: of these lists, by the same names.
+        lists: by name, the videos that it trained on, `train`; those that the epoch was chosen on, `validation`, where
+            there are such; the test split, `test`, and its counterparts.
+        scores: of the test split and its counterparts.
         foreground: which part of the activation falls on what moves.
         source: what the encoder began from.
         epoch: whole epochs behind the tested weights.
         selected_by: top-1 that chose them, in percent; None for the last epoch.
     """
     name = protocol_name(config.classifier)
-    lists = {"train": train} | ({} if validation is None else {"validation": validation}) | dict(tests)
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
         data[test] |= {
@@ -60,13 +56,13 @@ def classifier_result(
             "undecodable": [{"path": video.path, "reason": video.reason} for video in found.undecodable],
         }
     figures, chance = class_figures(
-        {test: (found.scores, found.labels) for test, found in scores.items()}, len(tests["test"].classes)
+        {test: (found.scores, found.labels) for test, found in scores.items()}, len(lists["test"].classes)
     )
     measured = {
         name: Measured(
             figures=figures,
             chance=chance,
-            settings=protocol_settings(config, len(validation.videos) if validation else 0),
+            settings=protocol_settings(config, len(lists["validation"].videos) if "validation" in lists else 0),
             notes={"epoch": epoch, "top1_that_chose_it": selected_by},
         ),
         "foreground": foreground,

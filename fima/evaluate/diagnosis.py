@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.errors import DataError
 from fima.evaluate.cam import evenly_spread
+from fima.evaluate.diagnosis_inputs import INPUTS, MOVING, background_places, median_frame, shown_inputs
 from fima.evaluate.extract import Resources
-from fima.evaluate.features import Features, FeatureSource, encode, raw_difference_features
+from fima.evaluate.features import Features, FeatureSource, feature_map, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import Tested, drawn_means, interval
 from fima.evaluate.linear import LinearProbe, fit_linear_probe
@@ -23,76 +23,11 @@ from fima.evaluate.metrics import percent, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.method.heads import pooled
 
-GREY = 128
-HASH_FACTOR = 2654435761
-MOVING = 12.0
-"""Mean absolute distance to the median, over the colours, that a pixel of the foreground and its neighbours exceed."""
 BACKGROUNDS = 64
 """Videos whose backgrounds are put behind the foregrounds of others."""
-INPUTS = (
-    "as_is",
-    "one_frame",
-    "shuffled",
-    "reversed",
-    "median_subtracted",
-    "foreground",
-    "background",
-    "half_speed",
-    "double_speed",
-    "swapped",
-)
-FLOORS = ("untrained", "untrained_one_frame", "frame_differences")
-
-
-def inputs_of(clips: Tensor, backgrounds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what is shown to the encoder, by name, and which background each clip of `swapped` has.
-
-    Args:
-        clips: uint8 (B, 3, F, S, S).
-        backgrounds: uint8 (K, 3, S, S).
-
-    Returns:
-        For each of `INPUTS` uint8 (B, 3, F, S, S), and the places of the backgrounds, int64 (B,): they follow from the
-        pixels, so that neither batches nor processes change them.
-    """
-    num_frames = clips.shape[2]
-    order = torch.randperm(num_frames, generator=torch.Generator().manual_seed(0)).to(clips.device)
-    still = _median_frame(clips)
-    median = still.float()
-    distance = (clips.float() - median).abs().mean(dim=1, keepdim=True)
-    # Without its rim, whose pixels are mixed with the background behind them.
-    moving = -functional.max_pool3d(-distance, (1, 3, 3), stride=1, padding=(0, 1, 1)) > MOVING
-    # Multiplicative hashing: the sum alone says something of the picture, and so of its class.
-    total = clips[:, :, 0].sum(dim=(1, 2, 3), dtype=torch.int64)
-    chosen = (total * HASH_FACTOR >> 16) % len(backgrounds)
-    half = torch.arange(num_frames, device=clips.device) // 2
-    double = torch.arange(num_frames, device=clips.device) * 2 % num_frames
-    shown = {
-        "as_is": clips,
-        "one_frame": clips[:, :, num_frames // 2, None].expand_as(clips),
-        "shuffled": clips[:, :, order],
-        "reversed": clips.flip(2),
-        "median_subtracted": (clips.float() - median).div(2).add(GREY).to(torch.uint8),
-        "foreground": torch.where(moving, clips, torch.full_like(clips, GREY)),
-        "background": still.expand_as(clips),
-        "half_speed": clips[:, :, half],
-        "double_speed": clips[:, :, double],
-        "swapped": torch.where(moving, clips, backgrounds[chosen][:, :, None]),
-    }
-    return shown, chosen
-
-
-def _median_frame(clips: Tensor) -> Tensor:
-    """The median over time, the lower one of an even number, uint8 (B, 3, 1, S, S) of uint8 (B, 3, F, S, S).
-
-    Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over frames.
-    """
-    frames = list(clips.unbind(dim=2))
-    for number in range(len(frames)):
-        for place in range(number % 2, len(frames) - 1, 2):
-            low, high = frames[place], frames[place + 1]
-            frames[place], frames[place + 1] = torch.minimum(low, high), torch.maximum(low, high)
-    return frames[(len(frames) - 1) // 2][:, :, None]
+UNTRAINED = {"as_is": "untrained", "one_frame": "untrained_one_frame"}
+"""Floors of the same network with random weights, by what it is shown."""
+FLOORS = (*UNTRAINED.values(), "frame_differences")
 
 
 def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:
@@ -117,11 +52,11 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
         indices=evenly_spread(len(videos.videos), BACKGROUNDS),
         limits=resources.limits,
     )
-    batches = [(batch.clips[:, 0].float().median(dim=2).values, batch.labels) for batch in loader if len(batch.index)]
+    batches = [(median_frame(batch.clips[:, 0])[:, :, 0], batch.labels) for batch in loader if len(batch.index)]
     if not batches:
         raise DataError(f"{videos.root}: none of the videos for backgrounds can be decoded")
     medians, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return medians.to(torch.uint8), labels
+    return medians, labels
 
 
 def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSource:
@@ -135,12 +70,13 @@ def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSour
     parts = (*INPUTS, *FLOORS) if untrained is not None else (*INPUTS, FLOORS[-1])
 
     def pool(clips: Tensor) -> Tensor:
-        shown, chosen = inputs_of(clips, backgrounds.to(clips.device))
-        rows = [pooled(encode(encoder.module, shown[each])) for each in INPUTS]
-        if untrained is not None:
-            untrained.to(clips.device)
-            rows += [pooled(encode(untrained, shown[each])) for each in ("as_is", "one_frame")]
-        return torch.cat([*rows, raw_difference_features(clips), chosen[:, None].float()], dim=1)
+        chosen = background_places(clips, len(backgrounds))
+        rows = {"frame_differences": raw_difference_features(clips)}
+        for name, shown in shown_inputs(clips, backgrounds.to(clips.device)[chosen]):
+            rows[name] = pooled(feature_map(encoder.module, shown))
+            if untrained is not None and name in UNTRAINED:
+                rows[UNTRAINED[name]] = pooled(feature_map(untrained.to(clips.device), shown))
+        return torch.cat([*(rows[part] for part in parts), chosen[:, None].float()], dim=1)
 
     content = hashlib.sha256(backgrounds.numpy().tobytes()).hexdigest()[:16]
     name = f"{encoder.key or encoder.name}, diagnosis {PROTOCOL_VERSIONS['diagnosis']}, backgrounds {content}"
@@ -189,7 +125,7 @@ def measure_diagnosis(
             "version": PROTOCOL_VERSIONS["diagnosis"],
             "clips": vars(clips),
             "probe": "as linear, for each input",
-            "foreground": f"pixels that are, with their neighbours, more than {MOVING:g} of 255 from the clip's median",
+            "foreground": f"pixels that are, with their neighbours, more than {MOVING} of 255 from the clip's median",
             "untrained": "the same architecture with random weights, seed 0",
             "seed": config.seed,
         },

@@ -81,23 +81,26 @@ class Features:
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """Return pixels in [0, 1], (B, 3, F, S, S), as encoders see them: minus the mean, by the standard deviation."""
+    """Turn pixels in [0, 1], (B, 3, F, S, S), in place into what encoders see: minus the mean, by the deviation."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean).div_(std)
+    return pixels.sub_(mean).div_(std)
+
+
+def feature_map(encoder: nn.Module, clips: Tensor) -> Tensor:
+    """Return the feature map (B, C, t, h, w), float32, of normalised clips (B, 3, F, S, S), without gradients."""
+    with torch.inference_mode():
+        features: Tensor = encoder(clips)
+    return features.float()
 
 
 def encode(encoder: nn.Module, clips: Tensor) -> Tensor:
     """Return the feature map (B, C, t, h, w) of uint8 clips (B, 3, F, S, S), without gradients."""
-    with torch.inference_mode():
-        features: Tensor = encoder(normalised(clips.float().div_(255)))
-    return features.float()
+    return feature_map(encoder, normalised(clips.float().div_(255)))
 
 
 def encode_difference(encoder: nn.Module, clips: Tensor) -> Tensor:
     """Return the feature map (B, C, t, h, w) of the frame differences of uint8 clips (B, 3, F, S, S), as `encode`."""
-    with torch.inference_mode():
-        features: Tensor = encoder(normalised(frame_difference(clips.float() / 255)))
-    return features.float()
+    return feature_map(encoder, normalised(frame_difference(clips.float().div_(255))))
 
 
 STREAM_MAPS = {"rgb": encode, "difference": encode_difference}
@@ -239,7 +242,9 @@ def raw_difference_features(clips: Tensor) -> Tensor:
         (B, (F - 1) · 65): for each pair of frames the mean over the colours, averaged in an 8 x 8 grid, then over the
         whole frame.
     """
-    difference = (clips[:, :, 1:].float() - clips[:, :, :-1].float()).abs().mean(dim=1).div_(255)
+    first, second = clips[:, :, :-1], clips[:, :, 1:]
+    red, green, blue = (torch.maximum(first, second) - torch.minimum(first, second)).short().unbind(dim=1)
+    difference = (red + green + blue).float().div_(3 * 255)
     grid = functional.adaptive_avg_pool2d(difference, DIFFERENCE_CELLS)
     return torch.cat([grid.flatten(1), difference.mean(dim=(2, 3))], dim=1)
 

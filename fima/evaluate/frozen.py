@@ -13,6 +13,8 @@ from fima.checkpoints.checkpoint import weights_hash
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, UserError
+from fima.evaluate.features import encode
+from fima.method.heads import pooled
 
 Network = Callable[[Tensor], Tensor]
 
@@ -69,6 +71,14 @@ class FrozenEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return replace(self, network=self.untrained()).module
+
+    def vectors(self, clips: Tensor) -> Tensor:
+        """Return float32 vectors (B, C) of uint8 clips (B, 3, F, S, S) on its device: the mean of its feature map."""
+        return pooled(encode(self.module, clips))
+
+    def assumed(self, clips: ClipSettings) -> str:
+        """Return what is assumed where it is shown such clips, as a sentence; empty where nothing is."""
+        return self.assumption.replace("{clips}", f"{clips.frames} frames of {clips.crop_size} px")
 
     def preprocessing(self, clips: ClipSettings) -> str:
         """Return in words what it is shown of videos that are cut into such clips."""

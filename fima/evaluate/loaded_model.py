@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind, read_content
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
+from fima.checkpoints.torch_file import read_content
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.frozen import FrozenEncoder, check_fits
@@ -36,11 +37,15 @@ class Subject:
     """The classifier on that encoder, where the checkpoint is one of `fima finetune`."""
     has_maps: bool = True
     """Whether the encoder gives feature maps; others give one vector a clip."""
+    source: str = ""
+    """What was asked for."""
+    cache: Path | None = None
+    """Folder of its cached features; None: they are not kept."""
 
     @property
     def assumption(self) -> str:
         """What was assumed of a file that does not hold its settings, as a sentence; empty where nothing was."""
-        return self.encoder.assumption.replace("{clips}", f"{self.clips.frames} frames of {self.clips.crop_size} px")
+        return self.encoder.assumed(self.clips)
 
     @property
     def preprocessing(self) -> str:
@@ -87,7 +92,7 @@ class Subject:
                 f"are among its test videos; evaluate it on split {own}"
             )
 
-    def check_classes(self, lists: SplitLists, source: str | Path) -> None:
+    def check_classes(self, lists: SplitLists) -> None:
         """Refuse data of other classes than the classifier's.
 
         Raises:
@@ -101,7 +106,7 @@ class Subject:
         first = next(((a, b) for a, b in pairs if a != b), None)
         what = f"{len(own)} classes, not {len(given)}" if first is None else f"`{first[0]}` where it has `{first[1]}`"
         raise CheckpointError(
-            f"{source}: its classifier is not for the classes of {lists.test.root} ({what}); "
+            f"{self.source}: its classifier is not for the classes of {lists.test.root} ({what}); "
             "measure its encoder: --protocols linear knn retrieval"
         )
 
@@ -132,7 +137,7 @@ def load_subject(
     has_maps = True
     if not is_ours or (clips.frames, clips.crop_size) != (encoder.clips.frames, encoder.clips.crop_size):
         has_maps = check_fits(encoder.module, clips, name=encoder.name, device=device) or is_ours
-    return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps)
+    return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps, source=str(source))
 
 
 def _load_ours(path: Path, backbone: str | None, device: torch.device) -> tuple[FrozenEncoder, LoadedClassifier | None]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fima.data.clips import TIMING
+from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
@@ -77,24 +77,13 @@ def parts_of(features: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(ClipOverrides):
     """Settings of an evaluation; they are part of its result."""
 
     protocols: tuple[str, ...] | None = None
     """What to measure: `evaluate`, `linear`, `knn`, `retrieval`, `same_video`, `clustering`, `low_shot_curve`,
     `attentive`, `foreground`, `occlusion`, `diagnosis` (docs/protocols.md). None: `evaluate` and `foreground` for a
     classifier; for an encoder `linear`, `knn`, `retrieval`, `same_video` and `foreground`."""
-    frames: int | None = None
-    """Frames per clip. None: as in training; 16 where the checkpoint does not say."""
-    crop_size: int | None = None
-    """Side of the crops, in pixels. None: as in training; 224 where the checkpoint does not say."""
-    stride: float | None = None
-    """Source frames between neighbouring frames of a clip. None: as in training, as with `fps` and `span`; give at most
-    one of the three."""
-    fps: float | None = None
-    """Frames per second of a clip."""
-    span: float | None = None
-    """Share of the video that a clip covers."""
     num_clips: int = 10
     """Clips per video, evenly spread over it."""
     num_crops: Literal[1, 3] = 1
@@ -132,6 +121,7 @@ class EvaluationConfig:
     """Limits for one video; one that exceeds them is left out and named."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.protocols or () if name not in PROTOCOLS]
         if unknown or self.protocols == ():
             wrong = unknown[0] if unknown else "(none)"
@@ -142,12 +132,6 @@ class EvaluationConfig:
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
-        timings = [name for name in TIMING if getattr(self, name) is not None]
-        if len(timings) > 1:
-            raise ConfigError(f"--{timings[0]} and --{timings[1]}: both say how far apart frames are; give one")
-        for name in timings:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} {getattr(self, name):g}: must be above 0")
         smallest = {
             "folds": 2,
             "num_clips": 1,
@@ -168,19 +152,8 @@ class EvaluationConfig:
         Raises:
             ConfigError: a size below what clips have.
         """
-        given = {name: value for name in TIMING if (value := getattr(self, name)) is not None}
-        trained = replace(trained, fps=0.0, span=0.0) if given else trained
-        return replace(
-            trained,
-            frames=trained.frames if self.frames is None else self.frames,
-            crop_size=trained.crop_size if self.crop_size is None else self.crop_size,
-            num_clips=self.num_clips,
-            num_crops=self.num_crops,
-            ori_resolution=self.ori_resolution,
-            stride=given.get("stride", trained.stride),
-            fps=given.get("fps", trained.fps),
-            span=given.get("span", trained.span),
-        )
+        clips = self.applied_to(trained)
+        return replace(clips, num_clips=self.num_clips, num_crops=self.num_crops, ori_resolution=self.ori_resolution)
 
     def chosen(self, *, classifier: bool, encoder: bool = True, maps: bool = True) -> tuple[str, ...]:
         """Return the protocols to run.

@@ -1,6 +1,7 @@
 """Rewriting one video so that random clips of it decode fast: small frames, frequent key frames, cheap to decode."""
 
 import errno
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -50,11 +51,12 @@ def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 
     Args:
         width: of the source, in pixels.
         height: of the source, in pixels.
-        short_side: in pixels; nothing is scaled up to it.
+        short_side: in pixels; nothing is scaled up to it, and no frame gets more pixels than the source has.
         pixel_aspect: width of the source's pixels over their height; frames grow along the longer side of a pixel.
     """
     shown_width, shown_height = width * max(1, pixel_aspect), height / min(1, pixel_aspect)
-    scale = min(1.0, short_side / min(shown_width, shown_height))
+    same_area = math.sqrt(min(pixel_aspect, 1 / pixel_aspect))
+    scale = min(same_area, short_side / min(shown_width, shown_height))
     return max(2, 2 * round(shown_width * scale / 2)), max(2, 2 * round(shown_height * scale / 2))
 
 
@@ -108,14 +110,18 @@ def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> i
 
 
 def _timed(reader: VideoReader, fps: Fraction) -> Iterator[VideoFrame]:
-    """The frames with times that begin at 0 and rise; one without a time, or out of order, follows the one before."""
+    """The frames with times that begin at 0 and rise, evenly spaced where the file does not tell those of all.
+
+    With packed B-frames, FFmpeg gives the times of neighbours in the wrong order.
+    """
+    is_even = reader.frame_times() is None
     gap = max(1, round(1 / (fps * reader.time_base)))
     first: int | None = None
     last = -gap
     for frame in reader.frames():
         if first is None:
             first = frame.pts or 0
-        time = last + gap if frame.pts is None or frame.pts - first <= last else frame.pts - first
+        time = last + gap if is_even or frame.pts is None or frame.pts - first <= last else frame.pts - first
         frame.pts, frame.dts, frame.time_base = time, None, reader.time_base
         last = time
         yield frame

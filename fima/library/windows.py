@@ -18,13 +18,13 @@ MOST_WINDOWS = 3_600
 USUAL_RATE = 25.0
 
 
-def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig) -> VideoList:
+def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
     """List the videos to train on, and what an epoch has of them.
 
     Raises:
         UserError: as `training_videos`; or the lengths of the videos cannot be kept in their index.
     """
-    videos = training_videos(sets, settings)
+    videos = training_videos(sets, settings, seed)
     if settings.windows_per_video == 1:
         return videos
     return with_windows(videos, windows_of(videos, [each.root for each in sets], settings), sets, settings)

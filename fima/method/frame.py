@@ -5,33 +5,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fima.config import MethodConfig
 from fima.method import losses
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
-from fima.method.queue import KeyQueue, decided_size
-from fima.method.term import QueryPass, Term, TermLoss
+from fima.method.term import ClipTerm, QueryPass, TermLoss
 from fima.torch_tools.distributed import gather_rows
 
 
-class FrameTerm(Term[Tensor]):
-    """Frame-level motion loss (paper, frame-level motion): the mean of its four predictions.
-
-    Args:
-        method: its temperature and the length of the queue.
-        dim: size D of an embedding.
-
-    Raises:
-        ConfigError: `method.queue_size` is None.
-    """
+class FrameTerm(ClipTerm):
+    """Frame-level motion loss (paper, frame-level motion): the mean of its four predictions."""
 
     name, queue_name = "frame", "motion_queue"
     views = ("early_difference", "late_difference")
-
-    def __init__(self, method: MethodConfig, dim: int) -> None:
-        size = decided_size(method.queue_size, "method.queue_size")
-        self.queue: KeyQueue = KeyQueue(size, dim, knows_videos=method.exclude_same_video)
-        self.temperature = method.temperature
 
     def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
         """Local motion: embeddings of the `early` and the `late` difference, (2, B, D)."""

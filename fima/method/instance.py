@@ -4,34 +4,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fima.config import MethodConfig
 from fima.method import losses
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
-from fima.method.queue import KeyQueue, decided_size
 from fima.method.same_video import BatchVideos
-from fima.method.term import QueryPass, Term, TermLoss
+from fima.method.term import ClipTerm, QueryPass, TermLoss
 from fima.torch_tools.distributed import gather_rows
 
 
-class InstanceTerm(Term[Tensor]):
-    """InfoNCE of q_a with k_b, and of q_b with k_a (paper, instance discrimination).
-
-    Args:
-        method: its temperature and the length of the queue.
-        dim: size D of an embedding.
-
-    Raises:
-        ConfigError: `method.queue_size` is None.
-    """
+class InstanceTerm(ClipTerm):
+    """InfoNCE of q_a with k_b, and of q_b with k_a (paper, instance discrimination)."""
 
     name, queue_name = "instance", "queue"
     views = ("full",)
-
-    def __init__(self, method: MethodConfig, dim: int) -> None:
-        size = decided_size(method.queue_size, "method.queue_size")
-        self.queue: KeyQueue = KeyQueue(size, dim, knows_videos=method.exclude_same_video)
-        self.temperature = method.temperature
 
     def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
         """Embeddings of the `full` view, (B, D)."""

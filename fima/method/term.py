@@ -8,10 +8,11 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from fima.config import MethodConfig
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
 from fima.method.prediction import MotionPrediction
-from fima.method.queue import KeyQueue
+from fima.method.queue import KeyQueue, decided_size
 from fima.method.same_video import BatchVideos
 
 Keys = TypeVar("Keys")
@@ -91,3 +92,23 @@ class Term(ABC, Generic[Keys]):
             key_a: the keys of clip a.
             key_b: the keys of clip b.
         """
+
+
+class ClipTerm(Term[Tensor]):
+    """A term whose keys stand for whole clips, with a queue of them.
+
+    Args:
+        method: its temperature and the length of the queue.
+        dim: size D of an embedding.
+
+    Raises:
+        ConfigError: `method.queue_size` is None.
+    """
+
+    queue: KeyQueue
+
+    def __init__(self, method: MethodConfig, dim: int) -> None:
+        self.queue = KeyQueue(
+            decided_size(method.queue_size, "method.queue_size"), dim, knows_videos=method.exclude_same_video
+        )
+        self.temperature = method.temperature

@@ -23,12 +23,7 @@ ADVICE = "try a lower --optim.lr, a larger --optim.batch_size or a longer --meth
 
 
 class CollapsedError(Exception):
-    """The representation has collapsed, and the run is to go back.
-
-    Args:
-        progress: how far it had come.
-        reason: what was seen.
-    """
+    """The representation has collapsed, and the run is to go back from its progress, for a reason in words."""
 
     def __init__(self, progress: Progress, reason: str) -> None:
         super().__init__(reason)
@@ -45,11 +40,6 @@ def counted_collapse(progress: Progress, measured: Measured, numbers: Mapping[st
 
     It looks collapsed where its embeddings do (`looks_collapsed`), or where the loss is at its floor: within 0.1 % of
     the last step's, whatever the videos.
-
-    Args:
-        progress: the progress after the step.
-        measured: what the step measured.
-        numbers: the same, read.
     """
     loss, last = numbers["loss"], progress.last_loss
     is_still = last is not None and abs(loss - last) <= STILL * abs(last)

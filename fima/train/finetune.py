@@ -205,15 +205,14 @@ class Finetuning(Task[LabelledBatch]):
             selection, epoch = best.selection, best.progress.epoch
             load_weights(self.networks, best.model, source=run.best, what="model")
         tests = {"test": lists.test, **lists.counterparts}
+        validation = {} if lists.validation is None else {"validation": lists.validation}
         scores = {name: score(self.networks, self.config, videos, training.device) for name, videos in tests.items()}
         undecodable = sum(len(found.undecodable) for found in scores.values())
         if undecodable:
             log.warn(f"{undecodable} test videos cannot be decoded and do not count; see {run.result}")
         result = classifier_result(
             self.config,
-            train=lists.train,
-            tests=tests,
-            validation=lists.validation,
+            lists={"train": lists.train, **validation, **tests},
             scores=scores,
             foreground=foreground(self.networks, self.config, lists, training.device),
             source=self.encoder.source,

@@ -33,11 +33,14 @@ NARROW_SHARE = 0.6
 """Smallest share of the short side that the crops of a test may cover without a warning."""
 WITHOUT_MEANING = (
     "data.part",
+    "data.held_out_share",
     "data.clip_sampling",
     "data.windows_per_video",
     "data.mixing",
     "run.health_epochs",
     "run.health_videos",
+    "run.on_collapse",
+    "run.probe",
     "run.picture_epochs",
     "optim.ema_decay",
 )

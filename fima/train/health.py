@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.config import PretrainConfig
+from fima.config.checks import require
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, build_eval_loader
@@ -65,20 +66,11 @@ class Health:
 def looks_collapsed(num_videos: int, rank: float, std: float, size: int) -> bool:
     """Return whether embeddings of size D (almost) do not depend on the video; never said of fewer than 8 videos.
 
-    Args:
-        num_videos: how many embeddings were measured.
-        rank: their effective rank; collapsed below 2.
-        std: their standard deviation; collapsed below a tenth of 1 / sqrt(D).
-        size: D.
+    They do not where their effective rank is below 2, or their standard deviation below a tenth of 1 / sqrt(D).
     """
     return num_videos >= FEWEST_VIDEOS and (
         not math.isfinite(rank + std) or rank < COLLAPSED_RANK or std < COLLAPSED_STD_SHARE * size**-0.5
     )
-
-
-def embedding_std(embeddings: Tensor) -> float:
-    """Return `spread` as a number."""
-    return float(spread(embeddings))
 
 
 def spread(embeddings: Tensor) -> Tensor:
@@ -134,7 +126,7 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
     labelled = num_videos > 1 and int(labels.min()) >= 0 and len(torch.unique(labels)) > 1
     return Health(
         num_videos=num_videos,
-        embedding_std=embedding_std(embeddings[:, 0]),
+        embedding_std=float(spread(embeddings[:, 0])),
         uniform_std=size**-0.5,
         effective_rank=effective_rank(embeddings[:, 0]),
         positive_similarity=float(similarity.diagonal().mean()),
@@ -148,7 +140,7 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
 
     Args:
         method: its query encoder and projector are looked at, in eval mode.
-        videos: the training videos; `config.run.health_videos` of them are taken.
+        videos: the training videos, or those held out; `config.run.health_videos` of them are taken.
         config: settings of the run.
         device: where the networks are.
 
@@ -163,6 +155,17 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
     with torch.no_grad(), in_eval_mode(method):
         embeddings = method.projector(features.flatten(0, 1)).view(len(labels), NUM_CLIPS, -1)
     return measure(embeddings, features.mean(dim=1), labels)
+
+
+def require_enough_for_health(held_out: VideoList | None, config: PretrainConfig) -> None:
+    """Refuse to measure health on so few held-out videos that no collapse could be told.
+
+    Raises:
+        ConfigError: with their number.
+    """
+    count = FEWEST_VIDEOS if held_out is None else len(held_out.videos)
+    rule = f"holds out {count} of the videos; health is measured on {FEWEST_VIDEOS} or more; give a larger share"
+    require(count >= FEWEST_VIDEOS, "data.held_out_share", config.data.held_out_share, rule)
 
 
 @contextlib.contextmanager
@@ -182,11 +185,7 @@ def clip_features(
 ) -> tuple[Tensor, Tensor]:
     """Pooled features of the query encoder in eval mode; the networks and the random state stay as they were.
 
-    Args:
-        method: its query encoder is looked at.
-        videos: what to look at; those that cannot be decoded are left out.
-        config: settings of the run.
-        device: where the networks are.
+    Videos that cannot be decoded are left out.
 
     Returns:
         Features of two clips of each video, (V, 2, C), and the labels (V,), -1 where unknown; on the device.
@@ -210,13 +209,7 @@ def clip_features(
 
 
 def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:
-    """Measure the query networks on each of several sets, on its part of the videos of a health check, by its name.
-
-    Args:
-        method: as of `check_health`.
-        videos: the training videos.
-        config: settings of the run.
-        device: where the networks are.
+    """Measure each of several sets, on its part of the videos of a health check, by its name; otherwise as that one.
 
     Returns:
         Nothing where there is one set; without sets of which fewer than two videos can be decoded.

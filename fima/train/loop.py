@@ -41,12 +41,6 @@ def seed_networks(config: PretrainConfig | FinetuneConfig, device: torch.device)
 def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[Any]) -> TrainingResult:
     """Train from a checkpoint, or from the networks as they are, to the last epoch or to a signal.
 
-    Args:
-        task: what is trained, on what.
-        run: folder of the run.
-        device: where.
-        start: what is done already.
-
     Raises:
         UserError: the folder or the checkpoint is not as it must be.
         TrainingError: the run had to stop; its last good checkpoint is in place.

@@ -73,16 +73,7 @@ class EpochMeter:
         self._line_clock.step_ends()
 
     def count(self, progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
-        """Count a step that is done.
-
-        Args:
-            progress: the progress before it.
-            measured: what it measured.
-            numbers: the same, read.
-
-        Returns:
-            The progress after it.
-        """
+        """Count a step that is done; return the progress after it."""
         num_videos = len(measured.paths) * distributed.world_size()
         self._epoch_clock.count(num_videos)
         self._line_clock.count(num_videos)
@@ -103,11 +94,7 @@ class EpochMeter:
         return progress
 
     def epoch_ends(self, progress: Progress, num_epochs: int) -> Progress:
-        """Record the means and the speed of the epoch, of which every step is done.
-
-        Returns:
-            The progress between this epoch and the next one.
-        """
+        """Record means and speed of the epoch, of which every step is done; return the progress before the next."""
         means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
         values = {"lr": self._lr, **with_means(means), **self._epoch_clock.rates()}
         progress = dataclasses.replace(

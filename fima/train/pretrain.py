@@ -35,7 +35,7 @@ from fima.torch_tools.precision import autocast, memory_format
 from fima.train.by_set import sums_by_set
 from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
-from fima.train.health import Health, check_health, health_by_set
+from fima.train.health import Health, check_health, health_by_set, require_enough_for_health
 from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
@@ -84,7 +84,9 @@ def pretrain(
         run.require(resume=resume)
         probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         warm = None if resume else warm_start(config, resume_from)
-        videos = videos_of_epoch([TrainingSet(root=data)] if isinstance(data, Path) else data, config.data)
+        sets = [TrainingSet(root=data)] if isinstance(data, Path) else data
+        videos = videos_of_epoch(sets, config.data, config.run.seed)
+        require_enough_for_health(videos.held_out, config)
         num_videos = videos.epoch.num_samples
         config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
         if not resume:
@@ -127,6 +129,7 @@ class Pretraining(Task[PretrainBatch]):
         probe: SplitLists | None = None,
     ) -> None:
         self.config, self.videos, self.probe = config, videos, probe
+        self.health_videos = videos.held_out or videos
         self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
         build = METHODS.builder(config.method.name, flag="method.name")
@@ -225,8 +228,8 @@ class Pretraining(Task[PretrainBatch]):
             write_checkpoint(training, progress, training.run.healthy)
         health: Health | None = None
         if distributed.is_main() and self.health_is_due(training.run, progress):
-            health = check_health(self.networks, self.videos, self.config, training.device)
-            by_set = health_by_set(self.networks, self.videos, self.config, training.device)
+            health = check_health(self.networks, self.health_videos, self.config, training.device)
+            by_set = health_by_set(self.networks, self.health_videos, self.config, training.device)
             if health is None:
                 training.log.warn("health not measured: fewer than two videos could be decoded")
             else:
@@ -305,14 +308,8 @@ def pretrain_step(
     """Leave the gradient of a batch's mean loss in the weights of a method, in `optim.accumulate` parts.
 
     The key networks move once, before the first part. A part's keys enter the queues when it is done, so later parts
-    meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part.
-
-    Args:
-        model: a method, or one wrapped for several devices.
-        config: settings of the run.
-        batch: this process's videos, on the CPU.
-        device: where the model is.
-        by_set: as of `forward_backward`.
+    meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part. Otherwise as
+    `forward_backward`.
     """
 
     def losses(part: PretrainBatch, is_first: bool) -> StepLosses:

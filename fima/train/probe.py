@@ -36,11 +36,7 @@ def list_probe(folder: Path) -> SplitLists:
 def probe_accuracy(method: Method, lists: SplitLists, config: PretrainConfig, device: torch.device) -> float | None:
     """Return the share of test videos whose class the nearest training videos vote for, as the protocol `knn` does.
 
-    Args:
-        method: its query encoder is measured; features are pooled and averaged over two clips.
-        lists: what `list_probe` returned.
-        config: settings of the run; clips are timed and cropped as for its health check.
-        device: where the networks are.
+    Features are pooled and averaged over two clips, cut as for the health check.
 
     Returns:
         Between 0 and 1; None where no training or no test video could be decoded.

@@ -42,12 +42,6 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
     Where `last.pt` is missing, torn or altered, the newest checkpoint before it is taken, and a warning says so; a run
     that was ended before its first checkpoint begins again.
 
-    Args:
-        config: the settings that are given now.
-        run: the folder.
-        kind: of its checkpoints.
-        videos: what to train on.
-
     Raises:
         ConfigError: the folder's run has other settings.
         DataError: the videos are not those that the run was started with.
@@ -159,12 +153,7 @@ def claimed_folder(
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:
-    """Refuse to continue on other videos, which would change what comes when.
-
-    Args:
-        before: what the run was started with, as `data_record` gives it.
-        videos: what it would go on with.
-        run: its folder.
+    """Refuse to continue on other videos than `before`, a `data_record`, which would change what comes when.
 
     Raises:
         DataError: with what differs and the remedy.

@@ -15,8 +15,8 @@ from fima.errors import DataError
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import FeatureStore, Per
 from fima.evaluate.features import FeatureSource
+from fima.evaluate.frozen import FrozenEncoder
 from fima.torch_tools import distributed
-from fima.use.encoder import VideoEncoder
 from fima.use.table import Embeddings
 
 
@@ -35,7 +35,7 @@ class Embedded:
 
 
 def embed_videos(
-    encoder: VideoEncoder,
+    encoder: FrozenEncoder,
     paths: Sequence[Path],
     settings: ClipSettings,
     resources: Resources,
@@ -64,8 +64,11 @@ def embed_videos(
         DataError: a file cannot be read, or not one video can be decoded.
     """
     began = time.monotonic()
-    source = FeatureSource(name=encoder.fingerprint, pool=encoder.vectors)
-    store = FeatureStore(source, settings, resources, per=per, cache=parts, report=report)
+    fingerprint = encoder.key or encoder.name
+    # Nobody knows whether a function without a key is still the same.
+    cache = parts if encoder.key is not None else None
+    source = FeatureSource(name=fingerprint, pool=encoder.vectors)
+    store = FeatureStore(source, settings, resources, per=per, cache=cache, report=report)
     num_new = store.fill(paths)
     if not distributed.is_main():
         return None
@@ -80,7 +83,7 @@ def embed_videos(
         video=np.repeat(np.arange(len(found)), [len(rows.rows) for _, rows in found]),
         paths=[path for path, _ in found],
         about={
-            "encoder": {"description": encoder.description, "fingerprint": encoder.fingerprint},
+            "encoder": {"description": encoder.name, "fingerprint": fingerprint},
             "per": per,
             "clips": asdict(settings),
             "versions": versions(),

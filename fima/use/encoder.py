@@ -1,6 +1,6 @@
 """An encoder as an ordinary module, with its preprocessing: `fima.load`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,10 @@ from fima.data.eval_clips import CENTRE_SHARE, ClipSettings, NumCrops, square_cr
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.errors import ConfigError, VideoError
-from fima.evaluate.extract import Resources, extract_rows
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import encode, normalised
+from fima.evaluate.frozen import FrozenEncoder
+from fima.evaluate.other_encoders import open_other
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.use.export.card import model_card
@@ -167,7 +169,7 @@ class VideoEncoder(
     ) -> ClipSettings:
         """How clips for it are cut out of videos; timed as in training, frames and crop size too unless given."""
         data = (self.about.get("config") or {}).get("data", {})
-        trained = DataConfig(**{name: data[name] for name in TIMING if data.get(name) is not None})
+        trained = DataConfig(**{name: data[name] for name in (*TIMING, "frame_rate") if data.get(name) is not None})
         return replace(
             ClipSettings.of(trained),
             frames=self.transform.frames if frames is None else frames,
@@ -208,14 +210,27 @@ class VideoEncoder(
         paths = [Path(videos)] if isinstance(videos, (str, Path)) else [Path(video) for video in videos]
         if not paths:
             return torch.empty(0, self.num_features)
-        rows: list[Tensor] = [torch.empty(0)] * len(paths)
         settings = settings or self.clip_settings(clips=clips, crops=crops)
         resources = Resources(device=self.device, batch_size=batch_size, workers=workers)
-        for found in extract_rows(paths, self.vectors, settings, resources):
-            if isinstance(found, SkippedVideo):
-                raise VideoError(Path(found.path), found.reason)
-            rows[found.index] = found.whole.rows[0, 0] if per == "video" else found.rows.mean(dim=1)
+        found = rows_of(paths, self.vectors, settings, resources)
+        rows = [each.whole.rows[0, 0] if per == "video" else each.rows.mean(dim=1) for each in found]
         return torch.stack(rows) if several else rows[0]
+
+
+def rows_of(
+    paths: Sequence[Path], network: Callable[[Tensor], Tensor], settings: ClipSettings, resources: Resources
+) -> list[VideoRows]:
+    """Return the rows of each video, in the order of the paths; arguments are those of `extract_rows`.
+
+    Raises:
+        VideoError: a file cannot be decoded.
+    """
+    found: dict[int, VideoRows] = {}
+    for item in extract_rows(paths, network, settings, resources):
+        if isinstance(item, SkippedVideo):
+            raise VideoError(Path(item.path), item.reason)
+        found[item.index] = item
+    return [found[index] for index in range(len(paths))]
 
 
 def load(source: Source, *, backbone: str | None = None, device: str | torch.device = "cpu") -> VideoEncoder:
@@ -249,3 +264,19 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     encoder.encoder.load_state_dict(loaded.encoder.state_dict())
     encoder.source = str(path)
     return encoder.to(device)
+
+
+def open_encoder(source: str, device: torch.device) -> FrozenEncoder:
+    """Open what `load` opens, or an encoder of another program, as evaluation knows all of them.
+
+    Raises:
+        CheckpointError: as `load` and `open_other`.
+        ConfigError: as `open_other`.
+    """
+    found = open_other(source)
+    if found is None:
+        encoder = load(source)
+        clips, identity = encoder.clip_settings(), encoder.fingerprint
+        found = FrozenEncoder(name=encoder.description, network=encoder.encoder, clips=clips, identity=identity)
+    found.module.to(device)
+    return found

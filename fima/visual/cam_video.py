@@ -34,14 +34,14 @@ class NamedEncoder:
     encoders: ViewEncoders
     """The networks."""
     clips: ClipSettings
-    """Size and timing of the clips that it was trained on."""
+    """Size and timing of the clips that it is shown."""
 
 
 def shown_encoder(
     name: str,
     loaded: LoadedEncoder,
     videos: VideoList,
-    num_clips: int,
+    clips: ClipSettings,
     resources: Resources,
     *,
     kind: MapKind = "both",
@@ -52,11 +52,11 @@ def shown_encoder(
         name: what stands above its maps.
         loaded: the encoder.
         videos: batch-norm statistics of frame differences are measured on them, where the maps need these.
-        num_clips: clips of each of them.
+        clips: what it is shown; `num_clips` of each of them.
         resources: device and batch size.
         kind: which maps are to be shown.
     """
-    difference, clips = None, ClipSettings.of(loaded.config.data, num_clips=num_clips)
+    difference = None
     if kind == "both":
         difference, _ = adapted_to_differences(loaded.encoder, videos, clips, resources)
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")

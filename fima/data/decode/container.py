@@ -96,7 +96,7 @@ def ranked_streams(container: InputContainer) -> list[VideoStream]:
         return known, stream.frames != 1, bool(stream.disposition & Disposition.default), area
 
     videos = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
-    return sorted(videos, key=rank, reverse=True)
+    return videos if len(videos) == 1 else sorted(videos, key=rank, reverse=True)
 
 
 def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -144,9 +144,9 @@ def _check_first_packet(path: Path, index: int) -> None:
             raise VideoError(path, INCOMPLETE)
 
 
-def check_end(path: Path, end: int) -> None:
+def check_end(path: Path, container: InputContainer, end: int) -> None:
     """Compare the size of a file with the byte at which its last packet ends by its index. Raises VideoError."""
-    size = path.stat().st_size
+    size = container.size
     if end > size:
         raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")
 

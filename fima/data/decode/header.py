@@ -82,7 +82,7 @@ def read_header(path: Path) -> VideoHeader:
     with container:
         stream.codec_context.options = {**stream.codec_context.options, **WITHOUT_PIXELS}
         width, height = stream.codec_context.width, stream.codec_context.height
-        times = _listed_times(path, stream)
+        times = _listed_times(path, container, stream)
         counted = times is None
         first, read_times, num_packets = _first_frame(path, container, stream, to_the_end=counted)
         num_frames = num_packets if times is None else len(times)
@@ -126,7 +126,7 @@ def _of_folder(path: Path) -> VideoHeader:
         )
 
 
-def _listed_times(path: Path, stream: VideoStream) -> "array[int] | None":
+def _listed_times(path: Path, container: InputContainer, stream: VideoStream) -> "array[int] | None":
     """Times at which the frames are decoded by the container's index; None where it has none of all frames."""
     times = array("q")
     end = 0
@@ -136,7 +136,7 @@ def _listed_times(path: Path, stream: VideoStream) -> "array[int] | None":
             end = reaches
         if size > 0 and not entry.is_discard:
             times.append(entry.timestamp)
-    check_end(path, end)
+    check_end(path, container, end)
     return times if times and len(times) == stream.frames else None
 
 

@@ -173,12 +173,14 @@ class Packets:
             if entry.is_keyframe:
                 keys.append(number)
             timestamps.append(timestamp)
-            end = max(end, entry.pos + size)
-        check_end(self._path, end)
-        index = _index(timestamps, timestamps, keys)
-        self._listed = timestamps if index is not None else None
+            if (reaches := entry.pos + size) > end:
+                end = reaches
+        check_end(self._path, self._container, end)
+        if not keys or keys[0] != 0:
+            return None
+        self._listed = timestamps
         self.fps = frame_rate(self._stream, len(timestamps), timestamps)
-        return index
+        return FrameIndex(timestamps, [(number, timestamps[number]) for number in keys])
 
     def _from_packets(self) -> FrameIndex | None:
         codec = self._stream.codec_context.name

@@ -49,6 +49,8 @@ class VideoList:
     """What else was odd about the lists, one sentence each."""
     plan: EpochPlan | None = None
     """How often which part of each comes in training; None: each once, as a whole."""
+    held_out: "VideoList | None" = None
+    """Videos that were held out of these, to measure health on; None: there are none."""
 
     @property
     def epoch(self) -> EpochPlan:

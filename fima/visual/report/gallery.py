@@ -269,7 +269,12 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     """The same videos through the encoders of all runs that share them."""
     test = group[0].lists.test
     resources = Resources(device=device, batch_size=8)
-    shown = [shown_encoder(gallery.run.name, gallery.loaded, test, 1, resources) for gallery in group]
+    shown = [
+        shown_encoder(
+            each.run.name, each.loaded, test, ClipSettings.of(each.loaded.config.data, num_clips=1), resources
+        )
+        for each in group
+    ]
     count = min(NUM_ACTIVATION_VIDEOS, len(test.videos))
     found = []
     for video in [test.videos[(2 * place + 1) * len(test.videos) // (2 * count)] for place in range(count)]:

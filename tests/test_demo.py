@@ -22,6 +22,7 @@ FIGURES = dict.fromkeys(study.COLUMNS.values(), 12.5)
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that would have run; those that train leave figures, as they do."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ran: list[list[str]] = []
 
     def record(command: str, *words: object) -> None:

@@ -53,8 +53,8 @@ QUICK_SETTINGS: Mapping[str, object] = {
 }
 """The queue has the paper's share of the videos. Another process that decodes would first load PyTorch for seconds."""
 QUICK_NOTE = (
-    "Smaller than `fima demo`: 120 training videos instead of 600, 5 epochs instead of 10, crops of 48 px instead of 64 "
-    "and FIMA light (`--method.cost light`) for FIMA. With 40 test videos instead of 400, a figure is good to ±15."
+    "Smaller than `fima demo`: 120 training videos instead of 600, 5 epochs instead of 10, crops of 48 px instead of "
+    "64. FIMA light is `--method.cost light`. With 40 test videos instead of 400, a figure is good to ±15."
 )
 
 
@@ -171,17 +171,17 @@ def _side_by_side(words: Sequence[str]) -> int:
                 other.terminate()
 
     followers = [threading.Thread(target=follow, args=item) for item in children.items()]
-    for follower in followers:
-        follower.start()
     try:
+        for follower in followers:
+            follower.start()
         for follower in followers:
             follower.join()
     finally:
         # After a signal they save and end; otherwise they have ended.
         for child in children.values():
             child.terminate()
-        for follower in followers:
-            follower.join()
+        for child in children.values():
+            child.wait()
     return failures[0] if failures else 0
 
 

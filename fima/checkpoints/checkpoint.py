@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
+from fima.checkpoints.foreign import refuse_odd_values
 from fima.checkpoints.torch_file import read_content, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
@@ -253,9 +254,10 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Pa
     """Load weights strictly.
 
     Raises:
-        CheckpointError: names and shapes are not those of `module`; says which.
+        CheckpointError: names and shapes are not those of `module`, or a value is not finite; says which.
     """
     check_weights(weights, module.state_dict(), source=source, what=what)
+    refuse_odd_values(weights, source)
     module.load_state_dict(dict(weights))
 
 

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import Size, Tensor
-from torchvision import models
 
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import described
@@ -75,6 +74,9 @@ def read_warm_start(source: str, backbone: str) -> WarmStart:
 
 def _cached(source: str) -> Path:
     """The file of torchvision's default weights in PyTorch's cache; nothing is fetched."""
+    # Loading torchvision costs as much as PyTorch itself; only this source needs it.
+    from torchvision import models
+
     name = source.removeprefix(TORCHVISION)
     try:
         weights = models.get_model_weights(name).DEFAULT

@@ -98,7 +98,7 @@ def write_incomplete(path: Path) -> None:
     [
         (write_missing, "no such checkpoint"),
         (write_folder, "is a folder"),
-        (write_empty, "damaged or no checkpoint"),
+        (write_empty, "the file is empty"),
         (write_truncated, "truncated"),
         (write_text, "no checkpoint"),
         (write_code, "no checkpoint"),

@@ -199,6 +199,7 @@ for address in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
     """With the hub's own library, and a hub on this machine; the address of the real one is never asked."""
     pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")

@@ -1,11 +1,18 @@
 """Weights as other programs save them: below their keys and prefixes, beside objects of their classes."""
 
 import argparse
+import bz2
 import collections
+import contextlib
 import enum
+import io
+import lzma
 import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -156,6 +163,41 @@ def test_calls_are_refused_by_name(name: str, tmp_path: Path) -> None:
     assert f"({name}), so it is not loaded" in refusal(path)
 
 
+@pytest.mark.parametrize("wrapped", [lambda state: (state, 3), lambda state: {"models": [{}, state]}])
+def test_weights_in_a_tuple_or_a_list(wrapped: Callable[[dict[str, Tensor]], Any], tmp_path: Path) -> None:
+    torch.save(wrapped(tiny_state("module.")), tmp_path / "w.pth")
+    check(tmp_path / "w.pth")
+
+
+def test_batches_need_not_be_counted(tmp_path: Path) -> None:
+    torch.save({name: value for name, value in tiny_state().items() if "num_batches" not in name}, tmp_path / "w.pth")
+    loaded = load_pretrained(tmp_path / "w.pth", device=CPU).encoder.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in tiny_state().items() if "num_batches" not in name)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value * float("nan"), "has values that are not finite"),
+        (lambda value: value.to("meta"), "has no plain values"),
+        (lambda value: value.to_sparse(), "has no plain values"),
+    ],
+)
+def test_weights_without_good_values_are_refused(change: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+    state = tiny_state()
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    torch.save({**state, name: change(state[name])}, tmp_path / "w.pth")
+    assert f"`{name}` {said}" in refusal(tmp_path / "w.pth")
+
+
+def test_numpy_weights_are_explained(tmp_path: Path) -> None:
+    torch.save({"state_dict": {name: value.numpy() for name, value in tiny_state().items()}}, tmp_path / "w.pth")
+    _, _, lines = refusal(tmp_path / "w.pth").partition("two lines of Python rewrite it: ")
+    with contextlib.chdir(tmp_path):
+        exec(lines, {"torch": torch})
+    check(tmp_path / "weights.pth")
+
+
 def test_what_is_not_found_is_explained(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"epoch": 3, "args": argparse.Namespace(lr=1)}, path)
@@ -165,6 +207,18 @@ def test_what_is_not_found_is_explained(tmp_path: Path) -> None:
     with path.open("wb") as file:
         pickle.dump({"weights": np.zeros(3)}, file)
     assert "torch.load('w.pth'" in refusal(path)
+
+
+def archived(kind: Literal["tar", "zip"]) -> bytes:
+    """An archive with one file."""
+    archive = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as written:
+            written.writestr("model.pth", b"weights")
+    else:
+        with tarfile.open(fileobj=archive, mode="w") as taken:
+            taken.addfile(tarfile.TarInfo("model.pth"))
+    return archive.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +231,14 @@ def test_what_is_not_found_is_explained(tmp_path: Path) -> None:
         (b'{"error": "not found"}', "JSON"),
         (b"\x1f\x8b\x08\x00", "gunzip"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b'{\n  "error": "not found"}', "JSON"),
+        (b"<!-- 404 --><html></html>", "a web page"),
+        (bz2.compress(b"weights"), "bunzip2"),
+        (lzma.compress(b"weights"), "unxz"),
+        (b"Entry not found", "a server's message: 'Entry not found'"),
+        (b"", "the file is empty"),
+        (archived("tar"), "a tar archive; unpack it"),
+        (archived("zip"), "an archive that holds model.pth; unpack it"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])

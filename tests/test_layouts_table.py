@@ -167,7 +167,9 @@ def test_a_column_that_may_be_a_split_is_named(tmp_path: Path) -> None:
         list_videos(write_lines(tmp_path / "t.csv", "path,split,Split", "a.avi,train,test"))
 
 
-@pytest.mark.parametrize("missing", ["", "-1", "NaN", "None", "unlabelled", "Unlabeled", "null", "N/A", "<NA>", "-1.0"])
+@pytest.mark.parametrize(
+    "missing", ["", "-1", "NaN", "None", "unlabelled", "Unlabeled", "null", "N/A", "<NA>", "-1.0", "-100", "#N/A"]
+)
 def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
     write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
     table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,1", f"b.avi,{missing}", "c.avi,0")
@@ -181,9 +183,33 @@ def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
 def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
     write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
     table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,10.0", "b.avi,2.0", "c.avi,-3.5")
-    assert list_videos(table).classes == ["-3.5", "2.0", "10.0"]
+    assert list_videos(table).classes == ["-3.5", "2", "10"]
     write_lines(table, "path,label", "a.avi,10", "b.avi,2", "c.avi,run")
     assert list_videos(table).classes == ["10", "2", "run"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("2", "2.0"), ("caf\u00e9", "cafe\u0301")])
+def test_two_spellings_of_a_label_are_one_class(first: str, second: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label", f"a.avi,{first}", f"b.avi,{second}")
+    assert list_videos(table).classes == [first]
+
+
+def test_a_video_by_two_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_videos(tmp_path, "run/a.avi")
+    monkeypatch.chdir(tmp_path)
+    for other in (str(tmp_path / "run/a.avi"), r"run\a.avi", "./run//a.avi"):
+        write_lines(tmp_path / "t.csv", "path,label,split", "run/a.avi,x,train", f"{other},x,test")
+        with pytest.raises(DataError, match=r"has another label or split than in t\.csv, line 2"):
+            list_videos(Path("t.csv"), "train")
+
+
+def test_a_column_with_some_names_of_splits_is_named(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
+    table = write_lines(tmp_path / "t.csv", "path,label,subset", "a.avi,run,train", "b.avi,run,test", "c.avi,run,")
+    assert list_videos(table).warnings() == [
+        f"{table}: the column subset is not read; a column split with train and test is"
+    ]
 
 
 def test_a_stray_videos_csv_is_no_table(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """No test video gets into training because of how a folder is called."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -75,6 +78,56 @@ def test_near_misses_are_named(folders: tuple[str, str], tmp_path: Path) -> None
     assert "named like a split" in said
     for folder in set(folders) - {"x", "run"}:
         assert folder in said
+
+
+def test_an_outer_folder_named_like_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"training_data/{split}/{name}/1.mp4" for split in ("train", "test") for name in ("jump", "run")))
+    train = list_videos(tmp_path, "train")
+    assert names(train) == ["training_data/train/jump/1.mp4", "training_data/train/run/1.mp4"]
+    assert train.classes == ["jump", "run"]
+
+
+def test_a_split_inside_another_one_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/1.mp4", "train/jump/1.mp4", "train/val/run/2.mp4")
+    assert list_videos(tmp_path, "train").warnings() == [
+        "1 video in a folder named like a split inside another one, such as train/val/run/2.mp4: read as train; "
+        "put the folders of the splits next to each other",
+        "1 video not in <class>/<video>, such as train/val/run/2.mp4: no video gets a label",
+    ]
+
+
+def test_splits_in_names_of_files_are_named(tmp_path: Path) -> None:
+    touch(
+        tmp_path, *(f"{name}/{split}_{i}.mp4" for name in ("jump", "run") for split in ("train", "test") for i in "12")
+    )
+    (said,) = list_videos(tmp_path, "train").warnings()
+    assert said.startswith(
+        "8 videos named like a split, such as jump/test_1.mp4: names of files are not read as splits"
+    )
+    touch(tmp_path / "other", "run/train_1.mp4", "run/contest.mp4", "jump/train_2.mp4")
+    assert list_videos(tmp_path / "other", "train").warnings() == [], "trains"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_one_file_in_two_splits_is_named(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "test/jump/c.mp4", "pool/b.mp4")
+    (tmp_path / "test/run").mkdir()
+    link(tmp_path / "train/run/a.mp4", tmp_path / "test/run/d.mp4")
+    link(tmp_path / "train/jump/b.mp4", tmp_path / "pool/again.mp4")
+    said = "1 video in training and in the test part by links, such as test/run/d.mp4, which is train/run/a.mp4"
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for split in splits:
+        assert [note for note in list_videos(tmp_path, split).warnings() if "links" in note] == [
+            f"{said}; keep one of each"
+        ]
+
+
+def test_a_link_hides_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4")
+    (tmp_path / "test").symlink_to("train")
+    train = list_videos(tmp_path, "train")
+    assert len(train.videos) == 2
+    assert train.warnings() == ["1 link to folders that are read anyway, such as test"]
 
 
 def test_class_names_are_no_splits(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files of other programs: what is no checkpoint is called by its name, and objects of their classes stay unmade."""
 
 import pickle
+import re
 import types
 import warnings
 import zipfile
@@ -19,12 +20,19 @@ OTHER_KINDS = {
     b"<!doctype html": "a web page, which a server sent instead of the file; download it again",
     b"<html": "a web page, which a server sent instead of the file; download it again",
     b"<?xml": "an XML document, such as a server's error message; download the file again",
+    b"<!--": "a web page, which a server sent instead of the file; download it again",
     b'{"': "JSON, such as a server's error message; download the file again",
+    b"{\n": "JSON, such as a server's error message; download the file again",
     b"\x1f\x8b": "compressed by gzip; unpack it with gunzip",
+    b"bzh": "compressed by bzip2; unpack it with bunzip2",
+    b"\xfd7zxz": "compressed by xz; unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; unpack it with unzstd",
     b"\x89hdf": "an HDF5 file, as Keras writes them; save its weights with torch.save",
 }
 """How files begin that are mistaken for checkpoints, in lower case."""
-LONGEST_START = 256
+SENTENCE = re.compile(rb"[ -~]*[A-Za-z] [A-Za-z][ -~]*")
+TAR = slice(257, 262)
+"""Where a tar archive says what it is."""
 # fmt: off
 CALLS = frozenset({
     "_io", "asyncio", "code", "codeop", "commands", "ctypes", "distutils", "importlib", "io", "marshal",
@@ -36,15 +44,51 @@ CALLS = frozenset({
 HARMLESS = frozenset({"pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath"})
 BUILTIN_CALLS = frozenset({"__import__", "apply", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr"})
 DEEPEST = 6
+LONGEST_QUOTE = 60
 
 
 def refuse_other_kinds(path: Path) -> None:
     """Raise CheckpointError for a file that is something well known but no checkpoint; says what, and what to do."""
     with path.open("rb") as file:
-        start = file.read(LONGEST_START).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        begin = file.read(TAR.stop)
+    if not begin:
+        raise CheckpointError(f"{path}: the file is empty")
+    if begin[TAR] == b"ustar":
+        raise CheckpointError(f"{path}: a tar archive; unpack it, and give the file that was in it")
+    if zipfile.is_zipfile(path):
+        _refuse_archives(path)
+    start = begin.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for beginning, what in OTHER_KINDS.items():
         if start.startswith(beginning):
             raise CheckpointError(f"{path}: {what}")
+    line = begin.strip().split(b"\n")[0].strip()[:LONGEST_QUOTE]
+    if SENTENCE.fullmatch(line):
+        raise CheckpointError(f"{path}: no checkpoint but a text, such as a server's message: {line.decode()!r}")
+
+
+def _refuse_archives(path: Path) -> None:
+    """Raise CheckpointError for a ZIP archive that PyTorch's `torch.save` has not written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:
+        return  # damaged in any way: named by those who read it
+    if any(name.endswith("constants.pkl") for name in names):
+        raise CheckpointError(f"{path}: a TorchScript program, which is not loaded; save its state_dict()")
+    if any(name.endswith(".npy") for name in names):
+        raise CheckpointError(f"{path}: an archive of NumPy arrays; save them as tensors, with torch.save")
+    if not any(name.endswith("data.pkl") for name in names):
+        held = ", ".join(names[:3]) or "nothing"
+        raise CheckpointError(f"{path}: an archive that holds {held}; unpack it, and give one file")
+
+
+def refuse_odd_values(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError for weights without plain values, or with some that are not finite."""
+    for name, value in weights.items():
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            raise CheckpointError(f"{source}: `{name}` has no plain values (sparse, quantized, or on the meta device)")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{source}: `{name}` has values that are not finite; its training had diverged")
 
 
 class Inert(dict[Any, Any]):
@@ -131,10 +175,6 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
     module = types.SimpleNamespace(
         Unpickler=unpickler, load=lambda file, **options: unpickler(file, **options).load(), __name__="inert"
     )
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise CheckpointError(f"{path}: a TorchScript program, which is not loaded; save its state_dict()")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -158,16 +198,19 @@ def is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str | bytes | Tensor | torch.Size | torch.dtype | None)
 
 
-def remedy(path: Path) -> str:
-    """Return the two lines of Python that write the weights alone."""
+def remedy(path: Path, *, arrays: bool = False) -> str:
+    """Return the two lines of Python that write the weights alone; `arrays`: of NumPy, which become tensors."""
+    weights = "{k: torch.as_tensor(v) for k, v in c['state_dict'].items()}" if arrays else "c['state_dict']"
     return (
         f"; where you trust it, two lines of Python rewrite it: c = torch.load({path.name!r}, weights_only=False); "
-        "torch.save(c['state_dict'], 'weights.pth')"
+        f"torch.save({weights}, 'weights.pth')"
     )
 
 
 def states(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the tensors by name of every mapping and module in a file, each after the keys that lead there."""
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping) or len(keys) > DEEPEST:
         return
     found = _module_state(content) if isinstance(content, Inert) and "_modules" in content else content

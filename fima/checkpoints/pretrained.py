@@ -122,7 +122,9 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     found = read_encoder(path)
     name = _architecture(found, backbone, path)
     encoder = build_backbone(name)
-    load_weights(encoder, found.weights, source=path, what=f"backbone {name}")
+    # Files of old programs do not count batches, which no output depends on.
+    counters = {name: value for name, value in encoder.state_dict().items() if name.endswith("num_batches_tracked")}
+    load_weights(encoder, {**counters, **found.weights}, source=path, what=f"backbone {name}")
     model = ModelConfig(backbone=cast(Any, name))
     return LoadedEncoder(
         encoder=encoder.to(device).eval(),
@@ -175,7 +177,10 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
     """The encoder in a file of another program, which has objects of these classes as well."""
     candidates = list(states(content))
     if not candidates:
-        raise CheckpointError(f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source)}")
+        arrays = any(name.startswith("numpy.") and name.endswith(".ndarray") for name in classes)
+        raise CheckpointError(
+            f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source, arrays=arrays)}"
+        )
     _, state = max(candidates, key=lambda found: located(found[1]).rank(found[0]))
     epoch = content.get("epoch") if isinstance(content, dict) else None
     return replace(from_state(state), epoch=epoch if isinstance(epoch, int) else None)

@@ -1,6 +1,7 @@
 """PyTorch files of any content: written in one piece, read without running code."""
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         CheckpointError: the file is missing, damaged, altered, or holds more than plain values and tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder, not' if path.is_dir() else 'no such'} checkpoint file")
+        raise CheckpointError(f"{path}: {'is a folder, not a' if path.is_dir() else 'no such'} checkpoint file")
     refuse_other_kinds(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
@@ -62,9 +63,8 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = (
-            f"damaged or no checkpoint ({str(error).splitlines()[0]})" if str(error) else "damaged or no checkpoint"
-        )
+        said = re.split(r"\n|\. ", str(error))[0]
+        reason = f"damaged or no checkpoint ({said})" if said else "damaged or no checkpoint"
     raise CheckpointError(f"{path}: {reason}")
 
 

@@ -1,8 +1,9 @@
 """The files below a folder."""
 
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class Files:
     """Those of the videos that are folders of pictures."""
     outputs: list[Path] = field(default_factory=list)
     """Folders and files that fima wrote, which are passed over."""
+    same: list[list[Path]] = field(default_factory=list)
+    """The videos that are one file by several names, links, each with all its names."""
+    again: list[Path] = field(default_factory=list)
+    """Links to folders that are read under another name."""
 
     def notes(self, *, with_lists: bool = True) -> list[str]:
         """Say what was passed over, and what was taken for a video without being a file; list files if `with_lists`."""
@@ -52,6 +57,8 @@ class Files:
         if self.outputs:
             results = counted(len(self.outputs), "result")
             found.append(f"{results} of fima passed over (marked by {OUTPUT_MARKER}), such as {self.outputs[0]}")
+        if self.again:
+            found.append(f"{counted(len(self.again), 'link')} to folders that are read anyway, such as {self.again[0]}")
         return found
 
 
@@ -67,13 +74,56 @@ def find_files(root: Path) -> Files:
     others: list[str] = []
     missing: list[str] = []
     outputs: list[str] = []
+    again: list[str] = []
+    inodes: list[int] = []
     pictures: dict[str, list[str]] = {}
+    for folder, entries in _walk(root, missing, outputs, again):
+        before = len(videos)
+        here: list[str] = []
+        for entry in entries:
+            relative = f"{folder}{entry.name}"
+            if not is_video(entry.name):
+                (here if _suffix(entry.name) in IMAGE_EXTENSIONS else others).append(relative)
+            elif (inode := _inode(entry)) is not None:
+                videos.append(relative)
+                inodes.append(inode)
+            else:
+                missing.append(str(root / relative))
+        if here and len(videos) == before:
+            pictures[folder] = here
+        else:
+            others += here
+    same = _same(root, videos, inodes)
+    frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
+    files = Files(
+        root=root,
+        videos=_sorted([*videos, *frame_folders]),
+        others=_sorted(others),
+        missing=sorted(missing),
+        frame_folders=_sorted(frame_folders),
+        outputs=_sorted(outputs),
+        same=same,
+        again=_sorted(again),
+    )
+    if not files.videos:
+        raise DataError(_nothing_found(files))
+    return files
+
+
+def _walk(
+    root: Path, missing: list[str], outputs: list[str], again: list[str]
+) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield each folder with the files in it; links after the folders themselves, so that these keep their names.
+
+    Notes folders that cannot be read in `missing`, results of fima in `outputs`, and other names of folders in `again`.
+    """
     visited: set[str] = set()
-    pending = [""]
-    while pending:
-        folder = pending.pop()
+    pending, links = [""], list[str]()
+    while pending or links:
+        folder = (pending or links).pop()
         real = os.path.realpath(root / folder)
         if real in visited:
+            again.append(folder)
             continue
         visited.add(real)
         try:
@@ -86,39 +136,42 @@ def find_files(root: Path) -> Files:
         if folder and marked == frozenset():
             outputs.append(folder)
             continue
-        before = len(videos)
-        here: list[str] = []
+        files = []
         for entry in entries:
-            relative = f"{folder}{entry.name}"
             if entry.name.startswith("."):
                 continue
             if marked and entry.name in marked:
-                outputs.append(relative)
-                continue
-            if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 - takes the entry itself
-                pending.append(f"{relative}/")
-            elif not is_video(entry.name):
-                (here if _suffix(entry.name) in IMAGE_EXTENSIONS else others).append(relative)
-            elif not entry.is_symlink() or os.path.isfile(entry):  # noqa: PTH113
-                videos.append(relative)
+                outputs.append(f"{folder}{entry.name}")
+            elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 - takes the entry itself
+                (links if entry.is_symlink() else pending).append(f"{folder}{entry.name}/")
             else:
-                missing.append(str(root / relative))
-        if here and len(videos) == before:
-            pictures[folder] = here
-        else:
-            others += here
-    frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
-    files = Files(
-        root=root,
-        videos=_sorted([*videos, *frame_folders]),
-        others=_sorted(others),
-        missing=sorted(missing),
-        frame_folders=_sorted(frame_folders),
-        outputs=_sorted(outputs),
-    )
-    if not files.videos:
-        raise DataError(_nothing_found(files))
-    return files
+                files.append(entry)
+        yield folder, files
+
+
+def _inode(entry: os.DirEntry[str]) -> int | None:
+    """Return the number of a file, or of that which a link leads to; None where a link leads to no file."""
+    if not entry.is_symlink():
+        return entry.inode()
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    return status.st_ino if stat.S_ISREG(status.st_mode) else None
+
+
+def _same(root: Path, names: Sequence[str], inodes: Sequence[int]) -> list[list[Path]]:
+    """Return the names that are one file. Numbers of files tell those of one disk apart."""
+    if len(set(inodes)) == len(inodes):
+        return []
+    groups: dict[int, list[str]] = defaultdict(list)
+    for inode, name in zip(inodes, names, strict=True):
+        groups[inode].append(name)
+    found = []
+    for group in groups.values():
+        one = [name for name in group if os.path.samefile(root / group[0], root / name)]  # noqa: PTH121
+        found += [_sorted(one)] if len(one) > 1 else []
+    return found
 
 
 def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:

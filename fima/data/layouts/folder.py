@@ -1,13 +1,21 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fima.config import Dataset
 from fima.data.layouts.files import Files, find_files
 from fima.data.layouts.rows import read_columns
-from fima.data.layouts.splits import SPELLINGS, one_sided_classes, split_depth, split_of, unread_splits
+from fima.data.layouts.splits import (
+    SPELLINGS,
+    leaked_links,
+    nested_splits,
+    one_sided_classes,
+    split_depth,
+    split_of,
+    unread_splits,
+)
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
 from fima.errors import DataError
 
@@ -37,6 +45,8 @@ def list_folder(request: Request) -> VideoList:
     classes = _class_names(files.videos)
     if classes:
         return _class_folders(request, files, classes, notes)
+    odd = [path for path in files.videos if len(path.parts) != 2]
+    notes += _unlabelled(odd) if 2 * len(odd) < len(files.videos) else []
     if split == "test":
         raise DataError(f"{root}: has no labels, so no test split; use class folders, or the split 'all'")
     return VideoList(
@@ -82,7 +92,8 @@ def split_folders(
     label_of = {name: label for label, name in enumerate(sorted(names, key=names.__getitem__))}
     there = {split_by_path[path] for path in inner}
     other = {"test": "val", "val": "test"}[tested]
-    wanted = {"train": "train", "test": tested if tested in there else other}.get(request.split)
+    tested = tested if tested in there else other
+    wanted = {"train": "train", "test": tested}.get(request.split)
     videos = [
         Video(request.root / path, label_of[name_of(path)] if labelled and path in inner else None)
         for path in files.videos
@@ -95,7 +106,14 @@ def split_folders(
     apart = f", {other} apart" if {"val", "test"} <= there else ""
     sides = [
         {name_of(path) for path in inner if split_by_path[path] == side} if labelled else set()
-        for side in ("train", tested if tested in there else other)
+        for side in ("train", tested)
+    ]
+    odd = [
+        *_outside(files, inner, there),
+        *nested_splits(split_by_path, depth),
+        *leaked_links(files.same, split_by_path, tested),
+        *_unlabelled(path for path, parts in inner.items() if len(parts) != 1),
+        *one_sided_classes(*sides),
     ]
     return VideoList(
         videos=videos,
@@ -105,7 +123,7 @@ def split_folders(
         layout=f"split folders {'with class folders' if labelled else 'without labels'}{apart}",
         dataset=dataset,
         missing=files.missing,
-        notes=[*notes, *_outside(files, inner, there), *one_sided_classes(*sides)],
+        notes=[*notes, *odd],
     )
 
 
@@ -120,6 +138,15 @@ def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str |
     outside = [path for path in files.videos if path not in inner]
     splits = " and ".join(sorted(filter(None, there), reverse=True))
     return [f"{counted(len(outside), 'video')} outside {splits}, in no split, such as {outside[0]}"] if outside else []
+
+
+def _unlabelled(odd: Iterable[Path]) -> list[str]:
+    """Say why no video has a label: these do not lie in a class folder."""
+    videos = list(odd)
+    return [
+        f"{counted(len(videos), 'video')} not in <class>/<video>, such as {videos[0]}: no video gets a label"
+        for _ in videos[:1]
+    ]
 
 
 def _unread_tables(root: Path) -> list[str]:
@@ -143,17 +170,23 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
     paths_of: dict[str, list[Path]] = {name: [] for name in classes}
     for path in files.videos:
         paths_of[path.parts[0]].append(path)
+    split_by_path: dict[Path, str | None] = {
+        path: "train" if position % HOLD_OUT_EVERY else "test"
+        for paths in paths_of.values()
+        for position, path in enumerate(paths, start=1)
+    }
     videos = [
         Video(root / path, label)
         for label, paths in enumerate(paths_of.values())
-        for position, path in enumerate(paths, start=1)
-        if split == "all" or (position % HOLD_OUT_EVERY == 0) == (split == "test")
+        for path in paths
+        if split in ("all", split_by_path[path])
     ]
     if not videos:
         raise DataError(
             f"{root}: no class has {HOLD_OUT_EVERY} videos, so none is held out for the test split; "
             "put the test videos into test/<class>/ and the others into train/<class>/"
         )
+    notes = [*notes, *leaked_links(files.same, split_by_path, "test")]
     if split == "test":
         tested = [name for name, paths in paths_of.items() if len(paths) >= HOLD_OUT_EVERY]
         notes = [*notes, *one_sided_classes(classes, tested)]

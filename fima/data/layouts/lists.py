@@ -8,7 +8,7 @@ from typing import Any
 
 from fima.config import Dataset
 from fima.data.layouts.files import Files
-from fima.data.layouts.splits import one_sided_classes
+from fima.data.layouts.splits import leaked_links, one_sided_classes
 from fima.data.layouts.video_list import Request, Video, VideoList, counted
 from fima.errors import DataError
 
@@ -268,6 +268,7 @@ def join(request: Request, listing: Listing) -> VideoList:
         for how, which in kinds.items()
         if which
     ]
+    linked = leaked_links(listing.files.same, {path: entry.split for path, entry in found.named.items()}, "test")
     return VideoList(
         videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in found.wanted],
         classes=classes,
@@ -279,7 +280,7 @@ def join(request: Request, listing: Listing) -> VideoList:
         unlisted=[] if everything else [str(folder / path) for path in videos if path not in found.named],
         num_listed=found.num_listed or None,
         expected=listing.expected,
-        notes=[*listing.notes, *odd, *listing.files.notes(with_lists=False), *one_sided_classes(*sides)],
+        notes=[*listing.notes, *odd, *linked, *listing.files.notes(with_lists=False), *one_sided_classes(*sides)],
     )
 
 

@@ -3,6 +3,8 @@
 import csv
 import importlib
 import io
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from fima.version import pip_install
 TABLE_SUFFIXES = (".csv", ".parquet")
 DELIMITERS = ",;\t"
 NO_LABEL = frozenset(
-    {"", "-", "-1", "-1.0", "<na>", "?", "n/a", "na", "nan", "no label", "none", "null", "unlabeled", "unlabelled"}
+    {"", "-", "#n/a", "<na>", "?", "n/a", "na", "nan", "no label", "none", "null", "unlabeled", "unlabelled"}
 )
-"""How tables spell that a video has no label, in any case."""
+"""How tables spell that a video has no label, in any case, besides whole numbers below 0."""
+NEGATIVE = re.compile(r"-\d+(\.0*)?")
+WHOLE = re.compile(r"(\d+)\.0+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,9 @@ def read_columns(path: Path) -> list[str]:
 
 def label_in(fields: Mapping[str, str]) -> str | None:
     """Return the label of a row, or None where it is missing."""
-    label = fields.get("label", "")
-    return None if label.casefold() in NO_LABEL else label
+    # Accents are one letter or two, by the program that wrote them; a column with gaps has 2.0 for 2.
+    label = unicodedata.normalize("NFC", WHOLE.sub(r"\1", fields.get("label", "")))
+    return None if label.casefold() in NO_LABEL or NEGATIVE.fullmatch(label) else label
 
 
 def _delimiter(header: str) -> str:

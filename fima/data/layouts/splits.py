@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fima.data.layouts.video_list import counted
@@ -16,6 +16,7 @@ SPLIT_OF = {word: split for split, words in SPELLINGS.items() for word in words}
 AROUND = r"(?:set|split|data|videos?|clips?)"
 NAME = re.compile(rf"(?:{AROUND}[\W_]+)?([a-z]+?)(?:[\W_]*{AROUND})?[\W_]*\d*")
 """A word alone, or as in `train_256`, `Training set`, `videos_train`, `val2017`."""
+IN_FILE_NAME = re.compile(r"(?<![a-z])(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)(?![a-z])")
 MISSPELT = ("train", "training", "valid", "validation", "test", "testing")
 LIKENESS = 0.9
 SHORTEST_HINT = 3
@@ -30,19 +31,29 @@ def split_of(name: str) -> str | None:
 def split_depth(videos: Sequence[Path]) -> int | None:
     """Return how deep below the root the folders lie that are splits; None where there are none.
 
-    At the top, every folder may be the same split. Below, and next to other folders, there have to be several.
+    At the top, every folder may be the same split, unless there are several below. Below, and next to other folders,
+    there have to be several.
     """
+    same = None
     for depth in range(max((len(path.parts) for path in videos), default=1) - 1):
         names = {path.parts[depth] if len(path.parts) > depth + 1 else None for path in videos}
         splits = {None if name is None else split_of(name) for name in names}
-        several = len(splits - {None}) > 1
-        if (several and "train" in splits) or (None not in splits and (several or depth == 0)):
+        if len(splits - {None}) > 1 and ("train" in splits or None not in splits):
             return depth
-    return None
+        if depth == 0 and None not in splits:
+            same = depth
+    return same
 
 
 def unread_splits(videos: Iterable[Path]) -> list[str]:
-    """Say which folders look like splits, of a folder that is read without any."""
+    """Say which folders or files look like splits, of a folder that is read without any."""
+    videos = list(videos)
+    in_names = {path: found for path in videos if (found := IN_FILE_NAME.search(path.stem.casefold()))}
+    if len({split_of(found[1]) for found in in_names.values()}) > 1:
+        return [
+            f"{counted(len(in_names), 'video')} named like a split, such as {min(in_names)}: names of files are not "
+            "read as splits; put the videos into train/ and test/ to keep test videos out of training"
+        ]
     folders = {name for path in videos for name in path.parts[:-1]}
     near = sorted(name for name in folders if split_of(name) or looks_like_split(name))
     if not near:
@@ -51,6 +62,36 @@ def unread_splits(videos: Iterable[Path]) -> list[str]:
     return [
         f"{counted(len(near), 'folder')} named like a split but not read as one ({named}): their videos count as all "
         "others do; name the folders train/ and test/ to keep test videos out of training"
+    ]
+
+
+def leaked_links(same: Iterable[Sequence[Path]], split_by_path: Mapping[Path, str | None], tested: str) -> list[str]:
+    """Say which files are in training and in the test part by different names: links.
+
+    Args:
+        same: the names of each file that has several.
+        split_by_path: the split of each name.
+        tested: the split that tests.
+    """
+    leaked = [names for names in same if {"train", tested} <= {split_by_path.get(name) for name in names}]
+    return [
+        f"{counted(len(leaked), 'video')} in training and in the test part by links, such as {leaked[0][0]}, "
+        f"which is {leaked[0][-1]}; keep one of each"
+        for _ in leaked[:1]
+    ]
+
+
+def nested_splits(split_by_path: Mapping[Path, str | None], depth: int) -> list[str]:
+    """Say which videos of a split lie in folders that are named like another one, below its own at `depth`."""
+    nested = [
+        path
+        for path, split in split_by_path.items()
+        if split and any(split_of(part) not in (None, split) for part in path.parts[depth + 1 : -1])
+    ]
+    return [
+        f"{counted(len(nested), 'video')} in a folder named like a split inside another one, such as {nested[0]}: "
+        f"read as {split_by_path[nested[0]]}; put the folders of the splits next to each other"
+        for _ in nested[:1]
     ]
 
 

@@ -137,6 +137,7 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
     if column not in (None, "split"):
         notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
     unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]
+    unread += [name for name in content.columns if name not in ("path", "label") and _is_mixed(content, name)]
     if column is None and unread:
         notes.append(f"{table}: the column {unread[0]} is not read; a column split with train and test is")
     return [*rows.values()], notes
@@ -150,6 +151,11 @@ def _split_column(content: Rows) -> str | None:
     return next((name for name in others if all(split_of(fields[name]) for _, fields in content.rows)), None)
 
 
+def _is_mixed(content: Rows, name: str) -> bool:
+    """Whether a column has names of several splits, among others."""
+    return len({split_of(fields[name]) for _, fields in content.rows} - {None}) > 1
+
+
 def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | None) -> _Row:
     path = Path(fields["path"])
     name = fields[split_column] if split_column else "train"
@@ -158,21 +164,29 @@ def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | 
         raise DataError(f"{where}: unknown split {name!r}; expected train, val, validation or test")
     return _Row(
         where=where,
-        path=_below(path, root, where) if path.is_absolute() else root / inside(fields["path"], where),
+        path=_below(path, root, where) if path.is_absolute() else _relative(fields["path"], root, where),
         label=label_in(fields),
         split=split,
     )
 
 
 def _below(path: Path, root: Path, where: str) -> Path:
-    """Return an absolute path, which has to lie below the folder of videos."""
+    """Return where an absolute path leads, which has to be below the folder of videos."""
     lexical = _normal(path)
-    if not any(lexical.is_relative_to(folder) for folder in (_normal(root.absolute()), root.resolve())):
+    folder = next((top for top in (_normal(root.absolute()), root.resolve()) if lexical.is_relative_to(top)), None)
+    if folder is None:
         raise DataError(
             f"{where}: {path} lies outside the folder of videos, {root}; if that is meant, give a folder that "
             "holds all of them (/ does) as the data, and the table with the flag for annotations"
         )
-    return path
+    return root / lexical.relative_to(folder)  # as a relative one would be: no video by two names
+
+
+def _relative(name: str, root: Path, where: str) -> Path:
+    """Return a path below the folder of videos, in either kind of slash."""
+    path = root / inside(name, where)
+    other = name.replace("\\", "/")
+    return path if other == name or path.exists() else root / inside(other, where)
 
 
 def _normal(path: Path) -> Path:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.commands.figures import provenance
 from fima.data.decode.video import VideoReader
 from fima.evaluate import intervals
 from fima.evaluate.comparison import differences
 from fima.evaluate.measured import Measured
+from fima.evaluate.protocols import EvaluationResult
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]
@@ -129,6 +131,13 @@ def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture, 
     line = f"4 folds ({lists}) · seed 0 · clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
     assert content["provenance"] == f"{line} · protocols: linear 1"
     assert content["provenance"] in " ".join(output.split())
+
+
+@pytest.mark.parametrize(("spread", "said"), [({"span": 0.85}, "span 0.85"), ({"span": None}, "stride 2.0")])
+def test_provenance_names_what_there_is(spread: dict[str, float | None], said: str) -> None:
+    protocols = {"linear": {"version": 1, "clips": {"frames": 8, "stride": 2.0, **spread}}}
+    result = EvaluationResult(figures={}, chance={}, encoder={}, protocols=protocols, data={}, versions={})
+    assert provenance({"": result}) == f"1 split · seed 0 · clips: frames 8, {said} · protocols: linear 1"
 
 
 def test_encoders_with_clips_of_their_own(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:

@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def test_a_checkpoint_of_our_own(tmp_path: Path) -> None:
     loaded = load_pretrained(path, backbone="tiny", device=CPU)
     assert (loaded.method, loaded.epoch, loaded.config, len(loaded.checkpoint_hash)) == ("fima", 3, SMALL_CONFIG, 16)
     assert loaded.description == "fima tiny, 3 epochs"
+    light = replace(SMALL_CONFIG, method=replace(SMALL_CONFIG.method, cost="light"))
+    assert replace(loaded, config=light).description == "fima light tiny, 3 epochs"
+    assert replace(loaded, config=light, method="supervised").description == "supervised tiny, 3 epochs"
     weights = loaded.encoder.state_dict()
     assert all(torch.equal(value, saved.model[f"query_encoder.{name}"]) for name, value in weights.items())
     save_checkpoint(again, make_checkpoint(progress=Progress(epoch=4)))

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fima.visual.html import render, script
 from fima.visual.report.charts import Chart, confusion_chart, embedding_chart, similarity_chart
 from fima.visual.report.media import MediaStore
-from fima.visual.report.runs import ClassReport
+from fima.visual.report.runs import ClassReport, RunRecord
 from fima.visual.report.tables import Table
 from tests.video_files import moving_square
 
@@ -66,3 +67,9 @@ def test_videos_that_have_no_room_are_left_out() -> None:
     assert None in names
     assert media.num_left_out == names.count(None)
     assert sum(map(len, media.contents.values())) + sum(map(len, media.posters.values())) <= 6_000
+
+
+@pytest.mark.parametrize(("cost", "called"), [("full", "FIMA"), ("light", "FIMA light")])
+def test_a_run_of_fima_light_is_called_so(cost: str, called: str, tmp_path: Path) -> None:
+    settings = {"method": {"name": "fima", "cost": cost}}
+    assert RunRecord(name="run", root=tmp_path, settings=settings, record={}, lines=[]).method == called

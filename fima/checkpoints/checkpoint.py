@@ -149,12 +149,13 @@ class LoadedEncoder:
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        return described(self.method, self.config.model.backbone, self.epoch)
+        return described(self.method, self.config.model.backbone, self.epoch, cost=self.config.method.cost)
 
 
-def described(method: str, backbone: str | None, epoch: int | None) -> str:
-    """Return what an encoder is, in one line for a table or a figure."""
-    what = f"{backbone}, trained on rendered people" if method == MOTION_REGRESSION else f"{method} {backbone}"
+def described(method: str, backbone: str | None, epoch: int | None, *, cost: str = "full") -> str:
+    """Return what an encoder is, in one line for a table or a figure; `cost` is that of FIMA."""
+    name = f"{method} {cost}" if method == "fima" and cost != "full" else method
+    what = f"{backbone}, trained on rendered people" if method == MOTION_REGRESSION else f"{name} {backbone}"
     return what if epoch is None else f"{what}, {counted(epoch, 'epoch')}"
 
 

@@ -62,12 +62,15 @@ def provenance(results: Mapping[str, EvaluationResult]) -> str:
     versions = {name: found["version"] for result in results.values() for name, found in result.protocols.items()}
     protocols = ", ".join(f"{name} {version}" for name, version in versions.items() if "@" not in name)
     unit = first.unit if count == 1 else f"{first.unit}s"
-    return " · ".join([f"{count} {unit} ({first.lists_hash})", f"seed {first.seed}", *clips, f"protocols: {protocols}"])
+    lists = f"{count} {unit} ({first.lists_hash})" if first.lists_hash else f"{count} {unit}"
+    return " · ".join([lists, f"seed {first.seed}", *clips, f"protocols: {protocols}"])
 
 
 def _sampling(result: EvaluationResult) -> str:
     clips: dict[str, Any] = next((found["clips"] for found in result.protocols.values() if "clips" in found), {})
-    return ", ".join(f"{name} {value}" for name, value in clips.items() if value)
+    # One of the three says how frames are spread; a clip that has a span or a rate does not use its stride.
+    unused = "stride" if clips.get("span") or clips.get("fps") else ""
+    return ", ".join(f"{name} {value}" for name, value in clips.items() if value and name != unused)
 
 
 def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:

@@ -119,7 +119,8 @@ class VideoEncoder(
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        return described(self.about.get("method", "encoder"), self.backbone, self.about.get("epoch"))
+        cost = (self.about.get("config") or {}).get("method", {}).get("cost", "full")
+        return described(self.about.get("method", "encoder"), self.backbone, self.about.get("epoch"), cost=cost)
 
     def facts(self) -> dict[str, Any]:
         """What an exported file says of it, from which `load` opens it again; plain values."""

@@ -90,6 +90,8 @@ class RunRecord:
         if "classifier" in self.settings:
             frozen = self.settings["classifier"].get("freeze")
             return "linear probe by SGD" if frozen else "fine-tuning"
+        if self.setting("method", "cost") == "light":
+            return "FIMA light"
         return {"fima": "FIMA", "moco": "MoCo"}.get(str(self.setting("method", "name")), "run")
 
     @property

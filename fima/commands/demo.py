@@ -28,6 +28,7 @@ from fima.commands.study import (
 )
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
+from fima.files.output import check_writable
 
 Method = Literal["moco", "fima"]
 RECIPES: Mapping[Method, str] = {"moco": "motion_textures_moco.yaml", "fima": "motion_textures_fima.yaml"}
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(DemoArguments, argv, prog="fima demo")
     out = arguments.out or Path("runs", "demo-quick" if arguments.quick else "demo")
+    check_writable(out, flag="out")
     seed = arguments.seed
     data = out / f"data-{seed}"
     runs = {name: out / f"{name}-{seed}" for name in RECIPES}

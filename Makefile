@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 test: lint
 	# One thread a process: two on a busy machine wait for each other. Compiled modules are kept, whatever the environment
 	# says: tests start Python hundreds of times.
-	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=json
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report=json
 	$(BIN)/python -m tests.check_coverage coverage.json
 
 lint: $(INSTALLED)
@@ -30,8 +30,9 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/motion_textures.py --seeds 0 1 2
 
-# 2,000 changed videos, 3,500 checkpoints, 26,000 lists and tables.
+# The slow tests, 2,000 changed videos, 3,500 checkpoints, 26,000 lists and tables.
 soak: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 	$(BIN)/python -W ignore benchmarks/fuzz_videos.py --videos 2000
 	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_checkpoint_fuzz.py tests/test_list_fuzz.py
 	$(BIN)/python -W ignore benchmarks/soak_loader.py
@@ -57,5 +58,7 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	# pip compiles in one process, and tests of packages as well. A file that is for another Python fails and is no loss.
+	-$(BIN)/python -m compileall -qq -j 0 -x '/(tests|transformers/models)/' $(VENV)/lib
 	touch $@

@@ -190,8 +190,8 @@ def notebook_page() -> str:
         printed = "".join(chain.from_iterable(output.get("text", ()) for output in cell.get("outputs", ())))
         parts += [f"```text\n{printed.rstrip()}\n```"] if printed.strip() else []
         parts += [_picture(output["data"]) for output in cell.get("outputs", ()) if "data" in output]
-    source = f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run."
-    return "\n\n".join([*parts, source]) + "\n"
+    parts.append(f"This page is the file `{NOTEBOOK}` of the repository, with the outputs of one run.\n")
+    return "\n\n".join(parts)
 
 
 def _picture(data: Mapping[str, Any]) -> str:
@@ -316,10 +316,7 @@ def _rows(prefix: str, settings: Any) -> list[str]:  # noqa: ANN401
 
 
 def _changed_defaults(name: str, settings: Any, base: Any) -> list[str]:  # noqa: ANN401
-    names = [field.name for field in dataclasses.fields(settings)]
-    changed = [
-        f"`{one}` {_value(getattr(settings, one))}" for one in names if getattr(settings, one) != getattr(base, one)
-    ]
+    changed = [f"`{one}` {_value(value)}" for one, value in vars(settings).items() if value != getattr(base, one)]
     rest = f", but for the defaults {', '.join(changed)}" if changed else ""
     return [f"`{name}`: [as above](#{name}){rest}."]
 
@@ -328,8 +325,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of its bases, each on one line."""
     (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    base = kind.__base__
-    found = field_docstrings(base) if base is not None and dataclasses.is_dataclass(base) else {}
+    found = field_docstrings(kind.__base__) if dataclasses.is_dataclass(kind.__base__) else {}
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())

@@ -74,3 +74,8 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of another library says; its type, where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

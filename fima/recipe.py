@@ -58,6 +58,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def preset_recipe(name: str) -> Path:
+    """Return the file of a recipe of the package.
+
+    Raises:
+        ConfigError: there is none of that name; with the nearest one, or all of them.
+    """
+    names = [recipe.stem for recipe in RECIPES.glob("*.yaml")]
+    if name not in names:
+        raise ConfigError(f"--preset {name}: there is no such recipe{suggestion(name, names)}")
+    return RECIPES / f"{name}.yaml"
+
+
 def _found(path: Path) -> Path:
     """The file itself; where there is none, the recipe of that name that came with the package."""
     own = RECIPES / path.name

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# They start from a process that has loaded PyTorch once.
+mp.set_forkserver_preload(["torch", "torch.distributed", "fima.method"])
 TIMEOUT_SECONDS = 600
 """Longest wait for a process; a busy machine needs minutes to start one."""
 
@@ -27,7 +29,7 @@ def run_processes(function: Callable[..., Any], num_processes: int, folder: Path
         RuntimeError: a process failed; the message has its traceback.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
     processes = [
         context.Process(target=_process, args=(rank, function, num_processes, folder, args))
         for rank in range(num_processes)

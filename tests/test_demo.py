@@ -1,13 +1,20 @@
 """`fima demo`: which commands it runs, what it leaves, and what happens when one of its two processes fails."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fima.cli import main
 from fima.commands import demo, study
+from fima.commands.make_data import MakeDataArguments
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
+from fima.recipe import RECIPES, read_recipe
+from fima.train.resolve import published_queue_sizes
 
 FIGURES = dict.fromkeys(study.COLUMNS.values(), 12.5)
 
@@ -15,6 +22,7 @@ FIGURES = dict.fromkeys(study.COLUMNS.values(), 12.5)
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that would have run; those that train leave figures, as they do."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ran: list[list[str]] = []
 
     def record(command: str, *words: object) -> None:
@@ -51,10 +59,28 @@ def test_the_demo(
     assert ("--num-train" in made) == ("--optim.epochs" in trained) == bool(flags)
     assert trained[1] == made[2] == str(folder / "data-3")
     assert set(FEATURE_PROTOCOLS) < set(measured)
+    assert ("occlusion" in measured) == ("light" not in trained) == (not flags)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["quick"] == bool(flags)
     assert summary["methods"]["fima"] == dict.fromkeys(study.COLUMNS, 12.5)
-    assert capsys.readouterr().out.splitlines()[-1] == f"everything on one page: {folder / 'report.html'}"
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == f"everything on one page: {folder / 'report.html'}"
+    assert ("FIMA light" in printed) == ("Smaller than `fima demo`" in printed) == bool(flags)
+
+
+def test_the_quick_demo_says_what_is_smaller() -> None:
+    data, recipe = MakeDataArguments(kind="motion-textures", out=Path()), read_recipe(RECIPES / demo.RECIPES["fima"])
+    quick = dict(zip(demo.QUICK_SIZE[::2], demo.QUICK_SIZE[1::2], strict=True))
+    said = " ".join(demo.QUICK_NOTE.split())
+    for text in (
+        f"{quick['--num-train']} training videos instead of {data.num_train}",
+        f"{quick['--num-test']} test videos instead of {data.num_test}",
+        f"{demo.QUICK_SETTINGS['optim.epochs']} epochs instead of {recipe.optim.epochs}",
+        f"crops of {demo.QUICK_SETTINGS['data.crop_size']} px instead of {recipe.data.crop_size}",
+    ):
+        assert text in said
+    queue, _ = published_queue_sizes(int(quick["--num-train"]))
+    assert demo.QUICK_SETTINGS["method.queue_size"] == queue
 
 
 def test_both_methods_end_when_one_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +88,35 @@ def test_both_methods_end_when_one_fails(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'data-0'}" in printed
     assert "| fima: error: " in printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_methods_end_with_a_signal(
+    number: signal.Signals, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begin, heard = subprocess.Popen, list[str]()
+    children: list[subprocess.Popen[str]] = []
+
+    def begin_waiting(words: list[str], **options: object) -> "subprocess.Popen[str]":
+        code = f"import time; print({words[-1]!r}, flush=True); time.sleep(600)"
+        children.append(begin([sys.executable, "-c", code], **options))  # type: ignore[call-overload]
+        return children[-1]
+
+    class Listener:
+        def print(self, line: str, **_: object) -> None:
+            heard.append(line)
+            if len(heard) == len(demo.RECIPES):
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(subprocess, "Popen", begin_waiting)
+    monkeypatch.setattr(demo, "Console", Listener)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["demo", "--out", str(tmp_path)]) == 128 + number
+        assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
+    finally:
+        for child in children:
+            child.kill()
+    assert sorted(heard) == ["fima | fima", "moco | moco"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [words[0] for words in commands] == ["make-data", "contact-sheet"]

@@ -115,7 +115,7 @@ def step_of_backbone(_rank: int, backbone: Literal["i3d", "r2plus1d_18"]) -> dic
         warnings.simplefilter("always")
         method = build_method(replace(MODEL, backbone=backbone), METHODS["moco"])
         network = distributed.data_parallel(method.to(memory_format=torch.channels_last_3d))
-        clips = [ClipInputs(views={"full": torch.randn(2, 3, 16, 64, 64)}, box=torch.zeros(2, 4)) for _ in range(2)]
+        clips = [ClipInputs(views={"full": torch.randn(2, 3, 8, 32, 32)}, box=torch.zeros(2, 4)) for _ in range(2)]
         loss = network(*clips).total
         torch.autograd.backward(loss)
     assert not warned, warned[0].message
@@ -180,6 +180,7 @@ def three(rank: int) -> dict[str, Tensor]:
     return run_steps(rank, "fima", [(0, 2), (2, 4), (4, 6)])
 
 
+@pytest.mark.slow
 def test_three_processes_equal_one(tmp_path: Path) -> None:
     check_equal(run_processes(three, 3, tmp_path / "gloo"), run_steps(0, "fima", [(0, 6)]))
 

@@ -47,7 +47,7 @@ def shortened(words: tuple[str, ...]) -> list[str]:
     """A command with the flags that make it small."""
     name, *rest = words
     flags = dict(SHORTENED.get(name, {}))
-    if "recipes/small.yaml" in rest:
+    if {"recipes/small.yaml", "--preset"} & set(rest):
         flags.pop("--model.backbone", None)  # the recipe starts from weights of its backbone
     if "--smoke" in rest:
         del flags["--data.workers"], flags["--optim.epochs"]

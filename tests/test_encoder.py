@@ -199,6 +199,7 @@ for address in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
     """With the hub's own library, and a hub on this machine; the address of the real one is never asked."""
     pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
@@ -257,6 +258,13 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert "load" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         getattr(fima, "nothing")  # noqa: B009
+
+
+def test_a_run_starts_without_what_few_runs_need() -> None:
+    """Loading them takes as long as loading PyTorch."""
+    code = "import sys, fima.train.pretrain; print(sorted(sys.modules.keys() & {'matplotlib', 'torchvision'}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
 
 
 def test_pixels_are_rounded_before_they_are_normalised() -> None:

@@ -208,6 +208,7 @@ def test_pre_training_has_sizes_of_its_own() -> None:
         PretrainConfig(data=DataConfig(crop_size=0))
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     config = changed("data", FROZEN, workers=1)
     alone = after(videos, tmp_path / "alone", config).model

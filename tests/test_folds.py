@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from fima.cli import main
 from fima.data.datasets import Video, VideoList
+from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError
 from fima.evaluate import attentive, linear_protocols
 from fima.evaluate.attentive import Training
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import Features, encode, encode_difference, encoder_source
 from fima.evaluate.folds import grouped_folds, list_folds
+from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import drawn_means, interval
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.measured import FeatureSets
@@ -104,8 +106,54 @@ def test_a_class_that_a_fold_lacks_is_named(videos: Path, tmp_path: Path) -> Non
     table = tmp_path / "table.csv"
     table.write_text("\n".join(row for row in rows if not ("bright" in row and "ann" not in row)))
     folds = list_folds(videos, EvaluationConfig(cross_validation="group"), annotations=table)
-    assert "fold ann: no video to train on of bright" in folds["ann"].train.warnings()
-    assert "fold bob: no video to test of bright" in folds["bob"].train.warnings()
+    missed = "fold ann: no video to train on of bright, so its test videos of it are missed"
+    assert folds["ann"].train.warnings() == [missed]
+    left = "fold bob: no video to test of bright, so its figures are of the other classes"
+    assert folds["bob"].train.warnings() == [left]
+
+
+def means() -> FrozenEncoder:
+    """What the commands below are given: the brightness of a clip, which is its class."""
+    clips = ClipSettings(frames=4, crop_size=32)
+    return FrozenEncoder(
+        name="means", network=lambda pixels: pixels.mean(dim=(2, 3, 4)), clips=clips, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+
+
+def evaluate_rows(videos: Path, rows: list[str], *protocols: str) -> tuple[int, dict[str, float]]:
+    """Leave one person out of some rows of the table; return the exit code and the figures."""
+    Path("table.csv").write_text("\n".join([COLUMNS, *rows]) + "\n")
+    words = ["evaluate", f"{__name__}:means", str(videos), "--annotations", "table.csv", "--cross-validation", "group"]
+    words += ["--num-clips", "1", "--workers", "0", "--device", "cpu", "--out", "found.json"]
+    code = main([*words, "--protocols", *protocols])
+    return code, json.loads(Path("found.json").read_text())["figures"] if code == 0 else {}
+
+
+def test_few_examples_are_refused_before_any_video_is_decoded_or_said_to_be_few(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = (videos / "videos.csv").read_text().split()[1:]
+    one_each = [row for row in rows if "_0" in row and ("ann" in row or "bob" in row)]
+    dark_and_bright = [row for row in rows if "bright/ann" in row or "dark/bob" in row]
+    with monkeypatch.context() as nothing:
+        nothing.setattr("fima.evaluate.windows.VideoReader", None)
+        for protocol in ("linear", "attentive", "diagnosis"):
+            assert evaluate_rows(videos, one_each, "knn", protocol)[0] == 2
+            error = capsys.readouterr().err
+            what = f"the {protocol} probe needs two classes and two videos of a class to train on"
+            if protocol != "attentive":  # which needs maps first
+                assert error == f"fima: error: fold ann: {what}; give more videos, or --protocols without it\n"
+        assert evaluate_rows(videos, dark_and_bright, "low_shot_curve")[0] == 2
+        assert "fold ann: the low_shot_curve probe needs two classes to train on" in capsys.readouterr().err
+    assert evaluate_rows(videos, one_each, "knn", "retrieval", "low_shot_curve")[1]["low_shot_curve/1/top1"] == 100
+    assert "fewer than 2 training videos of every class; this size is left out" in capsys.readouterr().err
+    # Only ann is seen in the dark: without her it is missed, 2 of 8 videos; the others are tested in the light alone.
+    lacking = [row for row in rows if ("bright" in row or "ann" in row) and "bob" not in row]
+    assert evaluate_rows(videos, lacking, "knn")[1]["knn/top1"] == 75
+    warnings = capsys.readouterr().err
+    assert "fold ann: no video to train on of dark, so its test videos of it are missed" in warnings
+    assert "fold dan: no video to test of dark, so its figures are of the other classes" in warnings
 
 
 def test_intervals_draw_groups_and_not_videos() -> None:

@@ -69,6 +69,7 @@ def test_recomputing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept[True] < kept[False] / 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_encoders_compute_the_same() -> None:
     model = replace(SMALL, backbone="tiny")

@@ -111,6 +111,7 @@ def child_processes(process: int) -> list[int]:
     return [int(child) for child in children.read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     videos: Path, tmp_path: Path
@@ -200,6 +201,7 @@ def on_node(node: Node, videos: Path, run: RunFolder, *flags: str) -> subprocess
     )
 
 
+@pytest.mark.slow
 def test_two_nodes_are_one_run(nodes: tuple[Node, Node], videos: Path, tmp_path: Path) -> None:
     apart, together = RunFolder(tmp_path / "apart"), RunFolder(tmp_path / "together")
     processes = [on_node(node, videos, apart) for node in nodes]
@@ -244,6 +246,6 @@ def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path
         lock.take()
     finally:
         run.kill()
+        os.kill(child, signal.SIGKILL)  # first, as it holds the pipe that is read to its end
         run.communicate()
         lock.release()
-        os.kill(child, signal.SIGKILL)

@@ -312,7 +312,7 @@ class TestSignals:
 
 def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
     script = ROOT / "benchmarks" / "kill_resume.py"
-    words = [sys.executable, str(script), "--kills", "2", "--epochs", "8", "--videos", "20", "--seed", "1"]
+    words = [sys.executable, str(script), "--kills", "1", "--epochs", "6", "--videos", "20", "--seed", "1"]
     outcome = subprocess.run(words, capture_output=True, text=True, timeout=900)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "the same, bit for bit" in outcome.stdout

@@ -1,9 +1,7 @@
 """`fima report`: what the page holds, what it refuses, and that it works in a real browser."""
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,11 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
 from fima.train.pretrain import pretrain
-from fima.visual.html import render, script
-from fima.visual.report.charts import Chart, confusion_chart, curve_charts, embedding_chart, similarity_chart
-from fima.visual.report.media import MediaStore
-from fima.visual.report.runs import ClassReport, read_run, read_runs
-from fima.visual.report.tables import Table
+from fima.visual.report.charts import curve_charts
+from fima.visual.report.runs import read_run, read_runs
 from tests.browser import Elements, chromium
 from tests.small_runs import with_settings
-from tests.video_files import moving_square, write_ucf101_avi
+from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
 HOSTILE = "<img src=x onerror=document.title='bad'>"
@@ -190,59 +185,6 @@ def test_curves_hold_every_number_of_the_metrics(runs: list[Path]) -> None:
     named = [trace["name"] for trace in charts["Similarity of two clips of one video"].data if trace["showlegend"]]
     assert named == ["fima", "fima, health check", "moco &lt;i&gt;", "moco &lt;i&gt;, health check"]
     assert len(charts["Frame-level motion loss"].data) == 2
-
-
-def test_confusion_and_accuracy_by_class() -> None:
-    report = ClassReport(name="x", classes=["a", "b", "<c>"], counts=[[3, 1, 0], [0, 2, 2], [0, 0, 0]])
-    assert [report.accuracy(number) for number in range(3)] == [75, 50, None]
-    assert [report.taken_for(number) for number in range(3)] == ["b", "<c>", ""]
-    chart = confusion_chart(report)
-    assert chart.data[0]["z"] == [[75, 25, 0], [0, 50, 50], [0, 0, 0]]
-    assert chart.data[0]["x"][2] == "&lt;c&gt;"
-    assert "62.5 percent" in chart.summary
-
-
-def test_maps_and_histograms() -> None:
-    chart = embedding_chart("PCA", np.arange(8.0).reshape(4, 2), [1, 0, 1, -1], ["<a>", "b"])
-    assert {trace["name"]: trace["customdata"] for trace in chart.data} == {
-        "videos": [3],
-        "&lt;a&gt;": [1],
-        "b": [0, 2],
-    }
-    shares = similarity_chart({"one": np.array([0.99, 0.99, -0.5])}).data[0]["y"]
-    assert max(shares) == 1
-    assert sum(shares) == 1.5
-
-
-def test_text_in_tables_and_data_in_scripts_are_escaped() -> None:
-    table = Table(caption='"c" & <i>', header=["name", "<n>"], rows=[["<x>", "1,234"], ["y", "2 ± 1"], ["z", ""]])
-    page = render("fima.visual.report", "skipped.html", skipped=table)
-    assert 'aria-label="&#34;c&#34; &amp; &lt;i&gt;"' in page
-    assert re.findall(r'<th scope="row">(.*?)</th>', page) == ["&lt;x&gt;", "y", "z"]
-    assert re.findall(r'<th scope="col"(.*?)</th>', page) == [">name", ' class="number">&lt;n&gt;']
-    assert page.count('<td class="number">') == 3
-    curve = Chart(title="<b>", summary="'s'", data=[{"name": "</script><!--&"}], layout={})
-    page = render("fima.visual.report", "curves.html", curves=[curve], epochs={})
-    assert "<figcaption>&lt;b&gt;</figcaption>" in page
-    (content,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
-    assert not set("<>&") & set(content)
-    assert json.loads(content) == {"data": curve.data, "layout": {}}
-    with pytest.raises(ValueError, match="JSON"):
-        render("fima.visual.report", "curves.html", curves=[replace(curve, layout={"x": float("nan")})], epochs={})
-
-
-def test_a_script_cannot_end_its_element() -> None:
-    assert script("a('</script><!--') && b") == "a('<\\/script><\\!--') && b"
-
-
-def test_videos_that_have_no_room_are_left_out() -> None:
-    media = MediaStore(6_000)
-    frames = list(moving_square(4))
-    names = [media.add(f"video {number % 6}", frames, 10) for number in range(8)]
-    assert names[0] == names[6] == "v0"
-    assert None in names
-    assert media.num_left_out == names.count(None)
-    assert sum(map(len, media.contents.values())) + sum(map(len, media.posters.values())) <= 6_000
 
 
 @pytest.fixture(scope="module")

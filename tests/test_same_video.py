@@ -42,6 +42,61 @@ def counted(negatives: Tensor, videos: list[int], own: int) -> Tensor:
     return negatives[[row for row, video in enumerate(videos) if video != own]]
 
 
+def expected_instance(keys: Tensor, ids: list[int], position: int, clips: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The instance loss of both clips, each an embedding and a key; the keys of the first are in the second's queue."""
+    expected = torch.zeros((), dtype=torch.float64)
+    for embedding, key in clips:
+        for row, video in enumerate(VIDEOS):
+            rows = slice(row, row + 1)
+            negatives = counted(keys, ids, video)
+            expected += info_nce_loop(embedding[rows], key[rows], negatives, METHOD.temperature) / 8
+        for number, new in enumerate(key):
+            keys[(position + number) % len(keys)], ids[(position + number) % len(keys)] = new, VIDEOS[number]
+        position = 0  # the queue is a ring, and the order of its keys does not matter to a sum
+    return expected
+
+
+def expected_frame(keys: Tensor, ids: list[int], predictions: Tensor, batch: Tensor) -> Tensor:
+    """The frame loss; predictions and keys are (4 kinds, B, D)."""
+    samples, total = range(len(VIDEOS)), torch.zeros((), dtype=torch.float64)
+    for kind in range(4):
+        for row in samples:
+            negatives = [
+                batch[other, sample]
+                for other in range(4)
+                for sample in samples
+                if other != kind and (sample == row or VIDEOS[sample] != VIDEOS[row])
+            ]
+            stack = torch.stack([*negatives, *counted(keys, ids, VIDEOS[row])])
+            rows = slice(row, row + 1)
+            total += info_nce_loop(predictions[kind, rows], batch[kind, rows], stack, METHOD.temperature) / 16
+    return total
+
+
+def expected_cell(
+    keys: Tensor, ids: list[int], predictions: list[Tensor], directions: list[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """The cell loss; for each direction the keys' cells and the positive pairs."""
+    losses, samples = [], range(len(VIDEOS))
+    for prediction, (cells, positives) in zip(predictions, directions, strict=True):
+        for index in range(cells.shape[1]):
+            each = []
+            for row in samples:
+                if not positives[row].any():
+                    continue
+                others = [cells[s].flatten(0, 1) for s in samples if s == row or VIDEOS[s] != VIDEOS[row]]
+                everything = torch.cat([*others, counted(keys, ids, VIDEOS[row])])
+                rows = slice(row, row + 1)
+                each.append(
+                    cell_motion_loop(
+                        prediction[rows, index], cells[rows, index], positives[rows], everything,
+                        METHOD.cell_temperature,
+                    )
+                )  # fmt: skip
+            losses.append(torch.stack(each).mean())
+    return torch.stack(losses).mean()
+
+
 def test_each_loss_is_that_of_loops_that_pass_over_the_own_video(method: FIMA) -> None:
     a, b = clip(2, VIDEOS), clip(3, VIDEOS)
     with torch.no_grad():
@@ -53,62 +108,21 @@ def test_each_loss_is_that_of_loops_that_pass_over_the_own_video(method: FIMA) -
     assert {name: sorted(set(ids)) for name, (_, ids) in queues.items()} == {
         "instance": [-1, 0, 2, 3], "frame": [0, 2, 3], "cell": [-1, 0, 2, 3]
     }  # fmt: skip
-    tau, samples = METHOD.temperature, range(len(VIDEOS))
-
-    keys, ids = queues["instance"]
-    expected = torch.zeros((), dtype=torch.float64)
-    for embedding, key in zip(query.embeddings, (keys_b["instance"], keys_a["instance"]), strict=True):
-        for row in samples:
-            rows = slice(row, row + 1)
-            expected += info_nce_loop(embedding[rows], key[rows], counted(keys, ids, VIDEOS[row]), tau) / 8
-        # The queue is a ring; the order of its keys does not matter to a sum.
-        place = int(method.queues["instance"].position) if embedding is query.embeddings[0] else 0
-        for number, new in enumerate(key):
-            keys[(place + number) % len(keys)], ids[(place + number) % len(keys)] = new, VIDEOS[number]
-    found = {"instance": expected}
-
-    keys, ids = queues["frame"]
-    predictions = torch.cat([prediction.frames for prediction in query.predictions])
-    batch = torch.cat([keys_b["frame"], keys_a["frame"]])
-    total = torch.zeros((), dtype=torch.float64)
-    for kind in range(4):
-        for row in samples:
-            negatives = [
-                batch[other, sample]
-                for other in range(4)
-                for sample in samples
-                if other != kind and (sample == row or VIDEOS[sample] != VIDEOS[row])
-            ]
-            negatives += list(counted(keys, ids, VIDEOS[row]))
-            rows = slice(row, row + 1)
-            total += info_nce_loop(predictions[kind, rows], batch[kind, rows], torch.stack(negatives), tau) / 16
-    found["frame"] = total
-
-    keys, ids = queues["cell"]
     key_a, key_b = keys_a["cell"], keys_b["cell"]
     pairs = positive_pairs(a.box, b.box, key_a.mask, key_b.mask, pos_ratio=METHOD.pos_ratio)
-    losses = []
-    directions = ((key_b.cells, pairs), (key_a.cells, pairs.transpose(1, 2)))
-    for prediction, (cells, positives) in zip(query.predictions, directions, strict=True):
-        for index in range(cells.shape[1]):
-            each = []
-            for row in samples:
-                if not positives[row].any():
-                    continue
-                others = [cells[s].flatten(0, 1) for s in samples if s == row or VIDEOS[s] != VIDEOS[row]]
-                everything = torch.cat([*others, counted(keys, ids, VIDEOS[row])])
-                rows = slice(row, row + 1)
-                each.append(
-                    cell_motion_loop(
-                        prediction.cells[rows, index], cells[rows, index], positives[rows], everything,
-                        METHOD.cell_temperature,
-                    )
-                )  # fmt: skip
-            losses.append(torch.stack(each).mean())
-    found["cell"] = torch.stack(losses).mean()
-
+    embeddings = list(zip(query.embeddings, (keys_b["instance"], keys_a["instance"]), strict=True))
+    predictions = torch.cat([prediction.frames for prediction in query.predictions])
+    expected = {
+        "instance": expected_instance(*queues["instance"], int(method.queues["instance"].position), embeddings),
+        "frame": expected_frame(*queues["frame"], predictions, torch.cat([keys_b["frame"], keys_a["frame"]])),
+        "cell": expected_cell(
+            *queues["cell"],
+            [prediction.cells for prediction in query.predictions],
+            [(key_b.cells, pairs), (key_a.cells, pairs.transpose(1, 2))],
+        ),
+    }
     step = method(a, b, update_keys=False)
-    for name, value in found.items():
+    for name, value in expected.items():
         torch.testing.assert_close(step.parts[name], value.detach(), rtol=1e-9, atol=1e-11)
     assert step.each is not None
     assert (pairs.flatten(1).any(dim=1)).all()

@@ -50,6 +50,7 @@ def batch_script(folder: Path, videos: Path, run: RunFolder) -> list[str]:
     return ["bash", str(folder / "job.sh")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the script is for clusters")
 def test_the_signal_before_the_end_saves_and_requeues_and_the_next_job_goes_on(tmp_path: Path) -> None:
     videos, run, folder = make_videos(tmp_path / "videos"), RunFolder(tmp_path / "run"), tmp_path / "bin"

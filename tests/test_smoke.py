@@ -54,6 +54,7 @@ def test_from_pretraining_to_both_kinds_of_classifier(tmp_path: Path) -> None:
         assert figures
 
 
+@pytest.mark.slow
 def test_the_other_backbone_and_the_baseline(tmp_path: Path) -> None:
     words = ["pretrain", "--smoke", "--out", str(tmp_path / "moco"), str(RECIPES / "k400_r2plus1d_18_moco.yaml")]
     assert main(words) == 0

@@ -25,6 +25,8 @@ FORMAT_VERSION = 3
 ROUNDING = ("foreach", "fused")
 """Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
+MOTION_REGRESSION = "motion-regression"
+"""The method of `fima make-encoder`, which trains the encoder that comes with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +149,13 @@ class LoadedEncoder:
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        epochs = "" if self.epoch is None else f", {counted(self.epoch, 'epoch')}"
-        return f"{self.method} {self.config.model.backbone}{epochs}"
+        return described(self.method, self.config.model.backbone, self.epoch)
+
+
+def described(method: str, backbone: str | None, epoch: int | None) -> str:
+    """Return what an encoder is, in one line for a table or a figure."""
+    what = f"{backbone}, trained on rendered people" if method == MOTION_REGRESSION else f"{method} {backbone}"
+    return what if epoch is None else f"{what}, {counted(epoch, 'epoch')}"
 
 
 def versions() -> dict[str, str]:

@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import Size, Tensor
-from torchvision import models
 
 from fima.backbones.registry import build_backbone
+from fima.checkpoints.checkpoint import described
 from fima.checkpoints.pretrained import EncoderFile, encoder_file, nearest_backbone, read_encoder
-from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, suggestion
 
 LEAST_SHARE = 0.5
@@ -75,6 +74,9 @@ def read_warm_start(source: str, backbone: str) -> WarmStart:
 
 def _cached(source: str) -> Path:
     """The file of torchvision's default weights in PyTorch's cache; nothing is fetched."""
+    # Loading torchvision costs as much as PyTorch itself; only this source needs it.
+    from torchvision import models
+
     name = source.removeprefix(TORCHVISION)
     try:
         weights = models.get_model_weights(name).DEFAULT
@@ -107,10 +109,9 @@ def fitted(found: EncoderFile, source: str, backbone: str) -> WarmStart:
         known = "" if held in (None, backbone) else f"its encoder is {held}, and "
         gives = f"it gives only {_share(weights, own):.0%} of the weights of {backbone}"
         raise CheckpointError(f"{source}: {known}{gives}; give another file, or the --model.backbone that it is of")
-    epochs = "" if found.epoch is None else f", {counted(found.epoch, 'epoch')}"
     return WarmStart(
         source=source,
-        description=f"{found.method} {held}{epochs}",
+        description=described(found.method, held, found.epoch),
         weights=weights,
         num_inflated=num_inflated,
         missing=[

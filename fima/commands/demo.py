@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from fima.commands.parse import parse
 from fima.commands.study import (
-    COLUMNS,
+    PROTOCOLS,
     Trial,
     make_data,
     pretrain_and_evaluate,
@@ -28,11 +29,11 @@ from fima.commands.study import (
 )
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
+from fima.evaluate.protocols import FEATURE_PROTOCOLS
 from fima.files.output import check_writable
 
 Method = Literal["moco", "fima"]
 RECIPES: Mapping[Method, str] = {"moco": "motion_textures_moco.yaml", "fima": "motion_textures_fima.yaml"}
-NAMES: Mapping[Method, str] = {"moco": "MoCo", "fima": "FIMA"}
 TITLES = {
     "linear_top1": "linear top-1",
     "knn_top1": "kNN top-1",
@@ -43,14 +44,19 @@ TITLES = {
     "occlusion_share": "what features depend on: the object",
     "same_video": "nearest clip is of the same video",
 }
-QUICK_SIZE = ("--num-train", 200, "--num-test", 60)
+QUICK_SIZE = ("--num-train", 120, "--num-test", 40)
 QUICK_SETTINGS: Mapping[str, object] = {
-    "optim.epochs": 6,
+    "optim.epochs": 5,
+    "optim.batch_size": 10,
     "data.crop_size": 48,
-    "method.queue_size": 47,
+    "method.queue_size": 28,
     "data.workers": 0,
 }
 """The queue has the paper's share of the videos. Another process that decodes would first load PyTorch for seconds."""
+QUICK_NOTE = (
+    "Smaller than `fima demo`: 120 training videos instead of 600, 5 epochs instead of 10, crops of 48 px instead of "
+    "64. FIMA light is `--method.cost light`. With 40 test videos instead of 400, a figure is good to ±15."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +72,57 @@ class DemoArguments:
     seed: int = 0
     """Seed of the data and of both runs."""
     quick: bool = False
-    """Fewer videos and epochs, smaller crops: 215 seconds of processor time in all, and lower figures."""
+    """Fewer and smaller videos, fewer epochs and figures: about a minute on two cores. The figures are lower."""
     method: Method | None = None
     """Train and evaluate this one alone, on videos that an earlier call has made."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is."""
+        return self.out or Path("runs", "demo-quick" if self.quick else "demo")
+
+    @property
+    def data(self) -> Path:
+        """The videos."""
+        return self.folder / f"data-{self.seed}"
+
+    @property
+    def runs(self) -> dict[Method, Path]:
+        """The folder of each method's run."""
+        return {name: self.folder / f"{name}-{self.seed}" for name in RECIPES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(DemoArguments, argv, prog="fima demo")
-    out = arguments.out or Path("runs", "demo-quick" if arguments.quick else "demo")
-    check_writable(out, flag="out")
-    seed = arguments.seed
-    data = out / f"data-{seed}"
-    runs = {name: out / f"{name}-{seed}" for name in RECIPES}
-    if arguments.method is not None:
-        trial = Trial(recipe=RECIPES[arguments.method], settings=QUICK_SETTINGS if arguments.quick else {})
-        workers = 0 if arguments.quick else 2
-        pretrain_and_evaluate(trial, data=data, out=runs[arguments.method], seed=seed, workers=workers)
-        return 0
+    check_writable(arguments.folder, flag="out")
+    with _sigterm_ends_in_order():
+        return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
+
+
+def _train(arguments: DemoArguments, method: Method) -> int:
+    """Train and evaluate one method."""
+    settings: Mapping[str, object] = {}
+    if arguments.quick:
+        settings = dict(QUICK_SETTINGS) | ({"method.cost": "light"} if method == "fima" else {})
+    pretrain_and_evaluate(
+        Trial(recipe=RECIPES[method], settings=settings),
+        data=arguments.data,
+        out=arguments.runs[method],
+        seed=arguments.seed,
+        workers=0 if arguments.quick else 2,
+        # The other two look at every clip many times.
+        protocols=FEATURE_PROTOCOLS if arguments.quick else PROTOCOLS,
+    )
+    return 0
+
+
+def _compare(arguments: DemoArguments) -> int:
+    """Run all steps."""
     start = time.monotonic()
+    # Read when PyTorch is loaded, here and in both processes.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // len(RECIPES))))
+    out, data, runs, seed = arguments.folder, arguments.data, arguments.runs, arguments.seed
     make_data(data, *(QUICK_SIZE if arguments.quick else ()), seed=seed)
     run("contact-sheet", data, "--out", out / "contact_sheet.png", "--split", "test", "--examples-per-class", 1)
     if code := _side_by_side(["--out", str(out), "--seed", str(seed), *(["--quick"] if arguments.quick else [])]):
@@ -97,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = round(time.monotonic() - start, 1)
     summary = {"methods": figures, "seconds": seconds, "seed": seed, "quick": arguments.quick}
     write_json(out / "summary.json", summary)
-    _show(figures, out, seconds)
+    _show(figures, arguments, seconds)
     return 0
 
 
@@ -111,12 +149,10 @@ def _side_by_side(words: Sequence[str]) -> int:
         The exit code of one that failed, after which the other is asked to save and stop; or of Ctrl-C, which both
         have seen; or 0.
     """
-    threads = max(1, available_cores() // len(RECIPES))
-    environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ}
     children = {
         name: subprocess.Popen(
             [sys.executable, "-m", "fima", "demo", *words, "--method", name],
-            env=environment,
+            env={"PYTHONUNBUFFERED": "1", **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -137,26 +173,48 @@ def _side_by_side(words: Sequence[str]) -> int:
                 other.terminate()
 
     followers = [threading.Thread(target=follow, args=item) for item in children.items()]
-    for follower in followers:
-        follower.start()
-    # Ctrl-C reaches the children too: they save and end, and so do the followers.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for follower in followers:
-        follower.join()
-    signal.signal(signal.SIGINT, before)
+    try:
+        for follower in followers:
+            follower.start()
+        for follower in followers:
+            follower.join()
+    finally:
+        # After a signal they save and end; otherwise they have ended.
+        for child in children.values():
+            child.terminate()
+        for child in children.values():
+            child.wait()
     return failures[0] if failures else 0
 
 
-def _show(figures: Mapping[Method, Mapping[str, float]], out: Path, seconds: float) -> None:
+@contextmanager
+def _sigterm_ends_in_order() -> Iterator[None]:
+    """SIGTERM leaves by an exception, as Ctrl-C does, so that the processes that were started end too."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArguments, seconds: float) -> None:
     """Print the table, a row a figure and a column a method, and where everything is; the report last."""
+    names: dict[Method, str] = {"moco": "MoCo", "fima": "FIMA light" if arguments.quick else "FIMA"}
     console = Console()
     table = Table(title="\nDoes the encoder see the motion, or the background?  (%)", title_justify="left")
     table.add_column("")
     for name in figures:
-        table.add_column(NAMES[name], justify="right")
-    for column in COLUMNS:
-        table.add_row(TITLES[column], *[f"{found[column]:.1f}" for found in figures.values()])
+        table.add_column(names[name], justify="right")
+    for column, title in TITLES.items():
+        if all(column in found for found in figures.values()):
+            table.add_row(title, *[f"{found[column]:.1f}" for found in figures.values()])
     console.print(table)
+    if arguments.quick:
+        console.print(QUICK_NOTE, highlight=False, soft_wrap=True)
     files = {
         "summary.json": "figures",
         "contact_sheet.png": "videos",
@@ -166,7 +224,7 @@ def _show(figures: Mapping[Method, Mapping[str, float]], out: Path, seconds: flo
     }
     console.print(f"{seconds:.0f} s", highlight=False)
     for file, what in files.items():
-        path = out / file
+        path = arguments.folder / file
         # A link where the terminal shows links; elsewhere the path alone.
         shown = Text(str(path), style=Style(link=path.resolve().as_uri()))
         console.print(Text(f"{what}: ").append_text(shown), highlight=False, soft_wrap=True)

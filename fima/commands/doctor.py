@@ -23,6 +23,7 @@ from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.output import check_writable
+from fima.library.begin import first_training
 from fima.library.clip_fit import fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
@@ -127,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     fit = fit_of(list(lengths.values()), clips) if lengths else None
     if fit is not None:
         console.print(fit.line, markup=False, highlight=False, soft_wrap=True)
+    if lengths and arguments.recipe is None:
+        begin = first_training(str(arguments.data), list(lengths.values()), _has_gpu)
+        console.print(begin, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
         _write_json(arguments.json, {**diagnosis.to_dict(), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:
@@ -157,6 +161,13 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     depth = "decoded to its end" if diagnosis.decoded else "checked by its header; --deep decodes it"
     if not diagnosis.problems:
         console.print(f"no problem; every video was {depth}", highlight=False)
+
+
+def _has_gpu() -> bool:
+    # Loading PyTorch takes seconds, and few folders are large enough for the question.
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _summary(counts: Mapping[str, int]) -> str:

@@ -33,6 +33,8 @@ class FinetuneArguments:
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings."""
+    preset: str | None = None
+    """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""
     out: Path
     """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
     checkpoints: Path | None = None

@@ -15,7 +15,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import one_line_error
 from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
-from fima.recipe import RunSettings, read_recipe
+from fima.recipe import RunSettings, preset_recipe, read_recipe
 
 UNBROKEN = 100_000
 """Columns of a terminal on which no line is broken."""
@@ -67,7 +67,7 @@ def _without_tilde(word: str) -> str:
 
 
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
-    """Return the settings that flags change: those of the recipe, else of the resumed run, else the paper's.
+    """Return the settings that flags change: those of the recipe or preset, else of the resumed run, else the paper's.
 
     They must be known before the flags are checked, since a flag may only make sense with them.
 
@@ -76,13 +76,18 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
         kind: `PretrainConfig` or `FinetuneConfig`.
 
     Raises:
-        ConfigError: a recipe or the settings of the run cannot be read.
+        ConfigError: a recipe or the settings of the run cannot be read, a preset is unknown, or there is a recipe, too.
     """
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scout.add_argument("--out", nargs="?", type=Path)
+    scout.add_argument("--preset", nargs="?")
     scout.add_argument("--resume", "--auto-resume", action="store_true")
     known, others = scout.parse_known_args(list(words))
     recipes = [Path(word) for word in others if is_recipe(Path(word))]
+    if known.preset is not None:
+        if recipes:
+            raise ConfigError(f"--preset {known.preset} and {recipes[0]}: give one of them")
+        return read_recipe(preset_recipe(known.preset), kind)
     if recipes:
         return read_recipe(recipes[0], kind)
     if known.resume and known.out is not None and RunFolder(known.out).config.exists():

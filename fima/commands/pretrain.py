@@ -29,6 +29,8 @@ class PretrainArguments:
     """Folder of videos, or a table; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings, such as those under `recipes/`."""
+    preset: str | None = None
+    """A recipe of the package by its name, such as `small` for a few hundred videos, instead of a RECIPE."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
     """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
     out: Path

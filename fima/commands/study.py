@@ -3,7 +3,7 @@
 import importlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,9 @@ def run(command: str, *words: object) -> None:
         raise SystemExit(code)
 
 
-def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int, workers: int = 2) -> dict[str, float]:
+def pretrain_and_evaluate(
+    trial: Trial, *, data: Path, out: Path, seed: int, workers: int = 2, protocols: Sequence[str] = PROTOCOLS
+) -> dict[str, float]:
     """Pre-train in `out` and evaluate the last checkpoint, or read what is there already.
 
     Args:
@@ -74,6 +76,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int, wor
         out: folder of the run.
         seed: seed of the run.
         workers: processes that decode in the evaluation.
+        protocols: what it measures.
 
     Returns:
         The figures of `COLUMNS`, in percent.
@@ -83,7 +86,7 @@ def pretrain_and_evaluate(trial: Trial, *, data: Path, out: Path, seed: int, wor
     flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
-        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", workers, "--protocols", *PROTOCOLS)
+        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", workers, "--protocols", *protocols)
     return read_figures(result)
 
 

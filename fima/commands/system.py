@@ -16,6 +16,7 @@ from rich.filesize import decimal
 
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
+from fima.errors import first_line
 from fima.version import __version__, pip_install
 
 LIBRARIES = ("torch", "torchvision", "av", "numpy", "tyro")
@@ -111,9 +112,8 @@ def _libraries() -> Iterator[Check]:
             importlib.import_module(name)
             yield Check(name=name, found=metadata.version(name))
         except Exception as error:  # a library built for another version may fail in any way
-            lines = str(error).splitlines() or [type(error).__name__]
             advice = f"install {name} again for {sys.executable}, in a version that fits torch"
-            yield Check(name=name, found=f"cannot be imported ({lines[0]})", state="problem", advice=advice)
+            yield Check(name=name, found=f"cannot be imported ({first_line(error)})", state="problem", advice=advice)
 
 
 def _gpu() -> Check:

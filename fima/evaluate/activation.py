@@ -155,7 +155,8 @@ def map_timeline(
         crop_size: side of the crops that the encoder was trained on, in pixels.
         device: where the encoders are.
     """
-    bins: dict[int, _Bin] = {}
+    # By slice of time, the maps that lie in it, and the frame numbers that they stand for.
+    bins: dict[int, list[tuple[float, NDArray[np.float32]]]] = {}
     waiting: list[tuple[int, Tensor]] = []
 
     def look() -> None:
@@ -165,7 +166,7 @@ def map_timeline(
             length = window.length / len(slices)
             for number, values in enumerate(slices):
                 centre = start + (number + 0.5) * length - 0.5
-                bins.setdefault(int(centre // length), _Bin()).add(centre, values)
+                bins.setdefault(int(centre // length), []).append((centre, values))
         waiting.clear()
 
     for start, clip in _clips(frames, window, crop_size):
@@ -174,37 +175,13 @@ def map_timeline(
             look()
     if waiting:
         look()
+    centres = {key: np.mean([centre for centre, _ in bins[key]]) for key in sorted(bins)}
     # The slices of a looped video that lie behind its end show its beginning again.
-    ordered = [bins[key] for key in sorted(bins)]
-    inside = [part for part in ordered if part.centre <= window.num_frames] or ordered[:1]
+    inside = [key for key, centre in centres.items() if centre <= window.num_frames] or list(centres)[:1]
     return MapTimeline(
-        maps=np.stack([part.mean for part in inside]), centres=np.array([part.centre for part in inside])
+        maps=np.stack([np.mean([values for _, values in bins[key]], axis=0) for key in inside]),
+        centres=np.array([centres[key] for key in inside]),
     )
-
-
-class _Bin:
-    """A running mean of maps and of the frame numbers that they stand for."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._centres = 0.0
-        self._values: NDArray[np.float32] | float = 0.0
-
-    def add(self, centre: float, values: NDArray[np.float32]) -> None:
-        """Count one map."""
-        self._count += 1
-        self._centres += centre
-        self._values = self._values + values
-
-    @property
-    def centre(self) -> float:
-        """The mean frame number."""
-        return self._centres / self._count
-
-    @property
-    def mean(self) -> NDArray[np.float32]:
-        """The mean map."""
-        return np.asarray(self._values / self._count, dtype=np.float32)
 
 
 def _clips(frames: Iterable[NDArray[np.uint8]], window: Window, crop_size: int) -> Iterator[tuple[int, Tensor]]:

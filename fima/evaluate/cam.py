@@ -83,7 +83,7 @@ def foreground_share(
         rgb, difference = encode(encoder, clips), encode_difference(difference_encoder, clips)
         return [activation_map(rgb, difference), activation_map(rgb)]
 
-    found = share_of_maps(
+    found = _share_of_maps(
         maps,
         ("share", "rgb_share"),
         videos,
@@ -106,7 +106,7 @@ def occlusion_share(
 
     Arguments and errors are those of `foreground_share`; `num_clips` is not used either.
     """
-    return share_of_maps(
+    return _share_of_maps(
         lambda clips: [occlusion_map(encoder, clips)],
         ("share",),
         videos,
@@ -117,7 +117,7 @@ def occlusion_share(
     )
 
 
-def share_of_maps(
+def _share_of_maps(
     maps: MapMaker,
     names: Sequence[str],
     videos: VideoList,
@@ -126,22 +126,10 @@ def share_of_maps(
     settings: ClipSettings,
     resources: Resources,
 ) -> ForegroundShare:
-    """Measure which part of maps falls on the object, where there are masks, and on the `moving_pixels`.
+    """Measure which part of maps, called `names`, falls on the object, where there are masks, and on what moves.
 
     A map is shifted so that its minimum is 0 and scaled so that it sums to 1; its product with the foreground is
-    summed. The object is the mask averaged over the clip's frames.
-
-    Args:
-        maps: makes them.
-        names: of the maps.
-        videos: the videos.
-        places: of those to measure in the list; each process takes its share of them.
-        load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
-        settings: how clips are cut out of the videos, one crop each.
-        resources: device, videos (not clips) at a time, processes that decode, limits.
-
-    Raises:
-        DataError: not one video can be decoded.
+    summed. The object is the mask averaged over the clip's frames. Each process takes its share of the `places`.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fima.data.datasets import VideoList
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.diagnosis_inputs import INPUTS, MOVING, background_places, median_frame, shown_inputs
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import Features, FeatureSource, feature_map, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import Tested, drawn_means, interval
@@ -36,7 +36,7 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
     Args:
         videos: labelled videos.
         clips: how clips are cut.
-        resources: device, videos at a time, processes that decode, limits.
+        resources: device, clips at a time, processes that decode, limits.
 
     Returns:
         uint8 (K, 3, S, S) and int64 (K,).
@@ -44,19 +44,15 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
     Raises:
         DataError: none of them can be decoded.
     """
-    loader = build_eval_loader(
-        videos,
-        replace(clips, num_clips=1, num_crops=1),
-        batch_size=resources.batch_size,
-        workers=resources.workers,
-        indices=evenly_spread(len(videos.videos), BACKGROUNDS),
-        limits=resources.limits,
-    )
-    batches = [(median_frame(batch.clips[:, 0])[:, :, 0], batch.labels) for batch in loader if len(batch.index)]
-    if not batches:
+    chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), BACKGROUNDS)]
+    single = replace(clips, num_clips=1, num_crops=1)
+    found = extract_rows([video.path for video in chosen], median_frame, single, resources)
+    medians = {item.index: item.rows[0, 0] for item in found if isinstance(item, VideoRows)}
+    if not medians:
         raise DataError(f"{videos.root}: none of the videos for backgrounds can be decoded")
-    medians, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return medians, labels
+    size = (3, clips.crop_size, clips.crop_size)
+    labels = torch.tensor([chosen[index].label for index in sorted(medians)])
+    return torch.stack([medians[index].view(size) for index in sorted(medians)]), labels
 
 
 def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSource:

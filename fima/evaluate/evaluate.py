@@ -14,6 +14,7 @@ from fima.evaluate.diagnosis import diagnosis_source, read_backgrounds
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import FeatureStore, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
+from fima.evaluate.linear import check_classes
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
@@ -21,6 +22,8 @@ from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure
 
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
+PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
+"""Protocols that fit a probe, and the training videos that they need of some class."""
 
 
 def collect(
@@ -120,12 +123,16 @@ def evaluate_source(
 
 
 def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> tuple[str, ...]:
-    """What is measured of a subject; refuses lists that do not suit its classifier."""
+    """What is measured of a subject; refuses lists that do not suit its classifier or the probes."""
     protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists)
+        labels = torch.tensor([video.label for video in lists.train.videos])
+        for name in (each for each in protocols if each in PROBES):
+            where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
+            check_classes(labels, len(lists.train.classes), name, least=PROBES[name], where=where)
     return protocols
 
 

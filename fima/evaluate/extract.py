@@ -43,7 +43,7 @@ class VideoRows:
     index: int
     """Place of the video in the list."""
     rows: Tensor
-    """(n, num_crops, C), float32 or float64, on the CPU."""
+    """(n, num_crops, C), as the network gives them, on the CPU."""
     seconds: Tensor
     """From when to when, float64 (n, 2)."""
 

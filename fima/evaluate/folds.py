@@ -168,8 +168,9 @@ def _fold(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path, 
         absent = [label for number, label in enumerate(videos.classes) if number not in there]
         if absent:
             doing = "train on" if split == "train" else "test"
+            done = "its test videos of it are missed" if split == "train" else "its figures are of the other classes"
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            notes.append(f"fold {name}: no video to {doing} of {', '.join(absent[:5])}{more}")
+            notes.append(f"fold {name}: no video to {doing} of {', '.join(absent[:5])}{more}, so {done}")
     clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=notes)
     train, test = (
         replace(clean, videos=part, split=split, layout=f"{videos.layout}; fold {name}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fima.checkpoints.checkpoint import weights_hash
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import ClipSettings
-from fima.errors import ConfigError, UserError
+from fima.errors import ConfigError, UserError, first_line
 from fima.evaluate.features import encode
 from fima.method.heads import pooled
 
@@ -142,8 +142,7 @@ def check_fits(encoder: nn.Module, clips: ClipSettings, *, name: str, device: to
     except Exception as error:  # of any program, in its own words
         if "out of memory" in str(error):
             raise
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"--frames {clips.frames} --crop-size {clips.crop_size}: {name} takes no such clips ({said})"
+            f"--frames {clips.frames} --crop-size {clips.crop_size}: {name} takes no such clips ({first_line(error)})"
         ) from error
     return found[0, 0].numel() > 1

@@ -52,12 +52,6 @@ class Tested:
         }
 
 
-def group_sums(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return the sum of the values and their number in each group, (2, G)."""
-    names, codes = np.unique(np.asarray(groups), return_inverse=True)
-    return np.stack([np.bincount(codes, weights, minlength=len(names)) for weights in (values, np.ones(len(values)))])
-
-
 def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int = 0) -> NDArray[np.float64]:
     """Return the mean over all videos in each of 2,000 draws of as many groups, with replacement: (2000,).
 
@@ -66,7 +60,8 @@ def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int
         groups: the group of each video.
         seed: of the draws; the same groups are drawn for other values of the same videos.
     """
-    sums, counts = group_sums(values, groups)
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    sums, counts = (np.bincount(codes, weights, minlength=len(names)) for weights in (values, np.ones(len(values))))
     draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
     return np.asarray(draws @ sums / (draws @ counts))
 

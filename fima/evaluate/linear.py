@@ -115,12 +115,14 @@ def _statistics(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return rows.mean(axis=0), np.where(std > 1e-12, std, 1.0)
 
 
-def check_classes(labels: Tensor, num_classes: int, probe: str, *, least: int = 2) -> None:
-    """Raise DataError where there are fewer than two classes, or no class has `least` videos."""
+def check_classes(labels: Tensor, num_classes: int, probe: str, *, least: int = 2, where: str = "") -> None:
+    """Raise DataError, which begins with `where`, for fewer than two classes, or no class of `least` videos."""
     counts = np.bincount(labels.numpy(), minlength=num_classes)
     if (counts > 0).sum() < 2 or counts.max() < least:
         needs = "two classes" if least < 2 else "two classes and two videos of a class"
-        raise DataError(f"the {probe} probe needs {needs} in the training split")
+        raise DataError(
+            f"{where}the {probe} probe needs {needs} to train on; give more videos, or --protocols without it"
+        )
 
 
 def held_out_parts(

@@ -16,7 +16,7 @@ from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import file_hash, load_weights
 from fima.checkpoints.pretrained import METADATA_KEY, EncoderFile, from_state, read_encoder
 from fima.data.eval_clips import ClipSettings
-from fima.errors import CheckpointError, ConfigError, UserError, suggestion
+from fima.errors import CheckpointError, ConfigError, UserError, first_line, suggestion
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.transformers_encoder import is_transformers_folder, open_transformers
 from fima.version import pip_install
@@ -112,7 +112,7 @@ def _open_onnx(path: Path) -> FrozenEncoder:
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of a library whose exceptions have no base class
-        raise CheckpointError(f"{path}: not an ONNX file that onnxruntime can run ({_line(error)})") from None
+        raise CheckpointError(f"{path}: not an ONNX file that onnxruntime can run ({first_line(error)})") from None
     (first, *others), shape = session.get_inputs(), session.get_inputs()[0].shape
     channels = [axis for axis in (1, 2) if len(shape) == 5 and shape[axis] == 3]
     if others or len(channels) != 1:
@@ -157,13 +157,9 @@ def _call(module: str, function: str) -> FrozenEncoder:
     except UserError:
         raise
     except Exception as error:  # of the user's own code
-        raise ConfigError(f"{source}: fails with {type(error).__name__}: {_line(error)}") from error
+        raise ConfigError(f"{source}: fails with {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(found, FrozenEncoder):
         raise ConfigError(f"{source}: returns {type(found).__name__}; it must return a fima.FrozenEncoder")
     return found
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -36,7 +36,7 @@ def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Ten
         test: (U, C) features, averaged over the clips.
         test_labels: (U,) class numbers.
     """
-    similarity = _centred(test) @ _centred(train).T
+    similarity = centred(test) @ centred(train).T
     return Retrieval(
         hits=recall_hits(similarity, test_labels, train_labels, RANKS),
         chance=chance_recall_at_k(test_labels, train_labels, RANKS),
@@ -54,7 +54,7 @@ def same_video_share(clips: Tensor) -> float:
     """
     num_videos, num_clips, size = clips.shape
     assert num_clips > 1, "one clip has no other clip of its video"
-    rows = _centred(clips.reshape(-1, size))
+    rows = centred(clips.reshape(-1, size))
     video = torch.arange(num_videos).repeat_interleave(num_clips)
     hits = 0
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -65,7 +65,7 @@ def same_video_share(clips: Tensor) -> float:
     return 100 * hits / len(rows)
 
 
-def _centred(features: Tensor) -> Tensor:
-    """Rows minus their mean, L2-normalised, in float64."""
-    precise = features.double()
-    return functional.normalize(precise - precise.mean(dim=0), dim=1)
+def centred(features: Tensor) -> Tensor:
+    """Return rows (…, C) minus their mean, L2-normalised, in float64."""
+    rows = features.double()
+    return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fima.checkpoints.pretrained import CONFIG_FILE
 from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
-from fima.errors import CheckpointError, ConfigError
+from fima.errors import CheckpointError, ConfigError, first_line
 from fima.evaluate.frozen import FrozenEncoder
 from fima.version import pip_install
 
@@ -119,7 +119,7 @@ def open_transformers(path: Path) -> FrozenEncoder:
                 ignore_mismatched_sizes=True,  # they are named below
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: cannot be loaded ({first_line(error)})") from None
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if lacking:
         raise CheckpointError(f"{path}: its weights lack {', '.join(lacking[:3])} of the sizes in {CONFIG_FILE}")

@@ -89,15 +89,7 @@ def measure_foreground(
 ) -> Measured:
     """Run the protocol `foreground`: which part of the activation falls on what moves.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        clips: how clips are cut out of the videos; `num_crops` is not used.
-        test: the videos.
-        load_mask: from a video's path to the mask of its foreground; None where there are no masks.
-        resources: device, videos at a time, processes that decode, limits.
-
-    Raises:
-        DataError: not one video can be decoded.
+    Arguments and errors are those of `foreground_share`.
     """
     found = foreground_share(encoder, test, load_mask, clips, resources)
     settings = {
@@ -119,7 +111,7 @@ def measure_occlusion(
 ) -> Measured:
     """Run the protocol `occlusion`: which part of the change that covering makes falls on what moves.
 
-    Arguments and errors are those of `measure_foreground`; `num_clips` is not used either.
+    Arguments and errors are those of `occlusion_share`.
     """
     found = occlusion_share(encoder, test, load_mask, clips, resources)
     settings = {

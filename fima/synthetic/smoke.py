@@ -9,7 +9,7 @@ from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_te
 NUM_TRAIN, NUM_TEST = 12, 10
 BATCH_SIZE = 4
 CROP_PX = 64
-QUEUE_SIZE, CELL_QUEUE_SIZE = 8, 32
+QUEUE_SIZE, CELL_QUEUE_SIZE = NUM_TRAIN // 4, 32
 TEST_CLIPS = 2
 HEALTH_VIDEOS = 8
 

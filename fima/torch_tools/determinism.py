@@ -19,7 +19,9 @@ def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
     if deterministic:
         # cuBLAS reads it when it starts; without, products of matrices on several streams differ.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # The call loads PyTorch's compiler, two seconds of a start, so it is not made where it would change nothing.
+    if deterministic or torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
     # Trying algorithms out takes those that are the fastest at that moment.
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import versions, weights_hash
+from fima.checkpoints.checkpoint import described, versions, weights_hash
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.config import DataConfig
 from fima.data.augment import MEAN, STD
 from fima.data.clips import TIMING
 from fima.data.eval_clips import CENTRE_SHARE, ClipSettings, NumCrops, square_crops
-from fima.data.layouts.video_list import counted
 from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.errors import ConfigError, VideoError
@@ -120,9 +119,7 @@ class VideoEncoder(
     @property
     def description(self) -> str:
         """One line for a table or a figure."""
-        epoch = self.about.get("epoch")
-        epochs = "" if epoch is None else f", {counted(epoch, 'epoch')}"
-        return f"{self.about.get('method', 'encoder')} {self.backbone}{epochs}"
+        return described(self.about.get("method", "encoder"), self.backbone, self.about.get("epoch"))
 
     def facts(self) -> dict[str, Any]:
         """What an exported file says of it, from which `load` opens it again; plain values."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fima.checkpoints.pretrained import CONFIG_FILE, WEIGHTS_FILE
-from fima.errors import CheckpointError, ConfigError
+from fima.errors import CheckpointError, ConfigError, first_line
 from fima.version import pip_install
 
 HUB_SCHEME = "hf://"
@@ -88,4 +88,4 @@ def _reason(error: Exception) -> str:
         return "it has no such revision"
     if isinstance(error, EntryNotFoundError):
         return "it has no such file; a saved encoder has config.json and model.safetensors"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

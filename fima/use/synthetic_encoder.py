@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from fima.backbones.small import Small
+from fima.checkpoints.checkpoint import MOTION_REGRESSION
 from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.use.encoder import VideoEncoder
 from fima.use.export.formats import Exportable, write
 
-METHOD = "motion-regression"
 SPAN = 0.85
 """Share of a video that a clip covers, the mean of those in training."""
 CARD_TEMPLATE = Path(__file__).with_name("templates") / "synthetic_card.md"
@@ -47,7 +47,7 @@ def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEn
     """Return the encoder on the CPU with its preprocessing and what is known of its training."""
     data = {"frames": settings.frames, "crop_size": settings.crop_size, "span": [SPAN, SPAN], "flip": 0.0}
     about: dict[str, Any] = {
-        "method": METHOD,
+        "method": MOTION_REGRESSION,
         "epoch": settings.epochs,
         "config": {"model": {"backbone": "small"}, "data": data, "run": {"seed": settings.seed}},
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fima.checkpoints.pretrained import METADATA_KEY
 from fima.data.eval_clips import ClipSettings
-from fima.errors import ConfigError, TrainingError
+from fima.errors import ConfigError, TrainingError, first_line
 from fima.files.atomic import written_whole
 from fima.version import pip_install
 
@@ -165,9 +165,8 @@ def _in_one_line(exportable: Exportable) -> Iterator[None]:
         exportable.module(_example(exportable))
     except RuntimeError as error:
         size = f"--frames {exportable.clips.frames} --crop-size {exportable.clips.crop_size}"
-        raise ConfigError(f"{size}: the network takes no such clips ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{size}: the network takes no such clips ({first_line(error)})") from None
     try:
         yield
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise TrainingError(f"PyTorch cannot export this network ({line.strip()}); try another --format") from None
+        raise TrainingError(f"PyTorch cannot export this network ({first_line(error)}); try another --format") from None

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
@@ -21,6 +19,7 @@ from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.knn import knn_scores
 from fima.evaluate.report import confusion_matrix
+from fima.evaluate.retrieval import centred
 from fima.visual.cam_video import look_at, shown_encoder
 from fima.visual.report.lists import Lists, read_lists
 from fima.visual.report.media import MediaStore, middle_frames
@@ -179,7 +178,7 @@ def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.d
     rows = torch.arange(len(test.paths))
     mapped = rows[:: max(1, -(-len(rows) // MOST_MAPPED))]
     vectors = test.per_video[mapped].cpu()
-    shown, reason = projections(vectors.numpy(), _centred(vectors).numpy())
+    shown, reason = projections(vectors.numpy(), centred(vectors).numpy())
     report = None
     if lists.labelled:
         scores = knn_scores(train.per_video, train.labels, test.per_video, num_classes=len(classes))
@@ -209,15 +208,9 @@ def _clip_settings(run: RunRecord, loaded: LoadedEncoder) -> ClipSettings:
     return ClipSettings.of(loaded.config.data, num_clips=NUM_CLIPS)
 
 
-def _centred(features: Tensor) -> Tensor:
-    """Rows minus their mean, L2-normalised, (…, C)."""
-    rows = features.double()
-    return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)
-
-
 def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Query]:
     """Test videos evenly spread over their list, with their neighbours; never a file as its own neighbour."""
-    similarity = _centred(test.per_video) @ _centred(train.per_video).T
+    similarity = centred(test.per_video) @ centred(train.per_video).T
     places = {path: place for place, path in enumerate(train.paths)}
     for row, path in enumerate(test.paths):
         if path in places:
@@ -248,7 +241,7 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
 def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
     """Cosines between clips: of one video, of the same class, of other classes (of other videos without labels)."""
     step = max(1, -(-len(test.paths) // SIMILARITY_VIDEOS))
-    clips, labels = _centred(test.pooled[::step]), test.labels[::step]
+    clips, labels = centred(test.pooled[::step]), test.labels[::step]
     num_videos, num_clips = clips.shape[:2]
     rows = clips.flatten(0, 1)
     cosine = rows @ rows.T

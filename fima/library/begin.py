@@ -1,0 +1,30 @@
+"""Which training to begin with, by the number and the length of videos and the hardware."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from fima.library.clip_fit import Length
+
+FEW_VIDEOS = 1000
+LONG_SECONDS = 10.0
+"""A clip of 16 frames over most of a longer video shows less than two frames a second."""
+
+
+def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:
+    """Name the command that suits these videos, after the table in docs/small_data.md.
+
+    Args:
+        root: the folder of videos.
+        lengths: of at least one video.
+        has_gpu: whether there is a GPU; asked only where that decides.
+    """
+    command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
+    many = len(lengths) >= FEW_VIDEOS
+    if many and has_gpu():
+        return f"to begin: {command}  (I3D at 224 px, the paper's settings)"
+    why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} videos"
+    seconds = [frames / rate for frames, rate in lengths if rate > 0]
+    long = bool(seconds) and median(seconds) > LONG_SECONDS
+    timing = " --data.span None --data.fps 12.5" if long else ""
+    return f"to begin: {command} --preset small{timing}  ({why}{', long videos' if long else ''})"

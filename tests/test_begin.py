@@ -1,0 +1,60 @@
+"""What `fima doctor` and a stranger's first command say of where to begin."""
+
+from pathlib import Path
+
+import pytest
+
+from fima.cli import main
+from fima.commands.parse import default_settings
+from fima.config import FinetuneConfig, PretrainConfig
+from fima.errors import ConfigError
+from fima.library.begin import first_training
+from fima.recipe import read_recipe
+from tests.small_runs import make_videos
+
+SHORT, LONG = (75, 25.0), (1500, 25.0)
+
+
+def never() -> bool:
+    raise AssertionError("a GPU decides nothing here")
+
+
+def test_few_videos_or_no_gpu_begin_with_the_small_encoder() -> None:
+    assert first_training("my videos", [SHORT] * 999, never) == (
+        "to begin: fima pretrain 'my videos' --out runs/mine --preset small  (fewer than 1,000 videos)"
+    )
+    assert "--preset small  (no GPU)" in first_training("v", [SHORT] * 1000, lambda: False)
+    assert "--preset" not in first_training("v", [SHORT] * 1000, lambda: True)
+
+
+def test_long_videos_get_clips_by_the_second() -> None:
+    assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG], never)
+    assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)], never)
+
+
+def test_the_doctor_says_it_unless_a_recipe_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = make_videos(tmp_path / "videos", num_per_class=1)
+    words = ["doctor", str(videos), "--index", str(tmp_path / "index"), "--workers", "1"]
+    assert main(words) == 0
+    assert f"to begin: fima pretrain {videos} --out runs/mine --preset small" in capsys.readouterr().out
+    assert main([*words, "recipes/small.yaml"]) == 0
+    assert "to begin" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--preset", "small"], ["--preset=small", "VIDEOS"]])
+def test_a_preset_is_the_recipe_of_that_name(words: list[str]) -> None:
+    assert default_settings(words, PretrainConfig) == read_recipe(Path("recipes/small.yaml"))
+    assert default_settings(["--preset", "linear_ucf101"], FinetuneConfig).classifier.freeze
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--preset", "smal"], "--preset smal: there is no such recipe; did you mean `small`"),
+        (["--preset", "small", "mine.yaml"], "--preset small and mine.yaml: give one of them"),
+        (["--preset", "linear_ucf101"], "unknown key `classifier`"),
+    ],
+)
+def test_a_preset_that_cannot_be(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        default_settings(words, PretrainConfig)

@@ -1,0 +1,68 @@
+"""What charts of a report hold, and that no text in them becomes markup."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fima.visual.html import render, script
+from fima.visual.report.charts import Chart, confusion_chart, embedding_chart, similarity_chart
+from fima.visual.report.media import MediaStore
+from fima.visual.report.runs import ClassReport
+from fima.visual.report.tables import Table
+from tests.video_files import moving_square
+
+
+def test_confusion_and_accuracy_by_class() -> None:
+    report = ClassReport(name="x", classes=["a", "b", "<c>"], counts=[[3, 1, 0], [0, 2, 2], [0, 0, 0]])
+    assert [report.accuracy(number) for number in range(3)] == [75, 50, None]
+    assert [report.taken_for(number) for number in range(3)] == ["b", "<c>", ""]
+    chart = confusion_chart(report)
+    assert chart.data[0]["z"] == [[75, 25, 0], [0, 50, 50], [0, 0, 0]]
+    assert chart.data[0]["x"][2] == "&lt;c&gt;"
+    assert "62.5 percent" in chart.summary
+
+
+def test_maps_and_histograms() -> None:
+    chart = embedding_chart("PCA", np.arange(8.0).reshape(4, 2), [1, 0, 1, -1], ["<a>", "b"])
+    assert {trace["name"]: trace["customdata"] for trace in chart.data} == {
+        "videos": [3],
+        "&lt;a&gt;": [1],
+        "b": [0, 2],
+    }
+    shares = similarity_chart({"one": np.array([0.99, 0.99, -0.5])}).data[0]["y"]
+    assert max(shares) == 1
+    assert sum(shares) == 1.5
+
+
+def test_text_in_tables_and_data_in_scripts_are_escaped() -> None:
+    table = Table(caption='"c" & <i>', header=["name", "<n>"], rows=[["<x>", "1,234"], ["y", "2 ± 1"], ["z", ""]])
+    page = render("fima.visual.report", "skipped.html", skipped=table)
+    assert 'aria-label="&#34;c&#34; &amp; &lt;i&gt;"' in page
+    assert re.findall(r'<th scope="row">(.*?)</th>', page) == ["&lt;x&gt;", "y", "z"]
+    assert re.findall(r'<th scope="col"(.*?)</th>', page) == [">name", ' class="number">&lt;n&gt;']
+    assert page.count('<td class="number">') == 3
+    curve = Chart(title="<b>", summary="'s'", data=[{"name": "</script><!--&"}], layout={})
+    page = render("fima.visual.report", "curves.html", curves=[curve], epochs={})
+    assert "<figcaption>&lt;b&gt;</figcaption>" in page
+    (content,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert not set("<>&") & set(content)
+    assert json.loads(content) == {"data": curve.data, "layout": {}}
+    with pytest.raises(ValueError, match="JSON"):
+        render("fima.visual.report", "curves.html", curves=[replace(curve, layout={"x": float("nan")})], epochs={})
+
+
+def test_a_script_cannot_end_its_element() -> None:
+    assert script("a('</script><!--') && b") == "a('<\\/script><\\!--') && b"
+
+
+def test_videos_that_have_no_room_are_left_out() -> None:
+    media = MediaStore(6_000)
+    frames = list(moving_square(4))
+    names = [media.add(f"video {number % 6}", frames, 10) for number in range(8)]
+    assert names[0] == names[6] == "v0"
+    assert None in names
+    assert media.num_left_out == names.count(None)
+    assert sum(map(len, media.contents.values())) + sum(map(len, media.posters.values())) <= 6_000

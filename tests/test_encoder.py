@@ -260,6 +260,13 @@ def test_importing_the_package_does_not_import_torch() -> None:
         getattr(fima, "nothing")  # noqa: B009
 
 
+def test_a_run_starts_without_what_few_runs_need() -> None:
+    """Loading them takes as long as loading PyTorch."""
+    code = "import sys, fima.train.pretrain; print(sorted(sys.modules.keys() & {'matplotlib', 'torchvision'}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
 def test_pixels_are_rounded_before_they_are_normalised() -> None:
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 50, 60), dtype=np.uint8))
     mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])

@@ -45,7 +45,6 @@ from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
-from fima.visual.tensorboard import log_pictures
 
 SETTLED_STEPS = 100
 
@@ -264,6 +263,9 @@ class Pretraining(Task[PretrainBatch]):
         """Show what the networks make of the epoch's last batch."""
         if not distributed.is_main() or not self.is_due(self.config.run.picture_epochs, progress):
             return
+        # Its colour maps need matplotlib, which a run without pictures, or with a wrong setting, need not wait for.
+        from fima.visual.tensorboard import log_pictures
+
         folder = training.run.pictures
         try:
             log_pictures(folder, self.networks, batch, progress.step)

@@ -57,6 +57,10 @@ def test_the_series_of_a_folder() -> None:
     assert frame_series([*flow, "img_10.jpg", "img_9.jpg", "thumb.jpg", "notes1.txt"]) == ["img_9.jpg", "img_10.jpg"]
     assert frame_series(["cover.jpg", "poster.jpg"]) == []
     assert frame_series(["a1.jpg", "b2.jpg"]) == []
+    times = ["99.98.png", "99.99.png", "100.01.png", "100.02.png", "100.10.png"]
+    assert frame_series(times[::-1]) == times
+    assert frame_series(["clip.9.png", "clip.10.png", "clip.8.png"]) == ["clip.8.png", "clip.9.png", "clip.10.png"]
+    assert frame_series(["3.9.png", "3.10.png", "3.8.png"]) == ["3.8.png", "3.9.png", "3.10.png"], "frames of clip 3"
 
 
 def test_bad_folders(tmp_path: Path) -> None:

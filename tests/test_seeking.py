@@ -195,6 +195,14 @@ def test_frame_rate_is_that_of_the_frames(name: str, tmp_path: Path) -> None:
         assert name != "e.dv" or reader.fps == 25, "to the last bit, or a second has a part too many"
 
 
+def test_frame_rate_of_recordings_put_together(tmp_path: Path) -> None:
+    """As the parts of a DVD or of a camera are: each begins at time 0."""
+    part = write_video(tmp_path / "a.mpg", moving_square(40), codec="mpeg1video").read_bytes()
+    (tmp_path / "b.mpg").write_bytes(3 * part)
+    with VideoReader(tmp_path / "b.mpg") as reader:
+        assert (reader.num_frames, reader.fps) == (120, 25)
+
+
 def test_rates_and_times_of_uneven_frames(tmp_path: Path) -> None:
     with VideoReader(two_rates(tmp_path / "v.mkv")) as reader:
         assert reader.fps == pytest.approx(39 / 2.19, rel=0.1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -40,9 +41,8 @@ def written_whole(
             temporary.replace(path)
             with contextlib.suppress(OSError):  # not every system can flush a folder's names
                 _flush(path.parent)
-        except RuntimeError as error:
-            # PyTorch's writer hides what the file system said behind an error of its own.
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        except Exception as error:
+            raise _of_the_system(error) from None
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -63,6 +63,14 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what interrupted writes have left in a folder."""
     for path in folder.glob(TEMPORARY_FILES):
         path.unlink(missing_ok=True)
+
+
+def _of_the_system(error: Exception) -> Exception:
+    """What the file system said, where a library hides it behind an error of its own: PyTorch, safetensors."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number and not isinstance(error, OSError):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else error
 
 
 def _shift(path: Path, backups: Sequence[Path]) -> None:

@@ -166,9 +166,17 @@ def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> fl
     span = (max(times) - min(times)) * (stream.time_base or 0) if len(times) > 1 else 0
     if span <= 0:
         return stated
-    # In fractions: a rate a little below 25 would have 100 frames last longer than four seconds.
-    measured = float(Fraction((len(times) - 1) * num_frames, len(times)) / span)
-    return stated if abs(stated - measured) <= RATE_TOLERANCE * measured else measured
+
+    def by_times(num_times: int) -> float:
+        # In fractions: a rate a little below 25 would have 100 frames last longer than four seconds.
+        return float(Fraction((num_times - 1) * num_frames, len(times)) / span)
+
+    def is_stated(rate: float) -> bool:
+        return abs(stated - rate) <= RATE_TOLERANCE * rate
+
+    # Of recordings put together, each may begin at time 0.
+    measured = by_times(len(times))
+    return stated if is_stated(measured) or is_stated(by_times(len(set(times)))) else measured
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:

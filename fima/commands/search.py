@@ -151,7 +151,7 @@ def _encoder(arguments: SearchArguments, stored: Embeddings, device: torch.devic
         if arguments.encoder is None:
             raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None
         raise
-    if (encoder.key or encoder.name) != stored.about["encoder"]["fingerprint"]:
+    if encoder.fingerprint != stored.about["encoder"]["fingerprint"]:
         raise CheckpointError(
             f"{source}: its weights are not those that {arguments.index} was made with "
             f"({stored.about['encoder']['description']}); name that one with --encoder, or embed the videos again"

@@ -3,12 +3,15 @@
 import contextlib
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from fima.errors import ConfigError, UserError
 
+LONGEST_NAME = 200
+"""Bytes; most file systems take 255, of which the temporary name needs some."""
 TEMPORARY_FILES = ".*.[0-9]*.tmp*"
 """Names of the files that an interrupted write leaves behind."""
 
@@ -91,7 +94,8 @@ def _shift(path: Path, backups: Sequence[Path]) -> None:
 
 def _temporary(path: Path) -> Path:
     """A hidden name in the same folder, with the same suffix: by it, writers choose the format."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    stem = path.stem if len(os.fsencode(path.name)) <= LONGEST_NAME else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def _flush(path: Path) -> None:

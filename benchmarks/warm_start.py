@@ -1,8 +1,8 @@
 """What a warm start is worth on motion textures: the health check's kNN by epoch, from the weights of `small`
 and from random ones.
 
-The two runs of a seed have the same videos, in the same order, and the same settings. A run that was ended goes on
-where it stopped.
+The two runs of a seed have the same videos, in the same order, and the same settings: FIMA light with `small`. A run
+that was ended goes on where it stopped.
 """
 
 import argparse
@@ -38,10 +38,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/warm_start"), help="folder of data and runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of data and runs")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--videos", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--videos", type=int, default=120)
     arguments = parser.parse_args()
-    common = {"model.backbone": "small", "optim.epochs": arguments.epochs, "run.health_epochs": 1}
+    common = {
+        "model.backbone": "small",
+        "method.cost": "light",
+        "run.health_epochs": 1,
+        "optim.epochs": arguments.epochs,
+    }
     found: dict[str, list[list[float]]] = {name: [] for name in STARTS}
     for seed in arguments.seeds:
         folder = arguments.out / str(seed)

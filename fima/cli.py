@@ -2,9 +2,11 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 from fima.commands import COMMANDS
@@ -37,13 +39,15 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         reword: what is done to an error's message before it is printed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have letters that a terminal lacks
     try:
         code = _run(arguments)
         # What is still in the buffer is written here, where it is known what to do when nobody reads it.
         print(end="", flush=True)
         return code
     except UserError as error:
-        return _fail(reword(str(error)), EXIT_USER_ERROR)
+        return _fail(reword(str(error)).replace("\n", r"\n"), EXIT_USER_ERROR)
     except TrainingError as error:
         return _fail(reword(str(error)), error.exit_code)
     except KeyboardInterrupt:
@@ -78,6 +82,10 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory is gone; change to one that exists") from None
     keep_freed_memory()
     words, verbosity = take_verbosity(arguments[1:])
     asks_for_help = bool({"-h", "--help"} & set(words))

@@ -36,7 +36,8 @@ def test_clips_against_lengths_and_rates(
     assert (fit.num_videos, fit.num_looped, fit.num_repeating, fit.num_without_rate) == (10, looped, repeating, unknown)
     assert advice in "".join(fit.advice)
     assert bool(fit.advice) == bool(advice)
-    assert f"{looped} of 10 videos are shorter" in fit.line
+    shorter = f"{looped} of 10 videos are shorter" if looped else "none of 10 videos is shorter"
+    assert f": {shorter}" in fit.line
 
 
 def test_uneven_rates_are_named_with_a_rate_for_all() -> None:
@@ -58,7 +59,7 @@ def test_the_doctor_compares_the_videos_with_the_clips_of_a_recipe_and_of_flags(
     assert "16 frames, stride 2: 10 of 11 videos are shorter and are looped" in capsys.readouterr().out
     assert json.loads((tmp_path / "found.json").read_text())["clips"]["num_looped"] == 10
     assert main([*words, str(recipe)]) == 0
-    assert "8 frames, over 50% to 100% of a video: 0 of 11" in capsys.readouterr().out
+    assert "8 frames, over 50% to 100% of a video: none of 11 videos is shorter" in capsys.readouterr().out
     assert main([*words, str(recipe), "--data.stride", "4"]) == 0
     assert "8 frames, stride 4: 10 of 11" in capsys.readouterr().out
     assert main([*words, "--data.fps", "5", "--data.stride", "3"]) == 2

@@ -52,11 +52,37 @@ def test_jpeg(tmp_path: Path) -> None:
     assert (header.num_frames, header.width, header.height, header.fps) == (12, 40, 32, 0)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_is_refused(progressive: bool, tmp_path: Path) -> None:
+    """Also where a thumbnail inside has an end of its own, and bytes after the end are no harm."""
+    thumbnail, picture = (Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
+                          for side in (16, 64))  # fmt: skip
+    thumbnail.save(tmp_path / "small.jpg")
+    file = tmp_path / "clip" / "3.jpg"
+    write_pictures(file.parent, 1, 2, name="{}.jpg")
+    picture.resize((40, 32)).save(file, progressive=progressive, comment=(tmp_path / "small.jpg").read_bytes())
+    whole = file.read_bytes()
+    file.write_bytes(whole + b"padding")
+    with VideoReader(file.parent) as reader:
+        right = reader.read([2])
+    for kept in (len(whole) - 1, len(whole) - 200, len(whole) // 2):
+        file.write_bytes(whole[:kept])
+        with VideoReader(file.parent) as reader, pytest.raises(VideoError, match=r"3\.jpg: (truncated|cannot be)"):
+            reader.read([2])
+    file.write_bytes(whole)
+    with VideoReader(file.parent) as reader:
+        np.testing.assert_array_equal(reader.read([2]), right)
+
+
 def test_the_series_of_a_folder() -> None:
     flow = [f"flow_{axis}_{i}.jpg" for axis in "xy" for i in range(1, 30)]
     assert frame_series([*flow, "img_10.jpg", "img_9.jpg", "thumb.jpg", "notes1.txt"]) == ["img_9.jpg", "img_10.jpg"]
     assert frame_series(["cover.jpg", "poster.jpg"]) == []
     assert frame_series(["a1.jpg", "b2.jpg"]) == []
+    times = ["99.98.png", "99.99.png", "100.01.png", "100.02.png", "100.10.png"]
+    assert frame_series(times[::-1]) == times
+    assert frame_series(["clip.9.png", "clip.10.png", "clip.8.png"]) == ["clip.8.png", "clip.9.png", "clip.10.png"]
+    assert frame_series(["3.9.png", "3.10.png", "3.8.png"]) == ["3.8.png", "3.9.png", "3.10.png"], "frames of clip 3"
 
 
 def test_bad_folders(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Whatever stands in the list files of a data set: its videos are found below its folder, or one line says why not."""
 
+import importlib.util
+import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from fima.config import Dataset
 from fima.data.datasets import list_videos
+from fima.data.quarantine import exclude, read_quarantine
 from fima.errors import DataError
 
 CONTENTS: dict[Dataset, dict[str, str]] = {
@@ -45,6 +48,9 @@ VIDEOS: dict[Dataset, tuple[str, ...]] = {
     "table": ("clips/a.mp4", "clips/b.mp4"),
 }
 LISTS = [(dataset, file) for dataset, files in CONTENTS.items() for file in files]
+PARQUET = "videos.parquet"
+if importlib.util.find_spec("pyarrow"):
+    LISTS.append(("table", PARQUET))
 LIST_PIECES = (
     b"../",
     b"/etc/passwd",
@@ -77,11 +83,23 @@ def data(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Datase
     for name in (*VIDEOS[dataset], "../outside.avi"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    for name, content in CONTENTS[dataset].items():
+    for name in [file] if file == PARQUET else CONTENTS[dataset]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
+        (root / name).write_bytes(whole(dataset, name))
     assert list_videos(root, "train", dataset=dataset).videos
     return dataset, root, root / file
+
+
+def whole(dataset: Dataset, file: str) -> bytes:
+    """A list as it should be; the Parquet table has what the CSV has."""
+    if file != PARQUET:
+        return CONTENTS[dataset][file].encode()
+    pyarrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    header, *rows = (line.split(",") for line in CONTENTS["table"]["videos.csv"].splitlines())
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    written = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), written)
+    return written.getvalue()
 
 
 def edited(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
@@ -99,7 +117,7 @@ def test_any_list_is_read_or_refused(
     split: Any,  # noqa: ANN401
 ) -> None:
     dataset, root, file = data
-    file.write_bytes(edited(CONTENTS[dataset][file.relative_to(root).as_posix()].encode(), edits))
+    file.write_bytes(edited(whole(dataset, file.relative_to(root).as_posix()), edits))
     try:
         listed = list_videos(root, split, dataset=dataset)
     except DataError as error:
@@ -111,3 +129,35 @@ def test_any_list_is_read_or_refused(
         return
     assert "\n" not in refusal
     assert str(root) in refusal
+
+
+EXCLUDED = '\ufeff# of the lab\r\nclips/a.mp4\r\n"clips/\\u0062.mp4"\nlab\\clips\\a.mp4\n\n./clips/c.mp4\n'
+
+
+@settings(
+    max_examples=NUM_EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(edits=EDITS)
+def test_any_exclusion_list_is_followed_or_refused(tmp_path: Path, edits: list[tuple[float, int, bytes]]) -> None:
+    """What it leaves, what it takes away and what it says make all that it names."""
+    for name in "abcd":
+        (tmp_path / "lab/clips").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"lab/clips/{name}.mp4").touch()
+    file = tmp_path / "list.txt"
+    file.write_bytes(edited(EXCLUDED.encode(), edits))
+    videos = list_videos(tmp_path / "lab", "all")
+    try:
+        kept = exclude(videos, file)
+    except DataError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "\n" not in refusal
+        assert str(file) in refusal
+        return
+    taken = {video.path.name for video in videos.videos} - {video.path.name for video in kept.videos}
+    assert taken or not read_quarantine(file) or kept.warnings()
+    assert all(len(line.splitlines()) == 1 for line in kept.warnings())

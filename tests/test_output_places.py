@@ -2,17 +2,21 @@
 
 import contextlib
 import errno
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
 from fima.errors import ConfigError, DataError
+from fima.files.atomic import written_whole
 from fima.files.lock import FolderLock
 from fima.files.output import OUTPUT_MARKER, check_writable, mark_output
 from tests.encoder_files import write_checkpoint
@@ -74,6 +78,72 @@ def test_the_trial_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out .*file/result.json: cannot be written \(Not a directory\)"):
         check_writable(tmp_path / "file/result.json", flag="out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "old.json"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "doctor {videos} --quarantine {place}",
+        "doctor {videos} --json {place}",
+        "doctor --system --json {place}",
+        "convert {model} {place}.safetensors --encoder-only",
+        "make-data motion-textures {place}",
+        "make-encoder --out {place}",
+        "demo --out {place}",
+        "pretrain {videos} --out {place} --model.backbone tiny --run.device cpu",
+        "pretrain {videos} --out {kept} --checkpoints {place} --model.backbone tiny --run.device cpu",
+    ],
+)
+def test_other_commands_try_the_place_first_too(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    touch(tmp_path, *(f"videos/{name}/{number}.mp4" for name in ("jump", "run") for number in range(9)), "file")
+    before = sorted(tmp_path.rglob("*"))
+    words = {"videos": tmp_path / "videos", "model": tmp_path / "none.pt", "kept": tmp_path / "kept"}
+    assert main(command.format(place=tmp_path / "file/x", **words).split()) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'file/x'}" in error
+    assert "cannot be written (Not a directory)" in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_behind_the_error_of_a_library(tmp_path: Path) -> None:
+    said = r"a\.bin: cannot be written \(No space left on device\)"
+    with pytest.raises(ConfigError, match=said), written_whole(tmp_path / "a.bin"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_any_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pictures, on a terminal that knows ASCII alone, and as long as a file system takes."""
+    video = next(make_videos(tmp_path / "made").rglob("*.avi"))
+    (tmp_path / "videos").mkdir()
+    odd = ["line\nbreak.avi", "é.avi", os.fsdecode(b"\xff.avi"), f"{'x' * 250}.avi"]
+    for name in odd:
+        shutil.copy(video, tmp_path / "videos" / name)
+    assert main(["contact-sheet", str(tmp_path / "videos"), "--out", str(tmp_path / "sheet.png")]) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert main(["prepare", str(tmp_path / "videos"), str(tmp_path / "small"), "--workers", "1"]) == 0
+        assert main(["doctor", str(tmp_path / "small"), "--workers", "1"]) == 0
+        monkeypatch.undo()
+    assert {path.stem for path in (tmp_path / "small").glob("*.mp4")} == {Path(name).stem for name in odd}
+
+
+def test_a_name_with_a_line_break_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contact-sheet", str(tmp_path / "a\nb"), "--out", str(tmp_path / "sheet.png")]) == 2
+    assert rf"{tmp_path}/a\nb" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gone").mkdir()
+    with contextlib.chdir(tmp_path / "gone"):
+        (tmp_path / "gone").rmdir()
+        assert main(["doctor", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "fima: error: the working directory is gone; change to one that exists\n"
 
 
 def test_an_error_of_the_disk_during_the_work_is_one_line(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.errors import DataError
 from fima.use.page import search_page
 from fima.use.search import ROWS_AT_ONCE, SearchIndex
 from fima.use.table import read_embeddings, write_embeddings
@@ -35,7 +36,24 @@ def test_search_is_exact(centre: bool) -> None:
     np.testing.assert_allclose([hit.similarity for hit in hits], np.sort(cosines)[::-1][:20], atol=1e-5)
 
 
+@pytest.mark.parametrize("centre", [True, False])
+def test_no_cosine_is_larger_than_1_and_rounding_is_no_direction(centre: bool) -> None:
+    vectors = np.full((12, 512), 1 / 3, np.float32) + np.float32(1e-8) * np.arange(12, dtype=np.float32)[:, None]
+    index = SearchIndex(vectors, centre=centre)
+    assert [hit.similarity for hit in index.search(vectors[3], 12)] == pytest.approx([0 if centre else 1] * 12)
+    assert index.all_equal is centre
+    assert np.abs(SearchIndex(vectors, centre=centre).similarities(2 * vectors[0])).max() <= 1
+
+
+def test_bad_vectors_are_refused() -> None:
+    vectors = np.ones((3, 4), np.float32)
+    vectors[1, 2] = np.nan
+    with pytest.raises(DataError, match=r"1 of 3 vectors are not finite, such as row 1"):
+        SearchIndex(vectors)
+
+
 def test_small_and_even_indices() -> None:
+    assert SearchIndex(np.ones((0, 4), np.float32)).search(torch.ones(4), 10) == []
     index = SearchIndex(np.ones((1, 4), np.float32))
     assert [(hit.row, hit.similarity) for hit in index.search(torch.ones(4), 10)] == [(0, 0.0)]
     read_only = np.eye(3, dtype=np.float32)
@@ -111,6 +129,9 @@ def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path
 def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     bare = replace(read_embeddings(folder / "index.npz"), about={})
     write_embeddings(tmp_path / "bare.npz", bare)
+    whole = read_embeddings(folder / "index.npz")
+    write_embeddings(tmp_path / "nan.npz", replace(whole, vectors=np.full_like(whole.vectors, np.nan)))
+    write_embeddings(tmp_path / "few.npz", replace(whole, vectors=whole.vectors[:2]))
     other = write_checkpoint(tmp_path / "other.pt", seed=1)
     start = ["search", str(folder / "index.npz")]
     query = str(folder / "videos" / "2.avi")
@@ -119,6 +140,8 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
         ([*start, str(tmp_path / "none.avi")], "none.avi"),
         (["search", str(tmp_path / "none.npz"), query], "no such file of embeddings"),
         (["search", str(tmp_path / "bare.npz"), query], "does not say which encoder made it"),
+        (["search", str(tmp_path / "nan.npz"), query], "nan.npz: 8 of 8 vectors are not finite"),
+        (["search", str(tmp_path / "few.npz"), query], "few.npz: not a whole file of embeddings"),
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err

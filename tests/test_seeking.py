@@ -9,6 +9,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+from av.video.stream import VideoStream
 
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
@@ -193,6 +194,36 @@ def test_frame_rate_is_that_of_the_frames(name: str, tmp_path: Path) -> None:
     with VideoReader(path) as reader:
         assert reader.fps == pytest.approx(25, rel=0.005)
         assert name != "e.dv" or reader.fps == 25, "to the last bit, or a second has a part too many"
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.gif", "gif"), ("a.mjpeg", "mjpeg")])
+def test_pictures_in_a_row_whose_last_one_is_cut_off(name: str, codec: str, tmp_path: Path) -> None:
+    path, frames = tmp_path / name, moving_square(9, 64, 96)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb8" if codec == "gif" else "yuvj420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels).reformat(format=stream.pix_fmt)))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        assert reader.num_frames == 9
+    whole = path.read_bytes()
+    for kept in (len(whole) - 1, len(whole) - 60, len(whole) // 2, len(whole) // 5):
+        path.write_bytes(whole[:kept])
+        with (
+            pytest.raises(VideoError, match=r"truncated|damaged|incomplete|cannot be decoded"),
+            VideoReader(path) as reader,
+        ):
+            reader.read([0])
+
+
+def test_frame_rate_of_recordings_put_together(tmp_path: Path) -> None:
+    """As the parts of a DVD or of a camera are: each begins at time 0."""
+    part = write_video(tmp_path / "a.mpg", moving_square(40), codec="mpeg1video").read_bytes()
+    (tmp_path / "b.mpg").write_bytes(3 * part)
+    with VideoReader(tmp_path / "b.mpg") as reader:
+        assert (reader.num_frames, reader.fps) == (120, 25)
 
 
 def test_rates_and_times_of_uneven_frames(tmp_path: Path) -> None:

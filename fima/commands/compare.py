@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import comparison_table, provenance
-from fima.commands.labelled import LabelledArguments, collect_labelled, evaluation_file, list_labelled, say_aloud
-from fima.commands.parse import errors_in_one_line, parse
+from fima.commands.labelled import LabelledArguments, measure_labelled
+from fima.commands.parse import parse
 from fima.console import Console
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
@@ -46,28 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(CompareArguments, argv, prog="fima compare")
     sources = _named(arguments.encoders)
     check_writable(arguments.out, flag="out")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.evaluate.loaded_model import load_subject
-    from fima.torch_tools import distributed
-    from fima.torch_tools.device import choose_device
-
     config = replace(arguments.config, protocols=arguments.config.protocols or PROTOCOLS)
-    try:
-        with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device))
-            subjects = {name: load_subject(source, config=config, device=device) for name, source in sources.items()}
-            for subject in subjects.values():
-                check_writable(evaluation_file(subject.encoder).parent)  # of features, to be used again
-            splits = list_labelled(arguments, arguments.on, list(subjects.values()))
-            is_main = distributed.is_main()
-            if is_main:
-                say_aloud(list(subjects.values()), splits, arguments.config)
-            found = collect_labelled(list(subjects.values()), splits, config, arguments.on, device)
-    finally:
-        # The others need not wait for the arithmetic, which the main process does alone.
-        distributed.shutdown()
-    if is_main:
-        _write(arguments, subjects, dict(zip(subjects, found, strict=True)))
+    arguments = replace(arguments, config=config)
+    measured = measure_labelled(arguments, arguments.on, list(sources.values()))
+    if measured:
+        _write(arguments, dict(zip(sources, measured, strict=True)))
     return 0
 
 
@@ -86,10 +69,10 @@ def _named(given: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def _write(arguments: CompareArguments, subjects: dict[str, Subject], collected: dict[str, Collected]) -> None:
+def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Collected]]) -> None:
     from fima.evaluate.comparison import differences
 
-    found = {name: each.result_by_video() for name, each in collected.items()}
+    found = {name: collected.result_by_video() for name, (_, collected) in measured.items()}
     results = {name: result for name, (result, _) in found.items()}
     apart = differences({name: tested for name, (_, tested) in found.items()}, arguments.config.seed)
     content = {
@@ -102,8 +85,8 @@ def _write(arguments: CompareArguments, subjects: dict[str, Subject], collected:
         print(arguments.out.read_text(encoding="utf-8"), end="")
         return
     Console().print(comparison_table(results, str(arguments.on)))
-    for name, subject in subjects.items():
-        print(f"{name}: {subject.encoder.name}, {subject.preprocessing}")
+    for name, (subject, _) in measured.items():
+        print(f"{name}: {subject.encoder.name}, {subject.encoder.preprocessing(subject.clips)}")
     print(*(str(difference) for difference in apart if difference.is_main), sep="\n")
     for name, result in results.items():
         if result.verdict:

@@ -11,6 +11,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.output import check_writable
 from fima.recipe import config_to_mapping
 
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out
     if out.exists():
         raise ConfigError(f"{out}: already exists; choose another name, or remove it")
+    check_writable(out)
     what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
     print(f"wrote {out}: {what}")
     return 0

@@ -30,6 +30,7 @@ from fima.commands.study import (
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
+from fima.files.output import check_writable
 
 Method = Literal["moco", "fima"]
 RECIPES: Mapping[Method, str] = {"moco": "motion_textures_moco.yaml", "fima": "motion_textures_fima.yaml"}
@@ -94,6 +95,7 @@ class DemoArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(DemoArguments, argv, prog="fima demo")
+    check_writable(arguments.folder, flag="out")
     with _sigterm_ends_in_order():
         return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
 

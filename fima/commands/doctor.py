@@ -22,6 +22,7 @@ from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
+from fima.files.output import check_writable
 from fima.library.begin import first_training
 from fima.library.clip_fit import fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
@@ -102,6 +103,9 @@ class DoctorArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where a video cannot be used."""
     arguments = parse(DoctorArguments, argv, prog="fima doctor")
+    for place, flag in ((arguments.json, "json"), (arguments.quarantine, "quarantine")):
+        if place is not None:
+            check_writable(place, flag=flag)
     if arguments.data is None:
         return _check_system(arguments.json)
     check_recipe(arguments.recipe)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import figures_table, protocols_table
-from fima.commands.labelled import LabelledArguments, collect_labelled, evaluation_file, list_labelled, say_aloud
-from fima.commands.parse import errors_in_one_line, parse
+from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled
+from fima.commands.parse import parse
 from fima.console import Console
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
-    import torch
-
     from fima.evaluate.collected import Collected
     from fima.evaluate.loaded_model import Subject
 
@@ -56,43 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console().print(protocols_table())
         return 0
     arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
-    from fima.torch_tools import distributed
-    from fima.torch_tools.device import choose_device
-
     if arguments.diagnose:
         given = arguments.config.protocols or ()
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
         arguments = replace(arguments, config=config)
     if arguments.out is not None:
         check_writable(arguments.out, flag="out")
-    try:
-        with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device))
-            subject = _load(arguments, device)
-            out = arguments.out or evaluation_file(subject.encoder)
-            check_writable(out, flag="out")
-            check_writable(evaluation_file(subject.encoder).parent)  # of features, to be used again
-            splits = list_labelled(arguments, arguments.data, [subject])
-            is_main = distributed.is_main()
-            if is_main:
-                say_aloud([subject], splits, arguments.config)
-            (collected,) = collect_labelled([subject], splits, arguments.config, arguments.data, device)
-    finally:
-        # The others need not wait for the arithmetic, which the main process does alone.
-        distributed.shutdown()
-    if is_main:
-        _write(arguments, subject, collected, out)
+    words = (arguments.checkpoint,)
+    for subject, collected in measure_labelled(arguments, arguments.data, words, backbone=arguments.backbone):
+        _write(arguments, subject, collected)
     return 0
 
 
-def _load(arguments: EvaluateArguments, device: torch.device) -> Subject:
-    from fima.evaluate.loaded_model import load_subject
-
-    return load_subject(arguments.checkpoint, config=arguments.config, device=device, backbone=arguments.backbone)
-
-
-def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected, out: Path) -> None:
+def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
+    out = arguments.out or evaluation_file(subject.encoder)
     reports = out.with_suffix("")
     result = collected.result(reports)
     result.save(out)
@@ -100,7 +75,7 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected,
         print(out.read_text(encoding="utf-8"), end="")
         return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.encoder.name}"))
-    print(f"clips: {subject.preprocessing}")
+    print(f"clips: {subject.encoder.preprocessing(subject.clips)}")
     if result.verdict:
         print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fima.evaluate.protocols import PROTOCOL_SUMMARIES, PROTOCOL_VERSIONS
+from fima.evaluate.protocols import PROTOCOL_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def protocols_table() -> Table:
     """Return a row a protocol of `fima evaluate`: name, version, what it measures, what it needs."""
     table = Table("protocol", "version", "what it measures", "what it needs")
-    for name, (measures, needs) in PROTOCOL_SUMMARIES.items():
-        table.add_row(name, str(PROTOCOL_VERSIONS[name]), measures, needs)
+    for name, (version, measures, needs) in PROTOCOL_TABLE.items():
+        table.add_row(name, str(version), measures, needs)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fima.commands.parse import errors_in_one_line
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
@@ -18,10 +19,9 @@ from fima.errors import ConfigError
 from fima.evaluate.folds import list_folds
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.evaluate.splits import list_splits
+from fima.files.output import check_writable
 
 if TYPE_CHECKING:
-    import torch
-
     from fima.evaluate.collected import Collected
     from fima.evaluate.frozen import FrozenEncoder
     from fima.evaluate.loaded_model import Subject
@@ -98,24 +98,36 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
         print(f"fima: warning: {sentence}", file=sys.stderr)
 
 
-def collect_labelled(
-    subjects: Sequence[Subject],
-    splits: Mapping[SplitName, SplitLists],
-    config: EvaluationConfig,
-    data: Path,
-    device: torch.device,
-) -> list[Collected]:
-    """Look at the videos with all encoders; their features are kept in the folders of their results."""
-    from fima.evaluate.evaluate import collect
-    from fima.synthetic.motion_textures import has_masks, load_mask
+def measure_labelled(
+    arguments: LabelledArguments, data: Path, sources: Sequence[str], *, backbone: str | None = None
+) -> list[tuple[Subject, Collected]]:
+    """Look at the videos with encoders, in all processes; their features are kept in the folders of their results.
 
-    subjects = [replace(subject, cache=evaluation_file(subject.encoder).parent / "cache") for subject in subjects]
-    with progress(f"features of {', '.join(subject.source for subject in subjects)}") as report:
-        return collect(
-            subjects,
-            splits,
-            config,
-            device=device,
-            load_mask=load_mask if has_masks(data) else None,
-            report=report,
-        )
+    Returns:
+        In the main process, each encoder with what was found. The others need not wait for the arithmetic on it.
+    """
+    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.evaluate.evaluate import collect
+    from fima.evaluate.loaded_model import load_subject
+    from fima.synthetic.motion_textures import has_masks, load_mask
+    from fima.torch_tools import distributed
+    from fima.torch_tools.device import choose_device
+
+    config, subjects = arguments.config, []
+    try:
+        with errors_in_one_line():
+            device = distributed.init_from_environment(choose_device(arguments.device))
+            for source in sources:
+                subject = load_subject(source, config=config, device=device, backbone=backbone)
+                folder = evaluation_file(subject.encoder).parent
+                check_writable(folder)
+                subjects.append(replace(subject, cache=folder / "cache"))
+            splits = list_labelled(arguments, data, subjects)
+            is_main, masks = distributed.is_main(), load_mask if has_masks(data) else None
+            if is_main:
+                say_aloud(subjects, splits, config)
+            with progress(f"features of {', '.join(sources)}") as report:
+                found = collect(subjects, splits, config, device=device, load_mask=masks, report=report)
+    finally:
+        distributed.shutdown()
+    return list(zip(subjects, found, strict=True)) if is_main else []

@@ -9,6 +9,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
+from fima.files.output import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class MakeDataArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
+    check_writable(arguments.out)
     # Making videos needs their encoder, which help and a mistyped flag need not wait for.
     from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 

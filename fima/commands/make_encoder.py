@@ -14,6 +14,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
+from fima.files.output import check_writable
 from fima.train.encoder_settings import SyntheticEncoderSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = arguments.out / WEIGHTS_FILE
     if weights.exists():
         raise ConfigError(f"{weights}: already exists; choose another --out, or remove it")
+    check_writable(arguments.out, flag="out")
     device = choose_device(arguments.device)
     begun = time.monotonic()
     with torch.no_grad():

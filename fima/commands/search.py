@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from fima.evaluate.frozen import FrozenEncoder
+    from fima.use.search import SearchIndex
     from fima.use.table import Embeddings, Floats
 
 
@@ -61,14 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(SearchArguments, argv, prog="fima search")
     if arguments.html is not None:
         check_writable(arguments.html, flag="html")
-    from fima.use.search import SearchIndex
     from fima.use.table import read_embeddings
 
     began = time.monotonic()
     stored = read_embeddings(arguments.index)
     if not stored.about.keys() >= {"encoder", "clips"}:
         raise DataError(f"{arguments.index}: does not say which encoder made it; write it again with `fima embed`")
-    index = SearchIndex(stored.vectors, centre=arguments.centre)
+    index = _index(arguments, stored)
     opened = time.monotonic()
     vector = _known_vector(arguments, stored)
     is_known = vector is not None
@@ -99,6 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         + ("" if arguments.html is None else f"; wrote {arguments.html}")
     )
     return 0
+
+
+def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:
+    from fima.use.search import SearchIndex
+
+    try:
+        index = SearchIndex(stored.vectors, centre=arguments.centre)
+    except DataError as error:
+        raise DataError(f"{arguments.index}: {error}") from None
+    if index.all_equal:
+        said = f"{arguments.index}: all {len(index):,} vectors are equal, so the order of the videos says nothing"
+        print(f"fima: warning: {said}", file=sys.stderr)
+    return index
 
 
 def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | None:
@@ -137,7 +151,7 @@ def _encoder(arguments: SearchArguments, stored: Embeddings, device: torch.devic
         if arguments.encoder is None:
             raise CheckpointError(f"{error}; name the encoder of {arguments.index} with --encoder") from None
         raise
-    if (encoder.key or encoder.name) != stored.about["encoder"]["fingerprint"]:
+    if encoder.fingerprint != stored.about["encoder"]["fingerprint"]:
         raise CheckpointError(
             f"{source}: its weights are not those that {arguments.index} was made with "
             f"({stored.about['encoder']['description']}); name that one with --encoder, or embed the videos again"

@@ -75,7 +75,7 @@ def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSour
         return torch.cat([*(rows[part] for part in parts), chosen[:, None].float()], dim=1)
 
     content = hashlib.sha256(backgrounds.numpy().tobytes()).hexdigest()[:16]
-    name = f"{encoder.key or encoder.name}, diagnosis {PROTOCOL_VERSIONS['diagnosis']}, backgrounds {content}"
+    name = f"{encoder.fingerprint}, diagnosis {PROTOCOL_VERSIONS['diagnosis']}, backgrounds {content}"
     return FeatureSource(name=name, pool=pool, parts=parts)
 
 

@@ -160,7 +160,7 @@ def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
 
 def _encoder_sources(subject: Subject, protocols: Sequence[str], config: EvaluationConfig) -> dict[str, FeatureSource]:
     """What the protocols look at of the encoder's feature map, by the names of `STORES`."""
-    module, name = subject.encoder.module, subject.encoder.key or subject.encoder.name
+    module, name = subject.encoder.module, subject.encoder.fingerprint
     maps = EncoderMaps(module, stages_of(module, config.features))
     sources = {}
     if not set(protocols).isdisjoint(STORES["pooled"]):

@@ -64,6 +64,11 @@ class FrozenEncoder:
         return weights_hash(self.network, f"{self.mean} {self.std}")
 
     @property
+    def fingerprint(self) -> str:
+        """Its key; its name, where it has none."""
+        return self.key or self.name
+
+    @property
     def floor(self) -> nn.Module | None:
         """The module of the same architecture with random weights, seed 0; None where it cannot be built."""
         if self.untrained is None:

@@ -47,11 +47,6 @@ class Subject:
         """What was assumed of a file that does not hold its settings, as a sentence; empty where nothing was."""
         return self.encoder.assumed(self.clips)
 
-    @property
-    def preprocessing(self) -> str:
-        """What it is shown, in words."""
-        return self.encoder.preprocessing(self.clips)
-
     def describe(self) -> dict[str, Any]:
         """What results say of it."""
         described = {

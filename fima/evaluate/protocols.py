@@ -15,39 +15,31 @@ from fima.files.atomic import write_file
 if TYPE_CHECKING:
     from fima.data.eval_clips import ClipSettings
 
-PROTOCOL_VERSIONS = {
-    "evaluate": 1,
-    "linear": 1,
-    "linear_low_shot": 1,
-    "knn": 1,
-    "retrieval": 1,
-    "same_video": 1,
-    "clustering": 1,
-    "attentive": 1,
-    "low_shot_curve": 1,
-    "foreground": 3,
-    "occlusion": 1,
-    "diagnosis": 1,
-}
-"""A version changes when the same encoder on the same data may get another figure."""
-PROTOCOL_SUMMARIES = {
-    "evaluate": ("a classifier's own head", "a checkpoint of `fima finetune`"),
-    "linear": ("logistic regression on cached features", "two classes, two training videos of one"),
-    "linear_low_shot": ("the same on few training videos, several draws", "linear with --low-shot N"),
-    "knn": ("20 nearest training videos vote", "training videos"),
-    "retrieval": ("R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
-    "same_video": ("how often the nearest clip is of the same video", "two clips a video"),
+PROTOCOL_TABLE = {
+    "evaluate": (1, "a classifier's own head", "a checkpoint of `fima finetune`"),
+    "linear": (1, "logistic regression on cached features", "two classes, two training videos of one"),
+    "linear_low_shot": (1, "the same on few training videos, several draws", "linear with --low-shot N"),
+    "knn": (1, "20 nearest training videos vote", "training videos"),
+    "retrieval": (1, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
+    "same_video": (1, "how often the nearest clip is of the same video", "two clips a video"),
     "clustering": (
+        1,
         "agreement of k-means clusters with the classes",
-        "test videos of two classes, more of them than classes",
+        "two classes, more test videos than classes",
     ),
-    "attentive": ("one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
-    "low_shot_curve": ("linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
-    "foreground": ("share of the activation on moving regions", "an encoder; better with masks"),
-    "occlusion": ("share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
-    "diagnosis": ("accuracy that remains without order, motion, foreground or background", "an encoder, and as linear"),
+    "attentive": (1, "one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
+    "low_shot_curve": (1, "linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
+    "foreground": (3, "share of the activation on moving regions", "an encoder; better with masks"),
+    "occlusion": (1, "share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
+    "diagnosis": (
+        1,
+        "accuracy that remains without order, motion, foreground or background",
+        "an encoder, and as linear",
+    ),
 }
-"""What each protocol measures, and what it needs."""
+"""Version, what each protocol measures, and what it needs. A version changes when the same encoder on the same data may
+get another figure."""
+PROTOCOL_VERSIONS = {name: version for name, (version, *_) in PROTOCOL_TABLE.items()}
 FEATURE_PROTOCOLS = ("linear", "knn", "retrieval", "same_video")
 """Those that look at cached features of frozen encoders, and are measured by default."""
 ALL_FEATURE_PROTOCOLS = (*FEATURE_PROTOCOLS, "clustering", "low_shot_curve")

@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from fima.errors import ConfigError, UserError
 
+LONGEST_NAME = 200
+"""Bytes; most file systems take 255, of which the temporary name needs some."""
 TEMPORARY_FILES = ".*.[0-9]*.tmp*"
 """Names of the files that an interrupted write leaves behind."""
 
@@ -40,9 +44,8 @@ def written_whole(
             temporary.replace(path)
             with contextlib.suppress(OSError):  # not every system can flush a folder's names
                 _flush(path.parent)
-        except RuntimeError as error:
-            # PyTorch's writer hides what the file system said behind an error of its own.
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        except Exception as error:
+            raise _of_the_system(error) from None
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -65,6 +68,14 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _of_the_system(error: Exception) -> Exception:
+    """What the file system said, where a library hides it behind an error of its own: PyTorch, safetensors."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number and not isinstance(error, OSError):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else error
+
+
 def _shift(path: Path, backups: Sequence[Path]) -> None:
     """Pass the contents on by one name; `path` keeps its own."""
     if not backups or not path.exists():
@@ -83,7 +94,8 @@ def _shift(path: Path, backups: Sequence[Path]) -> None:
 
 def _temporary(path: Path) -> Path:
     """A hidden name in the same folder, with the same suffix: by it, writers choose the format."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    stem = path.stem if len(os.fsencode(path.name)) <= LONGEST_NAME else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def _flush(path: Path) -> None:

@@ -46,7 +46,8 @@ class ClipFit:
     @property
     def line(self) -> str:
         """One line for a person."""
-        parts = [f"{self.num_looped:,} of {counted(self.num_videos, 'video')} are shorter and are looped"]
+        shorter = f"{self.num_looped:,} of {counted(self.num_videos, 'video')} are shorter and are looped"
+        parts = [shorter if self.num_looped else f"none of {counted(self.num_videos, 'video')} is shorter"]
         if self.num_repeating:
             parts.append(f"{self.num_repeating:,} have fewer frames a second and repeat frames")
         if self.num_without_rate:

@@ -18,7 +18,7 @@ from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
-from fima.files.output import mark_output
+from fima.files.output import check_writable, mark_output
 from fima.method.queue import VIDEO_IDS
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
@@ -133,6 +133,8 @@ def claimed_folder(
     distributed.barrier()
     try:
         if distributed.is_main():
+            check_writable(run.root, flag="out")
+            check_writable(run.checkpoint_folder, flag="checkpoints")
             flag, folder = "out", run.root
             try:
                 mark_output(run.root, [])

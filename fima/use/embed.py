@@ -64,10 +64,9 @@ def embed_videos(
         DataError: a file cannot be read, or not one video can be decoded.
     """
     began = time.monotonic()
-    fingerprint = encoder.key or encoder.name
     # Nobody knows whether a function without a key is still the same.
     cache = parts if encoder.key is not None else None
-    source = FeatureSource(name=fingerprint, pool=encoder.vectors)
+    source = FeatureSource(name=encoder.fingerprint, pool=encoder.vectors)
     store = FeatureStore(source, settings, resources, per=per, cache=cache, report=report)
     num_new = store.fill(paths)
     if not distributed.is_main():
@@ -83,18 +82,14 @@ def embed_videos(
         video=np.repeat(np.arange(len(found)), [len(rows.rows) for _, rows in found]),
         paths=[path for path, _ in found],
         about={
-            "encoder": {"description": encoder.name, "fingerprint": fingerprint},
+            "encoder": {"description": encoder.name, "fingerprint": encoder.fingerprint},
             "per": per,
             "clips": asdict(settings),
             "versions": versions(),
         },
     )
-    return Embedded(
-        embeddings=embeddings,
-        skipped=skipped,
-        num_before=len(paths) - num_new,
-        seconds=time.monotonic() - began,
-    )
+    seconds = time.monotonic() - began
+    return Embedded(embeddings=embeddings, skipped=skipped, num_before=len(paths) - num_new, seconds=seconds)
 
 
 def remove_parts(parts: Path) -> None:

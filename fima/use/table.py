@@ -111,6 +111,8 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Embeddings:
     content = json.loads(arrays["json"].tobytes())
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']}")
+    if not len(arrays["vectors"]) == len(arrays["seconds"]) == len(arrays["video"]):
+        raise ValueError("it does not say of every vector which video it is of")
     return Embeddings(
         vectors=arrays["vectors"],
         seconds=arrays["seconds"],

@@ -46,7 +46,7 @@ def contact_sheet(
             rows.append(label("", LABEL_PX, height=GROUP_GAP_PX))
         rows.append(in_a_row([label(name, LABEL_PX, height=TILE_HEIGHT_PX), *tiles]))
     classes = f", {len(videos.classes)} classes" if videos.classes else ""
-    title = f"{videos.root.resolve().name} — {videos.split} split, {len(videos.videos):,} videos{classes}"
+    title = f"{videos.root.resolve().name} — {_part(videos)}, {len(videos.videos):,} videos{classes}"
     heading = label(title, max(row.shape[1] for row in rows), height=TITLE_PX, font_px=TITLE_FONT_PX)
     sheet = in_a_column([heading, in_a_row([label("", LABEL_PX), label("time →", TILE_HEIGHT_PX)]), *rows])
     margins = ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
@@ -54,10 +54,14 @@ def contact_sheet(
     return unreadable
 
 
+def _part(videos: VideoList) -> str:
+    return "all splits" if videos.split == "all" else f"{videos.split} split"
+
+
 def _choose(videos: VideoList, examples_per_class: int) -> list[tuple[str, Video]]:
     """The videos to show, each with the label of its row."""
     if not videos.videos:
-        raise DataError(f"{videos.root}: no video to show in the {videos.split} split")
+        raise DataError(f"{videos.root}: no video to show in {_part(videos)}")
     if not videos.classes:
         return [(video.path.stem, video) for video in videos.videos]
     chosen: list[tuple[str, Video]] = []

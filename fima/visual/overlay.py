@@ -73,7 +73,7 @@ def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_
     """A line of text, `width` and `height` pixels large, cut where it does not fit."""
     strip = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(strip)
-    shown = text
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text)  # names of files may have any
     while shown and draw.textlength(shown, font=_font(font_px)) > width - 4:
         shown = shown[:-2] + "…" if len(shown) > 2 else ""
     draw.text((2, height / 2), shown, fill=INK, font=_font(font_px), anchor="lm")

@@ -1,4 +1,4 @@
-"""What the bytes of a packet tell without decoding them: packed B-frames of MPEG-4, pictures of H.264 to leave out.
+"""What bytes tell without decoding: packed B-frames of MPEG-4, pictures of H.264 to leave out, the end of a JPEG.
 
 All of it pays for itself: docs/performance.md.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 B_VOP = 2
 SMALLEST_CODED_VOP_BYTES = 10
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 H264_SLICE_TYPES = (1, 5)
 SLICE_HEADER_BYTES = 64
 """More than the header of a slice takes."""
@@ -50,6 +51,11 @@ def _is_b_vop(packet: bytes, start: int) -> bool:
     """Whether a picture is a B-VOP (ISO 14496-2, 6.2.5: its type is two bits after the start code)."""
     position = start + len(VOP_START_CODE)
     return position < len(packet) and packet[position] >> 6 == B_VOP
+
+
+def is_whole_jpeg(content: bytes) -> bool:
+    """Whether a JPEG, or the last of several in a row, has its end: FFmpeg makes up what is missing of one."""
+    return content.rfind(JPEG_END) > content.rfind(JPEG_SCAN)
 
 
 def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], bool] | None:

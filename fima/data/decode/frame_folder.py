@@ -1,5 +1,6 @@
 """Reading a folder of numbered pictures as a video, a frame a picture."""
 
+import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,7 @@ import av
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from fima.data.decode.bitstream import JPEG_START, is_whole_jpeg
 from fima.data.decode.container import MAX_FRAME_PIXELS
 from fima.data.decode.frame_series import frame_series
 from fima.data.decode.video import DEFAULT_TIME_BASE, VideoReader
@@ -60,8 +62,11 @@ class FrameFolderReader(VideoReader):
     def _picture(self, index: int) -> VideoFrame:
         name = self._names[index]
         try:
-            # An open file: FFmpeg takes % and colons in the names of pictures for more than they are.
-            with (self.path / name).open("rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+            content = (self.path / name).read_bytes()
+            if content.startswith(JPEG_START) and not is_whole_jpeg(content):
+                raise VideoError(self.path, f"{name}: truncated")
+            # The content: FFmpeg takes % and colons in the names of pictures for more than they are.
+            with av.open(io.BytesIO(content), "r", metadata_errors="replace") as container:
                 context = container.streams.video[0].codec_context
                 if context.width * context.height > MAX_FRAME_PIXELS:
                     raise VideoError(self.path, f"{name}: more than {MAX_FRAME_PIXELS:,} pixels")

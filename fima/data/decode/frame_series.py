@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 IMAGE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)(?P<extension>\.\w+)", re.DOTALL)
+SECONDS = re.compile(r"(?P<series>.*?)(?P<number>\d+)\.", re.DOTALL)
+"""What comes before the decimals of a time."""
 FEWEST_FRAMES = 2
 
 
@@ -13,14 +15,18 @@ def frame_series(names: Iterable[str]) -> list[str]:
     """Return the pictures that are the frames of a video, in the order of their numbers; nothing where there are none.
 
     Of several series in one folder, such as `img_00001.jpg` and `flow_x_00001.jpg`, the longest that is no optical
-    flow is taken.
+    flow is taken. Numbers may be times, such as `1305031102.175304.png`, all with as many decimals.
     """
-    series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    series: dict[tuple[str, ...], list[tuple[int, int, str]]] = defaultdict(list)
     for name in names:
         match = NUMBERED.fullmatch(name)
         if match and match["extension"].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
-            series[match["series"], match["extension"]].append((int(match["number"]), name))
+            number, extension = match["number"], match["extension"]
+            series[match["series"], extension].append((0, int(number), name))
+            if seconds := SECONDS.fullmatch(match["series"]):
+                key = seconds["series"], extension, str(len(number))
+                series[key].append((int(seconds["number"]), int(number), name))
     if not series:
         return []
     chosen = max(series, key=lambda key: ("flow" not in key[0].lower(), len(series[key])))
-    return [name for _, name in sorted(series[chosen])] if len(series[chosen]) >= FEWEST_FRAMES else []
+    return [name for *_, name in sorted(series[chosen])] if len(series[chosen]) >= FEWEST_FRAMES else []

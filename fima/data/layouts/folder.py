@@ -112,7 +112,7 @@ def split_folders(
         *_outside(files, inner, there),
         *nested_splits(split_by_path, depth),
         *leaked_links(files.same, split_by_path, tested),
-        *_unlabelled(path for path, parts in inner.items() if len(parts) != 1),
+        *_unlabelled(path for path, parts in inner.items() if any(inner.values()) and len(parts) != 1),
         *one_sided_classes(*sides),
     ]
     return VideoList(

@@ -72,7 +72,7 @@ class DemoArguments:
     seed: int = 0
     """Seed of the data and of both runs."""
     quick: bool = False
-    """Fewer and smaller videos, fewer epochs and figures: about a minute on two cores. The figures are lower."""
+    """Fewer and smaller videos, fewer epochs and figures: a minute and a half on two cores. Lower figures."""
     method: Method | None = None
     """Train and evaluate this one alone, on videos that an earlier call has made."""
 

@@ -160,15 +160,16 @@ def test_our_checkpoint_goes_to_theirs_and_back(changes: dict[str, Any], tmp_pat
     assert again.optimizer["param_groups"] == saved.optimizer["param_groups"]
 
 
-def test_an_official_file_without_optimizer_or_prefix(tmp_path: Path) -> None:
-    state = fima_to_official(make_checkpoint().model, prefix="")
-    checkpoint = import_official({"state_dict": state}, source=tmp_path)
+@pytest.mark.parametrize("beside", [{}, {"optimizer": {}}, {"optimizer": None}])
+def test_an_official_file_without_optimizer_or_prefix(beside: dict[str, Any], tmp_path: Path) -> None:
+    content = {**beside, "state_dict": fima_to_official(make_checkpoint().model, prefix="")}
+    checkpoint = import_official(content, source=tmp_path)
     network = build_method(checkpoint.config.model, checkpoint.config.method)
     torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=1).load_state_dict(
         checkpoint.optimizer
     )
     assert checkpoint.progress.epoch == 0
-    assert_same(export_official(checkpoint), {"state_dict": state})
+    assert_same(export_official(checkpoint), content)
 
 
 def test_a_whole_training_file_with_objects_of_other_classes(tmp_path: Path) -> None:

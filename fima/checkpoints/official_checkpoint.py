@@ -82,8 +82,12 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
         imported={
             "prefix": prefix,
             "counts_frozen": counts_frozen,
-            "has_optimizer": "optimizer" in content,
-            "rest": {key: value for key, value in content.items() if key not in ("state_dict", "optimizer")},
+            "has_optimizer": _has_optimizer(content),
+            "rest": {
+                key: value
+                for key, value in content.items()
+                if key != "state_dict" and not (key == "optimizer" and _has_optimizer(content))
+            },
         },
     )
 
@@ -124,13 +128,18 @@ def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _optimizer(content: Mapping[str, Any], method: nn.Module) -> tuple[dict[str, Any], bool]:
     """Return our optimiser's state, a new one where there is none, and whether theirs counts the frozen weights."""
-    if "optimizer" in content:
+    if _has_optimizer(content):
         keys = [key.removeprefix(convert.PREFIX) for key in content["state_dict"]]
         return convert.optimizer_to_fima(content["optimizer"], keys, _trained(method))
     optim = OptimConfig()
     weights = [weight for weight in method.parameters() if weight.requires_grad]
     new = torch.optim.SGD(weights, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
     return new.state_dict(), True
+
+
+def _has_optimizer(content: Mapping[str, Any]) -> bool:
+    """Whether a state is there, and not an empty one that stands for none."""
+    return {"state", "param_groups"} <= set(content.get("optimizer") or ())
 
 
 def _trained(method: nn.Module) -> list[str]:

@@ -144,6 +144,7 @@ def roll_back_in_process(rank: int, videos: Path, out: Path) -> tuple[int, dict[
     return progress.rollbacks, {name: value.detach().clone() for name, value in state.items()}
 
 
+@pytest.mark.slow
 def test_two_processes_go_back_together(videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     first, second = run_processes(roll_back_in_process, 2, tmp_path / "gloo", videos, run.root)

@@ -122,7 +122,7 @@ def step_of_backbone(_rank: int, backbone: Literal["i3d", "r2plus1d_18"]) -> dic
     return {"loss": loss.detach()}
 
 
-@pytest.mark.parametrize("backbone", ["i3d", "r2plus1d_18"])
+@pytest.mark.parametrize("backbone", ["i3d", pytest.param("r2plus1d_18", marks=pytest.mark.slow)])
 def test_a_step_of_two_processes_warns_of_nothing(backbone: str, tmp_path: Path) -> None:
     results = run_processes(step_of_backbone, 2, tmp_path, backbone)
     assert all(result["loss"].isfinite() for result in results)

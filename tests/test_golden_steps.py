@@ -139,7 +139,7 @@ def check_gradients(network: FIMA, expected: dict[str, float], tolerance: float)
     ("name", "num_steps"),
     [
         (CASES[0], 3),
-        *((name, 1) for name in CASES[1:]),
+        (CASES[1], 1),
         *(pytest.param(name, 2, marks=pytest.mark.slow) for name in CASES[1:]),
     ],
 )
@@ -167,9 +167,11 @@ def test_steps_agree_in_float64(name: str, num_steps: int, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "convolves"),
     [
-        *((name, "oneDNN") for name in CASES),
         (CASES[0], "plain"),
+        (CASES[0], "oneDNN"),
+        (CASES[2], "oneDNN"),
         *(pytest.param(name, "plain", marks=pytest.mark.slow) for name in CASES[1:]),
+        pytest.param(CASES[1], "oneDNN", marks=pytest.mark.slow),
     ],
 )
 def test_the_first_step_agrees_in_float32(name: str, convolves: str, monkeypatch: pytest.MonkeyPatch) -> None:

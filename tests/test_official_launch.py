@@ -192,6 +192,7 @@ def test_another_architecture_ends_before_the_training(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_machine_train_together(videos: Path, tmp_path: Path) -> None:
     distributed = f"--multiprocessing_distributed --world_size 2 --dist_url tcp://localhost:{free_port()}"
     line = f"--log_dir {tmp_path / 'log'} {SMALL} --moco_k 4 {distributed} {videos} --rank"

@@ -42,6 +42,7 @@ def unshare(tmp_path: Path) -> list[str]:
     pytest.skip("no mounts of one's own here")
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint_and_no_step(tmp_path: Path) -> None:
     words = unshare(tmp_path)
     videos, disk, kept = make_videos(tmp_path / "videos"), tmp_path / "disk", tmp_path / "kept"

@@ -41,6 +41,7 @@ def test_there_is_a_recipe_for_every_row() -> None:
     assert {"finetune_ucf101.yaml", "finetune_hmdb51.yaml", "linear_ucf101.yaml", "linear_hmdb51.yaml"} <= set(FINETUNE)
 
 
+@pytest.mark.slow
 def test_from_pretraining_to_both_kinds_of_classifier(tmp_path: Path) -> None:
     """The paper's recipes for UCF101, end to end."""
     run = tmp_path / "fima"

@@ -133,6 +133,7 @@ def test_every_command_starts_in_an_environment_of_its_own(environment: Path, tm
     assert all(f"usage: fima {name} " in printed for name in COMMANDS)
 
 
+@pytest.mark.slow
 def test_it_works_without_the_repository(environment: Path, tmp_path: Path) -> None:
     """A command that needs a recipe, synthetic videos and encoders; and one that needs the report's own files."""
     origin = run(environment, tmp_path, "python", "-c", "import fima; print(fima.__file__)").strip()

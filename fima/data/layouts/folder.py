@@ -100,13 +100,10 @@ def split_folders(
         if request.split == "all" or (path in inner and split_by_path[path] == wanted)
     ]
     if not videos:
-        found = ", ".join(sorted({path.parts[depth] for path in inner}))
-        looked_for = ", ".join(SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"])
-        raise DataError(f"{request.root}: no {request.split} split; found {found}, looked for {looked_for}")
+        raise _no_split(request, {path.parts[depth] for path in inner}, wanted)
     apart = f", {other} apart" if {"val", "test"} <= there else ""
     sides = [
-        {name_of(path) for path in inner if split_by_path[path] == side} if labelled else set()
-        for side in ("train", tested)
+        {name_of(path) for path in inner if labelled and split_by_path[path] == side} for side in ("train", tested)
     ]
     odd = [
         *_outside(files, inner, there),
@@ -125,6 +122,12 @@ def split_folders(
         missing=files.missing,
         notes=[*notes, *odd],
     )
+
+
+def _no_split(request: Request, found: Collection[str], wanted: str | None) -> DataError:
+    looked_for = SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"]
+    names = f"found {', '.join(sorted(found))}, looked for {', '.join(looked_for)}"
+    return DataError(f"{request.root}: no {request.split} split; {names}")
 
 
 def _num_shared(paths: Sequence[tuple[str, ...]]) -> int:

@@ -175,6 +175,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, temperature: float, excluded: Tensor | None) -> Tensor:  # noqa: ANN401
+        """Log-sum-exp of each row of `query`, (N, D), over its keys, (K, D): (N,)."""
         num_rows = max(1, MAX_SIMILARITIES // len(keys))
         scaled = query / temperature
         result = query.new_empty(len(query))
@@ -196,6 +197,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        """Gradient of the query, (N, D); the keys have none."""
         (gradient,) = ctx.saved_tensors
         return gradient * outer[0][:, None], None, None, None
 

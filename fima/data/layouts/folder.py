@@ -102,9 +102,7 @@ def split_folders(
     if not videos:
         raise _no_split(request, {path.parts[depth] for path in inner}, wanted)
     apart = f", {other} apart" if {"val", "test"} <= there else ""
-    sides = [
-        {name_of(path) for path in inner if labelled and split_by_path[path] == side} for side in ("train", tested)
-    ]
+    sides = [{name_of(p) for p in inner if labelled and split_by_path[p] == side} for side in ("train", tested)]
     odd = [
         *_outside(files, inner, there),
         *nested_splits(split_by_path, depth),

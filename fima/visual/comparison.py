@@ -84,7 +84,10 @@ def side_by_side(
     legend = LEGEND if load_mask is None else f"{LEGEND}; green: outline of the moving object"
     parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
     for first in range(0, len(videos), COLUMNS):
-        parts += [labelled(in_a_row(tiles[first : first + COLUMNS]), name) for name, tiles in rows.items()]
+        parts += [
+            labelled(in_a_row(tiles[first : first + COLUMNS]), name, narrowest=NARROWEST_PX)
+            for name, tiles in rows.items()
+        ]
     save_picture(in_a_column([*parts, label(legend, NARROWEST_PX)]), out)
 
 

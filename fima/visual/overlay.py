@@ -80,9 +80,11 @@ def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_
     return np.asarray(strip)
 
 
-def labelled(picture: Picture, text: str) -> Picture:
-    """A picture with a line of text above it."""
-    return np.concatenate([label(text, picture.shape[1]), picture])
+def labelled(picture: Picture, text: str, *, narrowest: int = 0) -> Picture:
+    """A picture with a line of text above it, filled up on the right to at least `narrowest` pixels."""
+    missing = max(0, narrowest - picture.shape[1])
+    padded = np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
+    return np.concatenate([label(text, padded.shape[1]), padded])
 
 
 def in_a_row(pictures: Sequence[Picture]) -> Picture:

@@ -26,8 +26,7 @@ INPUTS = (
 
 
 def shown_inputs(clips: Tensor, backgrounds: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name of each of `INPUTS`, and what encoders are shown: float32 (B, 3, F, S, S), which the next
-    overwrites.
+    """Yield each of `INPUTS` by name, as encoders take it: float32 (B, 3, F, S, S), which the next one overwrites.
 
     New memory for each would cost several times what its content does. Frames are normalised once, before they are put
     into another order or in front of another background. Clips are uint8 (B, 3, F, S, S), and the backgrounds of

@@ -107,12 +107,9 @@ def _normalised(convolution: nn.Conv3d) -> list[nn.Module]:
 
 
 class Block(nn.Module):
-    """A residual block of two (2+1)D convolutions: space, time, space, time; its shortcut averages before it strides.
+    """A residual block of two (2+1)D convolutions: space, time, space, time, with a stride of (time, space).
 
-    Args:
-        in_channels: of its input.
-        out_channels: of its output.
-        stride: (time, space).
+    Its shortcut averages before it strides.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int]) -> None:

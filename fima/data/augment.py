@@ -32,17 +32,14 @@ NUM_DRAWS = 11
 
 
 def draw_colour(generator: np.random.Generator, num_tensors: int, data: DataConfig) -> Tensor:
-    """Draws the colour augmentation of `num_tensors` clips (strengths: docs/method.md).
+    """Draws the colour augmentation of `num_tensors` clips, by the probabilities of the settings (docs/method.md).
 
-    Args:
-        generator: source of the draws; it advances alike whatever the probabilities are.
-        num_tensors: clips to draw for.
-        data: probabilities of grayscale, jitter and blur.
+    The generator advances alike whatever these are.
 
     Returns:
         float32 (num_tensors, 11), one row a clip: grayscale (0 or 1); jitter (0 or 1); the order of the four jitter
-        operations (a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue); their factors; the blur's sigma
-        in pixels, 0 for no blur.
+            operations (a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue); their factors; the blur's sigma
+            in pixels, 0 for no blur.
     """
     draws = np.zeros((num_tensors, NUM_DRAWS), dtype=np.float32)
     draws[:, GRAYSCALE] = generator.random(num_tensors) < data.grayscale
@@ -68,16 +65,11 @@ class _Operation:
 
 
 def apply_colour(x: Tensor, draws: Tensor) -> Tensor:
-    """Grayscale, colour jitter, blur and normalisation of a batch of clips, each by its own draws.
+    """Grayscale, colour jitter, blur and normalisation of clips by their draws: float32 (B, 3, T, H, W).
 
-    The operations are torchvision's (contrast takes each frame's own mean), the same for all frames of a clip.
-
-    Args:
-        x: clips in [0, 1], float (B, 3, T, H, W); left as it is.
-        draws: rows of `draw_colour`, (B, 11); on the CPU, where they cost no synchronisation.
-
-    Returns:
-        Normalised float32 clips (B, 3, T, H, W).
+    The operations are torchvision's (contrast takes each frame's own mean), the same for all frames of a clip. Clips
+    are in [0, 1] and left as they are. The rows of `draw_colour`, (B, 11), are on the CPU, where they cost no
+    synchronisation.
     """
     coloured = x.to(torch.float32, copy=True)
     for clips in _parts(len(x), x.device):
@@ -196,12 +188,7 @@ def blur_kernel_size(size: int) -> int:
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of each clip with its own sigma, edges reflected, as torchvision's `gaussian_blur`.
 
-    Args:
-        x: (B, 3, T, H, W), changed in place.
-        sigma: standard deviations in pixels, (B,).
-
-    Returns:
-        `x`; the kernel's side is `blur_kernel_size(W)`.
+    Changes x, (B, 3, T, H, W), in place; sigma (B,) is in pixels. The kernel's side is `blur_kernel_size(W)`.
     """
     radius = blur_kernel_size(x.shape[-1]) // 2
     if radius == 0:
@@ -246,8 +233,7 @@ def make_inputs(
         local_stride: of those two, every n-th frame is kept.
 
     Returns:
-        Normalised float32 (B, 3, F, S, S) tensors, with fewer frames where `local_stride` is more than 1, without the
-        differences that are not wanted.
+        Normalised float32 (B, 3, F, S, S) tensors, those that are wanted.
     """
     wanted = [(0, views.full, 1)]
     if full_difference:

@@ -55,12 +55,13 @@ def _unit_power(channel: Tensor) -> Tensor:
 def _by_frame(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """A two-dimensional operation on each frame: (B, C, T, H, W) → (B, C', T, H', W')."""
     changed = change(clip.transpose(1, 2).flatten(0, 1))
-    return changed.unflatten(0, clip.shape[:3:2]).transpose(1, 2)
+    return changed.view(len(clip), clip.shape[2], *changed.shape[1:]).transpose(1, 2)
 
 
 def _by_place(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """A two-dimensional operation on times and places (B, C, T, H·W): (B, C, T, H, W) → (B, C', T', H, W)."""
-    return change(clip.flatten(3)).unflatten(3, clip.shape[3:])
+    changed = change(clip.flatten(3))
+    return changed.view(*changed.shape[:3], *clip.shape[3:])
 
 
 class Space(nn.Conv3d):
@@ -90,15 +91,23 @@ class Time(nn.Conv3d):
         return _by_place(clip, lambda places: functional.conv2d(places, weight, stride=stride, padding=padding))
 
 
-class Average(nn.AvgPool3d):
-    """An average over `stride`, over space and then over time; at the end over what is left."""
+class Average(nn.Module):
+    """Means over blocks of a feature map; at its end, over what is left of it.
+
+    Args:
+        time: frames of a block.
+        space: side of a block.
+    """
+
+    def __init__(self, time: int, space: int) -> None:
+        super().__init__()
+        self.frame = nn.AvgPool2d(space, ceil_mode=True) if space > 1 else None
+        self.place = nn.AvgPool2d((time, 1), ceil_mode=True) if time > 1 else None
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, C, T', H', W')."""
-        time, *space = self.kernel_size
-        if max(space) > 1:
-            clip = _by_frame(clip, lambda frames: functional.avg_pool2d(frames, space, ceil_mode=True))
-        return clip if time == 1 else _by_place(clip, lambda p: functional.avg_pool2d(p, (time, 1), ceil_mode=True))
+        clip = clip if self.frame is None else _by_frame(clip, self.frame)
+        return clip if self.place is None else _by_place(clip, self.place)
 
 
 def _normalised(convolution: nn.Conv3d) -> list[nn.Module]:
@@ -124,8 +133,7 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
             *_normalised(Time(out_channels, out_channels)),
         )
-        pool = Average((time, space, space))
-        self.shortcut = nn.Sequential(pool, *_normalised(Space(in_channels, out_channels, 1)))
+        self.shortcut = nn.Sequential(Average(time, space), *_normalised(Space(in_channels, out_channels, 1)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, out_channels, t, h, w) of features (B, in_channels, T, H, W)."""

@@ -29,6 +29,7 @@ def test_tensors_count_while_they_live_and_views_do_not() -> None:
     assert live.most == 1500
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_the_formula_says() -> None:
     parts = replace(CONFIG, optim=replace(CONFIG.optim, accumulate=3))
     formula = fixed_bytes(parts) + bytes_a_pixel(parts) * pixels(parts)

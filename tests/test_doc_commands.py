@@ -27,6 +27,7 @@ NOT_RUN = {
 
 SLOW = frozenset(
     {
+        "fima benchmark",
         "fima benchmark --json",
         "fima benchmark --price 2.50",
         "fima evaluate CKPT videos.csv --cross-validation fold --protocols linear attentive low_shot_curve "
@@ -36,7 +37,7 @@ SLOW = frozenset(
         "fima export runs/small --format onnx --data VIDEOS -o encoder.onnx",
     }
 )
-"""Commands that take long and of whose kind another is run."""
+"""Commands that take long; what they do, other tests do as well."""
 
 SHORTENED: Mapping[str, Mapping[str, str]] = {
     "pretrain": SMALL_PRETRAIN,

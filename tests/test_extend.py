@@ -3,9 +3,7 @@
 import importlib
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace

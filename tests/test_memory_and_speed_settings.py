@@ -43,7 +43,8 @@ def assert_same_step(ours: FIMA, plain: FIMA, *, rtol: float, atol: float) -> No
 
 # I3D in bfloat16 takes over ten minutes on CPUs without it; what is recomputed under autocast, `tiny` shows as well.
 @pytest.mark.parametrize(
-    ("backbone", "precision"), [("tiny", "fp32"), pytest.param("tiny", "bf16", marks=pytest.mark.slow), ("i3d", "fp32")]
+    ("backbone", "precision"),
+    [("tiny", "fp32"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("tiny", "bf16"), ("i3d", "fp32")))],
 )
 def test_recomputed_activations_change_nothing(backbone: str, precision: Literal["fp32", "bf16"]) -> None:
     plain = build(replace(SMALL, backbone=backbone))

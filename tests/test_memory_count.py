@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from memory import META, LiveBytes, bytes_a_pixel, fixed_bytes, peak_bytes, pixels
@@ -36,6 +37,7 @@ def test_the_peak_is_what_the_formula_says() -> None:
     assert abs(peak_bytes(parts) / formula - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_recomputation_and_bfloat16_take_less() -> None:
     config = replace(CONFIG, optim=replace(CONFIG.optim, batch_size=4))
     whole = peak_bytes(config)

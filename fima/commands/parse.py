@@ -34,13 +34,10 @@ Arguments = TypeVar("Arguments")
 def parse(
     kind: type[Arguments], argv: Sequence[str] | None, *, prog: str, default: Arguments | None = None
 ) -> Arguments:
-    """Parse the flags of one command.
+    """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
 
-    Args:
-        kind: dataclass whose fields are the flags, and whose docstring is the help.
-        argv: the arguments after the command's name; those of the process when None.
-        prog: what to call the command in help and errors.
-        default: values of the flags that are not given.
+    `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
+    call the command; `default` has the values of the flags that are not given.
 
     Raises:
         SystemExit: after `--help`, with code 0.
@@ -92,10 +89,6 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
 
     They must be known before the flags are checked, since a flag may only make sense with them.
 
-    Args:
-        words: all words of the command line.
-        kind: `PretrainConfig` or `FinetuneConfig`.
-
     Raises:
         ConfigError: a recipe or the settings of the run cannot be read, a preset is unknown, or there is a recipe, too.
     """
@@ -117,12 +110,7 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
 
 
 def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
-    """Whether to continue the run in a folder.
-
-    Args:
-        out: the folder.
-        resume: whether there must be a run.
-        auto_resume: whether to continue one that is there.
+    """Whether to continue the run in a folder: with `resume` it must be there, with `auto_resume` it may.
 
     Raises:
         ConfigError: both are asked for.
@@ -153,12 +141,7 @@ def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None
 
 
 def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
-    """Return the folder of videos that was given, or of synthetic videos to try a recipe out.
-
-    Args:
-        given: what the command line names.
-        out: folder of the run.
-        smoke: whether synthetic videos will do.
+    """Return the folder of videos that was given, or one of synthetic videos to try a recipe out, with `smoke`.
 
     Raises:
         ConfigError: there is none.

@@ -104,12 +104,8 @@ class Summary:
 def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> Summary:
     """Write the benchmark in the UCF101 layout, or reuse it where it already is.
 
-    The same settings give the same bytes. Nothing is left behind when it is interrupted.
-
-    Args:
-        out: the folder to create.
-        settings: how many videos, and what they look like.
-        workers: processes; 0 works in this one.
+    The same settings give the same bytes. Nothing is left behind when it is interrupted. 0 workers work in this
+    process.
 
     Raises:
         DataError: `out` holds something else.
@@ -125,11 +121,7 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
 def list_counterparts(root: Path) -> dict[str, VideoList]:
     """List the test videos' counterparts: the same objects and motions over other backgrounds, and over none.
 
-    Args:
-        root: a folder that `make_motion_textures` wrote.
-
-    Returns:
-        A list for each name of `COUNTERPARTS`, in the order of the test videos.
+    They are by the names of `COUNTERPARTS`, in the order of the test videos.
 
     Raises:
         DataError: the folder lacks such a list.
@@ -161,13 +153,7 @@ def has_masks(root: Path) -> bool:
 
 
 def load_mask(video: Path) -> NDArray[np.bool_]:
-    """Load the true foreground of a benchmark video.
-
-    Args:
-        video: path of the video inside `data/<Class>/`.
-
-    Returns:
-        (T, H, W), true on the object.
+    """Load the true foreground of a video inside `data/<Class>/`: (T, H, W), true on the object.
 
     Raises:
         DataError: there is no mask for this video.

@@ -19,12 +19,9 @@ class StopRequest:
     """Context manager: a signal asks the loop to stop after its step; a Ctrl-C after it ends the program at once.
 
     Other signals after the first change nothing: a scheduler sends several, and the last checkpoint is being written.
-    Only SIGTERM has a time. After it the program ends, whatever it does, with the exit code of SIGTERM: a thread learns
-    of the signal from the system, also while the main one is in a decoder that never comes back. `signal_number` is
-    None until a signal arrives, then the first one's.
-
-    Args:
-        grace_seconds: time after SIGTERM; 0: any.
+    Only SIGTERM has a time, 0 for any. After it the program ends, whatever it does, with the exit code of SIGTERM: a
+    thread learns of the signal from the system, also while the main one is in a decoder that never comes back.
+    `signal_number` is None until a signal arrives, then the first one's.
     """
 
     def __init__(self, grace_seconds: float) -> None:

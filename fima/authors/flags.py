@@ -138,11 +138,9 @@ def flags_of(program: Program) -> list[Flag]:
 
 
 def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line of the authors' programs.
+    """Parse a command line of the authors' programs: the folder as `dir`, and every flag by its `Flag.dest`.
 
-    Returns:
-        The folder as `dir`, and every flag by its `Flag.dest`; None where it is not given, and an empty text for
-        `--resume` without a path.
+    A flag that is not given is None; `--resume` without a path is an empty text.
 
     Raises:
         ConfigError: a flag or a value that there is not.
@@ -195,9 +193,7 @@ def _split_attached(word: str) -> list[str]:
 class _Parser(argparse.ArgumentParser):
     """Raises an error of ours where argparse prints the usage and leaves.
 
-    Args:
-        takes_folder: whether a flag with an optional value is given, which a folder right after it is taken for.
-        options: those of argparse.
+    `takes_folder`: whether a flag with an optional value is given, which a folder right after it is taken for.
     """
 
     def __init__(self, *, takes_folder: bool, **options: Any) -> None:  # noqa: ANN401

@@ -68,12 +68,9 @@ class Launch:
 
 
 def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[str, str]) -> Launch:
-    """Return the processes that a command line asks for.
+    """Return the processes that a command line asks for, on a machine with so many GPUs.
 
-    Args:
-        given: the parsed flags.
-        gpus: GPUs of this machine.
-        environment: where `--dist_url env://` finds what it needs.
+    `--dist_url env://` finds what it needs in the environment.
 
     Raises:
         ConfigError: a flag that does not fit, or a missing variable.
@@ -134,10 +131,8 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
     """Run a command in every process of this group by PyTorch's launcher, which passes signals on.
 
     All end when one fails. What the first process prints is shown as it comes. Of the others, the errors of the one
-    that failed are shown, and only where the first one has not failed too, since they are mostly the same.
-
-    Returns:
-        0, the exit code of a process that failed, or 128 + n where signal n ended it or the group.
+    that failed are shown, and only where the first one has not failed too, since they are mostly the same. Returns 0,
+    the exit code of a process that failed, or 128 + n where signal n ended it or the group.
 
     Raises:
         ConfigError: the groups do not find each other.

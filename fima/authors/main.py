@@ -10,12 +10,7 @@ from fima.errors import EXIT_USER_ERROR, UserError
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
-    """Run a command line of the authors' programs and return its exit code.
-
-    Args:
-        program: which of the two.
-        argv: its arguments; those of the process when None.
-    """
+    """Run a command line of one of the authors' programs, that of the process when None, and return its exit code."""
     try:
         return _run(program, list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

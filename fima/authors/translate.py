@@ -92,12 +92,7 @@ class Translation:
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:
-    """Return the `fima` command of a parsed command line.
-
-    Args:
-        program: which of the two.
-        given: what `parse_flags` returned.
-        processes: processes on this machine, which share its `--workers`.
+    """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its `--workers`.
 
     Raises:
         UserError: the folder is no data set, a file is not there, or a value is out of range.

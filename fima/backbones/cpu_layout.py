@@ -10,14 +10,9 @@ BLOCKS_BEFORE, BLOCKS_AFTER = 1, 2
 def pixels_in_blocks(clip: Tensor, dtype: torch.dtype) -> Tensor:
     """Blocks of 2·2·2 pixels as channels, for a convolution of 7·7·7 pixels and stride 2 with SAME padding.
 
-    `conv3d(pixels_in_blocks(x), weight_in_blocks(w))` is `conv3d(pad(x, [2, 3] * 3), w, stride=2)`.
-
-    Args:
-        clip: (B, C, T, H, W), all of the last three even.
-        dtype: of the result.
-
-    Returns:
-        (B, 8C, T/2 + 3, H/2 + 3, W/2 + 3), channels last in memory; one block of zeros before, two after.
+    `conv3d(pixels_in_blocks(x), weight_in_blocks(w))` is `conv3d(pad(x, [2, 3] * 3), w, stride=2)`. Of (B, C, T, H, W),
+    the last three even: (B, 8C, T/2 + 3, H/2 + 3, W/2 + 3), channels last in memory; one block of zeros before, two
+    after.
     """
     batch_size, channels, *sizes = clip.shape
     frames, height, width = (size // 2 for size in sizes)

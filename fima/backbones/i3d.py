@@ -39,14 +39,7 @@ def same_padding(kernel: Size3, stride: Size3) -> list[int]:
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias, batch norm, ReLU.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel: side of the cubic kernel.
-        stride: stride in time and space.
-    """
+    """Convolution without bias (a cubic kernel, a stride in time and space), batch norm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
@@ -89,12 +82,7 @@ def _runs_plainly_without_gradient() -> bool:
 
 
 class MaxPool(nn.Module):
-    """Max-pooling with SAME padding, of a ReLU's output or of what a ReLU comes after: zeros then change nothing.
-
-    Args:
-        kernel: size in time, height, width.
-        stride: stride in time, height, width.
-    """
+    """Max-pooling with SAME padding, of a ReLU's output or of what a ReLU comes after: zeros then change nothing."""
 
     def __init__(self, kernel: Size3, stride: Size3) -> None:
         super().__init__()
@@ -119,12 +107,7 @@ class MaxPool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Inception block of four branches.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: a value of `MIXED_CHANNELS`.
-    """
+    """Inception block of four branches; its outputs are a value of `MIXED_CHANNELS`."""
 
     def __init__(self, in_channels: int, out_channels: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()

@@ -33,11 +33,9 @@ BACKBONES = Registry["BuildBackbone"](
 
 
 def register_backbone(name: str, build: "BuildBackbone") -> None:
-    """Make a backbone known for the rest of the process; an entry point makes it known to the command line as well.
+    """Make a backbone known as `--model.backbone` for this process; an entry point does so for the command line.
 
-    Args:
-        name: what `--model.backbone` calls it.
-        build: returns the module with random weights: (B, 3, T, H, W) -> (B, `num_features`, t, h, w), with any t >= 1.
+    `build` returns the module with random weights: (B, 3, T, H, W) -> (B, `num_features`, t, h, w), with any t >= 1.
 
     Raises:
         ConfigError: there is one of that name.

@@ -10,11 +10,7 @@ from fima.backbones.base import Backbone
 
 
 class ResNet3D(Backbone):
-    """The convolutional part of a torchvision video ResNet: (B, 3, T, H, W) → (B, 512, T/8, H/16, W/16).
-
-    Args:
-        network: the torchvision network.
-    """
+    """The convolutional part of a torchvision video ResNet: (B, 3, T, H, W) → (B, 512, T/8, H/16, W/16)."""
 
     num_features = 512
 

@@ -11,11 +11,7 @@ from fima.backbones.base import Backbone
 
 
 class Swin3D(Backbone):
-    """Video Swin: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32), sizes that the patches do not divide rounded up.
-
-    Args:
-        network: the torchvision network.
-    """
+    """Video Swin: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32), sizes that the patches do not divide rounded up."""
 
     def __init__(self, network: video.swin_transformer.SwinTransformer3d) -> None:
         super().__init__()
@@ -49,13 +45,9 @@ def swin3d_b() -> Swin3D:
 
 
 class MViT(Backbone):
-    """MViTv2: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32); the class token is dropped.
+    """MViTv2: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32), C of its last block; the class token is dropped.
 
     Its relative positions are interpolated to the size of the clips.
-
-    Args:
-        network: the torchvision network, with relative positions.
-        num_features: channels C of its last block.
     """
 
     def __init__(self, network: video.mvit.MViT, num_features: int) -> None:

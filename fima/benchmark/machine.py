@@ -131,12 +131,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def measure(plan: Plan, say: Callable[[str], None]) -> Measured:
-    """Measure what fits into the time.
-
-    Args:
-        plan: what to measure.
-        say: called with what comes next.
-    """
+    """Measure what fits into the time; `say` is called with what comes next."""
     begin = time.monotonic()
     measured = Measured(machine=describe_machine(plan.device))
     cases = list(plan.step_cases())

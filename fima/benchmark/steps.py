@@ -189,16 +189,7 @@ def _measure(case: StepCase, device: torch.device, seconds: float) -> StepFigure
 
 
 def largest_batch(small: StepFigures, large: StepFigures, device: torch.device) -> int | None:
-    """The largest batch of which a step fits a GPU, found from the memory of two batches and tried.
-
-    Args:
-        small: figures of a batch.
-        large: figures of a larger one, otherwise alike.
-        device: the GPU.
-
-    Returns:
-        Videos; None where the two do not tell.
-    """
+    """The largest batch of which a step fits a GPU, by the memory of two batches, and tried; None without an answer."""
     videos = large.case.batch_size - small.case.batch_size
     if small.peak_bytes is None or large.peak_bytes is None or videos <= 0:
         return None

@@ -167,10 +167,7 @@ def versions() -> dict[str, str]:
 def save_checkpoint(path: Path, checkpoint: RunState, *, backups: Sequence[Path] = ()) -> None:
     """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
 
-    Args:
-        path: the file.
-        checkpoint: what it will hold.
-        backups: names for the checkpoints before, the newest first.
+    The checkpoints before get the names of `backups`, the newest first.
 
     Raises:
         CheckpointError: it cannot be written; the files are as they were.
@@ -199,12 +196,7 @@ def load_checkpoint(path: Path, kind: type[Any] = Checkpoint) -> Any:
 
 
 def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
-    """Return the checkpoint that a file's content is.
-
-    Args:
-        content: what `read_content` returned.
-        kind: `Checkpoint` or `ClassifierCheckpoint`.
-        source: the file, for the messages.
+    """Return the checkpoint, of a kind, that the content of a file is, as `read_content` returned it.
 
     Raises:
         CheckpointError: it is of another kind, incomplete, or of a newer version of this program.

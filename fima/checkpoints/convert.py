@@ -72,13 +72,10 @@ def _inverse(table: Mapping[str, str]) -> dict[str, str]:
 
 
 def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of a pre-training checkpoint of the authors' code (its `state_dict` entry).
+    """Our state dict of a pre-training checkpoint of the authors' code: its `state_dict`, with or without `module.`.
 
     Linear weights lose the two trailing sizes of a 1×1 convolution, queues are (K, D) instead of (D, K), and queue
     positions are scalars. No value changes.
-
-    Args:
-        state: with or without the prefix `module.`.
 
     Raises:
         CheckpointError: a key is not one of theirs.
@@ -129,13 +126,9 @@ def _official_shape(name: str, value: Tensor) -> Tensor:
 
 
 def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> dict[str, Tensor]:
-    """The authors' state dict of ours; the inverse of `official_to_fima`.
+    """The authors' state dict of that of a `FIMA`, a prefix before every key; the inverse of `official_to_fima`.
 
     The videos of the keys, which a run with `method.exclude_same_video` knows, have no place in theirs.
-
-    Args:
-        state: state dict of a `FIMA`.
-        prefix: what to put before every key.
 
     Raises:
         CheckpointError: a key is not one of ours.
@@ -146,11 +139,7 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
 
 
 def in_official_order(keys: Sequence[str]) -> list[str]:
-    """Official keys without prefix in the order of the authors' state dict.
-
-    Args:
-        keys: in an order in which every encoder's own keys are in its order.
-    """
+    """Official keys without prefix, every encoder's own in its order, in the order of the authors' state dict."""
     parts = list(DECODER_PARTS)
 
     def rank(key: str) -> tuple[int, ...]:

@@ -160,13 +160,10 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_inert(path: Path) -> tuple[Any, list[str]]:
-    """Read a PyTorch file that holds objects of other classes, without making any of them.
+    """Read a PyTorch file that holds objects of other classes, without making any of them; also their names.
 
-    Every class and function that the file names becomes a class that does nothing; only what makes tensors and plain
-    containers is what it says.
-
-    Returns:
-        What it holds, with `Inert` objects for others; and the names of the classes.
+    Every class and function that the file names becomes a class that does nothing, `Inert`; only what makes tensors and
+    plain containers is what it says.
 
     Raises:
         CheckpointError: it holds code that acts on the system, or cannot be read.

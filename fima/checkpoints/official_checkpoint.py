@@ -50,12 +50,9 @@ def load_training_checkpoint(path: Path) -> Checkpoint:
 def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
     """Return a checkpoint of the authors' pre-training, FIMA or MoCo, as one of ours.
 
-    The settings follow from the shapes; what these do not tell keeps its default. No value changes, and what has no
-    place in ours is kept in `Checkpoint.imported`.
-
-    Args:
-        content: what `read_content` returned: a mapping with `state_dict`; `epoch`, `arch`, `optimizer` if present.
-        source: the file, for the messages.
+    The content is a mapping with `state_dict`; `epoch`, `arch`, `optimizer` if present. The settings follow from the
+    shapes; what these do not tell keeps its default. No value changes, and what has no place in ours is kept in
+    `Checkpoint.imported`.
 
     Raises:
         CheckpointError: it is of another model, or parts are missing or left over.

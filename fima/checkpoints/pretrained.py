@@ -74,9 +74,8 @@ class EncoderFile:
 def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
-    Args:
-        source: a folder of a run or of `save_pretrained`; or, where there is no such file or folder, the name of an
-            encoder that comes with the package; a file is returned as it is.
+    The folder is one of a run or of `save_pretrained`; what is neither file nor folder is the name of an encoder that
+    comes with the package. A file is returned as it is.
 
     Raises:
         CheckpointError: the folder is neither, or there is no such name.
@@ -108,12 +107,8 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     Read are checkpoints of `fima pretrain` and `fima finetune`; those of the authors' program and of MoCo-style ones
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
     (`fc.*`, `head.*`, `classifier.*`) is dropped, below any keys and prefixes of wrappers; and safetensors files of any
-    of these. Objects of other classes among the weights are not made.
-
-    Args:
-        path: the file, or a folder as `encoder_file` takes it.
-        backbone: the architecture that it must have; None takes what the file holds.
-        device: where the encoder goes.
+    of these. Objects of other classes among the weights are not made. `backbone` is the architecture that it must have;
+    None takes what the file holds. A folder is taken as by `encoder_file`.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds another architecture, or weights are missing or left over.
@@ -203,11 +198,7 @@ class Located:
     """Weights with the names and the shapes of a backbone."""
 
     def rank(self, keys: str = "") -> tuple[int, bool]:
-        """More agreeing weights are better; then an encoder that is trained, rather than a copy of it.
-
-        Args:
-            keys: those that lead to the state dict.
-        """
+        """More agreeing weights are better; then an encoder that is trained, rather than a copy, by the keys to it."""
         return self.num_agreeing, COPIES.isdisjoint(re.split(r"[._]", f"{keys}.{self.prefix}"))
 
 
@@ -267,12 +258,7 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write weights, in one piece, with what is known of them.
-
-    Args:
-        path: the file.
-        weights: by name, on any device.
-        facts: `config`, `method` and `epoch` of the encoder, as plain values.
+    """Write weights, in one piece, with what is known of them: `config`, `method` and `epoch`, as plain values.
 
     Raises:
         CheckpointError: the file cannot be written.

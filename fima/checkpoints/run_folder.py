@@ -146,12 +146,9 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
 
     def require_resumable(self) -> None:
-        """Refuse to resume where there is no run.
+        """Raise ConfigError where the folder holds no run, or its run writes its checkpoints elsewhere.
 
         A run that was ended before its first checkpoint can be resumed: it begins again.
-
-        Raises:
-            ConfigError: the folder holds no run, or its run writes its checkpoints elsewhere.
         """
         if not self.config.exists():
             raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
@@ -162,9 +159,6 @@ class RunFolder:
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
         """Return the settings that the run was started with.
-
-        Args:
-            kind: `PretrainConfig` or `FinetuneConfig`.
 
         Raises:
             ConfigError: the run is of another kind, or its `config.yaml` cannot be read.
@@ -186,12 +180,7 @@ class RunFolder:
         return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
 
     def forget_after(self, step: int, tested_epoch: int = 0) -> None:
-        """Drop the lines of what a resumed run does again.
-
-        Args:
-            step: optimiser steps that are done.
-            tested_epoch: whole epochs behind the last test that counts as done.
-        """
+        """Drop the lines of what a resumed run does again: after an optimiser step, and tests after a whole epoch."""
 
         def is_done(line: dict[str, Any]) -> bool:
             tested = line.get("kind") not in TESTS or line["epoch"] <= tested_epoch
@@ -202,13 +191,11 @@ class RunFolder:
 
 
 def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
-    """Refuse settings that would make the rest of a run something else than its beginning.
-
-    Returns:
-        The settings that have changed and may, each with both values.
+    """Return the settings that have changed and may, each with both values.
 
     Raises:
-        ConfigError: names the flags, both values and the remedy.
+        ConfigError: others would make the rest of a run something else than its beginning; names flags, values and
+            remedy.
     """
     old = flatten(saved)
     changes = {flag: f"--{flag} {value}" for flag, value in flatten(given).items() if value != old[flag]}

@@ -54,15 +54,11 @@ class WarmStart:
 
 
 def read_warm_start(source: str, backbone: str) -> WarmStart:
-    """Read the weights for an encoder.
+    """Read the weights for an encoder: what `load_pretrained` takes, or `torchvision:NAME` in PyTorch's cache.
 
     A network of images, such as torchvision's, is recognised by its 2-D convolutions. Its layers must be those of the
     backbone, in the same order. A convolution is repeated over the T frames of the kernel and divided by T, so that it
     says of a still video what it says of the picture (Carreira & Zisserman, 2017).
-
-    Args:
-        source: as `load_pretrained` takes it; or `torchvision:NAME`, default weights in PyTorch's cache.
-        backbone: name of the architecture.
 
     Raises:
         CheckpointError: the file cannot be read, is of another architecture, or fits too little of the encoder.
@@ -126,13 +122,9 @@ def fitted(found: EncoderFile, source: str, backbone: str) -> WarmStart:
 def inflated(
     weights: Mapping[str, Tensor], own: Mapping[str, Size], *, source: str, backbone: str
 ) -> dict[str, Tensor]:
-    """Return the weights of an image network, layer by layer, in the shapes of a video network.
+    """Return the weights of an image network, layer by layer, in the shapes of a video network, without a classifier.
 
-    Args:
-        weights: of the image network, in the order of its layers; a classifier is left out.
-        own: the shapes of the video network by name, in the order of its layers.
-        source: the file, for the messages.
-        backbone: the video network, for the messages.
+    Both are in the order of their layers.
 
     Raises:
         CheckpointError: the layers are others; names the first that differs.

@@ -1,10 +1,8 @@
 """`fima demo`: FIMA against MoCo on synthetic videos, in minutes on two cores."""
 
 import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(DemoArguments, argv, prog="fima demo")
     check_writable(arguments.folder, flag="out")
-    with _sigterm_ends_in_order():
-        return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
+    return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
 
 
 def _train(arguments: DemoArguments, method: Method) -> int:
@@ -150,32 +147,11 @@ def _pictures(arguments: DemoArguments) -> dict[str, list[object]]:
     compare = ("cam", moco, data, "--compare", fima, "--split", "test")
     commands: dict[str, list[object]] = {
         "maps": [*compare, "--map", "occlusion", "--out", arguments.folder / "occlusion_maps.png"],
-        "report": [
-            "report",
-            *arguments.runs.values(),
-            "--data",
-            arguments.data,
-            "-o",
-            arguments.folder / "report.html",
-        ],
+        "report": ["report", *arguments.runs.values(), "--data", data, "-o", arguments.folder / "report.html"],
     }
     if not arguments.quick:  # the report has such maps too
         commands["activation"] = [*compare, "--map", "both", "--out", arguments.folder / "activation_maps.png"]
     return commands
-
-
-@contextmanager
-def _sigterm_ends_in_order() -> Iterator[None]:
-    """SIGTERM leaves by an exception, as Ctrl-C does, so that the processes that were started end too."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArguments, seconds: float) -> None:

@@ -48,8 +48,7 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
 def provenance(results: Mapping[str, EvaluationResult]) -> str:
     """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols.
 
-    Args:
-        results: on the same lists, by encoder, which is named where its clips are not those of the others.
+    An encoder is named where its clips are not those of the others.
     """
     first = next(iter(results.values()))
     count = max(1, len(first.splits))

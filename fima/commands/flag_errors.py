@@ -23,12 +23,10 @@ SURE = 0.6
 
 
 def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], usage: str = "") -> str:
-    """Return what a frame of the parser says, as one line.
-
-    A message that is not known is passed on without its frame.
+    """Return what a frame of the parser, in lines that are not broken, says as one line; what is not known, as it is.
 
     Args:
-        frame: what the parser printed, in lines that are not broken.
+        frame: what the parser printed.
         words: what was typed.
         flags: those of the command.
         usage: how the command is called.

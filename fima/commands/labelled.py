@@ -103,8 +103,7 @@ def measure_labelled(
 ) -> list[tuple[Subject, Collected]]:
     """Look at the videos with encoders, in all processes; their features are kept in the folders of their results.
 
-    Returns:
-        In the main process, each encoder with what was found. The others need not wait for the arithmetic on it.
+    Each encoder comes with what was found, in the main process. The others need not wait for the arithmetic on it.
     """
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.evaluate import collect

@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -15,10 +16,12 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import one_line_error
 from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
+from fima.files.output import IS_WRITTEN, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
 
 UNBROKEN = 100_000
 """Columns of a terminal on which no line is broken."""
+POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 RECIPE_SUFFIXES = (".yaml", ".yml")
 REMEDIES = {
     "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
@@ -31,17 +34,14 @@ Arguments = TypeVar("Arguments")
 def parse(
     kind: type[Arguments], argv: Sequence[str] | None, *, prog: str, default: Arguments | None = None
 ) -> Arguments:
-    """Parse the flags of one command.
+    """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
 
-    Args:
-        kind: dataclass whose fields are the flags, and whose docstring is the help.
-        argv: the arguments after the command's name; those of the process when None.
-        prog: what to call the command in help and errors.
-        default: values of the flags that are not given.
+    `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
+    call the command; `default` has the values of the flags that are not given.
 
     Raises:
         SystemExit: after `--help`, with code 0.
-        ConfigError: a flag or a value is wrong or missing.
+        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
     """
     words = [_without_tilde(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
@@ -51,12 +51,30 @@ def parse(
     errors = io.StringIO()
     try:
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
-            return run(args=words)
+            arguments = run(args=words)
     except SystemExit:
         page = read_page(lambda: run(args=["--help"]))
         usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
         message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
-    raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
+        raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
+    _check_outputs(kind, arguments)
+    return arguments
+
+
+def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:
+    """Try the places that a command writes to, in the process that does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        place, marks = getattr(arguments, name), _marks(hint)
+        if IS_WRITTEN in marks and place is not None:
+            check_writable(place, flag=None if POSITIONAL in marks else name)
+
+
+def _marks(hint: Any) -> list[Any]:  # noqa: ANN401
+    """What `Annotated` says of a type, also inside a union."""
+    inner = [mark for part in get_args(hint) for mark in _marks(part)]
+    return [*getattr(hint, "__metadata__", ()), *inner]
 
 
 def _without_tilde(word: str) -> str:
@@ -70,10 +88,6 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     """Return the settings that flags change: those of the recipe or preset, else of the resumed run, else the paper's.
 
     They must be known before the flags are checked, since a flag may only make sense with them.
-
-    Args:
-        words: all words of the command line.
-        kind: `PretrainConfig` or `FinetuneConfig`.
 
     Raises:
         ConfigError: a recipe or the settings of the run cannot be read, a preset is unknown, or there is a recipe, too.
@@ -96,12 +110,7 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
 
 
 def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
-    """Whether to continue the run in a folder.
-
-    Args:
-        out: the folder.
-        resume: whether there must be a run.
-        auto_resume: whether to continue one that is there.
+    """Whether to continue the run in a folder: with `resume` it must be there, with `auto_resume` it may.
 
     Raises:
         ConfigError: both are asked for.
@@ -132,12 +141,7 @@ def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None
 
 
 def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
-    """Return the folder of videos that was given, or of synthetic videos to try a recipe out.
-
-    Args:
-        given: what the command line names.
-        out: folder of the run.
-        smoke: whether synthetic videos will do.
+    """Return the folder of videos that was given, or one of synthetic videos to try a recipe out, with `smoke`.
 
     Raises:
         ConfigError: there is none.

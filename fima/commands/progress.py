@@ -15,11 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with the files done and all files; it writes to stderr.
-
-    Args:
-        what: what is done to the files, such as "reading headers".
-    """
+    """Give a function to call with the files done and all files; it writes to stderr what is done to them."""
     console = Console(stderr=True)
     if is_quiet():
         yield lambda done, total: None

@@ -75,16 +75,7 @@ def pretrain_and_evaluate(
 ) -> dict[str, float]:
     """Pre-train in `out` and evaluate the last checkpoint, or read what is there already.
 
-    Args:
-        trial: recipe and changed settings.
-        data: folder of the benchmark's videos.
-        out: folder of the run.
-        seed: seed of the run.
-        workers: processes that decode in the evaluation.
-        protocols: what it measures.
-
-    Returns:
-        The figures of `COLUMNS`, in percent.
+    Returns the figures of `COLUMNS`, in percent.
     """
     result = result_file(out)
     checkpoint = out / "checkpoints" / "last.pt"

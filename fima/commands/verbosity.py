@@ -52,12 +52,7 @@ def is_quiet() -> bool:
 
 @contextlib.contextmanager
 def speaking(verbosity: Verbosity, *, result_on_stdout: bool) -> Iterator[None]:
-    """Let a command say as much as was asked for.
-
-    Args:
-        verbosity: what was asked for.
-        result_on_stdout: whether what the command prints is its result, which is never left out.
-    """
+    """Let a command say as much as was asked for; a result on stdout is never left out."""
     if verbosity.verbose:
         with _in_detail():
             yield

@@ -14,11 +14,6 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
 
     The list has no object per video, so that the processes that decode share its memory.
 
-    Args:
-        root: folder of the videos, or a table.
-        settings: data set, number of the split, annotations, list of excluded videos.
-        split: which part.
-
     Raises:
         DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
     """

@@ -117,13 +117,7 @@ def whole_video(index: int) -> Attempt:
 
 
 class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
-    """Clips from each video of a list, evenly spread over it.
-
-    Args:
-        videos: the list.
-        settings: how the clips are cut.
-        limits: what a video may take.
-    """
+    """Clips from each video of a list, evenly spread over it."""
 
     def __init__(self, videos: VideoList, settings: ClipSettings, *, limits: DecodeLimits = USUAL_LIMITS) -> None:
         self.videos = videos
@@ -165,17 +159,10 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
 def cut_clips(
     reader: VideoReader, window: Window, starts: Sequence[int], crops: Sequence[Crop], *, crop_size: int
 ) -> Tensor:
-    """Cut clips out of an open video: every second instant of its windows.
+    """Cut clips out of an open video: every second instant of the windows that begin at `starts`.
 
-    Args:
-        reader: the video.
-        window: the instants of a clip in this video.
-        starts: first frames of the windows.
-        crops: where the frames are cut.
-        crop_size: side S that every crop is scaled to, in pixels.
-
-    Returns:
-        uint8 (len(starts)·len(crops), 3, F, S, S); the crops of a clip follow one another.
+    Returns uint8 (len(starts)·len(crops), 3, F, S, S), every crop scaled to side S; the crops of a clip follow one
+    another.
 
     Raises:
         VideoError: a frame cannot be decoded.
@@ -221,12 +208,7 @@ def square_crops(
 
 
 class ListedBatches(SteppedSampler[int]):
-    """Places of videos in batches, in the order that is given; every epoch is the same.
-
-    Args:
-        places: places in the list of videos.
-        batch_size: videos per batch.
-    """
+    """Places in a list of videos in batches, in the order that is given; every epoch is the same."""
 
     def __init__(self, places: Sequence[int], batch_size: int) -> None:
         self.places = places
@@ -264,17 +246,9 @@ def build_eval_loader(
     indices: Sequence[int] | None = None,
     limits: DecodeLimits = USUAL_LIMITS,
 ) -> EvalLoader:
-    """Batches of evaluation clips, in the order of the list.
+    """Batches of evaluation clips of the videos at `indices`, in that order; None: of all of them.
 
     A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
-
-    Args:
-        videos: the list.
-        settings: how clips are cut.
-        batch_size: videos per batch.
-        workers: processes that decode; 0 decodes in this one.
-        indices: places in the list of the videos that are wanted, in that order; None: all of them.
-        limits: what a video may take.
     """
     require_open_files(workers, flag="workers")
     dataset = EvalClipsDataset(videos, settings, limits=limits)

@@ -249,16 +249,9 @@ def build_pretrain_loader(
     world_size: int = 1,
     frame_views: bool = True,
 ) -> GuardedLoader[PretrainBatch]:
-    """The batches of a pre-training run.
+    """The batches of a pre-training run: `batch_size` videos a step over all processes, of which this is number `rank`.
 
-    Args:
-        videos: what to train on.
-        data: frames, crops and number of worker processes; the batches do not depend on the latter.
-        batch_size: videos per step over all processes.
-        seed: seed of the run.
-        rank: number of this process.
-        world_size: number of processes.
-        frame_views: whether the `early` and `late` views are wanted.
+    They do not depend on the number of worker processes. `frame_views`: whether `early` and `late` are wanted.
     """
     sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
     return build_loader(PretrainDataset(videos, data, seed, frame_views=frame_views), sampler, collate_samples)
@@ -267,13 +260,7 @@ def build_pretrain_loader(
 def build_loader(
     dataset: TrainDataset[Sample], sampler: EpochSampler, collate: Callable[[Sequence[Sample]], Batch]
 ) -> GuardedLoader[Batch]:
-    """Batches of any kind of training sample; an error that a worker process meets is raised in this one.
-
-    Args:
-        dataset: what makes the samples.
-        sampler: which videos come in which order.
-        collate: stacks the samples of a batch.
-    """
+    """Batches, as `collate` stacks them, of any training samples; errors of worker processes are raised in this one."""
     workers, seconds = dataset.data.workers, dataset.data.timeout_seconds
     require_open_files(workers, flag="data.workers")
 

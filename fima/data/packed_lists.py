@@ -24,11 +24,7 @@ def relative_name(path: Path, root: Path) -> str:
 
 
 class PathTable(Sequence[str]):
-    """File names in one block of bytes.
-
-    Args:
-        names: the names, as the operating system writes them.
-    """
+    """File names, as the operating system writes them, in one block of bytes."""
 
     def __init__(self, names: Iterable[bytes]) -> None:
         content = bytearray()
@@ -54,11 +50,7 @@ class PathTable(Sequence[str]):
 
 
 class PackedVideos(Sequence[Video]):
-    """Reads like a list of videos, and makes each when it is asked for.
-
-    Args:
-        videos: what to hold.
-    """
+    """Reads like a list of videos, and makes each when it is asked for."""
 
     def __init__(self, videos: Iterable[Video]) -> None:
         labels: list[int] = []

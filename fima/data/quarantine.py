@@ -56,15 +56,11 @@ def read_quarantine(file: Path) -> set[str]:
 
 
 def exclude(videos: VideoList, file: Path, *, library: Callable[[], VideoList] | None = None) -> VideoList:
-    """The videos that a list does not name.
+    """The videos that a list in a file does not name.
 
     An entry is a path relative to `videos.root`, with either kind of slash; or one that leads there, absolute or with
-    the name of that folder; or a name that only one video has, with, without or with another extension.
-
-    Args:
-        videos: the list to take them from.
-        file: the list of those to pass over.
-        library: lists every video of the data set, where `videos` are a part: what is in it is no unknown name.
+    the name of that folder; or a name that only one video has, with, without or with another extension. `library` lists
+    every video of the data set, where `videos` are a part: what is in it is no unknown name.
 
     Raises:
         DataError: the file cannot be read, or no video is left.

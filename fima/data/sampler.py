@@ -27,18 +27,11 @@ class SteppedSampler(Sampler[list[Item]]):
 class EpochSampler(SteppedSampler[tuple[int, int]]):
     """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
 
-    The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in
-    rank order, and the epoch is filled up from its beginning to a multiple of their number.
-
-    Args:
-        plan: the samples of an epoch.
-        batch_size: samples per step over all processes.
-        seed: seed of the run.
-        rank: number of this process.
-        world_size: number of processes.
+    The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in rank
+    order, and the epoch is filled up from its beginning to a multiple of their number.
 
     Raises:
-        ConfigError: the batch cannot be shared equally.
+        ConfigError: the batch, of samples over all processes, cannot be shared equally.
     """
 
     def __init__(self, plan: EpochPlan, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:

@@ -10,18 +10,11 @@ from fima.errors import DataError
 
 
 def low_shot(videos: VideoList, count: int, seed: int) -> VideoList:
-    """Draw `count` videos as evenly from the classes as possible.
+    """Draw `count` videos as evenly from the classes as possible; they stay in the order of the list.
 
     Every class gives one video before any gives a second, and so on; where a round cannot serve every class, chance
-    decides which classes it serves. A smaller count gives a part of what a larger one gives.
-
-    Args:
-        videos: the list to draw from; without labels it counts as one class.
-        count: videos to draw.
-        seed: the draw follows from it and from the list.
-
-    Returns:
-        The videos in the order of the list.
+    decides which classes it serves. A smaller count gives a part of what a larger one gives. A list without labels
+    counts as one class.
 
     Raises:
         DataError: the list has fewer videos than that, or `count` is below 1.
@@ -41,17 +34,9 @@ def low_shot(videos: VideoList, count: int, seed: int) -> VideoList:
 
 
 def per_class(videos: VideoList, count: int, seed: int) -> VideoList:
-    """Draw `count` videos of each class, and all of a class that has fewer.
+    """Draw `count` videos of each class, and all of a class that has fewer; they stay in the order of the list.
 
     A smaller count gives a part of what a larger one gives.
-
-    Args:
-        videos: the list to draw from.
-        count: videos of a class.
-        seed: the draw follows from it and from the list.
-
-    Returns:
-        The videos in the order of the list.
     """
     classes = _shuffled_classes(videos, np.random.default_rng(seed))
     drawn = [place for places in classes for place in places[:count]]
@@ -59,21 +44,13 @@ def per_class(videos: VideoList, count: int, seed: int) -> VideoList:
 
 
 def hold_out(videos: VideoList, share: float, seed: int) -> tuple[VideoList, VideoList]:
-    """Split a list in two, class by class.
+    """Split a list in two, class by class: the videos that stay and those held out, both in the order of the list.
 
     A class of n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a
-    class of a single video gives none.
-
-    Args:
-        videos: the list to split; without labels it counts as one class.
-        share: what part to hold out, in (0, 1).
-        seed: the draw follows from it and from the list.
-
-    Returns:
-        The videos that stay and those held out, both in the order of the list.
+    class of a single video gives none. A list without labels counts as one class.
 
     Raises:
-        DataError: no class has two videos, or `share` is out of range.
+        DataError: no class has two videos, or `share` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise DataError(f"{videos.root}: cannot hold out a share of {share}; choose one above 0 and below 1")

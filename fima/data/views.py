@@ -74,19 +74,10 @@ def random_crop(
     flip: float,
     generator: np.random.Generator,
 ) -> Crop:
-    """A random rectangle as in torchvision's RandomResizedCrop, with a random flip.
+    """A random rectangle of a frame, as in torchvision's RandomResizedCrop, mirrored with probability `flip`.
 
-    Args:
-        frame_width: W of the source, in pixels.
-        frame_height: H of the source, in pixels.
-        min_area: smallest area, as a share of the frame.
-        max_area: largest area, as a share of the frame.
-        flip: probability that it is mirrored.
-        generator: source of the draws.
-
-    Returns:
-        A rectangle of uniformly drawn area and log-uniformly drawn aspect (3/4 to 4/3); the largest centred one of
-        an allowed aspect where ten draws do not fit.
+    Its area, as a share of the frame, is drawn uniformly, its aspect (3/4 to 4/3) log-uniformly; where ten draws do not
+    fit, it is the largest centred one of an allowed aspect.
     """
     areas = frame_width * frame_height * generator.uniform(min_area, max_area, CROP_TRIES)
     aspects = np.exp(generator.uniform(np.log(MIN_ASPECT), np.log(MAX_ASPECT), CROP_TRIES))
@@ -105,15 +96,9 @@ def random_crop(
 
 
 def crop_and_resize(frames: npt.NDArray[np.uint8], crop: Crop, size: int) -> Tensor:
-    """Cuts the same rectangle out of every frame and scales it to a square.
+    """Cuts the same rectangle out of every frame, uint8 (T, H, W, 3), and scales it to a square: uint8 (3, T, S, S).
 
-    Args:
-        frames: uint8 (T, H, W, 3).
-        crop: the rectangle, and whether it is mirrored.
-        size: side S of the result, in pixels.
-
-    Returns:
-        uint8 (3, T, S, S), bilinear without antialiasing as in the published code, rounded.
+    Bilinear without antialiasing as in the published code, rounded; mirrored where the crop is.
     """
     rows, columns = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
     pixels = torch.from_numpy(frames[:, rows, columns])
@@ -132,17 +117,10 @@ def stack_views(views: Sequence[ClipViews]) -> ClipViews:
 def sample_views(
     window: npt.NDArray[np.uint8], data: DataConfig, generator: np.random.Generator, *, frame_views: bool = True
 ) -> ClipViews:
-    """The three views of one clip, each cropped and flipped on its own, all frames of a view alike.
+    """The three views of one clip, uint8 (3, F, S, S), each cropped and flipped on its own, all frames of a view alike.
 
-    Args:
-        window: the frames at the clip's instants, uint8 (2·data.frames, H, W, 3); those of `full` alone,
-            (data.frames, …), where `frame_views` are not wanted.
-        data: frames, crop size and crop areas.
-        generator: source of the draws; it advances alike with and without `frame_views`.
-        frame_views: whether `early` and `late` are wanted.
-
-    Returns:
-        Views uint8 (3, F, S, S) and the box of `full`.
+    The window holds the frames at the clip's instants, uint8 (2·F, H, W, 3); those of `full` alone, (F, …), without
+    `frame_views` (`early` and `late`). The generator advances alike with and without them.
     """
     frame_height, frame_width = window.shape[1:3]
     crops = [

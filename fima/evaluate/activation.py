@@ -39,14 +39,8 @@ class ViewEncoders:
 def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
     """Return the mean over the channels of the feature maps: where, and in which temporal slice, an encoder responds.
 
+    Of uint8 clips (B, 3, F, H, W): float32 (B, t, h, w), whose mean over t is `fima.method.foreground.activation_map`.
     Maps of occlusion have one slice: a place is covered for the whole clip.
-
-    Args:
-        encoders: of the RGB clips, and of their frame differences.
-        clips: uint8 (B, 3, F, H, W).
-
-    Returns:
-        (B, t, h, w) float32; its mean over t is the map of `fima.method.foreground.activation_map`.
     """
     if encoders.occlusion:
         return occlusion_map(encoders.rgb, clips)[:, None]
@@ -57,15 +51,7 @@ def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
 
 
 def averaged_map(encoders: ViewEncoders, clips: Tensor) -> Tensor:
-    """Return the maps averaged over time, brought to the size of the clips.
-
-    Args:
-        encoders: as in `responses`.
-        clips: uint8 (B, 3, F, H, W).
-
-    Returns:
-        (B, H, W) float32, upsampled bilinearly.
-    """
+    """Return `responses` to uint8 clips (B, 3, F, H, W) averaged over time, upsampled bilinearly: float32 (B, H, W)."""
     maps = responses(encoders, clips).mean(dim=1, keepdim=True)
     return functional.interpolate(maps, size=clips.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 

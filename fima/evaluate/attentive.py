@@ -34,10 +34,6 @@ class AttentiveProbe(nn.Module):
         y = q + Attention(q, LayerNorm(cells)),  z = y + MLP(LayerNorm(y)),  scores = W·z + b
 
     The mean and variance of the first LayerNorm are computed with the features; its weights are here.
-
-    Args:
-        num_features: channels C.
-        num_classes: classes.
     """
 
     def __init__(self, num_features: int, num_classes: int) -> None:
@@ -131,14 +127,8 @@ def train_together(
 ) -> Iterator[tuple[int, list[AttentiveProbe]]]:
     """Train a probe for each candidate, all of them on the same batches; a probe is what it would be alone.
 
-    Args:
-        videos: the videos.
-        places: those to train on.
-        candidates: how each probe is trained.
-        seed: of the first weights, the same for all of them, and of the batches.
-
-    Yields:
-        After each epoch, its number from 1 on, and the probes.
+    Yields, after each epoch, its number from 1 on, and the probes. The seed decides the first weights, the same for all
+    probes, and the batches of the videos at `places`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -196,13 +186,7 @@ def _predictions(probes: Sequence[AttentiveProbe], videos: LabelledCells, places
 def measure_attentive(
     sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig, device: torch.device
 ) -> Measured:
-    """Run the protocol `attentive` on cells of `cells_source`.
-
-    Args:
-        sets: the cells.
-        clips: how clips were cut.
-        config: settings.
-        device: where probes are trained.
+    """Run the protocol `attentive` on cells of `cells_source`; probes are trained on the device.
 
     Raises:
         DataError: fewer than two classes, or no class with two training videos.

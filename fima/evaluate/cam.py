@@ -58,20 +58,19 @@ def foreground_share(
     settings: ClipSettings,
     resources: Resources,
 ) -> ForegroundShare:
-    """Measure which part of the activation falls on what moves, on the centre crop.
+    """Measure which part of the activation falls on what moves, on the centre crop of up to 500 videos of a list.
 
     The maps are those of foreground sampling: `share` is of the map of the RGB clip plus that of its frame difference,
-    for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first alone.
-
-    With several processes, all of them call it, and each takes its share of the videos.
+    for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first alone. Videos that
+    cannot be decoded are not counted. With several processes, all of them call it, and each takes its share of the
+    videos.
 
     Args:
         encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        videos: the videos, of which up to 500 are measured, evenly spread over the list; those of them that cannot be
-            decoded are left out and not counted.
+        videos: the list; what is measured is evenly spread over it.
         load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
         settings: how clips are cut out of the videos; `num_crops` is not used.
-        resources: device, videos (not clips) at a time, processes that decode, limits.
+        resources: what the work may take; `batch_size` counts videos, not clips.
 
     Raises:
         DataError: not one video can be decoded.
@@ -167,13 +166,8 @@ def _share_of_maps(
 def moving_pixels(clips: Tensor) -> Tensor:
     """Return where clips move: the smallest part of the frame that holds half of the frame-difference energy.
 
-    The energy of a pixel is the mean of |x_t − x_(t−1)| over neighbouring frames and colours.
-
-    Args:
-        clips: uint8 (B, 3, F, S, S).
-
-    Returns:
-        (B, S, S) float32 of 0 and 1; all 0 for a clip in which nothing changes.
+    The energy of a pixel is the mean of |x_t − x_(t−1)| over neighbouring frames and colours. Of uint8 clips (B, 3, F,
+    S, S): float32 (B, S, S) of 0 and 1; all 0 for a clip in which nothing changes.
     """
     pixels = clips.float()
     energy = (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().mean(dim=(1, 2)).flatten(1)
@@ -195,20 +189,12 @@ def adapted_to_differences(
     settings: ClipSettings,
     resources: Resources,
 ) -> tuple[nn.Module, int]:
-    """Return the encoder with the batch-norm statistics of frame differences, in eval mode.
+    """Return the encoder with the batch-norm statistics of frame differences, and how many videos gave them.
 
     In training, the differences go through the key encoder with the statistics of their batch. The query encoder has
     only ever seen RGB, so its running statistics say nothing of differences. They are measured anew on the differences
-    of up to 64 videos, evenly spread over the list: the mean over batches, the same in every process.
-
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode; left as it is.
-        videos: the videos.
-        settings: how clips are cut out of them.
-        resources: device, videos (not clips) at a time, processes that decode, limits.
-
-    Returns:
-        The encoder and the videos that were used; the encoder itself and 0 where it has no batch norm.
+    of up to 64 videos, evenly spread over the list: the mean over batches, the same in every process. What is returned
+    is a copy in eval mode; of an encoder without batch norm, itself and 0. Arguments are those of `foreground_share`.
     """
     adapted = copy.deepcopy(encoder)
     norms = [module for module in adapted.modules() if isinstance(module, _BatchNorm)]

@@ -8,7 +8,7 @@ from fima.checkpoints.checkpoint import versions
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.evaluate.classifier_scores import ClassifierScores
-from fima.evaluate.measured import Measured, by_figure, class_figures
+from fima.evaluate.measured import Measured, by_figure, class_figures, decoded
 from fima.evaluate.protocols import EvaluationResult
 from fima.torch_tools import distributed
 
@@ -51,10 +51,7 @@ def classifier_result(
     name = protocol_name(config.classifier)
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
-        data[test] |= {
-            "num_evaluated": len(found.paths),
-            "undecodable": [{"path": video.path, "reason": video.reason} for video in found.undecodable],
-        }
+        data[test] |= decoded(found.paths, found.undecodable)
     figures, chance = class_figures(
         {test: (found.scores, found.labels) for test, found in scores.items()}, len(lists["test"].classes)
     )
@@ -79,12 +76,7 @@ def classifier_result(
 
 
 def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, Any]:
-    """Return the version and every setting of the protocol.
-
-    Args:
-        config: the settings, resolved.
-        num_held_out: videos that the epoch is chosen on, where it is.
-    """
+    """Return the version and every setting of the protocol; `num_held_out` videos choose the epoch, where they do."""
     classifier, data, test = config.classifier, config.data, config.test
     selection = {
         "last": "the last epoch",

@@ -37,14 +37,10 @@ class ClassifierScores:
 def test_classifier(
     model: Classifier, videos: VideoList, clips: ClipSettings, resources: Resources, *, log_softmax: bool
 ) -> ClassifierScores:
-    """Score every video of a list, each once, however many devices share the work.
+    """Score every video of a labelled list, each once, however many devices share the work.
 
-    Args:
-        model: on the device of the resources; it is put into eval mode for the test, and back.
-        videos: labelled videos.
-        clips: how clips are cut out of them.
-        resources: device, clips at a time on each device, processes that decode, limits.
-        log_softmax: average log-probabilities over the clips instead of logits.
+    The model is on the device of the resources; it is put into eval mode for the test, and back. `log_softmax` averages
+    log-probabilities over the clips instead of logits.
 
     Raises:
         DataError: not one video can be decoded.

@@ -22,15 +22,10 @@ NUM_SHUFFLES = 20
 
 
 def cluster(rows: Tensor, labels: Tensor, seed: int) -> NDArray[np.int64]:
-    """Cluster L2-normalised features by k-means, with as many clusters as there are classes among the labels.
+    """Return the k-means cluster of each row, int (V,), of L2-normalised features (V, C).
 
-    Args:
-        rows: (V, C) features.
-        labels: (V,) class numbers, of which only the number of different ones is used.
-        seed: of the k-means++ starts.
-
-    Returns:
-        The cluster of each video, int (V,).
+    There are as many clusters as different labels (V,), which say no more than that. The seed is of the k-means++
+    starts.
 
     Raises:
         DataError: fewer than two classes, or not more videos than classes.
@@ -52,14 +47,10 @@ def cluster(rows: Tensor, labels: Tensor, seed: int) -> NDArray[np.int64]:
 
 
 def agreement(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> dict[str, float]:
-    """Return how well clusters agree with classes, in percent.
+    """Return how well cluster numbers (V,) agree with class numbers (V,), in percent.
 
     `NMI` is the mutual information over the arithmetic mean of the entropies; `ARI` the adjusted Rand index, 0 for
     chance; `accuracy` the videos whose cluster is their class's, under the best one-to-one assignment.
-
-    Args:
-        labels: (V,) class numbers.
-        clusters: (V,) cluster numbers.
     """
     counts = contingency_matrix(labels, clusters)
     assigned = counts[linear_sum_assignment(counts, maximize=True)].sum()
@@ -71,15 +62,9 @@ def agreement(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> dict[st
 
 
 def clustering(rows: Tensor, labels: Tensor, seed: int) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Cluster with several seeds.
+    """Cluster features (V, C) of classes (V,) with `NUM_SEEDS` seeds, beginning with `seed`.
 
-    Args:
-        rows: (V, C) features.
-        labels: (V,) class numbers.
-        seed: the first of `NUM_SEEDS`.
-
-    Returns:
-        The agreement by seed, and what guessing gets: the mean agreement of shuffled clusters of the same sizes.
+    Returns the agreement by seed, and what guessing gets: the mean agreement of shuffled clusters of the same sizes.
 
     Raises:
         DataError: as `cluster`.

@@ -19,11 +19,10 @@ from fima.evaluate.diagnosis import measure_diagnosis, verdict
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.feature_store import FeatureStore
 from fima.evaluate.intervals import Tested
-from fima.evaluate.measured import FeatureSets, Measured, by_figure
+from fima.evaluate.measured import FeatureSets, Measured, by_figure, decoded
 from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
-from fima.evaluate.video_protocols import Evaluated
 
 STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
 """Which protocols look at which features."""
@@ -50,8 +49,8 @@ class Collected:
     """Classes of the backgrounds that the protocol `diagnosis` puts behind others."""
     measured: Mapping[SplitName, Mapping[str, Measured]] = field(default_factory=dict)
     """By split and protocol, those that do not look at features."""
-    evaluated: Mapping[SplitName, Mapping[str, Evaluated]] = field(default_factory=dict)
-    """By split and list, the videos of the protocol `evaluate`."""
+    evaluated: Mapping[SplitName, Mapping[str, dict[str, Any]]] = field(default_factory=dict)
+    """By split and list, what the result says of the videos of the protocol `evaluate`."""
 
     def result(self, reports: Path | None = None) -> EvaluationResult:
         """Compute the figures, in one process; see `result_by_video`."""
@@ -60,9 +59,8 @@ class Collected:
     def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
         """Compute the figures, in one process, and what each protocol made of each test video.
 
-        Args:
-            reports: folder for the confusion matrix and the accuracies by class of each protocol that classifies, by
-                split where there are several; None writes none.
+        Confusion matrix and accuracies by class of each protocol that classifies go into the folder `reports`, by split
+        where there are several; None writes none.
         """
         results: dict[SplitName, EvaluationResult] = {}
         tested, known = Tested(), True
@@ -71,11 +69,8 @@ class Collected:
             tested.add(number, measured, paths, lists.groups)
             known = known and bool(lists.groups)
             if reports is not None:
-                folder = (
-                    reports / f"{'fold' if isinstance(number, str) else 'split'}-{number}"
-                    if len(self.splits) > 1
-                    else reports
-                )
+                unit = "fold" if isinstance(number, str) else "split"
+                folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
                 _write_reports(folder, measured, lists.test.classes)
             results[number] = self._split_result(number, lists, measured, evaluated)
         hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
@@ -88,17 +83,14 @@ class Collected:
 
     def _measure(
         self, number: SplitName, lists: SplitLists
-    ) -> tuple[dict[str, Measured], dict[str, Evaluated], list[str]]:
+    ) -> tuple[dict[str, Measured], dict[str, dict[str, Any]], list[str]]:
         """What was found, which videos of each list were looked at, and the paths of the test videos among them."""
         paths: list[str] = []
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated.get(number, {}))
         for kind, store in self.stores.items():
             features = {name: store.read(videos) for name, videos in lists.all.items()}
-            evaluated |= {
-                name: Evaluated(num_evaluated=len(each.paths), undecodable=each.undecodable)
-                for name, each in features.items()
-            }
+            evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
             paths = features["test"].paths
             tests = {name: features[name] for name in lists.tests}
             sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
@@ -124,28 +116,22 @@ class Collected:
         number: SplitName,
         lists: SplitLists,
         measured: Mapping[str, Measured],
-        evaluated: Mapping[str, Evaluated],
+        evaluated: Mapping[str, dict[str, Any]],
     ) -> EvaluationResult:
+        unit = "fold" if isinstance(number, str) else "split_index"
         return EvaluationResult(
             figures=by_figure(measured, "figures"),
             chance=by_figure(measured, "chance"),
             sd=by_figure(measured, "sd"),
             encoder=self.described,
             protocols={name: found.settings for name, found in measured.items()},
-            data={name: _data_record(lists.all[name], number, found) for name, found in evaluated.items()},
+            data={
+                name: {**lists.all[name].describe(), unit: number, "list_hash": _list_hash(lists.all[name]), **found}
+                for name, found in evaluated.items()
+            },
             versions=versions(),
             notes={name: found.notes for name, found in measured.items() if found.notes},
         )
-
-
-def _data_record(videos: VideoList, number: SplitName, evaluated: Evaluated) -> dict[str, Any]:
-    return {
-        **videos.describe(),
-        ("fold" if isinstance(number, str) else "split_index"): number,
-        "list_hash": _list_hash(videos),
-        "num_evaluated": evaluated.num_evaluated,
-        "undecodable": [{"path": video.path, "reason": video.reason} for video in evaluated.undecodable],
-    }
 
 
 def _list_hash(videos: VideoList) -> str:

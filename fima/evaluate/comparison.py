@@ -52,11 +52,9 @@ class Difference:
 
 
 def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
-    """Return the differences of all figures that are percentages of the test videos, for each pair of encoders.
+    """Return the differences, for each pair of encoders, of all figures that are percentages of the test videos.
 
-    Args:
-        tested: what the protocols made of the test videos, by encoder.
-        seed: of the bootstrap.
+    `tested` is what the protocols made of the test videos, by encoder; the seed is that of the bootstrap.
     """
     found = []
     for first, second in itertools.combinations(tested, 2):

@@ -31,15 +31,9 @@ FLOORS = (*UNTRAINED.values(), "frame_differences")
 
 
 def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:
-    """Return the medians over time of the middle clips of up to 64 videos of a list, and their classes.
+    """Return the medians over time of the middle clips of up to 64 videos of a labelled list, and their classes.
 
-    Args:
-        videos: labelled videos.
-        clips: how clips are cut.
-        resources: device, clips at a time, processes that decode, limits.
-
-    Returns:
-        uint8 (K, 3, S, S) and int64 (K,).
+    They are uint8 (K, 3, S, S) and int64 (K,).
 
     Raises:
         DataError: none of them can be decoded.
@@ -58,9 +52,8 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
 def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSource:
     """Return features of all inputs and floors of a clip side by side, so that videos are decoded once.
 
-    Args:
-        encoder: on its device; of one whose architecture cannot be built anew, the untrained floors are left out.
-        backgrounds: uint8 (K, 3, S, S), as `read_backgrounds` gives.
+    The untrained floors of an encoder whose architecture cannot be built anew are left out. Backgrounds are uint8 (K,
+    3, S, S), as `read_backgrounds` gives.
     """
     untrained = encoder.floor
     parts = (*INPUTS, *FLOORS) if untrained is not None else (*INPUTS, FLOORS[-1])
@@ -82,13 +75,7 @@ def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSour
 def measure_diagnosis(
     sets: FeatureSets, background_labels: Tensor, clips: ClipSettings, config: EvaluationConfig
 ) -> Measured:
-    """Run the protocol `diagnosis` on features of `diagnosis_source`.
-
-    Args:
-        sets: the features, with all inputs side by side.
-        background_labels: int64 (K,), classes of the backgrounds.
-        clips: how clips were cut.
-        config: settings.
+    """Run the protocol `diagnosis` on features of `diagnosis_source`, with the classes of the backgrounds, int64 (K,).
 
     Raises:
         DataError: too few training videos or classes for the linear probe, or features that are not finite.
@@ -158,12 +145,8 @@ def _fooled(
 def verdict(tested: Tested, chance: float, seed: int) -> str:
     """Return in words how much of what the encoder knows about the classes remains of each input, with intervals.
 
-    What it knows is the top-1 of the probe above chance; what remains is the same of a probe of the input.
-
-    Args:
-        tested: what the protocol `diagnosis` made of the test videos; intervals are by bootstrap over their groups.
-        chance: top-1 of guessing, in percent.
-        seed: of the bootstrap.
+    What it knows is the top-1 of the probe above chance, in percent; what remains is the same of a probe of the input.
+    Intervals are by bootstrap over the groups of the test videos.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
     draws = {name: 100 * drawn_means(values, tested.groups, seed=seed) - chance for name, values in hits.items()}

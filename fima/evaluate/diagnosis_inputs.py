@@ -26,17 +26,11 @@ INPUTS = (
 
 
 def shown_inputs(clips: Tensor, backgrounds: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield each of `INPUTS` as encoders take it, in memory that the next one overwrites.
+    """Yield each of `INPUTS` by name, as encoders take it: float32 (B, 3, F, S, S), which the next one overwrites.
 
     New memory for each would cost several times what its content does. Frames are normalised once, before they are put
-    into another order or in front of another background.
-
-    Args:
-        clips: uint8 (B, 3, F, S, S).
-        backgrounds: uint8 (B, 3, S, S), that of `swapped` for each clip.
-
-    Yields:
-        The name, and float32 (B, 3, F, S, S).
+    into another order or in front of another background. Clips are uint8 (B, 3, F, S, S), and the backgrounds of
+    `swapped` uint8 (B, 3, S, S).
     """
     num_frames = clips.shape[2]
     shown = torch.empty(clips.shape, device=clips.device)

@@ -18,7 +18,7 @@ from fima.evaluate.linear import check_classes
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
-from fima.evaluate.video_protocols import Evaluated, measure_classifier, measure_foreground, measure_occlusion
+from fima.evaluate.video_protocols import measure_classifier, measure_foreground, measure_occlusion
 
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
@@ -96,14 +96,7 @@ def evaluate_source(
 ) -> EvaluationResult:
     """Evaluate any source of features, such as raw frame differences, in one process.
 
-    Args:
-        source: what turns clips into features.
-        lists: labelled training and test videos.
-        clips: how clips are cut out of videos.
-        config: protocols and settings.
-        described: what the result says about the source.
-        device: where features are computed.
-        cache: folder of cached features; None: no cache.
+    The result says `described` of the source; features are kept in the folder `cache`, where one is given.
 
     Raises:
         DataError: a list without labels, lists of different classes, or nothing that can be decoded.
@@ -141,7 +134,7 @@ def _with_video_protocols(
 ) -> Collected:
     """Add what the protocols find that look at the videos themselves."""
     measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in collected.splits}
-    evaluated: dict[SplitName, dict[str, Evaluated]] = {}
+    evaluated: dict[SplitName, dict[str, dict[str, Any]]] = {}
     for number, lists in collected.splits.items():
         shown = subject.encoder.module, subject.clips, lists.test, load_mask, resources
         if "evaluate" in collected.protocols:

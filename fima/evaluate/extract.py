@@ -65,17 +65,10 @@ def extract_rows(
 ) -> Iterator[VideoRows | SkippedVideo]:
     """Run a network over the clips of videos, batches filled up across videos.
 
-    A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
-
-    Args:
-        paths: the files.
-        network: uint8 clips (B, 3, F, S, S) on the device -> rows (B, C).
-        settings: how clips are cut.
-        resources: device, batch size, processes that decode, limits.
-        per_second: one clip for every second, instead of evenly spread ones.
-
-    Yields:
-        Each video once, as its last clip is done; those that cannot be decoded as `SkippedVideo`.
+    The network takes uint8 clips (B, 3, F, S, S) on the device and gives rows (B, C). Each video is yielded once, as
+    its last clip is done; one that cannot be decoded as `SkippedVideo`, as is one that crashes or blocks the process
+    that decodes it, where that is not this one. `per_second` takes a clip for every second, instead of evenly spread
+    ones.
     """
     batches = _Batches(network, resources)
     dataset = WindowDataset(paths, settings, per_second=per_second, limits=resources.limits)

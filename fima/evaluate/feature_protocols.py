@@ -20,19 +20,10 @@ from fima.evaluate.retrieval import RANKS, retrieve, same_video_share
 
 
 def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig) -> dict[str, Measured]:
-    """Run one protocol.
+    """Run one of `ALL_FEATURE_PROTOCOLS`; `linear` comes with `linear_low_shot` where that was asked for.
 
     Of several features, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
-    training videos held out of the fit, so that the test videos decide nothing.
-
-    Args:
-        name: one of `ALL_FEATURE_PROTOCOLS`.
-        sets: the features.
-        clips: how clips were cut out of the videos, for the record.
-        config: settings.
-
-    Returns:
-        By protocol: `linear` comes with `linear_low_shot` where that was asked for.
+    training videos held out of the fit, so that the test videos decide nothing. Clips are for the record.
 
     Raises:
         DataError: too few training videos or classes for the linear probe, or too few classes for clustering.

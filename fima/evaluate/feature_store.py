@@ -146,17 +146,10 @@ class FeatureStore:
 
 
 def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
-    """Extract the features of the videos that any of the stores lacks, each decoded once for all of them.
+    """Extract the features of the videos that any of the stores lacks, each decoded once for all; return their number.
 
-    With several processes, all of them call it with the same paths; each extracts its share, and the main one keeps
-    everything.
-
-    Args:
-        stores: of the same clip settings; the first one's resources, `per` and `report` hold.
-        paths: the videos.
-
-    Returns:
-        How many were extracted.
+    The stores have the same clip settings; the first one's resources, `per` and `report` hold. With several processes,
+    all of them call it with the same paths; each extracts its share, and the main one keeps everything.
 
     Raises:
         DataError: a file that cannot be read, or no room for the cells.

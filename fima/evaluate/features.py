@@ -200,12 +200,7 @@ def stages_of(encoder: nn.Module, features: Sequence[str]) -> Mapping[str, int]:
 
 
 def cells_source(maps: EncoderMaps, name: str) -> FeatureSource:
-    """Cells of the feature map of RGB clips, for the attentive probe.
-
-    Args:
-        maps: of the encoder.
-        name: identifies its weights.
-    """
+    """Cells of the feature map of RGB clips, for the attentive probe; the name identifies the encoder's weights."""
     return FeatureSource(
         name=f"{name}, cells", pool=lambda clips: normalised_cells(maps.map(clips)), parts=("rgb:cells",), on_disk=True
     )
@@ -233,14 +228,10 @@ def pooled_part(feature_map: Tensor, pool: str) -> Tensor:
 
 
 def raw_difference_features(clips: Tensor) -> Tensor:
-    """Features without an encoder: absolute differences of neighbouring frames, pooled.
+    """Features without an encoder: absolute differences of neighbouring frames of uint8 clips (B, 3, F, S, S), pooled.
 
-    Args:
-        clips: uint8 (B, 3, F, S, S).
-
-    Returns:
-        (B, (F - 1) · 65): for each pair of frames the mean over the colours, averaged in an 8 x 8 grid, then over the
-        whole frame.
+    Returns (B, (F - 1) · 65): for each pair of frames the mean over the colours, averaged in an 8 x 8 grid, then over
+    the whole frame.
     """
     first, second = clips[:, :, :-1], clips[:, :, 1:]
     red, green, blue = (torch.maximum(first, second) - torch.minimum(first, second)).short().unbind(dim=1)

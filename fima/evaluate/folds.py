@@ -28,11 +28,8 @@ def list_folds(
 ) -> dict[SplitName, SplitLists]:
     """List the training and the test videos of every fold: a video is tested in one fold, and trained on in the others.
 
-    Args:
-        root: folder or table of videos.
-        config: its `cross_validation`, or its `folds` and `group_by`, say what the folds are.
-        dataset: layout of the data.
-        annotations: list file or folder of list files, where they lie apart from the videos.
+    What the folds are is said by `cross_validation`, or by `folds` and `group_by`, of the settings. Layout and
+    annotations are those of `list_videos`.
 
     Raises:
         ConfigError: `folds` without groups.
@@ -59,14 +56,10 @@ def list_folds(
 def find_groups(
     root: Path, videos: VideoList, group_by: str | None, annotations: str | Path | None = None
 ) -> dict[Path, str]:
-    """Return the group of every video; nothing where neither the flag nor a column of the table says any.
+    """Return the group of every video; nothing where neither `group_by` nor a column of the table says any.
 
-    Args:
-        root: folder or table of videos.
-        videos: the list.
-        group_by: a column of the table, or a regular expression that is looked for in the path below the root: the
-            group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one.
-        annotations: list file or folder of list files, where they lie apart from the videos.
+    `group_by` is a column of the table, or a regular expression that is looked for in the path below the root: the
+    group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one.
 
     Raises:
         ConfigError: no column, and no regular expression either.
@@ -121,13 +114,9 @@ def _balanced(videos: VideoList, groups: Mapping[Path, str], count: int, seed: i
 
 
 def grouped_folds(labels: NDArray[np.int64], groups: Sequence[str], count: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each row, int64 (V,): whole groups, classes spread as evenly as they allow.
+    """Return the fold of each row, int64 (V,): whole groups, classes (V,) spread as evenly as they allow.
 
-    Args:
-        labels: (V,) class numbers.
-        groups: the V groups, at least `count` different ones.
-        count: folds, at least two.
-        seed: decides among equally good ways.
+    There are `count` folds, two at least, and as many different groups. The seed decides among equally good ways.
     """
     # Loading scikit-learn takes a second, which folds of a column need not wait for.
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold

@@ -92,11 +92,7 @@ class FrozenEncoder:
 
 
 class _Adapted(nn.Module):
-    """A network behind the normalisation that it expects, checked for what it returns.
-
-    Args:
-        encoder: whose network it is.
-    """
+    """A network behind the normalisation that it expects, checked for what it returns."""
 
     scale: Tensor
     offset: Tensor
@@ -124,16 +120,9 @@ class _Adapted(nn.Module):
 
 
 def check_fits(encoder: nn.Module, clips: ClipSettings, *, name: str, device: torch.device) -> bool:
-    """Refuse clips that an encoder cannot take.
+    """Refuse clips that an encoder cannot take; return whether it gives maps of more than one cell.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C) or (B, C, t, h, w), on `device`, in eval mode.
-        clips: their frames and size.
-        name: its name, for the message.
-        device: where it is.
-
-    Returns:
-        Whether it gives maps of more than one cell.
+    The encoder is in eval mode on the device: (B, 3, F, S, S) normalised RGB -> (B, C) or (B, C, t, h, w).
 
     Raises:
         ConfigError: it does not take them, or returns something else.

@@ -55,10 +55,8 @@ class Tested:
 def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int = 0) -> NDArray[np.float64]:
     """Return the mean over all videos in each of 2,000 draws of as many groups, with replacement: (2000,).
 
-    Args:
-        values: (V,), one a video, such as 1 for one that was recognised and 0 for another.
-        groups: the group of each video.
-        seed: of the draws; the same groups are drawn for other values of the same videos.
+    Values (V,) are one a video, such as 1 for one that was recognised and 0 for another. A seed draws the same groups
+    for other values of the same videos.
     """
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = (np.bincount(codes, weights, minlength=len(names)) for weights in (values, np.ones(len(values))))

@@ -130,13 +130,8 @@ def held_out_parts(
 ) -> list[NDArray[np.bool_]]:
     """Return which training videos are held out in each inner fold, bool (V,), where two classes are left without them.
 
-    Whole groups are held out, unless each of them is needed to have two classes.
-
-    Args:
-        labels: (V,) class numbers, at least two different ones, and two videos of one.
-        groups: the group of each video, or None.
-        seed: decides who is held out together.
-        count: inner folds.
+    Whole groups are held out, unless each of them is needed to have two classes. The labels (V,) have two classes, and
+    two videos of one.
     """
     for whole in (groups, None):
         folds = inner_folds(labels, whole, seed, count)
@@ -150,13 +145,9 @@ def held_out_parts(
 def inner_folds(
     labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int, count: int = NUM_FOLDS
 ) -> NDArray[np.int64]:
-    """Return which fifth of the training videos each is held out with, int64 (V,).
+    """Return which of `count` parts of the training videos, decided by the seed, each is held out with, int64 (V,).
 
-    Args:
-        labels: (V,) class numbers.
-        groups: the group of each video, held out as a whole; None, or one group alone: each video is its own.
-        seed: decides who is held out together.
-        count: folds; five make fifths.
+    A group is held out as a whole; without groups, or with one alone, each video is its own.
     """
     num_groups = len(set(groups or ()))
     if groups is None or num_groups < 2:

@@ -26,12 +26,7 @@ ONE_SHOT = 1.0
 def measure_linear(
     sets: FeatureSets, config: EvaluationConfig, candidates: Sequence[float] = INVERSE_REGULARISATIONS
 ) -> Measured:
-    """Fit the linear probe on the training videos and score the test videos.
-
-    Args:
-        sets: the features.
-        config: settings.
-        candidates: values of C to choose from.
+    """Fit the linear probe on the training videos, with C of the candidates, and score the test videos.
 
     Raises:
         DataError: as `fit_linear_probe`.
@@ -95,10 +90,6 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
     """The linear probe on 1, 2, 5 and 10 training videos of each class; of a class with fewer, on all of them.
 
     A size that no class has is left out. C is chosen within the drawn videos.
-
-    Args:
-        sets: the features.
-        config: settings.
 
     Raises:
         DataError: fewer than two classes.

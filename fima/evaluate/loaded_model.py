@@ -72,11 +72,7 @@ class Subject:
         return self.classifier.checkpoint.config.data.split
 
     def check_split(self, number: SplitName, lists: SplitLists) -> None:
-        """Refuse test videos that a classifier was trained on.
-
-        Raises:
-            ConfigError: another split of the classifier's own data set.
-        """
+        """Raise ConfigError for another split of the classifier's own data set, whose test videos it was trained on."""
         if self.classifier is None or lists.test.classes != self.classifier.checkpoint.classes:
             return
         own = self.classifier.checkpoint.config.data.split
@@ -88,11 +84,7 @@ class Subject:
             )
 
     def check_classes(self, lists: SplitLists) -> None:
-        """Refuse data of other classes than the classifier's.
-
-        Raises:
-            CheckpointError: names the first class that differs.
-        """
+        """Raise CheckpointError, with the first class that differs, for data of other classes than the classifier's."""
         assert self.classifier is not None, "only for a classifier"
         own, given = self.classifier.checkpoint.classes, lists.test.classes
         if own == given:
@@ -111,11 +103,7 @@ def load_subject(
 ) -> Subject:
     """Load any encoder that `open_other` or `load_pretrained` opens, and its classifier where it has one of ours.
 
-    Args:
-        source: a file, a folder, or a name.
-        config: clips and crops of the evaluation.
-        device: where the networks go.
-        backbone: the architecture that a checkpoint must have; None takes what it holds.
+    The source is a file, a folder, or a name; `backbone` the architecture that a checkpoint must have, if any.
 
     Raises:
         CheckpointError: as `load_pretrained`.

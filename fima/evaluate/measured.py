@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fima.data.datasets import VideoList
+from fima.data.loader import SkippedVideo
 from fima.evaluate.features import Features
 from fima.evaluate.metrics import top_k_accuracy
 
@@ -72,15 +73,21 @@ class FeatureSets:
 def class_figures(scores: Mapping[str, tuple[Tensor, Tensor]], num_classes: int) -> tuple[dict[str, float], ...]:
     """Return top-1 and top-5 of each test list, in percent, and what guessing gets.
 
-    Args:
-        scores: by test list, class scores (V, classes) and labels (V,).
-        num_classes: classes.
+    By test list, scores are class scores (V, classes) and labels (V,).
     """
     figures = {
         figure_name(test, f"top{k}"): top_k_accuracy(*found, k) for test, found in scores.items() for k in (1, 5)
     }
     chance = {figure_name(test, f"top{k}"): 100 * min(1.0, k / num_classes) for test in scores for k in (1, 5)}
     return figures, chance
+
+
+def decoded(paths: Sequence[str], undecodable: Sequence[SkippedVideo]) -> dict[str, Any]:
+    """Return what results say of the videos of a list: how many could be decoded, and which could not."""
+    return {
+        "num_evaluated": len(paths),
+        "undecodable": [{"path": video.path, "reason": video.reason} for video in undecodable],
+    }
 
 
 def figure_name(test: str, figure: str) -> str:

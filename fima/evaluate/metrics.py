@@ -12,13 +12,7 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
 
 
 def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return whether the true class is among the `k` highest scores, bool (V,).
-
-    Args:
-        scores: (V, classes).
-        labels: (V,) class numbers.
-        k: capped at the number of classes.
-    """
+    """Return whether the true class (V,) is among the `k` highest scores of (V, classes), bool (V,)."""
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
     return (best == labels[:, None]).any(dim=1)
 
@@ -28,11 +22,7 @@ def recall_hits(
 ) -> dict[int, Tensor]:
     """Return, for each `k`, whether any of the `k` most similar gallery rows has the query's class, bool (Q,).
 
-    Args:
-        similarity: (Q, G) of queries to gallery.
-        query_labels: (Q,) class numbers.
-        gallery_labels: (G,) class numbers.
-        ks: ranks; capped at G.
+    The similarity (Q, G) is of queries to gallery, the labels (Q,) and (G,); ranks are capped at G.
     """
     num_gallery = similarity.shape[1]
     order = similarity.topk(min(max(ks), num_gallery), dim=1).indices
@@ -44,11 +34,6 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
     """Return what the mean of `recall_hits` is expected to be for a random order of the gallery.
 
     With n of G gallery rows of the query's class, the chance of a hit is 1 - C(G - n, k) / C(G, k).
-
-    Args:
-        query_labels: (Q,) class numbers.
-        gallery_labels: (G,) class numbers.
-        ks: ranks; capped at G.
     """
     num_gallery = len(gallery_labels)
     same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).double()

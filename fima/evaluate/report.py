@@ -15,15 +15,7 @@ PER_CLASS = "per_class.csv"
 
 
 def confusion_matrix(scores: Tensor, labels: Tensor) -> Tensor:
-    """Count the videos by true and by predicted class.
-
-    Args:
-        scores: (V, classes); the highest one is the prediction.
-        labels: (V,) class numbers.
-
-    Returns:
-        int64 (classes, classes): rows are true classes, columns predictions.
-    """
+    """Count videos by true class (V,), in rows, and by the highest of scores (V, classes), in columns."""
     num_classes = scores.shape[1]
     pairs = labels * num_classes + scores.argmax(dim=1)
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -33,13 +25,8 @@ def write_class_report(folder: Path, scores: Tensor, labels: Tensor, classes: Se
     """Write `confusion.csv` (a row a true class, a column a predicted one, in videos) and `per_class.csv`.
 
     `per_class.csv` has, for each class, its test videos, its accuracy in percent (empty without test videos), and the
-    class that it is most often taken for where that is another one.
-
-    Args:
-        folder: where the files go; it is made where it is missing.
-        scores: (V, classes).
-        labels: (V,) class numbers.
-        classes: names of the classes, as many as scores have columns.
+    class that it is most often taken for where that is another one. Scores are (V, classes), labels (V,); the folder is
+    made where it is missing.
     """
     assert scores.shape[1] == len(classes), "a column of scores for each class"
     counts = confusion_matrix(scores.cpu(), labels.cpu())

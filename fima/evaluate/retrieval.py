@@ -28,13 +28,9 @@ class Retrieval:
 
 
 def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Retrieval:
-    """Retrieve training videos by the cosine of features from which each split's own mean was subtracted.
+    """Retrieve training videos (V, C) by the cosine of features from which each split's own mean was subtracted.
 
-    Args:
-        train: (V, C) features, averaged over the clips.
-        train_labels: (V,) class numbers.
-        test: (U, C) features, averaged over the clips.
-        test_labels: (U,) class numbers.
+    Rows of test videos are (U, C), labels (V,) and (U,).
     """
     similarity = centred(test) @ centred(train).T
     return Retrieval(
@@ -46,11 +42,8 @@ def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Ten
 def same_video_share(clips: Tensor) -> float:
     """Return how often the nearest neighbour of a clip is another clip of its own video, in percent.
 
-    Features are centred and compared by cosine, as for retrieval. High values mean that the features tell single
-    videos apart by what stays the same in them, such as the background.
-
-    Args:
-        clips: (V, num_clips, C) features; num_clips is at least 2.
+    Features (V, num_clips, C) of two or more clips a video are centred and compared by cosine, as for retrieval. High
+    values mean that they tell single videos apart by what stays the same in them, such as the background.
     """
     num_videos, num_clips, size = clips.shape
     assert num_clips > 1, "one clip has no other clip of its video"

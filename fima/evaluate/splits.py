@@ -23,14 +23,8 @@ def list_splits(
 ) -> dict[SplitName, SplitLists]:
     """List the training and the test videos of some splits, by the number of the split.
 
-    Data written by `fima make-data` have two further test lists, `swapped` and `removed`.
-
-    Args:
-        root: folder or table of videos.
-        numbers: numbers of the splits.
-        dataset: layout of the data.
-        annotations: list file or folder of list files, where they lie apart from the videos.
-        group_by: what belongs together, as `find_groups` takes it.
+    Data written by `fima make-data` have two further test lists, `swapped` and `removed`. Layout and annotations are
+    those of `list_videos`, what belongs together that of `find_groups`.
 
     Raises:
         ConfigError: no split, or one twice.
@@ -54,10 +48,8 @@ def list_splits(
 def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
     """Return one result: that of a single split as it is; of several, means and sample standard deviations.
 
-    Folds count by their test videos, so that every video of a cross-validation counts once.
-
-    Args:
-        results: of the same encoder by the same protocols, by the number of the split or the name of the fold.
+    Folds count by their test videos, so that every video of a cross-validation counts once. The results are of the same
+    encoder by the same protocols, by the number of the split or the name of the fold.
     """
     everything = list(results.values())
     first = everything[0]

@@ -57,12 +57,7 @@ MODEL_TYPES = {
 
 
 class TokenMaps(nn.Module):
-    """The last hidden state of a model as a feature map.
-
-    Args:
-        model: of `transformers`.
-        kind: how it takes clips.
-    """
+    """The last hidden state of a model of `transformers` as a feature map."""
 
     def __init__(self, model: nn.Module, kind: ModelType) -> None:
         super().__init__()

@@ -1,46 +1,28 @@
 """The protocols that look at the videos themselves: a checkpoint's own classifier, and its activation on the object."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
-from fima.data.loader import SkippedVideo
 from fima.evaluate.cam import MOVING_SHARE, ForegroundShare, MaskLoader, foreground_share, occlusion_share
 from fima.evaluate.classifier_result import averages_log_softmax
 from fima.evaluate.classifier_scores import test_classifier
 from fima.evaluate.extract import Resources
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import Measured, class_figures
+from fima.evaluate.measured import Measured, class_figures, decoded
 from fima.evaluate.occlusion import PATCHES
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, SplitLists
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """Which videos of a list gave figures."""
-
-    num_evaluated: int
-    """Videos that were decoded."""
-    undecodable: Sequence[SkippedVideo]
-    """The others."""
-
-
 def measure_classifier(
     subject: Subject, lists: SplitLists, resources: Resources
-) -> tuple[Measured, dict[str, Evaluated]]:
+) -> tuple[Measured, dict[str, dict[str, Any]]]:
     """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
 
-    Args:
-        subject: an encoder with its classifier.
-        lists: the lists of one split; the test lists are scored.
-        resources: device, videos at a time, processes that decode, limits.
-
-    Returns:
-        What was found, and which videos of each test list were decoded.
+    Returns what was found, and which videos of each test list of the split were decoded.
 
     Raises:
         DataError: not one video of a list can be decoded.
@@ -74,9 +56,7 @@ def measure_classifier(
         "selection": trained.classifier.select,
         "trained_on_split": trained.data.split,
     }
-    evaluated = {
-        name: Evaluated(num_evaluated=len(found.paths), undecodable=found.undecodable) for name, found in tested.items()
-    }
+    evaluated = {name: decoded(found.paths, found.undecodable) for name, found in tested.items()}
     return Measured(figures=figures, chance=chance, settings=settings, scores=scores), evaluated
 
 

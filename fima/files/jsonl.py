@@ -13,9 +13,7 @@ from fima.files.atomic import write_file
 class LineFile:
     """A file of JSON lines; those that cannot be written, since the disk is full, are kept and tried again.
 
-    Args:
-        path: the file.
-        warn: called once with a message, when a line cannot be written.
+    `warn` is called once with a message, when a line cannot be written.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:

@@ -13,11 +13,7 @@ except ImportError:  # not on Windows
 
 
 class FolderLock:
-    """A lock that ends with the process that holds it, however that ends.
-
-    Args:
-        folder: the folder, which exists when the lock is taken.
-    """
+    """A lock on a folder that ends with the process that holds it, however that ends."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ".lock"

@@ -14,10 +14,7 @@ LONG_SECONDS = 10.0
 def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:
     """Name the command that suits these videos, after the table in docs/small_data.md.
 
-    Args:
-        root: the folder of videos.
-        lengths: of at least one video.
-        has_gpu: whether there is a GPU; asked only where that decides.
+    Whether there is a GPU is asked only where that decides.
     """
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
     many = len(lengths) >= FEW_VIDEOS

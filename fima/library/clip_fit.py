@@ -56,12 +56,7 @@ class ClipFit:
 
 
 def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:
-    """Compare the clips of some settings with the lengths and rates of videos; of a range of spans, nothing is looped.
-
-    Args:
-        lengths: of at least one video.
-        data: frames and timing.
-    """
+    """Compare clips with the lengths and rates of videos; of a range of spans, nothing is looped."""
     rates = sorted(rate or data.frame_rate for _, rate in lengths)
     unknown = sum(rate == 0 for rate in rates) if data.fps else 0
     looped = 0
@@ -116,14 +111,7 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
 
 
 def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
-    """Compare a timing that is not the paper's with a few videos, before a run begins.
-
-    Args:
-        videos: those of the run; few of them, evenly chosen, are looked at.
-        data: frames and timing.
-
-    Returns:
-        The list, with a note where some of them do not fit.
+    """Compare a timing that is not the paper's with a few videos of a run; the list gets a note where some do not fit.
 
     Raises:
         ConfigError: none of them fits: a clip is longer, or has more frames a second, than every one.

@@ -123,10 +123,7 @@ class Diagnosis:
 def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosis:
     """Gather what an index tells about the videos of a folder, and compare the content of files of the same size.
 
-    Args:
-        videos: the list, with what is missing from it.
-        index: the index of its folder.
-        decoded: whether the index was made with every video decoded.
+    `decoded`: whether the index was made with every video decoded.
     """
     database = index.database
     num_videos, total_bytes, total_seconds, total_frames = database.execute(

@@ -115,11 +115,7 @@ class VideoIndex:
 
 @contextmanager
 def open_index(root: Path, file: Path | None = None) -> Iterator[VideoIndex]:
-    """Open the index of a folder, and make it where there is none of this version.
-
-    Args:
-        root: the folder.
-        file: where the index is kept; `default_index_file(root)` if None.
+    """Open the index of a folder, or the index in `file`, and make it where there is none of this version.
 
     Raises:
         DataError: it cannot be written, or is a file of another kind.

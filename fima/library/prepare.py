@@ -52,16 +52,9 @@ class Prepared:
 
 
 def plan(source: Path, target: Path, videos: Sequence[Path], settings: TranscodeSettings) -> list[Job]:
-    """What to write for each video: the same place in the tree, the same name, ending in .mp4.
+    """What to write for each video, relative to `source`: the same place in the tree, the same name, ending in .mp4.
 
-    Args:
-        source: the folder of the videos.
-        target: the folder to write.
-        videos: the videos, relative to `source`.
-        settings: how to rewrite them.
-
-    Returns:
-        Jobs in the order of the videos. Names that differ only in their ending keep it before the new one.
+    Names that differ only in their ending keep it before the new one.
     """
     folders = {path for path in videos if (source / path).is_dir()}  # of pictures: a dot is part of the name
     stems = Counter(path if path in folders else path.with_suffix("") for path in videos)
@@ -96,19 +89,10 @@ def prepare(
     timeout_seconds: float,
     progress: Progress,
 ) -> Prepared:
-    """Carry out what `plan` says, but for what was done before.
+    """Carry out what `plan` says, but for what was done before, and copy the list files, relative to `source`.
 
     Every file appears in one piece. `target` gets a record, one JSON object a line, of what was written from what; a
-    source that has changed since is written again.
-
-    Args:
-        jobs: from `plan`.
-        lists: list files to copy, relative to `source`.
-        source: the folder of the videos.
-        target: the folder to write.
-        workers: processes that encode.
-        timeout_seconds: time for one video.
-        progress: called with the number of videos done, and of those to do.
+    source that has changed since is written again. `progress` is called with the videos done, and those to do.
 
     Raises:
         ConfigError: `target` was begun with other settings.

@@ -48,11 +48,8 @@ class Transcoded:
 def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:
     """Width and height, both even, with square pixels, and with the short side scaled down to `short_side` pixels.
 
-    Args:
-        width: of the source, in pixels.
-        height: of the source, in pixels.
-        short_side: in pixels; nothing is scaled up to it, and no frame gets more pixels than the source has.
-        pixel_aspect: width of the source's pixels over their height; frames grow along the longer side of a pixel.
+    Nothing is scaled up to it, and no frame gets more pixels than the source has. The aspect is the width of the
+    source's pixels over their height; frames grow along the longer side of a pixel.
     """
     shown_width, shown_height = width * max(1, pixel_aspect), height / min(1, pixel_aspect)
     same_area = math.sqrt(min(pixel_aspect, 1 / pixel_aspect))
@@ -65,11 +62,6 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transc
 
     Rotation is applied, pixels become square, fields of interlaced frames are joined; times of frames are kept where
     they rise, and begin at 0. Frame i of the result is frame i of the source.
-
-    Args:
-        source: the video.
-        target: the file to write, ending in .mp4.
-        settings: size, key frames, quality.
 
     Raises:
         VideoError: the source cannot be decoded to its end, or the result cannot be written or read again.

@@ -31,14 +31,9 @@ def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
 
 
 def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> list[int]:
-    """Windows of each video in an epoch, the same in all processes.
+    """Windows of each video in an epoch, the same in all processes; `roots` are the folders of its sets, in order.
 
     With `auto`, frames and rates are those of the index of each folder, which is brought up to date before.
-
-    Args:
-        videos: the list.
-        roots: the folders of its sets, in order.
-        data: number of windows, rate of videos without one, and processes that read.
 
     Raises:
         DataError: an index cannot be written.

@@ -15,11 +15,8 @@ class Method(nn.Module):
     """From its pooled features, (B, C), to the L2-normalised embeddings, (B, D), that the health check looks at."""
 
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
-        """Return the losses of one step; the caller runs backward and the optimiser.
+        """Return the losses of one step on two clips of each video; the caller runs backward and the optimiser.
 
-        Args:
-            a: one clip of each video.
-            b: the other clip.
-            update_keys: whether moving averages take their step; not in the later parts of one optimiser step.
+        Moving averages take their step with `update_keys`; not in the later parts of one optimiser step.
         """
         raise NotImplementedError

@@ -30,10 +30,6 @@ class CellKeys:
 class CellTerm(Term[CellKeys]):
     """Pixel-level motion loss (paper, pixel-level motion): the mean over the temporal slices and both directions.
 
-    Args:
-        method: its temperature, positive pairs, foreground sampling and the length of the queue.
-        dim: size D of an embedding.
-
     Raises:
         ConfigError: `method.cell_queue_size` is None.
     """
@@ -57,13 +53,7 @@ class CellTerm(Term[CellKeys]):
         return CellKeys(cells=project(cells(motion)), mask=mask)
 
     def loss(self, query: QueryPass, key_a: CellKeys, key_b: CellKeys) -> TermLoss:
-        """Clip a's predictions meet b's cells, then b's meet a's; the cells enter the dense queue slice by slice.
-
-        Args:
-            query: the query pass of both clips.
-            key_a: motion cells of clip a.
-            key_b: motion cells of clip b.
-        """
+        """Clip a's predictions meet b's cells, then b's meet a's; the cells enter the dense queue slice by slice."""
         pairs = losses.positive_pairs(*query.boxes, key_a.mask, key_b.mask, pos_ratio=self.pos_ratio)
         queued = [] if self.queue is None else [self.queue.snapshot()]
         keys = (key_b.cells, key_a.cells)
@@ -98,12 +88,7 @@ class CellTerm(Term[CellKeys]):
         return TermLoss(loss=loss, each=torch.stack([found.each for found in slices]).mean(dim=0), stats=stats)
 
     def _excluded(self, videos: BatchVideos, key_cells: Tensor) -> Tensor:
-        """Cells of other samples of the same video, in the order in which the loss sums, bool (B, M).
-
-        Args:
-            videos: of the batch.
-            key_cells: of a clip, (B, t, N, D).
-        """
+        """Of cells (B, t, N, D), those of other samples of the same video, bool (B, M), in the order of the loss."""
         others = videos.other_samples().repeat_interleave(key_cells.shape[1] * key_cells.shape[2], dim=1)
         ids = None if self.queue is None else self.queue.video_ids
         return others if ids is None else torch.cat([others, videos.same(ids)], dim=1)

@@ -8,13 +8,10 @@ from torch import Tensor, nn
 
 @functools.lru_cache(maxsize=8)
 def positional_code(length: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sinusoidal 1-D positional code (Vaswani et al., 2017, base 10000).
+    """Sinusoidal 1-D positional code (Vaswani et al., 2017, base 10000), (length, dim).
 
     `code[p, 2i] = sin(p / 10000^(2i/dim))`, `code[p, 2i+1] = cos(p / 10000^(2i/dim))`, computed in float32 whatever the
-    dtype, as the published runs did.
-
-    Returns:
-        (length, dim) on the device; shared between calls, not to be changed.
+    dtype, as the published runs did. It is shared between calls, not to be changed.
     """
     period = 10000 ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     angle = torch.arange(length, dtype=torch.float32)[:, None] / period
@@ -22,14 +19,10 @@ def positional_code(length: int, dim: int, device: torch.device, dtype: torch.dt
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm cross-attention and feed-forward, each with a residual; no self-attention.
+    """Pre-norm cross-attention and feed-forward of width `dim`, each with a residual; no self-attention.
 
-    `x = x + Attention(LN(x), memory, memory)`, `x = x + FeedForward(LN(x))`; the memory is not normalised.
-
-    Args:
-        dim: width of the tokens and of the feed-forward layer.
-        heads: attention heads.
-        dropout: share of dropped attention weights and activations.
+    `x = x + Attention(LN(x), memory, memory)`, `x = x + FeedForward(LN(x))`; the memory is not normalised. The dropout
+    is of attention weights and activations.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -49,14 +42,7 @@ class DecoderLayer(nn.Module):
 
 
 class MotionDecoder(nn.Module):
-    """Layers of cross-attention, without a final norm (paper, section on the motion decoder).
-
-    Args:
-        dim: width of the tokens.
-        heads: attention heads.
-        num_layers: layers.
-        dropout: dropout of every layer.
-    """
+    """Layers of cross-attention, without a final norm (paper, section on the motion decoder)."""
 
     def __init__(self, dim: int, heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()

@@ -27,10 +27,6 @@ from fima.torch_tools.distributed import all_reduce_mean
 class FIMA(MomentumNetworks):
     """Fine-grained motion alignment; only the networks and queues that the terms in use need exist.
 
-    Args:
-        model: the networks.
-        method: the terms and their weights.
-
     Raises:
         ConfigError: the size of a queue in use is still None.
     """
@@ -118,10 +114,7 @@ class FIMA(MomentumNetworks):
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
         """One step: moving average, key passes, query passes, losses, queues. The caller runs backward and optimiser.
 
-        Args:
-            a: one clip of each video.
-            b: the other clip.
-            update_keys: whether the moving averages take their step; not in the later parts of one optimiser step.
+        The moving averages take their step with `update_keys`; not in the later parts of one optimiser step.
 
         Raises:
             ValueError: an input lacks a view that a term in use needs, or its videos where keys of the same one are

@@ -8,12 +8,8 @@ from fima.method.losses import full_precision
 def activation_map(features: Tensor, difference_features: Tensor | None = None) -> Tensor:
     """Class-agnostic activation map of a clip: where the encoder responds (paper, section on foreground sampling).
 
-    Args:
-        features: feature map of the RGB view, (B, C, t, h, w).
-        difference_features: feature map of the frame difference, (B, C, t, h, w), whose own map is added.
-
-    Returns:
-        Mean over channels and time, summed over the two inputs, (B, h, w), at least float32.
+    Feature maps (B, C, t, h, w) of the RGB view and, where given, of the frame difference are averaged over channels
+    and time, and added: (B, h, w), at least float32.
     """
     activation = full_precision(features).mean(dim=(1, 2))
     if difference_features is not None:
@@ -22,16 +18,10 @@ def activation_map(features: Tensor, difference_features: Tensor | None = None) 
 
 
 def foreground_mask(activation: Tensor) -> Tensor:
-    """Cells whose activation is strictly greater than the sample's median.
+    """Cells of maps (B, h, w) whose activation is strictly greater than the sample's median: true for foreground.
 
     The median of an even number of cells is the lower of the two middle values, so that exactly half of the cells (when
     none are equal) is foreground.
-
-    Args:
-        activation: activation maps, (B, h, w).
-
-    Returns:
-        True for foreground, (B, h, w).
     """
     median = activation.flatten(1).median(dim=1).values
     return activation > median[:, None, None]

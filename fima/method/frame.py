@@ -23,13 +23,7 @@ class FrameTerm(ClipTerm):
         return torch.stack([project(pooled(maps[view])) for view in self.views])
 
     def loss(self, query: QueryPass, key_a: Tensor, key_b: Tensor) -> TermLoss:
-        """In the published order: clip b early, b late, a early, a late.
-
-        Args:
-            query: the query pass of both clips.
-            key_a: (2, B, D).
-            key_b: (2, B, D).
-        """
+        """In the published order: clip b early, b late, a early, a late; the keys are (2, B, D) each."""
         predictions = torch.cat([prediction.frames for prediction in query.predictions])
         keys = torch.cat([key_b, key_a])
         batch_keys = gather_rows(keys.transpose(0, 1)).transpose(0, 1)

@@ -10,11 +10,6 @@ class Projector(nn.Module):
     """Two linear layers with a ReLU between them; one serves pooled features, cells and the decoder's output.
 
     On cells it is what is often written as 1×1 convolutions.
-
-    Args:
-        num_features: channels C of the input.
-        hidden: channels between the layers.
-        dim: size D of the output.
     """
 
     def __init__(self, num_features: int, hidden: int, dim: int) -> None:

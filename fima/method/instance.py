@@ -26,10 +26,7 @@ class InstanceTerm(ClipTerm):
     def loss(self, query: QueryPass, key_a: Tensor, key_b: Tensor) -> TermLoss:
         """The published order: k_b is in the queue when q_b is compared, so q_b meets its own clip's key as a negative.
 
-        Args:
-            query: the query pass of both clips.
-            key_a: (B, D).
-            key_b: (B, D).
+        The keys are (B, D) each.
         """
         contrasts = []
         for embedding, key in zip(query.embeddings, (key_b, key_a), strict=True):

@@ -18,9 +18,6 @@ def frozen_copy(network: Network) -> Network:
 def update_average(key: nn.Module, query: nn.Module, momentum: float) -> None:
     """`k ← m·k + (1 - m)·q` for every parameter; buffers (batch-norm statistics) stay the key network's own.
 
-    Args:
-        key: the network that follows, changed in place.
-        query: the network that is trained, of the same architecture.
-        momentum: m.
+    The key network follows the trained one, of the same architecture, and is changed in place.
     """
     torch._foreach_lerp_(list(key.parameters()), list(query.parameters()), 1 - momentum)

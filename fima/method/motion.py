@@ -4,15 +4,9 @@ from torch import Tensor
 
 
 def frame_difference(clip: Tensor) -> Tensor:
-    """Change of every pixel since the frame before, brought back to [0, 1].
+    """Change of every pixel since the frame before, brought back to [0, 1]: a still pixel is 0.5.
 
     `d[:, :, i] = (x[:, :, i] - x[:, :, i - 1] + 1) / 2`; frame 0 is compared with the last frame (a circular shift), so
-    the difference has as many frames as the clip. A still pixel is 0.5.
-
-    Args:
-        clip: pixels in [0, 1], (B, C, T, H, W), floating point, before any colour augmentation.
-
-    Returns:
-        The differences in [0, 1], (B, C, T, H, W).
+    the difference has as many frames as the clip, (B, C, T, H, W) in [0, 1] before any colour augmentation.
     """
     return (clip - clip.roll(1, dims=2) + 1) / 2

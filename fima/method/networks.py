@@ -17,12 +17,7 @@ from fima.torch_tools.recompute import recomputed
 
 
 class MomentumNetworks(Method):
-    """Encoder and projector, each twice.
-
-    Args:
-        model: the networks.
-        key_momentum: m of the moving averages.
-    """
+    """Encoder and projector, each twice: the query networks, and key networks that are their moving averages."""
 
     projector: Projector
 

@@ -23,16 +23,10 @@ class MotionPrediction:
 
 
 def early_and_late(slices: Tensor) -> Tensor:
-    """Predictions of the early and the late local motion from those of the temporal slices.
+    """Predictions of the early and the late local motion, (2, B, D), from those of the temporal slices, (B, t, D).
 
     With two slices, slice 0 is early and slice 1 late, as published. In general the first and the last ceil(t/2) slices
-    are averaged, so that the middle one of an odd number serves both.
-
-    Args:
-        slices: unit vectors, (B, t, D).
-
-    Returns:
-        Unit vectors, (2, B, D).
+    are averaged, so that the middle one of an odd number serves both. All are unit vectors.
     """
     num_slices = slices.shape[1]
     early = slices[:, : (num_slices + 1) // 2].mean(dim=1)

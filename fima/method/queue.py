@@ -22,14 +22,9 @@ def decided_size(size: int | None, flag: str) -> int:
 
 
 class KeyQueue(nn.Module):
-    """The newest K keys, in a ring.
+    """The newest K keys of size D, in a ring, and the video of each where it `knows_videos`.
 
     The first step needs negatives too: the queue starts with random unit vectors.
-
-    Args:
-        size: keys K.
-        dim: size D of a key.
-        knows_videos: whether it keeps the video of each key.
     """
 
     keys: Tensor
@@ -51,11 +46,9 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def write(self, rows: Tensor, video_ids: Tensor | None = None) -> None:
-        """Replace the oldest keys.
+        """Replace the oldest keys by new ones, oldest first, (rows, D); of more than K, the last K remain.
 
-        Args:
-            rows: new keys, oldest first, (rows, D); any number of them. Of more than K, the last K remain.
-            video_ids: their videos, int64 (rows,), for a queue that keeps them.
+        A queue that keeps the videos of keys takes them, int64 (rows,).
         """
         size = len(self.keys)
         kept = rows[-size:].to(self.keys.dtype)

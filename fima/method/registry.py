@@ -13,11 +13,9 @@ METHODS = Registry[BuildMethod]("method", {"fima": "fima.method:build_method", "
 
 
 def register_method(name: str, build: BuildMethod) -> None:
-    """Make a method known for the rest of the process; an entry point makes it known to the command line as well.
+    """Make a method known as `--method.name` for this process; an entry point does so for the command line.
 
-    Args:
-        name: what `--method.name` calls it.
-        build: returns the networks with random weights.
+    `build` returns the networks with random weights.
 
     Raises:
         ConfigError: there is one of that name.

@@ -76,30 +76,15 @@ class Term(ABC, Generic[Keys]):
 
     @abstractmethod
     def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Keys:
-        """What the loss needs of a clip as a key.
-
-        Args:
-            maps: key feature maps of `views`, (B, C, t, h, w).
-            project: the key projector.
-        """
+        """What the loss needs of a clip as a key, from its key feature maps of `views`, (B, C, t, h, w)."""
 
     @abstractmethod
     def loss(self, query: QueryPass, key_a: Keys, key_b: Keys) -> TermLoss:
-        """The loss, the mean over both directions; afterwards the keys of the global batch are in the queue.
-
-        Args:
-            query: the query pass of both clips.
-            key_a: the keys of clip a.
-            key_b: the keys of clip b.
-        """
+        """The loss, the mean over both directions; afterwards the keys of the global batch are in the queue."""
 
 
 class ClipTerm(Term[Tensor]):
     """A term whose keys stand for whole clips, with a queue of them.
-
-    Args:
-        method: its temperature and the length of the queue.
-        dim: size D of an embedding.
 
     Raises:
         ConfigError: `method.queue_size` is None.

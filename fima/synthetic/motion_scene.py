@@ -136,14 +136,9 @@ def _two_colours(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
 
 
 def draw_texture(rng: np.random.Generator, side: int) -> FloatArray:
-    """Draw a colourful texture of several scales, whose pattern remains when its colours are taken away.
+    """Draw a colourful texture of several scales, (side, side, 3) in [0, 1].
 
-    Args:
-        rng: source of every choice.
-        side: height and width in pixels.
-
-    Returns:
-        (side, side, 3) colours in [0, 1].
+    Its pattern remains when its colours are taken away.
     """
     coarse = _FIELDS[rng.integers(len(_FIELDS))](rng, side)[..., None]
     fine = _FIELDS[rng.integers(len(_FIELDS))](rng, side)[..., None]
@@ -179,12 +174,7 @@ def _outline(rng: np.random.Generator) -> FloatArray:
 
 
 def draw_object(rng: np.random.Generator, backgrounds: list[FloatArray]) -> MovingObject:
-    """Draw an object whose mean colour differs from the mean of each background.
-
-    Args:
-        rng: source of every choice.
-        backgrounds: textures (side, side, 3) that the object will be seen on.
-    """
+    """Draw an object whose mean colour differs from those of the backgrounds (side, side, 3) that it will be on."""
     outline, radius = _outline(rng), float(rng.uniform(MIN_RADIUS, MAX_RADIUS))
     means = [background.mean(axis=(0, 1)) for background in backgrounds]
     for _ in range(20):
@@ -232,16 +222,10 @@ def _path(motion: str, rng: np.random.Generator, time: FloatArray) -> tuple[Floa
 
 
 def draw_trajectory(motion: str, rng: np.random.Generator, *, num_frames: int, radius: float) -> Trajectory:
-    """Draw a trajectory of one class that keeps the object in the frame.
+    """Draw a trajectory of one of `fima.synthetic.motion_textures.CLASSES` that keeps the object in the frame.
 
-    A mirrored trajectory belongs to the same class: every class that has a sense to the left or right, or of
-    turning, takes both senses with equal chance.
-
-    Args:
-        motion: a name of `fima.synthetic.motion_textures.CLASSES`.
-        rng: source of every choice.
-        num_frames: length T of the video.
-        radius: the object's radius, as a share of the frame's side.
+    A mirrored trajectory belongs to the same class: every class that has a sense to the left or right, or of turning,
+    takes both senses with equal chance. The object's radius is a share of the frame's side.
     """
     time = np.linspace(0, 1, num_frames, dtype=np.float32)
     x, y = _path(motion, rng, time)
@@ -264,8 +248,7 @@ def _place(rng: np.random.Generator, path: FloatArray, margin: float) -> FloatAr
 def draw_camera(rng: np.random.Generator, *, num_frames: int) -> tuple[FloatArray, FloatArray]:
     """Draw how a moving camera displaces the background: a steady pan and a shake.
 
-    Returns:
-        Displacement in x and in y, (T,) each, in shares of the frame's side, between 0 and `CANVAS_SIDE` - 1.
+    Displacements in x and in y, (T,) each, are shares of the frame's side, between 0 and `CANVAS_SIDE` - 1.
     """
     direction, travel = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.45)
     shake = rng.normal(0, 0.012, size=(2, num_frames)).clip(-0.03, 0.03)
@@ -285,15 +268,10 @@ def render(
     camera: tuple[FloatArray, FloatArray] | None = None,
     noise: np.random.Generator | None = None,
 ) -> Rendering:
-    """Render the object on its trajectory over a background.
+    """Render the object on its trajectory over a background (side, side, 3), side at least `CANVAS_SIDE` · `size_px`.
 
-    Args:
-        thing: the object.
-        trajectory: its T positions.
-        background: (side, side, 3) with side at least `CANVAS_SIDE` times `size_px`.
-        size_px: height and width of the frames.
-        camera: displacement of the background in each frame (see `draw_camera`); None: it stands still.
-        noise: source of sensor noise; None: no noise.
+    The camera displaces the background (see `draw_camera`); without one it stands still. `noise` is the source of
+    sensor noise, if there is any.
     """
     row = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     dx = row[None, None, :] - trajectory.x[:, None, None]

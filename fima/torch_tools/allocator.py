@@ -10,14 +10,11 @@ NEVER_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep the memory of freed tensors for the next ones.
+    """Let the C library keep the memory of freed tensors for the next ones; False where it is another than glibc.
 
     glibc maps every large block afresh and unmaps it when it is freed, so each layer of a network on a CPU writes to
-    pages that the system must first clear; benchmarks/allocator.py measures what that costs. The price
-    is that memory freed between two phases of a program stays with it. A user's own `MALLOC_…` settings are respected.
-
-    Returns:
-        Whether the setting was made; False where the C library is another one.
+    pages that the system must first clear; benchmarks/allocator.py measures what that costs. The price is that memory
+    freed between two phases of a program stays with it. A user's own `MALLOC_…` settings are respected.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -9,12 +9,7 @@ def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
     """Let PyTorch take algorithms that always add in the same order, or those that are fast.
 
     Call it before the first tensor is on a GPU. A CPU adds in the same order either way, as long as the number of
-    threads is the same.
-
-    Args:
-        device: where the networks will be.
-        deterministic: whether two runs are to give the same bits; an operation that cannot do so is named in a warning
-            of PyTorch, once.
+    threads is the same. A deterministic run warns once of an operation that cannot give the same bits.
     """
     if deterministic:
         # cuBLAS reads it when it starts; without, products of matrices on several streams differ.

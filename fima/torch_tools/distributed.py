@@ -59,12 +59,8 @@ def barrier() -> None:
 def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT_MINUTES) -> torch.device:
     """Join the process group that `torchrun` describes in the environment; alone, do nothing.
 
-    Args:
-        device: the kind of device to train on.
-        timeout_minutes: how long a process waits for the others before it gives up.
-
-    Returns:
-        The device of this process: with several processes and `cuda`, the GPU of its local rank.
+    Returns the device of this process: with several processes and `cuda`, the GPU of its local rank. A process that
+    waits longer than that for the others gives up.
 
     Raises:
         ConfigError: the processes do not find each other.
@@ -122,13 +118,9 @@ def own_rows(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all processes, concatenated in rank order, without gradient.
+    """The rows (rows, …) of all processes, concatenated in rank order, without gradient, the same everywhere.
 
-    Args:
-        x: (rows, …); the number of rows may differ between processes, the other sizes may not.
-
-    Returns:
-        (rows of all processes, …), the same everywhere.
+    The number of rows may differ between processes, the other sizes may not.
     """
     if world_size() == 1:
         return x.detach()
@@ -141,11 +133,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_objects(items: Sequence[T]) -> list[T]:
-    """The items of all processes as one list, in rank order, the same everywhere.
-
-    Args:
-        items: few plain values that can be pickled; their number may differ between processes.
-    """
+    """The items of all processes as one list, in rank order, the same everywhere: few plain values, picklable."""
     if world_size() == 1:
         return list(items)
     parts: list[Sequence[T]] = [()] * world_size()
@@ -199,17 +187,11 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
 
 def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean over the global batch, scaled for gradients that are averaged over the processes.
+    """Mean over the global batch of values (B,), scaled for gradients that are averaged over the processes.
 
     The sum of this process is divided by the count over all processes and multiplied by their number: the mean of the
-    results over the processes is the mean over the global batch, however many rows each process has.
-
-    Args:
-        values: one value per row, (B,).
-        present: rows that count, bool (B,); all of them where None. If none counts anywhere, the result is 0.
-
-    Returns:
-        Scalar with the gradient of this process's rows.
+    results over the processes is the mean over the global batch, however many rows each process has. The rows that are
+    `present`, bool (B,), count; if none counts anywhere, the result is 0.
     """
     if present is None:
         present = torch.ones_like(values, dtype=torch.bool)
@@ -219,17 +201,10 @@ def global_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def shuffle_rows(x: Tensor, *, alone: bool = False) -> tuple[Tensor, Shuffle]:
-    """Shuffle the rows of all processes, as many to each process as it had.
+    """Shuffle the rows of all processes, as many to each process as it had; return its new ones, and how.
 
     So a batch norm on the key side does not see the same samples together as on the query side (MoCo, shuffling BN).
-
-    Args:
-        x: (B, …).
-        alone: whether to shuffle the rows of a process that is alone, too.
-
-    Returns:
-        This process's new rows, (B, …), and how they were shuffled. With one process, unless `alone`: `x` itself and
-        its own order.
+    Those of a process that is alone keep their order, unless `alone` is set.
     """
     if world_size() == 1:
         if not alone:
@@ -251,16 +226,10 @@ def unshuffle_rows(x: Tensor, shuffle: Shuffle, *, alone: bool = False) -> Tenso
 
 
 def _take_rows(x: Tensor, sources: Tensor, counts: list[int]) -> Tensor:
-    """Give each process the rows that it takes; a row travels only from its owner to its new one.
+    """Give each process the rows that it takes, (B, …); a row travels only from its owner to its new one.
 
-    Args:
-        x: this process's rows, (B, …).
-        sources: which row of the global batch comes where, (rows of all processes,), on the CPU, where the host reads
-            it without waiting for a GPU.
-        counts: rows of each process, before and after.
-
-    Returns:
-        This process's part of `rows of all processes[sources]`, (B, …).
+    `sources` says which row of the global batch comes where, and is on the CPU, where the host reads it without waiting
+    for a GPU; `counts` are the rows of each process, before and after.
     """
     ends = torch.tensor(counts).cumsum(0)
     first, last = int(ends[rank()]) - len(x), int(ends[rank()])

@@ -41,12 +41,7 @@ class _PaddedShortConvolutions(TorchFunctionMode):
 
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> Iterator[None]:
-    """Let networks compute in bfloat16 inside, where the precision says so.
-
-    Args:
-        device: where the networks are.
-        precision: of the run, resolved.
-    """
+    """Let networks on a device compute in bfloat16 inside, where the precision of the run, resolved, says so."""
     assert precision != "auto", "resolved by the setup of a run"
     if precision == "fp32":
         yield
@@ -62,10 +57,7 @@ def memory_format(
 ) -> torch.memory_format:
     """Return how a network's weights, and so its feature maps, lie in memory.
 
-    Args:
-        setting: of the run. `auto` is exact in float32 on a CPU, and fast elsewhere (benchmarks/exactness.py).
-        precision: of the run, resolved.
-        device: where the networks are.
+    `auto` is exact in float32 on a CPU, and fast elsewhere (benchmarks/exactness.py).
     """
     assert precision != "auto", "resolved by the setup of a run"
     exact = precision == "fp32" and device.type == "cpu"
@@ -91,10 +83,8 @@ def as_computed(x: torch.Tensor) -> torch.Tensor:
 def weights_cast_once(network: nn.Module) -> Iterator[None]:
     """Hold the weights of convolutions and linear layers in the type to which autocast takes them: the same values.
 
-    Autocast keeps what it has cast for weights that take a gradient alone; others it casts anew in every pass.
-
-    Args:
-        network: one that takes no gradient, and is not changed inside.
+    Autocast keeps what it has cast for weights that take a gradient alone; those of others, such as these, it casts
+    anew in every pass. The network must not be changed inside.
     """
     layers = (module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Linear))
     weights = [layer.weight for layer in layers]

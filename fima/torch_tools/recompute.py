@@ -15,10 +15,6 @@ def recomputed(encoder: nn.Module, clip: Tensor) -> Tensor:
     """`encoder(clip)`, whose activations are computed again backward; values and gradients are the same.
 
     Batch norm counts the clips in its running statistics once, not twice.
-
-    Args:
-        encoder: (B, 3, T, H, W) -> (B, C, t, h, w).
-        clip: (B, 3, T, H, W).
     """
     kind = clip.device.type
     in_bfloat16 = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -14,10 +14,7 @@ SUM, VIDEOS, LOSS = "loss_sum/", "videos/", "loss/"
 def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
     """Return the sum of the losses of each set's videos in the global batch, and their number.
 
-    Args:
-        plan: the sets.
-        each: loss of each video of this process, (B,).
-        index: their places in the list, (B,), on the CPU.
+    Of this process's videos, losses are (B,), and their places in the list (B,), on the CPU.
     """
     number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
     table = each.new_zeros(2, len(plan.ends))

@@ -72,13 +72,7 @@ def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) 
 
 
 def respond(training: Training, progress: Progress, when: str, seen: str) -> None:
-    """Record a collapse, and do what `run.on_collapse` says; in all processes.
-
-    Args:
-        training: the run.
-        progress: how far it has come.
-        when: in words.
-        seen: what was measured, in words.
+    """Record what was seen of a collapse, and when, and do what `run.on_collapse` says; in all processes.
 
     Raises:
         CollapseError: the run is to stop, or has gone back often enough.
@@ -103,8 +97,7 @@ def respond(training: Training, progress: Progress, when: str, seen: str) -> Non
 def roll_back(training: Training, collapse: CollapsedError) -> Progress:
     """Put the last healthy checkpoint back, drop the records since, and record that.
 
-    Returns:
-        The progress there, with one more rollback: it lowers the learning rate of all that follows.
+    The progress there counts one more rollback: it lowers the learning rate of all that follows.
     """
     run, log, task = training.run, training.log, training.task
     saved = load_checkpoint(run.healthy, Checkpoint)

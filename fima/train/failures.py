@@ -20,12 +20,7 @@ SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connect
 
 
 class NotFiniteError(TrainingError):
-    """A loss that is not finite; the message names the parts and the videos.
-
-    Args:
-        parts: the parts of the loss and their values, in words.
-        paths: videos of the batch.
-    """
+    """A loss that is not finite; the message names the parts, with their values, and the videos of the batch."""
 
     def __init__(self, parts: str, paths: Sequence[str]) -> None:
         more = len(paths) - NAMED_VIDEOS

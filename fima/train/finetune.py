@@ -86,14 +86,7 @@ def finetune(
 
 
 class Finetuning(Task[LabelledBatch]):
-    """Supervised training of a classifier.
-
-    Args:
-        config: the settings, resolved.
-        encoder: what it begins from.
-        lists: what to train and to test on.
-        device: where.
-    """
+    """Supervised training of a classifier on an encoder, by resolved settings."""
 
     config: FinetuneConfig
     networks: Classifier

@@ -124,10 +124,6 @@ def check_settings(config: FinetuneConfig) -> None:
 def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedEncoder:
     """Load the pre-trained encoder, or build one with random weights that follow from the seed.
 
-    Args:
-        pretrained: the file; None for random weights.
-        config: settings of the run.
-
     Raises:
         ConfigError: random weights for no backbone.
         CheckpointError: the file cannot be loaded, or is of another backbone than `classifier.backbone`.
@@ -219,15 +215,7 @@ def resolve(
 
 
 def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[str, str | None]:
-    """Say which clips a run is shown, and warn where the encoder was trained on others.
-
-    Args:
-        config: the settings, resolved.
-        encoder: what it begins from.
-
-    Returns:
-        A few words, and a warning or None.
-    """
+    """Say in a few words which clips a run is shown, and warn where the encoder was trained on others."""
     given = TrainedClips.of(config.data)
     if encoder.clips == given:
         return f"clips of {given}, as it was trained", None

@@ -95,12 +95,9 @@ def effective_rank(embeddings: Tensor) -> float:
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, *, num_neighbours: int = KNN_NEIGHBOURS) -> float:
-    """Return the leave-one-video-out kNN accuracy by cosine similarity.
+    """Return the leave-one-video-out kNN accuracy of features (V, C) by cosine similarity.
 
-    Args:
-        features: (V, C), one row a video.
-        labels: (V,) class numbers.
-        num_neighbours: nearest other videos that vote, each with its similarity as weight.
+    The nearest other videos vote for their class (V,), each with its similarity as weight.
     """
     normalised = functional.normalize(features.float(), dim=1)
     similarity = (normalised @ normalised.T).fill_diagonal_(-math.inf)
@@ -136,16 +133,10 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 
 
 def check_health(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
-    """Measure the query networks on evenly chosen videos; leaves the networks and the random state as they were.
+    """Measure the query networks on `config.run.health_videos` evenly chosen videos.
 
-    Args:
-        method: its query encoder and projector are looked at, in eval mode.
-        videos: the training videos, or those held out; `config.run.health_videos` of them are taken.
-        config: settings of the run.
-        device: where the networks are.
-
-    Returns:
-        None where fewer than two of the videos can be decoded.
+    They are looked at in eval mode; networks and random state stay as they were. None where fewer than two videos can
+    be decoded.
     """
     count = min(config.run.health_videos, len(videos.videos))
     chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
@@ -183,12 +174,10 @@ def in_eval_mode(method: Method) -> Iterator[None]:
 def clip_features(
     method: Method, videos: VideoList, config: PretrainConfig, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Pooled features of the query encoder in eval mode; the networks and the random state stay as they were.
+    """Pooled features of the query encoder in eval mode, (V, 2, C) of two clips of each video, and the labels (V,).
 
-    Videos that cannot be decoded are left out.
-
-    Returns:
-        Features of two clips of each video, (V, 2, C), and the labels (V,), -1 where unknown; on the device.
+    Labels are -1 where unknown; videos that cannot be decoded are left out. The networks and the random state stay as
+    they were.
     """
     loader = build_eval_loader(
         videos,
@@ -211,8 +200,7 @@ def clip_features(
 def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:
     """Measure each of several sets, on its part of the videos of a health check, by its name; otherwise as that one.
 
-    Returns:
-        Nothing where there is one set; without sets of which fewer than two videos can be decoded.
+    Nothing where there is one set; without sets of which fewer than two videos can be decoded.
     """
     sets = videos.by_set()
     share = max(2, config.run.health_videos // max(1, len(sets)))

@@ -23,11 +23,7 @@ with warnings.catch_warnings():
 class RunLog:
     """Records of a run; a silent one (`enabled=False`) writes nothing, for all processes but the first.
 
-    Args:
-        run: folder of the run, which exists.
-        num_steps: steps of the whole run.
-        first_step: steps that were done before this process started.
-        enabled: whether to write and to print.
+    `first_step` steps of `num_steps` were done before this process started.
     """
 
     def __init__(self, run: RunFolder, *, num_steps: int, first_step: int, enabled: bool) -> None:
@@ -85,14 +81,7 @@ class RunLog:
             self._progress.update(self._task, completed=step, status=status)
 
     def epoch(self, progress: Progress, num_epochs: int, values: Mapping[str, float], losses: Sequence[str]) -> None:
-        """Record the means of the epoch that has ended, and say them in one line.
-
-        Args:
-            progress: the progress after it.
-            num_epochs: epochs of the run.
-            values: the means, the learning rate and the speed.
-            losses: names of the losses among them.
-        """
+        """Record the means of the epoch that has ended, and say them, with the losses among them, in one line."""
         self.record("epoch", epoch=progress.epoch, step=progress.step, values=values)
         means = " ".join(f"{name} {values[name]:.4f}" for name in losses)
         speed = f"{values['videos_per_second']:.1f} videos/s · {values['data_wait_share']:.0%} waiting for data"
@@ -119,11 +108,8 @@ class RunLog:
     def record(self, kind: str, *, epoch: int, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and its numbers to TensorBoard.
 
-        Args:
-            kind: `step`, `epoch`, `health`, `stopped`, `collapse` or `rollback`.
-            epoch: counted from 1, as people count.
-            step: optimiser steps done.
-            values: what was measured.
+        Kinds are `step`, `epoch`, `health`, `stopped`, `collapse` and `rollback`; epochs are counted from 1, as people
+        count.
         """
         if not self._enabled:
             return

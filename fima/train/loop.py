@@ -89,11 +89,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
 
 
 def train_epoch(training: Training, progress: Progress) -> Progress:
-    """Train one epoch, or the rest of it; less where a signal stops it.
-
-    Returns:
-        The progress after it.
-    """
+    """Train one epoch, or the rest of it; less where a signal stops it. Returns the progress after it."""
     task, config = training.task, training.task.config
     lr = learning_rate(config.optim, progress.epoch) * ROLLBACK_FACTOR**progress.rollbacks
     num_steps = config.optim.epochs * len(task.loader)

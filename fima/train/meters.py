@@ -47,13 +47,7 @@ class StepClock:
 
 
 class EpochMeter:
-    """Means and speed of one epoch, and a line in `metrics.jsonl` every n-th step.
-
-    Args:
-        log: where the lines go.
-        log_steps: steps between two lines.
-        lr: the epoch's learning rate.
-    """
+    """Means and speed of one epoch, at its learning rate, and a line in `metrics.jsonl` every `log_steps` steps."""
 
     def __init__(self, log: RunLog, *, log_steps: int, lr: float) -> None:
         self._log = log
@@ -105,11 +99,7 @@ class EpochMeter:
 
 
 class SaveClock:
-    """Says when a checkpoint inside an epoch is due.
-
-    Args:
-        minutes: time between two of them; 0 for none.
-    """
+    """Says when a checkpoint inside an epoch is due: so many minutes after the last one; 0 for never."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes

@@ -84,15 +84,10 @@ def rate(step: int, num_steps: int) -> float:
 def train_on_people(
     bank: Bank, settings: SyntheticEncoderSettings, *, report: Callable[[EpochRecord], None]
 ) -> tuple[Small, list[EpochRecord]]:
-    """Train `small` on rendered videos by motion program regression.
+    """Train `small` on rendered videos by motion program regression; return it in eval mode, and all epochs.
 
-    Args:
-        bank: the videos; training runs on their device, in bfloat16 where that is a GPU that computes in it.
-        settings: batches, epochs, learning rate, seed.
-        report: is given each epoch as soon as it is done.
-
-    Returns:
-        The encoder in eval mode, and all epochs.
+    Training runs on the device of the videos, in bfloat16 where that is a GPU that computes in it. `report` is given
+    each epoch as soon as it is done.
 
     Raises:
         TrainingError: the loss is not finite.

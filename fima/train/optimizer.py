@@ -75,14 +75,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, optim: OptimConfig, lr: float, done: float) -> None:
-    """Give every group its learning rate, and the weight decay of this step.
-
-    Args:
-        optimizer: as `build_optimizer` returns it.
-        optim: the settings of the run.
-        lr: learning rate of the epoch.
-        done: share of the run's steps that are done.
-    """
+    """Give every group its learning rate, and the weight decay at the share of the run's steps that are done."""
     weight_decay = cosine(optim.weight_decay, optim.weight_decay_end, done)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
@@ -92,10 +85,8 @@ def set_rates(optimizer: torch.optim.Optimizer, optim: OptimConfig, lr: float, d
 def freeze_encoders(networks: nn.Module, optimizer: torch.optim.Optimizer, *, frozen: bool) -> bool:
     """Stop the gradient of the encoders' weights, or let it through again; others keep what they have.
 
-    Without a gradient the optimiser leaves a weight as it is, weight decay and momentum included.
-
-    Returns:
-        Whether anything has changed, so that a wrapper for several devices has to be made anew.
+    Without a gradient the optimiser leaves a weight as it is, weight decay and momentum included. Returns whether
+    anything has changed, so that a wrapper for several devices has to be made anew.
     """
     learning = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     in_encoders = [weight for encoder in encoders_of(networks) for weight in encoder.parameters()]

@@ -36,10 +36,8 @@ def list_probe(folder: Path) -> SplitLists:
 def probe_accuracy(method: Method, lists: SplitLists, config: PretrainConfig, device: torch.device) -> float | None:
     """Return the share of test videos whose class the nearest training videos vote for, as the protocol `knn` does.
 
-    Features are pooled and averaged over two clips, cut as for the health check.
-
-    Returns:
-        Between 0 and 1; None where no training or no test video could be decoded.
+    Features are pooled and averaged over two clips, cut as for the health check. None where no training or no test
+    video could be decoded.
     """
 
     def features(videos: VideoList) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,10 +21,9 @@ PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:
-    """Queue lengths of the published runs, carried over to `num_videos` training videos.
+    """Queue lengths of the published runs, carried over to `num_videos` videos.
 
-    Returns:
-        Keys in the RGB and the motion queue; cells in the dense queue.
+    Returns keys in the RGB and the motion queue, and cells in the dense queue.
     """
     if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
         return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE

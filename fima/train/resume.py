@@ -80,16 +80,10 @@ def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progr
 
 
 def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: int | None = None) -> Start[Checkpoint]:
-    """Return a checkpoint of another run as the beginning of a new one.
+    """Return a checkpoint of another run, ours or of the authors' program, as the beginning of a new one.
 
     Weights, queues and momenta are the checkpoint's, the settings are the new run's. An epoch that the checkpoint had
-    begun is begun again.
-
-    Args:
-        path: a checkpoint of `fima pretrain` or of the authors' program.
-        config: settings of the new run.
-        num_videos: training videos of the new run.
-        epoch: epochs that count as done; None takes the checkpoint's.
+    begun is begun again. `epoch` counts as done; None takes the checkpoint's.
 
     Raises:
         CheckpointError: the file is missing, damaged or something else.
@@ -119,12 +113,8 @@ def claimed_folder(
 ) -> Iterator[None]:
     """Hold the folder for this run alone: make it, write `config.yaml`, and drop the records of steps to be done again.
 
-    Args:
-        run: the folder.
-        config: the settings.
-        record: facts for `config.yaml`, besides the settings and the versions.
-        progress: how far the run has come.
-        tested_epoch: whole epochs behind the last test that counts as done.
+    The record has facts for `config.yaml`, besides the settings and the versions; `tested_epoch` whole epochs are
+    behind the last test that counts as done.
 
     Raises:
         ConfigError: the folder cannot be written, or another process is at work in it.

@@ -11,10 +11,7 @@ from fima.train.task import Training
 
 
 def save(training: Training, progress: Progress) -> bool:
-    """Write `last.pt`, and a numbered checkpoint where one is due.
-
-    Returns:
-        Whether `last.pt` is written; True in all processes but the first, which write nothing.
+    """Write `last.pt`, and a numbered checkpoint where one is due; return whether, as `write_checkpoint` does.
 
     Raises:
         TrainingError: a weight is not finite; the checkpoints stay as they were.
@@ -36,8 +33,7 @@ def save_last(training: Training, progress: Progress) -> bool:
 def write_checkpoint(training: Training, progress: Progress, path: Path, *, backups: Sequence[Path] = ()) -> bool:
     """Write one checkpoint, in the first process; where that fails, say so aloud and go on.
 
-    Returns:
-        Whether it is written; True in the other processes.
+    Returns whether it is written; True in the other processes.
 
     Raises:
         TrainingError: a weight is not finite; the checkpoints stay as they were.

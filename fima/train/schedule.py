@@ -6,19 +6,16 @@ from fima.config import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, epoch: int) -> float:
-    """Return the learning rate of one epoch.
+    """Return the learning rate of one epoch, counted from 0.
 
     It is at most lr, the setting scaled with the batch as `lr_scaling` says. The first `warmup_epochs` rise linearly
-    from `warmup_lr` towards it. Of the n epochs after them, with p done:
+    from `warmup_lr`, or from lr / warmup_epochs where that is 0, towards it. Of the n epochs after them, with p done:
     `cosine` is lr * (1 + cos(pi * p / n)) / 2, which would reach 0 one epoch after the last; `step` is
     lr * decay^(number of milestones reached, counted from the first epoch of the run); `constant` is lr.
-
-    Args:
-        optim: the settings of the run.
-        epoch: counted from 0.
     """
     if epoch < optim.warmup_epochs:
-        return optim.warmup_lr + (optim.peak_lr - optim.warmup_lr) * epoch / optim.warmup_epochs
+        first = optim.warmup_lr or optim.peak_lr / optim.warmup_epochs  # at 0, nothing would learn for an epoch
+        return first + (optim.peak_lr - first) * epoch / optim.warmup_epochs
     if optim.schedule == "step":
         return optim.peak_lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
     if optim.schedule == "cosine":
@@ -30,9 +27,6 @@ def learning_rate(optim: OptimConfig, epoch: int) -> float:
 def cosine(start: float, end: float | None, done: float) -> float:
     """Return `end + (start - end) (1 + cos(pi * done)) / 2`, the schedule of MoCo v3 and DINO.
 
-    Args:
-        start: at the first step.
-        end: after the last step; None: it stays.
-        done: share of the run's steps that are done, in [0, 1].
+    `done` is the share of the run's steps that are done, in [0, 1]; without an end, the start stays.
     """
     return start if end is None else end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))

@@ -41,20 +41,13 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch, device: torch.device) -> Measured:
-        """Leave the gradient of a batch's mean loss in the weights of `model`: the networks, wrapped for several GPUs.
+        """Leave the gradient of the mean loss of this process's videos, on the CPU, in the weights of `model`.
 
-        Args:
-            model: the networks.
-            batch: this process's videos, on the CPU.
-            device: where the networks are.
+        The model is the networks, wrapped for several GPUs.
         """
 
     def before_step(self, done: float) -> None:
-        """Set what follows a schedule of the task's own.
-
-        Args:
-            done: share of the run's steps that are done.
-        """
+        """Set what follows a schedule of the task's own, at the share of the run's steps that are done."""
 
     def restore_average(self, saved: RunState) -> None:
         """Go on with the moving average that a checkpoint holds, where the task keeps one."""

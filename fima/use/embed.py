@@ -44,21 +44,11 @@ def embed_videos(
     parts: Path,
     report: Callable[[int, int], None] | None = None,
 ) -> Embedded | None:
-    """Embed videos; what is done is kept in a folder until everything is done.
+    """Embed videos, each once; what is done is kept in the folder `parts` until everything is done.
 
-    With several processes, all of them call it; each takes its share of the videos.
-
-    Args:
-        encoder: on its device.
-        paths: the files, each once.
-        settings: how clips are cut.
-        resources: device, batch size, processes that decode, limits.
-        per: a row for each clip, video or second.
-        parts: folder for what is done.
-        report: called in the main process with the videos done and those to do.
-
-    Returns:
-        The embeddings in the main process, None in the others.
+    With several processes, all of them call it; each takes its share of the videos. The main one gets the embeddings,
+    with a row for each clip, video or second, the others None. It also calls `report` with the videos done and those to
+    do.
 
     Raises:
         DataError: a file cannot be read, or not one video can be decoded.

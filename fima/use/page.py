@@ -37,13 +37,7 @@ class Card:
 
 
 def search_page(query: Path, found: Sequence[tuple[str, Moment | None, float]], *, title: str) -> str:
-    """Return the page as HTML.
-
-    Args:
-        query: the query video.
-        found: path, seconds (None: the whole video) and similarity of each hit, the nearest first.
-        title: what was searched.
-    """
+    """Return the page as HTML: path, seconds (None: the whole video) and similarity of each hit, the nearest first."""
     media = MediaStore(PAGE_BYTES)
     hits = [
         _card(media, Path(path), moment, f"{number}. similarity {similarity:.3f}")

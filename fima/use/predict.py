@@ -35,14 +35,8 @@ def predict(
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 
-    Args:
-        classifier: on the device of the resources.
-        paths: the files.
-        resources: device, batch size, processes that decode, limits.
-        per_second: one prediction for every second, instead of one for the whole video.
-
-    Yields:
-        Predictions, each video's in order of time; videos that cannot be decoded as `SkippedVideo`.
+    `per_second` gives one prediction for every second, instead of one for the whole video, in order of time. Videos
+    that cannot be decoded come as `SkippedVideo`.
     """
     config = classifier.checkpoint.config
     settings = test_clips(config)

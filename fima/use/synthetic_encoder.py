@@ -19,13 +19,7 @@ CARD_TEMPLATE = Path(__file__).with_name("templates") / "synthetic_card.md"
 
 
 def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
-    """Write an encoder as `fima.load` opens it, and its card; each file in one piece.
-
-    Args:
-        encoder: trained, on any device.
-        settings: how it was trained.
-        weights: the safetensors file to write, in float16.
-        card: the Markdown file to write.
+    """Write a trained encoder as `fima.load` opens it, in float16, and its card in Markdown; each file in one piece.
 
     Raises:
         ConfigError: the folder cannot be written.

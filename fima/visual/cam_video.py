@@ -46,15 +46,10 @@ def shown_encoder(
     *,
     kind: MapKind = "both",
 ) -> NamedEncoder:
-    """Return the encoder of a checkpoint with what its maps need.
+    """Return the encoder of a checkpoint, under a name, with what its maps need.
 
-    Args:
-        name: what stands above its maps.
-        loaded: the encoder.
-        videos: batch-norm statistics of frame differences are measured on them, where the maps need these.
-        clips: what it is shown; `num_clips` of each of them.
-        resources: device and batch size.
-        kind: which maps are to be shown.
+    Where they need the batch-norm statistics of frame differences, these are measured on `clips.num_clips` clips of
+    each video.
     """
     difference = None
     if kind == "both":
@@ -86,12 +81,6 @@ def look_at(
 ) -> VideoMaps:
     """Compute the maps of a video, window by window.
 
-    Args:
-        shown: the encoders.
-        source: the frames of the video.
-        video: how many they are, and when each is shown.
-        device: where the encoders are.
-
     Raises:
         VideoError: an encoder counts in frames per second, and the video has no frame rate.
     """
@@ -109,14 +98,9 @@ def look_at(
 
 
 def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
-    """Write the video next to its maps.
+    """Write the video next to its maps, `height` pixels each: an `.mp4`, or a `.gif` of at most 15 frames a second.
 
-    Args:
-        maps: of the video.
-        source: its frames.
-        out: an `.mp4`, or a `.gif` of at most 15 frames a second.
-        fps: frames per second of the video; 0 where unknown.
-        height: of the panels, in pixels.
+    Its frames per second are 0 where unknown.
     """
     kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
     rate, every = shown_fps(fps, kind)
@@ -127,13 +111,9 @@ def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: flo
 
 
 def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
-    """Write moments of the video with their maps, and in the last column the maps averaged over the whole video.
+    """Write a PNG of moments of the video with their maps, and in the last column the maps averaged over it.
 
-    Args:
-        maps: of the video.
-        source: its frames.
-        out: the PNG.
-        height: of a tile, in pixels.
+    Tiles are `height` pixels high.
     """
     moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
     kept: list[Picture] = []

@@ -50,16 +50,8 @@ def side_by_side(
     """Write a picture that compares encoders: a column a video, frames of its middle clip, then a map an encoder.
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
-    that of this frame. After eight videos, the columns begin anew below.
-
-    Args:
-        encoders: by name, on `device`.
-        videos: the columns.
-        out: the PNG to write.
-        settings: how clips are cut out of the videos; `num_clips` is not used.
-        device: where the encoders are.
-        load_mask: from a video's path to its mask (T, H, W), for the outline; None: no outline.
-        title: first line of the picture.
+    that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
+    below. `num_clips` of the settings is not used.
 
     Raises:
         DataError: no videos.

@@ -21,17 +21,10 @@ UNREADABLE = 225
 def contact_sheet(
     videos: VideoList, out: Path, *, examples_per_class: int = 2, num_frames: int = 8, max_rows: int = 60
 ) -> int:
-    """Write a contact sheet as PNG.
+    """Write a contact sheet as PNG; return how many videos could not be decoded and are grey tiles.
 
-    Args:
-        videos: the videos; the first ones of each class are shown, or the first ones where there are no classes.
-        out: the PNG to write.
-        examples_per_class: rows a class.
-        num_frames: frames a row, evenly spread from the first to the last.
-        max_rows: rows at most.
-
-    Returns:
-        How many of the chosen videos could not be decoded; they are shown as grey tiles.
+    A row is a video, `num_frames` from its first to its last; of each class the first videos are shown, or the first
+    ones where there are no classes.
     """
     chosen = _choose(videos, examples_per_class)[:max_rows]
     rows: list[Picture] = []

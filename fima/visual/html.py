@@ -7,13 +7,7 @@ from markupsafe import Markup
 
 
 def render(package: str, template: str, /, **context: object) -> str:
-    """Fill in a template.
-
-    Args:
-        package: whose `templates` folder holds it, such as `fima.use`.
-        template: its file.
-        context: what the template shows, by the names that it uses. Text is escaped unless it is `Markup`.
-    """
+    """Fill in a file in `templates` of a package, such as `fima.use`; text is escaped unless it is `Markup`."""
     return _environment(package).get_template(template).render(context)
 
 

@@ -72,12 +72,8 @@ def motion_view(
 ) -> MotionView:
     """Cut two clips out of a video as pre-training does, before the colour augmentation, and match their cells.
 
-    Args:
-        path: the video.
-        config: frames, crops, sampling and `pos_ratio`.
-        encoders: they decide the foreground. None: the energy of the frame difference does, on a grid of 32-px cells.
-        device: where the encoders are.
-        seed: decides the windows and the crops.
+    The seed decides windows and crops, the encoders the foreground; without them, the energy of the frame difference
+    does, on a grid of 32-px cells.
 
     Raises:
         VideoError: the video cannot be decoded.
@@ -123,13 +119,7 @@ def motion_view(
 
 
 def draw_motion(view: MotionView, out: Path, *, title: str) -> None:
-    """Write the picture: frames and differences of both crops, then both frames with cells and matches.
-
-    Args:
-        view: the two clips.
-        out: the PNG.
-        title: its first line.
-    """
+    """Write a PNG: title, frames and differences of both crops, then both frames with cells and matches."""
     frame_height, frame_width = view.a.frames.shape[1:3]
     wide = 2 * TILE_INCHES * (NUM_SHOWN_FRAMES + 0.1)
     low = wide / 2 * frame_height / frame_width

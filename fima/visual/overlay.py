@@ -35,15 +35,9 @@ def resized(picture: Picture, height: int) -> Picture:
 
 
 def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, float]) -> Picture:
-    """Lay a map over the grey version of a frame.
+    """Lay a map over the grey version of a frame, both uint8 (H, W, 3).
 
-    Args:
-        frame: uint8 (H, W, 3).
-        heat: (h, w), upsampled to the frame without ringing.
-        limits: the values that are shown darkest and brightest.
-
-    Returns:
-        uint8 (H, W, 3).
+    The map (h, w) is upsampled without ringing; the limits are the values that are shown darkest and brightest.
     """
     low, high = limits
     shares = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.full_like(heat, 0.5)

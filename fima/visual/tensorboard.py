@@ -29,15 +29,9 @@ EMBEDDINGS = "embeddings"
 def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) -> None:
     """Write crops, activation maps and embeddings of a batch; the networks and the random state stay as they are.
 
-    - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation.
-    - `activation`: the same with the maps of the query encoder, as in foreground sampling.
-    - `embeddings`: of clip a of every video, for the projector tab; only the latest are kept.
-
-    Args:
-        folder: where TensorBoard's files go; made where it is missing.
-        method: its query encoder and projector are looked at, in eval mode.
-        batch: views of the videos, on any device.
-        step: optimiser steps done.
+    - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation. -
+    `activation`: the same with the maps of the query encoder, as in foreground sampling. - `embeddings`: of clip a of
+    every video, for the projector tab; only the latest are kept.
 
     Raises:
         OSError: the files cannot be written.

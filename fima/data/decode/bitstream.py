@@ -61,14 +61,8 @@ def is_whole_jpeg(content: bytes) -> bool:
 def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], bool] | None:
     """A test whether no other picture refers to a packet's picture, so that others decode the same without it.
 
-    MPEG-4 part 2 has such pictures too, but FFmpeg's decoder learns an encoder's faults from every picture.
-
-    Args:
-        codec: FFmpeg's name of the decoder.
-        extradata: the stream's global header.
-
-    Returns:
-        The codec's test; None for codecs other than H.264 with length prefixes.
+    None for codecs other than H.264 with length prefixes. MPEG-4 part 2 has such pictures too, but FFmpeg's decoder
+    learns an encoder's faults from every picture.
     """
     length_bytes = h264_length_bytes(codec, extradata)
     return None if length_bytes is None else lambda packet: _h264_is_unreferenced(packet, length_bytes)

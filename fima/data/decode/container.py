@@ -41,10 +41,8 @@ def ffmpeg_name(path: Path) -> str:
 def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, VideoStream]:
     """Open a file and its video stream, to be decoded by one thread.
 
-    Args:
-        path: the file.
-        probe: let FFmpeg decode the first pictures, so that size and pixel format are those of the frames; without
-            it H.264 in MP4 opens several times as fast, and the container's word is taken for the size.
+    `probe` lets FFmpeg decode the first pictures, so that size and pixel format are those of the frames; without it
+    H.264 in MP4 opens several times as fast, and the container's word is taken for the size.
 
     Raises:
         VideoError: the file is missing, empty, no video, of an unknown codec, or its frames are too large.
@@ -169,13 +167,7 @@ def check_end(path: Path, container: InputContainer, end: int) -> None:
 def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> float:
     """Frames per second on average: what the container says where the times of the frames agree with it, else theirs.
 
-    Args:
-        stream: the video stream.
-        num_frames: its frames.
-        times: those of them that have a time, in any order, in the stream's time base.
-
-    Returns:
-        The rate; 0 where neither tells.
+    Times are of those frames that have one, in any order, in the stream's time base. The rate is 0 where neither tells.
     """
     stated = float(stream.average_rate or 0)
     span = (max(times) - min(times)) * (stream.time_base or 0) if len(times) > 1 else 0

@@ -22,10 +22,6 @@ class FrameFolderReader(VideoReader):
     Frames are in the order of their numbers, of which some may be left out. Pictures do not say how many they are a
     second, so `fps` is 0.
 
-    Args:
-        path: the folder.
-        probe: as of `VideoReader`; a picture is always looked at.
-
     Raises:
         VideoError: the folder cannot be read or has no numbered pictures, or its first picture cannot be decoded.
     """

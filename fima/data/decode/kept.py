@@ -51,11 +51,7 @@ class KeptVideo:
 
 
 class VideoStore:
-    """Opens videos, and keeps those that it has room for.
-
-    Args:
-        megabytes: room for decoded frames in this process; 0 keeps nothing.
-    """
+    """Opens videos, and keeps those that it has room for: so many megabytes of decoded frames in this process."""
 
     def __init__(self, megabytes: int) -> None:
         self._room = megabytes * 2**20

@@ -58,17 +58,7 @@ def check_size(
     max_frame_pixels: int = MAX_FRAME_PIXELS,
     max_clip_mb: int = MAX_CLIP_MB,
 ) -> None:
-    """Refuse a video that would take too much memory.
-
-    Args:
-        reader: the open video.
-        num_frames: frames that are wanted of it at once.
-        max_frame_pixels: largest frame.
-        max_clip_mb: memory that the frames may take together, as RGB.
-
-    Raises:
-        VideoError: its frames, or so many of them, are larger than allowed.
-    """
+    """Raise VideoError for a video whose frames, or so many of them at once as RGB, are larger than allowed."""
     pixels = reader.width * reader.height
     if pixels > max_frame_pixels:
         size = f"{reader.width}x{reader.height}"

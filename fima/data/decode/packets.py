@@ -89,11 +89,6 @@ class Packets:
     """The packets of the video stream of a file: read when they are needed, or all at once and kept where they are few.
 
     The first is for H.264 in MP4 without B-frames, whose header has all that an index needs; `fima prepare` writes it.
-
-    Args:
-        path: the file.
-        container: the same, opened.
-        stream: its video stream.
     """
 
     def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
@@ -136,8 +131,7 @@ class Packets:
     def index(self) -> FrameIndex | None:
         """The frames by the packets' timestamps, from the header where it has them, or else by reading all packets.
 
-        Returns:
-            The index; None where timestamps do not tell the frames apart.
+        None where timestamps do not tell the frames apart.
 
         Raises:
             VideoError: there is no packet, one is incomplete, or the file cannot be read to its end.

@@ -101,13 +101,7 @@ class VideoReader:
         self._container.close()
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """The frames with the given numbers, in the given order.
-
-        Args:
-            indices: frame numbers in [0, num_frames), in any order; repeats are allowed and decoded once.
-
-        Returns:
-            RGB pixels, uint8 (len(indices), H, W, 3).
+        """The frames with the given numbers, in the given order, which may repeat: RGB, uint8 (len(indices), H, W, 3).
 
         Raises:
             IndexError: a number is out of range.
@@ -145,8 +139,8 @@ class VideoReader:
     def verify(self) -> bool:
         """Decodes the whole video from its beginning, and once more from each key frame, and compares the frames.
 
-        Returns:
-            Whether what the container says of key frames and times holds; if not, every `read` decodes the whole file.
+        Returns whether what the container says of key frames and times holds; if not, every `read` decodes the whole
+        file.
 
         Raises:
             VideoError: a frame cannot be decoded, is damaged, or is another one when decoding begins at a key frame; or
@@ -180,16 +174,9 @@ class VideoReader:
             yield frame
 
     def decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """The wanted frames as the decoder gives them, with their numbers.
+        """The wanted frames (rising numbers) as the decoder gives them, with their numbers.
 
-        Args:
-            wanted: frame numbers, rising, each once.
-
-        Yields:
-            Rising numbers with their frames; all of them once more where it turns out that frames must be counted.
-
-        Raises:
-            VideoError: a frame cannot be decoded.
+        All of them come once more where it turns out that frames must be counted. Raises VideoError.
         """
         try:
             yield from self._numbered(wanted)

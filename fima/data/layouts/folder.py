@@ -65,16 +65,9 @@ def split_folders(
 ) -> VideoList:
     """List videos in `<split>/<class>/<video>` or `<class>/<split>/<video>`; without labels where not all lie so.
 
-    Where there are both, the test split is the folder `test` or the folder `val`, and the other is in no split. Spaces
-    and underscores in the names of Kinetics' classes are the same.
-
-    Args:
-        request: what was asked for.
-        files: what lies below the folder.
-        depth: how deep below the root the split folders lie.
-        notes: what was odd.
-        dataset: the data set that it is read as.
-        tested: `test` or `val`, whichever is the test split where both are there.
+    Split folders lie `depth` below the root. Where there are both, the test split is the folder that `tested` names,
+    `test` or `val`, and the other is in no split. Spaces and underscores in the names of Kinetics' classes are the
+    same.
 
     Raises:
         DataError: no video of the split.

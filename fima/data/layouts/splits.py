@@ -66,13 +66,7 @@ def unread_splits(videos: Iterable[Path]) -> list[str]:
 
 
 def leaked_links(same: Iterable[Sequence[Path]], split_by_path: Mapping[Path, str | None], tested: str) -> list[str]:
-    """Say which files are in training and in the test part by different names: links.
-
-    Args:
-        same: the names of each file that has several.
-        split_by_path: the split of each name.
-        tested: the split that tests.
-    """
+    """Say which files, given the names of each, are in training and in the test part by different names: links."""
     leaked = [names for names in same if {"train", tested} <= {split_by_path.get(name) for name in names}]
     return [
         f"{counted(len(leaked), 'video')} in training and in the test part by links, such as {leaked[0][0]}, "

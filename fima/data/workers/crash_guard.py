@@ -97,16 +97,7 @@ def note(attempt: Attempt | None) -> None:
 
 @contextmanager
 def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
-    """Work on an attempt while it is noted.
-
-    Args:
-        attempt: what is worked on.
-        crashed: attempts that must not be repeated, and why.
-        path: the video, for the message.
-
-    Raises:
-        VideoError: it must not be repeated.
-    """
+    """Work on an attempt while it is noted. Raises VideoError where it is among those that crashed, and why."""
     if attempt in crashed:
         raise VideoError(path, crashed[attempt])
     note(attempt)
@@ -121,10 +112,6 @@ def init_worker(worker: int, watch: Watch | None = None) -> None:
 
     A terminal and a job scheduler signal a whole group of processes; out of the group, a process ends when the one that
     started it says so or is gone.
-
-    Args:
-        worker: its number.
-        watch: how it is watched; None where it is not.
     """
     torch.set_num_threads(1)
     if sys.platform != "win32":
@@ -138,10 +125,7 @@ def init_worker(worker: int, watch: Watch | None = None) -> None:
 class Guard:
     """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
 
-    Args:
-        dataset: what is loaded.
-        workers: processes that decode.
-        timeout_seconds: time for one video; 0: any.
+    A video may take `timeout_seconds`; 0: any time.
 
     Raises:
         TrainingError: there is no shared memory for these processes.
@@ -204,12 +188,7 @@ class Guard:
 class GuardedLoader(Generic[Batch]):
     """Iterates over the batches of one epoch after another.
 
-    Args:
-        dataset: what is loaded.
-        order: which samples come when.
-        start: makes the loader, given how its processes are watched.
-        workers: processes that decode.
-        timeout_seconds: time for one video; 0: any.
+    `start` makes the loader, given how its processes are watched; `order` says which samples come when.
     """
 
     def __init__(

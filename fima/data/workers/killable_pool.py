@@ -58,17 +58,11 @@ def run_isolated(
     timeout_seconds: float,
     items_at_once: int = 1,
 ) -> Generator[tuple[int, Result | Failed], None, None]:
-    """Call `function` on every item, in other processes.
+    """Call a function at the top level of a module on every item, in other processes.
 
-    A worker that takes too long over one item, or that dies, is replaced; its other items are given to others. Closing
-    the iterator ends all workers.
-
-    Args:
-        function: a function at the top level of a module, without side effects on its process.
-        items: what to call it on.
-        workers: number of processes.
-        timeout_seconds: time for one item.
-        items_at_once: items that are sent together; more than one saves time where an item takes milliseconds.
+    A worker that takes longer than `timeout_seconds` over one item, or that dies, is replaced; its other items are
+    given to others. Closing the iterator ends all workers. Several `items_at_once` save time where an item takes
+    milliseconds.
 
     Yields:
         (position in `items`, result or failure), in the order in which they are done.

@@ -13,11 +13,7 @@ COMFORTABLE_FILES_PER_WORKER = 32
 
 
 def require_open_files(workers: int, *, flag: str) -> None:
-    """Raise the limit of open files where it is low for so many processes that decode.
-
-    Args:
-        workers: these processes.
-        flag: the flag that gives their number, for the message.
+    """Raise the limit of open files where it is low for so many processes that decode; `flag` gave their number.
 
     Raises:
         ConfigError: the system allows too few, with which the processes would fail or wait for ever.

@@ -20,12 +20,8 @@ Items = TypeVar("Items")
 def handed_over(collate: Callable[[Items], Batch], items: Items) -> Batch | TrainingError:
     """Make a batch and, in a process that decodes, move its tensors to shared memory.
 
-    Args:
-        collate: makes it: a dataclass, or something without tensors.
-        items: of what.
-
-    Returns:
-        The batch; an error in its place where shared memory is full, for `GuardedLoader` to raise.
+    The batch is a dataclass, or something without tensors. Where shared memory is full, an error is returned in its
+    place, for `GuardedLoader` to raise.
     """
     batch = collate(items)
     if get_worker_info() is None:

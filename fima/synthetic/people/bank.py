@@ -38,16 +38,10 @@ class Bank:
         return len(self.frames)
 
     def clips(self, index: Tensor, draws: Draws, *, frames: int, crop_size: int) -> Tensor:
-        """Random clips of videos, float32 (B, 3, F, C, C) in 0..1.
+        """Random clips of the videos at `index`, int64 (B,): float32 (B, 3, F, C, C) in 0..1.
 
         Each has evenly spaced frames of 70-100 % of its video, cut out alike from the whole picture or from the
         surroundings of the motion.
-
-        Args:
-            index: which videos, int64 (B,).
-            draws: source of the draws, for B videos.
-            frames: F.
-            crop_size: C, in pixels.
         """
         span = NUM_FRAMES * draws.uniform(SHORTEST_SPAN, 1, 1)
         start = draws.uniform(0, 1, 1) * (NUM_FRAMES - span)
@@ -60,13 +54,9 @@ class Bank:
 
 
 def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) -> Bank:
-    """Render the videos 0..`num_videos` - 1 of a seed.
+    """Render the videos 0..`num_videos` - 1 of a seed, and keep them on the device: 96 * S * S bytes a video.
 
-    Args:
-        num_videos: N, at least 2.
-        seed: at least 0.
-        side: S, in pixels, a multiple of 8.
-        device: where to render and keep them, 96 * S * S bytes a video.
+    There are at least 2 videos, of a side S in pixels that is a multiple of 8.
 
     Raises:
         ConfigError: the device has too little memory.

@@ -13,17 +13,12 @@ FIRST_FRAME = 0.5
 
 
 def compress(video: Tensor, quantiser: Tensor) -> Tensor:
-    """Return videos as a codec without motion compensation would store them: each frame by what the last one lacks.
+    """Return videos (B, C, T, S, S) as a codec without motion compensation would store them.
 
-    The difference to the last decoded frame is quantised in blocks of 8 x 8 by its cosine transform, high frequencies
-    more coarsely, with a dead zone. So regions that hardly change stay as they are, as in real recordings.
-
-    Args:
-        video: (B, C, T, S, S), about 0..1, S a multiple of 8.
-        quantiser: step of the lowest frequency, times 0.4, (B,); 0 hardly changes anything.
-
-    Returns:
-        (B, C, T, S, S).
+    Each frame is stored by what the last one lacks: the difference to the last decoded frame is quantised in blocks of
+    8 x 8 by its cosine transform, high frequencies more coarsely, with a dead zone. So regions that hardly change stay
+    as they are, as in real recordings. Values are about 0..1, S a multiple of 8; the quantiser (B,) is the step of the
+    lowest frequency, times 0.4, of which 0 hardly changes anything.
     """
     num_videos, side = len(video), video.shape[-1]
     basis = _cosines(video.device)

@@ -19,12 +19,9 @@ class Draws:
 
     @classmethod
     def of(cls, *key: int, num_videos: int, device: torch.device) -> "Draws":
-        """Draws of one batch.
+        """Draws of one batch of B videos, a function of the key: whole numbers such as a seed and that of the batch.
 
-        Args:
-            key: what they are a function of, such as a seed and the number of the batch; each at least 0.
-            num_videos: B.
-            device: where the tensors are; CPUs and GPUs draw different numbers.
+        CPUs and GPUs draw different numbers.
         """
         (word,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(word >> np.uint64(1)))

@@ -54,13 +54,9 @@ class PeopleVideos:
 
 
 def render_people(seed: int, number: int, *, side: int, device: torch.device) -> PeopleVideos:
-    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones.
+    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed.
 
-    Args:
-        seed: of the whole collection, at least 0.
-        number: of the batch, at least 0.
-        side: S, in pixels, a multiple of 8.
-        device: where to render.
+    The side S is in pixels, a multiple of 8.
     """
     draws = Draws.of(seed, RENDERING, number, num_videos=BATCH, device=device)
     scene = draw_scene(draws)
@@ -78,13 +74,9 @@ def draw_scene(draws: Draws) -> Scene:
 
 
 def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAMES) -> Tensor:
-    """Render a scene as videos, uint8 (B, T, 3, S, S).
+    """Render a scene as videos, uint8 (B, T, 3, S, S), evenly spread over the time 0..1 of its program.
 
-    Args:
-        scene: what is to be seen.
-        side: S, in pixels, a multiple of 8.
-        draws: source of the shake, flicker and noise of single frames.
-        num_frames: T, evenly spread over the time 0..1 of the program.
+    S is a multiple of 8; the draws are those of the shake, flicker and noise of single frames.
     """
     assert side % BLOCK == 0, "compressed in whole blocks"
     recording = scene.recording

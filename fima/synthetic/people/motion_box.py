@@ -17,13 +17,9 @@ SMALLEST_BOX = 0.25
 
 
 def motion_boxes(frames: Tensor) -> Tensor:
-    """Return the box of each video's motion.
+    """Return the box of each video's motion: left, top, right and bottom in 0..1, float32 (B, 4).
 
-    Args:
-        frames: uint8 (B, T, 3, S, S).
-
-    Returns:
-        Left, top, right and bottom in 0..1, float32 (B, 4); the whole picture where hardly anything moves.
+    Videos are uint8 (B, T, 3, S, S); where hardly anything moves, it is the whole picture.
     """
     grey = frames.float().mean(dim=2)
     cells = functional.adaptive_avg_pool2d(grey, (CELLS, CELLS))

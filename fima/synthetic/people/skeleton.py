@@ -52,10 +52,7 @@ class Capsules:
 def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
     """Return the limbs of people in the picture, those behind first.
 
-    Args:
-        pose: degrees of freedom (B, T, D).
-        person: bodies and places.
-        camera: shift of the picture in each frame, (B, T, 2).
+    Poses are degrees of freedom (B, T, D), the camera is the shift of the picture in each frame, (B, T, 2).
     """
     limbs = _limbs(pose, person.proportions)
     turn = pose[..., Dof.TURN, None]

@@ -102,16 +102,9 @@ class Recording:
 
 
 def fractal(draws: Draws, side: int, low: float, high: float) -> Tensor:
-    """Coloured noise whose amplitude falls with frequency as f^-a, as in photographs (Field, 1987).
+    """Coloured noise whose amplitude falls with frequency as f^-a, as in photographs (Field, 1987): (B, 3, S, S).
 
-    Args:
-        draws: source of the draws.
-        side: S, even.
-        low: smallest exponent a.
-        high: largest exponent a.
-
-    Returns:
-        (B, 3, S, S), each channel before the mixing of colours with mean 0 and deviation 1.
+    Each channel has mean 0 and deviation 1 before the mixing of colours; a is drawn from low..high, and S is even.
     """
     rows = torch.fft.fftfreq(side, device=draws.device)
     columns = torch.fft.rfftfreq(side, device=draws.device)

@@ -62,14 +62,7 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
 
 
 def compare(exported: Run, network: Run, clips: Tensor, *, source: Path, sizes: Sequence[int] = BATCHES) -> Check:
-    """Compare a file with its network, in batches of several sizes.
-
-    Args:
-        exported: the opened file.
-        network: what was exported.
-        clips: normalised clips (B, 3, F, S, S).
-        source: the file, for the message.
-        sizes: clips per batch.
+    """Compare an opened file with its network on normalised clips (B, 3, F, S, S), in batches of several sizes.
 
     Raises:
         TrainingError: they differ by more than `TOLERANCE`.

@@ -76,15 +76,9 @@ def write(exportable: Exportable, path: Path, name: Format) -> None:
 
 
 def open_exported(path: Path, name: Format, *, module: nn.Module) -> Run:
-    """Open a written file with the program that it is for.
+    """Open a written file with the program that it is for: clips, float32 (B, 3, F, S, S) -> (B, N).
 
-    Args:
-        path: the file.
-        name: its format.
-        module: what was exported; the weights of a safetensors file are put into a copy of it.
-
-    Returns:
-        Clips, float32 (B, 3, F, S, S) -> (B, N).
+    The weights of a safetensors file are put into a copy of the module that was exported.
     """
     if name == "onnx":
         runtime = importlib.import_module("onnxruntime")

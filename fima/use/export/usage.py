@@ -44,13 +44,7 @@ clips = np.zeros((2, {clip}), dtype=np.float32)  # yours, prepared as below
 
 
 def usage(kind: Kind, facts: Mapping[str, Any], *, name: str) -> str:
-    """Return the lines that open a file and use it.
-
-    Args:
-        kind: what it is.
-        facts: its preprocessing and what comes out, as an exported file holds them.
-        name: of the file or folder, or its address.
-    """
+    """Return the lines that open a file, a folder or an address and use it; facts are those of an exported file."""
     preparation = facts["preprocessing"]
     side = preparation["resize"]["height"]
     is_classifier = "classes" in facts

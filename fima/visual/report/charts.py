@@ -142,13 +142,7 @@ def _label(mark: str, step: int, colour: str) -> dict[str, Any]:
 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:
-    """Bars of the main figures, one colour per run, and the chance level.
-
-    Args:
-        names: the figures.
-        columns: by run, its figures in percent.
-        chance: by figure, in percent.
-    """
+    """Bars of the main figures in percent, one colour per run, and the chance level."""
     labels = ["<br>".join(html.escape(line) for line in textwrap.wrap(name, LABEL_CHARACTERS)) for name in names]
     data: list[dict[str, Any]] = [
         {
@@ -208,11 +202,7 @@ def confusion_chart(report: ClassReport) -> Chart:
 
 
 def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
-    """Histograms of cosine similarities, each scaled to its own highest bar.
-
-    Args:
-        groups: by kind of pair, the similarities.
-    """
+    """Histograms of cosine similarities by kind of pair, each scaled to its own highest bar."""
     edges = np.linspace(-1, 1, NUM_BINS + 1)
     middles = (edges[:-1] + edges[1:]) / 2
     data: list[dict[str, Any]] = []
@@ -243,13 +233,9 @@ def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
 def embedding_chart(
     name: str, points: NDArray[np.floating[Any]], labels: Sequence[int], classes: Sequence[str]
 ) -> Chart:
-    """Videos as points, coloured by class; `customdata` is the place of the point in the list.
+    """Videos as points (V, 2) of a projection, coloured by class (V,), -1 where unknown.
 
-    Args:
-        name: of the projection.
-        points: (V, 2).
-        labels: (V,) class numbers; -1 where unknown.
-        classes: names.
+    `customdata` is the place of the point in the list.
     """
     data: list[dict[str, Any]] = []
     for label in sorted(set(labels)):

@@ -58,13 +58,7 @@ class Diagnosis:
 
 
 def diagnosis_of(title: str, colour: str, content: Mapping[str, Any]) -> Diagnosis | None:
-    """Return the diagnosis of an evaluation; None where it has none.
-
-    Args:
-        title: whose it is.
-        colour: of the run.
-        content: as in `Result`.
-    """
+    """Return the diagnosis of an evaluation, whose content is as in `Result`; None where it has none."""
     figures, intervals = content["figures"], content.get("intervals") or {}
     if "diagnosis/as_is" not in figures:
         return None

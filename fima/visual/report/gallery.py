@@ -125,14 +125,7 @@ class Galleries:
 def make_galleries(
     runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device, say: Say
 ) -> Galleries:
-    """Make the galleries of all runs that have a checkpoint and whose data are there.
-
-    Args:
-        runs: the runs.
-        media: takes the videos.
-        data: folder of videos for all runs; None: what each run was trained on.
-        device: where encoders run.
-        say: called with what is going on.
+    """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
 
     Raises:
         DataError: `data` is given and is no folder of videos.

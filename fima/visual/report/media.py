@@ -24,12 +24,9 @@ UNREADABLE_GREY = 160
 
 
 class MediaStore:
-    """Videos of the page, each once with its first frame as a picture, up to a size in bytes.
+    """Videos of the page, each once with its first frame as a picture, up to a size in bytes as they are written.
 
     `contents` holds MP4 files in base 64, `posters` addresses of pictures, both by the name that the page knows.
-
-    Args:
-        num_bytes: what they may take together, as they are written into the page.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -40,15 +37,9 @@ class MediaStore:
         self.num_left_out = 0
 
     def add(self, key: str, frames: Iterable[Picture], fps: float) -> str | None:
-        """Encode a video, unless it is stored already.
+        """Encode a video of frames, uint8 (H, W, 3) each, unless its key is stored already.
 
-        Args:
-            key: says which video it is.
-            frames: uint8 (H, W, 3) each.
-            fps: frames per second.
-
-        Returns:
-            The name that the page knows it by; None where the page would grow too large.
+        Returns the name that the page knows it by; None where the page would grow too large.
         """
         if key not in self._places:
             shown = list(frames)
@@ -84,16 +75,9 @@ def _encoded(frames: Sequence[Picture], fps: float) -> str:
 def middle_frames(
     path: Path, *, height: int, max_fps: float | None = None, most: int | None = None
 ) -> tuple[list[Picture], float]:
-    """Read the middle seconds of a file, scaled down on the way.
+    """Read the middle seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames.
 
-    Args:
-        path: the file.
-        height: of the frames, in pixels.
-        max_fps: frames per second at most, about: every n-th frame is taken; None takes all.
-        most: frames at most; None: those of four seconds.
-
-    Returns:
-        Frames, uint8 (height, W, 3) each, and how many of them are a second.
+    Every n-th frame is taken, so that they are about `max_fps` a second; `most` of them, or those of four seconds.
 
     Raises:
         VideoError: it cannot be decoded.

@@ -24,15 +24,7 @@ TABS = ("Overview", "Curves", "Results", "Classes", "Activation", "Retrieval", "
 def build_page(
     runs: Sequence[RunRecord], galleries: Galleries, media: MediaStore, *, with_galleries: bool, title: str
 ) -> str:
-    """Put the page together.
-
-    Args:
-        runs: what it is about.
-        galleries: what was made from videos; empty where they were not asked for.
-        media: the videos.
-        with_galleries: whether they were asked for.
-        title: heading of the page.
-    """
+    """Put the page together; `galleries` are empty unless they were asked for."""
     return render(
         "fima.visual.report",
         "page.html",

@@ -21,9 +21,7 @@ Projections = dict[str, NDArray[np.floating[Any]]]
 def projections(features: NDArray[np.float32], directions: NDArray[np.float32]) -> tuple[Projections, str]:
     """Return the videos in two dimensions, (V, 2) by method, or nothing and the reason.
 
-    Args:
-        features: a row per video, (V, C).
-        directions: the same, centred and of length 1, which are what is mapped.
+    What is mapped are the directions: the features (V, C), centred and of length 1.
     """
     if len(features) < FEWEST_VIDEOS:
         return {}, f"fewer than {FEWEST_VIDEOS} videos"

@@ -119,9 +119,7 @@ def _flat(value: object, name: str) -> list[tuple[str, str]]:
 def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list[ClassGroup]:
     """Accuracy by class of every report side by side, and the confusion matrices.
 
-    Args:
-        runs: with the reports that their evaluations wrote.
-        votes: by name of a run, that of nearest neighbours, for runs without such a report.
+    For runs without such a report, `votes` has that of nearest neighbours, by name of the run.
     """
     groups: dict[str, dict[str, ClassReport]] = {}
     for run in runs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
+from fima.commands.output import show_next, warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -169,3 +169,4 @@ def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
             f"fima: warning: {len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}",
             file=sys.stderr,
         )
+    show_next(["search", arguments.out, "QUERY.mp4", "-k", 10])

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
 from fima.config import DataConfig, PretrainConfig
 from fima.console import Console
-from fima.data.clips import TIMING
+from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError
@@ -56,9 +56,7 @@ class ClipArguments:
         Raises:
             ConfigError: a value is out of range, or two ways of timing are given.
         """
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        usual = {name: getattr(DataConfig(), name) for name in TIMING} if given.keys() & set(TIMING) else {}
-        return replace(recipe, **{**usual, **given})
+        return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

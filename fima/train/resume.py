@@ -158,8 +158,9 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
             f"{before['num_videos']}; {remedy}"
         )
     if before.get("fingerprint") not in (None, fingerprint(videos)):
+        mixed = "" if videos.epoch.is_plain else ", or with other shares, windows or rates"
         raise DataError(
-            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones; {remedy}"
+            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones{mixed}; {remedy}"
         )
 
 
@@ -170,7 +171,8 @@ def fingerprint(videos: VideoList) -> str:
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
     plan = videos.epoch
     if not plan.is_plain:
-        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn)).encode())
+        timings = [sorted(timing.items()) for timing in plan.timings]
+        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn, *timings)).encode())
     return digest.hexdigest()[:16]
 
 

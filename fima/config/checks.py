@@ -4,10 +4,6 @@ from fima.errors import ConfigError
 
 
 def require(condition: bool, flag: str, value: object, rule: str) -> None:
-    """Refuse the `value` of --`flag` if `condition` does not hold.
-
-    Raises:
-        ConfigError: the flag, its value, and the `rule` that it breaks.
-    """
+    """Raise ConfigError for the `value` of --`flag`, with the `rule` that it breaks, if `condition` does not hold."""
     if not condition:
         raise ConfigError(f"--{flag} {value}: {rule}")

@@ -98,11 +98,7 @@ def _unpacked(files: Sequence[FileState], tensors: Mapping[str, Tensor]) -> Iter
 
 
 def file_state(path: Path) -> FileState:
-    """Return what identifies a file's present content.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Return what identifies a file's present content. Raises DataError where it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:

@@ -154,8 +154,7 @@ def has_masks(root: Path) -> bool:
 def load_mask(video: Path) -> NDArray[np.bool_]:
     """Load the true foreground of a video inside `data/<Class>/`: (T, H, W), true on the object.
 
-    Raises:
-        DataError: there is no mask for this video.
+    Raises DataError where there is no mask for it.
     """
     stem = video.stem
     for kind in COUNTERPARTS:

@@ -101,11 +101,7 @@ class PretrainedEncoder:
 
 
 def check_settings(config: FinetuneConfig) -> None:
-    """Refuse settings that would do nothing, or that would train on the test split.
-
-    Raises:
-        ConfigError: names the flag.
-    """
+    """Raise ConfigError, with the flag, for settings that would do nothing, or would train on the test split."""
     given, defaults = flatten(config), flatten(FinetuneConfig())
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:

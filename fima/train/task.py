@@ -68,11 +68,7 @@ class Task(ABC, Generic[Batch]):
         """Return a checkpoint with the fields of `RunState`, which are given, and those of this kind."""
 
     def write_beside(self, run: RunFolder, progress: Progress) -> None:
-        """Write what goes with `last.pt`, before it; in the first process.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write what goes with `last.pt`, before it; in the first process. Raises CheckpointError."""
 
     @abstractmethod
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:

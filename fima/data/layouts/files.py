@@ -205,11 +205,7 @@ def is_video(name: str) -> bool:
 
 
 def mark_picture(path: Path) -> None:
-    """Mark a picture that is going to be written as a result, where its name could be that of a frame of a video.
-
-    Raises:
-        OSError: its folder cannot be written.
-    """
+    """Mark a picture as a result, before it is written, where its name could be that of a frame. Raises OSError."""
     if NUMBERED.fullmatch(path.name):
         mark_files(path.parent, [path.name])
 

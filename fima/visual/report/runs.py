@@ -174,11 +174,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def read_run(root: Path, name: str) -> RunRecord:
-    """Read the folder of one run.
-
-    Raises:
-        ConfigError: it is missing or holds no run.
-    """
+    """Read the folder of one run. Raises ConfigError where it is missing or holds none."""
     run = RunFolder(root)
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")

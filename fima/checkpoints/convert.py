@@ -80,11 +80,7 @@ def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a key is not one of theirs.
     """
-    converted = {}
-    for key, value in state.items():
-        name = fima_name(key)
-        converted[name] = _our_shape(name, value)
-    return converted
+    return {(name := fima_name(key)): _our_shape(name, value) for key, value in state.items()}
 
 
 def fima_name(key: str) -> str:

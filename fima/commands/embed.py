@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
     from fima.torch_tools.device import choose_device
-    from fima.use.embed import embed_videos, remove_parts
+    from fima.use.embed import embed_videos
     from fima.use.encoder import open_encoder
     from fima.use.table import check_suffix
 
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.shutdown()
     if embedded is not None:
         _write(arguments, embedded)
-        remove_parts(parts)
+        shutil.rmtree(parts, ignore_errors=True)
     return 0
 
 

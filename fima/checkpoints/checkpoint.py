@@ -76,14 +76,11 @@ class RunState:
     COMMAND: ClassVar[str]
     """The command that writes them."""
     CONFIG: ClassVar[type[Any]]
-    """Their settings."""
 
     progress: Progress
-    """How far the run had come."""
     model: dict[str, Tensor]
     """State of the networks: for a method both encoders, heads, decoder, queues."""
     optimizer: dict[str, Any]
-    """State of the optimiser."""
     data: dict[str, Any]
     """What the run was trained on, as `VideoList.describe` gives it."""
     versions: dict[str, str]

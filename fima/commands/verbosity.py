@@ -30,7 +30,6 @@ class Verbosity:
     quiet: bool = False
     """Results, warnings and errors only."""
     verbose: bool = False
-    """More than usual."""
 
 
 def take_verbosity(words: Sequence[str]) -> tuple[list[str], Verbosity]:

@@ -24,9 +24,7 @@ class FileState:
     """A file as it was when its features were extracted."""
 
     path: str
-    """Absolute path."""
     num_bytes: int
-    """Its size."""
     modified_ns: int
     """When it was last written to."""
 

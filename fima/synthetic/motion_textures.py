@@ -94,7 +94,6 @@ class Summary:
     reused: bool
     """Whether the folder already held this benchmark."""
     seconds: float
-    """Time it took."""
 
 
 def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> Summary:

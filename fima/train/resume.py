@@ -29,7 +29,6 @@ class Start(Generic[Run]):
     """Where a run begins; without a checkpoint, with the networks as they are built."""
 
     progress: Progress = field(default_factory=Progress)
-    """What counts as done."""
     saved: Run | None = None
     """State of the networks and the optimiser."""
     file: Path | None = None

@@ -33,7 +33,6 @@ class Task(ABC, Generic[Batch]):
     videos: VideoList
     """What it is trained on."""
     loader: GuardedLoader[Batch]
-    """The batches."""
     facts: Mapping[str, Any] = {}
     """What `config.yaml` says of the run besides its settings, its videos and the versions."""
     tested_epoch: int = 0
@@ -107,7 +106,6 @@ class TrainingResult:
     """How a run ended."""
 
     progress: Progress
-    """How far it came."""
     signal_number: int | None = None
     """The signal that stopped it; None when it is finished."""
     result: EvaluationResult | None = None

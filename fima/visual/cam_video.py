@@ -32,7 +32,6 @@ class NamedEncoder:
     name: str
     """What stands above its maps."""
     encoders: ViewEncoders
-    """The networks."""
     clips: ClipSettings
     """Size and timing of the clips that it is shown."""
 
@@ -63,9 +62,7 @@ class VideoMaps:
     """The maps of one video by the name of the encoder, and what is needed to show them."""
 
     timelines: Mapping[str, MapTimeline]
-    """The maps."""
     num_frames: int
-    """Frames of the video."""
 
     def panels(self, frame: Picture, number: int) -> Picture:
         """Frame `number` next to its maps, maps coloured from lowest to highest value in the whole video."""

@@ -29,11 +29,9 @@ class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
     root: Path
-    """The folder."""
     videos: list[Path]
     """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
-    """The other files."""
     missing: list[str]
     """Broken links to videos, and folders that cannot be read."""
     frame_folders: list[Path] = field(default_factory=list)

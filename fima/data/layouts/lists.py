@@ -24,7 +24,6 @@ class Entry:
     shown: str
     """What to call it where it is missing."""
     label: int | None
-    """Its class."""
     split: str
     """`train`, `test`, or anything else for neither."""
 
@@ -202,7 +201,6 @@ class Listing:
     """A data set by its lists, and the files that they name."""
 
     dataset: Dataset
-    """The data set."""
     layout: str
     """How the folder was read, in words."""
     files: Files
@@ -212,13 +210,11 @@ class Listing:
     entries: Sequence[Entry]
     """The lines of all lists."""
     classes: list[str]
-    """Class names."""
     expected: int | None = None
     """Videos of the official split."""
     folder_labels: Mapping[str, int] = field(default_factory=dict)
     """Label by top folder, for files that are in no list."""
     notes: Sequence[str] = ()
-    """What else was odd."""
 
 
 def join(request: Request, listing: Listing) -> VideoList:

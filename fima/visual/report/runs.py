@@ -48,7 +48,6 @@ class ClassReport:
     name: str
     """Where it comes from."""
     classes: Sequence[str]
-    """Names."""
     counts: Sequence[Sequence[int]]
     """Videos by true class (rows) and predicted class (columns)."""
 
@@ -70,7 +69,6 @@ class RunRecord:
     name: str
     """What the page calls it; different for each run of a page."""
     root: Path
-    """The folder."""
     settings: Mapping[str, Mapping[str, Any]]
     """By section and name."""
     record: Mapping[str, Any]

@@ -78,7 +78,7 @@ def test_the_documented_maps_are_these() -> None:
     assert SHAPES.keys() == BACKBONES.built_in.keys()
 
 
-@pytest.mark.parametrize("name", ["s3d", "mc3_18", "swin3d_t", "mvit_v2_s"])
+@pytest.mark.parametrize("name", ["s3d", pytest.param("mc3_18", marks=pytest.mark.slow), "swin3d_t", "mvit_v2_s"])
 def test_fima_takes_one_step_with_backbones_of_torchvision(name: str) -> None:
     """2 slices of S3D, 8 of MC3, 4 of the transformers: all of them get the motion losses' gradient."""
     torch.manual_seed(0)

@@ -233,7 +233,8 @@ def test_make_data(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int, videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    flags = [*SMALL_FLAGS, "--optim.epochs", "100000", "--run.health_epochs", "0", "--data.workers", "1"]
+    workers = "1" if number == signal.SIGINT else "0"
+    flags = [*SMALL_FLAGS, "--optim.epochs", "100000", "--run.health_epochs", "0", "--data.workers", workers]
     command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *flags]
     # A group of its own, so that the signal reaches the decoding process too, as Ctrl-C and schedulers do.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)

@@ -99,7 +99,7 @@ def write_videos(root: Path, seed: int, *, background: bool, motion: bool) -> Pa
     return root
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize(
     ("background", "motion", "expected"),
     [

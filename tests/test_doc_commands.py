@@ -25,6 +25,20 @@ NOT_RUN = {
 }
 """Commands that are not run, and why. `torchrun` and `srun` themselves are in test_processes.py and test_sbatch.py."""
 
+SLOW = frozenset(
+    {
+        "fima benchmark",
+        "fima benchmark --json",
+        "fima benchmark --price 2.50",
+        "fima evaluate CKPT videos.csv --cross-validation fold --protocols linear attentive low_shot_curve "
+        "--features avg depths",
+        "fima export runs/mine --format onnx",
+        "fima export runs/mine --format onnx -o mine.onnx --data VIDEOS",
+        "fima export runs/small --format onnx --data VIDEOS -o encoder.onnx",
+    }
+)
+"""Commands that take long; what they do, other tests do as well."""
+
 SHORTENED: Mapping[str, Mapping[str, str]] = {
     "pretrain": SMALL_PRETRAIN,
     "finetune": SMALL_FINETUNE,
@@ -109,7 +123,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("line", _distinct())
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow) if line in SLOW else line for line in _distinct()]
+)
 def test_the_command_runs(
     line: str,
     library: Path,
@@ -129,4 +145,4 @@ def test_the_command_runs(
 
 
 def test_what_is_not_run_is_shown() -> None:
-    assert NOT_RUN.keys() <= SHOWN.keys()
+    assert NOT_RUN.keys() | SLOW <= SHOWN.keys()

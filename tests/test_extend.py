@@ -3,9 +3,7 @@
 import importlib
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,18 +78,18 @@ def test_each_example_is_short(package: Path) -> None:
         assert len(lines) < MOST_LINES
 
 
-def test_a_backbone_of_another_package(package: Path, tmp_path: Path) -> None:
+def test_a_backbone_of_another_package(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     videos = make_videos(tmp_path / "videos", num_per_class=5)
     flags = " ".join(SMALL_FLAGS).replace("--model.backbone tiny", "--model.backbone two_layers").split()
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(out), *flags, "--optim.epochs", "1"]
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{DOCUMENT.parents[1]}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    command = [sys.executable, "-m", "fima", "embed", str(out), str(videos), "-o", "x.npz", "--json", "--workers", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["num_features"] == 32
+    assert main(["pretrain", str(videos), "--out", str(out), *flags, "--optim.epochs", "1"]) == 0
+    capsys.readouterr()
+    assert main(["embed", str(out), str(videos), "-o", str(tmp_path / "x.npz"), "--json", "--workers", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_features"] == 32
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(imported)])
+    monkeypatch.setattr(BACKBONES, "registered", {})
     with pytest.raises(CheckpointError, match="no such backbone"):
         fima.load(out)
 
@@ -121,16 +119,17 @@ def test_a_data_set(imported: Path, tmp_path: Path) -> None:
     assert (train.classes, len(train.videos), len(test.videos)) == (["run", "walk"], 2, 1)
 
 
-def test_a_loss_is_trained_and_resumed_from_the_command_line(package: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("imported")
+def test_a_loss_is_trained_and_resumed_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     videos, out = make_videos(tmp_path / "videos", num_per_class=5), tmp_path / "run"
-    words = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(out), *SMALL_FLAGS, "--auto-resume"]
-    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{DOCUMENT.parents[1]}"}
-    for epochs in (1, 2):
-        command = [*words, "--method.name", "simclr", "--optim.epochs", str(epochs)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-        assert done.returncode == 0, done.stderr
-    assert "continuing after step 2" in done.stdout
-    assert " simclr " in done.stdout
+    for epochs in ("1", "2"):
+        flags = [*SMALL_FLAGS, "--auto-resume", "--method.name", "simclr", "--optim.epochs", epochs]
+        assert main(["pretrain", str(videos), "--out", str(out), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "continuing after step 2" in printed
+    assert " simclr " in printed
     steps, health = (read_lines(out / "metrics.jsonl", kind) for kind in ("step", "health"))
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert all(line["loss"] == line["simclr"] > 0 for line in steps)

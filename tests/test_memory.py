@@ -28,6 +28,7 @@ def faults(setting: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_freed_tensors_are_used_again() -> None:
     assert faults("assert keep_freed_memory()") < faults("") / 10

@@ -43,7 +43,8 @@ def assert_same_step(ours: FIMA, plain: FIMA, *, rtol: float, atol: float) -> No
 
 # I3D in bfloat16 takes over ten minutes on CPUs without it; what is recomputed under autocast, `tiny` shows as well.
 @pytest.mark.parametrize(
-    ("backbone", "precision"), [("tiny", "fp32"), pytest.param("tiny", "bf16", marks=pytest.mark.slow), ("i3d", "fp32")]
+    ("backbone", "precision"),
+    [("tiny", "fp32"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("tiny", "bf16"), ("i3d", "fp32")))],
 )
 def test_recomputed_activations_change_nothing(backbone: str, precision: Literal["fp32", "bf16"]) -> None:
     plain = build(replace(SMALL, backbone=backbone))
@@ -85,7 +86,7 @@ def test_compiled_encoders_compute_the_same() -> None:
     assert_same_step(compiled, plain, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_compiler_takes_i3d_as_a_whole(gradient: bool) -> None:
     torch.manual_seed(0)
     encoder = build_backbone("i3d").eval()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from memory import META, LiveBytes, bytes_a_pixel, fixed_bytes, peak_bytes, pixels
@@ -29,12 +30,14 @@ def test_tensors_count_while_they_live_and_views_do_not() -> None:
     assert live.most == 1500
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_the_formula_says() -> None:
     parts = replace(CONFIG, optim=replace(CONFIG.optim, accumulate=3))
     formula = fixed_bytes(parts) + bytes_a_pixel(parts) * pixels(parts)
     assert abs(peak_bytes(parts) / formula - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_recomputation_and_bfloat16_take_less() -> None:
     config = replace(CONFIG, optim=replace(CONFIG.optim, batch_size=4))
     whole = peak_bytes(config)

@@ -41,7 +41,7 @@ def test_the_precision_is_the_one_that_was_asked_for() -> None:
         assert layer(clip).dtype == torch.float32
 
 
-@pytest.mark.parametrize("backbone", ["i3d", "tiny", "r2plus1d_18"])
+@pytest.mark.parametrize("backbone", ["i3d", "tiny", pytest.param("r2plus1d_18", marks=pytest.mark.slow)])
 def test_weights_that_are_cast_once_change_nothing(backbone: str) -> None:
     torch.manual_seed(0)
     network = build_backbone(backbone).eval().requires_grad_(False)

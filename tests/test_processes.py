@@ -77,6 +77,7 @@ def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path
     assert "Traceback" not in first + second
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_not_waited_for(videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     processes = start_pair([videos, videos], run.root, *LONG_RUN, "--run.timeout-minutes", "0.1")

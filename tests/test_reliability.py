@@ -310,6 +310,7 @@ class TestSignals:
         assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
     script = ROOT / "benchmarks" / "kill_resume.py"
     words = [sys.executable, str(script), "--kills", "1", "--epochs", "6", "--videos", "20", "--seed", "1"]

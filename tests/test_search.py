@@ -90,7 +90,7 @@ def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: P
     assert "8 vectors" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize("words", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_reader_that_leaves_ends_the_search_quietly(words: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", "fima", "search", str(folder / "index.npz"), str(folder / "videos" / "2.avi")]
     assert output_into_closed_pipe([*command, "--device", "cpu", *words]) == (141, "")

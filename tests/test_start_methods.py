@@ -38,7 +38,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_batches_and_vectors_are_the_same(method: str, tmp_path: Path) -> None:
     videos = make_videos(tmp_path / "videos", num_per_class=5)
     checkpoint = write_checkpoint(tmp_path / "last.pt")

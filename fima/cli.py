@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,16 +16,33 @@ from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
 from fima.errors import (
     EXIT_INTERRUPTED,
     EXIT_READER_GONE,
+    EXIT_TRAINING_ERROR,
     EXIT_USER_ERROR,
     ConfigError,
     TrainingError,
     UserError,
+    first_line,
     suggestion,
 )
 from fima.torch_tools.allocator import keep_freed_memory
+from fima.train.signals import sigterm_leaves_in_order
 
-PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
+PLACE_ERRORS = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
+    if hasattr(errno, name)
+)
 """What the system says of a place that cannot be written: nobody needs a traceback for it."""
+GRACE_SECONDS = 4.0
+"""Time after SIGTERM; a training run has a setting for its own."""
+LIMITS = "too little memory, or a limit of the system, which `ulimit -a` shows"
+SIGNS = {
+    "failed to map segment": LIMITS,
+    "can't allocate memory": LIMITS,
+    "can't start new thread": LIMITS,
+    "Could not determine home directory": "set HOME to a folder",
+}
+"""What libraries say of a machine that lacks something, and what it means."""
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
 
@@ -42,7 +60,8 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have letters that a terminal lacks
     try:
-        code = _run(arguments)
+        with sigterm_leaves_in_order(GRACE_SECONDS):
+            code = _run(arguments)
         # What is still in the buffer is written here, where it is known what to do when nobody reads it.
         print(end="", flush=True)
         return code
@@ -64,6 +83,11 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         return _fail(
             f"{where}{error.strerror}; make room, change the permissions, or choose another place", EXIT_USER_ERROR
         )
+    except (MemoryError, ImportError, RuntimeError) as error:
+        meaning = next((meaning for sign, meaning in SIGNS.items() if sign in str(error)), None)
+        if meaning is None and not isinstance(error, MemoryError):
+            raise
+        return _fail(f"{first_line(error)}: {meaning or LIMITS}", EXIT_TRAINING_ERROR)
     except SystemExit as exit_request:
         # The parser prints its own message and leaves with a code; callers of main() get that code.
         return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR
@@ -86,6 +110,10 @@ def _run(arguments: list[str]) -> int:
         Path.cwd()
     except FileNotFoundError:
         raise ConfigError("the working directory is gone; change to one that exists") from None
+    try:
+        tempfile.gettempdir()  # without one, processes that decode cannot be reached, and would be waited for
+    except FileNotFoundError:
+        raise ConfigError("no folder for temporary files can be written; set TMPDIR to one that can") from None
     keep_freed_memory()
     words, verbosity = take_verbosity(arguments[1:])
     asks_for_help = bool({"-h", "--help"} & set(words))

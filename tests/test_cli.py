@@ -230,6 +230,52 @@ def test_make_data(tmp_path: Path, capsys: Capture) -> None:
     assert "motion-texture: invalid choice; did you mean `motion-textures`?" in error
 
 
+def test_sigterm_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fima", "make-data", "motion-textures", str(tmp_path / "data")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not list(tmp_path.rglob("*.avi")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        # Its pipe ends when the processes that it has started are gone as well.
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (128 + signal.SIGTERM, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (MemoryError(), "MemoryError: too little memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "`ulimit -a`"),
+        (RuntimeError("can't start new thread"), "`ulimit -a`"),
+        (RuntimeError("Could not determine home directory."), "set HOME"),
+    ],
+)
+def test_what_a_machine_lacks_is_one_line(
+    error: Exception, remedy: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(words: object) -> int:
+        raise error
+
+    monkeypatch.setattr("fima.commands.embed.main", fails)
+    assert main(["embed"]) == 1
+    said = capsys.readouterr().err
+    assert remedy in said
+    assert said.count("\n") == 1
+
+
+def test_no_place_for_temporary_files(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    assert "set TMPDIR" in refused(["doctor", "."], capsys)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int, videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")

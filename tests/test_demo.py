@@ -83,6 +83,7 @@ def test_the_quick_demo_says_what_is_smaller() -> None:
     assert demo.QUICK_SETTINGS["method.queue_size"] == queue
 
 
+@pytest.mark.slow
 def test_both_methods_end_when_one_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo._side_by_side(["--out", str(tmp_path)]) == 2
     printed = capsys.readouterr().out

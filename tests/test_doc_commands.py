@@ -32,6 +32,8 @@ SLOW = frozenset(
         "fima benchmark --price 2.50",
         "fima evaluate CKPT videos.csv --cross-validation fold --protocols linear attentive low_shot_curve "
         "--features avg depths",
+        "fima evaluate CKPT LABELLED --diagnose",
+        "fima export runs/classifier --format onnx --output logits",
         "fima export runs/mine --format onnx",
         "fima export runs/mine --format onnx -o mine.onnx --data VIDEOS",
         "fima export runs/small --format onnx --data VIDEOS -o encoder.onnx",

@@ -166,10 +166,9 @@ def test_steps_agree_in_float64(name: str, num_steps: int, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "convolves"),
     [
-        (CASES[0], "plain"),
         (CASES[0], "oneDNN"),
         (CASES[2], "oneDNN"),
-        *(pytest.param(name, "plain", marks=pytest.mark.slow) for name in CASES[1:]),
+        *(pytest.param(name, "plain", marks=pytest.mark.slow) for name in CASES),
         pytest.param(CASES[1], "oneDNN", marks=pytest.mark.slow),
     ],
 )

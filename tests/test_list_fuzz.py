@@ -69,7 +69,7 @@ LIST_PIECES = (
     b"C:",
 )
 PIECES = st.one_of(st.binary(max_size=4), st.sampled_from(LIST_PIECES))
-NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
 """Of each file; `make soak` asks for more."""
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 6), PIECES), min_size=1, max_size=4)
 """Where, as a share of the file; how many bytes are taken out; what is put in their place."""

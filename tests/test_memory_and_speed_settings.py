@@ -86,7 +86,8 @@ def test_compiled_encoders_compute_the_same() -> None:
     assert_same_step(compiled, plain, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True])
 def test_the_compiler_takes_i3d_as_a_whole(gradient: bool) -> None:
     torch.manual_seed(0)
     encoder = build_backbone("i3d").eval()

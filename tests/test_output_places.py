@@ -26,15 +26,9 @@ from tests.test_small_disk import MOUNT, unshare
 
 COMMANDS = {
     "evaluate": "evaluate {disk}/run/checkpoints/last.pt {videos} --device cpu",
-    "evaluate --out": "evaluate {kept}/last.pt {videos} --device cpu --out {disk}/result.json",
-    "cam": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps",
-    "cam.png": "cam {kept}/last.pt {videos} --device cpu --out {disk}/maps.png",
-    "contact-sheet": "contact-sheet {videos} --out {disk}/sheet.png",
     "motion": "motion {video} --device cpu --out {disk}/motion.png",
-    "predict": "predict {kept}/last.pt {videos} --device cpu -o {disk}/classes.csv",
-    "export": "export {kept}/last.pt --format safetensors -o {disk}/encoder.safetensors",
-    "search": "search {kept}/vectors.npz {video} --device cpu --html {disk}/found.html",
-    "embed": "embed {kept}/last.pt {videos} --device cpu -o {disk}/vectors.npz",
+    "finetune": "finetune {kept}/last.pt {videos} --out {disk}/classifier",
+    "prepare": "prepare {videos} {disk}/small",
 }
 SCRIPT = f"""
 {MOUNT} || exit 99
@@ -85,6 +79,7 @@ def test_the_trial_leaves_nothing(tmp_path: Path) -> None:
     [
         "doctor {videos} --quarantine {place}",
         "doctor {videos} --json {place}",
+        "doctor {videos} --index {place}",
         "doctor --system --json {place}",
         "convert {model} {place}.safetensors --encoder-only",
         "make-data motion-textures {place}",
@@ -92,6 +87,18 @@ def test_the_trial_leaves_nothing(tmp_path: Path) -> None:
         "demo --out {place}",
         "pretrain {videos} --out {place} --model.backbone tiny --run.device cpu",
         "pretrain {videos} --out {kept} --checkpoints {place} --model.backbone tiny --run.device cpu",
+        "finetune {model} {videos} --out {place}",
+        "finetune {model} {videos} --out {kept} --checkpoints {place}",
+        "evaluate {model} {videos} --out {place}.json",
+        "compare A={model} B={model} --on {videos} --out {place}.json",
+        "embed {model} {videos} -o {place}.npz",
+        "search {model} {videos} --html {place}.html",
+        "predict {model} {videos} -o {place}.csv",
+        "export {model} --format safetensors -o {place}.safetensors",
+        "cam {model} {videos} --out {place}",
+        "report {kept} -o {place}.html",
+        "contact-sheet {videos} --out {place}.png",
+        "prepare {videos} {place}",
     ],
 )
 def test_other_commands_try_the_place_first_too(

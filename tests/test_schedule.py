@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from fima.config import OptimConfig
 from fima.train.schedule import learning_rate
@@ -25,9 +26,24 @@ def test_constant() -> None:
 
 
 def test_warmup_rises_linearly_and_then_the_cosine_begins() -> None:
-    optim = OptimConfig(epochs=14, lr=0.04, warmup_epochs=4, warmup_lr=0.0)
-    assert [learning_rate(optim, epoch) for epoch in range(5)] == pytest.approx([0, 0.01, 0.02, 0.03, 0.04])
-    assert learning_rate(optim, 9) == pytest.approx(0.02)
+    optim = OptimConfig(epochs=14, lr=0.05, warmup_epochs=4, warmup_lr=0.01)
+    assert [learning_rate(optim, epoch) for epoch in range(5)] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert learning_rate(optim, 9) == pytest.approx(0.025)
+
+
+def test_every_epoch_of_a_warmup_learns() -> None:
+    """As `LinearLR(start_factor=1 / warmup_epochs)` of PyTorch, which refuses a factor of 0."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([weight], lr=0.08)
+    schedule = torch.optim.lr_scheduler.LinearLR(sgd, start_factor=1 / 4, total_iters=4)
+    expected = []
+    for _ in range(5):
+        expected.append(schedule.get_last_lr()[0])
+        sgd.step()
+        schedule.step()
+    optim = OptimConfig(epochs=14, lr=0.08, warmup_epochs=4)
+    assert [learning_rate(optim, epoch) for epoch in range(5)] == pytest.approx(expected)
+    assert expected[:2] == pytest.approx([0.02, 0.035])
 
 
 def test_warmup_longer_than_the_run() -> None:

@@ -61,8 +61,9 @@ def test_what_machines_read_is_named_in_the_documentation() -> None:
     written = re.search(r"a JSON file \| (.*) \|", page)
     assert printed is not None
     assert written is not None
+    script = completion_script("bash")
     for command in COMMANDS:
-        offered = re.search(rf"^ +{command}\) words=.* --json( |\")", completion_script("bash"), re.MULTILINE)
+        offered = re.search(rf"^ +{command}\) words=.* --json( |\")", script, re.MULTILINE)
         is_file = f"`{command} --json FILE`" in written[1]
         assert (offered is not None) == (f"`{command}`" in printed[1] or is_file), command
 

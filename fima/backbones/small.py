@@ -1,5 +1,6 @@
 """A narrow R(2+1)D that sees motion, for CPUs and small sets of videos."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -41,12 +42,26 @@ class MotionStem(nn.Module):
             # By way of the first frame, so that a still clip gives zeros to the last bit.
             from_first = luma - luma[:, :, :1]
             from_mean = from_first - from_first.mean(dim=2, keepdim=True)
-            return torch.cat([_unit_power(step), _unit_power(from_mean)], dim=1)
+            motion = torch.cat([_unit_power(step), _unit_power(from_mean)], dim=1)
+            # All layers after it keep this layout, in which their two-dimensional views need no copy.
+            return motion.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _unit_power(channel: Tensor) -> Tensor:
     power = channel.square().mean(dim=(1, 2, 3, 4), keepdim=True)
     return (channel * (power + NOISE_FLOOR**2).rsqrt()).clamp(-LIMIT, LIMIT)
+
+
+def _by_frame(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """A two-dimensional operation on each frame: (B, C, T, H, W) → (B, C', T, H', W')."""
+    changed = change(clip.transpose(1, 2).flatten(0, 1))
+    return changed.view(len(clip), clip.shape[2], *changed.shape[1:]).transpose(1, 2)
+
+
+def _by_place(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """A two-dimensional operation on times and places (B, C, T, H·W): (B, C, T, H, W) → (B, C', T', H, W)."""
+    changed = change(clip.flatten(3))
+    return changed.view(*changed.shape[:3], *clip.shape[3:])
 
 
 class Space(nn.Conv3d):
@@ -59,11 +74,8 @@ class Space(nn.Conv3d):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, C', T, H', W')."""
-        batch, _, time = clip.shape[:3]
-        frames = clip.transpose(1, 2).flatten(0, 1)
-        space = self.kernel_size[1] // 2
-        found = functional.conv2d(frames, self.weight[:, :, 0], stride=self.stride[1], padding=space)
-        return found.view(batch, time, *found.shape[1:]).transpose(1, 2)
+        weight, stride, padding = self.weight[:, :, 0], self.stride[1:], self.padding[1:]
+        return _by_frame(clip, lambda frames: functional.conv2d(frames, weight, stride=stride, padding=padding))
 
 
 class Time(nn.Conv3d):
@@ -75,10 +87,27 @@ class Time(nn.Conv3d):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, C', T', H, W)."""
-        height, width = clip.shape[3:]
-        stride = (self.stride[0], 1)
-        found = functional.conv2d(clip.flatten(3), self.weight[..., 0], stride=stride, padding=(1, 0))
-        return found.view(*found.shape[:3], height, width)
+        weight, stride, padding = self.weight[..., 0], self.stride[:2], self.padding[:2]
+        return _by_place(clip, lambda places: functional.conv2d(places, weight, stride=stride, padding=padding))
+
+
+class Average(nn.Module):
+    """Means over blocks of a feature map; at its end, over what is left of it.
+
+    Args:
+        time: frames of a block.
+        space: side of a block.
+    """
+
+    def __init__(self, time: int, space: int) -> None:
+        super().__init__()
+        self.frame = nn.AvgPool2d(space, ceil_mode=True) if space > 1 else None
+        self.place = nn.AvgPool2d((time, 1), ceil_mode=True) if time > 1 else None
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B, C, T, H, W) → (B, C, T', H', W')."""
+        clip = clip if self.frame is None else _by_frame(clip, self.frame)
+        return clip if self.place is None else _by_place(clip, self.place)
 
 
 def _normalised(convolution: nn.Conv3d) -> list[nn.Module]:
@@ -104,8 +133,7 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
             *_normalised(Time(out_channels, out_channels)),
         )
-        pool = nn.AvgPool3d((time, space, space), ceil_mode=True)
-        self.shortcut = nn.Sequential(pool, *_normalised(Space(in_channels, out_channels, 1)))
+        self.shortcut = nn.Sequential(Average(time, space), *_normalised(Space(in_channels, out_channels, 1)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, out_channels, t, h, w) of features (B, in_channels, T, H, W)."""

@@ -17,7 +17,7 @@ from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.layouts.files import has_videos, mark_picture
 from fima.errors import ConfigError, DataError, VideoError
-from fima.files.output import check_writable, mark_output
+from fima.files.output import OutputPath, mark_output
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class CamArguments:
     """A checkpoint."""
     videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
     """Video files, and folders of videos."""
-    out: Path = Path("cam")
+    out: OutputPath = Path("cam")
     """Folder for the files; or one PNG for all videos."""
     compare: Path | None = None
     """Another checkpoint, whose maps are shown next to those of the first."""
@@ -77,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(CamArguments, argv, prog="fima cam")
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
-    check_writable(arguments.out, flag="out")
     if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
         raise ConfigError(
             f"--out {arguments.out}: has videos, among which the results would be taken for data; choose a new folder"

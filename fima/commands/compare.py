@@ -16,7 +16,7 @@ from fima.commands.parse import parse
 from fima.console import Console
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
     from fima.evaluate.collected import Collected
@@ -37,7 +37,7 @@ class CompareArguments(LabelledArguments):
     """Encoders, as `fima evaluate` takes one; each can have a name before it, such as `FIMA=runs/fima`."""
     on: Path
     """Folder or table of videos with classes and a train/test split."""
-    out: Path = Path("comparison.json")
+    out: OutputPath = Path("comparison.json")
     """The JSON to write."""
 
 
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(CompareArguments, argv, prog="fima compare")
     sources = _named(arguments.encoders)
-    check_writable(arguments.out, flag="out")
     config = replace(arguments.config, protocols=arguments.config.protocols or PROTOCOLS)
     arguments = replace(arguments, config=config)
     measured = measure_labelled(arguments, arguments.on, list(sources.values()))

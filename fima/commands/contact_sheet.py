@@ -11,7 +11,7 @@ from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ContactSheetArguments:
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
-    out: Path
+    out: OutputPath
     """The PNG to write."""
     split: Literal["train", "test", "all"] = "all"
     """Which of the videos."""
@@ -36,7 +36,6 @@ class ContactSheetArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
-    check_writable(arguments.out, flag="out")
     # Drawing needs libraries that help and a mistyped flag need not wait for.
     from fima.visual.contact_sheet import contact_sheet
 

@@ -11,7 +11,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 from fima.recipe import config_to_mapping
 
 
@@ -25,7 +25,7 @@ class ConvertArguments:
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of either program; with `--encoder-only`, any file with an encoder."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    out: Annotated[tyro.conf.Positional[OutputPath], tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     to: Literal["fima", "official"] = "fima"
     """Whose checkpoint to write."""
@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out
     if out.exists():
         raise ConfigError(f"{out}: already exists; choose another name, or remove it")
-    check_writable(out)
     what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
     print(f"wrote {out}: {what}")
     return 0

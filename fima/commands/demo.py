@@ -1,13 +1,11 @@
 """`fima demo`: FIMA against MoCo on synthetic videos, in minutes on two cores."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,8 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(DemoArguments, argv, prog="fima demo")
     check_writable(arguments.folder, flag="out")
-    with _sigterm_ends_in_order():
-        return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
+    return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
 
 
 def _train(arguments: DemoArguments, method: Method) -> int:
@@ -185,20 +182,6 @@ def _side_by_side(words: Sequence[str]) -> int:
         for child in children.values():
             child.wait()
     return failures[0] if failures else 0
-
-
-@contextmanager
-def _sigterm_ends_in_order() -> Iterator[None]:
-    """SIGTERM leaves by an exception, as Ctrl-C does, so that the processes that were started end too."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArguments, seconds: float) -> None:

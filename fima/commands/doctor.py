@@ -23,7 +23,7 @@ from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 from fima.library.begin import first_training
 from fima.library.clip_fit import fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
@@ -79,11 +79,11 @@ class DoctorArguments:
     """Check this machine instead: versions, GPU, codecs, shared memory, limits. Exit code 1 where it cannot train."""
     deep: bool = False
     """Decode every video to its end, instead of reading the headers only."""
-    json: Path | None = None
+    json: OutputPath | None = None
     """Write all findings to this JSON file."""
-    quarantine: Path | None = None
+    quarantine: OutputPath | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
-    index: Path | None = None
+    index: OutputPath | None = None
     """File that holds what was read before. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     workers: int | None = None
     """Processes that read. None: as many as there are cores."""
@@ -102,9 +102,6 @@ class DoctorArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 where a video cannot be used."""
     arguments = parse(DoctorArguments, argv, prog="fima doctor")
-    for place, flag in ((arguments.json, "json"), (arguments.quarantine, "quarantine")):
-        if place is not None:
-            check_writable(place, flag=flag)
     if arguments.data is None:
         return _check_system(arguments.json)
     check_recipe(arguments.recipe)

@@ -23,7 +23,7 @@ from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
     from fima.use.embed import Embedded
@@ -44,7 +44,7 @@ class EmbedArguments:
     it: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]
     """The file to write: .parquet, .npz or .safetensors."""
     per: Literal["clip", "video", "second"] = "video"
     """`video`: the mean over its clips; `clip`: evenly spread ones; `second`: a clip around the middle of each."""
@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_suffix(arguments.out)
     if arguments.out.exists():
         raise ConfigError(f"-o {arguments.out}: already exists; choose another name, or remove it")
-    check_writable(arguments.out, flag="out")
     paths = _paths(arguments)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device))

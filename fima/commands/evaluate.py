@@ -14,7 +14,7 @@ from fima.commands.figures import figures_table, protocols_table
 from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled
 from fima.commands.parse import parse
 from fima.console import Console
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
     from fima.evaluate.collected import Collected
@@ -35,7 +35,7 @@ class EvaluateArguments(LabelledArguments):
     V-JEPA 2 or TimeSformer of `transformers`; FILE.onnx; `module:function`, which returns a `fima.FrozenEncoder`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
-    out: Path | None = None
+    out: OutputPath | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
     `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and accuracies by class go to a folder of
     the same name next to it."""
@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = arguments.config.protocols or ()
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
         arguments = replace(arguments, config=config)
-    if arguments.out is not None:
-        check_writable(arguments.out, flag="out")
     words = (arguments.checkpoint,)
     for subject, collected in measure_labelled(arguments, arguments.data, words, backbone=arguments.backbone):
         _write(arguments, subject, collected)

@@ -12,6 +12,7 @@ from fima.commands.figures import figures_table
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import FinetuneConfig
 from fima.console import Console
+from fima.files.output import OutputPath
 
 PROG = "fima finetune"
 
@@ -35,9 +36,9 @@ class FinetuneArguments:
     """YAML file with settings."""
     preset: str | None = None
     """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""
-    out: Path
+    out: OutputPath
     """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
-    checkpoints: Path | None = None
+    checkpoints: OutputPath | None = None
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""

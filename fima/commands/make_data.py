@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class MakeDataArguments:
 
     kind: tyro.conf.Positional[Literal["motion-textures"]]
     """Which data set."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    out: Annotated[tyro.conf.Positional[OutputPath], tyro.conf.arg(metavar="OUT")]
     """Folder to write; it gets the layout of UCF101."""
     num_train: int = 600
     """Training videos."""
@@ -43,7 +42,6 @@ class MakeDataArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
-    check_writable(arguments.out)
     # Making videos needs their encoder, which help and a mistyped flag need not wait for.
     from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -14,7 +13,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 from fima.train.encoder_settings import SyntheticEncoderSettings
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     takes about a second a video. For example: `fima make-encoder --out runs/encoder --videos 600`.
     """
 
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]
     """Folder to write, for `fima.load`: `model.safetensors` (half precision), its card `README.md`, `training.json`."""
 
 
@@ -52,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = arguments.out / WEIGHTS_FILE
     if weights.exists():
         raise ConfigError(f"{weights}: already exists; choose another --out, or remove it")
-    check_writable(arguments.out, flag="out")
     device = choose_device(arguments.device)
     begun = time.monotonic()
     with torch.no_grad():

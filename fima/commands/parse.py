@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -15,10 +16,12 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import one_line_error
 from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
+from fima.files.output import IS_WRITTEN, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
 
 UNBROKEN = 100_000
 """Columns of a terminal on which no line is broken."""
+POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 RECIPE_SUFFIXES = (".yaml", ".yml")
 REMEDIES = {
     "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
@@ -38,7 +41,7 @@ def parse(
 
     Raises:
         SystemExit: after `--help`, with code 0.
-        ConfigError: a flag or a value is wrong or missing.
+        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
     """
     words = [_without_tilde(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
@@ -48,12 +51,30 @@ def parse(
     errors = io.StringIO()
     try:
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
-            return run(args=words)
+            arguments = run(args=words)
     except SystemExit:
         page = read_page(lambda: run(args=["--help"]))
         usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
         message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
-    raise ConfigError(f"{message} (`{prog} --help` lists the flags)")
+        raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
+    _check_outputs(kind, arguments)
+    return arguments
+
+
+def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:
+    """Try the places that a command writes to, in the process that does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        place, marks = getattr(arguments, name), _marks(hint)
+        if IS_WRITTEN in marks and place is not None:
+            check_writable(place, flag=None if POSITIONAL in marks else name)
+
+
+def _marks(hint: Any) -> list[Any]:  # noqa: ANN401
+    """What `Annotated` says of a type, also inside a union."""
+    inner = [mark for part in get_args(hint) for mark in _marks(part)]
+    return [*getattr(hint, "__metadata__", ()), *inner]
 
 
 def _without_tilde(word: str) -> str:

@@ -21,7 +21,7 @@ from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
     from fima.use.predict import Prediction
@@ -44,7 +44,7 @@ class PredictArguments:
     """One prediction for each video, or for each second."""
     top: int = 5
     """Number of most probable classes to give."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OutputPath | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json or .csv file to write."""
     batch_size: int = 16
     """Clips at a time."""
@@ -68,8 +68,6 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
-    if arguments.out is not None:
-        check_writable(arguments.out, flag="out")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file

@@ -17,6 +17,7 @@ from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError
+from fima.files.output import OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
 from fima.library.prepare import Job, Prepared, estimate_bytes, plan, prepare
@@ -38,7 +39,7 @@ class PrepareArguments:
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
-    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    target: Annotated[tyro.conf.Positional[OutputPath], tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     short_side: int = 256
     """Pixels of the short side; smaller videos keep their size."""
@@ -50,7 +51,7 @@ class PrepareArguments:
     """Processes that encode. None: as many as there are cores."""
     timeout: float = 3600.0
     """Seconds for one video."""
-    index: Path | None = None
+    index: OutputPath | None = None
     """File that holds what is known of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     check_space: bool = True
     """Refuse to begin where the disk is too small for the estimated size."""

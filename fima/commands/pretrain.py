@@ -13,6 +13,7 @@ from fima.commands.parse import default_settings, is_recipe, is_resumed, parse, 
 from fima.config import PretrainConfig
 from fima.data.training_sets import TrainingSet, training_set
 from fima.errors import ConfigError
+from fima.files.output import OutputPath
 
 PROG = "fima pretrain"
 
@@ -33,9 +34,9 @@ class PretrainArguments:
     """A recipe of the package by its name, such as `small` for a few hundred videos, instead of a RECIPE."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
     """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
-    out: Path
+    out: OutputPath
     """Folder of the run: settings, metrics and checkpoints."""
-    checkpoints: Path | None = None
+    checkpoints: OutputPath | None = None
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False
     """Continue the run in `--out` from its last checkpoint."""

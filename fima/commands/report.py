@@ -11,7 +11,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath, check_writable
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -26,7 +26,7 @@ class ReportArguments:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The page to write."""
     data: Path | None = None
     """Folder of videos for the galleries. None: what each run was trained on."""
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.visual.report.page import LARGEST_PAGE_BYTES, MEDIA_BYTES, build_page
     from fima.visual.report.runs import read_runs
 
-    check_writable(arguments.out, flag="out")
     runs = read_runs(arguments.runs)
     for run in runs if arguments.gallery else []:
         check_writable(run.root / "evaluation")  # of features, to be used again

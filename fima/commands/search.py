@@ -19,7 +19,7 @@ from fima.config.checks import require_least
 from fima.console import Console
 from fima.errors import CheckpointError, DataError
 from fima.files.atomic import write_file
-from fima.files.output import check_writable
+from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class SearchArguments:
     """Subtract the mean of the index; without it, vectors are compared as they are."""
     encoder: str | None = None
     """Encoder for the query, if that of the index has moved."""
-    html: Path | None = None
+    html: OutputPath | None = None
     """A page with players to write."""
     json: bool = False
     """Print what was found as JSON."""
@@ -61,8 +61,6 @@ class SearchArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(SearchArguments, argv, prog="fima search")
-    if arguments.html is not None:
-        check_writable(arguments.html, flag="html")
     from fima.use.table import read_embeddings
 
     began = time.monotonic()

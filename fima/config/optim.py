@@ -45,7 +45,7 @@ class OptimConfig:
     warmup_epochs: int = 0
     """Epochs of linear warm-up from `warmup_lr`."""
     warmup_lr: float = 0.0
-    """Learning rate at which the warm-up starts; not scaled with the batch."""
+    """Learning rate of the first epoch of the warm-up, not scaled with the batch; 0: `lr` / `warmup_epochs`."""
     ema_decay: float = 0.0
     """Decay of a moving average of the encoder's weights, written to `checkpoints/ema.safetensors`; 0: none."""
 

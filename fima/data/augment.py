@@ -15,6 +15,8 @@ from fima.torch_tools.precision import without_autocast
 
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
+SHIFT = (-torch.tensor(MEAN) / torch.tensor(STD)).tolist()
+SCALE = (1 / torch.tensor(STD)).tolist()
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 JITTER_STRENGTH = 0.4
 HUE_STRENGTH = 0.1
@@ -99,15 +101,9 @@ def _colour(x: Tensor, operations: list[_Operation]) -> None:
             else:
                 clips = torch.tensor(operation.clips).to(x.device, non_blocking=True)
                 x.index_copy_(0, clips, operation.change(x.index_select(0, clips), values))
-        shift, scale = _normalisation(x.device)
-        torch.addcmul(shift, x, scale, out=x)
-
-
-@functools.lru_cache(maxsize=8)
-def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """What is added to pixels, and what they are multiplied by before, (3, 1, 1, 1): brought to the device once."""
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (MEAN, STD))
-    return -mean / std, 1 / std
+        # Channel by channel, with numbers instead of broadcast tensors: on a CPU in a third of the time.
+        for channel, shift, scale in zip(x.unbind(1), SHIFT, SCALE, strict=True):
+            torch.add(torch.tensor(shift), channel, alpha=scale, out=channel)
 
 
 def _operations(draws: Tensor) -> list[_Operation]:
@@ -123,7 +119,9 @@ def _operations(draws: Tensor) -> list[_Operation]:
             wanted.append((change, clips, BRIGHTNESS + number))
     wanted.append((gaussian_blur, [clip for clip, row in enumerate(rows) if row[SIGMA]], SIGMA))
     return [
-        _Operation(change=change, clips=clips, values=draws[clips, column]) for change, clips, column in wanted if clips
+        _Operation(change=change, clips=clips, values=torch.tensor([rows[clip][column] for clip in clips]))
+        for change, clips, column in wanted
+        if clips
     ]
 
 
@@ -209,12 +207,17 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
 def _blur_matrices(kernels: Tensor, size: int) -> Tensor:
     """Matrices that convolve a line of `size` pixels, edges reflected: kernels (B, k) -> (B, size, size)."""
     num_clips, kernel_size = kernels.shape
-    pixels = torch.arange(size, device=kernels.device)
-    sources = pixels[:, None] + torch.arange(kernel_size, device=kernels.device) - kernel_size // 2
-    sources = (size - 1) - ((size - 1) - sources.abs()).abs()
     matrices = torch.zeros(num_clips, size, size, device=kernels.device, dtype=kernels.dtype)
     shape = (num_clips, size, kernel_size)
+    sources = _blur_sources(kernel_size, size, kernels.device)
     return matrices.scatter_add_(2, sources.expand(shape), kernels[:, None].expand(shape))
+
+
+@functools.lru_cache(maxsize=8)
+def _blur_sources(kernel_size: int, size: int, device: torch.device) -> Tensor:
+    """The pixels that a kernel meets at each of `size` pixels, edges reflected, (size, kernel_size)."""
+    sources = torch.arange(size, device=device)[:, None] + torch.arange(kernel_size, device=device) - kernel_size // 2
+    return (size - 1) - ((size - 1) - sources.abs()).abs()
 
 
 def make_inputs(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 from fima.errors import ConfigError
 
@@ -12,6 +13,9 @@ OUTPUT_MARKER = ".fima-output"
 """A file of this name in a folder says that fima wrote it: no data, wherever it lies. Where the folder has files of
 others, it names those that fima wrote, as JSON, one a line."""
 TRIAL_BYTES = 2**16
+IS_WRITTEN = object()
+OutputPath = Annotated[Path, IS_WRITTEN]
+"""A file or folder that a command writes, as the type of a flag: it is tried before the work."""
 
 
 def check_writable(path: Path, *, flag: str | None = None) -> None:

@@ -7,12 +7,10 @@ counterparts with the same object and motion: over another background, and over 
 
 import json
 import math
-import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from fima.config.checks import require, require_least
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.container import ffmpeg_name
+from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import DataError
 from fima.synthetic.motion_scene import (
     CANVAS_SIDE,
@@ -54,6 +53,8 @@ MANIFEST = "motion_textures.json"
 COUNTERPARTS = ("swapped", "removed")
 """Test videos again, with the same object and motion: over another background, and over an even grey."""
 QUANTISER = 2
+EXAMPLE_SECONDS = 600.0
+"""Longest time for one example, which takes a second."""
 Split = Literal["train", "test"]
 
 
@@ -243,15 +244,14 @@ class _Job:
 
 def _run_jobs(jobs: list[_Job], workers: int) -> None:
     if workers == 0:
-        _finish(map(_write_example, jobs))
+        for job in jobs:
+            _write_example(job)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _finish(pool.map(_write_example, jobs, chunksize=16))
-
-
-def _finish(results: Iterable[None]) -> None:
-    for _ in results:
-        pass
+    for _, outcome in run_isolated(
+        _write_example, jobs, workers=workers, timeout_seconds=EXAMPLE_SECONDS, items_at_once=16
+    ):
+        if isinstance(outcome, Failed):
+            raise DataError(f"{jobs[0].folder.parent}: a video could not be written ({outcome.reason})")
 
 
 def _write_example(job: _Job) -> None:

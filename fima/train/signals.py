@@ -1,10 +1,12 @@
 """Ctrl-C and the signals of job schedulers as a request that the loop honours between two steps."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,38 +29,22 @@ class StopRequest:
         self._grace_seconds = grace_seconds
         self._since_seconds = 0.0
         self._previous: dict[int, Any] = {}
-        self._is_over = threading.Event()
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
-        arrivals, self._wakeup = os.pipe()
-        if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does not ask for it
-            os.set_blocking(self._wakeup, False)
-        self._previous_wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(arrivals,), daemon=True).start()
+        self._deadline = ended_after(self._grace_seconds, "; the last checkpoint is as it was")
+        self._deadline.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_over.set()
-        signal.set_wakeup_fd(self._previous_wakeup)
+        self._deadline.__exit__(kind, error, trace)
         for number, previous in self._previous.items():
             signal.signal(number, previous)
-        os.close(self._wakeup)
         if self.signal_number == signal.SIGTERM:
             _end_children()  # the loader would wait for each of those that are stuck
-
-    def _watch(self, arrivals: int) -> None:
-        """End the program, and the processes that decode, some time after SIGTERM; `arrivals` gives a byte a signal."""
-        with os.fdopen(arrivals, "rb", buffering=0) as numbers:
-            while number := numbers.read(1):
-                if number[0] == signal.SIGTERM and self._grace_seconds and not self._is_over.wait(self._grace_seconds):
-                    took = f"not done {self._grace_seconds:g} s later"
-                    os.write(2, f"fima: SIGTERM: {took}, so ended; the last checkpoint is as it was\n".encode())
-                    _end_children()
-                    os._exit(128 + signal.SIGTERM)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -69,6 +55,60 @@ class StopRequest:
             os.write(2, f"fima: {name}: stopping after this step; Ctrl-C stops at once\n".encode())
         elif number == signal.SIGINT and now - self._since_seconds > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def ended_after(grace_seconds: float, note: str = "") -> Iterator[None]:
+    """End the program, and the processes that decode, some time after SIGTERM, unless the block has ended by then.
+
+    Args:
+        grace_seconds: time after SIGTERM; 0: any.
+        note: what else is said then.
+    """
+    arrivals, wakeup = os.pipe()
+    if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does not ask for it
+        os.set_blocking(wakeup, False)
+    previous = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    is_over = threading.Event()
+
+    def watch() -> None:
+        with os.fdopen(arrivals, "rb", buffering=0) as numbers:  # a byte a signal
+            while number := numbers.read(1):
+                if number[0] == signal.SIGTERM and grace_seconds and not is_over.wait(grace_seconds):
+                    took = f"not done {grace_seconds:g} s later"
+                    os.write(2, f"fima: SIGTERM: {took}, so ended{note}\n".encode())
+                    _end_children()
+                    os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        signal.set_wakeup_fd(previous)
+        os.close(wakeup)
+
+
+@contextlib.contextmanager
+def sigterm_leaves_in_order(grace_seconds: float) -> Iterator[None]:
+    """SIGTERM leaves by an exception, as Ctrl-C does, so that what was begun is removed: files, and other processes.
+
+    Args:
+        grace_seconds: time for that.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the program of whoever calls from a thread
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with ended_after(grace_seconds):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_children() -> None:

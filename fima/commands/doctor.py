@@ -16,6 +16,7 @@ from fima.commands.parse import check_recipe, parse
 from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
 from fima.config import DataConfig, PretrainConfig
+from fima.config.checks import require, require_least
 from fima.console import Console
 from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
@@ -92,10 +93,8 @@ class DoctorArguments:
             raise ConfigError("missing: a folder of videos, `fima doctor VIDEOS`; or --system, to check this machine")
         if self.data is not None and self.system:
             raise ConfigError(f"--system checks this machine, not {self.data}; give one of them")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: must be at least 1")
-        if self.timeout is not None and self.timeout <= 0:
-            raise ConfigError(f"--timeout {self.timeout}: must be greater than 0")
+        require_least(self, workers=1)
+        require(self.timeout is None or self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,11 +48,7 @@ class ClipOverrides:
             raise ConfigError(f"--frame-rate {self.frame_rate:g}: must be 0 or more")
 
     def applied_to(self, trained: "ClipSettings") -> "ClipSettings":
-        """Return the clips to show to an encoder that was trained on such ones.
-
-        Raises:
-            ConfigError: a size below what clips have.
-        """
+        """Return the clips for an encoder that was trained on such ones. Raises ConfigError for a size below theirs."""
         names = ("frames", "crop_size", "frame_rate", *TIMING)
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         other_timing = {"fps": 0.0, "span": 0.0} if given.keys() & set(TIMING) else {}

@@ -31,7 +31,6 @@ class ClipFit:
     """How clips fit videos."""
 
     clips: str
-    """The clips, in words."""
     num_videos: int
     """Videos that were looked at."""
     num_looped: int

@@ -29,7 +29,6 @@ class Start(Generic[Run]):
     """Where a run begins; without a checkpoint, with the networks as they are built."""
 
     progress: Progress = field(default_factory=Progress)
-    """What counts as done."""
     saved: Run | None = None
     """State of the networks and the optimiser."""
     file: Path | None = None
@@ -145,11 +144,7 @@ def claimed_folder(
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:
-    """Refuse to continue on other videos than `before`, a `data_record`, which would change what comes when.
-
-    Raises:
-        DataError: with what differs and the remedy.
-    """
+    """Raise DataError where the videos are not those of `before`, a `data_record`: what comes when would change."""
     now = len(videos.videos)
     remedy = "give its data, or start a new run in another --out"
     if before["num_videos"] != now:

@@ -69,9 +69,10 @@ def _paragraphs_joined() -> Iterator[None]:
     read = docstring_parser.parse_from_object
 
     def read_joined(
-        kind: object, style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO
+        obj: Any,  # noqa: ANN401
+        style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO,
     ) -> docstring_parser.Docstring:
-        found = read(kind, style)
+        found = read(obj, style)
         for parameter in found.params:
             parameter.description = " ".join((parameter.description or "").split())
         return found

@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?= 0
+# One thread a process: two on a busy machine wait for each other. A process more than cores, because some tests wait.
+# Compiled modules are kept, whatever the environment says: tests start Python hundreds of times.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: demo test pytest lint docs bench soak mutants dist clean
+.PHONY: demo test pytest coverage lint docs bench soak mutants dist clean
 
 demo: $(INSTALLED)
 	$(BIN)/fima demo --out runs/demo --seed $(SEED)
@@ -15,9 +18,11 @@ test: $(INSTALLED)
 	$(MAKE) --no-print-directory -j 2 lint pytest
 
 pytest: $(INSTALLED)
-	# One thread a process: two on a busy machine wait for each other. Compiled modules are kept, whatever the environment
-	# says: tests start Python hundreds of times.
-	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report=json
+	$(PYTEST) -m "not slow"
+
+# All tests, and whether they run enough of `fima/`. Counting lines makes them take a third longer.
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=json
 	$(BIN)/python -m tests.check_coverage coverage.json
 
 lint: $(INSTALLED)
@@ -36,7 +41,7 @@ bench: $(INSTALLED)
 
 # The slow tests, 2,000 changed videos, 3,500 checkpoints, 26,000 lists and tables.
 soak: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	$(PYTEST) -m slow
 	$(BIN)/python -W ignore benchmarks/fuzz_videos.py --videos 2000
 	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/test_checkpoint_fuzz.py tests/test_list_fuzz.py
 	$(BIN)/python -W ignore benchmarks/soak_loader.py

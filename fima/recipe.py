@@ -39,11 +39,7 @@ def read_recipe(path: Path, kind: Any = PretrainConfig) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: the file cannot be read, or does not hold a mapping.
-    """
+    """Read a YAML file that holds a mapping. Raises ConfigError where it cannot be read, or holds none."""
     try:
         content = yaml.safe_load(_found(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -59,11 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def preset_recipe(name: str) -> Path:
-    """Return the file of a recipe of the package.
-
-    Raises:
-        ConfigError: there is none of that name; with the nearest one, or all of them.
-    """
+    """Return the file of a recipe of the package. Raises ConfigError, with the nearest names, for another name."""
     names = [recipe.stem for recipe in RECIPES.glob("*.yaml")]
     if name not in names:
         raise ConfigError(f"--preset {name}: there is no such recipe{suggestion(name, names)}")

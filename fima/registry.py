@@ -38,11 +38,7 @@ class Registry(Generic[Build]):
         return list(dict.fromkeys([*self.built_in, *self.registered, *sorted(self._installed())]))
 
     def check(self, name: str, *, flag: str) -> None:
-        """Refuse an unknown name.
-
-        Raises:
-            ConfigError: with the nearest name, or all of them.
-        """
+        """Raise ConfigError, with the nearest name or all of them, for an unknown name."""
         known = name in self.built_in or name in self.registered
         if not known and name not in self._installed():
             raise ConfigError(f"--{flag} {name}: no such {self.kind}{suggestion(name, self.names())}")

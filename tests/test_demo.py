@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fima.cli import main
-from fima.commands import demo, study
+from fima.commands import at_once, demo, study
+from fima.commands.at_once import run_at_once
 from fima.commands.make_data import MakeDataArguments
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
 from fima.recipe import RECIPES, read_recipe
 from fima.train.resolve import published_queue_sizes
+from tests.long_command import wait_long
 
 FIGURES = dict.fromkeys(study.COLUMNS.values(), 12.5)
 
@@ -33,6 +36,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(study, "run", record)
     monkeypatch.setattr(demo, "run", record)
+    monkeypatch.setattr(demo, "load_ahead", lambda: None)
     return ran
 
 
@@ -46,14 +50,20 @@ def test_the_demo(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def one_after_the_other(words: list[str]) -> int:
-        return max(main(["demo", *words, "--method", name]) for name in demo.RECIPES)
+    def one_after_the_other(started: dict[str, list[str]]) -> int:
+        for words in started.values():
+            if words[0] == "demo":
+                assert main(words) == 0
+            else:
+                commands.append(list(map(str, words)))
+        return 0
 
-    monkeypatch.setattr(demo, "_side_by_side", one_after_the_other)
+    monkeypatch.setattr(demo, "run_at_once", one_after_the_other)
     assert main(["demo", "--seed", "3", *flags]) == 0
     folder = Path("runs", "demo-quick" if flags else "demo")
     assert [words[0] for words in commands] == [
-        "make-data", "contact-sheet", "pretrain", "evaluate", "pretrain", "evaluate", "cam", "cam", "report",
+        "make-data", "contact-sheet", "pretrain", "evaluate", "pretrain", "evaluate", "cam", "report",
+        *([] if flags else ["cam"]),
     ]  # fmt: skip
     made, trained, measured = commands[0], commands[4], commands[5]
     assert ("--num-train" in made) == ("--optim.epochs" in trained) == bool(flags)
@@ -85,23 +95,29 @@ def test_the_quick_demo_says_what_is_smaller() -> None:
 
 @pytest.mark.slow
 def test_both_methods_end_when_one_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo._side_by_side(["--out", str(tmp_path)]) == 2
+    words = ["demo", "--out", str(tmp_path), "--method"]
+    assert run_at_once({name: [*words, name] for name in demo.RECIPES}) == 2
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'data-0'}" in printed
     assert "| fima: error: " in printed
+
+
+def ends(pid: int) -> bool:
+    """Whether a process is gone soon: the one that started it has to notice first."""
+    for _ in range(1000):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_methods_end_with_a_signal(
     number: signal.Signals, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    begin, heard = subprocess.Popen, list[str]()
-    children: list[subprocess.Popen[str]] = []
-
-    def begin_waiting(words: list[str], **options: object) -> "subprocess.Popen[str]":
-        code = f"import time; print({words[-1]!r}, flush=True); time.sleep(600)"
-        children.append(begin([sys.executable, "-c", code], **options))  # type: ignore[call-overload]
-        return children[-1]
+    heard: list[str] = []
 
     class Listener:
         def print(self, line: str, **_: object) -> None:
@@ -109,15 +125,12 @@ def test_both_methods_end_with_a_signal(
             if len(heard) == len(demo.RECIPES):
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(subprocess, "Popen", begin_waiting)
-    monkeypatch.setattr(demo, "Console", Listener)
+    monkeypatch.setattr(at_once, "Console", Listener)
+    monkeypatch.setattr(demo, "run_at_once", partial(run_at_once, work=wait_long))
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert main(["demo", "--out", str(tmp_path)]) == 128 + number
-        assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
-    finally:
-        for child in children:
-            child.kill()
-    assert sorted(heard) == ["fima | fima", "moco | moco"]
+    assert main(["demo", "--out", str(tmp_path)]) == 128 + number
+    names, pids, words = zip(*(re.split(r"[ |]+", line) for line in heard), strict=True)
+    assert sorted(names) == sorted(words) == ["fima", "moco"]
+    assert all(ends(int(pid)) for pid in pids)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert [words[0] for words in commands] == ["make-data", "contact-sheet"]
+    assert [ran[0] for ran in commands] == ["make-data", "contact-sheet"]

@@ -68,7 +68,6 @@ def errors(processes: list[subprocess.Popen[str]]) -> list[str]:
             process.kill()
 
 
-@pytest.mark.slow
 def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path: Path) -> None:
     processes = start_pair([videos, tmp_path / "nothing"], tmp_path / "run")
     first, second = errors(processes)

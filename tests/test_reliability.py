@@ -140,7 +140,6 @@ class TestFullDisk:
         command = [sys.executable, "-c", self.LIMITED.format(limit=limit), "pretrain", str(videos), "--out", str(out)]
         return subprocess.run([*command, *SMALL_FLAGS, *flags], capture_output=True, text=True, timeout=600)
 
-    @pytest.mark.slow
     def test_a_run_goes_on_aloud_and_is_not_called_finished(self, videos: Path, tmp_path: Path) -> None:
         run = RunFolder(tmp_path / "run")
         pretrain(ONE_EPOCH, data=videos, out=run.root)
@@ -311,7 +310,6 @@ class TestSignals:
         assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
     script = ROOT / "benchmarks" / "kill_resume.py"
     words = [sys.executable, str(script), "--kills", "1", "--epochs", "6", "--videos", "20", "--seed", "1"]

@@ -107,11 +107,7 @@ def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[st
 
 
 def check_port(launch: Launch) -> None:
-    """Refuse a port that another program of this machine listens on.
-
-    Raises:
-        ConfigError: with the remedy.
-    """
+    """Raise ConfigError, with the remedy, for a port that another program of this machine listens on."""
     if launch.total == 1 or launch.node_rank != 0 or not launch.opens_port:
         return
     with socket.socket() as probe:

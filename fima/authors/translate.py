@@ -129,11 +129,7 @@ def translate(program: Program, given: argparse.Namespace, *, processes: int = 1
 
 
 def dataset_in(root: Path, named: str, remarks: list[str]) -> str:
-    """Return the data set to read a folder as: the named one, unless the folder is something else.
-
-    Raises:
-        DataError: there is no such folder.
-    """
+    """Return the data set to read a folder as: the named one, unless it is another. Raises DataError without it."""
     held = recognise(root)
     accepted = any(layout.name == named and layout.may_be(root, None) for layout in LAYOUTS)
     if named in ("auto", held) or accepted:

@@ -17,7 +17,6 @@ class RecipeHours:
     """One recipe."""
 
     recipe: str
-    """Its name."""
     videos: int
     """Training videos."""
     epochs: int

@@ -31,7 +31,6 @@ class Plan:
     device: torch.device
     """Where steps are taken."""
     backbones: Sequence[str] = ("i3d", "r2plus1d_18")
-    """Encoders."""
     precisions: Sequence[Precision] = ()
     """Precisions; none: those that the device has."""
     batches: Sequence[int] = ()

@@ -17,7 +17,6 @@ class Parity:
     """The losses of the first step on two devices."""
 
     backbone: str
-    """Name of the encoder."""
     cpu: dict[str, float]
     """Losses on the CPU, by name, in float32."""
     device: dict[str, float]

@@ -36,7 +36,6 @@ class StepCase:
     """One way to take a step."""
 
     backbone: str
-    """Name of the encoder."""
     method: Literal["fima", "moco"] = "fima"
     """Whose losses."""
     precision: Precision = "fp32"
@@ -79,7 +78,6 @@ class StepFigures:
     """What a case takes; None where it was not measured."""
 
     case: StepCase
-    """What was measured."""
     step_seconds: float | None = None
     """A whole step: augmentation, losses, backward, optimiser, with the copy of the batch to the device."""
     key_pass_seconds: float | None = None

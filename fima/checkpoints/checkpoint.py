@@ -76,14 +76,11 @@ class RunState:
     COMMAND: ClassVar[str]
     """The command that writes them."""
     CONFIG: ClassVar[type[Any]]
-    """Their settings."""
 
     progress: Progress
-    """How far the run had come."""
     model: dict[str, Tensor]
     """State of the networks: for a method both encoders, heads, decoder, queues."""
     optimizer: dict[str, Any]
-    """State of the optimiser."""
     data: dict[str, Any]
     """What the run was trained on, as `VideoList.describe` gives it."""
     versions: dict[str, str]
@@ -244,22 +241,14 @@ def weights_hash(module: nn.Module, label: str) -> str:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path, what: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        CheckpointError: names and shapes are not those of `module`, or a value is not finite; says which.
-    """
+    """Load weights strictly: CheckpointError says which are not the module's by name and shape, or not finite."""
     check_weights(weights, module.state_dict(), source=source, what=what)
     refuse_odd_values(weights, source)
     module.load_state_dict(dict(weights))
 
 
 def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, source: Path, what: str) -> None:
-    """Refuse weights whose names and shapes are not those of a model's state dict, `own`.
-
-    Raises:
-        CheckpointError: says which.
-    """
+    """Raise CheckpointError, which says which, where names and shapes are not those of a model's state dict, `own`."""
     wrong = [f"`{name}` is missing" for name in own if name not in weights]
     wrong += [f"`{name}` is not expected" for name in weights if name not in own]
     wrong += [

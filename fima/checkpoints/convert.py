@@ -80,28 +80,16 @@ def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a key is not one of theirs.
     """
-    converted = {}
-    for key, value in state.items():
-        name = fima_name(key)
-        converted[name] = _our_shape(name, value)
-    return converted
+    return {(name := fima_name(key)): _our_shape(name, value) for key, value in state.items()}
 
 
 def fima_name(key: str) -> str:
-    """Our name of an official key, with or without the prefix `module.`.
-
-    Raises:
-        CheckpointError: the key is not one of theirs.
-    """
+    """Our name of an official key, with or without the prefix `module.`; CheckpointError for no key of theirs."""
     return _translate(key.removeprefix(PREFIX), OFFICIAL_TO_FIMA, "transformer_decoder.", DECODER_PARTS)
 
 
 def official_name(key: str) -> str:
-    """The official name, without prefix, of a key of ours.
-
-    Raises:
-        CheckpointError: the key is not one of ours.
-    """
+    """The official name, without prefix, of a key of ours; CheckpointError for no key of ours."""
     return _translate(key, _inverse(OFFICIAL_TO_FIMA), "decoder.", _inverse(DECODER_PARTS))
 
 

@@ -119,22 +119,14 @@ class RunFolder:
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
 
     def require(self, *, resume: bool) -> None:
-        """Refuse a folder that holds no run to resume, or where one is to begin, that holds anything.
-
-        Raises:
-            ConfigError: with the remedy.
-        """
+        """Raise ConfigError for a folder without a run to resume, or with anything where one is to begin."""
         if resume:
             self.require_resumable()
         else:
             self.require_new()
 
     def require_new(self) -> None:
-        """Refuse a folder that already holds something.
-
-        Raises:
-            ConfigError: with the remedy.
-        """
+        """Raise ConfigError, with the remedy, for a folder that already holds something."""
         remedy = "choose another --out"
         if self.checkpoints is not None and self.last.exists():
             raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")

@@ -26,9 +26,7 @@ class WarmStart:
     """Weights of a file for an encoder, and what became of the rest."""
 
     source: str
-    """What the user named."""
     description: str
-    """What the file holds."""
     weights: dict[str, Tensor]
     """Those that are loaded, by their names in the encoder."""
     num_inflated: int

@@ -11,6 +11,7 @@ import tyro
 
 from fima.commands.output import warn_of
 from fima.commands.parse import parse
+from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.layouts.files import has_videos, mark_picture
@@ -67,10 +68,7 @@ class CamArguments:
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
-        if self.num_videos < 0:
-            raise ConfigError(f"--num_videos {self.num_videos}: must be 0 or more")
-        if self.height < SMALLEST_HEIGHT_PX:
-            raise ConfigError(f"--height {self.height}: must be at least {SMALLEST_HEIGHT_PX}")
+        require_least(self, num_videos=0, height=SMALLEST_HEIGHT_PX)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

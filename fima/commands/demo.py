@@ -1,9 +1,6 @@
 """`fima demo`: FIMA against MoCo on synthetic videos, in minutes on two cores."""
 
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from fima.commands.at_once import load_ahead, run_at_once
 from fima.commands.parse import parse
 from fima.commands.study import (
     PROTOCOLS,
@@ -23,6 +21,7 @@ from fima.commands.study import (
     read_figures,
     result_file,
     run,
+    show_command,
     write_json,
 )
 from fima.console import Console
@@ -49,8 +48,10 @@ QUICK_SETTINGS: Mapping[str, object] = {
     "data.crop_size": 48,
     "method.queue_size": 28,
     "data.workers": 0,
+    "run.health_epochs": 0,
+    "run.picture_epochs": 0,
 }
-"""The queue has the paper's share of the videos. Another process that decodes would first load PyTorch for seconds."""
+"""The queue has the paper's share of the videos. Another process that decodes takes longer to start than it saves."""
 QUICK_NOTE = (
     "Smaller than `fima demo`: 120 training videos instead of 600, 5 epochs instead of 10, crops of 48 px instead of "
     "64. FIMA light is `--method.cost light`. With 40 test videos instead of 400, a figure is good to ±15."
@@ -70,7 +71,7 @@ class DemoArguments:
     seed: int = 0
     """Seed of the data and of both runs."""
     quick: bool = False
-    """Fewer and smaller videos, fewer epochs and figures: a minute and a half on two cores. Lower figures."""
+    """Fewer and smaller videos, fewer epochs and figures: about a minute on two cores. Lower figures."""
     method: Method | None = None
     """Train and evaluate this one alone, on videos that an earlier call has made."""
 
@@ -120,14 +121,17 @@ def _compare(arguments: DemoArguments) -> int:
     # Read when PyTorch is loaded, here and in both processes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // len(RECIPES))))
     out, data, runs, seed = arguments.folder, arguments.data, arguments.runs, arguments.seed
+    load_ahead()
     make_data(data, *(QUICK_SIZE if arguments.quick else ()), seed=seed)
     run("contact-sheet", data, "--out", out / "contact_sheet.png", "--split", "test", "--examples-per-class", 1)
-    if code := _side_by_side(["--out", str(out), "--seed", str(seed), *(["--quick"] if arguments.quick else [])]):
+    words = ["--out", str(out), "--seed", str(seed), *(["--quick"] if arguments.quick else [])]
+    if code := run_at_once({name: ["demo", *words, "--method", name] for name in runs}):
         return code
-    moco, fima = (folder / "checkpoints" / "last.pt" for folder in runs.values())
-    for kind, name in (("both", "activation_maps"), ("occlusion", "occlusion_maps")):
-        run("cam", moco, data, "--compare", fima, "--split", "test", "--map", kind, "--out", out / f"{name}.png")
-    run("report", *runs.values(), "--data", data, "-o", out / "report.html")
+    pictures = _pictures(arguments)
+    for command in pictures.values():
+        show_command(*command)
+    if code := run_at_once(pictures):
+        return code
     figures = {name: read_figures(result_file(folder)) for name, folder in runs.items()}
     seconds = round(time.monotonic() - start, 1)
     summary = {"methods": figures, "seconds": seconds, "seed": seed, "quick": arguments.quick}
@@ -136,52 +140,18 @@ def _compare(arguments: DemoArguments) -> int:
     return 0
 
 
-def _side_by_side(words: Sequence[str]) -> int:
-    """Train and evaluate both methods at once, and pass on what they say with their names in front.
-
-    Args:
-        words: flags of this command for both.
-
-    Returns:
-        The exit code of one that failed, after which the other is asked to save and stop; or of Ctrl-C, which both
-        have seen; or 0.
-    """
-    children = {
-        name: subprocess.Popen(
-            [sys.executable, "-m", "fima", "demo", *words, "--method", name],
-            env={"PYTHONUNBUFFERED": "1", **os.environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in RECIPES
+def _pictures(arguments: DemoArguments) -> dict[str, list[object]]:
+    """The commands that show what was trained, by their names in front of what they say."""
+    moco, fima = (folder / "checkpoints" / "last.pt" for folder in arguments.runs.values())
+    data = arguments.data
+    compare = ("cam", moco, data, "--compare", fima, "--split", "test")
+    commands: dict[str, list[object]] = {
+        "maps": [*compare, "--map", "occlusion", "--out", arguments.folder / "occlusion_maps.png"],
+        "report": ["report", *arguments.runs.values(), "--data", data, "-o", arguments.folder / "report.html"],
     }
-
-    failures: list[int] = []
-
-    def follow(name: str, child: "subprocess.Popen[str]") -> None:
-        assert child.stdout is not None
-        with child.stdout:
-            for line in child.stdout:
-                Console().print(f"{name} | {line.rstrip()}", highlight=False, markup=False, soft_wrap=True)
-        if code := child.wait():
-            failures.append(code if code > 0 else 128 - code)
-            for other in children.values():
-                other.terminate()
-
-    followers = [threading.Thread(target=follow, args=item) for item in children.items()]
-    try:
-        for follower in followers:
-            follower.start()
-        for follower in followers:
-            follower.join()
-    finally:
-        # After a signal they save and end; otherwise they have ended.
-        for child in children.values():
-            child.terminate()
-        for child in children.values():
-            child.wait()
-    return failures[0] if failures else 0
+    if not arguments.quick:  # the report has such maps too
+        commands["activation"] = [*compare, "--map", "both", "--out", arguments.folder / "activation_maps.png"]
+    return commands
 
 
 def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArguments, seconds: float) -> None:
@@ -205,6 +175,8 @@ def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArgument
         "occlusion_maps.png": "what their features depend on",
         "report.html": "everything on one page",
     }
+    if arguments.quick:
+        del files["activation_maps.png"]
     console.print(f"{seconds:.0f} s", highlight=False)
     for file, what in files.items():
         path = arguments.folder / file

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,9 @@ from fima.commands.parse import check_recipe, parse
 from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
 from fima.config import DataConfig, PretrainConfig
+from fima.config.checks import require, require_least
 from fima.console import Console
-from fima.data.clips import TIMING
+from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, one_line
@@ -56,9 +57,7 @@ class ClipArguments:
         Raises:
             ConfigError: a value is out of range, or two ways of timing are given.
         """
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        usual = {name: getattr(DataConfig(), name) for name in TIMING} if given.keys() & set(TIMING) else {}
-        return replace(recipe, **{**usual, **given})
+        return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +93,8 @@ class DoctorArguments:
             raise ConfigError("missing: a folder of videos, `fima doctor VIDEOS`; or --system, to check this machine")
         if self.data is not None and self.system:
             raise ConfigError(f"--system checks this machine, not {self.data}; give one of them")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: must be at least 1")
-        if self.timeout is not None and self.timeout <= 0:
-            raise ConfigError(f"--timeout {self.timeout}: must be greater than 0")
+        require_least(self, workers=1)
+        require(self.timeout is None or self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

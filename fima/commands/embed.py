@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fima.commands.output import warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
+from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
@@ -70,10 +72,7 @@ class EmbedArguments:
     """Print what was done as one JSON object."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("clips", 1), ("batch_size", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
+        require_least(self, clips=1, batch_size=1, workers=0)
         if self.per == "second" and self.clips_shown.span is not None:
             raise ConfigError(f"--span {self.clips_shown.span:g}: a clip of --per second covers that second")
 
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
     from fima.torch_tools.device import choose_device
-    from fima.use.embed import embed_videos, remove_parts
+    from fima.use.embed import embed_videos
     from fima.use.encoder import open_encoder
     from fima.use.table import check_suffix
 
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.shutdown()
     if embedded is not None:
         _write(arguments, embedded)
-        remove_parts(parts)
+        shutil.rmtree(parts, ignore_errors=True)
     return 0
 
 

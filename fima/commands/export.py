@@ -111,22 +111,12 @@ def _compared(check: Check) -> str:
 
 
 def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
-    from fima.use.encoder import load
-    from fima.use.export.formats import Exportable
+    from fima.use.encoder import exportable, load
 
     if arguments.output == "logits":
         return _classifier(arguments)
-    encoder = load(arguments.encoder)
-    encoder = _resized(encoder, arguments)
-    facts = {**encoder.facts(), "output": f"vectors, float32 (batch, {encoder.num_features})"}
-    exportable = Exportable(
-        module=encoder,
-        output="vectors",
-        weights=dict(encoder.encoder.state_dict()),
-        facts=facts,
-        clips=encoder.clip_settings(),
-    )
-    return exportable, encoder.description
+    encoder = _resized(load(arguments.encoder), arguments)
+    return exportable(encoder), encoder.description
 
 
 def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:

@@ -9,6 +9,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
+from fima.config.checks import require_least
 from fima.data.layouts.files import mark_picture
 from fima.errors import ConfigError
 from fima.files.output import check_writable
@@ -35,8 +36,7 @@ class MotionArguments:
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"--seed {self.seed}: must be 0 or more")
+        require_least(self, seed=0)
         if self.out is not None and self.out.suffix != ".png":
             raise ConfigError(f"--out {self.out}: must end in .png")
 

@@ -123,11 +123,7 @@ def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
 
 
 def check_recipe(path: Path | None) -> None:
-    """Refuse a second folder where a recipe is expected.
-
-    Raises:
-        ConfigError: with what a recipe looks like.
-    """
+    """Raise ConfigError, with what a recipe looks like, for a second folder where one is expected."""
     if path is not None and not is_recipe(path):
         raise ConfigError(f"{path}: a recipe is a .yaml file; only one folder of videos can be given")
 

@@ -15,6 +15,7 @@ import tyro
 
 from fima.commands.output import warn_of
 from fima.commands.parse import parse
+from fima.config.checks import require_least
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError, one_line, warn
@@ -56,9 +57,7 @@ class PredictArguments:
     """Print the predictions as JSON."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("top", 1), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least {smallest}")
+        require_least(self, top=1, batch_size=1, workers=0)
         if not self.videos:
             raise ConfigError("no video given; name one or more after the model")
         if self.out is not None and self.out.suffix not in (".json", ".csv"):

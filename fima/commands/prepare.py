@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from fima.commands.parse import parse
 from fima.commands.progress import progress
+from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
@@ -57,12 +58,10 @@ class PrepareArguments:
 
     def __post_init__(self) -> None:
         for name, low, high in (("short_side", 16, 16384), ("gop", 1, 1000), ("crf", 0, MAX_CRF)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"--{name} {getattr(self, name)}: must be from {low} to {high}")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: must be at least 1")
-        if self.timeout <= 0:
-            raise ConfigError(f"--timeout {self.timeout}: must be greater than 0")
+            value = getattr(self, name)
+            require(low <= value <= high, name, value, f"must be from {low} to {high}")
+        require_least(self, workers=1)
+        require(self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

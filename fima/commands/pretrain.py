@@ -33,7 +33,8 @@ class PretrainArguments:
     preset: str | None = None
     """A recipe of the package by its name, such as `small` for a few hundred videos, instead of a RECIPE."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
-    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
+    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`, and
+    `FOLDER@fps=12.5` has clips of its own timing (stride, fps, span or frame-rate)."""
     out: OutputPath
     """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: OutputPath | None = None

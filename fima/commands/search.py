@@ -14,8 +14,9 @@ import tyro
 from rich.table import Table
 
 from fima.commands.parse import UNBROKEN, parse
+from fima.config.checks import require_least
 from fima.console import Console
-from fima.errors import CheckpointError, ConfigError, DataError, warn
+from fima.errors import CheckpointError, DataError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 
@@ -53,8 +54,7 @@ class SearchArguments:
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"--k {self.k}: must be at least 1")
+        require_least(self, k=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,9 +60,14 @@ def run(command: str, *words: object) -> None:
         UserError: whatever the command raises.
     """
     argv = [str(word) for word in words]
-    Console().print(f"\n$ fima {command} {shlex.join(argv)}", style="bold", highlight=False, soft_wrap=True)
+    show_command(command, *argv)
     if code := importlib.import_module(COMMANDS[command][0]).main(argv):
         raise SystemExit(code)
+
+
+def show_command(*words: object) -> None:
+    """Print a `fima` command as one would type it."""
+    Console().print(f"\n$ fima {shlex.join(map(str, words))}", style="bold", highlight=False, soft_wrap=True)
 
 
 def pretrain_and_evaluate(

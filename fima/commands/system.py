@@ -44,9 +44,7 @@ class Check:
     """One check."""
 
     name: str
-    """What."""
     found: str
-    """What is there."""
     state: State = "ok"
     """`note`: something does not work, or slower; `problem`: training or evaluation will fail."""
     advice: str = ""

@@ -30,15 +30,10 @@ class Verbosity:
     quiet: bool = False
     """Results, warnings and errors only."""
     verbose: bool = False
-    """More than usual."""
 
 
 def take_verbosity(words: Sequence[str]) -> tuple[list[str], Verbosity]:
-    """Return the words without the two flags, and what those say.
-
-    Raises:
-        ConfigError: both are given.
-    """
+    """Return the words without the two flags, and what those say. Raises ConfigError where both are given."""
     found = Verbosity(quiet=QUIET in words, verbose=VERBOSE in words)
     if found.quiet and found.verbose:
         raise ConfigError(f"{QUIET} and {VERBOSE} exclude each other; give one of them")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 from fima.config.classifier import ClassifierConfig, TestConfig
 from fima.config.data import DataConfig, Dataset
 from fima.config.method import MethodConfig
@@ -48,9 +48,7 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for name, smallest in (("frames", 1), ("crop_size", 8)):
-            value = getattr(self.data, name)
-            require(value >= smallest, f"data.{name}", value, f"must be at least {smallest}")
+        require_least(self.data, "data.", frames=1, crop_size=8)
         share = self.optim.batch_size // self.optim.accumulate
         rule = f"must be at most half the {share} videos of a step, or of a part of it with --optim.accumulate"
         parts, stride = self.model.split_bn, self.method.local_stride

@@ -4,10 +4,14 @@ from fima.errors import ConfigError
 
 
 def require(condition: bool, flag: str, value: object, rule: str) -> None:
-    """Refuse the `value` of --`flag` if `condition` does not hold.
-
-    Raises:
-        ConfigError: the flag, its value, and the `rule` that it breaks.
-    """
+    """Raise ConfigError for the `value` of --`flag`, with the `rule` that it breaks, if `condition` does not hold."""
     if not condition:
         raise ConfigError(f"--{flag} {value}: {rule}")
+
+
+def require_least(settings: object, section: str = "", /, **least: float) -> None:
+    """Raise ConfigError for a field of some settings that is given and smaller than what it must be at least."""
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        rule = f"must be at least {smallest}" if smallest else "must be 0 or more"
+        require(value is None or value >= smallest, section + name, value, rule)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,7 @@ class ClassifierConfig:
     """Share of each class's training videos that `--classifier.select validation` holds out."""
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "low_shot"):
-            value = getattr(self, name)
-            require(value is None or value >= 2, f"classifier.{name}", value, "must be at least 2")
+        require_least(self, "classifier.", num_classes=2, low_shot=2)
         require(0 <= self.dropout < 1, "classifier.dropout", self.dropout, "must be in [0, 1)")
         require(0 < self.held_out_share < 1, "classifier.held_out_share", self.held_out_share, "must be in (0, 1)")
 
@@ -51,7 +49,4 @@ class TestConfig:
     """Test the classifier every n epochs, and after the last one."""
 
     def __post_init__(self) -> None:
-        for name in ("clips", "every_epochs"):
-            require(getattr(self, name) >= 1, f"test.{name}", getattr(self, name), "must be at least 1")
-        size = self.ori_resolution
-        require(size is None or size >= 8, "test.ori_resolution", size, "must be at least 8")
+        require_least(self, "test.", clips=1, every_epochs=1, ori_resolution=8)

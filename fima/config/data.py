@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
 """Layouts of data sets; `auto` recognises which one lies in a folder."""
@@ -73,27 +73,19 @@ class DataConfig:
     """Videos whose clips would need more memory, in MB, to be decoded are skipped."""
 
     def __post_init__(self) -> None:
-        for name in ("split", "step_between_clips"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require_least(self, "data.", split=1, step_between_clips=1, workers=0, keep_mb=0, fps=0, frame_rate=0)
+        require_least(self, "data.", timeout_seconds=0, max_frame_pixels=1, max_clip_mb=1)
         require(self.frames >= 0, "data.frames", self.frames, "must be at least 1")
         require(self.crop_size >= 8 or self.crop_size == 0, "data.crop_size", self.crop_size, "must be at least 8")
         require(0 < self.min_area <= self.max_area, "data.min_area", self.min_area, "must be in (0, max_area]")
         require(self.max_area <= 1, "data.max_area", self.max_area, "must be at most 1")
         self._check_timing()
-        for name in ("flip", "grayscale", "jitter", "blur"):
+        for name in ("flip", "grayscale", "jitter", "blur", "max_skipped_share"):
             require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must be in [0, 1]")
         require(0 <= self.held_out_share < 1, "data.held_out_share", self.held_out_share, "must be in [0, 1)")
-        for name in ("workers", "keep_mb"):
-            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
-        require(self.timeout_seconds >= 0, "data.timeout_seconds", self.timeout_seconds, "must be 0 or more")
-        for name in ("max_frame_pixels", "max_clip_mb"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
-        require(0 <= self.max_skipped_share <= 1, "data.max_skipped_share", self.max_skipped_share, "must be in [0, 1]")
 
     def _check_timing(self) -> None:
         require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
-        for name in ("fps", "frame_rate"):
-            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must be 0 or more")
         windows = self.windows_per_video
         require(windows == "auto" or windows >= 1, "data.windows_per_video", windows, "must be `auto` or at least 1")
         whole = "a span is a share of the whole video, which has one window then"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 LIGHT: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
 """What `method.cost` `light` sets: two key passes of whole clips and four of half as many frames, instead of eight."""
@@ -54,16 +54,8 @@ class MethodConfig:
             require(getattr(self, name) > 0, f"method.{name}", getattr(self, name), "must be greater than 0")
         for name, momentum in (("key_momentum", self.key_momentum), ("key_momentum_end", self.key_momentum_end)):
             require(momentum is None or 0 <= momentum <= 1, f"method.{name}", momentum, "must be in [0, 1]")
-        for name in ("instance_weight", "frame_weight", "cell_weight"):
-            require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "must be 0 or more")
-        require(self.local_stride >= 1, "method.local_stride", self.local_stride, "must be at least 1")
-        require(self.queue_size is None or self.queue_size >= 1, "method.queue_size", self.queue_size, "must be 1+")
-        require(
-            self.cell_queue_size is None or self.cell_queue_size >= 0,
-            "method.cell_queue_size",
-            self.cell_queue_size,
-            "must be 0 or more",
-        )
+        require_least(self, "method.", instance_weight=0, frame_weight=0, cell_weight=0)
+        require_least(self, "method.", local_stride=1, queue_size=1, cell_queue_size=0)
         fima_only = "is for the method `fima`; leave it out"
         require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
         motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class ModelConfig:
     """Compile the encoders with `torch.compile`; needs a C++ compiler (docs/performance.md)."""
 
     def __post_init__(self) -> None:
-        for name in ("projector_hidden", "embedding_dim", "split_bn", "decoder_dim", "decoder_heads", "decoder_layers"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
+        require_least(self, "model.", projector_hidden=1, embedding_dim=1, split_bn=1)
+        require_least(self, "model.", decoder_dim=1, decoder_heads=1, decoder_layers=1)
         require(0 <= self.decoder_dropout < 1, "model.decoder_dropout", self.decoder_dropout, "must be in [0, 1)")
         require(
             self.decoder_dim % (2 * self.decoder_heads) == 0,

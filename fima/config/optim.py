@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 REFERENCE_BATCH = 256
 """Videos per step for which a learning rate is given that is scaled with the batch, as in MoCo v3 and DINO."""
@@ -50,13 +50,10 @@ class OptimConfig:
     """Decay of a moving average of the encoder's weights, written to `checkpoints/ema.safetensors`; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            require(getattr(self, name) >= 1, f"optim.{name}", getattr(self, name), "must be at least 1")
-        for name in ("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs", "freeze_epochs"):
-            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must be 0 or more")
-        end, scale, rule = self.weight_decay_end, self.encoder_lr_scale, "must be greater than 0"
-        require(end is None or end >= 0, "optim.weight_decay_end", end, "must be 0 or more")
-        require(scale > 0, "optim.encoder_lr_scale", scale, f"{rule}; --optim.freeze-epochs freezes the encoder")
+        require_least(self, "optim.", epochs=1, batch_size=1, accumulate=1, lr=0, momentum=0, weight_decay=0)
+        require_least(self, "optim.", weight_decay_end=0, warmup_lr=0, warmup_epochs=0, freeze_epochs=0)
+        scale, rule = self.encoder_lr_scale, "must be greater than 0; --optim.freeze-epochs freezes the encoder"
+        require(scale > 0, "optim.encoder_lr_scale", scale, rule)
         require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in [0, 1)")
         if self.name == "adamw":
             require(self.momentum < 1, "optim.momentum", self.momentum, "must be less than 1, as a β of AdamW")

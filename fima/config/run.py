@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fima.config.checks import require
+from fima.config.checks import require, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,8 @@ class RunConfig:
     """Seconds after SIGTERM in which the run may finish its step and save; then it ends. 0: as long as it takes."""
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_epochs", "keep_last", "log_steps", "health_videos"):
-            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
-        minutes = self.checkpoint_minutes
-        require(minutes >= 0, "run.checkpoint_minutes", minutes, "must be 0 or more")
+        require_least(self, "run.", seed=0, checkpoint_epochs=1, checkpoint_minutes=0, keep_last=1, log_steps=1)
+        require_least(self, "run.", health_epochs=0, health_videos=1, picture_epochs=0, grace_seconds=0)
         require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
-        for name in ("health_epochs", "picture_epochs", "grace_seconds"):
-            require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         rule = "needs --run.health_epochs, which says what is healthy"
         require(self.on_collapse != "rollback" or self.health_epochs > 0, "run.on_collapse", "rollback", rule)
-        require(self.seed >= 0, "run.seed", self.seed, "must be 0 or more")

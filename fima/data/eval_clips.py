@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fima.config import DataConfig, FinetuneConfig
+from fima.config.checks import require_least
 from fima.data.clips import PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
@@ -21,7 +22,7 @@ from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
 from fima.data.workers.open_files import require_open_files
 from fima.data.workers.shared_memory import handed_over
-from fima.errors import ConfigError, VideoError
+from fima.errors import VideoError
 
 CENTRE_SHARE = 0.875
 
@@ -53,10 +54,7 @@ class ClipSettings:
     """Share of the video that a clip covers, instead of `stride`; 0: by `stride`."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("frames", 1), ("crop_size", 8), ("num_clips", 1), ("ori_resolution", 8)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigError(f"--{name} {value}: must be at least {smallest}")
+        require_least(self, frames=1, crop_size=8, num_clips=1, ori_resolution=8)
 
     @classmethod
     def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":

@@ -23,21 +23,13 @@ HEADER = "# Videos that `fima doctor` found unusable: one path a line, relative 
 
 
 def write_quarantine(file: Path, paths: Iterable[str]) -> None:
-    """Write such a list, sorted.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
+    """Write such a list, sorted. Raises ConfigError where the file cannot be written."""
     lines = "".join(f"{_line(path)}\n" for path in sorted(paths))
     write_file(file, HEADER + lines)
 
 
 def read_quarantine(file: Path) -> set[str]:
-    """The paths of such a list.
-
-    Raises:
-        DataError: the file cannot be read; its message names the line.
-    """
+    """The paths of such a list. Raises DataError, which names the line, where the file cannot be read."""
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -122,12 +122,7 @@ class MapTimeline:
 
 
 def map_timeline(
-    encoders: ViewEncoders,
-    frames: Iterable[NDArray[np.uint8]],
-    *,
-    window: Window,
-    crop_size: int,
-    device: torch.device,
+    encoders: ViewEncoders, frames: Iterable[NDArray[np.uint8]], *, window: Window, crop_size: int, device: torch.device
 ) -> MapTimeline:
     """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
 

@@ -52,11 +52,7 @@ class ForegroundShare:
 
 
 def foreground_share(
-    encoder: nn.Module,
-    videos: VideoList,
-    load_mask: MaskLoader | None,
-    settings: ClipSettings,
-    resources: Resources,
+    encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
 ) -> ForegroundShare:
     """Measure which part of the activation falls on what moves, on the centre crop of up to 500 videos of a list.
 
@@ -95,11 +91,7 @@ def foreground_share(
 
 
 def occlusion_share(
-    encoder: nn.Module,
-    videos: VideoList,
-    load_mask: MaskLoader | None,
-    settings: ClipSettings,
-    resources: Resources,
+    encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
 ) -> ForegroundShare:
     """Measure which part of the `occlusion_map` falls on what moves: `share`, of the middle clip of up to 100 videos.
 
@@ -184,10 +176,7 @@ def evenly_spread(length: int, most: int) -> list[int]:
 
 
 def adapted_to_differences(
-    encoder: nn.Module,
-    videos: VideoList,
-    settings: ClipSettings,
-    resources: Resources,
+    encoder: nn.Module, videos: VideoList, settings: ClipSettings, resources: Resources
 ) -> tuple[nn.Module, int]:
     """Return the encoder with the batch-norm statistics of frame differences, and how many videos gave them.
 

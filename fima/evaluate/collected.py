@@ -36,9 +36,7 @@ class Collected:
     splits: Mapping[SplitName, SplitLists]
     """The lists by the number of the split."""
     protocols: tuple[str, ...]
-    """What to measure."""
     config: EvaluationConfig
-    """Settings."""
     clips: ClipSettings
     """How clips were cut out of videos."""
     described: dict[str, Any]

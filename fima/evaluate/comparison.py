@@ -19,9 +19,7 @@ class Difference:
     figure: str
     """`<protocol>/<figure>`."""
     first: str
-    """One encoder."""
     second: str
-    """The other."""
     points: float
     """The first's figure minus the second's, in percentage points, on the videos that both could be shown."""
     interval: tuple[float, float] | None

@@ -33,7 +33,6 @@ class Resources:
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """Limits for one video."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,7 @@ class FileState:
     """A file as it was when its features were extracted."""
 
     path: str
-    """Absolute path."""
     num_bytes: int
-    """Its size."""
     modified_ns: int
     """When it was last written to."""
 
@@ -98,11 +96,7 @@ def _unpacked(files: Sequence[FileState], tensors: Mapping[str, Tensor]) -> Iter
 
 
 def file_state(path: Path) -> FileState:
-    """Return what identifies a file's present content.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Return what identifies a file's present content. Raises DataError where it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:

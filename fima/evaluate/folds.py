@@ -20,11 +20,7 @@ GROUP_COLUMN = "group"
 
 
 def list_folds(
-    root: Path,
-    config: EvaluationConfig,
-    *,
-    dataset: Dataset = "auto",
-    annotations: str | Path | None = None,
+    root: Path, config: EvaluationConfig, *, dataset: Dataset = "auto", annotations: str | Path | None = None
 ) -> dict[SplitName, SplitLists]:
     """List the training and the test videos of every fold: a video is tested in one fold, and trained on in the others.
 

@@ -28,8 +28,7 @@ def measure_linear(
 ) -> Measured:
     """Fit the linear probe on the training videos, with C of the candidates, and score the test videos.
 
-    Raises:
-        DataError: as `fit_linear_probe`.
+    Raises DataError as `fit_linear_probe`.
     """
     groups = sets.train_groups
     probe = fit_linear_probe(

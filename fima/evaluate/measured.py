@@ -39,7 +39,6 @@ class FeatureSets:
     """Features of one split's lists."""
 
     train: Features
-    """Of the training list."""
     tests: Mapping[str, Features]
     """Of the test lists, by name."""
     videos: VideoList

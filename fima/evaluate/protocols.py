@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
@@ -124,19 +125,7 @@ class EvaluationConfig(ClipOverrides):
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
-        smallest = {
-            "folds": 2,
-            "num_clips": 1,
-            "low_shot": 2,
-            "low_shot_draws": 1,
-            "seed": 0,
-            "batch_size": 1,
-            "workers": 0,
-        }
-        for name, least in smallest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} {value}: must be at least {least}")
+        require_least(self, folds=2, num_clips=1, low_shot=2, low_shot_draws=1, seed=0, batch_size=1, workers=0)
 
     def clips_for(self, trained: "ClipSettings") -> "ClipSettings":
         """Return the clips to show to an encoder that was trained on such ones.

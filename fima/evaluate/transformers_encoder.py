@@ -38,7 +38,6 @@ class ModelType:
     input: str = "pixel_values"
     """The argument that takes clips, (B, F, 3, S, S)."""
     options: dict[str, Any] | None = None
-    """Other arguments."""
     time_last: bool = False
     """Whether its tokens are ordered by place, then by time."""
 

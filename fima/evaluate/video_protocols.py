@@ -61,11 +61,7 @@ def measure_classifier(
 
 
 def measure_foreground(
-    encoder: nn.Module,
-    clips: ClipSettings,
-    test: VideoList,
-    load_mask: MaskLoader | None,
-    resources: Resources,
+    encoder: nn.Module, clips: ClipSettings, test: VideoList, load_mask: MaskLoader | None, resources: Resources
 ) -> Measured:
     """Run the protocol `foreground`: which part of the activation falls on what moves.
 
@@ -83,11 +79,7 @@ def measure_foreground(
 
 
 def measure_occlusion(
-    encoder: nn.Module,
-    clips: ClipSettings,
-    test: VideoList,
-    load_mask: MaskLoader | None,
-    resources: Resources,
+    encoder: nn.Module, clips: ClipSettings, test: VideoList, load_mask: MaskLoader | None, resources: Resources
 ) -> Measured:
     """Run the protocol `occlusion`: which part of the change that covering makes falls on what moves.
 

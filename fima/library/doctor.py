@@ -73,7 +73,6 @@ class Finding:
     kind: str
     """What it is, in one or two words: a key of `ADVICE`."""
     reason: str
-    """The particulars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +80,15 @@ class Diagnosis:
     """What lies in a folder of videos, and what is wrong with it. Counts are of videos that can be used."""
 
     root: str
-    """The folder."""
     layout: str
-    """How it was read."""
     decoded: bool
     """Whether every video was decoded to its end."""
     num_videos: int
-    """Videos that were found."""
     total_bytes: int
-    """Their size."""
     total_seconds: float
-    """Their duration."""
     total_frames: int
-    """Their frames."""
     codecs: dict[str, int]
-    """Videos by codec."""
     pixel_formats: dict[str, int]
-    """Videos by pixel format."""
     sizes: dict[str, int]
     """Videos by width x height."""
     frame_rates: dict[str, int]

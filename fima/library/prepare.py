@@ -30,11 +30,8 @@ class Job:
     """One video to rewrite."""
 
     source: Path
-    """The video."""
     target: Path
-    """What to write."""
     settings: TranscodeSettings
-    """How."""
 
 
 @dataclass(frozen=True, kw_only=True)

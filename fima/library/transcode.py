@@ -40,9 +40,7 @@ class Transcoded:
     """A video that was rewritten."""
 
     num_frames: int
-    """Its frames."""
     num_bytes: int
-    """Size of the file."""
 
 
 def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:

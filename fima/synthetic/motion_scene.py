@@ -79,9 +79,13 @@ def _value_noise(rng: np.random.Generator, side: int, cells: int) -> FloatArray:
     """Smooth noise in [0, 1], (side, side), with about `cells` blobs along a side."""
     grid = rng.random((cells + 2, cells + 2), dtype=np.float32)
     line = np.linspace(0, cells, side, endpoint=False, dtype=np.float32)
-    eased = np.floor(line) + (line % 1) ** 2 * (3 - 2 * (line % 1))
-    x, y = np.meshgrid(eased, eased)
-    return _bilinear(grid, x, y)
+    eased = np.clip(np.floor(line) + (line % 1) ** 2 * (3 - 2 * (line % 1)), 0, cells + 1 - 0.001)
+    # What `_bilinear` does at every pixel, along one axis and then along the other.
+    whole = eased.astype(np.int64)
+    part = eased - whole
+    columns = grid[:, whole] * (1 - part) + grid[:, whole + 1] * part
+    part = part[:, None]
+    return np.asarray(columns[whole] * (1 - part) + columns[whole + 1] * part, dtype=np.float32)
 
 
 def _clouds(rng: np.random.Generator, side: int) -> FloatArray:

@@ -20,10 +20,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from fima.config.checks import require, require_least
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.container import ffmpeg_name
 from fima.data.workers.killable_pool import Failed, run_isolated
-from fima.errors import ConfigError, DataError
+from fima.errors import DataError
 from fima.synthetic.motion_scene import (
     CANVAS_SIDE,
     Camera,
@@ -75,13 +76,9 @@ class MotionTextureSettings:
     """Frames per video."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("num_train", 1), ("num_test", 1), ("seed", 0), ("size_px", 32), ("num_frames", 4)):
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {smallest}")
-        if self.size_px % 2:
-            raise ConfigError(f"size_px={self.size_px}: must be even")
-        if self.camera not in ("static", "moving"):
-            raise ConfigError(f"camera={self.camera!r}: must be 'static' or 'moving'")
+        require_least(self, num_train=1, num_test=1, seed=0, size_px=32, num_frames=4)
+        require(self.size_px % 2 == 0, "size_px", self.size_px, "must be even")
+        require(self.camera in ("static", "moving"), "camera", self.camera, "must be `static` or `moving`")
 
 
 DEFAULT_SETTINGS = MotionTextureSettings()
@@ -98,7 +95,6 @@ class Summary:
     reused: bool
     """Whether the folder already held this benchmark."""
     seconds: float
-    """Time it took."""
 
 
 def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> Summary:
@@ -155,8 +151,7 @@ def has_masks(root: Path) -> bool:
 def load_mask(video: Path) -> NDArray[np.bool_]:
     """Load the true foreground of a video inside `data/<Class>/`: (T, H, W), true on the object.
 
-    Raises:
-        DataError: there is no mask for this video.
+    Raises DataError where there is no mask for it.
     """
     stem = video.stem
     for kind in COUNTERPARTS:

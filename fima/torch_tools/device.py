@@ -6,11 +6,7 @@ from fima.errors import ConfigError
 
 
 def choose_device(name: str, *, flag: str = "device") -> torch.device:
-    """Return the device that a flag names.
-
-    Raises:
-        ConfigError: no such device here.
-    """
+    """Return the device that a flag names. Raises ConfigError where there is none here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fima.errors import ConfigError
+from fima.config.checks import require, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +31,12 @@ class SyntheticEncoderSettings:
     """`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("videos", 2), ("frames", 4), ("crop_size", 16), ("epochs", 1), ("batch_size", 2)):
-            self._require(getattr(self, name) >= smallest, name, f"must be at least {smallest}")
-        self._require(self.batch_size <= self.videos, "batch_size", f"must be at most --videos ({self.videos})")
+        require_least(self, videos=2, frames=4, crop_size=16, epochs=1, batch_size=2, weight_decay=0, seed=0)
+        most = f"must be at most --videos ({self.videos})"
+        require(self.batch_size <= self.videos, "batch-size", self.batch_size, most)
         positive = self.render_size > 0 and self.render_size % 8 == 0
-        self._require(positive, "render_size", "must be a multiple of 8")
-        self._require(self.lr > 0, "lr", "must be greater than 0")
-        for name in ("weight_decay", "seed"):
-            self._require(getattr(self, name) >= 0, name, "must be 0 or more")
-
-    def _require(self, holds: bool, name: str, rule: str) -> None:
-        if not holds:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: {rule}")
+        require(positive, "render-size", self.render_size, "must be a multiple of 8")
+        require(self.lr > 0, "lr", self.lr, "must be greater than 0")
 
     @property
     def num_steps(self) -> int:

@@ -56,11 +56,7 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
 
 
 def check_skipped(progress: Progress, allowed_share: float, run: RunFolder) -> None:
-    """Refuse to go on where too few of the videos can be decoded.
-
-    Raises:
-        TrainingError: more than the allowed share of the videos that were tried cannot.
-    """
+    """Raise TrainingError where more than the allowed share of the videos that were tried cannot be decoded."""
     skipped, tried = progress.videos_skipped, progress.videos_tried
     if tried >= SKIPPED_JUDGED_AFTER and skipped / tried > allowed_share:
         raise TrainingError(
@@ -70,11 +66,7 @@ def check_skipped(progress: Progress, allowed_share: float, run: RunFolder) -> N
 
 
 def finite_state(networks: nn.Module, progress: Progress, run: RunFolder) -> dict[str, Tensor]:
-    """Return the state of networks.
-
-    Raises:
-        TrainingError: a weight is not finite; the checkpoints stay as they were.
-    """
+    """Return the state of networks. Raises TrainingError where a weight is not finite."""
     state: dict[str, Tensor] = networks.state_dict()
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -86,11 +78,7 @@ def finite_state(networks: nn.Module, progress: Progress, run: RunFolder) -> dic
 
 
 def require_saved(saved: bool, run: RunFolder) -> None:
-    """Refuse to call a run finished whose end is in no checkpoint.
-
-    Raises:
-        TrainingError: `saved` is not true.
-    """
+    """Raise TrainingError, unless `saved`, instead of calling a run finished whose end is in no checkpoint."""
     if not saved:
         raise TrainingError(
             f"the end of the run is in no checkpoint, since it could not be written; {run.last_good()}; make room, "

@@ -52,9 +52,7 @@ class LabelledLists:
     """The videos of a fine-tuning run."""
 
     train: VideoList
-    """What it trains on."""
     test: VideoList
-    """The test split."""
     validation: VideoList | None
     """Training videos held out of the training to choose the epoch; None where nothing is chosen on them."""
     counterparts: Mapping[str, VideoList] = dataclasses.field(default_factory=dict)
@@ -68,7 +66,6 @@ class TrainedClips:
     """The size and the timing of the clips that an encoder was trained on."""
 
     frames: int
-    """Frames per clip."""
     crop_size: int
     """Side of the crops, in pixels."""
     timing: Mapping[str, Any]
@@ -93,7 +90,6 @@ class PretrainedEncoder:
     network: Backbone
     """On the CPU."""
     backbone: str
-    """Its name."""
     source: dict[str, Any]
     """Which file it is from, the file's hash and what it holds; `{"file": "scratch"}` for random weights."""
     clips: TrainedClips | None = None
@@ -101,11 +97,7 @@ class PretrainedEncoder:
 
 
 def check_settings(config: FinetuneConfig) -> None:
-    """Refuse settings that would do nothing, or that would train on the test split.
-
-    Raises:
-        ConfigError: names the flag.
-    """
+    """Raise ConfigError, with the flag, for settings that would do nothing, or would train on the test split."""
     given, defaults = flatten(config), flatten(FinetuneConfig())
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:

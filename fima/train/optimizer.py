@@ -60,11 +60,7 @@ def build_optimizer(networks: nn.Module, optim: OptimConfig) -> torch.optim.Opti
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return what builds the optimiser of a name.
-
-    Raises:
-        ConfigError: the package that has it is not installed.
-    """
+    """Return what builds the optimiser of a name. Raises ConfigError where the package that has it is not installed."""
     if name == "lars":
         try:
             from timm.optim.lars import Lars
@@ -97,11 +93,7 @@ def freeze_encoders(networks: nn.Module, optimizer: torch.optim.Optimizer, *, fr
 
 
 def refuse_frozen_random_weights(optim: OptimConfig, remedy: str) -> None:
-    """Refuse to freeze an encoder that begins with random weights.
-
-    Raises:
-        ConfigError: with the remedy.
-    """
+    """Raise ConfigError, with the remedy, where an encoder is to be frozen that begins with random weights."""
     if optim.freeze_epochs:
         flag = f"--optim.freeze-epochs {optim.freeze_epochs}"
         raise ConfigError(f"{flag}: the encoder would be frozen with random weights; {remedy}")

@@ -28,7 +28,6 @@ class Start(Generic[Run]):
     """Where a run begins; without a checkpoint, with the networks as they are built."""
 
     progress: Progress = field(default_factory=Progress)
-    """What counts as done."""
     saved: Run | None = None
     """State of the networks and the optimiser."""
     file: Path | None = None
@@ -144,11 +143,7 @@ def claimed_folder(
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:
-    """Refuse to continue on other videos than `before`, a `data_record`, which would change what comes when.
-
-    Raises:
-        DataError: with what differs and the remedy.
-    """
+    """Raise DataError where the videos are not those of `before`, a `data_record`: what comes when would change."""
     now = len(videos.videos)
     remedy = "give its data, or start a new run in another --out"
     if before["num_videos"] != now:
@@ -157,8 +152,9 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
             f"{before['num_videos']}; {remedy}"
         )
     if before.get("fingerprint") not in (None, fingerprint(videos)):
+        mixed = "" if videos.epoch.is_plain else ", or with other shares, windows or rates"
         raise DataError(
-            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones; {remedy}"
+            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones{mixed}; {remedy}"
         )
 
 
@@ -169,7 +165,8 @@ def fingerprint(videos: VideoList) -> str:
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
     plan = videos.epoch
     if not plan.is_plain:
-        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn)).encode())
+        timings = [sorted(timing.items()) for timing in plan.timings]
+        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn, *timings)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -33,7 +33,6 @@ class Task(ABC, Generic[Batch]):
     videos: VideoList
     """What it is trained on."""
     loader: GuardedLoader[Batch]
-    """The batches."""
     facts: Mapping[str, Any] = {}
     """What `config.yaml` says of the run besides its settings, its videos and the versions."""
     tested_epoch: int = 0
@@ -68,11 +67,7 @@ class Task(ABC, Generic[Batch]):
         """Return a checkpoint with the fields of `RunState`, which are given, and those of this kind."""
 
     def write_beside(self, run: RunFolder, progress: Progress) -> None:
-        """Write what goes with `last.pt`, before it; in the first process.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write what goes with `last.pt`, before it; in the first process. Raises CheckpointError."""
 
     @abstractmethod
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
@@ -111,7 +106,6 @@ class TrainingResult:
     """How a run ended."""
 
     progress: Progress
-    """How far it came."""
     signal_number: int | None = None
     """The signal that stopped it; None when it is finished."""
     result: EvaluationResult | None = None

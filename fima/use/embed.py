@@ -1,6 +1,5 @@
 """The embeddings of a list of videos, cached while they are computed, so that a call that was interrupted continues."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -80,8 +79,3 @@ def embed_videos(
     )
     seconds = time.monotonic() - began
     return Embedded(embeddings=embeddings, skipped=skipped, num_before=len(paths) - num_new, seconds=seconds)
-
-
-def remove_parts(parts: Path) -> None:
-    """Remove the folder of the parts, once their content is in its place."""
-    shutil.rmtree(parts, ignore_errors=True)

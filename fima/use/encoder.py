@@ -25,6 +25,7 @@ from fima.evaluate.other_encoders import open_other
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.use.export.card import model_card
+from fima.use.export.formats import Exportable
 from fima.use.hub import HUB_SCHEME, HubMixin, download
 
 Source = str | Path
@@ -265,6 +266,17 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     encoder.encoder.load_state_dict(loaded.encoder.state_dict())
     encoder.source = str(path)
     return encoder.to(device)
+
+
+def exportable(encoder: VideoEncoder) -> Exportable:
+    """Return what there is to export of an encoder."""
+    return Exportable(
+        module=encoder,
+        output="vectors",
+        weights=dict(encoder.encoder.state_dict()),
+        facts={**encoder.facts(), "output": f"vectors, float32 (batch, {encoder.num_features})"},
+        clips=encoder.clip_settings(),
+    )
 
 
 def open_encoder(source: str, device: torch.device) -> FrozenEncoder:

@@ -27,7 +27,6 @@ class Card:
     label: str
     """Its place."""
     path: Path
-    """The file."""
     when: str
     """Which moment of it is meant; empty for the whole video."""
     video: str | None

@@ -19,7 +19,6 @@ class Prediction:
     """What a video, or a second of it, shows."""
 
     path: Path
-    """The file."""
     seconds: tuple[float, float]
     """From when to when; NaN where the video has no frame rate."""
     probabilities: Tensor
@@ -27,11 +26,7 @@ class Prediction:
 
 
 def predict(
-    classifier: LoadedClassifier,
-    paths: Sequence[Path],
-    resources: Resources,
-    *,
-    per_second: bool,
+    classifier: LoadedClassifier, paths: Sequence[Path], resources: Resources, *, per_second: bool
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 

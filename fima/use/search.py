@@ -28,7 +28,6 @@ class Hit:
     """A row of the index."""
 
     row: int
-    """Its place."""
     similarity: float
     """Cosine, -1 to 1."""
 

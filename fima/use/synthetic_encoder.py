@@ -1,5 +1,6 @@
 """The files of an encoder that was trained on rendered people: weights in half precision, and a model card."""
 
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -10,8 +11,8 @@ from fima.backbones.small import Small
 from fima.checkpoints.checkpoint import MOTION_REGRESSION
 from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
-from fima.use.encoder import VideoEncoder
-from fima.use.export.formats import Exportable, write
+from fima.use.encoder import VideoEncoder, exportable
+from fima.use.export.formats import write
 
 SPAN = 0.85
 """Share of a video that a clip covers, the mean of those in training."""
@@ -25,15 +26,10 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
         ConfigError: the folder cannot be written.
     """
     module = video_encoder(encoder, settings)
-    state = {name: _halved(value) for name, value in module.encoder.state_dict().items()}
-    exportable = Exportable(
-        module=module,
-        output="vectors",
-        weights=state,
-        facts={**module.facts(), "output": f"vectors, float32 (batch, {module.num_features})"},
-        clips=module.clip_settings(),
+    whole = exportable(module)
+    write(
+        replace(whole, weights={name: _halved(value) for name, value in whole.weights.items()}), weights, "safetensors"
     )
-    write(exportable, weights, "safetensors")
     write_file(card, card_of(settings))
 
 

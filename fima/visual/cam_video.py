@@ -32,7 +32,6 @@ class NamedEncoder:
     name: str
     """What stands above its maps."""
     encoders: ViewEncoders
-    """The networks."""
     clips: ClipSettings
     """Size and timing of the clips that it is shown."""
 
@@ -63,9 +62,7 @@ class VideoMaps:
     """The maps of one video by the name of the encoder, and what is needed to show them."""
 
     timelines: Mapping[str, MapTimeline]
-    """The maps."""
     num_frames: int
-    """Frames of the video."""
 
     def panels(self, frame: Picture, number: int) -> Picture:
         """Frame `number` next to its maps, maps coloured from lowest to highest value in the whole video."""
@@ -130,8 +127,7 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         tiles = [
             overlay(tile, timeline.at(number), timeline.limits) for tile, number in zip(kept, moments, strict=True)
         ]
-        average = timeline.mean
-        tiles.append(overlay(mean_frame, average, (float(average.min()), float(average.max()))))
+        tiles.append(overlay(mean_frame, timeline.mean))
         rows.append(labelled(in_a_row(tiles), name))
     rows.append(label(LEGEND, rows[0].shape[1]))
     save_picture(in_a_column(rows), out)

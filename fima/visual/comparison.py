@@ -69,7 +69,7 @@ def side_by_side(
             rows[name].append(resized(frame, TILE_PX))
         for name, encoder in encoders.items():
             heat = averaged_map(encoder, clip[None].to(device))[0].cpu().numpy()
-            tile = overlay(middle, heat, (float(heat.min()), float(heat.max())))
+            tile = overlay(middle, heat)
             if load_mask is not None:
                 tile = outlined(tile, _middle_mask(load_mask(video.path), single), OUTLINE_COLOUR)
             rows[name].append(tile)

@@ -58,9 +58,7 @@ class MotionView:
     """Two clips of a video as the pixel-level loss sees them."""
 
     a: ClipPicture
-    """One clip."""
     b: ClipPicture
-    """The other clip."""
     pairs: Tensor
     """Which cells of a and b are positives of each other, bool (N, N)."""
     source: str

@@ -34,12 +34,12 @@ def resized(picture: Picture, height: int) -> Picture:
     return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, float]) -> Picture:
+def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, float] | None = None) -> Picture:
     """Lay a map over the grey version of a frame, both uint8 (H, W, 3).
 
-    The map (h, w) is upsampled without ringing; the limits are the values that are shown darkest and brightest.
+    The map (h, w) is upsampled without ringing; the limits, its own unless given, are shown darkest and brightest.
     """
-    low, high = limits
+    low, high = (float(heat.min()), float(heat.max())) if limits is None else limits
     shares = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.full_like(heat, 0.5)
     size = (frame.shape[1], frame.shape[0])
     spread = Image.fromarray(np.asarray(shares, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)

@@ -29,9 +29,9 @@ EMBEDDINGS = "embeddings"
 def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) -> None:
     """Write crops, activation maps and embeddings of a batch; the networks and the random state stay as they are.
 
-    - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation. -
-    `activation`: the same with the maps of the query encoder, as in foreground sampling. - `embeddings`: of clip a of
-    every video, for the projector tab; only the latest are kept.
+    - `crops`: of a few videos, frames of the `full` views of both clips, before the colour augmentation.
+    - `activation`: the same with the maps of the query encoder, as in foreground sampling.
+    - `embeddings`: of clip a of every video, for the projector tab; only the latest are kept.
 
     Raises:
         OSError: the files cannot be written.
@@ -56,7 +56,7 @@ def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) 
         hot = []
         for row, found in zip(rows, maps, strict=True):
             heat = found[position].cpu().numpy()
-            hot += [overlay(frame, heat, (float(heat.min()), float(heat.max()))) for frame in row]
+            hot += [overlay(frame, heat) for frame in row]
         heated.append(in_a_row(hot))
     middle = batch.a.full[:, :, batch.a.full.shape[2] // 2].float().div(255).cpu()
     thumbs = functional.interpolate(middle, size=(THUMB_PX, THUMB_PX), mode="bilinear", antialias=True).clamp(0, 1)

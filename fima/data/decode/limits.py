@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fima.errors import ConfigError, VideoError
+from fima.config.checks import require_least
+from fima.errors import VideoError
 
 if TYPE_CHECKING:
     from fima.config import DataConfig
@@ -30,9 +31,7 @@ class DecodeLimits:
     """Memory, in MB, of the frames that are read from it at once, as RGB."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("timeout_seconds", 0), ("max_frame_pixels", 1), ("max_clip_mb", 1)):
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"--limits.{name} {getattr(self, name)}: must be {smallest} or more")
+        require_least(self, "limits.", timeout_seconds=0, max_frame_pixels=1, max_clip_mb=1)
 
     @classmethod
     def of(cls, data: DataConfig) -> DecodeLimits:

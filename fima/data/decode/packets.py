@@ -11,9 +11,9 @@ from zlib import crc32
 import av
 import numpy as np
 import numpy.typing as npt
-from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import PackedFrames
@@ -248,7 +248,7 @@ def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") ->
     return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
-def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: CodecContext) -> None:
+def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:
     """Refuse a stream whose last picture is cut off: FFmpeg reads on behind its end, so what lies there changes pixels.
 
     Args:
@@ -258,7 +258,7 @@ def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], 
     """
     checksums = []
     for byte_behind in (b"", b"\xaa"):
-        context = CodecContext.create(stream.name, "r")
+        context = VideoCodecContext.create(stream.name, "r")
         context.extradata, context.thread_count = stream.extradata, 1
         *others, last = map(bytes, since_key)
         found = 0

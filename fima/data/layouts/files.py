@@ -29,11 +29,9 @@ class Files:
     """What lies below a folder, as sorted paths relative to it."""
 
     root: Path
-    """The folder."""
     videos: list[Path]
     """Files with the extension of a video, and folders of numbered pictures, one a frame."""
     others: list[Path]
-    """The other files."""
     missing: list[str]
     """Broken links to videos, and folders that cannot be read."""
     frame_folders: list[Path] = field(default_factory=list)
@@ -205,11 +203,7 @@ def is_video(name: str) -> bool:
 
 
 def mark_picture(path: Path) -> None:
-    """Mark a picture that is going to be written as a result, where its name could be that of a frame of a video.
-
-    Raises:
-        OSError: its folder cannot be written.
-    """
+    """Mark a picture as a result, before it is written, where its name could be that of a frame. Raises OSError."""
     if NUMBERED.fullmatch(path.name):
         mark_files(path.parent, [path.name])
 

@@ -24,7 +24,6 @@ class Entry:
     shown: str
     """What to call it where it is missing."""
     label: int | None
-    """Its class."""
     split: str
     """`train`, `test`, or anything else for neither."""
 
@@ -54,11 +53,7 @@ def require_list_folder(request: Request, patterns: Sequence[str]) -> Path:
 
 
 def require_list_file(path: Path, pattern: str) -> Path:
-    """Return the path of a split file.
-
-    Raises:
-        DataError: it is not there; says which are.
-    """
+    """Return the path of a split file. Raises DataError, with those that are there, where it is not."""
     if not path.is_file():
         there = ", ".join(sorted(other.name for other in path.parent.glob(pattern)))
         raise DataError(f"{path}: no such split file; {path.parent} has {there}")
@@ -66,21 +61,13 @@ def require_list_file(path: Path, pattern: str) -> Path:
 
 
 def numbered_lines(path: Path) -> list[tuple[str, str]]:
-    """Return the lines that are not empty, each with where it is: "FILE, line N".
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """Return the lines that are not empty, each with where it is: "FILE, line N". Raises DataError as `read_text`."""
     lines = read_text(path).splitlines()
     return [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_text(path: Path) -> str:
-    """Return a text file in UTF-8, without a byte order mark.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """Return a text file in UTF-8, without a byte order mark. Raises DataError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -88,11 +75,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Return what a JSON file holds.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """Return what a JSON file holds. Raises DataError where it cannot be read."""
     try:
         return json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -132,11 +115,7 @@ def inside(name: str, where: str) -> PurePosixPath:
 
 
 def plain_name(name: object, where: str) -> str:
-    """Return a listed name of a file without its extension.
-
-    Raises:
-        DataError: it is no name, or one with a path.
-    """
+    """Return a listed name of a file without its extension. Raises DataError for one with a path, or no name."""
     text = str(name) if isinstance(name, str | int) else ""
     if not text or PurePosixPath(text).name != text or PureWindowsPath(text).anchor:
         raise DataError(f"{where}: {name!r} is not the name of a video; expected one without folders")
@@ -222,7 +201,6 @@ class Listing:
     """A data set by its lists, and the files that they name."""
 
     dataset: Dataset
-    """The data set."""
     layout: str
     """How the folder was read, in words."""
     files: Files
@@ -232,13 +210,11 @@ class Listing:
     entries: Sequence[Entry]
     """The lines of all lists."""
     classes: list[str]
-    """Class names."""
     expected: int | None = None
     """Videos of the official split."""
     folder_labels: Mapping[str, int] = field(default_factory=dict)
     """Label by top folder, for files that are in no list."""
     notes: Sequence[str] = ()
-    """What else was odd."""
 
 
 def join(request: Request, listing: Listing) -> VideoList:

@@ -116,7 +116,6 @@ class Request:
     annotations: Path | None
     """List file or folder of list files, where they lie apart from the videos."""
     split: Split
-    """Which part."""
     split_index: int
     """Number of the official split."""
     named: bool

@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
     return normalised(torch.cat(clips).float() / 255)
 
 
-def compare(exported: Run, network: Run, clips: Tensor, *, source: Path, sizes: Sequence[int] = BATCHES) -> Check:
+def compare(exported: Run, network: Run, clips: Tensor, *, source: Path) -> Check:
     """Compare an opened file with its network on normalised clips (B, 3, F, S, S), in batches of several sizes.
 
     Raises:
@@ -69,7 +68,7 @@ def compare(exported: Run, network: Run, clips: Tensor, *, source: Path, sizes: 
     """
     with torch.no_grad():
         expected = torch.cat([network(part) for part in torch.split(clips, 2)])
-        results = [torch.cat([exported(part) for part in torch.split(clips, size)]) for size in sizes]
+        results = [torch.cat([exported(part) for part in torch.split(clips, size)]) for size in BATCHES]
         difference = float(torch.stack([(result - expected).abs().max() for result in results]).max())
         value = float(expected.abs().max())
         if not difference <= TOLERANCE * value:

@@ -49,11 +49,7 @@ class Exportable:
 
 
 def check_format(name: Format) -> None:
-    """Refuse a format whose libraries are missing.
-
-    Raises:
-        ConfigError: with how to install them.
-    """
+    """Raise ConfigError, with how to install them, for a format whose libraries are missing."""
     if name != "onnx":
         return
     for library in ("onnx", "onnxscript", "onnxruntime"):

@@ -59,7 +59,6 @@ class Chart:
     """One chart."""
 
     title: str
-    """Its heading."""
     summary: str
     """What it shows, in words, for those who cannot see it."""
     data: list[dict[str, Any]]

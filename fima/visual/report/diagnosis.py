@@ -41,15 +41,12 @@ class Diagnosis:
     """One diagnosis."""
 
     title: str
-    """Whose."""
     colour: str
     """Of the run."""
     bars: list[Bar]
-    """The inputs."""
     floors: list[Bar]
     """Chance, and what is had without training."""
     verdict: str
-    """In a sentence."""
 
     @property
     def summary(self) -> str:

@@ -15,7 +15,6 @@ class FeatureMap:
     """What the page shows of the features of one run."""
 
     run: str
-    """Its name."""
     projections: Sequence[Chart]
     """The videos as points."""
     missing: str

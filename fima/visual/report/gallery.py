@@ -42,7 +42,6 @@ class Neighbour:
     """A training video that was found for a query."""
 
     path: Path
-    """The file."""
     class_name: str
     """Its class; empty where unknown."""
     right: bool | None
@@ -56,7 +55,6 @@ class Query:
     """A test video and its nearest training videos."""
 
     path: Path
-    """The file."""
     class_name: str
     """Its class; empty where unknown."""
     neighbours: list[Neighbour]
@@ -68,13 +66,9 @@ class RunGallery:
     """What the last checkpoint of one run makes of its data."""
 
     run: RunRecord
-    """The run."""
     loaded: LoadedEncoder
-    """Its encoder."""
     lists: Lists
-    """The videos."""
     queries: list[Query]
-    """Retrieval."""
     projections: Mapping[str, NDArray[np.floating[Any]]]
     """By method, (V, 2)."""
     no_projections: str
@@ -94,7 +88,6 @@ class ActivationVideo:
     """A video next to the activation maps of one or more runs."""
 
     path: Path
-    """The file."""
     class_name: str
     """Its class; empty where unknown."""
     names: list[str]
@@ -108,9 +101,7 @@ class Galleries:
     """Everything that is made from videos."""
 
     runs: list[RunGallery] = field(default_factory=list)
-    """Those that could be made."""
     activation: list[ActivationVideo] = field(default_factory=list)
-    """Videos with maps."""
     previews: dict[Path, str | None] = field(default_factory=dict)
     """By file of the queries and neighbours, the name in the media store; None where it cannot be shown."""
     reasons: dict[str, str] = field(default_factory=dict)

@@ -17,7 +17,6 @@ class Lists:
     """The videos that a gallery is made from."""
 
     root: Path
-    """Their folder."""
     train: VideoList
     """Among which neighbours are looked for."""
     test: VideoList

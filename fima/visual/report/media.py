@@ -72,12 +72,10 @@ def _encoded(frames: Sequence[Picture], fps: float) -> str:
         return base64.b64encode(path.read_bytes()).decode()
 
 
-def middle_frames(
-    path: Path, *, height: int, max_fps: float | None = None, most: int | None = None
-) -> tuple[list[Picture], float]:
-    """Read the middle seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames.
+def middle_frames(path: Path, *, height: int, max_fps: float | None = None) -> tuple[list[Picture], float]:
+    """Read the middle four seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames.
 
-    Every n-th frame is taken, so that they are about `max_fps` a second; `most` of them, or those of four seconds.
+    Every n-th frame is taken, so that they are about `max_fps` a second.
 
     Raises:
         VideoError: it cannot be decoded.
@@ -85,7 +83,7 @@ def middle_frames(
     with VideoReader(path) as reader:
         known = reader.fps if reader.fps > 0 else UNKNOWN_FPS
         every = 1 if max_fps is None else max(1, round(known / max_fps))
-        count = min(reader.num_frames, most or max(1, round(PREVIEW_SECONDS * known)))
+        count = min(reader.num_frames, max(1, round(PREVIEW_SECONDS * known)))
         start = (reader.num_frames - count) // 2
         wanted = list(range(start, start + count, every))
         frames = []

@@ -48,7 +48,6 @@ class ClassReport:
     name: str
     """Where it comes from."""
     classes: Sequence[str]
-    """Names."""
     counts: Sequence[Sequence[int]]
     """Videos by true class (rows) and predicted class (columns)."""
 
@@ -70,7 +69,6 @@ class RunRecord:
     name: str
     """What the page calls it; different for each run of a page."""
     root: Path
-    """The folder."""
     settings: Mapping[str, Mapping[str, Any]]
     """By section and name."""
     record: Mapping[str, Any]
@@ -174,11 +172,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def read_run(root: Path, name: str) -> RunRecord:
-    """Read the folder of one run.
-
-    Raises:
-        ConfigError: it is missing or holds no run.
-    """
+    """Read the folder of one run. Raises ConfigError where it is missing or holds none."""
     run = RunFolder(root)
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")

@@ -23,9 +23,7 @@ class Results:
     """The evaluations of all runs side by side."""
 
     bars: Chart | None
-    """The main figures."""
     figures: Table
-    """All figures."""
     diagnoses: Sequence[Diagnosis]
     """What remains when something is taken away, of the evaluations that asked."""
     protocols: Mapping[str, Table]
@@ -37,7 +35,6 @@ class ClassGroup:
     """One kind of report by class, of all runs that have it."""
 
     name: str
-    """Where it comes from."""
     matrices: Sequence[Chart]
     """The confusion matrices of the runs."""
     tables: Sequence[Table]

@@ -15,9 +15,7 @@ class Table:
     """A table whose first column heads the rows."""
 
     caption: str
-    """What it shows."""
     header: Sequence[str]
-    """Names of the columns."""
     rows: Sequence[Sequence[object]]
     """Cells; the first one of a row is its heading."""
 

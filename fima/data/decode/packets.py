@@ -259,6 +259,7 @@ def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], 
     checksums = []
     for byte_behind in (b"", b"\xaa"):
         context = VideoCodecContext.create(stream.name, "r")
+        assert isinstance(context, VideoCodecContext)
         context.extradata, context.thread_count = stream.extradata, 1
         *others, last = map(bytes, since_key)
         found = 0

@@ -140,6 +140,7 @@ def _help() -> str:
         "usage: fima COMMAND [OPTIONS]\n\n"
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
         f"commands:\n{rows}\n\n"
+        "First steps: `fima doctor VIDEOS`; or, without videos, `fima demo --quick`.\n"
         "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version.\n"
         "`fima COMMAND --quiet` prints less, `fima COMMAND --verbose` more. NO_COLOR=1 switches colours off.\n"
         f"{EXIT_CODES}"

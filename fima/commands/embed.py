@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
+from fima.commands.output import show_next, warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -164,3 +164,4 @@ def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     if embedded.skipped:
         path, reason = embedded.skipped[0]
         warn(f"{len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}")
+    show_next(["search", arguments.out, "QUERY.mp4", "-k", 10])

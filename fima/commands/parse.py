@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
@@ -47,7 +48,8 @@ def parse(
     options = {} if default is None else {"default": default}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
-        return run(args=words)
+        with _paragraphs_joined():
+            return run(args=words)
     errors = io.StringIO()
     try:
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
@@ -59,6 +61,27 @@ def parse(
         raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
     _check_outputs(kind, arguments)
     return arguments
+
+
+@contextlib.contextmanager
+def _paragraphs_joined() -> Iterator[None]:
+    """Let tyro wrap the docstring of a flag as one paragraph: it breaks it where the source does."""
+    read = docstring_parser.parse_from_object
+
+    def read_joined(
+        obj: Any,  # noqa: ANN401
+        style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO,
+    ) -> docstring_parser.Docstring:
+        found = read(obj, style)
+        for parameter in found.params:
+            parameter.description = " ".join((parameter.description or "").split())
+        return found
+
+    docstring_parser.parse_from_object = read_joined
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:

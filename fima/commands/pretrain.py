@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fima.backbones.registry import check_backbone
+from fima.commands.output import show_next
 from fima.commands.parse import default_settings, is_recipe, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
 from fima.data.training_sets import TrainingSet, training_set
@@ -71,7 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         resume_from=None if resume else arguments.resume_from,
         start_epoch=None if resume else arguments.start_epoch,
     )
-    return 0 if result.signal_number is None else 128 + result.signal_number
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    if not arguments.smoke:
+        show_next(
+            ["report", arguments.out, "-o", "report.html"],
+            ["embed", arguments.out, *(str(each.root) for each in sets[:1]), "-o", "vectors.npz"],
+            ["evaluate", arguments.out, "LABELLED", "--protocols", "linear", "knn"],
+        )
+    return 0
 
 
 def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:

@@ -21,7 +21,7 @@ from fima.console import Console
 from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
-from fima.errors import ConfigError
+from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 from fima.library.begin import first_training
@@ -180,14 +180,10 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
         console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
         for finding in group[:NAMED_FILES]:
             console.print(
-                f"    {_printable(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
+                f"    {one_line(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
             )
         if len(group) > NAMED_FILES:
             console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)
-
-
-def _printable(path: str) -> str:
-    return path if path.isprintable() else ascii(path)
 
 
 def _check_system(json_file: Path | None) -> int:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fima.errors import warn
+
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.data.layouts.video_list import VideoList
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
 def warn_of(videos: VideoList) -> None:
     """Say what a person should know of a list of videos: what was passed over, and what is odd."""
     for sentence in videos.warnings():
-        print(f"fima: warning: {sentence}", file=sys.stderr)
+        warn(sentence)
 
 
 def show_next(*commands: Sequence[object]) -> None:

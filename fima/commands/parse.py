@@ -14,7 +14,7 @@ import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.commands.flag_errors import one_line_error
+from fima.commands.flag_errors import DASHED_NAME, one_line_error
 from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
 from fima.files.output import IS_WRITTEN, check_writable
@@ -44,7 +44,7 @@ def parse(
         SystemExit: after `--help`, with code 0.
         ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
     """
-    words = [_without_tilde(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
@@ -100,8 +100,10 @@ def _marks(hint: Any) -> list[Any]:  # noqa: ANN401
     return [*getattr(hint, "__metadata__", ()), *inner]
 
 
-def _without_tilde(word: str) -> str:
-    """`--out=~/runs` with the home folder, which shells put in only where a word begins with `~`."""
+def _as_meant(word: str) -> str:
+    """`--out=~/runs` with the home folder, which shells put in only where a word begins with `~`; a file `-1.mp4`."""
+    if DASHED_NAME.match(word) and os.path.lexists(word):
+        return f"./{word}"
     flag, equals, value = word.partition("=")
     whole = flag.startswith("-") and value.split("/")[0] == "~"
     return f"{flag}{equals}{Path(value).expanduser()}" if whole else word

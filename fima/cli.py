@@ -22,6 +22,7 @@ from fima.errors import (
     TrainingError,
     UserError,
     first_line,
+    one_line,
     suggestion,
 )
 from fima.torch_tools.allocator import keep_freed_memory
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         print(end="", flush=True)
         return code
     except UserError as error:
-        return _fail(reword(str(error)).replace("\n", r"\n"), EXIT_USER_ERROR)
+        return _fail(reword(str(error)), EXIT_USER_ERROR)
     except TrainingError as error:
         return _fail(reword(str(error)), error.exit_code)
     except KeyboardInterrupt:
@@ -139,14 +140,15 @@ def _help() -> str:
         "usage: fima COMMAND [OPTIONS]\n\n"
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
         f"commands:\n{rows}\n\n"
+        "First steps: `fima doctor VIDEOS`; or, without videos, `fima demo --quick`.\n"
         "`fima COMMAND --help` lists the options of a command; `fima --version` prints the version.\n"
         "`fima COMMAND --quiet` prints less, `fima COMMAND --verbose` more. NO_COLOR=1 switches colours off.\n"
         f"{EXIT_CODES}"
     )
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: str, code: int) -> int:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     which = f" (process {os.environ.get('RANK')} of {num_processes})" if num_processes > 1 else ""
-    print(f"fima: error{which}: {message}", file=sys.stderr)
+    print(f"fima: error{which}: {one_line(message)}", file=sys.stderr)
     return code

@@ -1,6 +1,7 @@
 """Errors for people: each says what was wrong, which file or flag, and what to do."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,16 +17,21 @@ class UserError(ValueError):
     """Something that the caller can put right; the command line prints it as one line and exits with code 2.
 
     Args:
-        message: what was wrong and what to do. Line breaks, which names and tables may hold, become escapes.
+        message: what was wrong and what to do, as `one_line` writes it.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(letter if letter.isprintable() else escaped(letter) for letter in message))
+        super().__init__(one_line(message))
 
 
-def escaped(letter: str) -> str:
-    """Return a letter as Python writes it in a string: a line break as a backslash and an n."""
-    return ascii(letter)[1:-1]
+def one_line(text: str) -> str:
+    """Return text with line breaks and control characters, which names of files may hold, as Python escapes them."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def warn(text: str) -> None:
+    """Print a warning for people, one line on stderr."""
+    print(f"fima: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class ConfigError(UserError):

@@ -27,16 +27,22 @@ def test_few_videos_or_no_gpu_begin_with_the_small_encoder() -> None:
     assert "--preset" not in first_training("v", [SHORT] * 1000, lambda: True)
 
 
+def test_on_very_few_videos_the_encoder_is_used_as_it_is() -> None:
+    for number in (1, 20, 99):
+        assert first_training("v", [SHORT] * number, never).startswith("to begin: fima embed small v -o vectors.npz  (")
+    assert "pretrain" in first_training("v", [SHORT] * 100, never)
+
+
 def test_long_videos_get_clips_by_the_second() -> None:
-    assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG], never)
-    assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)], never)
+    assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG] * 100, never)
+    assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)] * 100, never)
 
 
 def test_the_doctor_says_it_unless_a_recipe_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     videos = make_videos(tmp_path / "videos", num_per_class=1)
     words = ["doctor", str(videos), "--index", str(tmp_path / "index"), "--workers", "1"]
     assert main(words) == 0
-    assert f"to begin: fima pretrain {videos} --out runs/mine --preset small" in capsys.readouterr().out
+    assert f"to begin: fima embed small {videos} -o vectors.npz" in capsys.readouterr().out
     assert main([*words, "recipes/small.yaml"]) == 0
     assert "to begin" not in capsys.readouterr().out
 

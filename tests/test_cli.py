@@ -12,6 +12,7 @@ import fima
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.commands import COMMANDS
+from fima.commands.output import show_next
 from fima.config import PretrainConfig
 from fima.errors import TrainingError
 from fima.recipe import read_recipe
@@ -291,3 +292,21 @@ def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int
     assert "--resume" in output.splitlines()[-1]
     assert "Traceback" not in errors
     assert run.last.exists()
+
+
+def test_the_text_of_a_flag_is_wrapped_as_one_paragraph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    assert main(["cam", "--help"]) == 0
+    assert "None: as in training, as with `fps` and `span`; give at most one of the three." in capsys.readouterr().out
+
+
+def test_what_comes_next_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    show_next(["search", "my vectors.npz"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    show_next(["search", "my vectors.npz"], ["report", "runs/mine"])
+    assert capsys.readouterr().out == "next: fima search 'my vectors.npz'\n  or: fima report runs/mine\n"
+    monkeypatch.setenv("RANK", "1")
+    show_next(["search", "my vectors.npz"])
+    assert not capsys.readouterr().out

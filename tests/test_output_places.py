@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+import fima
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError, DataError, warn
 from fima.files.atomic import written_whole
 from fima.files.lock import FolderLock
 from fima.files.output import OUTPUT_MARKER, check_writable, mark_output
@@ -265,3 +266,25 @@ def test_without_fcntl_there_is_no_lock(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     FolderLock(tmp_path).take()
+
+
+def test_names_that_begin_with_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "-rf.mp4", "-1.mp4")
+    monkeypatch.chdir(tmp_path)
+    for name in ("-rf.mp4", "-1.mp4"):
+        assert main(["motion", name, "--device", "cpu"]) == 2
+        assert f"fima: error: {name}: the file is empty" in capsys.readouterr().err
+    for words in (["motion", "-gone.mp4"], ["embed", "x.pt", ".", "-o", "-v.npz"], ["motion", "a.mp4", "-gone.mp4"]):
+        assert main(words) == 2
+        assert f"a name that begins with a dash is written ./{words[-1]}" in capsys.readouterr().err
+    assert main(["search", "x.npz", "a.mp4", "-k", "-12"]) == 2
+    assert "--k -12: must be at least 1" in capsys.readouterr().err
+
+
+def test_names_with_control_characters_in_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warn(f"{tmp_path}/a\nb\x1b[2J\u202e.avi: no video")
+    assert capsys.readouterr().err == f"fima: warning: {tmp_path}/a\\nb\\x1b[2J\\u202e.avi: no video\n"
+    scattered = [path for path in Path(fima.__file__).parent.rglob("*.py") if "fima: warning: " in path.read_text()]
+    assert [path.name for path in scattered] == ["errors.py"], "one place prints warnings"

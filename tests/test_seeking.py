@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_edit_list, write_late_start
-from tests.video_files import moving_square, write_h264_mp4, write_uneven_mkv, write_video
+from tests.video_files import decode_all, moving_square, write_h264_mp4, write_uneven_mkv, write_video
 
 TS_PACKET_BYTES = 188
 
@@ -245,3 +245,33 @@ def test_a_transport_stream_that_has_lost_a_packet_of_its_video_is_refused(codec
         path.write_bytes(whole[:start] + whole[start + TS_PACKET_BYTES :])
         with pytest.raises(VideoError, match="a packet is incomplete"), VideoReader(path) as reader:
             reader.read([reader.num_frames - 1])
+
+
+CUT_OFF: dict[str, tuple[str, dict[str, str], tuple[int, int]]] = {
+    "v.264": ("libx264", {"crf": "12"}, (96, 128)),
+    "slices.264": ("libx264", {"x264-params": "slices=4:keyint=8"}, (96, 128)),
+    "v.265": ("libx265", {"x265-params": "log-level=none:keyint=6"}, (96, 128)),
+    "v.ts": ("libx265", {"x265-params": "log-level=none:crf=2"}, (96, 128)),
+    "v.dv": ("dvvideo", {}, (576, 720)),
+}
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_the_end_of_a_stream_that_is_cut_off_is_not_made_up(name: str, tmp_path: Path) -> None:
+    """What is read of it are pictures of the whole one; in most of these FFmpeg makes up the last, without a word."""
+    codec, options, size = CUT_OFF[name]
+    path = write_video(tmp_path / name, moving_square(9, *size), codec=codec, options=options)
+    whole, content = decode_all(path), path.read_bytes()
+    with VideoReader(path) as reader:
+        assert reader.num_frames == len(whole) == 9
+    refused = 0
+    for num_lost in (1, 2, 3, 5, 8, 13, 21, 55, *range(TS_PACKET_BYTES, 9 * TS_PACKET_BYTES, TS_PACKET_BYTES)):
+        path.write_bytes(content[:-num_lost])
+        try:
+            with VideoReader(path) as reader:
+                frames = reader.read(range(reader.num_frames))
+        except VideoError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(frames, whole[: len(frames)])
+    assert refused

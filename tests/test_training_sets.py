@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from fima.cli import main
 from fima.config import DataConfig, PretrainConfig
 from fima.data.clips import Part, window_starts
 from fima.data.epoch_plan import EpochPlan, item_generator
-from fima.data.loader import build_pretrain_loader
+from fima.data.loader import PretrainDataset, build_pretrain_loader
 from fima.data.training_sets import TrainingSet, training_set, training_videos, with_windows
 from fima.errors import ConfigError, DataError
 from fima.library import windows
+from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch, windows_of
 from fima.train.pretrain import pretrain
 from tests.small_runs import make_videos, read_lines, with_settings
@@ -28,10 +30,10 @@ TIMES = ("seconds", "videos_per_second", "data_wait_share")
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingSet]:
-    """Two sets: eight videos for training and four; the second one counts three times as much."""
+    """Two sets: eight videos for training and four; the second one counts three times as much, at another stride."""
     root = tmp_path_factory.mktemp("sets")
     first, second = make_videos(root / "first", num_per_class=5), make_videos(root / "second:9", num_per_class=2)
-    return [TrainingSet(root=first), TrainingSet(root=second, weight=3.0)]
+    return [TrainingSet(root=first), TrainingSet(root=second, weight=3.0, timing={"stride": 1.0})]
 
 
 def videos_in(plan: EpochPlan, seed: int, epoch: int) -> list[int]:
@@ -109,6 +111,18 @@ def test_weights_are_told_from_paths(tmp_path: Path) -> None:
     assert training_set("a:1e2") == TrainingSet(root=Path("a"), weight=100.0)
     assert training_set("a:b") == TrainingSet(root=Path("a:b"))
     assert training_set("a") == TrainingSet(root=Path("a"))
+    timed = training_set("a:2@span=0.5-1@frame-rate=25")
+    assert timed == TrainingSet(root=Path("a"), weight=2.0, timing={"span": (0.5, 1.0), "frame_rate": 25.0})
+    assert training_set("me@host").root == Path("me@host")
+    (tmp_path / "b@fps=2").mkdir()
+    assert training_set(str(tmp_path / "b@fps=2")) == TrainingSet(root=tmp_path / "b@fps=2")
+    for word, message in (
+        ("a@rate=2", "after @ goes stride=2"), ("a@fps=x", "after @ goes"), ("a@fps=1-2", "after @ goes"),
+        ("a@stride=0", "stride 0.0: must be greater than 0"), ("a@span=1-0.5", "the smaller first"),
+        ("a@fps=5@stride=3", "give one of the three"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"^{word}: .*{message}"):
+            training_set(word)
     for word in ("a:0", "a:-1", "a:nan", "a:inf"):
         with pytest.raises(ConfigError, match=f"{word}: a weight must be greater than 0"):
             training_set(word)
@@ -126,6 +140,35 @@ def test_sets_are_listed_one_after_the_other_with_classes_of_their_own(sets: lis
     assert balanced.epoch.drawn == (3, 9)
     doubled = with_windows(listed, [2] * 12, sets, DataConfig())
     assert (doubled.epoch.drawn, doubled.epoch.names) == ((16, 24), ("first", "second:9"))
+
+
+def test_each_set_has_clips_of_its_own_timing(tmp_path: Path) -> None:
+    """Frame n is as bright as 5·n; of the run, five frames a second: every fifth one of the last set."""
+    expected = {
+        "first@stride=6": (25, 48, [0, 6, 12, 18], [0, 3, 6, 9]),
+        "second@fps=2.5": (10, 40, [0, 4, 8, 12], [0, 2, 4, 6]),
+        "third@span=1": (25, 16, [0, 4, 8, 12], [0, 2, 4, 6]),
+        "fourth": (25, 48, [0, 5, 10, 15], [0, 2, 5, 7]),
+    }
+    for word, (fps, num_frames, _, _) in expected.items():
+        frames = np.full((num_frames, 32, 32, 3), 5 * np.arange(num_frames)[:, None, None, None], dtype=np.uint8)
+        write_video(tmp_path / word.partition("@")[0] / "v.mkv", frames, codec="ffv1", fps=fps)
+    data = DataConfig(frames=4, crop_size=16, fps=5.0, workers=0)
+    listed = training_videos([training_set(str(tmp_path / word)) for word in expected], data)
+    assert [part["num_videos"] for part in listed.describe()["sets"]] == [1] * 4
+    assert [part.get("span") for part in listed.describe()["sets"]] == [None, None, [1.0, 1.0], None]
+    dataset = PretrainDataset(with_timing_checked(listed, data), data, seed=3)
+    for number, (_, _, full, early) in enumerate(expected.values()):
+        for clip in (dataset[0, number].a, dataset[0, number].b):
+            shown = [(view[0, :, 0, 0].double() / 5).round().int().tolist() for view in (clip.full, clip.early)]
+            start = shown[0][0]
+            assert shown == [[start + step for step in full], [start + step for step in early]]
+    too_long = [training_set(f"{tmp_path}/first@stride=20"), training_set(f"{tmp_path}/fourth")]
+    listed = training_videos(too_long, data)
+    with pytest.raises(ConfigError, match=r"^first: --data.stride 20: a clip of 4 frames is longer than any"):
+        with_timing_checked(listed, data)
+    with pytest.raises(ConfigError, match=r"first@stride=: is for one of several sets; give --data.stride instead"):
+        training_videos([training_set(f"{tmp_path}/first@stride=6")], data)
 
 
 def test_videos_held_out_are_of_every_set_and_class_and_of_no_epoch(sets: list[TrainingSet]) -> None:
@@ -234,6 +277,9 @@ def test_a_resumed_run_of_sets_ends_as_the_undisturbed_one(
     assert lines[0] == lines[1]
     with pytest.raises(DataError, match="not the same ones"):
         pretrain(config(2), data=[sets[0], TrainingSet(root=sets[1].root)], out=tmp_path / "run", resume=True)
+    with pytest.raises(DataError, match="or with other shares, windows or rates"):
+        pretrain(config(2), data=[sets[0], replace(sets[1], timing={})], out=tmp_path / "run", resume=True)
+    assert [each.get("stride") for each in load_checkpoint(resumed.last).data["sets"]] == [None, 1.0]
 
 
 def test_losses_and_health_are_recorded_by_set(whole: RunFolder) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fima.authors.flags import Program, parse_flags
-from fima.errors import EXIT_USER_ERROR, UserError
+from fima.errors import EXIT_USER_ERROR, UserError, warn
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _run(program: Program, argv: list[str]) -> int:
     launch = plan_launch(given, gpus=torch.cuda.device_count(), environment=os.environ)
     translation = translate(program, given, processes=launch.local)
     for remark in translation.remarks:
-        print(f"fima: warning: {remark}", file=sys.stderr)
+        warn(remark)
     print(f"{program}.py: {shlex.join([*launch.prefix, *translation.words])}", flush=True)
     check_port(launch)
     if launch.local > 1:

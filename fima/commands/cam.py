@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.layouts.files import has_videos, mark_picture
-from fima.errors import ConfigError, DataError, VideoError
+from fima.errors import ConfigError, DataError, VideoError, warn
 from fima.files.output import OutputPath, mark_output
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = _write(arguments, shown, video.path, arguments.out / name, device)
         except VideoError as error:
             num_failed += 1
-            print(f"fima: warning: {error}; left out", file=sys.stderr)
+            warn(f"{error}; left out")
             continue
         print(f"wrote {' and '.join(map(str, written))}")
     if num_failed == len(videos.videos):

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +18,10 @@ from fima.commands.system import check_system, show_checks
 from fima.config import DataConfig, PretrainConfig
 from fima.config.checks import require, require_least
 from fima.console import Console
-from fima.data.clips import TIMING
+from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
-from fima.errors import ConfigError
+from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 from fima.library.begin import first_training
@@ -57,9 +57,7 @@ class ClipArguments:
         Raises:
             ConfigError: a value is out of range, or two ways of timing are given.
         """
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        usual = {name: getattr(DataConfig(), name) for name in TIMING} if given.keys() & set(TIMING) else {}
-        return replace(recipe, **{**usual, **given})
+        return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,14 +180,10 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
         console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
         for finding in group[:NAMED_FILES]:
             console.print(
-                f"    {_printable(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
+                f"    {one_line(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
             )
         if len(group) > NAMED_FILES:
             console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)
-
-
-def _printable(path: str) -> str:
-    return path if path.isprintable() else ascii(path)
 
 
 def _check_system(json_file: Path | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
+from fima.commands.output import show_next, warn_of
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
@@ -21,7 +20,7 @@ from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.data.workers.killable_pool import available_cores
-from fima.errors import ConfigError
+from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 
@@ -110,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         check_fits(encoder.module, settings, name=encoder.name, device=device)
         if distributed.is_main() and (assumption := encoder.assumed(settings)):
-            print(f"fima: warning: {assumption}", file=sys.stderr)
+            warn(assumption)
         with errors_in_one_line(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
@@ -164,7 +163,5 @@ def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     )
     if embedded.skipped:
         path, reason = embedded.skipped[0]
-        print(
-            f"fima: warning: {len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}",
-            file=sys.stderr,
-        )
+        warn(f"{len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}")
+    show_next(["search", arguments.out, "QUERY.mp4", "-k", 10])

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fima.commands.figures import figures_table
+from fima.commands.output import show_next
 from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
 from fima.config import FinetuneConfig
 from fima.console import Console
@@ -79,4 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + outcome.signal_number
     if outcome.result is not None:
         Console().print(figures_table(outcome.result, f"{arguments.checkpoint} · {data}"))
+    if not arguments.smoke:
+        show_next(["predict", arguments.out, "CLIP.mp4"])
     return 0

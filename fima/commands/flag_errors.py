@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from fima.commands.help_page import COLOUR
 from fima.errors import suggestion
 
+DASHED_NAME = re.compile(r"-(?!-|=|\d*\.?\d+$).[^=]")
+"""A word that is no flag of ours, and that the parser takes for one: the name of a file such as `-1.mp4`."""
 RULE = re.compile(r"[─-]{5,}")
 CHOICE = re.compile(
     r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*?)'\. Expected one of \((?P<choices>.*)\)"
@@ -40,6 +42,9 @@ def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], 
     no_value = NO_VALUE.search(text)
     # The parser takes a flag for a missing positional argument, and names the field of the program.
     is_positional = no_value is not None and not no_value["flag"].startswith("-")
+    dashed = [word for word in words if DASHED_NAME.match(word)]
+    if dashed and (is_positional or no_value or "Unrecognized options" in frame):
+        return f"{dashed[0]}: unknown flag, and no such file; a name that begins with a dash is written ./{dashed[0]}"
     if unknown and (is_positional or "Unrecognized options" in frame):
         return f"{unknown[0]}: unknown flag{_flag_suggestion(unknown[0], known)}"
     if is_positional:

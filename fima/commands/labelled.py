@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from fima.commands.parse import errors_in_one_line
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
-from fima.errors import ConfigError
+from fima.errors import ConfigError, warn
 from fima.evaluate.folds import list_folds
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.evaluate.splits import list_splits
@@ -95,7 +94,7 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
     if len(tested) == 1:
         sentences.append(f"all test videos are of the group {tested.pop()}, so there are no intervals")
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
-        print(f"fima: warning: {sentence}", file=sys.stderr)
+        warn(sentence)
 
 
 def measure_labelled(

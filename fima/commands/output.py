@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from fima.errors import warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.data.layouts.video_list import VideoList
@@ -15,7 +19,18 @@ if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
 def warn_of(videos: VideoList) -> None:
     """Say what a person should know of a list of videos: what was passed over, and what is odd."""
     for sentence in videos.warnings():
-        print(f"fima: warning: {sentence}", file=sys.stderr)
+        warn(sentence)
+
+
+def show_next(*commands: Sequence[object]) -> None:
+    """Name the commands that usually come next, to people: in a terminal, by one of several processes.
+
+    Args:
+        commands: the words of each, without `fima`.
+    """
+    if sys.stdout.isatty() and os.environ.get("RANK", "0") == "0":
+        for label, words in zip(("next:", *["  or:"] * len(commands)), commands, strict=False):
+            print(f"{label} fima {shlex.join(map(str, words))}")
 
 
 def reader_is_gone() -> bool:

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.commands.flag_errors import one_line_error
+from fima.commands.flag_errors import DASHED_NAME, one_line_error
 from fima.commands.help_page import flags_in, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
 from fima.files.output import IS_WRITTEN, check_writable
@@ -43,11 +44,12 @@ def parse(
         SystemExit: after `--help`, with code 0.
         ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
     """
-    words = [_without_tilde(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
-        return run(args=words)
+        with _paragraphs_joined():
+            return run(args=words)
     errors = io.StringIO()
     try:
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
@@ -59,6 +61,27 @@ def parse(
         raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
     _check_outputs(kind, arguments)
     return arguments
+
+
+@contextlib.contextmanager
+def _paragraphs_joined() -> Iterator[None]:
+    """Let tyro wrap the docstring of a flag as one paragraph: it breaks it where the source does."""
+    read = docstring_parser.parse_from_object
+
+    def read_joined(
+        obj: Any,  # noqa: ANN401
+        style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO,
+    ) -> docstring_parser.Docstring:
+        found = read(obj, style)
+        for parameter in found.params:
+            parameter.description = " ".join((parameter.description or "").split())
+        return found
+
+    docstring_parser.parse_from_object = read_joined
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:
@@ -77,8 +100,10 @@ def _marks(hint: Any) -> list[Any]:  # noqa: ANN401
     return [*getattr(hint, "__metadata__", ()), *inner]
 
 
-def _without_tilde(word: str) -> str:
-    """`--out=~/runs` with the home folder, which shells put in only where a word begins with `~`."""
+def _as_meant(word: str) -> str:
+    """`--out=~/runs` with the home folder, which shells put in only where a word begins with `~`; a file `-1.mp4`."""
+    if DASHED_NAME.match(word) and os.path.lexists(word):
+        return f"./{word}"
     flag, equals, value = word.partition("=")
     whole = flag.startswith("-") and value.split("/")[0] == "~"
     return f"{flag}{equals}{Path(value).expanduser()}" if whole else word

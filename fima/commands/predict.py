@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from fima.commands.parse import parse
 from fima.config.checks import require_least
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError, DataError, one_line, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         raise DataError(f"none of {len(skipped)} videos can be decoded; {skipped[0].path}: {skipped[0].reason}")
     for video in skipped:
-        print(f"fima: warning: {video.path}: {video.reason}", file=sys.stderr)
+        warn(f"{video.path}: {video.reason}")
     place = {path: number for number, path in enumerate(paths)}
     found.sort(key=lambda one: place[one.path])
     records = [_record(one, classifier.checkpoint.classes, arguments.top) for one in found]
@@ -141,7 +140,7 @@ def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[st
 def _line(record: dict[str, Any], *, seconds: bool) -> str:
     when = f" {record['start_seconds']:.1f}-{record['end_seconds']:.1f} s" if seconds else ""
     scores = ", ".join(f"{one['label']} {100 * one['score']:.1f} %" for one in record["predictions"])
-    return f"{record['path']}{when}: {scores}"
+    return f"{one_line(record['path'])}{when}: {scores}"
 
 
 def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError, DataError, one_line
 from fima.files.output import OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
@@ -131,6 +131,6 @@ def _show_failures(failures: Mapping[str, str]) -> None:
     if failures:
         print(f"{len(failures):,} not rewritten (`fima doctor` says what to do):")
     for name, reason in list(failures.items())[:NAMED_FAILURES]:
-        print(f"  {name if name.isprintable() else ascii(name)}: {reason}")
+        print(f"  {one_line(name)}: {reason}")
     if len(failures) > NAMED_FAILURES:
         print(f"  … and {len(failures) - NAMED_FAILURES:,} more; `fima doctor` names them all")

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fima.backbones.registry import check_backbone
+from fima.commands.output import show_next
 from fima.commands.parse import default_settings, is_recipe, is_resumed, parse, videos_folder
 from fima.config import PretrainConfig
 from fima.data.training_sets import TrainingSet, training_set
@@ -33,7 +34,8 @@ class PretrainArguments:
     preset: str | None = None
     """A recipe of the package by its name, such as `small` for a few hundred videos, instead of a RECIPE."""
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
-    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`."""
+    """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`, and
+    `FOLDER@fps=12.5` has clips of its own timing (stride, fps, span or frame-rate)."""
     out: OutputPath
     """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: OutputPath | None = None
@@ -70,7 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         resume_from=None if resume else arguments.resume_from,
         start_epoch=None if resume else arguments.start_epoch,
     )
-    return 0 if result.signal_number is None else 128 + result.signal_number
+    if result.signal_number is not None:
+        return 128 + result.signal_number
+    if not arguments.smoke:
+        show_next(
+            ["report", arguments.out, "-o", "report.html"],
+            ["embed", arguments.out, *(str(each.root) for each in sets[:1]), "-o", "vectors.npz"],
+            ["evaluate", arguments.out, "LABELLED", "--protocols", "linear", "knn"],
+        )
+    return 0
 
 
 def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:

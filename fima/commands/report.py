@@ -1,6 +1,5 @@
 """`fima report`: one page about runs."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from fima.commands.parse import parse
-from fima.errors import ConfigError
+from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath, check_writable
 
@@ -68,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_file(arguments.out, page)
     num_bytes = arguments.out.stat().st_size
     for name, reason in galleries.reasons.items():
-        print(f"fima: warning: {name}: no galleries ({reason})", file=sys.stderr)
+        warn(f"{name}: no galleries ({reason})")
     if media.num_left_out:
-        print(f"fima: warning: {media.num_left_out} videos left out, to keep the page small", file=sys.stderr)
+        warn(f"{media.num_left_out} videos left out, to keep the page small")
     if num_bytes > LARGEST_PAGE_BYTES:
-        print(f"fima: warning: the page has {num_bytes / 1e6:.1f} MB; give fewer runs", file=sys.stderr)
+        warn(f"the page has {num_bytes / 1e6:.1f} MB; give fewer runs")
     print(f"wrote {arguments.out} ({num_bytes / 1e6:.1f} MB)")
     return 0

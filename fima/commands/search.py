@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.table import Table
 from fima.commands.parse import UNBROKEN, parse
 from fima.config.checks import require_least
 from fima.console import Console
-from fima.errors import CheckpointError, DataError
+from fima.errors import CheckpointError, DataError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 
@@ -109,7 +108,7 @@ def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:
         raise DataError(f"{arguments.index}: {error}") from None
     if index.all_equal:
         said = f"{arguments.index}: all {len(index):,} vectors are equal, so the order of the videos says nothing"
-        print(f"fima: warning: {said}", file=sys.stderr)
+        warn(said)
     return index
 
 

@@ -1,13 +1,21 @@
-"""Clips other than those that an encoder was trained on, as flags of the commands that show clips to one."""
+"""Clips other than those of the settings, or than those that an encoder was trained on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fima.config import DataConfig
 from fima.data.clips import TIMING
 from fima.errors import ConfigError
 
 if TYPE_CHECKING:
     from fima.data.eval_clips import ClipSettings
+
+
+def with_clips(data: DataConfig, given: Mapping[str, Any]) -> DataConfig:
+    """The settings with other clips, where one way of timing them replaces another. Raises ConfigError."""
+    usual = {name: getattr(DataConfig(), name) for name in TIMING} if given.keys() & set(TIMING) else {}
+    return replace(data, **{**usual, **given})
 
 
 @dataclass(frozen=True, kw_only=True)

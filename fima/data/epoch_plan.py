@@ -5,7 +5,7 @@ its items, as a stream of shuffled passes over them that goes on from one epoch 
 items comes once, that is every item in random order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fima.config import DataConfig
+from fima.data.clip_overrides import with_clips
 from fima.data.clips import Part
 from fima.errors import ConfigError
 
@@ -37,6 +39,8 @@ class EpochPlan:
     """For each set, the videos up to its last one."""
     drawn: tuple[int, ...]
     """Samples that each set gives an epoch."""
+    timings: tuple[Mapping[str, Any], ...] = ()
+    """For each set, its own settings of `data` for the timing of clips; empty where no set has any."""
 
     @classmethod
     def plain(cls, num_videos: int) -> "EpochPlan":
@@ -81,10 +85,14 @@ class EpochPlan:
         """Samples of an epoch."""
         return sum(self.drawn)
 
+    def settings(self, data: DataConfig) -> list[DataConfig]:
+        """The settings of each set: those of the run, changed by its own. Raises ConfigError."""
+        return [with_clips(data, timing) for timing in self.timings] or [data] * len(self.ends)
+
     def describe(self) -> dict[str, Any]:
-        """What records say of it: by set its videos, their windows, and the samples that it gives an epoch."""
+        """What records say of it: by set its videos, their windows, its samples of an epoch, and its timing."""
         starts = (0, *self.ends)
-        sets = [
+        sets: list[dict[str, Any]] = [
             {
                 "name": name,
                 "num_videos": end - start,
@@ -93,6 +101,8 @@ class EpochPlan:
             }
             for name, start, end, drawn in zip(self.names, starts, self.ends, self.drawn, strict=False)
         ]
+        for each, timing in zip(sets, self.timings, strict=False):
+            each.update({key: list(value) if key == "span" else value for key, value in timing.items()})
         return {"num_samples": self.num_samples, "sets": sets}
 
     @property
@@ -119,9 +129,13 @@ class EpochPlan:
         own = item - int(self._first_items[video])
         return Part(own if 0 <= own < count else item % count, count)
 
+    def set_number(self, video: int) -> int:
+        """The set that a video belongs to."""
+        return int(np.searchsorted(self.ends, video, side="right"))
+
     def set_of(self, video: int) -> range:
         """The videos of the set that a video belongs to."""
-        number = int(np.searchsorted(self.ends, video, side="right"))
+        number = self.set_number(video)
         return range(self.ends[number - 1] if number else 0, self.ends[number])
 
     @property

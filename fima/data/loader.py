@@ -125,6 +125,7 @@ class TrainDataset(Dataset[Sample], ABC):
         self.videos = videos
         self.plan = videos.epoch
         self.data = data
+        self.data_by_set = self.plan.settings(data)
         self.seed = seed
         self.crashed: dict[Attempt, str] = {}
         self.store = VideoStore(data.keep_mb)
@@ -197,7 +198,8 @@ class PretrainDataset(TrainDataset[PretrainSample]):
 
     def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainSample:
         """Two windows of a part of the video, each in three views."""
-        video, timing = self.videos.videos[index], drawn_timing(self.data, generator)
+        video = self.videos.videos[index]
+        timing = drawn_timing(self.data_by_set[self.plan.set_number(index)], generator)
         with self.store.open(video.path) as reader:
             self.check_size(reader, 4 * self.data.frames)
             window = timing.window(reader, self.data.frames)

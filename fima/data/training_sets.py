@@ -3,13 +3,15 @@
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from fima.config import DataConfig
 from fima.data.chosen_videos import chosen_videos
+from fima.data.clip_overrides import with_clips
 from fima.data.datasets import Video, VideoList
 from fima.data.epoch_plan import EpochPlan
 from fima.data.layouts.video_list import counted
@@ -17,6 +19,7 @@ from fima.data.packed_lists import PackedVideos, packed
 from fima.data.subsets import hold_out
 from fima.errors import ConfigError
 
+OPTION = re.compile(r"(stride|fps|span|frame-rate)=([^-]+)(?:-([^-]+))?")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)
 ONE_FOLDER = ("dataset", "annotations")
 """Settings that say how one folder is to be read."""
@@ -30,14 +33,25 @@ class TrainingSet:
     """Its folder, or a table."""
     weight: float = 1.0
     """How often its videos come, compared with those of other sets."""
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `data` for the timing of its clips, instead of those of the run."""
 
 
 def training_set(word: str) -> TrainingSet:
-    """Read `PATH` or `PATH:WEIGHT`; what exists is a path, whatever it ends in.
+    """Read `PATH`, `PATH:WEIGHT`, `PATH@fps=12.5` or `PATH:WEIGHT@fps=12.5`; what exists is a path as it stands.
 
     Raises:
-        ConfigError: the weight is not greater than 0.
+        ConfigError: the weight is not greater than 0, or there is no such timing.
     """
+    before, _, option = word.rpartition("@")
+    if before and "=" in option and not Path(word).exists():
+        found = training_set(before)
+        timing = {**found.timing, **_timing(word, option)}
+        try:
+            with_clips(DataConfig(), timing)
+        except ConfigError as error:
+            raise ConfigError(f"{word}: {error}") from None
+        return replace(found, timing=timing)
     path, _, number = word.rpartition(":")
     if not path or not NUMBER.fullmatch(number) or Path(word).exists():
         return TrainingSet(root=Path(word))
@@ -45,6 +59,17 @@ def training_set(word: str) -> TrainingSet:
     if not 0 < weight < math.inf:
         raise ConfigError(f"{word}: a weight must be greater than 0; give another one, or leave the set out")
     return TrainingSet(root=Path(path), weight=weight)
+
+
+def _timing(word: str, option: str) -> dict[str, Any]:
+    """What the end of a word says of timing, such as `span=0.7-1`. Raises ConfigError."""
+    given = OPTION.fullmatch(option)
+    numbers = [] if given is None else [number for number in given.groups()[1:] if number is not None]
+    is_range = len(numbers) > 1
+    if given is None or not all(map(NUMBER.fullmatch, numbers)) or (is_range and given[1] != "span"):
+        raise ConfigError(f"{word}: after @ goes stride=2, fps=12.5, span=0.8, span=0.7-1 or frame-rate=25")
+    low, high = float(numbers[0]), float(numbers[-1])
+    return {given[1].replace("-", "_"): (low, high) if given[1] == "span" else low}
 
 
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
@@ -74,6 +99,9 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
     if len(lists) == 1:
         if sets[0].weight != 1:
             raise ConfigError(f"{sets[0].root}:{sets[0].weight:g}: a weight compares several sets; leave it out")
+        if sets[0].timing:
+            name = next(iter(sets[0].timing)).replace("_", "-")
+            raise ConfigError(f"{sets[0].root}@{name}=: is for one of several sets; give --data.{name} instead")
         return lists[0]
     for name in ONE_FOLDER:
         if getattr(settings, name) != getattr(DataConfig(), name):
@@ -91,9 +119,13 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
     sizes = [len(listed.videos) for listed in lists]
     weights = [each.weight for each in sets]
     parts = [
-        f"{name} ({listed.layout}, {counted(size, 'video')}, weight {weight:g})"
-        for name, listed, size, weight in zip(names, lists, sizes, weights, strict=True)
+        f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{_in_words(each.timing)})"
+        for name, listed, size, each in zip(names, lists, sizes, sets, strict=True)
     ]
+    plan = EpochPlan.mixed(sizes, names, weights, [1] * sum(sizes), settings.mixing)
+    if any(each.timing for each in sets):
+        plan = replace(plan, timings=tuple(each.timing for each in sets))
+        plan.settings(settings)
     return VideoList(
         videos=PackedVideos(videos),
         classes=classes,
@@ -101,7 +133,7 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         split=settings.part,
         layout=f"{len(sets)} sets, {settings.mixing}: {', '.join(parts)}",
         notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
-        plan=EpochPlan.mixed(sizes, names, weights, [1] * sum(sizes), settings.mixing),
+        plan=plan,
     )
 
 
@@ -118,7 +150,13 @@ def with_windows(videos: VideoList, windows: Sequence[int], sets: Sequence[Train
     starts = (0, *before.ends)
     sizes = [end - start for start, end in zip(starts, before.ends, strict=False)]
     weights = [each.weight for each in sets] if len(sets) > 1 else [1.0]
-    return replace(videos, plan=EpochPlan.mixed(sizes, before.names, weights, windows, data.mixing))
+    plan = EpochPlan.mixed(sizes, before.names, weights, windows, data.mixing)
+    return replace(videos, plan=replace(plan, timings=before.timings))
+
+
+def _in_words(timing: Mapping[str, Any]) -> str:
+    """The timing of a set, as it follows its weight."""
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in timing.items())
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

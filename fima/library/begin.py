@@ -6,6 +6,8 @@ from statistics import median
 
 from fima.library.clip_fit import Length
 
+FEWEST_VIDEOS = 100
+"""Of fewer, nobody has measured what pre-training adds to `small`."""
 FEW_VIDEOS = 1000
 LONG_SECONDS = 10.0
 """A clip of 16 frames over most of a longer video shows less than two frames a second."""
@@ -16,6 +18,9 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
 
     Whether there is a GPU is asked only where that decides.
     """
+    if len(lengths) < FEWEST_VIDEOS:
+        embed = f"fima embed small {shlex.quote(root)} -o vectors.npz"
+        return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} videos: the package's encoder as it is)"
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
     many = len(lengths) >= FEW_VIDEOS
     if many and has_gpu():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fima.config import DataConfig
 from fima.data.clips import TIMING, ClipTiming, FrameCount
-from fima.data.datasets import VideoList
+from fima.data.datasets import Video, VideoList
 from fima.data.decode.header import read_header
 from fima.data.layouts.video_list import counted
 from fima.data.workers.killable_pool import Failed, run_isolated
@@ -110,21 +110,33 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
 
 
 def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
-    """Compare a timing that is not the paper's with a few videos of a run; the list gets a note where some do not fit.
+    """Compare timing that is not the paper's with a few videos of each set; the list gets a note where some do not fit.
 
     Raises:
-        ConfigError: none of them fits: a clip is longer, or has more frames a second, than every one.
+        ConfigError: none of a set fits: a clip is longer, or has more frames a second, than every one.
     """
+    plan, notes = videos.epoch, list(videos.notes)
+    if not plan.timings:
+        return replace(videos, notes=[*notes, *_notes(videos.videos, data)])
+    for name, start, end, own in zip(plan.names, (0, *plan.ends), plan.ends, plan.settings(data), strict=False):
+        try:
+            notes += [f"{name}: {note}" for note in _notes(videos.videos[start:end], own)]
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    return replace(videos, notes=notes)
+
+
+def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
     default = DataConfig()
     given = [name for name in TIMING if getattr(data, name) != getattr(default, name)]
     if not given or data.span is not None:
-        return videos
-    count = min(LOOKED_AT, len(videos.videos))
-    chosen = [videos.videos[number * len(videos.videos) // count].path for number in range(count)]
+        return []
+    count = min(LOOKED_AT, len(videos))
+    chosen = [videos[number * len(videos) // count].path for number in range(count)]
     outcomes = run_isolated(_length, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
     lengths = [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
     if not lengths:
-        return videos
+        return []
     fit, flag = fit_of(lengths, data), f"--data.{given[0]} {getattr(data, given[0]):g}"
     seen = f"the {counted(len(lengths), 'video')} that were looked at"
     if fit.num_repeating == len(lengths):
@@ -135,8 +147,7 @@ def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
         advice = "; ".join(["", *fit.advice])
         clip = f"a clip of {data.frames} frames is longer than any of {seen}"
         raise ConfigError(f"{flag}: {clip} ({longest} frames){advice}")
-    notes = [f"{flag}: {fit.line}"] if fit.num_looped or fit.num_repeating else []
-    return replace(videos, notes=[*videos.notes, *notes])
+    return [f"{flag}: {fit.line}"] if fit.num_looped or fit.num_repeating else []
 
 
 def _length(path: Path) -> Length | None:

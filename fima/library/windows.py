@@ -42,9 +42,9 @@ def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> li
         return [int(data.windows_per_video)] * len(videos.videos)
     counts: list[int] = []
     starts = (0, *videos.epoch.ends)
-    for root, start, end in zip(roots, starts, videos.epoch.ends, strict=False):
+    for root, start, end, own in zip(roots, starts, videos.epoch.ends, videos.epoch.settings(data), strict=False):
         paths = [video.path for video in videos.videos[start:end]]
-        counts += distributed.gather_objects(_by_length(root, paths, data) if distributed.is_main() else [])
+        counts += distributed.gather_objects(_by_length(root, paths, own) if distributed.is_main() else [])
     return counts
 
 

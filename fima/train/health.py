@@ -192,6 +192,9 @@ def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, dev
     """
     sets = videos.by_set()
     share = max(2, config.run.health_videos // max(1, len(sets)))
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, health_videos=share))
-    found = {name: check_health(method, part, config, device) for name, part in sets.items()}
+    run = dataclasses.replace(config.run, health_videos=share)
+    found = {
+        name: check_health(method, part, dataclasses.replace(config, run=run, data=data), device)
+        for (name, part), data in zip(sets.items(), videos.epoch.settings(config.data), strict=False)
+    }
     return {name: health for name, health in found.items() if health is not None}

@@ -1,7 +1,6 @@
 """What a run says while it goes on: the terminal, `metrics.jsonl`, `skipped.jsonl` and TensorBoard."""
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -12,6 +11,7 @@ import rich.progress
 from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
 from fima.console import Console
+from fima.errors import warn
 from fima.files.jsonl import LineFile
 from fima.train.health import Health
 
@@ -71,7 +71,7 @@ class RunLog:
     def warn(self, text: str) -> None:
         """Print one line to stderr, marked as a warning."""
         if self._enabled:
-            print(f"fima: warning: {text}", file=sys.stderr, flush=True)
+            warn(text)
 
     def advance(self, step: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
         """Move the progress bar to `step`, with its losses."""

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from fima.checkpoints.official_checkpoint import load_training_checkpoint
 from fima.checkpoints.run_folder import RunFolder, check_resumed_config
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
-from fima.errors import CheckpointError, ConfigError, DataError
+from fima.errors import CheckpointError, ConfigError, DataError, warn
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
 from fima.files.output import check_writable, mark_output
@@ -57,7 +56,7 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
             reasons.append(str(error))
             continue
         if reasons and distributed.is_main():
-            print(f"fima: warning: {'; '.join(reasons)}; GOING BACK TO {path}", file=sys.stderr, flush=True)
+            warn(f"{'; '.join(reasons)}; GOING BACK TO {path}")
         check_same_videos(saved.data, videos, run)
         return Start(progress=saved.progress, saved=saved, file=path)
     if reasons:
@@ -153,8 +152,9 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
             f"{before['num_videos']}; {remedy}"
         )
     if before.get("fingerprint") not in (None, fingerprint(videos)):
+        mixed = "" if videos.epoch.is_plain else ", or with other shares, windows or rates"
         raise DataError(
-            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones; {remedy}"
+            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones{mixed}; {remedy}"
         )
 
 
@@ -165,7 +165,8 @@ def fingerprint(videos: VideoList) -> str:
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
     plan = videos.epoch
     if not plan.is_plain:
-        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn)).encode())
+        timings = [sorted(timing.items()) for timing in plan.timings]
+        digest.update(plan.windows.tobytes() + repr((plan.ends, plan.drawn, *timings)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ MAX_FRAME_PIXELS = 2**26
 """A larger frame is refused: one of them takes 200 MB as RGB, and a damaged header can announce any size."""
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 INCOMPLETE = "truncated or damaged: a packet is incomplete"
+NO_END = "truncated: its last picture has no end"
 RATE_TOLERANCE = 0.1
 EXTREME_ASPECT = 8
 """Pixels that are said to be longer than this, or higher, are square: the header is damaged."""
@@ -154,7 +155,7 @@ def _check_tail(path: Path, kind: str) -> None:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         tail = file.read()
     if not (tail.rstrip(b"\0").endswith(GIF_TRAILER) if kind == GIF_FORMAT else is_whole_jpeg(tail)):
-        raise VideoError(path, "truncated: its last picture has no end")
+        raise VideoError(path, NO_END)
 
 
 def check_end(path: Path, container: InputContainer, end: int) -> None:

@@ -1,26 +1,41 @@
 """The packets of a video: which frame comes out of each, and where decoding must begin for a frame."""
 
+import contextlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
+from zlib import crc32
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import PackedFrames
-from fima.data.decode.container import MP4_FORMAT, check_end, frame_rate, open_video, video_packets
+from fima.data.decode.container import (
+    MP4_FORMAT,
+    NO_END,
+    TRANSPORT_STREAM,
+    check_end,
+    frame_rate,
+    open_video,
+    video_packets,
+)
 from fima.errors import VideoError
 
 KEPT_BYTES = 16 * 2**20
 PACKET_OBJECT_BYTES = 512
 """About what a packet takes in memory besides its content."""
 SHORTEST_JUMP_FRAMES = 4
+NUM_BYTES_BEHIND = 64
+WITHOUT_SIZES = (("h264", "h264"), ("hevc", "hevc"), ("hevc", TRANSPORT_STREAM))
+"""Codecs and formats of which FFmpeg does not notice that the last picture is cut off."""
+DV_FORMAT = "dv"
 TIMESTAMPED_CODECS = frozenset({"av1", "h264", "hevc", "libdav1d", "mpeg4", "vp9"})
 
 
@@ -181,11 +196,16 @@ class Packets:
         timestamps, shown, keys = array("q"), array("q"), array("q")
         kept: list[Packet[VideoStream]] | None = []
         num_packets = num_shown = kept_bytes = 0
+        since_key: list[Packet[VideoStream]] = []
+        has_no_sizes = (codec, self._container.format.name) in WITHOUT_SIZES
         packed = PackedFrames()
         for packet in video_packets(self._path, self._container, self._stream):
             timestamp = packet.pts
             if packet.is_keyframe:
                 keys.append(num_packets)
+                since_key.clear()
+            if has_no_sizes:
+                since_key.append(packet)
             num_packets += 1
             num_shown += not packet.is_discard
             if timestamp is not None:
@@ -201,6 +221,10 @@ class Packets:
                     kept = None
         self._kept = kept
         _check_number(self._path, num_packets, self._stream)
+        if has_no_sizes:
+            _check_last_picture(self._path, since_key, self._stream.codec_context)
+        if self._container.format.name == DV_FORMAT and self._container.size % packet.size:
+            raise VideoError(self._path, NO_END)
         self.fps = frame_rate(self._stream, num_shown, shown)
         if not packed.one_frame_each:
             self.num_packed = num_packets if packed.regular and num_shown == num_packets else None
@@ -222,6 +246,31 @@ def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") ->
     if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
         return None
     return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
+
+
+def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:
+    """Refuse a stream whose last picture is cut off: FFmpeg reads on behind its end, so what lies there changes pixels.
+
+    Args:
+        path: the file.
+        since_key: the packets from the last key packet on.
+        stream: what opened the file, with the parameter sets.
+    """
+    checksums = []
+    for byte_behind in (b"", b"\xaa"):
+        context = VideoCodecContext.create(stream.name, "r")
+        assert isinstance(context, VideoCodecContext)
+        context.extradata, context.thread_count = stream.extradata, 1
+        *others, last = map(bytes, since_key)
+        found = 0
+        with contextlib.suppress(av.FFmpegError):
+            for content in (*others, last + NUM_BYTES_BEHIND * byte_behind, None):
+                for frame in context.decode(None if content is None else Packet(content)):
+                    for plane in frame.planes:
+                        found = crc32(plane, found)
+        checksums.append(found)
+    if checksums[0] != checksums[1]:
+        raise VideoError(path, NO_END)
 
 
 def _check_number(path: Path, num_packets: int, stream: VideoStream) -> None:

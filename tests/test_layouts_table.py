@@ -6,6 +6,7 @@ import pytest
 from fima.data.datasets import list_videos, recognise
 from fima.errors import DataError
 from tests.layout_files import labelled, write_lines, write_videos
+from tests.test_datasets import names, touch
 
 
 def test_csv_as_root(tmp_path: Path) -> None:
@@ -225,3 +226,28 @@ def test_a_stray_videos_csv_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of its 1 videos .* --data\.dataset folder"):
         list_videos(tmp_path)
     assert len(list_videos(tmp_path, dataset="folder").videos) == 2
+
+
+def test_tables_of_spreadsheets(tmp_path: Path) -> None:
+    """What Excel calls Unicode text: UTF-16, separated by tabs; and a table in an encoding that nothing tells."""
+    touch(tmp_path, "é.mp4", "b.mp4")
+    (tmp_path / "own.tsv").write_text("path\tlabel\né.mp4\tgehört\nb.mp4\tx\n", encoding="utf-16")
+    listed = list_videos(tmp_path / "own.tsv")
+    assert listed.classes == ["gehört", "x"]
+    assert names(listed) == ["b.mp4", "é.mp4"]
+    (tmp_path / "own.csv").write_text("path,label\né.mp4,x\n", encoding="latin-1")
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        list_videos(tmp_path / "own.csv")
+
+
+def test_classes_that_are_nearly_called_the_same(tmp_path: Path) -> None:
+    touch(tmp_path, "caf\u00e9/1.mp4", "cafe\u0301/2.mp4", "run/3.mp4")
+    assert list_videos(tmp_path).warnings() == [
+        r"classes that are nearly called the same count as different ones: 'cafe\u0301' and 'caf\xe9'"
+    ]
+
+
+def test_what_network_disks_and_wastebaskets_keep_is_no_data(tmp_path: Path) -> None:
+    touch(tmp_path, "jump/1.mp4", "run/2.mp4", "run/@eaDir/2.mp4/SYNOVIDEO_FILM.mp4", "$RECYCLE.BIN/$R1.mp4")
+    listed = list_videos(tmp_path, "all")
+    assert (names(listed), listed.classes) == (["jump/1.mp4", "run/2.mp4"], ["jump", "run"])

@@ -19,6 +19,7 @@ from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
+from fima.data.layouts.rows import TABLE_SUFFIXES
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _paths(arguments: EmbedArguments) -> list[Path]:
     """The files, resolved, each once."""
     data = arguments.data
-    if data.is_file() and data.suffix.lower() not in (".csv", ".parquet"):
+    if data.is_file() and data.suffix.lower() not in TABLE_SUFFIXES:
         return [data.resolve()]
     videos = list_videos(
         data, arguments.split, arguments.split_index, dataset=arguments.dataset, annotations=arguments.annotations

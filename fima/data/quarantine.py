@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 
 from fima.data.datasets import VideoList
 from fima.data.layouts.files import is_video
+from fima.data.layouts.lists import read_text
 from fima.data.layouts.video_list import counted
 from fima.data.packed_lists import relative_name
 from fima.errors import DataError
@@ -30,12 +31,8 @@ def write_quarantine(file: Path, paths: Iterable[str]) -> None:
 
 def read_quarantine(file: Path) -> set[str]:
     """The paths of such a list. Raises DataError, which names the line, where the file cannot be read."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as a list of videos to exclude ({error})") from error
     paths: set[str] = set()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

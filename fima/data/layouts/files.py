@@ -20,6 +20,19 @@ VIDEO_EXTENSIONS = frozenset({
     ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 })
 # fmt: on
+SYSTEM_FOLDERS = frozenset(
+    {
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "__MACOSX",
+        "@eaDir",
+        "@Recycle",
+        "#recycle",
+        "#snapshot",
+    }
+)
+"""What systems and network disks put beside files: what was deleted, older versions, small previews."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 MOST_SUFFIXES = 5
 
@@ -61,7 +74,7 @@ class Files:
 
 
 def find_files(root: Path) -> Files:
-    """Walk a folder. Hidden files, hidden folders and results of fima are passed over, links are followed.
+    """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
     A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
 
@@ -136,7 +149,7 @@ def _walk(
             continue
         files = []
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 continue
             if marked and entry.name in marked:
                 outputs.append(f"{folder}{entry.name}")

@@ -1,6 +1,7 @@
 """Official list files: finding and reading them, and joining what they name with what is on the disk."""
 
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -67,11 +68,18 @@ def numbered_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Return a text file in UTF-8, without a byte order mark. Raises DataError where it cannot be read."""
+    """Return a text file in UTF-8, or in UTF-16 by its byte order mark. Raises DataError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding=encoding_of(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{path}: cannot be read ({error}){remedy}") from error
+
+
+def encoding_of(path: Path) -> str:
+    """Return UTF-16 where a file begins with its byte order mark, as Excel's "Unicode text" does, or else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401

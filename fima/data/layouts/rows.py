@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fima.data.layouts.lists import read_text
+from fima.data.layouts.lists import encoding_of, read_text
 from fima.errors import DataError
 from fima.version import pip_install
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t"
 NO_LABEL = frozenset(
     {"", "-", "#n/a", "<na>", "?", "n/a", "na", "nan", "no label", "none", "null", "unlabeled", "unlabelled"}
@@ -52,7 +52,7 @@ def read_rows(path: Path) -> Rows:
 def read_columns(path: Path) -> list[str]:
     """Return the column names of a CSV in lower case, or nothing where it cannot be read."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        with path.open(encoding=encoding_of(path), errors="replace", newline="") as file:
             line = file.readline()
             return _names(next(csv.reader([line], delimiter=_delimiter(line)), []))
     except (OSError, csv.Error):

@@ -72,7 +72,7 @@ def list_table(request: Request) -> VideoList:
 
 
 def find_table(root: Path, annotations: Path | None) -> Path | None:
-    """Return the table: the root itself, the annotations, or `videos.csv` or `videos.parquet` in the root.
+    """Return the table: the root itself, the annotations, or `videos.csv`, `.tsv` or `.parquet` in the root.
 
     A `videos.csv` without a column `path` that nobody asked for is somebody's own.
     """
@@ -82,7 +82,7 @@ def find_table(root: Path, annotations: Path | None) -> Path | None:
         candidates = [annotations]
     else:
         candidates = [root / f"videos{suffix}" for suffix in TABLE_SUFFIXES]
-        candidates = [path for path in candidates if path.suffix != ".csv" or "path" in read_columns(path)]
+        candidates = [path for path in candidates if path.suffix == ".parquet" or "path" in read_columns(path)]
     tables = (path for path in candidates if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES)
     return next((path for path in tables if not find_lists(root, path)), None)
 
@@ -213,7 +213,7 @@ def _is_table(root: Path, annotations: Path | None) -> bool:
 LAYOUT = Layout(
     name="table",
     title="a table of videos",
-    looked_for="a .csv or .parquet file with the columns path,label[,split], or one called videos in the folder",
+    looked_for="a .csv, .tsv or .parquet file with the columns path,label[,split], or one called videos in the folder",
     recognise=_is_table,
     list_videos=list_table,
 )

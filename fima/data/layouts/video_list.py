@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import normalize
 
 from fima.config import Dataset
 from fima.data.epoch_plan import EpochPlan
@@ -99,7 +100,16 @@ class VideoList:
             found.append(f"{what}: the lists name {self.num_listed:,} videos, the official split has {self.expected:,}")
         if self.unlisted:
             found.append(f"{what}: {counted(len(self.unlisted), 'video')} in no list, such as {self.unlisted[0]}")
-        return [*found, *self.notes]
+        return [*found, *_classes_alike(self.classes), *self.notes]
+
+
+def _classes_alike(classes: Sequence[str]) -> list[str]:
+    """A warning of classes whose names differ in case, blanks or the spelling of accents only."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault("".join(normalize("NFKC", name).casefold().split()), []).append(name)
+    alike = [" and ".join(map(ascii, names)) for names in groups.values() if len(names) > 1]
+    return [f"classes that are nearly called the same count as different ones: {alike[0]}"] if alike else []
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ An encoder learns from unlabelled videos, by three contrastive losses between tw
     python examples/fima_in_one_file.py textures
 
 On 120 synthetic videos of ten motions, the nearest neighbours tell the class of 8.3 % of the 60 test videos with random
-weights, and of 25.0 % after the 20 epochs (chance: 10 %; 14 minutes on a share of one CPU core).
+weights, and of 25.0 % after the 20 epochs (chance: 10 %; 6 minutes on one CPU core).
 
 The package `fima` computes the same losses (tests/test_fima_in_one_file.py). What it adds: exact resuming, data sets,
 I3D and other encoders, several GPUs, bfloat16, evaluation, and videos that are broken.

@@ -21,7 +21,7 @@ from fima.train.pretrain import pretrain
 from fima.visual.cam_video import NamedEncoder, look_at, write_map_picture, write_map_video
 from fima.visual.overlay import in_a_column, label, overlay, resized
 from fima.visual.video_out import shown_fps, video_writer
-from tests.small_runs import make_videos, with_settings
+from tests.small_runs import with_settings
 from tests.video_files import decode_all, moving_square, write_video
 
 CPU = torch.device("cpu")
@@ -221,13 +221,8 @@ def test_labels_are_cut_to_the_width() -> None:
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("cam"))
-
-
-@pytest.fixture(scope="module")
-def run(videos: Path) -> RunFolder:
-    out = videos.parent / "run"
+def run(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("cam") / "run"
     pretrain(with_settings("run", health_epochs=0, checkpoint_epochs=1), data=videos, out=out)
     return RunFolder(out)
 

@@ -24,11 +24,6 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> RunFolder:
     """A finished run of two epochs, made by the command itself."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")

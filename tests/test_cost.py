@@ -9,15 +9,14 @@ from fima.errors import ConfigError
 from fima.recipe import read_recipe
 from fima.train.pretrain import pretrain
 from fima.train.resolve import with_cost
-from tests.small_runs import SMALL_CONFIG, make_videos, read_lines, with_settings
+from tests.small_runs import SMALL_CONFIG, read_lines, with_settings
 
 FOUR_FLAGS: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
 
 
 def test_light_is_its_four_settings_and_the_run_records_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    videos = make_videos(tmp_path / "videos")
     config = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)
     light = with_settings("method", config, cost="light", instance_weight=0.05)
     pretrain(light, data=videos, out=tmp_path / "light")

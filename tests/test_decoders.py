@@ -17,13 +17,7 @@ from fima.data.loader import PretrainDataset, PretrainSample, build_loader, coll
 from fima.data.sampler import EpochSampler
 from fima.errors import TrainingError
 from fima.train.failures import errors_in_one_line
-from tests.small_runs import make_videos, with_settings
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
+from tests.small_runs import with_settings
 
 
 class CrashingDataset(PretrainDataset):

@@ -14,14 +14,9 @@ from fima.train import pretrain as pretraining
 from fima.train.finetune import finetune
 from fima.train.pretrain import pretrain
 from tests.finetune_runs import changed
-from tests.small_runs import make_videos, with_settings
+from tests.small_runs import with_settings
 
 Chosen = list[tuple[bool, bool]]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(autouse=True)

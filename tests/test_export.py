@@ -17,15 +17,9 @@ from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Format
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.finetune_runs import after
-from tests.small_runs import make_videos
 from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
 
 
 @pytest.fixture(scope="module")

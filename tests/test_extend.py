@@ -24,7 +24,7 @@ from fima.evaluate.protocols import EvaluationConfig
 from fima.method.inputs import ClipInputs
 from fima.method.registry import METHODS
 from fima.train.pretrain import pretrain
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
 from tests.video_files import write_ucf101_avi
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "extend.md"
@@ -79,9 +79,8 @@ def test_each_example_is_short(package: Path) -> None:
 
 
 def test_a_backbone_of_another_package(
-    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    imported: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    videos = make_videos(tmp_path / "videos", num_per_class=5)
     flags = " ".join(SMALL_FLAGS).replace("--model.backbone tiny", "--model.backbone two_layers").split()
     out = tmp_path / "run"
     assert main(["pretrain", str(videos), "--out", str(out), *flags, "--optim.epochs", "1"]) == 0
@@ -121,9 +120,9 @@ def test_a_data_set(imported: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("imported")
 def test_a_loss_is_trained_and_resumed_from_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    videos, out = make_videos(tmp_path / "videos", num_per_class=5), tmp_path / "run"
+    out = tmp_path / "run"
     for epochs in ("1", "2"):
         flags = [*SMALL_FLAGS, "--auto-resume", "--method.name", "simclr", "--optim.epochs", epochs]
         assert main(["pretrain", str(videos), "--out", str(out), *flags]) == 0

@@ -24,24 +24,12 @@ from fima.train import finetune as finetuning
 from fima.train import finetune_testing
 from fima.train.finetune import finetune
 from fima.train.task import TrainingResult
-from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
+from tests.finetune_runs import FROZEN, SMALL, after, changed
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import truncate
 
 CPU = torch.device("cpu")
 MOTION_SHARES = ("foreground/motion_share", "foreground/motion_rgb_share")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos of two classes, so two steps an epoch, and two test videos."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
-    """A checkpoint of one epoch of pre-training."""
-    return pretrain_once(videos, tmp_path_factory.mktemp("pretrained") / "run")
 
 
 def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401

@@ -31,23 +31,10 @@ from fima.train.finetune_setup import (
     narrow_test,
     resolve,
 )
-from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
-from tests.small_runs import make_videos
+from tests.finetune_runs import FROZEN, SMALL, after, changed
 from tests.video_files import write_ucf101_avi
 
 DEFAULTS = flatten(FinetuneConfig())
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos of two classes, so two steps an epoch, and two test videos."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
-    """A checkpoint of one epoch of pre-training."""
-    return pretrain_once(videos, tmp_path_factory.mktemp("pretrained") / "run")
 
 
 def flags(config: FinetuneConfig) -> list[str]:

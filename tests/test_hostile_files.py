@@ -14,7 +14,7 @@ from fima.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_checkpo
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import CheckpointError
-from tests.small_runs import SMALL_FLAGS, make_videos
+from tests.small_runs import SMALL_FLAGS
 
 Write = Callable[[Path, object], None]
 COMMANDS = {
@@ -51,11 +51,6 @@ def as_old_torch_file(path: Path, content: object) -> None:
 
 def as_pickle(path: Path, content: object) -> None:
     path.write_bytes(pickle.dumps(content))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.mark.parametrize("write", [as_zip, as_old_torch_file, as_pickle])

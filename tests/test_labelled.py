@@ -11,14 +11,7 @@ from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.sampler import EpochSampler
 from fima.errors import DataError
 from tests.finetune_runs import SMALL
-from tests.small_runs import make_videos
 from tests.video_files import write_ucf101_avi
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos of two classes, so two steps an epoch, and two test videos."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 def test_batches_are_a_function_of_seed_epoch_and_index(videos: Path) -> None:

@@ -9,14 +9,9 @@ from rich.console import Console
 from fima.files.jsonl import read_lines
 from fima.train import log
 from fima.train.pretrain import pretrain
-from tests.small_runs import make_videos, with_settings
+from tests.small_runs import with_settings
 
 ONE_EPOCH = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 def test_a_terminal_sees_the_steps_and_the_loss(

@@ -30,12 +30,6 @@ from tests.video_files import truncate
 Forward = Callable[..., StepLosses]
 
 
-@pytest.fixture(scope="session")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos of two classes, so two steps an epoch."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
-
-
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[StepLosses], StepLosses | None]) -> None:
     """Let `act` see, and replace, the losses of the `step`-th forward pass, counted from 1."""
     original, calls = pretraining.forward, [0]

@@ -29,13 +29,7 @@ from fima.train.optimizer import build_optimizer, in_words, moving_average, set_
 from fima.train.pretrain import Pretraining, pretrain
 from fima.train.schedule import cosine, learning_rate
 from kill_resume import combination, compare
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos, so two steps an epoch."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, with_settings
 
 
 class Pair(nn.Module):

@@ -20,11 +20,6 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     after(videos, folder, changed("test", crops=3))

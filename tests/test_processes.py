@@ -18,16 +18,11 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.errors import ConfigError
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
-from tests.small_runs import SMALL_FLAGS, make_videos
+from tests.small_runs import SMALL_FLAGS
 
 LONGEST_SECONDS = 120
 NODE_ADDRESSES = ("10.77.0.1", "10.77.0.2")
 LONG_RUN = ["--optim.epochs", "500", "--run.health-epochs", "0"]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 def environment(**more: str) -> dict[str, str]:

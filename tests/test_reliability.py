@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +28,6 @@ from tests.video_files import truncate
 ONE_EPOCH = with_settings("optim", epochs=1)
 OFTEN = with_settings("run", checkpoint_minutes=1e-9, health_epochs=0)
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos, so two steps an epoch."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture
@@ -97,11 +92,8 @@ class TestCheckpoints:
         (others / "a" / "00.avi").rename(others / "a" / "new.avi")
         with pytest.raises(DataError, match=r"8 training videos, as in the run .* but not the same ones"):
             pretrain(with_settings("optim", OFTEN, epochs=2), data=others, out=run.root, resume=True)
-        moved = videos.rename(tmp_path / "moved")
-        try:
-            assert pretrain(OFTEN, data=moved, out=run.root, resume=True).progress.epoch == 2
-        finally:
-            moved.rename(videos)
+        moved = Path(shutil.copytree(videos, tmp_path / "moved"))
+        assert pretrain(OFTEN, data=moved, out=run.root, resume=True).progress.epoch == 2
 
     def test_what_has_changed_is_said(self, run: RunFolder, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pretrain(with_settings("data", OFTEN, max_skipped_share=0.5), data=videos, out=run.root, resume=True)

@@ -7,25 +7,22 @@ from fima.data.chosen_videos import chosen_videos
 from fima.data.packed_lists import PackedVideos
 from fima.data.quarantine import write_quarantine
 from fima.errors import DataError
-from tests.small_runs import make_videos
 
 
-def test_the_settings_choose_the_videos(tmp_path: Path) -> None:
-    folder = make_videos(tmp_path / "videos")
-    assert len(chosen_videos(folder, DataConfig(), "train").videos) == 8
-    assert len(chosen_videos(folder, DataConfig(), "all").videos) == 10
+def test_the_settings_choose_the_videos(videos: Path, tmp_path: Path) -> None:
+    assert len(chosen_videos(videos, DataConfig(), "train").videos) == 8
+    assert len(chosen_videos(videos, DataConfig(), "all").videos) == 10
     listed = tmp_path / "quarantine.txt"
     write_quarantine(listed, ["a/00.avi", "b/01.avi"])
-    kept = chosen_videos(folder, DataConfig(exclude=str(listed)), "all")
+    kept = chosen_videos(videos, DataConfig(exclude=str(listed)), "all")
     assert len(kept.videos) == 8
     assert isinstance(kept.videos, PackedVideos)
-    assert not {"a/00.avi", "b/01.avi"} & {str(video.path.relative_to(folder)) for video in kept.videos}
+    assert not {"a/00.avi", "b/01.avi"} & {str(video.path.relative_to(videos)) for video in kept.videos}
     assert "2 videos excluded" in kept.layout
 
 
-def test_other_layouts_are_refused(tmp_path: Path) -> None:
-    folder = make_videos(tmp_path / "videos")
+def test_other_layouts_are_refused(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="UCF101"):
-        chosen_videos(folder, DataConfig(dataset="ucf101"), "train")
+        chosen_videos(videos, DataConfig(dataset="ucf101"), "train")
     with pytest.raises(DataError, match=r"missing\.txt"):
-        chosen_videos(folder, DataConfig(exclude=str(tmp_path / "missing.txt")), "train")
+        chosen_videos(videos, DataConfig(exclude=str(tmp_path / "missing.txt")), "train")

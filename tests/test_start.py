@@ -11,13 +11,7 @@ from fima.method import build_method
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight training videos, so two steps an epoch."""
-    return make_videos(tmp_path_factory.mktemp("videos"))
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
 
 
 @pytest.fixture(scope="module")

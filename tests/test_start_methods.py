@@ -9,7 +9,6 @@ import torch
 
 import fima
 from tests.encoder_files import write_checkpoint
-from tests.small_runs import make_videos
 
 SCRIPT = """
 import multiprocessing, sys
@@ -40,8 +39,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_batches_and_vectors_are_the_same(method: str, tmp_path: Path) -> None:
-    videos = make_videos(tmp_path / "videos", num_per_class=5)
+def test_batches_and_vectors_are_the_same(method: str, videos: Path, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "last.pt")
     script, out = tmp_path / "script.py", tmp_path / "vectors.pt"
     script.write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{SCRIPT}")

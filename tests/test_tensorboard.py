@@ -19,14 +19,9 @@ from fima.method import build_method
 from fima.train.pretrain import pretrain
 from fima.visual.overlay import GAP_PX
 from fima.visual.tensorboard import THUMB_PX, log_pictures
-from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
+from tests.small_runs import SMALL_CONFIG, with_settings
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")

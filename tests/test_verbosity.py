@@ -13,15 +13,10 @@ from fima.cli import main
 from fima.commands import COMMANDS
 from fima.commands.completion import completion_script
 from fima.commands.flag_errors import one_line_error
-from tests.small_runs import SMALL_FLAGS, make_videos
+from tests.small_runs import SMALL_FLAGS
 
 Capture = pytest.CaptureFixture[str]
 NEED_NO_WORDS = ("benchmark", "demo")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"), num_per_class=5)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,6 +14,7 @@ from fima.evaluate.extract import Resources, extract_rows
 from fima.evaluate.features import normalised
 from fima.evaluate.metrics import top_k_accuracy
 from fima.torch_tools import distributed
+from fima.torch_tools.modes import in_eval_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,7 @@ def test_classifier(
     index: list[int] = []
     scores = [torch.empty(0, model.fc.out_features, dtype=torch.float64)]
     undecodable: list[SkippedVideo] = []
-    was_training = model.training
-    model.eval()
-    try:
+    with in_eval_mode(model):
         for found in extract_rows(
             [videos.videos[place].path for place in places],
             lambda pixels: clip_scores(model, pixels, log_softmax),
@@ -63,8 +62,6 @@ def test_classifier(
             else:
                 scores.append(found.whole.rows[0])
                 index.append(places[found.index])
-    finally:
-        model.train(was_training)
     index = distributed.gather_objects(index)
     order = torch.tensor(index, dtype=torch.int64).argsort()
     everything = distributed.gather_rows(torch.cat(scores))[order]

@@ -1,9 +1,7 @@
 """Is the representation alive? Cheap measures that see a collapse while the loss still looks well."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +13,11 @@ from fima.config.checks import require
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.evaluate.cam import evenly_spread
 from fima.evaluate.features import encode
 from fima.method.base import Method
 from fima.method.heads import pooled
+from fima.torch_tools.modes import in_eval_mode
 
 COLLAPSED_RANK = 2.0
 COLLAPSED_STD_SHARE = 0.1
@@ -138,8 +138,7 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
     They are looked at in eval mode; networks and random state stay as they were. None where fewer than two videos can
     be decoded.
     """
-    count = min(config.run.health_videos, len(videos.videos))
-    chosen = [videos.videos[i * len(videos.videos) // count] for i in range(count)]
+    chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), config.run.health_videos)]
     features, labels = clip_features(method, dataclasses.replace(videos, videos=chosen), config, device)
     if len(labels) < 2:
         return None
@@ -157,17 +156,6 @@ def require_enough_for_health(held_out: VideoList | None, config: PretrainConfig
     count = FEWEST_VIDEOS if held_out is None else len(held_out.videos)
     rule = f"holds out {count} of the videos; health is measured on {FEWEST_VIDEOS} or more; give a larger share"
     require(count >= FEWEST_VIDEOS, "data.held_out_share", config.data.held_out_share, rule)
-
-
-@contextlib.contextmanager
-def in_eval_mode(method: Method) -> Iterator[None]:
-    """A context in which a method is in eval mode; afterwards in the mode that it was in."""
-    was_training = method.training
-    method.eval()
-    try:
-        yield
-    finally:
-        method.train(was_training)
 
 
 @torch.no_grad()

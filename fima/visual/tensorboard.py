@@ -14,6 +14,7 @@ from fima.evaluate.activation import ViewEncoders, averaged_map, with_batch_stat
 from fima.evaluate.features import encode
 from fima.method.base import Method
 from fima.method.heads import pooled
+from fima.torch_tools.modes import in_eval_mode
 from fima.visual.overlay import in_a_column, in_a_row, overlay
 
 with warnings.catch_warnings():
@@ -37,9 +38,7 @@ def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) 
         OSError: the files cannot be written.
     """
     device = next(method.parameters()).device
-    was_training = method.training
-    method.eval()
-    try:
+    with in_eval_mode(method):
         encoders = ViewEncoders(rgb=method.query_encoder, difference=with_batch_statistics(method.query_encoder))
         views = [clip.full[:NUM_SHOWN_VIDEOS].to(device) for clip in (batch.a, batch.b)]
         maps = [averaged_map(encoders, clips) for clips in views]
@@ -47,8 +46,6 @@ def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) 
             parts = torch.split(batch.a.full, NUM_SHOWN_VIDEOS)
             features = torch.cat([pooled(encode(method.query_encoder, part.to(device))) for part in parts])
             embeddings = method.projector(features)
-    finally:
-        method.train(was_training)
     crops, heated = [], []
     for position in range(len(views[0])):
         rows = [_frames(clips[position]) for clips in views]

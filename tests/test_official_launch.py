@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ SMALL = "-a tiny -fpc 4 -cs 32 -b 4 -j 0 --epochs 2 --cos"
 
 def launch(line: str, gpus: int = 0, **environment: str) -> Launch:
     return plan_launch(parse_flags("train", [*shlex.split(line), "DIR"]), gpus=gpus, environment=environment)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """PyTorch's launcher leaves its handlers behind, which other tests in this process would meet."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_one_process_needs_no_port() -> None:

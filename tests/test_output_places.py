@@ -124,6 +124,25 @@ def test_a_full_disk_behind_the_error_of_a_library(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("number", "works"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_without_modes_links_and_flushing(
+    number: int, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a.txt").write_text("old")
+    for name in ("os.fsync", "os.chmod", "os.link", "pathlib.Path.chmod", "pathlib.Path.hardlink_to"):
+        monkeypatch.setattr(name, fails)
+    allowed = contextlib.nullcontext() if works else pytest.raises(ConfigError, match="Input/output error")
+    with allowed:
+        check_writable(tmp_path / "a.txt")
+    with allowed, written_whole(tmp_path / "a.txt", backups=[tmp_path / "b.txt"]) as temporary:
+        temporary.write_text("new")
+    content = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert content == ({"a.txt": "new", "b.txt": "old"} if works else {"a.txt": "old"})
+
+
 def test_names_of_any_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pictures, on a terminal that knows ASCII alone, and as long as a file system takes."""
     video = next(make_videos(tmp_path / "made").rglob("*.avi"))

@@ -118,8 +118,8 @@ def test_weights_are_told_from_paths(tmp_path: Path) -> None:
     assert training_set(str(tmp_path / "b@fps=2")) == TrainingSet(root=tmp_path / "b@fps=2")
     for word, message in (
         ("a@rate=2", "after @ goes stride=2"), ("a@fps=x", "after @ goes"), ("a@fps=1-2", "after @ goes"),
-        ("a@stride=0", "stride 0.0: must be greater than 0"), ("a@span=1-0.5", "the smaller first"),
-        ("a@fps=5@stride=3", "give one of the three"),
+        ("a@stride=0", "stride must be greater than 0"), ("a@span=1-0.5", "the smaller first"),
+        ("a@fps=5@stride=3", "give one of the three"), ("a:2@fps=0", "fps must be greater than 0"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"^{word}: .*{message}"):
             training_set(word)

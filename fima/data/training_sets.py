@@ -69,6 +69,8 @@ def _timing(word: str, option: str) -> dict[str, Any]:
     if given is None or not all(map(NUMBER.fullmatch, numbers)) or (is_range and given[1] != "span"):
         raise ConfigError(f"{word}: after @ goes stride=2, fps=12.5, span=0.8, span=0.7-1 or frame-rate=25")
     low, high = float(numbers[0]), float(numbers[-1])
+    if not 0 < low < math.inf:
+        raise ConfigError(f"{word}: {given[1]} must be greater than 0; leave it out for the timing of the run")
     return {given[1].replace("-", "_"): (low, high) if given[1] == "span" else low}
 
 

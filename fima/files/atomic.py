@@ -1,6 +1,7 @@
 """Files that hold the old content or the whole new one, whatever happens while they are written."""
 
 import contextlib
+import errno
 import os
 import re
 import zlib
@@ -12,6 +13,8 @@ from fima.errors import ConfigError, UserError
 
 LONGEST_NAME = 200
 """Bytes; most file systems take 255, of which the temporary name needs some."""
+CANNOT_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What file systems say that do not know how: some network disks, and folders of programs as file systems."""
 TEMPORARY_FILES = ".*.[0-9]*.tmp*"
 """Names of the files that an interrupted write leaves behind."""
 
@@ -38,7 +41,9 @@ def written_whole(
             temporary.touch()
             mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # the safetensors library writes for the owner alone
+            if temporary.stat().st_mode != mode:  # the safetensors library writes for the owner alone
+                with contextlib.suppress(OSError):  # not every network disk has modes
+                    temporary.chmod(mode)
             _flush(temporary)
             _shift(path, backups)
             temporary.replace(path)
@@ -101,6 +106,15 @@ def _temporary(path: Path) -> Path:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """Make sure that an open file outlives a power cut, where its file system can. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH:
+            raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fima.errors import ConfigError
+from fima.files.atomic import flush_to_disk
 
 OUTPUT_MARKER = ".fima-output"
 """A file of this name in a folder says that fima wrote it: no data, wherever it lies. Where the folder has files of
@@ -36,7 +37,7 @@ def check_writable(path: Path, *, flag: str | None = None) -> None:
             with trial.open("wb") as file:
                 file.write(bytes(TRIAL_BYTES))
                 file.flush()
-                os.fsync(file.fileno())
+                flush_to_disk(file.fileno())
         finally:
             with contextlib.suppress(OSError):
                 trial.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ PROTOCOLS = ("linear", "knn", "retrieval")
 
 @dataclass(frozen=True, kw_only=True)
 class CompareArguments(LabelledArguments):
-    """Measure several encoders on the same labelled videos: one table, and which differences are more than chance.
+    """Measure several encoders on the same labelled videos: one table, and intervals of their differences.
 
     Takes every encoder that `fima evaluate` takes; `NAME=ENCODER` says what the table calls it.
     For example: `fima compare FIMA=runs/fima MoCo=runs/moco torchvision:r3d_18 --on LABELLED --cross-validation group`.

@@ -60,7 +60,7 @@ QUICK_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
-    """Make videos whose class is the motion, pre-train MoCo and FIMA on them, and show which of the two saw the motion.
+    """Make videos whose class is the motion, pre-train MoCo and FIMA on them, and show which learned the motion.
 
     For example: `fima demo --quick`. Every step is a `fima` command, which is printed; a second call reuses what is
     there. Both methods are trained and evaluated at once, each with half of the cores.
@@ -71,9 +71,9 @@ class DemoArguments:
     seed: int = 0
     """Seed of the data and of both runs."""
     quick: bool = False
-    """Fewer and smaller videos, fewer epochs and figures: about a minute on two cores. Lower figures."""
+    """Fewer and smaller videos, fewer epochs and pictures: about a minute on two cores. Lower accuracies."""
     method: Method | None = None
-    """Train and evaluate this one alone, on videos that an earlier call has made."""
+    """Train and evaluate only this method, on the videos of an earlier call."""
 
     @property
     def folder(self) -> Path:

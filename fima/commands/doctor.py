@@ -47,7 +47,7 @@ class ClipArguments:
     fps: float | None = None
     """Frames per second of a clip, instead of `stride`."""
     frame_rate: float | None = None
-    """Frames per second of videos that do not say theirs."""
+    """Frame rate of videos whose files do not state one."""
     span: tuple[float, float] | None = None
     """Share of its video that a clip covers, instead of `stride`."""
 
@@ -82,7 +82,7 @@ class DoctorArguments:
     quarantine: OutputPath | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
     index: OutputPath | None = None
-    """File that holds what was read before. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
+    """Index of what was read before, a file. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     workers: int | None = None
     """Processes that read. None: as many as there are cores."""
     timeout: float | None = None

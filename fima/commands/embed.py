@@ -40,8 +40,8 @@ class EmbedArguments:
     """
 
     encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`; or one of another program, as `fima evaluate` takes
-    it: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
+    """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`; or an encoder of another program,
+    as in `fima evaluate`: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
     out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]

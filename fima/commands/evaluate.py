@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class EvaluateArguments(LabelledArguments):
     """Measure a checkpoint on labelled videos, with its weights frozen.
 
-    Takes the encoder of any checkpoint: of `fima pretrain` and `fima finetune`, of the authors' program and MoCo-style
-    ones; and those of other programs. docs/protocols.md says what each protocol is. Start it under `torchrun` to use
+    Takes any checkpoint with an encoder, from `fima pretrain`, `fima finetune`, the authors' program or MoCo-style
+    code, and encoders of other programs. docs/protocols.md describes the protocols. Start it under `torchrun` to use
     several devices. For example: `fima evaluate runs/mine LABELLED --protocols linear knn`.
     """
 
@@ -37,14 +37,14 @@ class EvaluateArguments(LabelledArguments):
     """Folder or table of videos with classes and a train/test split."""
     out: OutputPath | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
-    `<encoder>-evaluation/` where the encoder is no file. Confusion matrices and accuracies by class go to a folder of
-    the same name next to it."""
+    `<encoder>-evaluation/` where the encoder is not a file. Confusion matrices and accuracies by class go to a folder
+    of the same name next to it."""
     backbone: str | None = None
-    """The architecture that the checkpoint must have. None: the one that it holds."""
+    """Architecture that the checkpoint must have. None: any."""
     diagnose: bool = False
-    """Short for `--protocols diagnosis`: what remains of the classes without order, motion, foreground, background."""
+    """Short for `--protocols diagnosis`: the accuracy without order, motion, foreground or background."""
     list_protocols: bool = False
-    """List the protocols with their versions, what they measure and what they need; nothing else is done."""
+    """List the protocols, their versions, what they measure and what they need, and exit."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class ExportArguments:
     """Write an encoder for other programs, and check the file against PyTorch on clips of videos.
 
-    The file takes normalised clips in batches of any size, and describes the preprocessing inside: ONNX in its
-    metadata, torch.export in its extra file `fima.json`, safetensors in its metadata. A model card is written next to
+    The file takes normalised clips in batches of any size. It also describes the preprocessing: ONNX and safetensors in
+    their metadata, torch.export in the extra file `fima.json`. A model card is written next to
     it. For example: `fima export runs/mine --format onnx`.
     """
 
@@ -36,7 +36,7 @@ class ExportArguments:
     format: Literal["safetensors", "torch-export", "onnx"]
     """`safetensors`: weights; `torch-export`: a graph for `torch.export.load`; `onnx`: a graph for ONNX Runtime."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write. None: `encoder` (or `classifier`) with the ending of the format, in the current folder."""
+    """The file to write. None: `encoder` (or `classifier`) with the extension of the format, in the current folder."""
     output: Literal["vectors", "logits"] = "vectors"
     """`vectors`, of the encoder; or the `logits` of a checkpoint of `fima finetune`."""
     data: Path | None = None

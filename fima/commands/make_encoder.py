@@ -24,10 +24,10 @@ CARD, RECORD = "README.md", "training.json"
 
 @dataclass(frozen=True, kw_only=True)
 class MakeEncoderArguments(SyntheticEncoderSettings):
-    """Render people whose motions are known, and train the backbone `small` to tell these motions: no video needed.
+    """Render people whose motions are known, and train the backbone `small` to predict these motions: no video needed.
 
-    With its defaults it makes the encoder that `fima.load("small")` opens; that is for a large GPU. On a CPU, rendering
-    takes about a second a video. For example: `fima make-encoder --out runs/encoder --videos 600`.
+    The defaults train an encoder such as the one that `fima.load("small")` opens, on a large GPU. On a CPU, rendering
+    takes about a second per video. For example: `fima make-encoder --out runs/encoder --videos 600`.
     """
 
     out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]

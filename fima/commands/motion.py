@@ -28,8 +28,8 @@ class MotionArguments:
     out: Path | None = None
     """The PNG to write. None: NAME_motion.png in the current folder."""
     checkpoint: Path | None = None
-    """Its encoder decides the foreground, its settings the clips. None: the paper's settings, and the cells with the
-    most frame difference stand in for the foreground."""
+    """Its encoder determines the foreground, its settings the clips. None: the paper's settings, and the cells with the
+    largest frame differences as the foreground."""
     seed: int = 0
     """Seed of the two windows and their crops."""
     device: str = "auto"

@@ -32,7 +32,7 @@ MAX_CRF = 51
 class PrepareArguments:
     """Rewrite the videos of a folder as small H.264 files with frequent key frames, into another folder.
 
-    The tree, the names (but for their ending, .mp4) and the list files stay; audio is dropped. A repeated command
+    Folders, names (except for the extension, .mp4) and list files stay; audio is dropped. A repeated command
     continues where the last one stopped. Exit code: 0 when every video was rewritten, 1 when some were not.
     For example: `fima prepare VIDEOS SMALL --short-side 128`.
     """
@@ -54,7 +54,7 @@ class PrepareArguments:
     index: OutputPath | None = None
     """File that holds what is known of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     check_space: bool = True
-    """Refuse to begin where the disk is too small for the estimated size."""
+    """Refuse to start if the disk is too small for the estimated size."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("short_side", 16, 16384), ("gop", 1, 1000), ("crf", 0, MAX_CRF)):

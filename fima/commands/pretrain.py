@@ -21,7 +21,7 @@ PROG = "fima pretrain"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainArguments:
-    """Pre-train a 3-D CNN on a folder of videos, without labels.
+    """Pre-train an encoder on a folder of videos, without labels.
 
     A recipe (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use
     several devices. For example: `fima pretrain VIDEOS --out runs/mine recipes/motion_textures_fima.yaml`.

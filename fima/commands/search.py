@@ -45,7 +45,7 @@ class SearchArguments:
     centre: bool = True
     """Subtract the mean of the index; without it, vectors are compared as they are."""
     encoder: str | None = None
-    """Encoder for the query, if that of the index has moved."""
+    """Encoder for the query, if the one recorded in the index has moved."""
     html: OutputPath | None = None
     """A page with players to write."""
     json: bool = False

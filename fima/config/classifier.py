@@ -23,8 +23,8 @@ class ClassifierConfig:
     low_shot: int | None = None
     """Train on only this many training videos, drawn evenly from the classes."""
     select: Literal["last", "validation", "test"] = "last"
-    """Which epoch is the result: the last one; the best on training videos held out of the training; or the best on the
-    TEST split, as in the authors' program, which flatters."""
+    """Which epoch is the result: the last one; the best on held-out training videos; or the best on the TEST split, as
+    in the authors' program, which inflates the result."""
     held_out_share: float = 0.1
     """Share of each class's training videos that `--classifier.select validation` holds out."""
 

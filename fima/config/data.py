@@ -20,12 +20,12 @@ class DataConfig:
     annotations: str | None = None
     """List file or folder of list files, if they are not with the videos."""
     exclude: str | None = None
-    """List of videos to pass over, such as `fima doctor --quarantine` writes."""
+    """List of videos to skip, such as `fima doctor --quarantine` writes."""
     part: Literal["train", "all"] = "train"
-    """`all` trains on every video, those of the test split and those held out for it among them."""
+    """`all` trains on every video, including the test split and videos held out for testing."""
     held_out_share: float = 0.0
-    """Share of each class, or of videos without labels, that pre-training leaves out; health checks, and `best.pt` by
-    them, then look at these videos alone. 0: they look at training videos."""
+    """Share of each class (of all videos, without labels) that is held out of pre-training; health checks, and so
+    `best.pt`, then use only these videos. 0: they use training videos."""
     frames: int = 16
     """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
     stride: float = 2.0
@@ -33,16 +33,16 @@ class DataConfig:
     fps: float = 0.0
     """Frames per second of a clip, instead of `stride`, whatever the rates of the videos; 0: by `stride`."""
     frame_rate: float = 0.0
-    """Frames per second of videos that do not say theirs, such as folders of pictures; for `fps`. 0: unknown."""
+    """Frame rate of videos whose files do not state one, such as folders of pictures; for `fps`. 0: unknown."""
     span: tuple[float, float] | None = None
     """Share of its video that a clip covers, drawn from this range, instead of `stride`; for short, trimmed videos."""
     clip_sampling: Literal["random", "same", "near"] = "random"
     """The two clips of a video: two random windows; the same window twice; a random window and the one right after."""
     windows_per_video: Literal["auto"] | int = 1
-    """Pairs of clips that an epoch takes from a video, each from a part of its own; `auto`: one for every ten
+    """Pairs of clips that an epoch takes from a video, each from its own part; `auto`: one for every ten
     seconds of it. The two clips of a pair are near each other."""
     mixing: Literal["proportional", "balanced"] = "proportional"
-    """Several sets: each in proportion to its videos, times its weight; or each alike, in proportion to its weight."""
+    """How several sets are sampled: by their numbers of videos times their weights, or by their weights only."""
     step_between_clips: int = 1
     """Windows start at multiples of this many frames."""
     crop_size: int = 224
@@ -66,7 +66,7 @@ class DataConfig:
     keep_mb: int = 0
     """Decoded videos that each decoding process keeps, in MB: for sets that fit, and devices faster than decoding."""
     timeout_seconds: float = 600.0
-    """A video that a process decodes for longer is given up, and the process replaced; 0: it may take any time."""
+    """Time limit for decoding a video, which is then given up, and its process replaced; 0: none."""
     max_frame_pixels: int = 2**25
     """Videos with larger frames, in pixels, are skipped; a frame of 8K has 33 million."""
     max_clip_mb: int = 4096

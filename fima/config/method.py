@@ -25,7 +25,7 @@ class MethodConfig:
     key_momentum: float = 0.999
     """Momentum m of the key encoder's moving average."""
     key_momentum_end: float | None = None
-    """Momentum m at the end, on a cosine from `key_momentum`, step by step; 1 in MoCo v3 and DINO. None: it stays."""
+    """Momentum m at the end, on a cosine from `key_momentum`, step by step; 1 in MoCo v3 and DINO. None: constant."""
     queue_size: int | None = None
     """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
     paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
@@ -47,7 +47,7 @@ class MethodConfig:
     """Cells closer than this share of the larger cell diagonal are positives."""
 
     exclude_same_video: bool = False
-    """Keys of the query's own video are no negatives, but for those of the same pair of clips: for long recordings."""
+    """Keys of the query's own video are not negatives, except those of the same pair of clips; for long recordings."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):

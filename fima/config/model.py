@@ -33,7 +33,7 @@ class ModelConfig:
     decoder_dropout: float = 0.1
     """Dropout in the motion decoder."""
     recompute: bool = False
-    """Compute the query encoder's activations again backward: less memory, more time (docs/performance.md)."""
+    """Recompute the query encoder's activations in the backward pass: less memory, more time (docs/performance.md)."""
     compile: bool = False
     """Compile the encoders with `torch.compile`; needs a C++ compiler (docs/performance.md)."""
 

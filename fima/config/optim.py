@@ -23,7 +23,7 @@ class OptimConfig:
     accumulate: int = 1
     """Parts that a device splits its share of a batch into, one after another, to save memory."""
     lr: float = 0.01
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """`linear`: multiply `lr` by batch_size / 256; `sqrt`: by its square root."""
     encoder_lr_scale: float = 1.0
@@ -35,9 +35,9 @@ class OptimConfig:
     weight_decay: float = 1e-4
     """Weight decay; of SGD on every parameter, as published; of AdamW and LARS not on biases and norms."""
     weight_decay_end: float | None = None
-    """Weight decay at the end, on a cosine from `weight_decay`, step by step. None: it stays."""
+    """Weight decay at the end, on a cosine from `weight_decay`, step by step. None: constant."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """How the learning rate falls, epoch by epoch."""
+    """Schedule of the learning rate, epoch by epoch."""
     milestones: tuple[int, ...] = ()
     """Epochs at which `step` multiplies the learning rate by `decay`."""
     decay: float = 0.1

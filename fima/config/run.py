@@ -13,7 +13,7 @@ class RunConfig:
     seed: int = 0
     """Seed of every random choice."""
     deterministic: bool = False
-    """Two runs give the same bits on a GPU, too, where its operations allow it; slower there."""
+    """Two runs give the same bits on a GPU too, where it has deterministic operations; slower there."""
     device: str = "auto"
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -31,9 +31,9 @@ class RunConfig:
     health_epochs: int = 5
     """Measure the health of the representation every n epochs; 0 switches it off."""
     health_videos: int = 256
-    """Videos that the health check looks at, at most; --data.held-out-share says of which."""
+    """Most videos that the health check uses; --data.held-out-share says which ones."""
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
-    """When the representation collapses: say so and go on; stop with exit code 3; or go back to the last healthy
+    """When the representation collapses: warn and go on; stop with exit code 3; or go back to the last healthy
     checkpoint with 0.3 times the learning rate, three times at most (docs/reliability.md). For `fima pretrain`."""
     probe: str | None = None
     """Labelled folder of videos whose kNN accuracy chooses `best.pt`, at each health check. None: that of the health

@@ -34,7 +34,7 @@ class ClipOverrides:
     span: float | None = None
     """Share of the video that a clip covers."""
     frame_rate: float | None = None
-    """Frames per second of videos that do not say theirs, such as folders of pictures, for `fps`. None: as in
+    """Frame rate of videos whose files do not state one, such as folders of pictures, for `fps`. None: as in
     training."""
 
     def __post_init__(self) -> None:

@@ -85,9 +85,9 @@ class EvaluationConfig(ClipOverrides):
     """The crop's side is 0.875 of this many source pixels. None: of each video's own short side; for `evaluate`, what
     the checkpoint was tested with."""
     features: tuple[str, ...] = ("avg",)
-    """What is pooled of the feature map: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells), `depths` (averages of
-    several stages of the encoder, side by side); `difference:avg` of the frame difference instead of the RGB clip,
-    `both:avg` of both. Of several, the one that does best within the training videos is taken, and the figures of each
+    """How the feature map is pooled: `avg`, `max`, `avg+max`, `grid` (means of 2x2x2 cells), `depths` (averages of
+    several stages of the encoder, concatenated); `difference:avg` of the frame difference instead of the RGB clip,
+    `both:avg` of both. Of several, the one that does best on held-out training videos is used, and the figures of each
     are named `linear@avg/top1`."""
     cross_validation: str | None = None
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
@@ -104,8 +104,8 @@ class EvaluationConfig(ClipOverrides):
     low_shot_draws: int = 3
     """Number of such draws; the results are means over them."""
     seed: int = 0
-    """Decides which training videos are held out when a probe chooses its settings, the draws, the starts of k-means
-    and the attentive probe's first weights and batches."""
+    """Decides which training videos are held out when a probe chooses its settings, the draws, the initial
+    clusters of k-means, and the attentive probe's initial weights and batches."""
     batch_size: int = 8
     """Videos at a time."""
     workers: int = 2

@@ -5,8 +5,8 @@ import os
 import runpy
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -27,6 +27,8 @@ PRELOADED = (
     "torch._dynamo",
 )
 """What the commands need, PyTorch's optimisers (which load its compiler) among it."""
+SIGNAL_SECONDS = 0.5
+"""Longest time after which a signal is noticed."""
 
 
 def load_ahead() -> None:
@@ -69,23 +71,23 @@ def run_at_once(commands: Mapping[str, Sequence[object]], work: Callable[[Sequen
             failures.append(code if code > 0 else 128 - code)
             _end(children)
 
-    followers: list[threading.Thread] = []
-    try:
-        for name, words in commands.items():
-            said, output = context.Pipe(duplex=False)
-            child = context.Process(target=_speak_into, args=(output, work, [*map(str, words)]))
-            child.start()
-            output.close()
-            children.append(child)
-            followers.append(threading.Thread(target=follow, args=(name, child, said)))
-            followers[-1].start()
-        for follower in followers:
-            follower.join()
-    finally:
-        # After a signal they save and end; otherwise they have ended.
-        _end(children)
-        for follower in followers:
-            follower.join()
+    followed: list[Future[None]] = []
+    with ThreadPoolExecutor(max_workers=len(commands)) as followers:
+        try:
+            for name, words in commands.items():
+                said, output = context.Pipe(duplex=False)
+                child = context.Process(target=_speak_into, args=(output, work, [*map(str, words)]))
+                child.start()
+                output.close()
+                children.append(child)
+                followed.append(followers.submit(follow, name, child, said))
+            # In turns: a signal that comes just before a wait begins does not end it.
+            while wait(followed, timeout=SIGNAL_SECONDS).not_done:
+                pass
+        finally:
+            _end(children)  # After a signal they save and end; otherwise they have ended.
+    for done in followed:
+        done.result()
     return failures[0] if failures else 0
 
 

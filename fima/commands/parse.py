@@ -32,40 +32,9 @@ REMEDIES = {
 Arguments = TypeVar("Arguments")
 
 
-def parse(
-    kind: type[Arguments], argv: Sequence[str] | None, *, prog: str, default: Arguments | None = None
-) -> Arguments:
-    """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
-
-    `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
-    call the command; `default` has the values of the flags that are not given.
-
-    Raises:
-        SystemExit: after `--help`, with code 0.
-        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
-    """
-    words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
-    options = {} if default is None else {"default": default}
-    run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
-    if {"-h", "--help"} & set(words):
-        with _paragraphs_joined():
-            return run(args=words)
-    errors = io.StringIO()
-    try:
-        with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
-            arguments = run(args=words)
-    except SystemExit:
-        page = read_page(lambda: run(args=["--help"]))
-        usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
-        message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
-        raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
-    _check_outputs(kind, arguments)
-    return arguments
-
-
 @contextlib.contextmanager
 def _paragraphs_joined() -> Iterator[None]:
-    """Let tyro wrap the docstring of a flag as one paragraph: it breaks it where the source does."""
+    """Let tyro wrap the docstring of a flag as one paragraph: it breaks it where the source does, and remembers it."""
     read = docstring_parser.parse_from_object
 
     def read_joined(
@@ -82,6 +51,37 @@ def _paragraphs_joined() -> Iterator[None]:
         yield
     finally:
         docstring_parser.parse_from_object = read
+
+
+@_paragraphs_joined()
+def parse(
+    kind: type[Arguments], argv: Sequence[str] | None, *, prog: str, default: Arguments | None = None
+) -> Arguments:
+    """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
+
+    `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
+    call the command; `default` has the values of the flags that are not given.
+
+    Raises:
+        SystemExit: after `--help`, with code 0.
+        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
+    """
+    words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
+    options = {} if default is None else {"default": default}
+    run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
+    if {"-h", "--help"} & set(words):
+        return run(args=words)
+    errors = io.StringIO()
+    try:
+        with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):
+            arguments = run(args=words)
+    except SystemExit:
+        page = read_page(lambda: run(args=["--help"]))
+        usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
+        message = one_line_error(errors.getvalue(), words=words, flags=flags_in(page), usage=usage)
+        raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
+    _check_outputs(kind, arguments)
+    return arguments
 
 
 def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:

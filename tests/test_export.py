@@ -46,7 +46,7 @@ def used(out: Path, monkeypatch: pytest.MonkeyPatch, **given: object) -> dict[st
     return variables
 
 
-@pytest.mark.parametrize("name", ["safetensors", "torch-export", "onnx"])
+@pytest.mark.parametrize("name", ["safetensors", "torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_code_of_the_card_runs(
     name: Format, checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

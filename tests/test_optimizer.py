@@ -242,7 +242,7 @@ class TestMovingAverage:
 
 
 class TestResume:
-    @pytest.mark.parametrize("seed", [2, 6, 11])
+    @pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (6, 11))])
     def test_a_killed_run_with_random_settings_ends_as_one_that_is_not(
         self,
         seed: int,

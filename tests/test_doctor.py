@@ -102,7 +102,7 @@ def test_what_is_not_there_and_broken_files_that_are_alike(tmp_path: Path, capsy
     (tmp_path / "v" / "circle.mp4").symlink_to("circle.mp4")
     assert doctor(tmp_path / "v") == 1
     output = capsys.readouterr().out
-    assert "not there (1): mend the link" in output
+    assert "not there (1): fix the link" in output
     assert "    circle.mp4: a link that leads nowhere" in output
     assert "cannot be opened (2): " in output
     assert "duplicate" not in output
@@ -161,7 +161,7 @@ def test_streams_aspects_and_key_frames_are_named(tmp_path: Path, capsys: pytest
     assert {(note["path"], note["kind"], note["reason"]) for note in found["notes"]} == {
         ("two.mp4", "several streams", "video stream 1 of 2, 64x48 is read"),
         ("wide.mp4", "pixels not square", "72x58, to be shown as 102x58"),
-        ("keys.mp4", "key frames", "what its container calls key frames are none"),
+        ("keys.mp4", "key frames", "packets marked as key frames are not key frames"),
     }
     assert "`fima prepare` makes them square" in capsys.readouterr().out
     assert doctor(folder, "--json", report) == 0  # what decoding found is kept

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: not a folder; name a folder to write to, new or begun before")
     if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
-        raise ConfigError(f"{target}: must not lie in {source}, nor the other way round")
+        raise ConfigError(f"{target}: must not lie in {source}, or the other way round")
     files = find_files(source)
     settings = TranscodeSettings(short_side=arguments.short_side, gop=arguments.gop, crf=arguments.crf)
     jobs = plan(source, target, files.videos, settings)
@@ -116,7 +116,7 @@ def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: Tra
     if needed > free:
         raise DataError(
             f"{there}: too little space: about {decimal(needed)} needed, {decimal(free)} free; use another disk, a "
-            "smaller --short-side or a larger --crf, or --no-check-space to begin all the same"
+            "smaller --short-side or a larger --crf, or --no-check-space to start anyway"
         )
 
 

@@ -39,7 +39,7 @@ def read_quarantine(file: Path) -> set[str]:
         try:
             path = json.loads(text) if text.startswith('"') else text
         except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {number}: begins with a quote but is no JSON string") from error
+            raise DataError(f"{file}, line {number}: begins with a quote but is not a JSON string") from error
         paths.add(str(path))
     return paths
 

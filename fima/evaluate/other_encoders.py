@@ -125,7 +125,7 @@ def _open_onnx(path: Path) -> FrozenEncoder:
         raise ConfigError(f"{path}: takes batches of exactly {shape[0]}; export it with a batch size that is free")
     frames, height, width = (shape[axis] for axis in (3 - channels[0], 3, 4))
     if isinstance(height, int) and isinstance(width, int) and height != width:
-        raise ConfigError(f"{path}: takes clips of {height} x {width} px; only square ones are made here")
+        raise ConfigError(f"{path}: takes clips of {height} x {width} px; only square clips are supported")
     known = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")).get("preprocessing", {})
 
     def run(clips: Tensor) -> Tensor:

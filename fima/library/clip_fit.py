@@ -50,7 +50,7 @@ class ClipFit:
         if self.num_repeating:
             parts.append(f"{self.num_repeating:,} have fewer frames a second and repeat frames")
         if self.num_without_rate:
-            parts.append(f"{self.num_without_rate:,} do not say their frame rate: give --data.frame-rate")
+            parts.append(f"{self.num_without_rate:,} have no known frame rate: give --data.frame-rate")
         return "; ".join([f"{self.clips}: {parts[0]}", *parts[1:], *self.advice])
 
 

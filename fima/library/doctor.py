@@ -44,23 +44,23 @@ ADVICE = {
     "no video stream": "sound only, or no video at all: exclude it",
     "no frame": "copy or download it again",
     "truncated": "copy or download it again",
-    "takes too long": "try again on a machine with less to do, or with a longer --timeout; else exclude it",
+    "takes too long": "try again on a less busy machine, or with a longer --timeout; else exclude it",
     "cannot be read": "change its permissions",
-    "cannot be opened": "no video, or its header is lost: copy or download it again",
+    "cannot be opened": "not a video, or its header is missing: copy or download it again",
     "damaged": "copy or download it again, or exclude it",
     "wrong header": "`fima prepare` rewrites it",
-    "frame size changes": "cut it where its size changes, or exclude it",
+    "frame size changes": "split it where its size changes, or exclude it",
     "not a file": "a pipe, a socket or a device: take it out of the folder",
-    "not there": "mend the link, the permissions or the list that names it, or do without",
+    "not there": "fix the link, the permissions or the list that names it, or leave it out",
     "unusable": "exclude it",
-    "duplicate": "keep one of each, above all where one trains and the other tests",
-    "rotated": "training ignores the rotation of players: `fima prepare` turns the frames",
-    "interlaced": "frames of two fields: `fima prepare` makes whole frames of them",
+    "duplicate": "keep one of each, above all where one is for training and one for testing",
+    "rotated": "training ignores rotation metadata: `fima prepare` rotates the frames",
+    "interlaced": "its frames hold two fields each: `fima prepare` deinterlaces it",
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
-    "several streams": "one of them is read; where it is the wrong one, keep the right one alone",
-    "pixels not square": "training takes pixels as they are stored: `fima prepare` makes them square",
+    "several streams": "one of them is read; if it is the wrong one, keep only the right one",
+    "pixels not square": "training uses pixels as stored: `fima prepare` makes them square",
     "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
-    "duration": "not that of its frames: cut off, or its sound lasts longer; training goes by the frames",
+    "duration": "differs from that of its frames: cut off, or longer sound; training uses the frames",
 }
 
 
@@ -194,7 +194,7 @@ def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
     if row["chosen"]:
         yield "several streams", f"video stream {row['chosen']} is read"
     if row["decoded"] == FROM_START:
-        yield "key frames", "what its container calls key frames are none"
+        yield "key frames", "packets marked as key frames are not key frames"
     seconds = row["num_frames"] / row["fps"] if row["fps"] > 0 else 0.0
     if abs(seconds - row["duration_seconds"]) > max(DURATION_TOLERANCE_SECONDS, DURATION_TOLERANCE_SHARE * seconds):
         actual = f"{row['num_frames']} frames at {row['fps']:.2f}/s are {seconds:.2f} s"

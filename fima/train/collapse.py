@@ -86,7 +86,7 @@ def respond(training: Training, progress: Progress, when: str, seen: str) -> Non
     epoch = progress.epoch + (progress.step_in_epoch > 0)
     log.record("collapse", epoch=epoch, step=progress.step, values=values)
     if action == "warn":
-        log.warn(f"{reason}; what follows is likely wasted: {ADVICE}")
+        log.warn(f"{reason}; further training is likely wasted: {ADVICE}")
         return
     log.flush_to_disk()
     back = f" after going back {progress.rollbacks} times" if progress.rollbacks else ""

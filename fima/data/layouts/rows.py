@@ -45,7 +45,7 @@ def read_rows(path: Path) -> Rows:
     content = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     twice = [name for name, count in Counter(content.columns).items() if count > 1 and name]
     if twice:
-        raise DataError(f"{path}: has more than one column {twice[0]!r}, in any case; rename one")
+        raise DataError(f"{path}: has more than one column {twice[0]!r}, ignoring case; rename one")
     return content
 
 

@@ -17,7 +17,13 @@ RUNS = ("mine", "small", "moco", "fima", "ucf101_i3d_fima", "demo/fima-0")
 """Of which the pages name the last checkpoint."""
 CLASSES = ("jump", "wave")
 SMALL_RUN = {"--data.frames": "4", "--data.crop-size": "32", "--data.workers": "0", "--optim.epochs": "1"}
-SMALL_PRETRAIN = {**SMALL_RUN, "--model.backbone": "tiny"}
+SMALL_PRETRAIN = {
+    **SMALL_RUN,
+    "--model.backbone": "tiny",
+    "--model.projector-hidden": "32",
+    "--model.embedding-dim": "16",
+    "--model.decoder-dim": "32",
+}
 SMALL_FINETUNE = {
     **SMALL_RUN,
     "--classifier.num-classes": "None",

@@ -139,6 +139,7 @@ def check_gradients(network: FIMA, expected: dict[str, float], tolerance: float)
     ("name", "num_steps"),
     [
         (CASES[0], 3),
+        (CASES[1], 1),
         *(pytest.param(name, 2, marks=pytest.mark.slow) for name in CASES[1:]),
     ],
 )

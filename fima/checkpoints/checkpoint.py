@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.checkpoints.foreign import refuse_odd_values
-from fima.checkpoints.torch_file import read_content, write_content
+from fima.checkpoints.torch_file import read_content, refuse_odd_values, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fima.checkpoints.checkpoint import LoadedEncoder
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import MapKind
-    from fima.visual.cam_video import NamedEncoder
+    from fima.visual.maps import NamedEncoder
 
 ADAPTING_CLIPS = 4
 SMALLEST_HEIGHT_PX = 32
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.extract import Resources
     from fima.torch_tools.device import choose_device
-    from fima.visual.cam_video import shown_encoder
+    from fima.visual.maps import shown_encoder
 
     device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
@@ -127,7 +127,7 @@ def _write(
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
     from fima.data.decode.video import VideoReader
-    from fima.visual.cam_video import look_at, write_map_picture, write_map_video
+    from fima.visual.maps import look_at, write_map_picture, write_map_video
 
     written = []
     with VideoReader(path) as reader:
@@ -144,7 +144,7 @@ def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
     from fima.synthetic.motion_textures import has_masks, load_mask
-    from fima.visual.comparison import side_by_side
+    from fima.visual.maps import side_by_side
 
     clips = list(dict.fromkeys(encoder.clips for encoder in shown))
     if len(clips) > 1:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.errors import DataError
-from fima.evaluate.folds import grouped_folds
+from fima.evaluate.splits import grouped_folds
 
 INVERSE_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 NUM_FOLDS = 5

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from fima.checkpoints.torch_file import read_content
 from fima.checkpoints.run_folder import RunFolder
+from fima.checkpoints.torch_file import read_content
 from fima.files.atomic import TEMPORARY_FILES
 from sample_videos import class_videos
 

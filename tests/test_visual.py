@@ -17,8 +17,8 @@ from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
 from fima.evaluate.extract import Resources
 from fima.evaluate.occlusion import occlusion_map
 from fima.synthetic.motion_textures import MotionTextureSettings, load_mask, make_motion_textures
-from fima.visual.maps import side_by_side
 from fima.visual.contact_sheet import contact_sheet
+from fima.visual.maps import side_by_side
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")

@@ -24,6 +24,14 @@ NUMBERS = {"int": "a whole number", "float": "a number"}
 NAME_INDENT, HELP_INDENT = 4, 8
 SURE = 0.6
 """How alike a mistyped flag and the one that was meant are, at least."""
+COLUMNS = 110
+"""Width of the page that is read: every flag begins a line, and none is broken."""
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
+CHOICES = re.compile(r"\{([\w.,-]+)\}")
+POSITIONAL = ""
+"""Stands for the name of an argument that has none."""
 
 
 def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], usage: str = "") -> str:
@@ -109,16 +117,6 @@ def _flag_suggestion(flag: str, known: dict[str, str]) -> str:
 
 def _plain(flag: str) -> str:
     return flag.replace("_", "-")
-
-
-COLUMNS = 110
-"""Width of the page that is read: every flag begins a line, and none is broken."""
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
-CHOICES = re.compile(r"\{([\w.,-]+)\}")
-POSITIONAL = ""
-"""Stands for the name of an argument that has none."""
 
 
 @contextlib.contextmanager

@@ -27,6 +27,22 @@ BACKGROUNDS = 64
 UNTRAINED = {"as_is": "untrained", "one_frame": "untrained_one_frame"}
 """Floors of the same network with random weights, by what it is shown."""
 FLOORS = (*UNTRAINED.values(), "frame_differences")
+GREY = 128
+HASH_FACTOR = 2654435761
+MOVING = 12
+"""Mean absolute distance to the median, over the colours, that a pixel of the foreground and its neighbours exceed."""
+INPUTS = (
+    "as_is",
+    "one_frame",
+    "shuffled",
+    "reversed",
+    "median_subtracted",
+    "foreground",
+    "background",
+    "half_speed",
+    "double_speed",
+    "swapped",
+)
 
 
 def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:
@@ -171,24 +187,6 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
         f"{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
         f"{said('background')} in the background alone, {said('swapped')} in what moves, before other backgrounds."
     )
-
-
-GREY = 128
-HASH_FACTOR = 2654435761
-MOVING = 12
-"""Mean absolute distance to the median, over the colours, that a pixel of the foreground and its neighbours exceed."""
-INPUTS = (
-    "as_is",
-    "one_frame",
-    "shuffled",
-    "reversed",
-    "median_subtracted",
-    "foreground",
-    "background",
-    "half_speed",
-    "double_speed",
-    "swapped",
-)
 
 
 def shown_inputs(clips: Tensor, backgrounds: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,8 @@ from fima.evaluate.measured import Measured
 DRAWS = 2000
 LEVEL = 95
 """Percent of the draws that lie in an interval."""
+MAIN_FIGURES = ("top1", "R@1", "as_is")
+"""Figures whose differences are put into words."""
 
 
 class Tested:
@@ -70,10 +72,6 @@ def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
     """Return the ends of the 95 % interval of draws."""
     low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
     return float(low), float(high)
-
-
-MAIN_FIGURES = ("top1", "R@1", "as_is")
-"""Figures whose differences are put into words."""
 
 
 @dataclass(frozen=True, kw_only=True)

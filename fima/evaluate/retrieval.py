@@ -10,6 +10,8 @@ from fima.evaluate.metrics import chance_recall_at_k, percent, recall_hits
 
 RANKS = (1, 5, 10, 20, 50)
 ROWS_AT_ONCE = 512
+NUM_NEIGHBOURS = 20
+TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +64,6 @@ def centred(features: Tensor) -> Tensor:
     """Return rows (…, C) minus their mean, L2-normalised, in float64."""
     rows = features.double()
     return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)
-
-
-NUM_NEIGHBOURS = 20
-TEMPERATURE = 0.07
 
 
 def knn_scores(

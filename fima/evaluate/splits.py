@@ -18,6 +18,9 @@ from fima.errors import ConfigError, DataError
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.synthetic.motion_textures import has_masks, list_counterparts
 
+GROUP_COLUMN = "group"
+"""The column of a table that says, unless another is named, which videos belong together."""
+
 
 def list_splits(
     root: Path,
@@ -81,10 +84,6 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
 
 def _by_name(unit: str, parts: Mapping[SplitName, Any]) -> dict[str, Any]:
     return {f"{unit} {name}": part for name, part in parts.items()}
-
-
-GROUP_COLUMN = "group"
-"""The column of a table that says, unless another is named, which videos belong together."""
 
 
 def list_folds(

@@ -100,7 +100,12 @@ class Finetuning(Task[LabelledBatch]):
         head = config.classifier
         seed_networks(config, device)
         classifier = Classifier(
-            encoder.network, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
+            encoder.network,
+            len(lists.train.classes),
+            head.dropout,
+            head.l2_normalise,
+            freeze=head.freeze,
+            grid=head.grid,
         )
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
         layout = memory_format(config.run.memory_format, config.run.precision, device)

@@ -91,7 +91,6 @@ ROWS = {
 }
 COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
 HAND_MADE = {"differences": frame_differences, "motion_hog": motion_hog, "one_frame": frame_hog}
-FINETUNE = ("--preset", "small_finetune")
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,8 @@ def trained_encoder(cell: Path, listed: Listed, row: Row, arguments: argparse.Na
     words += ["--run.device", arguments.device, "--data.workers", str(arguments.workers), "--data.keep-mb", "4096"]
     if row.trained_by == "finetune":
         start = arguments.shipped if row.start == "shipped" else "scratch"
-        words = [
-            "finetune",
-            start,
-            str(listed.folder),
-            *words,
-            *FINETUNE,
-            "--classifier.backbone",
-            config.model.backbone,
-        ]
+        words = ["finetune", start, str(listed.folder), *words, "--classifier.backbone", config.model.backbone]
+        words += ["--preset", "small_finetune", *arguments.extra]
     else:
         words = ["pretrain", str(listed.folder), *words, "--run.health-epochs", "0", "--run.picture-epochs", "0"]
         words += [*recipe_flags(config, row, arguments.shipped), *arguments.extra, str(arguments.recipe)]
@@ -327,7 +319,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes of each of them")
-    parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain; last")
+    parser.add_argument(
+        "--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain or finetune; last"
+    )
     parser.add_argument("--cell", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--fold", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)

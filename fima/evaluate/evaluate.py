@@ -16,7 +16,8 @@ from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.attentive import measure_attentive
-from fima.evaluate.cam import MaskLoader
+from fima.evaluate.cam import MaskLoader, foreground_share, occlusion_share
+from fima.evaluate.classifier_result import measure_classifier
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import measure
@@ -29,7 +30,6 @@ from fima.evaluate.measured import FeatureSets, Measured, by_figure, decoded
 from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
-from fima.evaluate.video_protocols import measure_classifier, measure_foreground, measure_occlusion
 
 STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
 """Which protocols look at which features."""
@@ -256,13 +256,13 @@ def _run_video_protocols(
     """Add what the protocols find that look at the videos themselves."""
     for number, lists in collected.splits.items():
         measured = collected.measured[number]
-        shown = subject.encoder.module, subject.clips, lists.test, load_mask, resources
+        shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
         if "evaluate" in collected.protocols:
             measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
         if "foreground" in collected.protocols:
-            measured["foreground"] = measure_foreground(*shown)
+            measured["foreground"] = foreground_share(*shown)
         if "occlusion" in collected.protocols:
-            measured["occlusion"] = measure_occlusion(*shown)
+            measured["occlusion"] = occlusion_share(*shown)
 
 
 def _resources(config: EvaluationConfig, device: torch.device) -> Resources:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fima.evaluate.report import ClassReport
 from fima.visual.html import render, script
 from fima.visual.report.charts import Chart, confusion_chart, embedding_chart, similarity_chart
 from fima.visual.report.media import MediaStore
-from fima.visual.report.runs import ClassReport, RunRecord
+from fima.visual.report.runs import RunRecord
 from fima.visual.report.sections import Table
 from tests.video_files import moving_square
 

@@ -31,9 +31,7 @@ class Flag:
     nargs: Literal["*", "?"] | None = None
     """How many values it takes, where that is not one."""
     choices: tuple[Any, ...] | None = None
-    """The values that it takes."""
     note: str = ""
-    """What else there is to know."""
 
     @property
     def names(self) -> list[str]:

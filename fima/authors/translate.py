@@ -50,7 +50,6 @@ class Translation:
     """A `fima` command, as it is put together."""
 
     command: str
-    """`pretrain`, `finetune` or `evaluate`."""
     positionals: list[str]
     """Words after the command."""
     options: dict[str, str | None] = field(default_factory=dict)
@@ -58,7 +57,6 @@ class Translation:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings by name, `optim.lr` -> 0.01."""
     remarks: list[str] = field(default_factory=list)
-    """What deserves to be said aloud."""
 
     @property
     def words(self) -> list[str]:

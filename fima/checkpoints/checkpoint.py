@@ -47,7 +47,6 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
     last_loss: float | None = None
-    """Loss of the last step."""
     collapsed_steps: int = 0
     """Steps in a row, up to the last one, that looked collapsed to this process."""
     rollbacks: int = 0
@@ -117,7 +116,6 @@ class ClassifierCheckpoint(RunState):
     source: dict[str, Any]
     """Which pre-trained file the run began from, its hash and what it held; `{"file": "scratch"}` for none."""
     selection: Selection
-    """Which epoch is the best so far."""
 
 
 Run = TypeVar("Run", Checkpoint, ClassifierCheckpoint)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from fima.checkpoints.checkpoint import LoadedEncoder
-    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import MapKind
     from fima.visual.maps import NamedEncoder
 
@@ -82,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
+    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources
     from fima.torch_tools.device import choose_device
     from fima.visual.maps import shown_encoder
@@ -91,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)
     resources = Resources(device=device, batch_size=1)
-    shown = [
-        shown_encoder(name, encoder, videos, _clips(arguments, encoder), resources, kind=arguments.map)
-        for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
-    ]
+    shown = []
+    for name, encoder in zip(_names(loaded), loaded.values(), strict=True):
+        clips = arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
+        shown.append(shown_encoder(name, encoder, videos, clips, resources, kind=arguments.map))
     if arguments.out.suffix == ".png":
         mark_picture(arguments.out)
         _write_one_picture(arguments, shown, videos, device)
@@ -114,12 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if num_failed == len(videos.videos):
         raise DataError(f"none of {num_failed} videos could be decoded; see above")
     return 0
-
-
-def _clips(arguments: CamArguments, encoder: LoadedEncoder) -> ClipSettings:
-    from fima.data.eval_clips import ClipSettings
-
-    return arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
 
 
 def _write(

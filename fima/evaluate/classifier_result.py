@@ -37,7 +37,6 @@ class ClassifierScores:
     labels: Tensor
     """(V,) class numbers."""
     paths: list[str]
-    """The V files."""
     undecodable: list[SkippedVideo]
     """The other files of the list."""
 

@@ -45,11 +45,9 @@ class Collected:
     """What the processes found together; the rest is arithmetic."""
 
     splits: Mapping[SplitName, SplitLists]
-    """The lists by the number of the split."""
     protocols: tuple[str, ...]
     config: EvaluationConfig
     clips: ClipSettings
-    """How clips were cut out of videos."""
     described: dict[str, Any]
     """What the result says of the encoder."""
     stores: Mapping[str, FeatureStore]

@@ -35,7 +35,6 @@ class Resources:
     """What the work may take; the results depend on it in the last digits at most."""
 
     device: torch.device = CPU
-    """Where the network is."""
     batch_size: int = 32
     """Clips at a time."""
     workers: int = 0
@@ -67,7 +66,6 @@ class WindowChunk:
     """The next n clips of a video."""
 
     index: int
-    """Place of the video in the list."""
     clips: Tensor
     """uint8 (n, num_crops, 3, F, S, S)."""
     seconds: Tensor

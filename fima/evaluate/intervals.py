@@ -87,7 +87,6 @@ class Difference:
     interval: tuple[float, float] | None
     """95 %, by bootstrap over groups of videos, both encoders on the same draws; None with fewer than two groups."""
     num_videos: int
-    """Test videos that both could be shown."""
 
     @property
     def is_main(self) -> bool:

@@ -37,7 +37,6 @@ class LinearProbe:
     bias: Tensor
     """(classes,); -inf for a class without training video."""
     l2_normalise: bool
-    """Whether features are L2-normalised before they are standardised."""
 
     def scores(self, features: Tensor) -> Tensor:
         """Return log-odds (V, classes) of features (V, C)."""

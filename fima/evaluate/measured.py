@@ -36,13 +36,11 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSets:
-    """Features of one split's lists."""
+    """Features of one split's lists, those of the test lists by name, and the training list itself."""
 
     train: Features
     tests: Mapping[str, Features]
-    """Of the test lists, by name."""
     videos: VideoList
-    """The training list itself."""
     groups: Mapping[Path, str] = field(default_factory=dict)
     """Which videos belong together; empty where that is not known."""
     features: str = "avg"

@@ -179,9 +179,7 @@ class SplitLists:
     """The lists of one split."""
 
     train: VideoList
-    """Labelled training videos."""
     test: VideoList
-    """Labelled test videos."""
     extra_tests: Mapping[str, VideoList] = field(default_factory=dict)
     """Further test lists by name, scored by the same probe and neighbours."""
     groups: Mapping[Path, str] = field(default_factory=dict)
@@ -220,7 +218,6 @@ class EvaluationResult:
     chance: dict[str, float]
     """What a random guess gets, by the names of `figures`."""
     encoder: dict[str, Any]
-    """What was evaluated."""
     protocols: dict[str, dict[str, Any]]
     """By protocol: its version and its settings."""
     data: dict[str, dict[str, Any]]
@@ -240,9 +237,7 @@ class EvaluationResult:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
-    """Groups among the test videos."""
     seed: int = 0
-    """`--seed`."""
     lists_hash: str = ""
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
     verdict: str = ""

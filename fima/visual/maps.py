@@ -47,13 +47,11 @@ FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
 
 @dataclass(frozen=True, kw_only=True)
 class NamedEncoder:
-    """An encoder that is to be shown."""
+    """An encoder that is to be shown clips, under its name."""
 
     name: str
-    """What stands above its maps."""
     encoders: ViewEncoders
     clips: ClipSettings
-    """Size and timing of the clips that it is shown."""
 
 
 def shown_encoder(

@@ -25,7 +25,6 @@ class FeatureMap:
     """What the page shows of the features of one run."""
 
     projections: Sequence[Chart]
-    """The videos as points."""
     missing: str
     """Why there are no projections; empty where there are some."""
     sprite: str | None
@@ -33,9 +32,7 @@ class FeatureMap:
     facts: Mapping[str, object]
     """For the page's script: the sprite's name, the size of its thumbnails, and the names of the videos."""
     similarity: Chart | None
-    """Histograms of cosines."""
     videos: Table
-    """The points by name and class."""
 
 
 def feature_map(test: Features, classes: Sequence[str], sprites: dict[tuple[Path, ...], str]) -> FeatureMap:

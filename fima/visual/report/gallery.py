@@ -18,12 +18,12 @@ from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
-from fima.evaluate.report import confusion_matrix
+from fima.evaluate.report import ClassReport, confusion_matrix
 from fima.evaluate.retrieval import centred, knn_scores
 from fima.visual.maps import look_at, shown_encoder
 from fima.visual.report.feature_maps import FeatureMap, feature_map
 from fima.visual.report.media import MediaStore, middle_frames
-from fima.visual.report.runs import ClassReport, RunRecord
+from fima.visual.report.runs import RunRecord
 
 NUM_CLIPS = 3
 NUM_QUERIES = 6
@@ -64,7 +64,6 @@ class Neighbour(Shown):
     right: bool | None
     """Whether it has the query's class; None where that is not known."""
     similarity: float
-    """Cosine to the query."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from fima.evaluate.report import ClassReport
 from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
-from fima.visual.report.runs import FIGURE_NAMES, ClassReport, Result, RunRecord
+from fima.visual.report.runs import FIGURE_NAMES, Result, RunRecord
 
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400
@@ -77,7 +78,6 @@ class Diagnosis:
 
     title: str
     colour: str
-    """Of the run."""
     bars: list[Bar]
     floors: list[Bar]
     """Chance, and what is had without training."""
@@ -98,7 +98,6 @@ class Results:
     diagnoses: Sequence[Diagnosis]
     """What remains when something is taken away, of the evaluations that asked."""
     protocols: Mapping[str, Table]
-    """By evaluation, how it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,6 @@ class ClassGroup:
 
     name: str
     matrices: Sequence[Chart]
-    """The confusion matrices of the runs."""
     tables: Sequence[Table]
     """Accuracy by class; one table for all runs that share classes."""
 

@@ -165,10 +165,6 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         "versions": versions(),
     }
     exportable = Exportable(
-        module=loaded.model,
-        output="logits",
-        weights=dict(loaded.model.state_dict()),
-        facts=facts,
-        clips=settings,
+        module=loaded.model, output="logits", weights=dict(loaded.model.state_dict()), facts=facts, clips=settings
     )
     return exportable, f"classifier of {len(classes)} classes on {config.classifier.backbone}"

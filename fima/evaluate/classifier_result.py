@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fima.checkpoints.checkpoint import versions
 from fima.checkpoints.classifier import Classifier
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.clips import TIMING
@@ -18,7 +17,7 @@ from fima.errors import DataError
 from fima.evaluate.extract import Resources, extract_rows
 from fima.evaluate.features import normalised
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import Measured, by_figure, class_figures, decoded
+from fima.evaluate.measured import Measured, as_result, class_figures, decoded
 from fima.evaluate.metrics import top_k_accuracy
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationResult, SplitLists
 from fima.torch_tools import distributed
@@ -143,15 +142,7 @@ def classifier_result(
         ),
         "foreground": foreground,
     }
-    return EvaluationResult(
-        figures=by_figure(measured, "figures"),
-        chance=by_figure(measured, "chance"),
-        encoder={"backbone": config.classifier.backbone, **source},
-        protocols={protocol: found.settings for protocol, found in measured.items()},
-        data=data,
-        versions=versions(),
-        notes={protocol: found.notes for protocol, found in measured.items() if found.notes},
-    )
+    return as_result(measured, encoder={"backbone": config.classifier.backbone, **source}, data=data)
 
 
 def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, Any]:

@@ -100,11 +100,7 @@ def measure_diagnosis(
 
     def fit(rows: Tensor) -> LinearProbe:
         return fit_linear_probe(
-            rows.mean(dim=1),
-            labels,
-            num_classes=sets.num_classes,
-            seed=config.seed,
-            groups=sets.train_groups,
+            rows.mean(dim=1), labels, num_classes=sets.num_classes, seed=config.seed, groups=sets.train_groups
         )
 
     whole = fit(train["as_is"])

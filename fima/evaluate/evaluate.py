@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.attentive import measure_attentive
@@ -26,7 +25,7 @@ from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, enc
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import FeatureSets, Measured, by_figure, decoded
+from fima.evaluate.measured import FeatureSets, Measured, as_result, decoded
 from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.report import write_class_report
 from fima.evaluate.splits import combine
@@ -79,19 +78,11 @@ class Collected:
                 folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
                 _write_reports(folder, measured, lists.test.classes)
             which = {"fold" if unit == "fold" else "split_index": number}
-            results[number] = EvaluationResult(
-                figures=by_figure(measured, "figures"),
-                chance=by_figure(measured, "chance"),
-                sd=by_figure(measured, "sd"),
-                encoder=self.described,
-                protocols={name: found.settings for name, found in measured.items()},
-                data={
-                    name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
-                    for name, found in evaluated.items()
-                },
-                versions=versions(),
-                notes={name: found.notes for name, found in measured.items() if found.notes},
-            )
+            data = {
+                name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
+                for name, found in evaluated.items()
+            }
+            results[number] = as_result(measured, encoder=self.described, data=data)
         hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
         result = replace(combine(results), seed=self.config.seed, lists_hash=_hash(sorted(hashes)))
         if "diagnosis" in self.protocols:

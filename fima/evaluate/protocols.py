@@ -23,11 +23,7 @@ PROTOCOL_TABLE = {
     "knn": (1, "20 nearest training videos vote", "training videos"),
     "retrieval": (1, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": (1, "how often the nearest clip is of the same video", "two clips a video"),
-    "clustering": (
-        1,
-        "agreement of k-means clusters with the classes",
-        "two classes, more test videos than classes",
-    ),
+    "clustering": (1, "agreement of k-means clusters with the classes", "two classes, more test videos than classes"),
     "attentive": (1, "one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
     "low_shot_curve": (1, "linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
     "foreground": (3, "share of the activation on moving regions", "an encoder; better with masks"),

@@ -19,11 +19,7 @@ def script(text: str) -> Markup:
 @cache
 def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader(package),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # Of the filter `tojson`, which also escapes all that could end a script.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

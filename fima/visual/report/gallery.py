@@ -228,9 +228,7 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
         nearest = similarity[row].topk(min(NUM_NEIGHBOURS, len(train.paths) - 1))
         neighbours = [
             Neighbour(
-                **shown(train, found),
-                right=int(train.labels[found]) == label if label >= 0 else None,
-                similarity=value,
+                **shown(train, found), right=int(train.labels[found]) == label if label >= 0 else None, similarity=value
             )
             for value, found in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]

@@ -80,7 +80,9 @@ class FeatureStore:
             # A file of the cache that cannot be read counts as not there.
             with contextlib.suppress(SafetensorError, OSError):
                 found = read_shard(path, self.resources.limits)
-                self._found |= {file: found[file] for file in found.keys() & wanted}
+                # Rows win over a reason of other limits why there are none.
+                new = (file for file in found.keys() & wanted if not isinstance(self._found.get(file), VideoRows))
+                self._found |= {file: found[file] for file in new}
         return [place for place, file in enumerate(files) if file not in self._found]
 
     def keep(self, found: Found) -> None:

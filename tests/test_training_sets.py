@@ -160,7 +160,7 @@ def test_each_set_has_clips_of_its_own_timing(tmp_path: Path) -> None:
     dataset = PretrainDataset(with_timing_checked(listed, data), data, seed=3)
     for number, (_, _, full, early) in enumerate(expected.values()):
         for clip in (dataset[0, number].a, dataset[0, number].b):
-            shown = [(view[0, :, 0, 0].double() / 5).round().int().tolist() for view in (clip.full, clip.early)]
+            shown = [(view[0, 0, :, 0, 0].double() / 5).round().int().tolist() for view in (clip.full, clip.early)]
             start = shown[0][0]
             assert shown == [[start + step for step in full], [start + step for step in early]]
     too_long = [training_set(f"{tmp_path}/first@stride=20"), training_set(f"{tmp_path}/fourth")]

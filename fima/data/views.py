@@ -1,6 +1,5 @@
 """Two clips of one video, three views each: random crops and flips, not yet coloured."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +33,8 @@ class ClipViews:
         """The same views on another device; copies do not block where the memory is pinned."""
         return ClipViews(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
-    def __getitem__(self, rows: slice) -> "ClipViews":
-        """Some clips of a batch."""
+    def __getitem__(self, rows: slice | None) -> "ClipViews":
+        """Some clips of a batch; None: a clip as a batch of one."""
         return ClipViews(**{name: value[rows] for name, value in vars(self).items()})
 
     def pin_memory(self) -> "ClipViews":
@@ -107,11 +106,6 @@ def crop_and_resize(frames: npt.NDArray[np.uint8], crop: Crop, size: int) -> Ten
     if crop.flipped:
         view = view.flip(3)
     return view.transpose(0, 1).contiguous(memory_format=torch.contiguous_format)
-
-
-def stack_views(views: Sequence[ClipViews]) -> ClipViews:
-    """The views of several clips as a batch."""
-    return ClipViews(**{name: torch.stack([getattr(view, name) for view in views]) for name in vars(views[0])})
 
 
 def sample_views(

@@ -2,20 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
-from fima.data.workers.crash_guard import Guard, init_worker
-from fima.data.workers.open_files import require_open_files
-from fima.data.workers.shared_memory import handed_over
-from fima.errors import TrainingError
+from fima.data.workers.crash_guard import Guard
 from fima.evaluate.windows import WindowChunk, WindowDataset
 
 CHUNKS_AHEAD = 4
@@ -82,25 +77,13 @@ def extract_rows(
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:
     """The clips of all videos, each chunk once, whatever becomes of the processes that decode."""
-    require_open_files(workers, flag="workers")
-    guard = Guard(dataset, workers=workers, timeout_seconds=dataset.limits.timeout_seconds)
+    guard = Guard(dataset, workers=workers, flag="workers", timeout_seconds=dataset.limits.timeout_seconds)
     num_given = dict.fromkeys(range(len(dataset.paths)), 0)
     while num_given:
         dataset.left = list(num_given)
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=partial(handed_over, _as_it_is),
-            worker_init_fn=partial(init_worker, watch=guard.watch),
-            prefetch_factor=CHUNKS_AHEAD if workers else None,
-            pin_memory=False,
-            generator=torch.Generator(),
-        )
+        loader = guard.loader(dataset, prefetch_factor=CHUNKS_AHEAD if workers else None)
         try:
             for item in guard.items(loader):
-                if isinstance(item, TrainingError):
-                    raise TrainingError(str(item))
                 if isinstance(item, WindowChunk):
                     if item.number < num_given[item.index]:
                         continue  # came before a process died
@@ -111,10 +94,6 @@ def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChun
         except (RuntimeError, OSError, EOFError) as error:
             if not guard.survives(error):
                 raise
-
-
-def _as_it_is(item: WindowChunk | SkippedVideo) -> WindowChunk | SkippedVideo:
-    return item
 
 
 class _Batches:

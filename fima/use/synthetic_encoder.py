@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.use.encoder import VideoEncoder, exportable
 from fima.use.export.formats import write
+from fima.visual.html import render
 
 SPAN = 0.85
 """Share of a video that a clip covers, the mean of those in training."""
-CARD_TEMPLATE = Path(__file__).with_name("templates") / "synthetic_card.md"
 
 
 def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
@@ -53,9 +52,7 @@ def card_of(settings: SyntheticEncoderSettings) -> str:
     changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
     flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
-    return Template(CARD_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        values, command=f"fima make-encoder --out runs/small{flags}"
-    )
+    return render("fima.use", "synthetic_card.md", command=f"fima make-encoder --out runs/small{flags}", **values) + "\n"
 
 
 def _halved(value: torch.Tensor) -> torch.Tensor:

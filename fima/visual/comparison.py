@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import Video, VideoList
-from fima.data.eval_clips import ClipSettings, EvalClipsDataset, EvalSample
+from fima.data.eval_clips import ClipSettings, EvalClipsDataset
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map
 from fima.evaluate.cam import MaskLoader, clip_masks
@@ -86,10 +86,10 @@ def side_by_side(
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
     """The clip in the middle of a video, uint8 (3, F, S, S)."""
     videos = VideoList(videos=[video], classes=[], root=video.path.parent, split="all", layout="one video")
-    sample = EvalClipsDataset(videos, settings)[0]
-    if not isinstance(sample, EvalSample):
-        raise VideoError(video.path, sample.reason)
-    return sample.clips[0]
+    batch = EvalClipsDataset(videos, settings)[0]
+    if batch.skipped:
+        raise VideoError(video.path, batch.skipped[0].reason)
+    return batch.clips[0, 0]
 
 
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.float32]:

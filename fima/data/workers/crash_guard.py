@@ -10,17 +10,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from fima.data.sampler import SteppedSampler
+from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
+from fima.data.workers.open_files import require_open_files
 from fima.errors import TrainingError, VideoError
 
 Batch = TypeVar("Batch")
@@ -54,17 +58,7 @@ class Attempting(Protocol):
     def attempt(self, attempt: Attempt) -> object:
         """Make one attempt. Raises VideoError."""
 
-
-class Order(Protocol):
-    """What is needed of a sampler."""
-
-    epoch: int
-    start_step: int
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch, and the step at which it begins."""
-
-    def __len__(self) -> int: ...
+    def __getitem__(self, item: Any, /) -> object: ...  # noqa: ANN401
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +119,15 @@ def init_worker(worker: int, watch: Watch | None = None) -> None:
 class Guard:
     """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
 
-    A video may take `timeout_seconds`; 0: any time.
+    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes.
 
     Raises:
-        TrainingError: there is no shared memory for these processes.
+        ConfigError: the system allows too few open files for these processes.
+        TrainingError: there is no shared memory for them.
     """
 
-    def __init__(self, dataset: Attempting, *, workers: int, timeout_seconds: float) -> None:
+    def __init__(self, dataset: Attempting, *, workers: int, flag: str, timeout_seconds: float) -> None:
+        require_open_files(workers, flag=flag)
         self._dataset = dataset
         self._workers = workers
         self._failures = 0
@@ -146,12 +142,30 @@ class Guard:
                 ) from None
         self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
 
+    def loader(self, dataset: "Dataset[Any]", **options: Any) -> "DataLoader[Any]":  # noqa: ANN401
+        """A loader with these processes, of a data set whose items are batches."""
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=in_shared_memory,
+            worker_init_fn=partial(init_worker, watch=self.watch),
+            # Its own generator: the loader would otherwise draw from the one that dropout uses.
+            generator=torch.Generator(),
+            **options,
+        )
+
     def items(self, loader: "DataLoader[Any]") -> Iterator[Any]:
-        """What a loader gives; each item counts as a sign of life."""
+        """What a loader gives; each item counts as a sign of life, and errors among them are raised."""
         items = iter(loader)
         _leave_deaths_to_the_loader()
         for item in items:
             self._failures = 0
+            # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
+            if isinstance(item, VideoError):
+                raise VideoError(item.path, item.reason)
+            if isinstance(item, TrainingError):
+                raise TrainingError(str(item))
             yield item
 
     def survives(self, error: Exception) -> bool:
@@ -188,21 +202,21 @@ class Guard:
 class GuardedLoader(Generic[Batch]):
     """Iterates over the batches of one epoch after another.
 
-    `start` makes the loader, given how its processes are watched; `order` says which samples come when.
+    Args:
+        dataset: gives each item as a batch of one, or raises VideoError.
+        order: which items come when.
+        workers: processes that decode; 0 decodes in this one.
+        flag: what gave their number.
+        timeout_seconds: time for one video; 0: any.
     """
 
     def __init__(
-        self,
-        dataset: Attempting,
-        order: Order,
-        start: Callable[[Watch], "DataLoader[Any]"],
-        *,
-        workers: int,
-        timeout_seconds: float,
+        self, dataset: Attempting, order: SteppedSampler[Any], *, workers: int, flag: str, timeout_seconds: float
     ) -> None:
+        self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
-        self._start = start
-        self._guard = Guard(dataset, workers=workers, timeout_seconds=timeout_seconds)
+        self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        self._guard = Guard(dataset, workers=workers, flag=flag, timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -217,15 +231,9 @@ class GuardedLoader(Generic[Batch]):
         step = self._order.start_step
         while True:
             if self._loader is None:
-                self._loader = self._start(self._guard.watch)
+                self._loader = self._guard.loader(self._batches, sampler=self._order, **self._options)
             try:
                 for batch in self._guard.items(self._loader):
-                    if isinstance(batch, VideoError):
-                        # A new error: raising a local variable makes a reference cycle, from which workers stop only
-                        # slowly.
-                        raise VideoError(batch.path, batch.reason)
-                    if isinstance(batch, TrainingError):
-                        raise TrainingError(str(batch))
                     step += 1
                     yield batch
             except (RuntimeError, OSError, EOFError) as error:
@@ -234,7 +242,22 @@ class GuardedLoader(Generic[Batch]):
                     raise
                 self._order.set_epoch(self._order.epoch, step)
             else:
+                self._order.set_epoch(self._order.epoch)  # not where a process died, if this epoch comes again
                 return
+
+
+class _Batches(Dataset[Batch | VideoError]):
+    """Items of a data set as one batch; an error in its place, which a DataLoader would raise as a RuntimeError."""
+
+    def __init__(self, dataset: Attempting) -> None:
+        self._dataset: Any = dataset
+
+    def __getitem__(self, items: Sequence[object]) -> Batch | VideoError:
+        try:
+            batch: Batch = joined([self._dataset[item] for item in items])
+        except VideoError as error:
+            return error
+        return batch
 
 
 def _try(item: tuple[Attempting, Attempt]) -> None:

@@ -20,7 +20,7 @@ from fima.evaluate.linear import fit_linear_probe
 Floats = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of the linear probe's C."""
-HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS = 72, 96, 12, 9, 4
+HEIGHT, WIDTH, CELL_PX, NUM_ANGLES, QUARTERS, NUM_SPREAD = 72, 96, 12, 9, 4, 16
 
 
 def grey_frames(path: Path) -> Tensor:
@@ -57,6 +57,13 @@ def motion_hog(path: Path) -> Tensor:
     parts = (frames[1:] - frames[:-1]).abs().tensor_split(QUARTERS) if len(frames) > QUARTERS else [frames - frames]
     energy = torch.stack([part.mean(dim=0) if len(part) else torch.zeros(HEIGHT, WIDTH) for part in parts])
     return torch.cat([hog(energy).flatten(), functional.avg_pool2d(energy[:, None], CELL_PX).flatten()])
+
+
+def frame_differences(path: Path) -> Tensor:
+    """Absolute differences of 16 frames, evenly spread over the video, averaged in an 8 x 8 grid."""
+    frames = grey_frames(path)
+    spread = frames[torch.linspace(0, len(frames) - 1, NUM_SPREAD).round().long()]
+    return functional.adaptive_avg_pool2d((spread[1:] - spread[:-1]).abs()[:, None], 8).flatten()
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@
 `VIDEOS.csv` has the columns `path` (relative to it), `label`, `group` (the person, say) and `fold`; no group is in two
 folds. For every fold, encoders are pre-trained on the videos of the other folds, without their labels. A linear probe
 is fitted on the features of these videos; its strength, and the window of the clips (as in training, or consecutive
-frames), are chosen on held-out groups among them. It is tested on the fold, so every video is tested once a seed.
+frames), are chosen on held-out groups among them. It is tested on the fold, so every video is tested once a seed. The
+supervised rows train encoder and linear layer with the labels of the other folds, by `recipes/small_finetune.yaml`.
 Intervals are of the mean over groups (bootstrap, 95 %).
 
 What is done is not done again: stop it at any time, and repeat the command. `--jobs` runs several trainings at once.
@@ -31,16 +32,21 @@ from rich.table import Table
 from torch import nn
 
 from fima.backbones.registry import build_backbone
+from fima.checkpoints.classifier import load_classifier
 from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main as fima
 from fima.commands.study import write_json
 from fima.config import PretrainConfig
 from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
+from fima.data.loader import SkippedVideo
+from fima.evaluate.extract import Resources
 from fima.evaluate.intervals import drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
 from fima.torch_tools.device import choose_device
-from real_features import Floats, frame_hog, motion_hog, network_features, recognise
+from fima.use.predict import predict
+from real_features import Floats, frame_differences, frame_hog, motion_hog, network_features, recognise
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
 EVALUATION_CLIPS = 3
@@ -54,7 +60,7 @@ class Row:
 
     title: str
     trained_by: str = ""
-    """`pretrain`, or nothing."""
+    """`pretrain`, `finetune` (with labels; a linear layer of its own instead of the probe), or nothing."""
     flags: tuple[str, ...] = ()
     share_of_epochs: float = 1.0
     """Epochs, as a multiple of the recipe's."""
@@ -65,20 +71,26 @@ class Row:
 
 
 FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco")
+LIGHT = (*FIMA, "--method.cost", "light")
 ROWS = {
     "fima": Row("FIMA, from scratch", "pretrain", FIMA),
+    "light": Row("FIMA light, from scratch", "pretrain", LIGHT),
     "moco": Row("MoCo, from scratch, equal epochs", "pretrain", MOCO),
     "moco_compute": Row("MoCo, from scratch, equal compute", "pretrain", MOCO, COMPUTE_RATIO),
     "fima_warm": Row("FIMA, from the package's encoder", "pretrain", FIMA, start="shipped"),
+    "light_warm": Row("FIMA light, from the package's encoder", "pretrain", LIGHT, start="shipped"),
     "moco_warm": Row("MoCo, from the package's encoder, equal compute", "pretrain", MOCO, COMPUTE_RATIO, "shipped"),
     "shipped": Row("the package's encoder as it is", start="shipped"),
     "shipped_still": Row("the same, one frame repeated", start="shipped", repeated=True),
+    "supervised": Row("supervised, from scratch", "finetune"),
+    "finetuned": Row("supervised, from the package's encoder", "finetune", start="shipped"),
     "untrained": Row("the same network, untrained"),
+    "differences": Row("frame differences, no network"),
     "motion_hog": Row("motion HOG"),
     "one_frame": Row("HOG of one frame"),
 }
 COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
-HAND_MADE = {"motion_hog": motion_hog, "one_frame": frame_hog}
+HAND_MADE = {"differences": frame_differences, "motion_hog": motion_hog, "one_frame": frame_hog}
 
 
 @dataclass(frozen=True)
@@ -121,22 +133,39 @@ def recipe_flags(config: PretrainConfig, row: Row, shipped: str) -> list[str]:
 
 
 def trained_encoder(cell: Path, listed: Listed, row: Row, arguments: argparse.Namespace) -> Path:
-    """Pre-train on the videos of the other folds, or go on with it, and return the run."""
+    """Train on the videos of the other folds, or go on with it, and return the run."""
     config = read_recipe(arguments.recipe)
     run, table = cell / "run", cell / "training_videos.csv"
     cell.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "split"])
-        test = listed.test(arguments.fold)
-        writer.writerows([path, "test" if tested else "train"] for path, tested in zip(listed.paths, test, strict=True))
-    words = ["pretrain", str(listed.folder), "--data.annotations", str(table), "--out", str(run), "--auto-resume"]
-    words += ["--run.seed", str(arguments.seed), "--run.device", arguments.device, "--run.health-epochs", "0"]
-    words += ["--run.picture-epochs", "0", "--data.workers", str(arguments.workers), "--data.keep-mb", "4096"]
-    words += [*recipe_flags(config, row, arguments.shipped), *arguments.extra, str(arguments.recipe)]
+        writer.writerow(["path", "label", "split"])
+        parts = np.where(listed.test(arguments.fold), "test", "train")
+        writer.writerows(zip(listed.paths, listed.labels, parts, strict=True))
+    words = ["--data.annotations", str(table), "--out", str(run), "--auto-resume", "--run.seed", str(arguments.seed)]
+    words += ["--run.device", arguments.device, "--data.workers", str(arguments.workers), "--data.keep-mb", "4096"]
+    if row.trained_by == "finetune":
+        start = arguments.shipped if row.start == "shipped" else "scratch"
+        words = ["finetune", start, str(listed.folder), *words, "--classifier.backbone", config.model.backbone]
+        words += ["--preset", "small_finetune", *arguments.extra]
+    else:
+        words = ["pretrain", str(listed.folder), *words, "--run.health-epochs", "0", "--run.picture-epochs", "0"]
+        words += [*recipe_flags(config, row, arguments.shipped), *arguments.extra, str(arguments.recipe)]
     if fima(words) != 0:
-        raise SystemExit(f"{cell}: pre-training failed")
+        raise SystemExit(f"{cell}: training failed")
     return run
+
+
+def classified(run: Path, paths: Sequence[Path], labels: Sequence[str], device: torch.device) -> list[bool]:
+    """Which of the videos a classifier names rightly."""
+    classifier = load_classifier(RunFolder(run).last, device=device)
+    found = predict(classifier, paths, Resources(device=device, batch_size=24, workers=0), per_second=False)
+    answers = {}
+    for prediction in found:
+        if isinstance(prediction, SkippedVideo):
+            raise SystemExit(f"{prediction.path}: {prediction.reason}")
+        answers[prediction.path] = classifier.checkpoint.classes[int(prediction.probabilities.argmax())]
+    return [answers[path] == label for path, label in zip(paths, labels, strict=True)]
 
 
 def kept_features(row: Row, cell: Path, listed: Listed, arguments: argparse.Namespace) -> dict[str, Floats]:
@@ -181,16 +210,24 @@ def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
     """Train and measure one row on one fold with one seed, and write what each test video came to."""
     cell = cell_folder(arguments.out, arguments.cell, arguments.fold, arguments.seed)
     test = listed.test(arguments.fold)
-    features = kept_features(ROWS[arguments.cell], cell, listed, arguments)
-    found = recognise(features, listed.classes, listed.groups, test)
     tested = [path for path, is_tested in zip(listed.paths, test, strict=True) if is_tested]
+    if ROWS[arguments.cell].trained_by == "finetune":
+        run = trained_encoder(cell, listed, ROWS[arguments.cell], arguments)
+        labels = [label for label, is_tested in zip(listed.labels, test, strict=True) if is_tested]
+        right = classified(run, [listed.folder / path for path in tested], labels, choose_device(arguments.device))
+        hits, window = {"linear": right}, "as in training"
+    else:
+        found = recognise(
+            kept_features(ROWS[arguments.cell], cell, listed, arguments), listed.classes, listed.groups, test
+        )
+        hits, window = {name: rows.tolist() for name, rows in found.hits.items()}, found.window
     recipe = config_to_mapping(read_recipe(arguments.recipe))
     write_json(
         cell / "hits.json",
         {
             "videos": tested,
-            "hits": {name: hits.tolist() for name, hits in found.hits.items()},
-            "window": found.window,
+            "hits": hits,
+            "window": window,
             "recipe": recipe,
             "extra": arguments.extra,
         },
@@ -206,7 +243,7 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
     """Measure what is not measured yet, several at a time; seeds one after another, so that an early end is fair."""
     cells = [
         (row, fold, seed)
-        for seed, fold, row in itertools.product(arguments.seeds, listed.fold_names, arguments.rows)
+        for seed, fold, row in itertools.product(arguments.seeds, arguments.folds or listed.fold_names, arguments.rows)
         if not (cell_folder(arguments.out, row, fold, seed) / "hits.json").exists()
         and (ROWS[row].trained_by or ROWS[row].title == ROWS["untrained"].title or seed == arguments.seeds[0])
     ]
@@ -239,7 +276,7 @@ def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[s
             rows = [place[path] for path in found["videos"]]
             counts[rows] += 1
             for name in METRICS:
-                sums[name][rows] += found["hits"][name]
+                sums[name][rows] += found["hits"].get(name, np.nan)
     return None if (counts == 0).any() else {name: values / counts for name, values in sums.items()}
 
 
@@ -250,6 +287,9 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
     for row, hits in found.items():
         cells = []
         for name in METRICS:
+            if np.isnan(hits[name]).any():
+                cells.append("–")
+                continue
             low, high = interval(100 * drawn_means(hits[name], listed.groups))
             cells.append(f"{100 * hits[name].mean():.1f} ({low:.1f}–{high:.1f})")
         table.add_row(ROWS[row].title, *cells)
@@ -271,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and figures")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/small.yaml"))
     parser.add_argument("--fold-column", default="fold", help="`group`: leave one group out")
+    parser.add_argument("--folds", nargs="+", help="measure these now; rows without all of them are not shown")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--shipped", default="small", help="encoder that the warm rows start from: a name or a file")
@@ -278,7 +319,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes of each of them")
-    parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain; last")
+    parser.add_argument(
+        "--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain or finetune; last"
+    )
     parser.add_argument("--cell", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--fold", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)

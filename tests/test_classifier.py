@@ -39,6 +39,25 @@ def test_logits_are_a_linear_function_of_the_pooled_features(l2_normalise: bool)
     torch.testing.assert_close(model(CLIPS), features @ model.fc.weight.T + model.fc.bias)
 
 
+def test_a_grid_tells_the_linear_layer_where_and_when(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Classifier(build_backbone("tiny"), 5, grid=True).eval()
+    clips = torch.randn(2, 3, 8, 64, 64)
+    parts = []
+    for side in (2, 3, 4):
+        assert model.encoder(clips).shape[side] % 2 == 0
+    for channel in range(model.encoder.num_features):
+        for half in model.encoder(clips)[:, channel].chunk(2, dim=1):
+            for rows in half.chunk(2, dim=2):
+                parts += [cell.mean(dim=(1, 2, 3)) for cell in rows.chunk(2, dim=3)]
+    expected = torch.stack(parts, dim=1) @ model.fc.weight.T + model.fc.bias
+    torch.testing.assert_close(model(clips), expected)
+    saved = checkpoint(model)
+    settings = replace(saved.config.classifier, grid=True)
+    save_checkpoint(tmp_path / "last.pt", replace(saved, config=replace(saved.config, classifier=settings)))
+    assert torch.equal(load_classifier(tmp_path / "last.pt", device=CPU).model(clips), model(clips))
+
+
 def test_dropout_is_of_the_training_alone() -> None:
     model = classifier(0.7)
     torch.manual_seed(1)

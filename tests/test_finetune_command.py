@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.config import DataConfig, FinetuneConfig, PretrainConfig
+from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.recipe import flatten, read_recipe
@@ -29,6 +30,7 @@ from fima.train.finetune_setup import (
     find_encoder,
     find_lists,
     narrow_test,
+    published_schedule,
     resolve,
 )
 from tests.finetune_runs import FROZEN, SMALL, after, changed
@@ -186,6 +188,15 @@ def test_a_narrow_test_is_warned_of(tmp_path: Path) -> None:
     warning = narrow_test(changed("test", ori_resolution=32), lists)
     assert warning is not None
     assert warning.startswith("--test.ori-resolution 32: the test crops are 28 pixels of videos of 64")
+
+
+def test_small_is_pointed_to_its_own_settings() -> None:
+    published = FinetuneConfig(classifier=ClassifierConfig(backbone="small"))
+    warning = published_schedule(published)
+    assert str(warning).endswith("--preset small_finetune has settings for a few hundred videos")
+    own = read_recipe(Path("recipes/small_finetune.yaml"), FinetuneConfig)
+    assert published_schedule(replace(own, classifier=replace(own.classifier, backbone="small"))) is None
+    assert published_schedule(FinetuneConfig(classifier=ClassifierConfig(backbone="i3d"))) is None
 
 
 def test_pre_training_has_sizes_of_its_own() -> None:

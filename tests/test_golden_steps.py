@@ -139,7 +139,6 @@ def check_gradients(network: FIMA, expected: dict[str, float], tolerance: float)
     ("name", "num_steps"),
     [
         (CASES[0], 3),
-        (CASES[1], 1),
         *(pytest.param(name, 2, marks=pytest.mark.slow) for name in CASES[1:]),
     ],
 )
@@ -167,10 +166,8 @@ def test_steps_agree_in_float64(name: str, num_steps: int, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "convolves"),
     [
-        (CASES[0], "oneDNN"),
-        (CASES[2], "oneDNN"),
+        *((name, "oneDNN") for name in CASES),
         *(pytest.param(name, "plain", marks=pytest.mark.slow) for name in CASES),
-        pytest.param(CASES[1], "oneDNN", marks=pytest.mark.slow),
     ],
 )
 def test_the_first_step_agrees_in_float32(name: str, convolves: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from fima.backbones.base import Backbone
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint, load_weights
 from fima.errors import CheckpointError
-from fima.method.heads import pooled
+from fima.method.heads import GRID_PARTS, grid_pooled, pooled
 from fima.method.losses import full_precision
 
 
@@ -24,6 +24,7 @@ class Classifier(nn.Module):
         dropout: share of the pooled features that is dropped in training.
         l2_normalise: L2-normalise the pooled features, before the dropout.
         freeze: linear probing: the encoder gets no gradient and stays in eval mode, also while `fc` is trained.
+        grid: pool over 2 x 2 x 2 parts of the clip, not over the whole.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class Classifier(nn.Module):
         l2_normalise: bool = False,
         *,
         freeze: bool = False,
+        grid: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.fc = nn.Linear(encoder.num_features, num_classes)
+        self.pool = grid_pooled if grid else pooled
+        self.fc = nn.Linear(encoder.num_features * (GRID_PARTS if grid else 1), num_classes)
         self.dropout = nn.Dropout(dropout)
         self.l2_normalise = l2_normalise
         self.freeze = freeze
@@ -55,7 +58,7 @@ class Classifier(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Return the logits (B, classes), at least float32, of normalised clips (B, 3, T, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            features = full_precision(pooled(self.encoder(clips)))
+            features = full_precision(self.pool(self.encoder(clips)))
         with torch.autocast(clips.device.type, enabled=False):
             if self.l2_normalise:
                 features = functional.normalize(features, dim=1)
@@ -89,6 +92,7 @@ def load_classifier(path: Path, *, device: torch.device) -> LoadedClassifier:
         dropout=settings.dropout,
         l2_normalise=settings.l2_normalise,
         freeze=settings.freeze,
+        grid=settings.grid,
     )
     load_weights(model, checkpoint.model, source=path, what=f"classifier on {settings.backbone}")
     return LoadedClassifier(model=model.to(device).eval(), checkpoint=checkpoint)

@@ -20,6 +20,9 @@ class ClassifierConfig:
     """Linear probing: only the linear layer is trained; the encoder is frozen, with its batch norm in eval mode."""
     l2_normalise: bool = False
     """L2-normalise the pooled features."""
+    grid: bool = False
+    """Pool the features over 2 x 2 x 2 parts of a clip, not over the whole, so that the linear layer sees where and
+    when something moves."""
     low_shot: int | None = None
     """Train on only this many training videos, drawn evenly from the classes."""
     select: Literal["last", "validation", "test"] = "last"

@@ -6,6 +6,7 @@ from typing import Any
 
 from fima.checkpoints.checkpoint import versions
 from fima.config import ClassifierConfig, FinetuneConfig
+from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.evaluate.classifier_scores import ClassifierScores
 from fima.evaluate.measured import Measured, by_figure, class_figures, decoded
@@ -13,7 +14,7 @@ from fima.evaluate.protocols import EvaluationResult
 from fima.torch_tools import distributed
 
 PROTOCOL_VERSION = 1
-AUGMENTATION = ("min_area", "max_area", "grayscale", "jitter", "blur", "step_between_clips")
+AUGMENTATION = ("min_area", "max_area", "flip", "grayscale", "jitter", "blur", "step_between_clips")
 
 
 def protocol_name(classifier: ClassifierConfig) -> str:
@@ -91,12 +92,11 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
         "dropout": classifier.dropout,
         "batch_norm": "running statistics of the pre-training" if classifier.freeze else "trained, by device",
         "l2_normalise": classifier.l2_normalise,
+        "pooled_over": "2 x 2 x 2 parts of the clip" if classifier.grid else "the clip",
         "training_clips": {
             "frames": data.frames,
-            "window": 2 * data.frames,
             "crop_size": data.crop_size,
-            "flip": True,
-            **{name: getattr(data, name) for name in AUGMENTATION},
+            **{name: getattr(data, name) for name in (*TIMING, *AUGMENTATION)},
         },
         "test_clips": {
             "frames": data.frames,

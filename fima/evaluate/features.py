@@ -13,6 +13,7 @@ from fima.data.augment import MEAN, STD
 from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError
 from fima.evaluate.protocols import parts_of
+from fima.method.heads import grid_pooled
 from fima.method.motion import frame_difference
 
 DIFFERENCE_CELLS = 8
@@ -224,7 +225,7 @@ def pooled_part(feature_map: Tensor, pool: str) -> Tensor:
         case "max":
             return feature_map.amax(dim=(2, 3, 4))
         case _:
-            return functional.adaptive_avg_pool3d(feature_map, 2).flatten(1)
+            return grid_pooled(feature_map)
 
 
 def raw_difference_features(clips: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def measure_classifier(
         "averaged": "log-softmax over clips and crops" if log_softmax else "logits over clips and crops",
         "encoder": "frozen (linear probe by SGD)" if trained.classifier.freeze else "fine-tuned",
         "l2_normalise": trained.classifier.l2_normalise,
+        "pooled_over": "2 x 2 x 2 parts of the clip" if trained.classifier.grid else "the clip",
         "dropout": trained.classifier.dropout,
         "batch_norm": "running statistics",
         "optim": asdict(trained.optim),

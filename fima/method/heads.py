@@ -1,9 +1,12 @@
 """From features to embeddings."""
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import adaptive_avg_pool3d, normalize
 
 from fima.method.losses import full_precision
+
+GRID_PARTS = 2 * 2 * 2
+"""Parts of a clip that `grid_pooled` takes the means of."""
 
 
 class Projector(nn.Module):
@@ -25,6 +28,11 @@ class Projector(nn.Module):
 def pooled(features: Tensor) -> Tensor:
     """Mean over time and space: (B, C, t, h, w) → (B, C)."""
     return features.mean(dim=(2, 3, 4))
+
+
+def grid_pooled(features: Tensor) -> Tensor:
+    """Means over the 2 x 2 x 2 parts of a clip, at least float32: (B, C, t, h, w) → (B, C·8)."""
+    return adaptive_avg_pool3d(full_precision(features), 2).flatten(1)
 
 
 def cells(features: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from fima.train.finetune_setup import (
     find_encoder,
     find_lists,
     narrow_test,
+    published_schedule,
     resolve,
 )
 from fima.train.finetune_testing import foreground, score
@@ -100,7 +101,12 @@ class Finetuning(Task[LabelledBatch]):
         head = config.classifier
         seed_networks(config, device)
         classifier = Classifier(
-            encoder.network, len(lists.train.classes), head.dropout, head.l2_normalise, freeze=head.freeze
+            encoder.network,
+            len(lists.train.classes),
+            head.dropout,
+            head.l2_normalise,
+            freeze=head.freeze,
+            grid=head.grid,
         )
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
         layout = memory_format(config.run.memory_format, config.run.precision, device)
@@ -145,7 +151,7 @@ class Finetuning(Task[LabelledBatch]):
         config, lists = self.config, self.lists
         _, unusual = clips_in_words(config, self.encoder)
         odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
-        found = [*odd, unusual, narrow_test(config, lists)]
+        found = [*odd, unusual, narrow_test(config, lists), published_schedule(config)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
         optim = config.optim

@@ -239,6 +239,13 @@ def narrow_test(config: FinetuneConfig, lists: LabelledLists) -> str | None:
     )
 
 
+def published_schedule(config: FinetuneConfig) -> str | None:
+    """Point to the settings for a few hundred videos where the encoder for them is trained by the paper's schedule."""
+    if config.classifier.backbone != "small" or config.optim != FinetuneConfig().optim:
+        return None
+    return "the schedule is the paper's for UCF101; --preset small_finetune has settings for a few hundred videos"
+
+
 def check_same_task(
     saved: ClassifierCheckpoint, run: RunFolder, encoder: PretrainedEncoder, lists: LabelledLists
 ) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from fima.backbones.small import Small
 from fima.data.augment import MEAN, STD
 from fima.errors import TrainingError
+from fima.method.heads import GRID_PARTS, grid_pooled
 from fima.synthetic.people.bank import Bank
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.programs import PARAMETERS
@@ -21,8 +22,6 @@ from fima.torch_tools.precision import autocast, without_autocast
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.train.resolve import computes_in_bfloat16
 
-GRID = 2
-"""Cells along time, height and width over which the feature map is averaged."""
 HIDDEN = 256
 MOST_DEVIATIONS = 4.0
 """Targets beyond are taken for this many standard deviations."""
@@ -44,7 +43,7 @@ class MotionRegressor(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1))
         self.encoder = Small()
         self.head = nn.Sequential(
-            nn.Linear(self.encoder.num_features * GRID**3, HIDDEN),
+            nn.Linear(self.encoder.num_features * GRID_PARTS, HIDDEN),
             nn.ReLU(),
             nn.Linear(HIDDEN, len(PARAMETERS)),
         )
@@ -53,8 +52,7 @@ class MotionRegressor(nn.Module):
         """Standardised motion parameters (B, 88) of clips (B, 3, T, H, W) in 0..1."""
         features = self.encoder((clips - self.mean) / self.std)
         with without_autocast(clips.device):
-            cells: Tensor = functional.adaptive_avg_pool3d(features.float(), GRID).flatten(1)
-            parameters: Tensor = self.head(cells)
+            parameters: Tensor = self.head(grid_pooled(features))
         return parameters
 
 

@@ -52,7 +52,8 @@ def card_of(settings: SyntheticEncoderSettings) -> str:
     changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
     flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
-    return render("fima.use", "synthetic_card.md", command=f"fima make-encoder --out runs/small{flags}", **values) + "\n"
+    command = f"fima make-encoder --out runs/small{flags}"
+    return render("fima.use", "synthetic_card.md", command=command, **values) + "\n"
 
 
 def _halved(value: torch.Tensor) -> torch.Tensor:

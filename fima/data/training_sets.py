@@ -119,12 +119,11 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         videos += (Video(v.path, None if v.label is None else v.label + offset) for v in listed.videos)
         classes += [f"{name}/{label}" for label in listed.classes]
     sizes = [len(listed.videos) for listed in lists]
-    weights = [each.weight for each in sets]
     parts = [
         f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{_in_words(each.timing)})"
         for name, listed, size, each in zip(names, lists, sizes, sets, strict=True)
     ]
-    plan = EpochPlan.mixed(sizes, names, weights, [1] * sum(sizes), settings.mixing)
+    plan = EpochPlan.of_sets(sizes, names).mixed([each.weight for each in sets], settings.mixing)
     if any(each.timing for each in sets):
         plan = replace(plan, timings=tuple(each.timing for each in sets))
         plan.settings(settings)
@@ -137,23 +136,6 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
         plan=plan,
     )
-
-
-def with_windows(videos: VideoList, windows: Sequence[int], sets: Sequence[TrainingSet], data: DataConfig) -> VideoList:
-    """The list with so many windows of each video in an epoch.
-
-    Args:
-        videos: as `training_videos` lists them.
-        windows: parts of each video.
-        sets: those that it was made of.
-        data: how they are mixed.
-    """
-    before = videos.epoch
-    starts = (0, *before.ends)
-    sizes = [end - start for start, end in zip(starts, before.ends, strict=False)]
-    weights = [each.weight for each in sets] if len(sets) > 1 else [1.0]
-    plan = EpochPlan.mixed(sizes, before.names, weights, windows, data.mixing)
-    return replace(videos, plan=replace(plan, timings=before.timings))
 
 
 def _in_words(timing: Mapping[str, Any]) -> str:

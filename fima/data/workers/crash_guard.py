@@ -33,7 +33,8 @@ SIGNS_OF_A_DEAD_PROCESS = ("exited unexpectedly", "killed by signal")
 MAX_FAILURES = 3
 """Restarts in a row, without a batch between them or a video that explains them, after which a run gives up."""
 ISOLATED_SECONDS = 600.0
-NOTED_NUMBERS = 4
+NOTHING = [-1] * 4
+"""What is noted of a process that works on nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,6 @@ class Attempting(Protocol):
     def __getitem__(self, item: Any, /) -> object: ...  # noqa: ANN401
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """How the processes that decode are watched."""
-
-    noted: Tensor
-    """What each of them works on, int64 (workers, 4), in shared memory; -1 where it is nothing."""
-    timeout_seconds: float
-    """Time for one attempt; 0: any."""
-
-
 class _Watched:
     """How this process is watched; `row` is None in one that nobody watches."""
 
@@ -78,42 +69,43 @@ class _Watched:
     timeout_seconds = 0.0
 
 
-def note(attempt: Attempt | None) -> None:
-    """Note what this process begins to work on, or that it is done; a process that takes too long is ended."""
-    if _Watched.row is None:
-        return
-    numbers = [-1] * NOTED_NUMBERS if attempt is None else list(vars(attempt).values())
-    _Watched.row.copy_(torch.tensor(numbers))
-    if sys.platform != "win32":
-        # The system ends the process at that time, also inside a decoder that never comes back.
-        signal.setitimer(signal.ITIMER_REAL, 0 if attempt is None else _Watched.timeout_seconds)
-
-
 @contextmanager
 def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
-    """Work on an attempt while it is noted. Raises VideoError where it is among those that crashed, and why."""
+    """Work on an attempt while it is noted; a process that takes too long is ended.
+
+    Raises:
+        VideoError: the attempt is among those that crashed, and why.
+    """
     if attempt in crashed:
         raise VideoError(path, crashed[attempt])
-    note(attempt)
+    _note([*vars(attempt).values()], _Watched.timeout_seconds)
     try:
         yield
     finally:
-        note(None)
+        _note(NOTHING, 0)
 
 
-def init_worker(worker: int, watch: Watch | None = None) -> None:
+def _note(numbers: list[int], seconds: float) -> None:
+    """Note what this process works on, and have the system end it after some time, also inside a decoder."""
+    if _Watched.row is not None:
+        _Watched.row.copy_(torch.tensor(numbers))
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def init_worker(worker: int, noted: Tensor | None = None, timeout_seconds: float = 0) -> None:
     """Make a process that decodes use one thread, and leave signals to the process that started it.
 
     A terminal and a job scheduler signal a whole group of processes; out of the group, a process ends when the one that
-    started it says so or is gone.
+    started it says so or is gone. Where its work is `noted`, it is ended when a video takes too long; 0: any time.
     """
     torch.set_num_threads(1)
     if sys.platform != "win32":
         os.setpgid(0, 0)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if watch is not None:
-        _Watched.row, _Watched.timeout_seconds = watch.noted[worker], watch.timeout_seconds
+    if noted is not None:
+        _Watched.row, _Watched.timeout_seconds = noted[worker], timeout_seconds
 
 
 class Guard:
@@ -131,16 +123,17 @@ class Guard:
         self._dataset = dataset
         self._workers = workers
         self._failures = 0
-        noted = torch.full((workers, NOTED_NUMBERS), -1)
+        self._timeout_seconds = timeout_seconds
+        self._noted = torch.tensor(NOTHING).repeat(workers, 1)
+        """What each process works on, int64 (workers, 4), in shared memory."""
         if workers:
             try:
-                noted.share_memory_()  # type: ignore[no-untyped-call]
+                self._noted.share_memory_()  # type: ignore[no-untyped-call]
             except (RuntimeError, OSError) as error:
                 raise TrainingError(
                     f"no shared memory for {workers} processes that decode ({str(error).splitlines()[0]}): give "
                     "/dev/shm room (in a container: --shm-size), or decode without processes, with 0 workers"
                 ) from None
-        self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
 
     def loader(self, dataset: "Dataset[Any]", **options: Any) -> "DataLoader[Any]":  # noqa: ANN401
         """A loader with these processes, of a data set whose items are batches."""
@@ -149,7 +142,7 @@ class Guard:
             batch_size=None,
             num_workers=self._workers,
             collate_fn=in_shared_memory,
-            worker_init_fn=partial(init_worker, watch=self.watch),
+            worker_init_fn=partial(init_worker, noted=self._noted, timeout_seconds=self._timeout_seconds),
             # Its own generator: the loader would otherwise draw from the one that dropout uses.
             generator=torch.Generator(),
             **options,
@@ -176,7 +169,7 @@ class Guard:
         if not self._is_dead_process(error):
             return False
         self._failures = 0 if self._find_culprits() else self._failures + 1
-        self.watch.noted.fill_(-1)
+        self._noted.fill_(-1)
         return self._failures < MAX_FAILURES
 
     def _is_dead_process(self, error: Exception) -> bool:
@@ -187,9 +180,9 @@ class Guard:
 
     def _find_culprits(self) -> bool:
         """Try what was being worked on once more, in processes that may crash; return whether something fails."""
-        attempts = [Attempt(*row) for row in self.watch.noted.tolist() if row[0] >= 0]
+        attempts = [Attempt(*row) for row in self._noted.tolist() if row[0] >= 0]
         items = [(self._dataset, attempt) for attempt in attempts]
-        timeout = self.watch.timeout_seconds or ISOLATED_SECONDS
+        timeout = self._timeout_seconds or ISOLATED_SECONDS
         found = {
             attempts[place]: outcome.reason
             for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)

@@ -71,7 +71,9 @@ def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) 
     parameters = []
     for number in range(math.ceil(num_videos / BATCH)):
         first = number * BATCH
-        rendered, motion = (each[: num_videos - first] for each in render_people(seed, number, side=side, device=device))
+        rendered, motion = (
+            each[: num_videos - first] for each in render_people(seed, number, side=side, device=device)
+        )
         frames[first : first + BATCH] = rendered
         squares[first : first + BATCH] = square_around(motion_boxes(rendered), BOX_MARGIN)
         parameters.append(motion)

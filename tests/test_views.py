@@ -21,7 +21,8 @@ def random_frames(
 
 def crops(width: int, height: int, count: int, min_area: float = 0.2, flip: float = 0.5) -> list[Crop]:
     rng = np.random.default_rng(0)
-    return [random_crop(width, height, min_area=min_area, max_area=1.0, flip=flip, generator=rng) for _ in range(count)]
+    data = DataConfig(min_area=min_area, flip=flip)
+    return [random_crop(width, height, data, rng) for _ in range(count)]
 
 
 def test_crops_fit_and_keep_to_area_and_aspect() -> None:
@@ -48,7 +49,8 @@ def test_crops_have_every_size_that_fits_and_lie_everywhere() -> None:
 def test_flips_come_as_often_as_asked_and_move_no_crop(flip: float, share: float) -> None:
     def draw(probability: float) -> list[Crop]:
         rng = np.random.default_rng(1)
-        return [random_crop(60, 40, min_area=0.2, max_area=1.0, flip=probability, generator=rng) for _ in range(400)]
+        data = DataConfig(min_area=0.2, flip=probability)
+        return [random_crop(60, 40, data, rng) for _ in range(400)]
 
     found = draw(flip)
     assert abs(np.mean([crop.flipped for crop in found]) - share) < 0.08

@@ -92,12 +92,8 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        steps = [
-            {**asdict(each.case), **asdict(each), "case": None, "videos_per_second": each.videos_per_second}
-            for each in self.steps
-        ]
-        for row in steps:
-            del row["case"]
+        steps = [{**asdict(each), "videos_per_second": each.videos_per_second} for each in self.steps]
+        steps = [{**step.pop("case"), **step} for step in steps]
         return {
             "machine": self.machine,
             "decoding": None if self.decoding is None else asdict(self.decoding),

@@ -51,10 +51,7 @@ class LabelledDataset(TrainDataset[LabelledBatch]):
             )
             frames = reader.read(window.indices(start)[full_positions(data.frames)])
         height, width = frames.shape[1:3]
-        crop = random_crop(
-            width, height, min_area=data.min_area, max_area=data.max_area, flip=data.flip, generator=generator
-        )
-        clip = crop_and_resize(frames, crop, data.crop_size)
+        clip = crop_and_resize(frames, random_crop(width, height, data, generator), data.crop_size)
         return LabelledBatch(clips=clip[None], draws=draw_colour(generator, 1, data), **self.about(index))
 
 

@@ -1,4 +1,4 @@
-"""Several sets of videos as one list to train on, with weights."""
+"""The videos that the settings of a run choose: of one set, or of several with weights."""
 
 import math
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fima.config import DataConfig
-from fima.data.chosen_videos import chosen_videos
 from fima.data.clip_overrides import with_clips
-from fima.data.datasets import Video, VideoList
+from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
 from fima.data.layouts.video_list import counted
 from fima.data.packed_lists import PackedVideos, packed
+from fima.data.quarantine import exclude
 from fima.data.subsets import hold_out
 from fima.errors import ConfigError
 
@@ -72,6 +72,24 @@ def _timing(word: str, option: str) -> dict[str, Any]:
     if not 0 < low < math.inf:
         raise ConfigError(f"{word}: {given[1]} must be greater than 0; leave it out for the timing of the run")
     return {given[1].replace("-", "_"): (low, high) if given[1] == "span" else low}
+
+
+def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
+    """List one split of the data of a run, without the videos that `data.exclude` names.
+
+    The list has no object per video, so that the processes that decode share its memory.
+
+    Raises:
+        DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
+    """
+
+    def listed(part: Split) -> VideoList:
+        return list_videos(root, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+
+    videos = listed(split)
+    if settings.exclude is not None:
+        videos = exclude(videos, Path(settings.exclude), library=lambda: listed("all"))
+    return packed(videos)
 
 
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:

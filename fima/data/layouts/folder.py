@@ -191,14 +191,10 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
     )
 
 
-def _is_folder(root: Path, annotations: Path | None) -> bool:
-    return root.is_dir() and annotations is None
-
-
 LAYOUT = Layout(
     name="folder",
     title="a plain folder of videos",
     looked_for="a folder of videos, which needs no annotations",
-    recognise=_is_folder,
+    recognise=lambda root, annotations: root.is_dir() and annotations is None,
     list_videos=list_folder,
 )

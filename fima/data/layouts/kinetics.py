@@ -115,11 +115,9 @@ def _is_kinetics(root: Path, annotations: Path | None) -> bool:
 
 
 def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
-    if _is_kinetics(root, annotations):
-        return True
-    return (
-        root.is_dir() and annotations is None and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
-    )
+    is_folder = root.is_dir() and annotations is None
+    has_splits = is_folder and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
+    return has_splits or _is_kinetics(root, annotations)
 
 
 LAYOUT = Layout(

@@ -203,14 +203,10 @@ def _classes(rows: Sequence[_Row]) -> list[str]:
         return sorted(labels)
 
 
-def _is_table(root: Path, annotations: Path | None) -> bool:
-    return find_table(root, annotations) is not None
-
-
 LAYOUT = Layout(
     name="table",
     title="a table of videos",
     looked_for="a .csv, .tsv or .parquet file with the columns path,label[,split], or one called videos in the folder",
-    recognise=_is_table,
+    recognise=lambda root, annotations: find_table(root, annotations) is not None,
     list_videos=list_table,
 )

@@ -87,7 +87,7 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
 def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
     """The sixteen limbs of a body that faces the camera."""
     lengths = proportions * torch.tensor([*LENGTHS.values()], device=pose.device)
-    length = dict(zip(LENGTHS, lengths.split(1, dim=1), strict=True))  # (B, 1) each
+    length = dict(zip(LENGTHS, lengths.chunk(len(LENGTHS), dim=1), strict=True))  # (B, 1) each
 
     def upper(x: Tensor | float, y: Tensor | float) -> Tensor:
         """A point of the upper body, which leans."""

@@ -91,7 +91,6 @@ class EvalBatch:
     index: Tensor
     """Place of each video in the list, int64 (B,)."""
     skipped: list[SkippedVideo]
-    """Videos that could not be decoded."""
 
 
 def whole_video(index: int) -> Attempt:

@@ -29,9 +29,7 @@ class SkippedVideo:
     """A video that could not be decoded when its turn came."""
 
     path: str
-    """The file."""
     reason: str
-    """Why, in a few words."""
     epoch: int
     """The epoch in which it was tried; 0 in an evaluation."""
     index: int
@@ -45,7 +43,6 @@ class TrainBatch:
     index: Tensor
     """Place of each video in the list, int64 (B,)."""
     paths: list[str]
-    """The B files."""
     labels: Tensor
     """Classes, int64 (B,); -1 where unknown."""
     skipped: list[SkippedVideo]
@@ -70,11 +67,9 @@ class PretrainBatch(TrainBatch):
     a: ClipViews
     """One clip of each video."""
     b: ClipViews
-    """The other clip."""
     draws_a: Tensor
     """Colour draws of clip a, float32 (B, 4, P): for full, its difference, early and late difference."""
     draws_b: Tensor
-    """Colour draws of clip b."""
 
     def to(self, device: torch.device | str) -> "PretrainBatch":
         """The same batch with its views on `device`; draws, indices and labels are read by the host and stay there."""

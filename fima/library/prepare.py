@@ -39,11 +39,8 @@ class Prepared:
     """What became of a folder."""
 
     num_written: int
-    """Videos that were rewritten."""
     num_done_before: int
-    """Videos that had been rewritten before."""
     num_lists: int
-    """List files that were copied."""
     failures: dict[str, str]
     """Why a video was not rewritten, by its name relative to the source folder."""
 

@@ -62,7 +62,6 @@ class MotionTextureSettings:
     """What decides every byte of the benchmark."""
 
     num_train: int = 600
-    """Training videos."""
     num_test: int = 400
     """Test videos, each with its counterparts."""
     camera: Camera = "static"
@@ -72,7 +71,6 @@ class MotionTextureSettings:
     size_px: int = 80
     """Height and width of the frames; even."""
     num_frames: int = 24
-    """Frames per video."""
 
     def __post_init__(self) -> None:
         require_least(self, num_train=1, num_test=1, seed=0, size_px=32, num_frames=4)

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fima.backbones.small import Small
 from fima.checkpoints.checkpoint import MOTION_REGRESSION
 from fima.files.atomic import write_file
@@ -26,9 +24,8 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
     """
     module = video_encoder(encoder, settings)
     whole = exportable(module)
-    write(
-        replace(whole, weights={name: _halved(value) for name, value in whole.weights.items()}), weights, "safetensors"
-    )
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in whole.weights.items()}
+    write(replace(whole, weights=halved), weights, "safetensors")
     write_file(card, card_of(settings))
 
 
@@ -54,7 +51,3 @@ def card_of(settings: SyntheticEncoderSettings) -> str:
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
     command = f"fima make-encoder --out runs/small{flags}"
     return render("fima.use", "synthetic_card.md", command=command, **values) + "\n"
-
-
-def _halved(value: torch.Tensor) -> torch.Tensor:
-    return value.half() if value.is_floating_point() else value

@@ -161,7 +161,6 @@ class Listing:
     layout: str
     """How the folder was read, in words."""
     files: Files
-    """What lies below the folder of videos."""
     index: Mapping[str, Path]
     """The videos by the keys of the entries."""
     entries: Sequence[Entry]

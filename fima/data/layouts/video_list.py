@@ -17,7 +17,6 @@ class Video:
     """One video file."""
 
     path: Path
-    """Where it is."""
     label: int | None
     """Its class, as an index into `VideoList.classes`; None where there are no labels."""
 
@@ -27,7 +26,6 @@ class VideoList:
     """The videos of one split of a data set, sorted by path."""
 
     videos: Sequence[Video]
-    """The files that were found."""
     classes: list[str]
     """Class names; empty where there are no labels."""
     root: Path
@@ -37,7 +35,6 @@ class VideoList:
     layout: str
     """How the folder was read, in words."""
     dataset: Dataset = "folder"
-    """The data set that it was read as."""
     missing: list[str] = field(default_factory=list)
     """Videos that a list names but that are not there; without lists, broken links and folders that cannot be read."""
     unlisted: list[str] = field(default_factory=list)
@@ -140,7 +137,6 @@ class Layout:
     name: Dataset
     """Its name on the command line."""
     title: str
-    """Its name for people."""
     looked_for: str
     """What makes it out, for error messages."""
     recognise: Callable[[Path, Path | None], bool]
@@ -150,7 +146,6 @@ class Layout:
     accepts: Callable[[Path, Path | None], bool] | None = None
     """What `may_be` asks; None: where it is recognised."""
     numbered_splits: bool = False
-    """Whether it has several official splits."""
 
     def may_be(self, root: Path, annotations: Path | None) -> bool:
         """Whether a root may be read as this data set when it is asked for by name."""

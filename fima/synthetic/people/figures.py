@@ -34,13 +34,9 @@ class Scene:
     """Everything that is to be seen in B videos."""
 
     program: Program
-    """What the people do."""
     person: Person
-    """Who does it."""
     blobs: Blobs
-    """What wanders behind them."""
     recording: Recording
-    """Where and how it is recorded."""
 
 
 def render_people(seed: int, number: int, *, side: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -241,9 +241,10 @@ def cell_folder(out: Path, row: str, fold: str, seed: int) -> Path:
 
 def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
     """Measure what is not measured yet, several at a time; seeds one after another, so that an early end is fair."""
+    folds = listed.fold_names if arguments.folds is None else arguments.folds
     cells = [
         (row, fold, seed)
-        for seed, fold, row in itertools.product(arguments.seeds, arguments.folds or listed.fold_names, arguments.rows)
+        for seed, fold, row in itertools.product(arguments.seeds, folds, arguments.rows)
         if not (cell_folder(arguments.out, row, fold, seed) / "hits.json").exists()
         and (ROWS[row].trained_by or ROWS[row].title == ROWS["untrained"].title or seed == arguments.seeds[0])
     ]
@@ -296,6 +297,8 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
     console = Console(width=120)
     console.print(f"{len(listed.paths)} videos, {len(set(listed.groups))} groups, {len(listed.fold_names)} folds")
     console.print(table)
+    if missing := [row for row in arguments.rows if row not in found]:
+        console.print(f"not all folds measured yet: {', '.join(missing)}")
     for ours, other in COMPARED:
         if ours in found and other in found:
             difference = found[ours]["linear"] - found[other]["linear"]
@@ -311,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and figures")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/small.yaml"))
     parser.add_argument("--fold-column", default="fold", help="`group`: leave one group out")
-    parser.add_argument("--folds", nargs="+", help="measure these now; rows without all of them are not shown")
+    parser.add_argument("--folds", nargs="*", help="measure these now, or none; a row is shown when it has all")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--shipped", default="small", help="encoder that the warm rows start from: a name or a file")

@@ -17,8 +17,9 @@ from fima.config import DataConfig
 from fima.data.clips import ClipTiming, window_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
-from fima.data.loader import PretrainDataset, PretrainSample, collate_samples
+from fima.data.loader import PretrainBatch, PretrainDataset
 from fima.data.views import sample_views
+from fima.data.workers.batches import joined
 from sample_videos import sample_videos
 
 STAGES = ("open", "seek", "decode", "convert", "crop", "collate")
@@ -33,7 +34,7 @@ def measure(path: Path, data: DataConfig, num_samples: int, batch_size: int) -> 
     clock = time.process_time
     videos = VideoList(videos=[Video(path, None)], classes=[], root=path.parent, split="all", layout="one video")
     dataset = PretrainDataset(videos, data, seed=0)
-    samples: list[PretrainSample] = []
+    samples: list[PretrainBatch] = []
     for number in range(num_samples):
         generator = np.random.default_rng(number)
         begin = clock()
@@ -57,7 +58,7 @@ def measure(path: Path, data: DataConfig, num_samples: int, batch_size: int) -> 
         spent["whole"] += clock() - begin
         if len(samples) == batch_size:
             begin = clock()
-            collate_samples(samples)
+            joined(samples)
             spent["collate"] += clock() - begin
             samples.clear()
     return {stage: 1e3 * seconds / num_samples for stage, seconds in spent.items()}

@@ -13,7 +13,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.data.clips import WHOLE, Part
 from fima.data.datasets import VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
-from fima.data.loader import PretrainDataset, PretrainSample, build_loader, collate_samples
+from fima.data.loader import PretrainBatch, PretrainDataset, build_loader
 from fima.data.sampler import EpochSampler
 from fima.errors import TrainingError
 from fima.train.failures import errors_in_one_line
@@ -23,7 +23,7 @@ from tests.small_runs import with_settings
 class CrashingDataset(PretrainDataset):
     """A decoder that dies on one video, and blocks on another."""
 
-    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainSample:
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainBatch:
         if index == 2:
             os.kill(os.getpid(), signal.SIGSEGV)
         if index == 5:
@@ -34,7 +34,7 @@ class CrashingDataset(PretrainDataset):
 class DyingDataset(PretrainDataset):
     """A process that dies before it has begun with any video, such as for a lack of memory."""
 
-    def __getitem__(self, item: tuple[int, int]) -> PretrainSample:
+    def __getitem__(self, item: tuple[int, int]) -> PretrainBatch:
         with Path(str(self.data.annotations)).open("a") as file:
             file.write("started\n")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,13 +44,13 @@ class DyingDataset(PretrainDataset):
 class WrongDataset(PretrainDataset):
     """A mistake in the program."""
 
-    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainSample:
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> PretrainBatch:
         raise RuntimeError("a mistake")
 
 
 def epoch(videos: VideoList, seconds: float) -> list[tuple[list[str], list[tuple[int, str]]]]:
     data = with_settings("data", workers=2, timeout_seconds=seconds).data
-    loader = build_loader(CrashingDataset(videos, data, 0), EpochSampler(videos.epoch, 4, 0), collate_samples)
+    loader = build_loader(CrashingDataset(videos, data, 0), EpochSampler(videos.epoch, 4, 0))
     return [(batch.paths, [(skip.index, skip.reason) for skip in batch.skipped]) for batch in loader]
 
 
@@ -74,7 +74,7 @@ def test_a_video_that_never_ends_costs_one_sample(videos: Path) -> None:
 
 def first_epoch(dataset: PretrainDataset, out: Path) -> None:
     with errors_in_one_line(RunFolder(out)):
-        list(build_loader(dataset, EpochSampler(EpochPlan.plain(8), 4, 0), collate_samples))
+        list(build_loader(dataset, EpochSampler(EpochPlan.plain(8), 4, 0)))
 
 
 def test_processes_that_die_again_and_again_end_the_run_in_one_line(videos: Path, tmp_path: Path) -> None:
@@ -95,8 +95,7 @@ def test_a_process_that_something_else_has_ended_costs_nothing(videos: Path) -> 
     data = with_settings("data", workers=1).data
     listed = list_videos(videos)
     plain, disturbed = (
-        build_loader(PretrainDataset(listed, data, 0), EpochSampler(EpochPlan.plain(8), 1, 0), collate_samples)
-        for _ in range(2)
+        build_loader(PretrainDataset(listed, data, 0), EpochSampler(EpochPlan.plain(8), 1, 0)) for _ in range(2)
     )
     expected = [batch.paths for batch in plain]
     found = []

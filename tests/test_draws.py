@@ -220,10 +220,7 @@ def row_of(crop: Crop) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize(("width", "height"), FRAMES)
 def test_boxes_are_those_of_torchvisions_random_resized_crop(width: int, height: int) -> None:
     generator = np.random.default_rng(0)
-    crops = [
-        random_crop(width, height, min_area=0.2, max_area=1.0, flip=0.5, generator=generator)
-        for _ in range(2 * NUM_THEIRS)
-    ]
+    crops = [random_crop(width, height, DataConfig(min_area=0.2, flip=0.5), generator) for _ in range(2 * NUM_THEIRS)]
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(NUM_THEIRS)])

@@ -9,12 +9,10 @@ from fima.data.eval_clips import (
     ClipSettings,
     EvalBatch,
     EvalClipsDataset,
-    EvalSample,
     NumCrops,
     build_eval_loader,
     square_crops,
 )
-from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from tests.video_files import decode_all, write_h264_mp4, write_ucf101_avi
 
@@ -65,26 +63,25 @@ def test_original_resolution_fixes_the_crop_in_source_pixels() -> None:
 def test_clips_are_evenly_spread_at_stride_two(folder: Path) -> None:
     dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=3))
     sample = dataset[0]
-    assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "a" / "0.mp4")
     (crop,) = square_crops(64, 48)
     expected = [crop_and_resize(frames[start : start + 8 : 2], crop, 16) for start in (0, 11, 22)]
-    assert torch.equal(sample.clips, torch.stack(expected))
-    assert (sample.label, sample.index) == (0, 0)
+    assert torch.equal(sample.clips[0], torch.stack(expected))
+    assert (sample.labels.tolist(), sample.index.tolist()) == ([0], [0])
 
 
 def test_short_videos_are_looped(folder: Path) -> None:
     dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))
     sample = dataset[2]
-    assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "b" / "2.avi")
     expected = crop_and_resize(frames[np.array([0, 2, 4, 1])], square_crops(48, 48)[0], 16)
-    assert torch.equal(sample.clips, torch.stack([expected, expected]))
+    assert torch.equal(sample.clips[0], torch.stack([expected, expected]))
 
 
 def test_broken_videos_are_reported(folder: Path) -> None:
-    skip = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))[1]
-    assert isinstance(skip, SkippedVideo)
+    batch = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))[1]
+    assert len(batch.clips) == 0
+    (skip,) = batch.skipped
     assert (skip.path, skip.index) == (str(folder / "a" / "1.avi"), 1)
     assert "cannot be opened" in skip.reason
 
@@ -115,15 +112,13 @@ def test_crops_of_a_clip_follow_one_another(folder: Path) -> None:
     sample = EvalClipsDataset(
         videos, ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3, ori_resolution=32)
     )[0]
-    assert isinstance(sample, EvalSample)
     frames = decode_all(folder / "a" / "0.mp4")
     crops = square_crops(64, 48, 3, 32)
     assert crops[0].width == 28
     expected = [crop_and_resize(frames[start : start + 8 : 2], crop, 16) for start in (0, 22) for crop in crops]
-    assert torch.equal(sample.clips, torch.stack(expected))
+    assert torch.equal(sample.clips[0], torch.stack(expected))
     single = EvalClipsDataset(videos, ClipSettings(frames=4, crop_size=16, num_clips=2, ori_resolution=32))[0]
-    assert isinstance(single, EvalSample)
-    assert torch.equal(single.clips, sample.clips[1::3])
+    assert torch.equal(single.clips, sample.clips[:, 1::3])
 
 
 @pytest.mark.parametrize("wanted", [[2, 1], [0], []])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fima.config import DataConfig
-from fima.data.chosen_videos import chosen_videos
 from fima.data.datasets import list_videos
 from fima.data.quarantine import exclude
+from fima.data.training_sets import chosen_videos
 from tests.test_datasets import names, touch
 
 

@@ -11,7 +11,7 @@ from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.data.workers.shared_memory import handed_over
+from fima.data.workers.batches import in_shared_memory, joined
 from fima.errors import TrainingError
 from fima.evaluate.extract import Resources, extract_rows
 from tests.small_runs import make_videos
@@ -38,9 +38,9 @@ def test_a_batch_arrives_in_shared_memory(videos: Path) -> None:
 
 
 def test_the_process_that_trains_keeps_its_own_memory() -> None:
-    stacked = handed_over(torch.stack, [torch.ones(2)])
-    assert isinstance(stacked, torch.Tensor)
-    assert not stacked.untyped_storage().is_shared()
+    batch = in_shared_memory(joined([torch.ones(2)]))
+    assert isinstance(batch, torch.Tensor)
+    assert not batch.untyped_storage().is_shared()
 
 
 def test_full_shared_memory_ends_the_run_in_one_line(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fima.data.datasets import Video, list_videos
-from fima.data.packed_lists import PackedVideos, PathTable
+from fima.data.packed_lists import PackedVideos
 from fima.errors import DataError
 from fima.library.index import default_index_file, open_index
 from tests.video_files import write_h264_mp4, write_ucf101_avi
@@ -143,15 +143,11 @@ def test_default_place_is_outside_the_folder(tmp_path: Path, monkeypatch: pytest
 
 
 def test_paths_and_videos_without_objects(folder: Path) -> None:
-    names = [os.fsencode("Straße\n1"), b"not\xffutf8", b"", b"a/b"]
-    table = PathTable(names)
-    assert [os.fsencode(name) for name in table] == names
-    assert table[-1] == "a/b"
-    assert table[1:3] == [os.fsdecode(b"not\xffutf8"), ""]
-    with pytest.raises(IndexError):
-        table[4]
-    videos = list_videos(folder, "all").videos
+    names = [Path("Straße\n1"), Path(os.fsdecode(b"not\xffutf8")), Path("a/b")]
+    videos = [*list_videos(folder, "all").videos, *(Video(name, 2) for name in names)]
     packed = PackedVideos([*videos, Video(Path("z"), None)])
     assert list(packed) == [*videos, Video(Path("z"), None)]
+    with pytest.raises(IndexError):
+        packed[len(packed)]
     assert packed[-1].label is None
     assert packed[:2] == videos[:2]

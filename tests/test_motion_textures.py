@@ -189,12 +189,12 @@ def test_mirrored_video_is_the_video_of_the_mirrored_scene() -> None:
     background = draw_texture(rng, 2 * SIZE_PX)
     thing = draw_object(rng, [background])
     path = draw_trajectory("Rotation", rng, num_frames=4, radius=thing.radius)
-    mask = render(thing, path, background, size_px=SIZE_PX).mask
+    _, mask = render(thing, path, background, size_px=SIZE_PX)
     outline = np.roll(thing.outline[::-1], 1)
     mirrored_thing = type(thing)(outline=outline, texture=thing.texture, radius=thing.radius)
     mirrored_path = Trajectory(x=1 - path.x, y=path.y, angle=np.pi - path.angle, scale=path.scale)
     # An outline sampled at 720 angles may move a pixel on the edge.
-    mirrored = render(mirrored_thing, mirrored_path, background, size_px=SIZE_PX).mask
+    _, mirrored = render(mirrored_thing, mirrored_path, background, size_px=SIZE_PX)
     assert (mirrored[:, :, ::-1] != mask).mean() < 0.004
 
 
@@ -215,9 +215,9 @@ def test_camera_stays_on_the_canvas() -> None:
 def test_existing_benchmark_is_reused_and_anything_else_refused(tmp_path: Path) -> None:
     settings = MotionTextureSettings(num_train=1, num_test=1, size_px=SIZE_PX, num_frames=4)
     out = tmp_path / "bench"
-    assert not make_motion_textures(out, settings, workers=0).reused
+    assert make_motion_textures(out, settings, workers=0)
     before = digests(out)
-    assert make_motion_textures(out, settings, workers=0).reused
+    assert not make_motion_textures(out, settings, workers=0)
     assert digests(out) == before
     with pytest.raises(DataError, match="already holds something else"):
         make_motion_textures(out, replace(settings, seed=3), workers=0)

@@ -34,6 +34,7 @@ def shown(cell: dict[str, Any]) -> list[str]:
     return kinds
 
 
+@pytest.mark.slow  # continuous integration runs the same commands from the pages (test_doc_commands.py)
 def test_the_notebook_runs_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)  # what it covers, other tests do

@@ -64,17 +64,17 @@ def change_of(**values: float) -> Tensor:
 
 
 def test_a_video_is_a_function_of_seed_and_number() -> None:
-    first = render_people(0, 1, side=SIDE, device=CPU)
+    frames, parameters = render_people(0, 1, side=SIDE, device=CPU)
     again = render_people(0, 1, side=SIDE, device=CPU)
-    assert first.frames.shape == (BATCH, NUM_FRAMES, 3, SIDE, SIDE)
-    assert first.frames.dtype == torch.uint8
-    assert first.parameters.shape == (BATCH, len(PARAMETERS))
-    assert torch.equal(first.frames, again.frames)
-    assert torch.equal(first.parameters, again.parameters)
+    assert frames.shape == (BATCH, NUM_FRAMES, 3, SIDE, SIDE)
+    assert frames.dtype == torch.uint8
+    assert parameters.shape == (BATCH, len(PARAMETERS))
+    assert torch.equal(frames, again[0])
+    assert torch.equal(parameters, again[1])
     for key in ((1, 1), (0, 2)):
         other = draw_program(draws(key[0], 0, key[1], num_videos=BATCH)).parameters()
-        assert not torch.equal(other, first.parameters)
-    assert first.frames.float().std(dim=(1, 2, 3, 4)).min() > 2, "no picture is empty"
+        assert not torch.equal(other, parameters)
+    assert frames.float().std(dim=(1, 2, 3, 4)).min() > 2, "no picture is empty"
 
 
 def test_a_bank_begins_like_a_larger_one() -> None:

@@ -16,7 +16,7 @@ from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
 from fima.library.prepare import Job
-from fima.library.transcode import Transcoded, target_size
+from fima.library.transcode import target_size
 from tests.odd_videos import write_anamorphic, write_packed_avi
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -127,7 +127,7 @@ def test_a_full_disk_ends_it_and_leaves_what_is_finished(
     for name in ("a", "b", "c"):
         write_ucf101_avi(tmp_path / "v" / f"{name}.avi")
 
-    def full_after_one(function: Callable[[Job], Transcoded], jobs: Sequence[Job], **_: object) -> Iterator[object]:
+    def full_after_one(function: Callable[[Job], int], jobs: Sequence[Job], **_: object) -> Iterator[object]:
         yield 0, function(jobs[0])
         jobs[1].target.with_name(".b.123.tmp.mp4").write_bytes(b"as much as there was room for")
         jobs[2].target.with_name(".c.124.tmp.mp4").write_bytes(b"another process's")

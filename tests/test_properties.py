@@ -82,10 +82,8 @@ def test_evaluation_windows_are_spread_from_end_to_end(num_frames: int, window: 
 def test_crops_lie_inside_the_frame_and_boxes_inside_the_unit_square(
     width: int, height: int, low: float, high: float, seed: int
 ) -> None:
-    area = sorted((low, high))
-    crop = random_crop(
-        width, height, min_area=area[0], max_area=area[1], flip=0.5, generator=np.random.default_rng(seed)
-    )
+    data = DataConfig(min_area=min(low, high), max_area=max(low, high), flip=0.5)
+    crop = random_crop(width, height, data, np.random.default_rng(seed))
     assert crop.left >= 0
     assert crop.top >= 0
     assert 1 <= crop.width <= width - crop.left

@@ -16,7 +16,7 @@ from fima.config import DataConfig, PretrainConfig
 from fima.data.clips import Part, window_starts
 from fima.data.epoch_plan import EpochPlan, item_generator
 from fima.data.loader import PretrainDataset, build_pretrain_loader
-from fima.data.training_sets import TrainingSet, training_set, training_videos, with_windows
+from fima.data.training_sets import TrainingSet, training_set, training_videos
 from fima.errors import ConfigError, DataError
 from fima.library import windows
 from fima.library.clip_fit import with_timing_checked
@@ -61,7 +61,7 @@ def test_sets_come_by_their_weights_and_each_item_as_often_as_its_neighbours(
     mixing: str, weights: tuple[float, float], drawn: tuple[int, int]
 ) -> None:
     """Ten videos and four; over twenty epochs no item of a set is more than one time ahead of another."""
-    plan = EpochPlan.mixed([10, 4], ["a", "b"], weights, [1] * 14, mixing)  # type: ignore[arg-type]
+    plan = EpochPlan.of_sets([10, 4], ["a", "b"]).mixed(weights, mixing)  # type: ignore[arg-type]
     assert plan.drawn == drawn
     assert not plan.is_plain
     seen = Counter[int]()
@@ -80,7 +80,7 @@ def test_sets_come_by_their_weights_and_each_item_as_often_as_its_neighbours(
 
 def test_a_long_video_comes_in_parts_that_cover_it() -> None:
     """Videos of one, four and two windows: the starts of all parts are all starts, none twice."""
-    plan = EpochPlan.mixed([3], [""], [1.0], [1, 4, 2], "proportional")
+    plan = replace(EpochPlan.plain(3), windows=np.array([1, 4, 2])).mixed([1.0], "proportional")
     parts = [
         (plan.video_of(int(place)), plan.part_of(int(place), plan.video_of(int(place)))) for place in plan.order(0, 0)
     ]
@@ -138,7 +138,7 @@ def test_sets_are_listed_one_after_the_other_with_classes_of_their_own(sets: lis
     assert [each["num_drawn"] for each in listed.describe()["sets"]] == [8, 12]
     balanced = training_videos(sets, DataConfig(mixing="balanced"))
     assert balanced.epoch.drawn == (3, 9)
-    doubled = with_windows(listed, [2] * 12, sets, DataConfig())
+    doubled = videos_of_epoch(sets, DataConfig(windows_per_video=2))
     assert (doubled.epoch.drawn, doubled.epoch.names) == ((16, 24), ("first", "second:9"))
 
 
@@ -160,7 +160,7 @@ def test_each_set_has_clips_of_its_own_timing(tmp_path: Path) -> None:
     dataset = PretrainDataset(with_timing_checked(listed, data), data, seed=3)
     for number, (_, _, full, early) in enumerate(expected.values()):
         for clip in (dataset[0, number].a, dataset[0, number].b):
-            shown = [(view[0, :, 0, 0].double() / 5).round().int().tolist() for view in (clip.full, clip.early)]
+            shown = [(view[0, 0, :, 0, 0].double() / 5).round().int().tolist() for view in (clip.full, clip.early)]
             start = shown[0][0]
             assert shown == [[start + step for step in full], [start + step for step in early]]
     too_long = [training_set(f"{tmp_path}/first@stride=20"), training_set(f"{tmp_path}/fourth")]

@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from fima.config import DataConfig
 from fima.data.clips import full_positions
-from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views, stack_views
+from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views
+from fima.data.workers.batches import joined
 
 DATA = DataConfig(frames=4, crop_size=16, min_area=0.2)
 
@@ -20,7 +21,8 @@ def random_frames(
 
 def crops(width: int, height: int, count: int, min_area: float = 0.2, flip: float = 0.5) -> list[Crop]:
     rng = np.random.default_rng(0)
-    return [random_crop(width, height, min_area=min_area, max_area=1.0, flip=flip, generator=rng) for _ in range(count)]
+    data = DataConfig(min_area=min_area, flip=flip)
+    return [random_crop(width, height, data, rng) for _ in range(count)]
 
 
 def test_crops_fit_and_keep_to_area_and_aspect() -> None:
@@ -47,7 +49,8 @@ def test_crops_have_every_size_that_fits_and_lie_everywhere() -> None:
 def test_flips_come_as_often_as_asked_and_move_no_crop(flip: float, share: float) -> None:
     def draw(probability: float) -> list[Crop]:
         rng = np.random.default_rng(1)
-        return [random_crop(60, 40, min_area=0.2, max_area=1.0, flip=probability, generator=rng) for _ in range(400)]
+        data = DataConfig(min_area=0.2, flip=probability)
+        return [random_crop(60, 40, data, rng) for _ in range(400)]
 
     found = draw(flip)
     assert abs(np.mean([crop.flipped for crop in found]) - share) < 0.08
@@ -144,11 +147,11 @@ def test_views_move_to_a_device() -> None:
 
 def test_views_of_several_clips_are_stacked_and_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = [sample_views(random_frames(8), DATA, np.random.default_rng(seed)) for seed in range(3)]
-    batch = stack_views(clips)
+    batch = joined([clip[None] for clip in clips])
     assert batch.full.shape == (3, 3, 4, 16, 16)
     for name in ("full", "early", "late", "box"):
         assert torch.equal(getattr(batch[1:3], name), torch.stack([getattr(clip, name) for clip in clips[1:]]))
-    assert torch.equal(stack_views(clips[:1]).full[0], clips[0].full)
+    assert torch.equal(joined([clips[0][None]]).full[0], clips[0].full)
     # Memory can only be locked where there is a GPU.
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     assert torch.equal(batch.pin_memory().late, batch.late + 1)

@@ -18,9 +18,7 @@ class RecipeHours:
 
     recipe: str
     videos: int
-    """Training videos."""
     epochs: int
-    """Passes over them."""
     videos_per_second: float
     """At which it would train, if its batches are there in time."""
 

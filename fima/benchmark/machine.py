@@ -29,7 +29,6 @@ class Plan:
     """What to measure."""
 
     device: torch.device
-    """Where steps are taken."""
     backbones: Sequence[str] = ("i3d", "r2plus1d_18")
     precisions: Sequence[Precision] = ()
     """Precisions; none: those that the device has."""
@@ -38,7 +37,6 @@ class Plan:
     crop_size: int | None = None
     """Side of the clips; None: 224 on a GPU, 112 on a CPU."""
     compiled: bool = False
-    """Whether to measure compiled encoders, too."""
     parity: bool = False
     """Whether to compare the device's losses with the CPU's."""
     seconds: float = 120.0
@@ -82,9 +80,7 @@ class Measured:
     largest: dict[str, int] = field(default_factory=dict)
     """The largest batch that fits a GPU, by backbone and precision, such as `i3d bf16`."""
     parity: list[Parity] = field(default_factory=list)
-    """The device's losses compared with the CPU's."""
     errors: dict[str, str] = field(default_factory=dict)
-    """What could not be measured, and why."""
 
     def recipes(self) -> list[RecipeHours]:
         """How long each recipe would run, as far as its step was measured."""
@@ -92,12 +88,8 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        steps = [
-            {**asdict(each.case), **asdict(each), "case": None, "videos_per_second": each.videos_per_second}
-            for each in self.steps
-        ]
-        for row in steps:
-            del row["case"]
+        steps = [{**asdict(each), "videos_per_second": each.videos_per_second} for each in self.steps]
+        steps = [{**step.pop("case"), **step} for step in steps]
         return {
             "machine": self.machine,
             "decoding": None if self.decoding is None else asdict(self.decoding),

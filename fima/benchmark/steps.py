@@ -37,19 +37,15 @@ class StepCase:
 
     backbone: str
     method: Literal["fima", "moco"] = "fima"
-    """Whose losses."""
     precision: Precision = "fp32"
     """What the networks compute in."""
     batch_size: int
-    """Videos."""
     frames: int = 16
-    """Frames of a clip."""
     crop_size: int = 224
     """Side of the clips, in pixels."""
     channels_last: bool = True
     """Whether weights and clips are laid out with channels last, as in training."""
     compiled: bool = False
-    """Whether the encoders are compiled."""
 
     def config(self) -> PretrainConfig:
         """The settings of a run that takes such steps; dropout is off, so that devices can be compared."""
@@ -89,7 +85,6 @@ class StepFigures:
     peak_bytes: int | None = None
     """The most memory that tensors took during a step; on a CPU, of the process, above what it had before."""
     error: str = ""
-    """Why the step was not measured."""
 
     @property
     def videos_per_second(self) -> float | None:

@@ -30,7 +30,6 @@ class DecodeFigures:
     all_cores: float
     """Of the loader, with a process for each core."""
     cores: int
-    """Number of those."""
 
 
 def measure_decoding(data: DataConfig, seconds: float) -> DecodeFigures:

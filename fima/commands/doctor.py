@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         begin = first_training(str(arguments.data), list(lengths.values()), _has_gpu)
         console.print(begin, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
-        _write_json(arguments.json, {**diagnosis.to_dict(), "clips": None if fit is None else asdict(fit)})
+        _write_json(arguments.json, {**asdict(diagnosis), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:
         write_quarantine(arguments.quarantine, diagnosis.quarantine())
         print(f"wrote {arguments.quarantine}: pass it to `fima pretrain` as --data.exclude")

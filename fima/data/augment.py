@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,16 +50,10 @@ def draw_colour(generator: np.random.Generator, num_tensors: int, data: DataConf
     return torch.from_numpy(draws)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Operation:
-    """One operation on some clips of a batch."""
-
-    change: Callable[[Tensor, Tensor], Tensor]
-    """Changes clips (n, 3, T, H, W) in place, given a value for each of them, (n,)."""
-    clips: list[int]
-    """Which clips, in rising order; n of them."""
-    values: Tensor
-    """(n,), on the CPU."""
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Changes clips (n, 3, T, H, W) in place, given a value for each of them, (n,)."""
+Operation = tuple[Change, list[int], Tensor]
+"""A change, the places of n clips of a batch in rising order, and their values, (n,), on the CPU."""
 
 
 def apply_colour(x: Tensor, draws: Tensor) -> Tensor:
@@ -89,17 +82,17 @@ def _frames_at_once(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, CPU_FRAMES_AT_ONCE if x.device.type == "cpu" else max(1, x.shape[2]), dim=2)
 
 
-def _colour(x: Tensor, operations: list[_Operation]) -> None:
+def _colour(x: Tensor, operations: list[Operation]) -> None:
     """`apply_colour` in place, on frames of clips, (B, 3, T, H, W)."""
     # The sums over frames and the blur's products lose too many bits in half precision.
     with without_autocast(x.device):
-        for operation in operations:
-            values = operation.values.to(x.device, non_blocking=True)
-            if len(operation.clips) == len(x):
-                operation.change(x, values)
+        for change, places, values_on_cpu in operations:
+            values = values_on_cpu.to(x.device, non_blocking=True)
+            if len(places) == len(x):
+                change(x, values)
             else:
-                clips = torch.tensor(operation.clips).to(x.device, non_blocking=True)
-                x.index_copy_(0, clips, operation.change(x.index_select(0, clips), values))
+                clips = torch.tensor(places).to(x.device, non_blocking=True)
+                x.index_copy_(0, clips, change(x.index_select(0, clips), values))
         # Channel by channel, with numbers instead of broadcast tensors: on a CPU in a third of the time.
         for channel, shift, scale in zip(x.unbind(1), _shifts(x.device), SCALE, strict=True):
             torch.add(shift, channel, alpha=scale, out=channel)
@@ -112,11 +105,11 @@ def _shifts(device: torch.device) -> tuple[Tensor, ...]:
     return (-mean / std).unbind()
 
 
-def _operations(draws: Tensor) -> list[_Operation]:
+def _operations(draws: Tensor) -> list[Operation]:
     """What the draws (B, 11) ask for, in the order in which it is done."""
     rows = draws.tolist()
     jitter = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    wanted: list[tuple[Callable[[Tensor, Tensor], Tensor], list[int], int]] = [
+    wanted: list[tuple[Change, list[int], int]] = [
         (to_grayscale, [clip for clip, row in enumerate(rows) if row[GRAYSCALE]], GRAYSCALE)
     ]
     for position in range(ORDER.start, ORDER.stop):
@@ -125,7 +118,7 @@ def _operations(draws: Tensor) -> list[_Operation]:
             wanted.append((change, clips, BRIGHTNESS + number))
     wanted.append((gaussian_blur, [clip for clip, row in enumerate(rows) if row[SIGMA]], SIGMA))
     return [
-        _Operation(change=change, clips=clips, values=torch.tensor([rows[clip][column] for clip in clips]))
+        (change, clips, torch.tensor([rows[clip][column] for clip in clips]))
         for change, clips, column in wanted
         if clips
     ]

@@ -56,9 +56,7 @@ class Part:
     """One of the equal parts of a video."""
 
     number: int = 0
-    """Which one."""
     count: int = 1
-    """Of how many."""
 
 
 WHOLE = Part()
@@ -85,7 +83,6 @@ class Window:
     spacing: float
     """Frames of the video between two instants; 1 as published."""
     num_frames: int
-    """Frames of the video."""
     num_instants: int
     """2·F."""
     times: npt.NDArray[np.float64] | None = None

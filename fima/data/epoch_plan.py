@@ -6,8 +6,9 @@ items comes once, that is every item in random order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class EpochPlan:
 
     windows: npt.NDArray[np.int64]
     """Parts of each video, (V,)."""
-    names: tuple[str, ...] = ("",)
+    names: tuple[str, ...]
     """Of the sets, whose videos follow one another."""
     ends: tuple[int, ...]
     """For each set, the videos up to its last one."""
@@ -44,41 +45,32 @@ class EpochPlan:
 
     @classmethod
     def plain(cls, num_videos: int) -> "EpochPlan":
-        """Each video once."""
-        return cls(windows=np.ones(num_videos, dtype=np.int64), ends=(num_videos,), drawn=(num_videos,))
+        """Each video of a single set once."""
+        return cls.of_sets([num_videos], [""])
 
     @classmethod
-    def mixed(
-        cls,
-        sizes: Sequence[int],
-        names: Sequence[str],
-        weights: Sequence[float],
-        windows: Sequence[int],
-        mixing: Mixing,
-    ) -> "EpochPlan":
-        """The plan of several sets.
+    def of_sets(cls, sizes: Sequence[int], names: Sequence[str]) -> "EpochPlan":
+        """Each video of several sets once; `sizes` are their numbers of videos."""
+        ends = tuple(accumulate(sizes))
+        return cls(windows=np.ones(ends[-1], dtype=np.int64), names=tuple(names), ends=ends, drawn=tuple(sizes))
 
-        Args:
-            sizes: videos of each set.
-            names: of the sets.
-            weights: of the sets.
-            windows: parts of each video.
-            mixing: `proportional`, each item of a set comes as often as its weight says; `balanced`, an epoch has as
-                many samples as there are items, of each set in proportion to its weight alone.
+    def mixed(self, weights: Sequence[float], mixing: Mixing) -> "EpochPlan":
+        """The plan with weights of its sets.
+
+        `proportional`: each item of a set comes as often as its weight says. `balanced`: an epoch has as many samples
+        as there are items, of each set in proportion to its weight alone.
 
         Raises:
             ConfigError: a weight so small that its set gives an epoch no sample.
         """
-        counts = np.asarray(windows, dtype=np.int64)
-        ends = np.cumsum(sizes)
-        items = np.add.reduceat(counts, [0, *ends[:-1]])
+        items = np.add.reduceat(self.windows, [0, *self.ends[:-1]])
         shares = np.asarray(weights, dtype=np.float64)
         shares = shares * items if mixing == "proportional" else shares / shares.sum() * items.sum()
         drawn = tuple(int(number) for number in np.rint(shares))
-        for name, number, weight in zip(names, drawn, weights, strict=True):
+        for name, number, weight in zip(self.names, drawn, weights, strict=True):
             if not number:
                 raise ConfigError(f"{name}:{weight:g}: gives an epoch no sample; give a larger weight, or leave it out")
-        return cls(windows=counts, names=tuple(names), ends=tuple(int(end) for end in ends), drawn=drawn)
+        return replace(self, drawn=drawn)
 
     @property
     def num_samples(self) -> int:

@@ -1,14 +1,12 @@
 """Evenly spread clips for evaluation, centre-cropped or cut into three crops; nothing here is random."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fima.config import DataConfig, FinetuneConfig
 from fima.config.checks import require_least
@@ -17,11 +15,9 @@ from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.loader import SkippedVideo
-from fima.data.sampler import SteppedSampler
+from fima.data.sampler import ListedBatches
 from fima.data.views import Crop, crop_and_resize
-from fima.data.workers.crash_guard import Attempt, GuardedLoader, Watch, init_worker, watched
-from fima.data.workers.open_files import require_open_files
-from fima.data.workers.shared_memory import handed_over
+from fima.data.workers.crash_guard import Attempt, GuardedLoader, watched
 from fima.errors import VideoError
 
 CENTRE_SHARE = 0.875
@@ -84,29 +80,17 @@ def test_clips(config: FinetuneConfig) -> ClipSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSample:
-    """The clips of one video."""
-
-    clips: Tensor
-    """uint8 (num_clips·num_crops, 3, F, S, S); the crops of a clip follow one another."""
-    label: int
-    """Its class; -1 where unknown."""
-    index: int
-    """Its place in the list of videos."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalBatch:
     """The clips of B videos."""
 
     clips: Tensor
-    """uint8 (B, num_clips·num_crops, 3, F, S, S); videos that cannot be decoded are left out."""
+    """uint8 (B, num_clips·num_crops, 3, F, S, S), the crops of a clip one after another; videos that cannot be decoded
+    are left out."""
     labels: Tensor
     """Classes, int64 (B,); -1 where unknown."""
     index: Tensor
     """Place of each video in the list, int64 (B,)."""
     skipped: list[SkippedVideo]
-    """Videos that could not be decoded."""
 
 
 def whole_video(index: int) -> Attempt:
@@ -114,8 +98,8 @@ def whole_video(index: int) -> Attempt:
     return Attempt(epoch=0, index=index, number=0, chosen=index)
 
 
-class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
-    """Clips from each video of a list, evenly spread over it."""
+class EvalClipsDataset:
+    """Clips from each video of a list, evenly spread over it, as batches of one."""
 
     def __init__(self, videos: VideoList, settings: ClipSettings, *, limits: DecodeLimits = USUAL_LIMITS) -> None:
         self.videos = videos
@@ -126,14 +110,18 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
     def __len__(self) -> int:
         return len(self.videos.videos)
 
-    def __getitem__(self, index: int) -> EvalSample | SkippedVideo:
+    def __getitem__(self, index: int) -> EvalBatch:
         try:
             return self.attempt(whole_video(index))
         except VideoError as error:
             path = str(self.videos.videos[index].path)
-            return SkippedVideo(path=path, reason=error.reason, epoch=0, index=index)
+            skipped = SkippedVideo(path=path, reason=error.reason, epoch=0, index=index)
+        settings, nothing = self.settings, torch.empty(0, dtype=torch.int64)
+        shape = (0, settings.num_clips * settings.num_crops, 3, settings.frames, settings.crop_size, settings.crop_size)
+        no_clips = torch.empty(shape, dtype=torch.uint8)
+        return EvalBatch(clips=no_clips, labels=nothing, index=nothing, skipped=[skipped])
 
-    def attempt(self, attempt: Attempt) -> EvalSample:
+    def attempt(self, attempt: Attempt) -> EvalBatch:
         """The clips of one video.
 
         Raises:
@@ -142,7 +130,8 @@ class EvalClipsDataset(Dataset[EvalSample | SkippedVideo]):
         video = self.videos.videos[attempt.chosen]
         with watched(attempt, self.crashed, video.path):
             clips = self._clips(video.path)
-        return EvalSample(clips=clips, label=-1 if video.label is None else video.label, index=attempt.index)
+        label = torch.tensor([-1 if video.label is None else video.label])
+        return EvalBatch(clips=clips[None], labels=label, index=torch.tensor([attempt.index]), skipped=[])
 
     def _clips(self, path: Path) -> Tensor:
         settings = self.settings
@@ -205,36 +194,6 @@ def square_crops(
     return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]
 
 
-class ListedBatches(SteppedSampler[int]):
-    """Places in a list of videos in batches, in the order that is given; every epoch is the same."""
-
-    def __init__(self, places: Sequence[int], batch_size: int) -> None:
-        self.places = places
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        """Batches from the first one on."""
-        return -(-len(self.places) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start_step, len(self)):
-            yield list(self.places[step * self.batch_size : (step + 1) * self.batch_size])
-
-
-class EvalLoader:
-    """Iterates over batches of evaluation clips in the order of the list; made by `build_eval_loader`."""
-
-    def __init__(self, loader: GuardedLoader[EvalBatch]) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[EvalBatch]:
-        self._loader.set_epoch(0)
-        return iter(self._loader)
-
-
 def build_eval_loader(
     videos: VideoList,
     settings: ClipSettings,
@@ -243,38 +202,11 @@ def build_eval_loader(
     workers: int,
     indices: Sequence[int] | None = None,
     limits: DecodeLimits = USUAL_LIMITS,
-) -> EvalLoader:
+) -> GuardedLoader[EvalBatch]:
     """Batches of evaluation clips of the videos at `indices`, in that order; None: of all of them.
 
     A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
     """
-    require_open_files(workers, flag="workers")
     dataset = EvalClipsDataset(videos, settings, limits=limits)
-    side, num_views = settings.crop_size, settings.num_clips * settings.num_crops
-    no_clips = torch.empty((0, num_views, 3, settings.frames, side, side), dtype=torch.uint8)
-    batches = ListedBatches(range(len(dataset)) if indices is None else indices, batch_size)
-
-    def start(watch: Watch) -> "DataLoader[EvalSample | SkippedVideo]":
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=partial(handed_over, partial(_collate, no_clips)),
-            worker_init_fn=partial(init_worker, watch=watch),
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
-        )
-
-    seconds = limits.timeout_seconds
-    return EvalLoader(GuardedLoader(dataset, batches, start, workers=workers, timeout_seconds=seconds))
-
-
-def _collate(no_clips: Tensor, items: Sequence[EvalSample | SkippedVideo]) -> EvalBatch:
-    """Stacks the clips of videos; `no_clips` is what an empty batch has."""
-    samples = [item for item in items if isinstance(item, EvalSample)]
-    return EvalBatch(
-        clips=torch.stack([sample.clips for sample in samples]) if samples else no_clips,
-        labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
-        index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-        skipped=[item for item in items if isinstance(item, SkippedVideo)],
-    )
+    order = ListedBatches(range(len(dataset)) if indices is None else indices, batch_size)
+    return GuardedLoader(dataset, order, workers=workers, flag="workers", timeout_seconds=limits.timeout_seconds)

@@ -1,6 +1,5 @@
 """Batches of labelled clips to train a classifier on, every choice in them a function of (seed, epoch, index)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,19 +10,11 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import WHOLE, Part, full_positions, window_starts
 from fima.data.datasets import VideoList
-from fima.data.loader import TrainBatch, TrainDataset, TrainSample, about_videos, build_loader, drawn_timing
+from fima.data.loader import TrainBatch, TrainDataset, build_loader, drawn_timing
 from fima.data.sampler import EpochSampler
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledSample(TrainSample):
-    """One video's part of a batch: the fields of `LabelledBatch` without the batch dimension."""
-
-    clip: Tensor
-    draws: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +36,14 @@ class LabelledBatch(TrainBatch):
         return replace(self, clips=self.clips.pin_memory())
 
 
-class LabelledDataset(TrainDataset[LabelledSample]):
+class LabelledDataset(TrainDataset[LabelledBatch]):
     """One random clip of each video."""
 
-    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> LabelledSample:
+    def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> LabelledBatch:
         """A random window of the video, every second frame, in one random crop."""
-        video = self.videos.videos[index]
-        assert video.label is not None
         data = self.data
-        with self.store.open(video.path) as reader:
-            self.check_size(reader, data.frames)
+        with self.store.open(self.videos.videos[index].path) as reader:
+            self.limits.check(reader, data.frames)
             window = drawn_timing(data, generator).window(reader, data.frames)
             step = data.step_between_clips
             start, _ = window_starts(
@@ -62,17 +51,8 @@ class LabelledDataset(TrainDataset[LabelledSample]):
             )
             frames = reader.read(window.indices(start)[full_positions(data.frames)])
         height, width = frames.shape[1:3]
-        crop = random_crop(
-            width, height, min_area=data.min_area, max_area=data.max_area, flip=data.flip, generator=generator
-        )
-        return LabelledSample(
-            clip=crop_and_resize(frames, crop, data.crop_size),
-            draws=draw_colour(generator, 1, data)[0],
-            index=index,
-            path=str(video.path),
-            label=video.label,
-            skipped=[],
-        )
+        clip = crop_and_resize(frames, random_crop(width, height, data, generator), data.crop_size)
+        return LabelledBatch(clips=clip[None], draws=draw_colour(generator, 1, data), **self.about(index))
 
 
 def build_labelled_loader(
@@ -85,16 +65,7 @@ def build_labelled_loader(
     """
     require_labels(videos)
     sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
-    return build_loader(LabelledDataset(videos, data, seed), sampler, collate_clips)
-
-
-def collate_clips(samples: Sequence[LabelledSample]) -> LabelledBatch:
-    """Stacks samples into a batch."""
-    return LabelledBatch(
-        clips=torch.stack([sample.clip for sample in samples]),
-        draws=torch.stack([sample.draws for sample in samples]),
-        **about_videos(samples),
-    )
+    return build_loader(LabelledDataset(videos, data, seed), sampler)
 
 
 def require_labels(videos: VideoList) -> None:

@@ -1,10 +1,10 @@
 """The batches of an epoch, shared between processes."""
 
-from collections.abc import Iterator
-from typing import TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from fima.data.epoch_plan import EpochPlan
 from fima.errors import ConfigError
@@ -12,7 +12,7 @@ from fima.errors import ConfigError
 Item = TypeVar("Item")
 
 
-class SteppedSampler(Sampler[list[Item]]):
+class SteppedSampler(ABC, Generic[Item]):
     """Batches of an epoch that can begin at any of its steps."""
 
     epoch = 0
@@ -22,6 +22,13 @@ class SteppedSampler(Sampler[list[Item]]):
         """Choose the epoch that the next iteration gives, and the step at which it begins."""
         self.epoch = epoch
         self.start_step = start_step
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Steps of a whole epoch, whatever the step it begins at."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sequence[Item]]: ...
 
 
 class EpochSampler(SteppedSampler[tuple[int, int]]):
@@ -44,7 +51,6 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
         self.world_size = world_size
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, whatever the step it begins at."""
         return -(-self.plan.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -54,3 +60,18 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
             batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
             share = len(batch) // self.world_size
             yield [(self.epoch, int(place)) for place in batch[self.rank * share : (self.rank + 1) * share]]
+
+
+class ListedBatches(SteppedSampler[int]):
+    """Places in a list of videos in batches, in the order that is given; every epoch is the same."""
+
+    def __init__(self, places: Sequence[int], batch_size: int) -> None:
+        self.places = places
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.places) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for step in range(self.start_step, len(self)):
+            yield self.places[step * self.batch_size : (step + 1) * self.batch_size]

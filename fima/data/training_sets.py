@@ -1,4 +1,4 @@
-"""Several sets of videos as one list to train on, with weights."""
+"""The videos that the settings of a run choose: of one set, or of several with weights."""
 
 import math
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fima.config import DataConfig
-from fima.data.chosen_videos import chosen_videos
 from fima.data.clip_overrides import with_clips
-from fima.data.datasets import Video, VideoList
+from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
 from fima.data.layouts.video_list import counted
 from fima.data.packed_lists import PackedVideos, packed
+from fima.data.quarantine import exclude
 from fima.data.subsets import hold_out
 from fima.errors import ConfigError
 
@@ -74,6 +74,24 @@ def _timing(word: str, option: str) -> dict[str, Any]:
     return {given[1].replace("-", "_"): (low, high) if given[1] == "span" else low}
 
 
+def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
+    """List one split of the data of a run, without the videos that `data.exclude` names.
+
+    The list has no object per video, so that the processes that decode share its memory.
+
+    Raises:
+        DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
+    """
+
+    def listed(part: Split) -> VideoList:
+        return list_videos(root, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+
+    videos = listed(split)
+    if settings.exclude is not None:
+        videos = exclude(videos, Path(settings.exclude), library=lambda: listed("all"))
+    return packed(videos)
+
+
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
     """List the training videos of several sets as one, each read in its own layout.
 
@@ -119,12 +137,11 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         videos += (Video(v.path, None if v.label is None else v.label + offset) for v in listed.videos)
         classes += [f"{name}/{label}" for label in listed.classes]
     sizes = [len(listed.videos) for listed in lists]
-    weights = [each.weight for each in sets]
     parts = [
         f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{_in_words(each.timing)})"
         for name, listed, size, each in zip(names, lists, sizes, sets, strict=True)
     ]
-    plan = EpochPlan.mixed(sizes, names, weights, [1] * sum(sizes), settings.mixing)
+    plan = EpochPlan.of_sets(sizes, names).mixed([each.weight for each in sets], settings.mixing)
     if any(each.timing for each in sets):
         plan = replace(plan, timings=tuple(each.timing for each in sets))
         plan.settings(settings)
@@ -137,23 +154,6 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
         plan=plan,
     )
-
-
-def with_windows(videos: VideoList, windows: Sequence[int], sets: Sequence[TrainingSet], data: DataConfig) -> VideoList:
-    """The list with so many windows of each video in an epoch.
-
-    Args:
-        videos: as `training_videos` lists them.
-        windows: parts of each video.
-        sets: those that it was made of.
-        data: how they are mixed.
-    """
-    before = videos.epoch
-    starts = (0, *before.ends)
-    sizes = [end - start for start, end in zip(starts, before.ends, strict=False)]
-    weights = [each.weight for each in sets] if len(sets) > 1 else [1.0]
-    plan = EpochPlan.mixed(sizes, before.names, weights, windows, data.mixing)
-    return replace(videos, plan=replace(plan, timings=before.timings))
 
 
 def _in_words(timing: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Two clips of one video, three views each: random crops and flips, not yet coloured."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +33,8 @@ class ClipViews:
         """The same views on another device; copies do not block where the memory is pinned."""
         return ClipViews(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
-    def __getitem__(self, rows: slice) -> "ClipViews":
-        """Some clips of a batch."""
+    def __getitem__(self, rows: slice | None) -> "ClipViews":
+        """Some clips of a batch; None: a clip as a batch of one."""
         return ClipViews(**{name: value[rows] for name, value in vars(self).items()})
 
     def pin_memory(self) -> "ClipViews":
@@ -65,24 +64,16 @@ class Crop:
         return torch.tensor([x1, y0, x0, y1] if self.flipped else [x0, y0, x1, y1])
 
 
-def random_crop(
-    frame_width: int,
-    frame_height: int,
-    *,
-    min_area: float,
-    max_area: float,
-    flip: float,
-    generator: np.random.Generator,
-) -> Crop:
-    """A random rectangle of a frame, as in torchvision's RandomResizedCrop, mirrored with probability `flip`.
+def random_crop(frame_width: int, frame_height: int, data: DataConfig, generator: np.random.Generator) -> Crop:
+    """A random rectangle of a frame, as in torchvision's RandomResizedCrop, mirrored with the settings' probability.
 
     Its area, as a share of the frame, is drawn uniformly, its aspect (3/4 to 4/3) log-uniformly; where ten draws do not
     fit, it is the largest centred one of an allowed aspect.
     """
-    areas = frame_width * frame_height * generator.uniform(min_area, max_area, CROP_TRIES)
+    areas = frame_width * frame_height * generator.uniform(data.min_area, data.max_area, CROP_TRIES)
     aspects = np.exp(generator.uniform(np.log(MIN_ASPECT), np.log(MAX_ASPECT), CROP_TRIES))
     where_x, where_y, draw = generator.random(3)
-    flipped = bool(draw < flip)
+    flipped = bool(draw < data.flip)
     for area, aspect in zip(areas, aspects, strict=True):
         width, height = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
         if 0 < width <= frame_width and 0 < height <= frame_height:
@@ -109,11 +100,6 @@ def crop_and_resize(frames: npt.NDArray[np.uint8], crop: Crop, size: int) -> Ten
     return view.transpose(0, 1).contiguous(memory_format=torch.contiguous_format)
 
 
-def stack_views(views: Sequence[ClipViews]) -> ClipViews:
-    """The views of several clips as a batch."""
-    return ClipViews(**{name: torch.stack([getattr(view, name) for view in views]) for name in vars(views[0])})
-
-
 def sample_views(
     window: npt.NDArray[np.uint8], data: DataConfig, generator: np.random.Generator, *, frame_views: bool = True
 ) -> ClipViews:
@@ -123,17 +109,7 @@ def sample_views(
     `frame_views` (`early` and `late`). The generator advances alike with and without them.
     """
     frame_height, frame_width = window.shape[1:3]
-    crops = [
-        random_crop(
-            frame_width,
-            frame_height,
-            min_area=data.min_area,
-            max_area=data.max_area,
-            flip=data.flip,
-            generator=generator,
-        )
-        for _ in range(3)
-    ]
+    crops = [random_crop(frame_width, frame_height, data, generator) for _ in range(3)]
     full_frames = full_positions(data.frames) if frame_views else slice(None)
     positions = (full_frames, early_positions(data.frames), late_positions(data.frames))
     nothing = torch.empty((3, 0, data.crop_size, data.crop_size), dtype=torch.uint8)

@@ -4,14 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_convert, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from fima.data.clips import ROUNDING, Window, evenly_spread_starts, full_positions, in_one_pass
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
@@ -19,10 +18,8 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
 from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
-from fima.data.workers.crash_guard import Attempt, Guard, init_worker, watched
-from fima.data.workers.open_files import require_open_files
-from fima.data.workers.shared_memory import handed_over
-from fima.errors import TrainingError, VideoError
+from fima.data.workers.crash_guard import Attempt, Guard, watched
+from fima.errors import VideoError
 
 CHUNKS_AHEAD = 4
 CLIPS_AT_ONCE = 8
@@ -236,25 +233,13 @@ def _in_one_pass(
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:
     """The clips of all videos, each chunk once, whatever becomes of the processes that decode."""
-    require_open_files(workers, flag="workers")
-    guard = Guard(dataset, workers=workers, timeout_seconds=dataset.limits.timeout_seconds)
+    guard = Guard(dataset, workers=workers, flag="workers", timeout_seconds=dataset.limits.timeout_seconds)
     num_given = dict.fromkeys(range(len(dataset.paths)), 0)
     while num_given:
         dataset.left = list(num_given)
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=partial(handed_over, default_convert),
-            worker_init_fn=partial(init_worker, watch=guard.watch),
-            prefetch_factor=CHUNKS_AHEAD if workers else None,
-            pin_memory=False,
-            generator=torch.Generator(),
-        )
+        loader = guard.loader(dataset, prefetch_factor=CHUNKS_AHEAD if workers else None)
         try:
             for item in guard.items(loader):
-                if isinstance(item, TrainingError):
-                    raise TrainingError(str(item))
                 if isinstance(item, WindowChunk):
                     if item.number < num_given[item.index]:
                         continue  # came before a process died

@@ -67,9 +67,9 @@ def write_file(path: Path, content: str | bytes, *, kind: type[UserError] | None
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what interrupted writes have left in a folder."""
-    for path in folder.glob(TEMPORARY_FILES):
+def remove_leftovers(folder: Path, where: str = ".") -> None:
+    """Remove what interrupted writes have left in a folder; `**`: in those below it too."""
+    for path in folder.glob(f"{where}/{TEMPORARY_FILES}"):
         path.unlink(missing_ok=True)
 
 

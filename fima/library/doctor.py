@@ -6,7 +6,7 @@ import sqlite3
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,10 +101,6 @@ class Diagnosis:
     """Videos that can be used but need care."""
     remarks: list[str]
     """What is odd about the folder and its lists, one sentence each."""
-
-    def to_dict(self) -> dict[str, object]:
-        """Everything, as it goes into a JSON file."""
-        return asdict(self)
 
     def quarantine(self) -> list[str]:
         """The unusable videos that are there, relative to the folder."""

@@ -46,7 +46,6 @@ class VideoIndex:
     """An open index."""
 
     root: Path
-    """The folder."""
     database: sqlite3.Connection
     """The table `videos`."""
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
-from fima.files.atomic import TEMPORARY_FILES, write_file, written_whole
+from fima.files.atomic import remove_leftovers, write_file, written_whole
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
 from fima.library.index import Progress, VideoIndex
-from fima.library.transcode import Transcoded, TranscodeSettings, target_size, transcode
+from fima.library.transcode import TranscodeSettings, target_size, transcode
 
 RECORD = "prepared.jsonl"
 BITS_PER_PIXEL = 0.5
@@ -39,11 +39,8 @@ class Prepared:
     """What became of a folder."""
 
     num_written: int
-    """Videos that were rewritten."""
     num_done_before: int
-    """Videos that had been rewritten before."""
     num_lists: int
-    """List files that were copied."""
     failures: dict[str, str]
     """Why a video was not rewritten, by its name relative to the source folder."""
 
@@ -99,7 +96,7 @@ def prepare(
         target.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             done_before = _read_record(target, jobs[0].settings)
-            _remove_partial_files(target)
+            remove_leftovers(target, "**")
             todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
             failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
             for path in lists:
@@ -134,22 +131,17 @@ def _carry_out(
                         )
                 else:
                     line = {"source": name, **_state(job.source), "target": relative_name(job.target, target)}
-                    record.write(json.dumps(line | asdict(outcome)) + "\n")
+                    line |= {"num_frames": outcome, "num_bytes": job.target.stat().st_size}
+                    record.write(json.dumps(line) + "\n")
                     record.flush()
                 progress(done, len(todo))
     finally:
         outcomes.close()
-        _remove_partial_files(target)
+        remove_leftovers(target, "**")
     return failures
 
 
-def _remove_partial_files(target: Path) -> None:
-    """Remove what processes that were killed have left."""
-    for rest in target.rglob(TEMPORARY_FILES):
-        rest.unlink(missing_ok=True)
-
-
-def _transcode_whole(job: Job) -> Transcoded | Failed:
+def _transcode_whole(job: Job) -> int | Failed:
     try:
         with written_whole(job.target, kind=None) as temporary:
             return transcode(job.source, temporary, job.settings)

@@ -35,14 +35,6 @@ class TranscodeSettings:
     """Quality of H.264, from 0 (lossless) to 51."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transcoded:
-    """A video that was rewritten."""
-
-    num_frames: int
-    num_bytes: int
-
-
 def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:
     """Width and height, both even, with square pixels, and with the short side scaled down to `short_side` pixels.
 
@@ -55,8 +47,8 @@ def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 
     return max(2, 2 * round(shown_width * scale / 2)), max(2, 2 * round(shown_height * scale / 2))
 
 
-def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transcoded:
-    """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound.
+def transcode(source: Path, target: Path, settings: TranscodeSettings) -> int:
+    """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound; return their number.
 
     Rotation is applied, pixels become square, fields of interlaced frames are joined; times of frames are kept where
     they rise, and begin at 0. Frame i of the result is frame i of the source.
@@ -73,7 +65,7 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> Transc
     with VideoReader(target) as result:
         if result.num_frames != num_frames:
             raise VideoError(source, f"cannot be rewritten: {num_frames} frames in, {result.num_frames} out")
-    return Transcoded(num_frames=num_frames, num_bytes=target.stat().st_size)
+    return num_frames
 
 
 def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> int:

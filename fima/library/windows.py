@@ -1,12 +1,15 @@
 """How many windows of a long recording an epoch takes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from fima.config import DataConfig
 from fima.data.datasets import VideoList
 from fima.data.packed_lists import relative_name
-from fima.data.training_sets import TrainingSet, training_videos, with_windows
+from fima.data.training_sets import TrainingSet, training_videos
 from fima.errors import DataError
 from fima.library.index import open_index
 from fima.torch_tools import distributed
@@ -27,7 +30,9 @@ def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     videos = training_videos(sets, settings, seed)
     if settings.windows_per_video == 1:
         return videos
-    return with_windows(videos, windows_of(videos, [each.root for each in sets], settings), sets, settings)
+    windows = np.asarray(windows_of(videos, [each.root for each in sets], settings))
+    plan = replace(videos.epoch, windows=windows).mixed([each.weight for each in sets], settings.mixing)
+    return replace(videos, plan=plan)
 
 
 def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> list[int]:

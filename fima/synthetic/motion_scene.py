@@ -51,16 +51,6 @@ class Trajectory:
     """Size relative to the object's radius."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rendering:
-    """A rendered video."""
-
-    frames: NDArray[np.uint8]
-    """(T, H, W, 3) RGB."""
-    mask: NDArray[np.bool_]
-    """(T, H, W), true on the object."""
-
-
 # ------------------------------------------------------------------------------------------------------- textures
 def _bilinear(image: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Sample an image (H, W[, C]) at pixel positions x, y of any shape, clamped at its border."""
@@ -267,11 +257,14 @@ def render(
     size_px: int,
     camera: tuple[FloatArray, FloatArray] | None = None,
     noise: np.random.Generator | None = None,
-) -> Rendering:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Render the object on its trajectory over a background (side, side, 3), side at least `CANVAS_SIDE` · `size_px`.
 
     The camera displaces the background (see `draw_camera`); without one it stands still. `noise` is the source of
     sensor noise, if there is any.
+
+    Returns:
+        RGB frames (T, H, W, 3), and where the object is in them (T, H, W).
     """
     row = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     dx = row[None, None, :] - trajectory.x[:, None, None]
@@ -293,7 +286,7 @@ def render(
     if noise is not None:
         frames += NOISE_SIGMA * noise.standard_normal(frames.shape, dtype=np.float32)
     pixels = np.clip(frames * 255 + 0.5, 0, 255).astype(np.uint8)
-    return Rendering(frames=pixels, mask=alpha > 0.5)
+    return pixels, alpha > 0.5
 
 
 def _background_frames(

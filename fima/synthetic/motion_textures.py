@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -63,7 +62,6 @@ class MotionTextureSettings:
     """What decides every byte of the benchmark."""
 
     num_train: int = 600
-    """Training videos."""
     num_test: int = 400
     """Test videos, each with its counterparts."""
     camera: Camera = "static"
@@ -73,7 +71,6 @@ class MotionTextureSettings:
     size_px: int = 80
     """Height and width of the frames; even."""
     num_frames: int = 24
-    """Frames per video."""
 
     def __post_init__(self) -> None:
         require_least(self, num_train=1, num_test=1, seed=0, size_px=32, num_frames=4)
@@ -84,21 +81,8 @@ class MotionTextureSettings:
 DEFAULT_SETTINGS = MotionTextureSettings()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What `make_motion_textures` left on disk."""
-
-    root: Path
-    """The folder that holds `data/`, `anno/` and `masks/`."""
-    settings: MotionTextureSettings
-    """The settings it was made with."""
-    reused: bool
-    """Whether the folder already held this benchmark."""
-    seconds: float
-
-
-def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> Summary:
-    """Write the benchmark in the UCF101 layout, or reuse it where it already is.
+def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> bool:
+    """Write the benchmark in the UCF101 layout; return False where it already is there, and is reused.
 
     The same settings give the same bytes. Nothing is left behind when it is interrupted. 0 workers work in this
     process.
@@ -106,12 +90,11 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
     Raises:
         DataError: `out` holds something else.
     """
-    started = time.monotonic()
-    reused = _holds(out, settings)
-    if not reused:
-        with _written_at_once(out) as folder:
-            _write_all(folder, settings, workers)
-    return Summary(root=out, settings=settings, reused=reused, seconds=time.monotonic() - started)
+    if _holds(out, settings):
+        return False
+    with _written_at_once(out) as folder:
+        _write_all(folder, settings, workers)
+    return True
 
 
 def list_counterparts(root: Path) -> dict[str, VideoList]:
@@ -122,25 +105,23 @@ def list_counterparts(root: Path) -> dict[str, VideoList]:
     Raises:
         DataError: the folder lacks such a list.
     """
-    return {kind: _list_counterpart(root, kind) for kind in COUNTERPARTS}
-
-
-def _list_counterpart(root: Path, kind: str) -> VideoList:
-    path = root / "anno" / f"testlist01_{kind}.txt"
-    if not path.is_file():
-        raise DataError(
-            f"{root}: no complete motion-texture benchmark of this version ({path.name} is missing); "
-            "`fima make-data` writes one into a new folder"
+    found = {}
+    for kind in COUNTERPARTS:
+        path = root / "anno" / f"testlist01_{kind}.txt"
+        if not path.is_file():
+            raise DataError(
+                f"{root}: no complete motion-texture benchmark of this version ({path.name} is missing); "
+                "`fima make-data` writes one into a new folder"
+            )
+        names = path.read_text().split()
+        found[kind] = VideoList(
+            videos=[Video(path=root / "data" / name, label=CLASSES.index(name.split("/")[0])) for name in names],
+            classes=list(CLASSES),
+            root=root,
+            split=f"test_{kind}",
+            layout=f"UCF101, split 1, backgrounds {kind}",
         )
-    names = path.read_text().split()
-    videos = [Video(path=root / "data" / name, label=CLASSES.index(name.split("/")[0])) for name in names]
-    return VideoList(
-        videos=videos,
-        classes=list(CLASSES),
-        root=root,
-        split=f"test_{kind}",
-        layout=f"UCF101, split 1, backgrounds {kind}",
-    )
+    return found
 
 
 def has_masks(root: Path) -> bool:
@@ -216,15 +197,14 @@ def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> N
         (folder / "data" / label).mkdir(parents=True)
         (folder / "masks" / label).mkdir(parents=True)
     train = [_name("train", index) for index in range(settings.num_train)]
-    test = [_name("test", index) for index in range(settings.num_test)]
     labels = {label: number for number, label in enumerate(CLASSES, start=1)}
     anno = {
         "classInd.txt": [f"{number} {label}" for label, number in labels.items()],
         "trainlist01.txt": [f"{name} {labels[name.split('/')[0]]}" for name in sorted(train)],
-        "testlist01.txt": sorted(test),
     }
-    for kind in COUNTERPARTS:
-        anno[f"testlist01_{kind}.txt"] = sorted(_name("test", index, kind) for index in range(settings.num_test))
+    for kind in ("", *COUNTERPARTS):
+        names = sorted(_name("test", index, kind) for index in range(settings.num_test))
+        anno[f"testlist01{kind and '_'}{kind}.txt"] = names
     (folder / "anno").mkdir()
     for file_name, lines in anno.items():
         (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
@@ -275,12 +255,12 @@ def _write_example(job: _Job) -> None:
     camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
     for kind, background in backgrounds.items():
         noise = rng[f"{kind}_noise" if kind else "noise"] if moving else None
-        rendering = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
+        frames, mask = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
         name = _name(job.split, job.index, kind)
-        _write_video(job.folder / "data" / name, rendering.frames)
+        _write_video(job.folder / "data" / name, frames)
         if not kind:
             mask_path = (job.folder / "masks" / name).with_suffix(".npz")
-            np.savez_compressed(mask_path, bits=np.packbits(rendering.mask), shape=np.array(rendering.mask.shape))
+            np.savez_compressed(mask_path, bits=np.packbits(mask), shape=np.array(mask.shape))
 
 
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:

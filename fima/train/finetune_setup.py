@@ -14,13 +14,13 @@ from fima.checkpoints.checkpoint import ClassifierCheckpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig
-from fima.data.chosen_videos import chosen_videos
 from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import CENTRE_SHARE, square_crops
 from fima.data.labelled import require_labels
 from fima.data.subsets import hold_out, low_shot
+from fima.data.training_sets import chosen_videos
 from fima.errors import CheckpointError, ConfigError, DataError, VideoError
 from fima.evaluate.cam import MaskLoader
 from fima.recipe import flatten

@@ -24,7 +24,6 @@ class Embedded:
     """What came out."""
 
     embeddings: Embeddings
-    """Rows by path and time."""
     skipped: list[tuple[str, str]]
     """Videos that cannot be decoded, with the reason."""
     num_before: int

@@ -1,6 +1,7 @@
 """The Hugging Face Hub, by its own library: `save_pretrained`, `from_pretrained`, `push_to_hub`, `hf://` addresses."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,24 +12,19 @@ from fima.version import pip_install
 HUB_SCHEME = "hf://"
 
 
+def _refuse(what: str, *args: object, **settings: object) -> NoReturn:
+    raise ConfigError(f"{what} needs the library of the Hugging Face Hub: {pip_install('hub')}")
+
+
 class _NoHub:
     """Says how to install the library when one of its methods is called."""
 
+    save_pretrained, push_to_hub, from_pretrained = (
+        staticmethod(partial(_refuse, name)) for name in ("save_pretrained", "push_to_hub", "from_pretrained")
+    )
+
     def __init_subclass__(cls, **about: object) -> None:
         super().__init_subclass__()
-
-    def save_pretrained(self, *args: object, **settings: object) -> NoReturn:
-        """Raise ConfigError: the library is not installed."""
-        _refuse("save_pretrained")
-
-    def push_to_hub(self, *args: object, **settings: object) -> NoReturn:
-        """Raise ConfigError: the library is not installed."""
-        _refuse("push_to_hub")
-
-    @classmethod
-    def from_pretrained(cls, *args: object, **settings: object) -> NoReturn:
-        """Raise ConfigError: the library is not installed."""
-        _refuse("from_pretrained")
 
 
 __all__ = ["HUB_SCHEME", "HubMixin", "download"]
@@ -40,10 +36,6 @@ else:
         from huggingface_hub import PyTorchModelHubMixin as HubMixin
     except ImportError:
         HubMixin = _NoHub
-
-
-def _refuse(what: str) -> NoReturn:
-    raise ConfigError(f"{what} needs the library of the Hugging Face Hub: {pip_install('hub')}")
 
 
 def download(address: str) -> Path:
@@ -72,20 +64,14 @@ def download(address: str) -> Path:
 
 def _reason(error: Exception) -> str:
     """Why a download failed, and what to do."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors
 
-    if isinstance(error, LocalEntryNotFoundError):
-        offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "it cannot be reached"
-        return f"{offline}, and there is no copy of an earlier download"
-    if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or it is private: check the name, or log in with `hf auth login`"
-    if isinstance(error, RevisionNotFoundError):
-        return "it has no such revision"
-    if isinstance(error, EntryNotFoundError):
-        return "it has no such file; a saved encoder has config.json and model.safetensors"
-    return first_line(error)
+    offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "it cannot be reached"
+    private = "there is no such repository, or it is private: check the name, or log in with `hf auth login`"
+    reasons = {
+        errors.LocalEntryNotFoundError: f"{offline}, and there is no copy of an earlier download",
+        errors.RepositoryNotFoundError: private,
+        errors.RevisionNotFoundError: "it has no such revision",
+        errors.EntryNotFoundError: "it has no such file; a saved encoder has config.json and model.safetensors",
+    }
+    return next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))

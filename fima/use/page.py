@@ -25,14 +25,12 @@ class Card:
     """One video of the page."""
 
     label: str
-    """Its place."""
     path: Path
     when: str
     """Which moment of it is meant; empty for the whole video."""
     video: str | None
     """Its name in the media store; None where there is no video."""
     reason: str
-    """Why there is no video."""
 
 
 def search_page(query: Path, found: Sequence[tuple[str, Moment | None, float]], *, title: str) -> str:

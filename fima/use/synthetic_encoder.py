@@ -2,10 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from string import Template
 from typing import Any
-
-import torch
 
 from fima.backbones.small import Small
 from fima.checkpoints.checkpoint import MOTION_REGRESSION
@@ -13,10 +10,10 @@ from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.use.encoder import VideoEncoder, exportable
 from fima.use.export.formats import write
+from fima.visual.html import render
 
 SPAN = 0.85
 """Share of a video that a clip covers, the mean of those in training."""
-CARD_TEMPLATE = Path(__file__).with_name("templates") / "synthetic_card.md"
 
 
 def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
@@ -27,9 +24,8 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
     """
     module = video_encoder(encoder, settings)
     whole = exportable(module)
-    write(
-        replace(whole, weights={name: _halved(value) for name, value in whole.weights.items()}), weights, "safetensors"
-    )
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in whole.weights.items()}
+    write(replace(whole, weights=halved), weights, "safetensors")
     write_file(card, card_of(settings))
 
 
@@ -53,10 +49,5 @@ def card_of(settings: SyntheticEncoderSettings) -> str:
     changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
     flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
-    return Template(CARD_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        values, command=f"fima make-encoder --out runs/small{flags}"
-    )
-
-
-def _halved(value: torch.Tensor) -> torch.Tensor:
-    return value.half() if value.is_floating_point() else value
+    command = f"fima make-encoder --out runs/small{flags}"
+    return render("fima.use", "synthetic_card.md", command=command, **values) + "\n"

@@ -20,6 +20,7 @@ from fima.version import pip_install
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 ABOUT_KEY = "fima"
 FORMAT = "fima-embeddings"
+ARRAYS = ("vectors", "seconds", "video")
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,7 +36,6 @@ class Embeddings:
     video: npt.NDArray[np.int64]
     """Place in `paths` of each row's video, (N,)."""
     paths: list[str]
-    """The files."""
     about: dict[str, Any]
     """Encoder, clips and versions behind the vectors; plain values."""
 
@@ -92,34 +92,20 @@ def read_embeddings(path: Path) -> Embeddings:
         ) from None
 
 
-def _text(embeddings: Embeddings) -> npt.NDArray[np.uint8]:
-    """Paths and facts as UTF-8; a header of a safetensors file would be too short for a million paths."""
-    content = {"format": FORMAT, "about": embeddings.about, "paths": embeddings.paths}
-    return np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-
-
 def _arrays(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:
-    return {
-        "vectors": np.ascontiguousarray(embeddings.vectors),
-        "seconds": np.ascontiguousarray(embeddings.seconds),
-        "video": np.ascontiguousarray(embeddings.video),
-        "json": _text(embeddings),
-    }
+    content = {"format": FORMAT, "about": embeddings.about, "paths": embeddings.paths}
+    arrays = {name: np.ascontiguousarray(getattr(embeddings, name)) for name in ARRAYS}
+    # As an array of bytes: a header of a safetensors file would be too short for a million paths.
+    return {**arrays, "json": np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)}
 
 
 def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Embeddings:
-    content = json.loads(arrays["json"].tobytes())
+    content = json.loads(arrays.pop("json").tobytes())
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']}")
-    if not len(arrays["vectors"]) == len(arrays["seconds"]) == len(arrays["video"]):
+    if len({len(array) for array in arrays.values()}) > 1:
         raise ValueError("it does not say of every vector which video it is of")
-    return Embeddings(
-        vectors=arrays["vectors"],
-        seconds=arrays["seconds"],
-        video=arrays["video"],
-        paths=content["paths"],
-        about=content["about"],
-    )
+    return Embeddings(**arrays, paths=content["paths"], about=content["about"])
 
 
 def _write_npz(path: Path, embeddings: Embeddings) -> None:
@@ -130,7 +116,7 @@ def _write_npz(path: Path, embeddings: Embeddings) -> None:
 
 def _read_npz(path: Path) -> Embeddings:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return _from_arrays({name: stored[name] for name in ("vectors", "seconds", "video", "json")})
+        return _from_arrays({name: stored[name] for name in (*ARRAYS, "json")})
 
 
 def _write_safetensors(path: Path, embeddings: Embeddings) -> None:

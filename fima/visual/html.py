@@ -1,13 +1,16 @@
-"""HTML pages from Jinja2 templates; whatever is put into a template is escaped."""
+"""Pages from Jinja2 templates; whatever is put into one of HTML is escaped."""
 
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 
 def render(package: str, template: str, /, **context: object) -> str:
-    """Fill in a file in `templates` of a package, such as `fima.use`; text is escaped unless it is `Markup`."""
+    """Fill in a file in `templates` of a package, such as `fima.use`.
+
+    In HTML, text is escaped unless it is `Markup`.
+    """
     return _environment(package).get_template(template).render(context)
 
 
@@ -19,7 +22,11 @@ def script(text: str) -> Markup:
 @cache
 def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader(package),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     # Of the filter `tojson`, which also escapes all that could end a script.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

@@ -200,7 +200,7 @@ def side_by_side(
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
     """The clip in the middle of a video, uint8 (3, F, S, S)."""
     videos = VideoList(videos=[video], classes=[], root=video.path.parent, split="all", layout="one video")
-    return EvalClipsDataset(videos, settings).attempt(whole_video(0)).clips[0]
+    return EvalClipsDataset(videos, settings).attempt(whole_video(0)).clips[0, 0]
 
 
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.float32]:

@@ -45,27 +45,27 @@ class VideoHeader:
 
     num_frames: int
     """Frames that a decoder shows, as far as the header tells."""
-    counted: bool
+    counted: bool = False
     """Whether packets had to be counted for that."""
-    fps: float
+    fps: float = 0.0
     """Average frames per second; 0 where unknown."""
     width: int
     """Pixels, before any rotation."""
     height: int
     """Pixels, before any rotation."""
-    pixel_aspect: float
+    pixel_aspect: float = 1.0
     """Width of a pixel over its height, as players show it."""
-    duration_seconds: float
+    duration_seconds: float = 0.0
     """Duration of the video stream; 0 where unknown."""
     codec: str
     """FFmpeg's name of the decoder."""
     pixel_format: str
     """FFmpeg's name, such as yuv420p."""
-    rotation: int
+    rotation: int = 0
     """Degrees clockwise by which a player turns the frames: 0, 90, 180 or 270."""
-    interlaced: bool
+    interlaced: bool = False
     """Whether the stream says that its frames hold two fields each."""
-    chosen: str
+    chosen: str = ""
     """Which video stream is read where there are several, such as "2 of 2, 320x240"; else empty."""
 
 
@@ -111,17 +111,10 @@ def _of_folder(path: Path) -> VideoHeader:
     with FrameFolderReader(path) as reader:
         return VideoHeader(
             num_frames=reader.num_frames,
-            counted=False,
-            fps=0.0,
             width=reader.width,
             height=reader.height,
-            pixel_aspect=1.0,
-            duration_seconds=0.0,
             codec="pictures",
             pixel_format=reader.pixel_format,
-            rotation=0,
-            interlaced=False,
-            chosen="",
         )
 
 

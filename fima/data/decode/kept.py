@@ -22,23 +22,11 @@ class KeptVideo:
     path: Path
     frames: npt.NDArray[np.uint8]
     """All of it, RGB (num_frames, H, W, 3)."""
+    num_frames: int
+    height: int
+    width: int
     fps: float
     times: npt.NDArray[np.float64] | None
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
-        return len(self.frames)
-
-    @property
-    def height(self) -> int:
-        """H, in pixels."""
-        return int(self.frames.shape[1])
-
-    @property
-    def width(self) -> int:
-        """W, in pixels."""
-        return int(self.frames.shape[2])
 
     def frame_times(self) -> npt.NDArray[np.float64] | None:
         """Seconds at which each frame is shown; None where the file does not say."""
@@ -70,7 +58,8 @@ class VideoStore:
             return reader
         with reader:
             frames = reader.read(range(reader.num_frames))
-            kept = KeptVideo(path=path, frames=frames, fps=reader.fps, times=reader.frame_times())
+            about = {name: getattr(reader, name) for name in ("num_frames", "height", "width", "fps")}
+            kept = KeptVideo(path=path, frames=frames, times=reader.frame_times(), **about)
         self._room -= size
         self._kept[path] = kept
         return nullcontext(kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 from fima.data.layouts import lists
 from fima.data.layouts.files import find_files
 from fima.data.layouts.lists import Entry
-from fima.data.layouts.video_list import Layout, Request, VideoList, counted
+from fima.data.layouts.video_list import Layout, Request, VideoList, noted
 from fima.errors import DataError
 
 LIST_NAMES = {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"}
@@ -39,10 +39,7 @@ def list_diving48(request: Request) -> VideoList:
             entries.append(Entry(keys=(name,), shown=f"{name}.mp4", label=label, split=split))
     if not classes:
         classes = [str(label) for label in range(1 + max((entry.label or 0 for entry in entries), default=0))]
-    notes: list[str] = []
-    if cut:
-        starts = f"{counted(len(cut), 'listed clip')} with a start inside the file, such as {cut[0]}"
-        notes.append(f"Diving48 V2: {starts}; whole files are used")
+    starts = noted(cut, "listed clip", " with a start inside the file", "; whole files are used")
     files = find_files(request.root)
     listing = lists.Listing(
         dataset="diving48",
@@ -51,7 +48,7 @@ def list_diving48(request: Request) -> VideoList:
         index=lists.index_names(files.videos),
         entries=entries,
         classes=classes,
-        notes=notes,
+        notes=[f"Diving48 V2: {note}" for note in starts],
     )
     return lists.join(request, listing)
 

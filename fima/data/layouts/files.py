@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fima.data.decode.frame_series import IMAGE_EXTENSIONS, NUMBERED, frame_series
-from fima.data.layouts.video_list import counted
+from fima.data.layouts.video_list import counted, noted
 from fima.errors import DataError
 from fima.files.output import OUTPUT_MARKER, mark_files, marked_outputs
 
@@ -19,19 +19,11 @@ VIDEO_EXTENSIONS = frozenset({
     ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".ogx", ".qt", ".rm",
     ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 })
+SYSTEM_FOLDERS = frozenset({
+    "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "@eaDir", "@Recycle", "#recycle",
+    "#snapshot",
+})
 # fmt: on
-SYSTEM_FOLDERS = frozenset(
-    {
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "lost+found",
-        "__MACOSX",
-        "@eaDir",
-        "@Recycle",
-        "#recycle",
-        "#snapshot",
-    }
-)
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 MOST_SUFFIXES = 5
@@ -59,18 +51,12 @@ class Files:
     def notes(self, *, with_lists: bool = True) -> list[str]:
         """Say what was passed over, and what was taken for a video without being a file; list files if `with_lists`."""
         others = [path for path in self.others if with_lists or path.suffix.lower() not in LIST_SUFFIXES]
-        found = []
-        if others:
-            found.append(f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}")
-        if self.frame_folders:
-            folders = counted(len(self.frame_folders), "folder")
-            found.append(f"{folders} of pictures read as videos, a frame each, such as {self.frame_folders[0]}")
-        if self.outputs:
-            results = counted(len(self.outputs), "result")
-            found.append(f"{results} of fima passed over (marked by {OUTPUT_MARKER}), such as {self.outputs[0]}")
-        if self.again:
-            found.append(f"{counted(len(self.again), 'link')} to folders that are read anyway, such as {self.again[0]}")
-        return found
+        return [
+            *([f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}"] if others else []),
+            *noted(self.frame_folders, "folder", " of pictures read as videos, a frame each"),
+            *noted(self.outputs, "result", f" of fima passed over (marked by {OUTPUT_MARKER})"),
+            *noted(self.again, "link", " to folders that are read anyway"),
+        ]
 
 
 def find_files(root: Path) -> Files:

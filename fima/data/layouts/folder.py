@@ -16,7 +16,7 @@ from fima.data.layouts.splits import (
     split_of,
     unread_splits,
 )
-from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
+from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
 HOLD_OUT_EVERY = 5
@@ -131,16 +131,12 @@ def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str |
     """Say which videos lie in no split."""
     outside = [path for path in files.videos if path not in inner]
     splits = " and ".join(sorted(filter(None, there), reverse=True))
-    return [f"{counted(len(outside), 'video')} outside {splits}, in no split, such as {outside[0]}"] if outside else []
+    return noted(outside, "video", f" outside {splits}, in no split")
 
 
 def _unlabelled(odd: Iterable[Path]) -> list[str]:
     """Say why no video has a label: these do not lie in a class folder."""
-    videos = list(odd)
-    return [
-        f"{counted(len(videos), 'video')} not in <class>/<video>, such as {videos[0]}: no video gets a label"
-        for _ in videos[:1]
-    ]
+    return noted([*odd], "video", " not in <class>/<video>", ": no video gets a label")
 
 
 def _unread_tables(root: Path) -> list[str]:
@@ -195,14 +191,10 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
     )
 
 
-def _is_folder(root: Path, annotations: Path | None) -> bool:
-    return root.is_dir() and annotations is None
-
-
 LAYOUT = Layout(
     name="folder",
     title="a plain folder of videos",
     looked_for="a folder of videos, which needs no annotations",
-    recognise=_is_folder,
+    recognise=lambda root, annotations: root.is_dir() and annotations is None,
     list_videos=list_folder,
 )

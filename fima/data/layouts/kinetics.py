@@ -10,7 +10,7 @@ from fima.data.layouts.folder import split_folders
 from fima.data.layouts.lists import Entry
 from fima.data.layouts.rows import label_in, read_columns, read_rows
 from fima.data.layouts.splits import split_of
-from fima.data.layouts.video_list import Layout, Request, VideoList, counted
+from fima.data.layouts.video_list import Layout, Request, VideoList, noted
 from fima.errors import DataError
 
 COLUMNS = ("youtube_id", "time_start", "time_end")
@@ -51,8 +51,7 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
     notes: list[str] = []
     for path in csv_files:
         content = read_rows(path)
-        if content.unreadable:
-            notes.append(f"{counted(len(content.unreadable), 'unreadable row')}, such as {content.unreadable[0]}")
+        notes += noted(content.unreadable, "unreadable row", "")
         for where, row in content.rows:
             given = row["split"] if "split" in row else _split_in_name(path)
             split = split_of(given)
@@ -116,11 +115,9 @@ def _is_kinetics(root: Path, annotations: Path | None) -> bool:
 
 
 def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
-    if _is_kinetics(root, annotations):
-        return True
-    return (
-        root.is_dir() and annotations is None and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
-    )
+    is_folder = root.is_dir() and annotations is None
+    has_splits = is_folder and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
+    return has_splits or _is_kinetics(root, annotations)
 
 
 LAYOUT = Layout(

@@ -10,7 +10,7 @@ from typing import Any
 from fima.config import Dataset
 from fima.data.layouts.files import Files
 from fima.data.layouts.splits import leaked_links, one_sided_classes
-from fima.data.layouts.video_list import Request, Video, VideoList, counted
+from fima.data.layouts.video_list import Request, Video, VideoList, noted
 from fima.errors import DataError
 
 LIST_FOLDERS = ("anno", "annotations", "labels", "splits", "ucfTrainTestlist", "testTrainMulti_7030_splits", ".")
@@ -154,57 +154,6 @@ def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Matched:
-    """The lines of lists, matched with the files on the disk."""
-
-    wanted: set[Path]
-    """Files of the split."""
-    named: dict[Path, Entry]
-    """The first line that names a file, of any split."""
-    missing: list[str]
-    """Videos of the split that are not on the disk."""
-    repeated: list[str]
-    """Videos of the split that are listed again."""
-    leaked: list[Path]
-    """Files that are listed for training and for testing."""
-    num_listed: int
-    """Different videos of the split."""
-
-
-def _match(entries: Sequence[Entry], index: Mapping[str, Path], split: str) -> _Matched:
-    wanted: set[Path] = set()
-    named: dict[Path, Entry] = {}
-    missing: dict[tuple[str, ...], str] = {}
-    repeated: list[str] = []
-    leaked: list[Path] = []
-    num_listed = 0
-    for entry in entries:
-        path = next((index[key] for key in entry.keys if key in index), None)
-        if path is not None:
-            first = named.setdefault(path, entry)
-            if {first.split, entry.split} == {"train", "test"}:
-                leaked.append(path)
-        if split not in (entry.split, "all"):
-            continue
-        if path in wanted or entry.keys in missing:
-            repeated.append(entry.shown)
-            continue
-        num_listed += 1
-        if path is None:
-            missing[entry.keys] = entry.shown
-        else:
-            wanted.add(path)
-    return _Matched(
-        wanted=wanted,
-        named=named,
-        missing=list(missing.values()),
-        repeated=repeated,
-        leaked=leaked,
-        num_listed=num_listed,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Listing:
     """A data set by its lists, and the files that they name."""
 
@@ -212,7 +161,6 @@ class Listing:
     layout: str
     """How the folder was read, in words."""
     files: Files
-    """What lies below the folder of videos."""
     index: Mapping[str, Path]
     """The videos by the keys of the entries."""
     entries: Sequence[Entry]
@@ -234,37 +182,54 @@ def join(request: Request, listing: Listing) -> VideoList:
         DataError: none of the videos of the split is there.
     """
     folder, videos, classes = listing.files.root, listing.files.videos, listing.classes
-    found = _match(listing.entries, listing.index, request.split)
     everything = request.split == "all"
-    if not found.wanted and not (everything and videos):
-        raise DataError(_none_there(request, folder, found.num_listed, found.missing))
+    lines = [
+        (entry, next((listing.index[key] for key in entry.keys if key in listing.index), None))
+        for entry in listing.entries
+    ]
+    # The first line that names a file, of any split; and that of each different video of this split, there or not.
+    named = {path: entry for entry, path in reversed(lines) if path is not None}
+    own = [(path or entry.keys, entry) for entry, path in lines if request.split in (entry.split, "all")]
+    listed: dict[Path | tuple[str, ...], Entry] = {}
+    for video, entry in own:
+        listed.setdefault(video, entry)
+    missing = [entry.shown for video, entry in listed.items() if not isinstance(video, Path)]
+    if len(missing) == len(listed) and not (everything and videos):
+        example = f", such as {missing[0]}" if missing else ""
+        raise DataError(f"{folder}: none of the {len(listed):,} videos of the {request.split} split is there{example}")
 
     def label_of(path: Path) -> int | None:
-        entry = found.named.get(path)
-        return entry.label if entry is not None else listing.folder_labels.get(path.parts[0])
+        return named[path].label if path in named else listing.folder_labels.get(path.parts[0])
 
-    labels = {split: {entry.label for entry in listing.entries if entry.split == split} for split in ("train", "test")}
-    sides = [[classes[label] for label in labels[split] if label is not None] for split in ("train", "test")]
-    leaked = [str(folder / path) for path in found.leaked]
-    kinds = {"listed more than once": found.repeated, "listed for training and for testing": leaked}
-    odd = [
-        f"{listing.layout}: {counted(len(which), 'video')} {how}, such as {which[0]}"
-        for how, which in kinds.items()
-        if which
+    labels = [{entry.label for entry in listing.entries if entry.split == split} for split in ("train", "test")]
+    sides = [[classes[label] for label in each if label is not None] for each in labels]
+    repeated = [entry.shown for video, entry in own if listed[video] is not entry]
+    leaked = [
+        str(folder / path)
+        for entry, path in lines
+        if path is not None and {named[path].split, entry.split} == {"train", "test"}
     ]
-    linked = leaked_links(listing.files.same, {path: entry.split for path, entry in found.named.items()}, "test")
+    odd = noted(repeated, "video", " listed more than once")
+    odd += noted(leaked, "video", " listed for training and for testing")
+    linked = leaked_links(listing.files.same, {path: entry.split for path, entry in named.items()}, "test")
     return VideoList(
-        videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in found.wanted],
+        videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in listed],
         classes=classes,
         root=request.root,
         split=request.split,
         layout=listing.layout,
         dataset=listing.dataset,
-        missing=found.missing,
-        unlisted=[] if everything else [str(folder / path) for path in videos if path not in found.named],
-        num_listed=found.num_listed or None,
+        missing=missing,
+        unlisted=[] if everything else [str(folder / path) for path in videos if path not in named],
+        num_listed=len(listed) or None,
         expected=listing.expected,
-        notes=[*listing.notes, *odd, *linked, *listing.files.notes(with_lists=False), *one_sided_classes(*sides)],
+        notes=[
+            *listing.notes,
+            *(f"{listing.layout}: {note}" for note in odd),
+            *linked,
+            *listing.files.notes(with_lists=False),
+            *one_sided_classes(*sides),
+        ],
     )
 
 
@@ -278,8 +243,3 @@ def class_folder_parent(root: Path, candidates: Sequence[str], classes: Collecti
     places = [root / name for name in candidates]
     with_classes = (place for place in [*places, root] if any((place / name).is_dir() for name in classes))
     return next(with_classes, next((place for place in places if place.is_dir()), root))
-
-
-def _none_there(request: Request, folder: Path, num_listed: int, missing: Sequence[str]) -> str:
-    example = f", such as {missing[0]}" if missing else ""
-    return f"{folder}: none of the {num_listed:,} videos of the {request.split} split is there{example}"

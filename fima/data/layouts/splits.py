@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fima.data.layouts.video_list import counted
+from fima.data.layouts.video_list import counted, noted
 
 SPELLINGS = {
     "train": ("train", "training", "tr"),
@@ -50,10 +50,9 @@ def unread_splits(videos: Iterable[Path]) -> list[str]:
     videos = list(videos)
     in_names = {path: found for path in videos if (found := IN_FILE_NAME.search(path.stem.casefold()))}
     if len({split_of(found[1]) for found in in_names.values()}) > 1:
-        return [
-            f"{counted(len(in_names), 'video')} named like a split, such as {min(in_names)}: names of files are not "
-            "read as splits; put the videos into train/ and test/ to keep test videos out of training"
-        ]
+        advice = "put the videos into train/ and test/ to keep test videos out of training"
+        unread = f": names of files are not read as splits; {advice}"
+        return noted(sorted(in_names), "video", " named like a split", unread)
     folders = {name for path in videos for name in path.parts[:-1]}
     near = sorted(name for name in folders if split_of(name) or looks_like_split(name))
     if not near:
@@ -68,11 +67,8 @@ def unread_splits(videos: Iterable[Path]) -> list[str]:
 def leaked_links(same: Iterable[Sequence[Path]], split_by_path: Mapping[Path, str | None], tested: str) -> list[str]:
     """Say which files, given the names of each, are in training and in the test part by different names: links."""
     leaked = [names for names in same if {"train", tested} <= {split_by_path.get(name) for name in names}]
-    return [
-        f"{counted(len(leaked), 'video')} in training and in the test part by links, such as {leaked[0][0]}, "
-        f"which is {leaked[0][-1]}; keep one of each"
-        for _ in leaked[:1]
-    ]
+    other = f", which is {leaked[0][-1]}; keep one of each" if leaked else ""
+    return noted([names[0] for names in leaked], "video", " in training and in the test part by links", other)
 
 
 def nested_splits(split_by_path: Mapping[Path, str | None], depth: int) -> list[str]:
@@ -82,11 +78,9 @@ def nested_splits(split_by_path: Mapping[Path, str | None], depth: int) -> list[
         for path, split in split_by_path.items()
         if split and any(split_of(part) not in (None, split) for part in path.parts[depth + 1 : -1])
     ]
-    return [
-        f"{counted(len(nested), 'video')} in a folder named like a split inside another one, such as {nested[0]}: "
-        f"read as {split_by_path[nested[0]]}; put the folders of the splits next to each other"
-        for _ in nested[:1]
-    ]
+    advice = "; put the folders of the splits next to each other"
+    read = f": read as {split_by_path[nested[0]]}{advice}" if nested else ""
+    return noted(nested, "video", " in a folder named like a split inside another one", read)
 
 
 def one_sided_classes(train: Iterable[str], test: Iterable[str]) -> list[str]:

@@ -74,10 +74,6 @@ def _list_folder(root: Path, annotations: Path | None) -> Path | None:
     return anno if there else None
 
 
-def _may_be_ssv2(root: Path, annotations: Path | None) -> bool:
-    return _list_folder(root, annotations) is not None
-
-
 def _is_ssv2(root: Path, annotations: Path | None) -> bool:
     """Other data sets have a `labels.json` too, but not one that numbers something; a damaged one is reported."""
     anno = _list_folder(root, annotations)
@@ -95,6 +91,6 @@ LAYOUT = Layout(
     title="Something-Something V2",
     looked_for="labels.json with train.json or validation.json (also something-something-v2-labels.json, …)",
     recognise=_is_ssv2,
-    accepts=_may_be_ssv2,
+    accepts=lambda root, annotations: _list_folder(root, annotations) is not None,
     list_videos=list_ssv2,
 )

@@ -9,7 +9,7 @@ from fima.data.layouts.kinetics import find_lists
 from fima.data.layouts.lists import inside
 from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, label_in, read_columns, read_rows
 from fima.data.layouts.splits import looks_like_split, one_sided_classes, split_of
-from fima.data.layouts.video_list import Layout, Request, Video, VideoList, counted
+from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
 
@@ -133,7 +133,8 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
             repeated.append(f"{where}: {fields['path']}")
     if not rows:
         raise DataError(f"{table}: has no row that can be read" + "".join(f"; {reason}" for reason in unreadable[:1]))
-    notes = _notes({"unreadable row": unreadable, "repeated row": repeated, "unlabelled row": unlabelled})
+    kinds = {"unreadable row": unreadable, "repeated row": repeated, "unlabelled row": unlabelled}
+    notes = [note for what, which in kinds.items() for note in noted(which, what, "")]
     if column not in (None, "split"):
         notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
     unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]
@@ -194,10 +195,6 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _notes(kinds: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{counted(len(rows), what)}, such as {rows[0]}" for what, rows in kinds.items() if rows]
-
-
 def _classes(rows: Sequence[_Row]) -> list[str]:
     labels = {row.label for row in rows if row.label is not None}
     try:
@@ -206,14 +203,10 @@ def _classes(rows: Sequence[_Row]) -> list[str]:
         return sorted(labels)
 
 
-def _is_table(root: Path, annotations: Path | None) -> bool:
-    return find_table(root, annotations) is not None
-
-
 LAYOUT = Layout(
     name="table",
     title="a table of videos",
     looked_for="a .csv, .tsv or .parquet file with the columns path,label[,split], or one called videos in the folder",
-    recognise=_is_table,
+    recognise=lambda root, annotations: find_table(root, annotations) is not None,
     list_videos=list_table,
 )

@@ -17,7 +17,6 @@ class Video:
     """One video file."""
 
     path: Path
-    """Where it is."""
     label: int | None
     """Its class, as an index into `VideoList.classes`; None where there are no labels."""
 
@@ -27,7 +26,6 @@ class VideoList:
     """The videos of one split of a data set, sorted by path."""
 
     videos: Sequence[Video]
-    """The files that were found."""
     classes: list[str]
     """Class names; empty where there are no labels."""
     root: Path
@@ -37,7 +35,6 @@ class VideoList:
     layout: str
     """How the folder was read, in words."""
     dataset: Dataset = "folder"
-    """The data set that it was read as."""
     missing: list[str] = field(default_factory=list)
     """Videos that a list names but that are not there; without lists, broken links and folders that cannot be read."""
     unlisted: list[str] = field(default_factory=list)
@@ -84,23 +81,19 @@ class VideoList:
 
     def warnings(self) -> list[str]:
         """What a person should know before using the list, one sentence each."""
-        what = f"{self.layout}, {self.split}"
-        found = []
-        if self.missing and self.num_listed is None:
-            found.append(
-                f"{what}: broken links or unreadable folders: {len(self.missing):,}, such as {self.missing[0]}"
-            )
-        elif self.missing and self.num_listed is not None:
-            there = self.num_listed - len(self.missing)
-            found.append(
-                f"{what}: {there:,} of {self.num_listed:,} listed videos are there; "
-                f"{len(self.missing):,} missing, such as {self.missing[0]}"
-            )
-        if self.expected is not None and self.num_listed is not None and self.num_listed != self.expected:
-            found.append(f"{what}: the lists name {self.num_listed:,} videos, the official split has {self.expected:,}")
-        if self.unlisted:
-            found.append(f"{what}: {counted(len(self.unlisted), 'video')} in no list, such as {self.unlisted[0]}")
-        return [*found, *_classes_alike(self.classes), *self.notes]
+        found, listed = [], self.num_listed
+        if self.missing:
+            missing = f"{len(self.missing):,} missing"
+            if listed is None:
+                missing = f"broken links or unreadable folders: {len(self.missing):,}"
+            else:
+                missing = f"{listed - len(self.missing):,} of {listed:,} listed videos are there; {missing}"
+            found.append(f"{missing}, such as {self.missing[0]}")
+        if self.expected is not None and listed is not None and listed != self.expected:
+            found.append(f"the lists name {listed:,} videos, the official split has {self.expected:,}")
+        found += noted(self.unlisted, "video", " in no list")
+        about = [f"{self.layout}, {self.split}: {each}" for each in found]
+        return [*about, *_classes_alike(self.classes), *self.notes]
 
 
 def _classes_alike(classes: Sequence[str]) -> list[str]:
@@ -115,6 +108,11 @@ def _classes_alike(classes: Sequence[str]) -> list[str]:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 video", "9,537 videos"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def noted(found: Sequence[object], noun: str, how: str, advice: str = "") -> list[str]:
+    """A note on what was found, with the first as an example: "2 videos in no list, such as a.mp4"; nothing of none."""
+    return [f"{counted(len(found), noun)}{how}, such as {found[0]}{advice}"] if found else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,6 @@ class Layout:
     name: Dataset
     """Its name on the command line."""
     title: str
-    """Its name for people."""
     looked_for: str
     """What makes it out, for error messages."""
     recognise: Callable[[Path, Path | None], bool]
@@ -149,7 +146,6 @@ class Layout:
     accepts: Callable[[Path, Path | None], bool] | None = None
     """What `may_be` asks; None: where it is recognised."""
     numbered_splits: bool = False
-    """Whether it has several official splits."""
 
     def may_be(self, root: Path, annotations: Path | None) -> bool:
         """Whether a root may be read as this data set when it is asked for by name."""

@@ -10,17 +10,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from fima.data.sampler import SteppedSampler
+from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
+from fima.data.workers.open_files import require_open_files
 from fima.errors import TrainingError, VideoError
 
 Batch = TypeVar("Batch")
@@ -29,7 +33,8 @@ SIGNS_OF_A_DEAD_PROCESS = ("exited unexpectedly", "killed by signal")
 MAX_FAILURES = 3
 """Restarts in a row, without a batch between them or a video that explains them, after which a run gives up."""
 ISOLATED_SECONDS = 600.0
-NOTED_NUMBERS = 4
+NOTHING = [-1] * 4
+"""What is noted of a process that works on nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,27 +59,7 @@ class Attempting(Protocol):
     def attempt(self, attempt: Attempt) -> object:
         """Make one attempt. Raises VideoError."""
 
-
-class Order(Protocol):
-    """What is needed of a sampler."""
-
-    epoch: int
-    start_step: int
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch, and the step at which it begins."""
-
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """How the processes that decode are watched."""
-
-    noted: Tensor
-    """What each of them works on, int64 (workers, 4), in shared memory; -1 where it is nothing."""
-    timeout_seconds: float
-    """Time for one attempt; 0: any."""
+    def __getitem__(self, item: Any, /) -> object: ...  # noqa: ANN401
 
 
 class _Watched:
@@ -84,74 +69,96 @@ class _Watched:
     timeout_seconds = 0.0
 
 
-def note(attempt: Attempt | None) -> None:
-    """Note what this process begins to work on, or that it is done; a process that takes too long is ended."""
-    if _Watched.row is None:
-        return
-    numbers = [-1] * NOTED_NUMBERS if attempt is None else list(vars(attempt).values())
-    _Watched.row.copy_(torch.tensor(numbers))
-    if sys.platform != "win32":
-        # The system ends the process at that time, also inside a decoder that never comes back.
-        signal.setitimer(signal.ITIMER_REAL, 0 if attempt is None else _Watched.timeout_seconds)
-
-
 @contextmanager
 def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
-    """Work on an attempt while it is noted. Raises VideoError where it is among those that crashed, and why."""
+    """Work on an attempt while it is noted; a process that takes too long is ended.
+
+    Raises:
+        VideoError: the attempt is among those that crashed, and why.
+    """
     if attempt in crashed:
         raise VideoError(path, crashed[attempt])
-    note(attempt)
+    _note([*vars(attempt).values()], _Watched.timeout_seconds)
     try:
         yield
     finally:
-        note(None)
+        _note(NOTHING, 0)
 
 
-def init_worker(worker: int, watch: Watch | None = None) -> None:
+def _note(numbers: list[int], seconds: float) -> None:
+    """Note what this process works on, and have the system end it after some time, also inside a decoder."""
+    if _Watched.row is not None:
+        _Watched.row.copy_(torch.tensor(numbers))
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def init_worker(worker: int, noted: Tensor | None = None, timeout_seconds: float = 0) -> None:
     """Make a process that decodes use one thread, and leave signals to the process that started it.
 
     A terminal and a job scheduler signal a whole group of processes; out of the group, a process ends when the one that
-    started it says so or is gone.
+    started it says so or is gone. Where its work is `noted`, it is ended when a video takes too long; 0: any time.
     """
     torch.set_num_threads(1)
     if sys.platform != "win32":
         os.setpgid(0, 0)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if watch is not None:
-        _Watched.row, _Watched.timeout_seconds = watch.noted[worker], watch.timeout_seconds
+    if noted is not None:
+        _Watched.row, _Watched.timeout_seconds = noted[worker], timeout_seconds
 
 
 class Guard:
     """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
 
-    A video may take `timeout_seconds`; 0: any time.
+    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes.
 
     Raises:
-        TrainingError: there is no shared memory for these processes.
+        ConfigError: the system allows too few open files for these processes.
+        TrainingError: there is no shared memory for them.
     """
 
-    def __init__(self, dataset: Attempting, *, workers: int, timeout_seconds: float) -> None:
+    def __init__(self, dataset: Attempting, *, workers: int, flag: str, timeout_seconds: float) -> None:
+        require_open_files(workers, flag=flag)
         self._dataset = dataset
         self._workers = workers
         self._failures = 0
-        noted = torch.full((workers, NOTED_NUMBERS), -1)
+        self._timeout_seconds = timeout_seconds
+        self._noted = torch.tensor(NOTHING).repeat(workers, 1)
+        """What each process works on, int64 (workers, 4), in shared memory."""
         if workers:
             try:
-                noted.share_memory_()  # type: ignore[no-untyped-call]
+                self._noted.share_memory_()  # type: ignore[no-untyped-call]
             except (RuntimeError, OSError) as error:
                 raise TrainingError(
                     f"no shared memory for {workers} processes that decode ({str(error).splitlines()[0]}): give "
                     "/dev/shm room (in a container: --shm-size), or decode without processes, with 0 workers"
                 ) from None
-        self.watch = Watch(noted=noted, timeout_seconds=timeout_seconds)
+
+    def loader(self, dataset: "Dataset[Any]", **options: Any) -> "DataLoader[Any]":  # noqa: ANN401
+        """A loader with these processes, of a data set whose items are batches."""
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=in_shared_memory,
+            worker_init_fn=partial(init_worker, noted=self._noted, timeout_seconds=self._timeout_seconds),
+            # Its own generator: the loader would otherwise draw from the one that dropout uses.
+            generator=torch.Generator(),
+            **options,
+        )
 
     def items(self, loader: "DataLoader[Any]") -> Iterator[Any]:
-        """What a loader gives; each item counts as a sign of life."""
+        """What a loader gives; each item counts as a sign of life, and errors among them are raised."""
         items = iter(loader)
         _leave_deaths_to_the_loader()
         for item in items:
             self._failures = 0
+            # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
+            if isinstance(item, VideoError):
+                raise VideoError(item.path, item.reason)
+            if isinstance(item, TrainingError):
+                raise TrainingError(str(item))
             yield item
 
     def survives(self, error: Exception) -> bool:
@@ -162,7 +169,7 @@ class Guard:
         if not self._is_dead_process(error):
             return False
         self._failures = 0 if self._find_culprits() else self._failures + 1
-        self.watch.noted.fill_(-1)
+        self._noted.fill_(-1)
         return self._failures < MAX_FAILURES
 
     def _is_dead_process(self, error: Exception) -> bool:
@@ -173,9 +180,9 @@ class Guard:
 
     def _find_culprits(self) -> bool:
         """Try what was being worked on once more, in processes that may crash; return whether something fails."""
-        attempts = [Attempt(*row) for row in self.watch.noted.tolist() if row[0] >= 0]
+        attempts = [Attempt(*row) for row in self._noted.tolist() if row[0] >= 0]
         items = [(self._dataset, attempt) for attempt in attempts]
-        timeout = self.watch.timeout_seconds or ISOLATED_SECONDS
+        timeout = self._timeout_seconds or ISOLATED_SECONDS
         found = {
             attempts[place]: outcome.reason
             for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
@@ -188,21 +195,21 @@ class Guard:
 class GuardedLoader(Generic[Batch]):
     """Iterates over the batches of one epoch after another.
 
-    `start` makes the loader, given how its processes are watched; `order` says which samples come when.
+    Args:
+        dataset: gives each item as a batch of one, or raises VideoError.
+        order: which items come when.
+        workers: processes that decode; 0 decodes in this one.
+        flag: what gave their number.
+        timeout_seconds: time for one video; 0: any.
     """
 
     def __init__(
-        self,
-        dataset: Attempting,
-        order: Order,
-        start: Callable[[Watch], "DataLoader[Any]"],
-        *,
-        workers: int,
-        timeout_seconds: float,
+        self, dataset: Attempting, order: SteppedSampler[Any], *, workers: int, flag: str, timeout_seconds: float
     ) -> None:
+        self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
-        self._start = start
-        self._guard = Guard(dataset, workers=workers, timeout_seconds=timeout_seconds)
+        self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        self._guard = Guard(dataset, workers=workers, flag=flag, timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -217,15 +224,9 @@ class GuardedLoader(Generic[Batch]):
         step = self._order.start_step
         while True:
             if self._loader is None:
-                self._loader = self._start(self._guard.watch)
+                self._loader = self._guard.loader(self._batches, sampler=self._order, **self._options)
             try:
                 for batch in self._guard.items(self._loader):
-                    if isinstance(batch, VideoError):
-                        # A new error: raising a local variable makes a reference cycle, from which workers stop only
-                        # slowly.
-                        raise VideoError(batch.path, batch.reason)
-                    if isinstance(batch, TrainingError):
-                        raise TrainingError(str(batch))
                     step += 1
                     yield batch
             except (RuntimeError, OSError, EOFError) as error:
@@ -234,7 +235,22 @@ class GuardedLoader(Generic[Batch]):
                     raise
                 self._order.set_epoch(self._order.epoch, step)
             else:
+                self._order.set_epoch(self._order.epoch)  # not where a process died, if this epoch comes again
                 return
+
+
+class _Batches(Dataset[Batch | VideoError]):
+    """Items of a data set as one batch; an error in its place, which a DataLoader would raise as a RuntimeError."""
+
+    def __init__(self, dataset: Attempting) -> None:
+        self._dataset: Any = dataset
+
+    def __getitem__(self, items: Sequence[object]) -> Batch | VideoError:
+        try:
+            batch: Batch = joined([self._dataset[item] for item in items])
+        except VideoError as error:
+            return error
+        return batch
 
 
 def _try(item: tuple[Attempting, Attempt]) -> None:

@@ -33,7 +33,6 @@ class Failed:
     """What became of an item whose function did not return."""
 
     reason: str
-    """Why, in a few words."""
 
 
 @dataclass(kw_only=True)

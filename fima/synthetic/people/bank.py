@@ -70,12 +70,13 @@ def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) 
     squares = torch.empty(num_videos, 4, device=device)
     parameters = []
     for number in range(math.ceil(num_videos / BATCH)):
-        rendered = render_people(seed, number, side=side, device=device)
-        place = slice(number * BATCH, min((number + 1) * BATCH, num_videos))
-        kept = rendered.frames[: place.stop - place.start]
-        frames[place] = kept
-        squares[place] = square_around(motion_boxes(kept), BOX_MARGIN)
-        parameters.append(rendered.parameters[: len(kept)])
+        first = number * BATCH
+        rendered, motion = (
+            each[: num_videos - first] for each in render_people(seed, number, side=side, device=device)
+        )
+        frames[first : first + BATCH] = rendered
+        squares[first : first + BATCH] = square_around(motion_boxes(rendered), BOX_MARGIN)
+        parameters.append(motion)
     return Bank(frames=frames, squares=squares, targets=standardised(torch.cat(parameters)))
 
 

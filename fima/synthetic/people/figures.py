@@ -34,33 +34,23 @@ class Scene:
     """Everything that is to be seen in B videos."""
 
     program: Program
-    """What the people do."""
     person: Person
-    """Who does it."""
     blobs: Blobs
-    """What wanders behind them."""
     recording: Recording
-    """Where and how it is recorded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PeopleVideos:
-    """B rendered videos of T frames, and what the people in them do."""
-
-    frames: Tensor
-    """uint8 (B, T, 3, S, S)."""
-    parameters: Tensor
-    """Motion parameters, float32 (B, 88) in the order of `programs.PARAMETERS`."""
-
-
-def render_people(seed: int, number: int, *, side: int, device: torch.device) -> PeopleVideos:
+def render_people(seed: int, number: int, *, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed.
 
     The side S is in pixels, a multiple of 8.
+
+    Returns:
+        The frames, uint8 (16, 32, 3, S, S), and the motion parameters, float32 (16, 88) in the order of
+        `programs.PARAMETERS`.
     """
     draws = Draws.of(seed, RENDERING, number, num_videos=BATCH, device=device)
     scene = draw_scene(draws)
-    return PeopleVideos(frames=render(scene, side, draws), parameters=scene.program.parameters())
+    return render(scene, side, draws), scene.program.parameters()
 
 
 def draw_scene(draws: Draws) -> Scene:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from fima.synthetic.people.programs import Dof
-from fima.synthetic.people.textures import Length, Part, Person
+from fima.synthetic.people.textures import LENGTHS, SHIN, SHIRT, SHOE, SKIN, SLEEVE, TROUSERS, Person
 
-LENGTHS = (0.29, 0.105, 0.165, 0.15, 0.05, 0.245, 0.25, 0.062)
-"""Mean of each `Length`, in body heights."""
 SHOULDER_DROP = 0.02
 HAND = 0.05
 FOOT = 0.06
 PERSPECTIVE = 0.25
 """Growth in the picture per body height towards the camera."""
+TO_FRONT, TO_SIDE, ABOUT_VERTICAL = (1, 2), (0, 1), (2, 0)
+"""Axes of turns: from up to the front, from the right upwards, and from the front to the right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Limb:
     """(B, T, 3)."""
     radius: float
     """In body heights."""
-    part: Part
-    """Which colour it has."""
+    part: int
+    """Which of the colours it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
     limbs = _limbs(pose, person.proportions)
     turn = pose[..., Dof.TURN, None]
     start, end = (
-        _about_y(torch.stack(points, dim=2), turn)
+        _turned(torch.stack(points, dim=2), turn, ABOUT_VERTICAL)
         for points in ([limb.start for limb in limbs], [limb.end for limb in limbs])
     )
     # (B, T, 1) body heights → picture heights
@@ -70,7 +70,7 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
         return person.place[:, None, None] + camera[:, :, None] + torch.stack([x, -y], dim=-1)
 
     radius = torch.tensor([limb.radius for limb in limbs], device=pose.device) * person.girth[:, None]
-    colours = person.colours[:, [limb.part.value for limb in limbs]]
+    colours = person.colours[:, [limb.part for limb in limbs]]
     order = (start + end)[..., 2].argsort(dim=2)
 
     def sorted_by_depth(values: Tensor) -> Tensor:
@@ -86,25 +86,25 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
 
 def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
     """The sixteen limbs of a body that faces the camera."""
-    lengths = proportions * torch.tensor(LENGTHS, device=pose.device)
-    length = {name: lengths[:, name, None] for name in Length}  # (B, 1) each
+    lengths = proportions * torch.tensor([*LENGTHS.values()], device=pose.device)
+    length = dict(zip(LENGTHS, lengths.chunk(len(LENGTHS), dim=1), strict=True))  # (B, 1) each
 
     def upper(x: Tensor | float, y: Tensor | float) -> Tensor:
         """A point of the upper body, which leans."""
         return _lean(_vector(pose, x, y, 0), pose)
 
-    torso = length[Length.TORSO]
-    shoulders = 0.8 * length[Length.SHOULDERS]
+    torso = length["torso"]
+    shoulders = 0.8 * length["shoulders"]
     neck = _vector(pose, 0, torso, 0)
-    nod = _about_x(_vector(pose, 0, length[Length.HEAD] + 0.045, 0), pose[..., Dof.NOD])
-    head = neck + _about_z(nod, pose[..., Dof.TILT])
+    nod = _turned(_vector(pose, 0, length["head"] + 0.045, 0), pose[..., Dof.NOD], TO_FRONT)
+    head = neck + _turned(nod, pose[..., Dof.TILT], TO_SIDE)
     head, crown = (_lean(point, pose) for point in (head, head + _vector(pose, 0, 0.015, 0)))
     high = torso - SHOULDER_DROP
     limbs = [
-        Limb(start=upper(0, 0.05), end=upper(0, torso - 0.05), radius=0.085, part=Part.SHIRT),
-        Limb(start=upper(-shoulders, high), end=upper(shoulders, high), radius=0.045, part=Part.SHIRT),
-        Limb(start=_lean(neck, pose), end=head, radius=0.035, part=Part.SKIN),
-        Limb(start=head, end=crown, radius=0.062, part=Part.SKIN),
+        Limb(start=upper(0, 0.05), end=upper(0, torso - 0.05), radius=0.085, part=SHIRT),
+        Limb(start=upper(-shoulders, high), end=upper(shoulders, high), radius=0.045, part=SHIRT),
+        Limb(start=_lean(neck, pose), end=head, radius=0.035, part=SKIN),
+        Limb(start=head, end=crown, radius=0.062, part=SKIN),
     ]
     for side in (0, 1):
         limbs += _arm(pose, length, side)
@@ -112,7 +112,7 @@ def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
     return limbs
 
 
-def _arm(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
+def _arm(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     """Upper arm, forearm and hand of the right (0) or left (1) side; a person's right is on the viewer's left."""
     sign = 2.0 * side - 1
     raised, sweep, elbow, twist = (
@@ -124,18 +124,18 @@ def _arm(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
     across = sign * torch.linalg.cross(upper, lifted, dim=-1)
     bent = twist.cos()[..., None] * lifted + twist.sin()[..., None] * across
     fore = elbow.cos()[..., None] * upper + elbow.sin()[..., None] * bent
-    shoulder = _vector(pose, sign * length[Length.SHOULDERS], length[Length.TORSO] - SHOULDER_DROP, 0)
-    joint = shoulder + length[Length.UPPER_ARM][..., None] * upper
-    wrist = joint + length[Length.FOREARM][..., None] * fore
+    shoulder = _vector(pose, sign * length["shoulders"], length["torso"] - SHOULDER_DROP, 0)
+    joint = shoulder + length["upper_arm"][..., None] * upper
+    wrist = joint + length["forearm"][..., None] * fore
     shoulder, joint, wrist, tip = (_lean(point, pose) for point in (shoulder, joint, wrist, wrist + HAND * fore))
     return [
-        Limb(start=shoulder, end=joint, radius=0.034, part=Part.SHIRT),
-        Limb(start=joint, end=wrist, radius=0.027, part=Part.SLEEVE),
-        Limb(start=wrist, end=tip, radius=0.03, part=Part.SKIN),
+        Limb(start=shoulder, end=joint, radius=0.034, part=SHIRT),
+        Limb(start=joint, end=wrist, radius=0.027, part=SLEEVE),
+        Limb(start=wrist, end=tip, radius=0.03, part=SKIN),
     ]
 
 
-def _leg(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
+def _leg(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     """Thigh, shin and foot of the right (0) or left (1) side."""
     sign = 2.0 * side - 1
     hip, spread, knee = (pose[..., first + side] for first in (Dof.HIP_R, Dof.SPREAD_R, Dof.KNEE_R))
@@ -143,14 +143,14 @@ def _leg(pose: Tensor, length: dict[Length, Tensor], side: int) -> list[Limb]:
     def direction(forward: Tensor) -> Tensor:
         return _vector(pose, sign * spread.sin() * forward.cos(), -spread.cos() * forward.cos(), forward.sin())
 
-    top = _vector(pose, sign * length[Length.HIPS], 0, 0)
-    joint = top + length[Length.THIGH][..., None] * direction(hip)
-    ankle = joint + length[Length.SHIN][..., None] * direction(hip - knee.clamp(min=0))
+    top = _vector(pose, sign * length["hips"], 0, 0)
+    joint = top + length["thigh"][..., None] * direction(hip)
+    ankle = joint + length["shin"][..., None] * direction(hip - knee.clamp(min=0))
     toe = ankle + FOOT * _vector(pose, 0, -0.2, 1)
     return [
-        Limb(start=top, end=joint, radius=0.052, part=Part.TROUSERS),
-        Limb(start=joint, end=ankle, radius=0.037, part=Part.SHIN),
-        Limb(start=ankle, end=toe, radius=0.028, part=Part.SHOE),
+        Limb(start=top, end=joint, radius=0.052, part=TROUSERS),
+        Limb(start=joint, end=ankle, radius=0.037, part=SHIN),
+        Limb(start=ankle, end=toe, radius=0.028, part=SHOE),
     ]
 
 
@@ -161,20 +161,13 @@ def _vector(pose: Tensor, x: Tensor | float, y: Tensor | float, z: Tensor | floa
 
 
 def _lean(point: Tensor, pose: Tensor) -> Tensor:
-    return _about_z(_about_x(point, pose[..., Dof.LEAN]), pose[..., Dof.SIDE])
+    return _turned(_turned(point, pose[..., Dof.LEAN], TO_FRONT), pose[..., Dof.SIDE], TO_SIDE)
 
 
-def _about_x(point: Tensor, angle: Tensor) -> Tensor:
-    """Turn points (…, 3) by angles (…) from up to the front."""
-    x, y, z = point.unbind(-1)
-    return torch.stack([x, y * angle.cos() - z * angle.sin(), y * angle.sin() + z * angle.cos()], dim=-1)
-
-
-def _about_y(point: Tensor, angle: Tensor) -> Tensor:
-    x, y, z = point.unbind(-1)
-    return torch.stack([x * angle.cos() + z * angle.sin(), y, z * angle.cos() - x * angle.sin()], dim=-1)
-
-
-def _about_z(point: Tensor, angle: Tensor) -> Tensor:
-    x, y, z = point.unbind(-1)
-    return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos(), z], dim=-1)
+def _turned(points: Tensor, angle: Tensor, axes: tuple[int, int]) -> Tensor:
+    """Turn points (…, 3) by angles (…) from the first axis towards the second."""
+    first, second = axes
+    a, b = points[..., first], points[..., second]
+    coordinates = [*points.unbind(-1)]
+    coordinates[first], coordinates[second] = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+    return torch.stack(coordinates, dim=-1)

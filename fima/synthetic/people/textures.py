@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -15,30 +14,19 @@ NUM_RECTANGLES = 5
 NUM_BLOBS = 2
 SHAPE_SPREAD = 0.15
 SKIN_TONE = (1.0, 0.78, 0.65)
-
-
-class Part(IntEnum):
-    """Parts of a body that have one colour each."""
-
-    SHIRT = 0
-    SLEEVE = 1
-    TROUSERS = 2
-    SKIN = 3
-    SHIN = 4
-    SHOE = 5
-
-
-class Length(IntEnum):
-    """Lengths of a body, which differ between people."""
-
-    TORSO = 0
-    SHOULDERS = 1
-    UPPER_ARM = 2
-    FOREARM = 3
-    HIPS = 4
-    THIGH = 5
-    SHIN = 6
-    HEAD = 7
+SHIRT, SLEEVE, TROUSERS, SKIN, SHIN, SHOE = range(6)
+"""Parts of a body that have one colour each."""
+LENGTHS = {
+    "torso": 0.29,
+    "shoulders": 0.105,
+    "upper_arm": 0.165,
+    "forearm": 0.15,
+    "hips": 0.05,
+    "thigh": 0.245,
+    "shin": 0.25,
+    "head": 0.062,
+}
+"""Of a body, means in body heights; they differ between people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +34,13 @@ class Person:
     """Bodies, clothes and places of B people."""
 
     colours: Tensor
-    """RGB of each `Part`, (B, 6, 3), about 0..1."""
+    """RGB of each part, from `SHIRT` to `SHOE`, (B, 6, 3), about 0..1."""
     cloth: Tensor
     """Texture that is added to all parts, (B, 3, 64, 64)."""
     girth: Tensor
     """Thickness of the limbs, relative, (B,)."""
     proportions: Tensor
-    """Each `Length`, relative to the mean, (B, 8)."""
+    """Each of the `LENGTHS`, relative to the mean, (B, 8)."""
     height: Tensor
     """Of the body, in heights of the picture, (B,)."""
     place: Tensor
@@ -133,7 +121,7 @@ def draw_person(draws: Draws) -> Person:
         colours=_colours(draws),
         cloth=fractal(draws, CLOTH_SIDE, 0.5, 1.6) * strength,
         girth=draws.uniform(0.75, 1.35),
-        proportions=draws.uniform(1 - SHAPE_SPREAD, 1 + SHAPE_SPREAD, len(Length)),
+        proportions=draws.uniform(1 - SHAPE_SPREAD, 1 + SHAPE_SPREAD, len(LENGTHS)),
         height=height * draws.uniform(0.88, 1.12),
         place=torch.stack([across, down], dim=1),
     )

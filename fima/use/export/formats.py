@@ -1,6 +1,7 @@
 """The files of an export, each with a description of the preprocessing inside."""
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fima.checkpoints.pretrained import METADATA_KEY
@@ -39,13 +40,11 @@ class Exportable:
     module: nn.Module
     """Normalised clips (B, 3, F, S, S) -> (B, N), on the CPU in eval mode."""
     output: str
-    """What the result is called."""
     weights: dict[str, Tensor]
     """What a safetensors file holds."""
     facts: dict[str, Any]
     """Preprocessing, origin and classes; plain values."""
     clips: ClipSettings
-    """Size and timing of the clips."""
 
 
 def check_format(name: Format) -> None:
@@ -86,14 +85,6 @@ def open_exported(path: Path, name: Format, *, module: nn.Module) -> Run:
         with _quiet():
             graph = torch.export.load(path).module()
         return graph
-    return _module_with(path, module)
-
-
-def _module_with(path: Path, module: nn.Module) -> Run:
-    import copy
-
-    from safetensors.torch import load_file
-
     copied = copy.deepcopy(module)
     state = load_file(path)
     own = copied.state_dict()

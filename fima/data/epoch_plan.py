@@ -8,7 +8,7 @@ items comes once, that is every item in random order.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +72,11 @@ class EpochPlan:
                 raise ConfigError(f"{name}:{weight:g}: gives an epoch no sample; give a larger weight, or leave it out")
         return replace(self, drawn=drawn)
 
+    @cached_property
+    def sets(self) -> list[range]:
+        """The videos of each set."""
+        return [range(start, end) for start, end in pairwise((0, *self.ends))]
+
     @property
     def num_samples(self) -> int:
         """Samples of an epoch."""
@@ -83,15 +88,14 @@ class EpochPlan:
 
     def describe(self) -> dict[str, Any]:
         """What records say of it: by set its videos, their windows, its samples of an epoch, and its timing."""
-        starts = (0, *self.ends)
         sets: list[dict[str, Any]] = [
             {
                 "name": name,
-                "num_videos": end - start,
-                "num_windows": int(self.windows[start:end].sum()),
+                "num_videos": len(videos),
+                "num_windows": int(self.windows[videos].sum()),
                 "num_drawn": drawn,
             }
-            for name, start, end, drawn in zip(self.names, starts, self.ends, self.drawn, strict=False)
+            for name, videos, drawn in zip(self.names, self.sets, self.drawn, strict=True)
         ]
         for each, timing in zip(sets, self.timings, strict=False):
             each.update({key: list(value) if key == "span" else value for key, value in timing.items()})
@@ -127,8 +131,7 @@ class EpochPlan:
 
     def set_of(self, video: int) -> range:
         """The videos of the set that a video belongs to."""
-        number = self.set_number(video)
-        return range(self.ends[number - 1] if number else 0, self.ends[number])
+        return self.sets[self.set_number(video)]
 
     @property
     def _num_items(self) -> int:
@@ -141,8 +144,8 @@ class EpochPlan:
 
     def _drawn_from(self, number: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
         """The places of one set in an epoch, in no particular order: the next ones of its passes."""
-        start = self.ends[number - 1] if number else 0
-        first, last = int(self._first_items[start]), int(self._first_items[self.ends[number]])
+        videos = self.sets[number]
+        first, last = int(self._first_items[videos.start]), int(self._first_items[videos.stop])
         size, count = last - first, self.drawn[number]
         begin = epoch * count
         places = []

@@ -58,27 +58,21 @@ def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:
     """Compare clips with the lengths and rates of videos; of a range of spans, nothing is looped."""
     rates = sorted(rate or data.frame_rate for _, rate in lengths)
     unknown = sum(rate == 0 for rate in rates) if data.fps else 0
-    looped = 0
+    looped, timing = 0, ClipTiming(stride=data.stride, fps=data.fps)
+    shown = str(timing) if data.span is None else f"over {data.span[0]:.0%} to {data.span[1]:.0%} of a video"
     for num_frames, rate in lengths:
         rate = rate or data.frame_rate
         if data.span is None and (rate or not data.fps):
-            timing = ClipTiming(stride=data.stride, fps=data.fps)
             looped += timing.window(FrameCount(num_frames, rate), data.frames).length > num_frames
     repeating = sum(0 < rate * RATE_TOLERANCE < data.fps for rate in rates)
     return ClipFit(
-        clips=f"clips of {data.frames} frames, {_timing(data)}",
+        clips=f"clips of {data.frames} frames, {shown}",
         num_videos=len(lengths),
         num_looped=looped,
         num_repeating=repeating,
         num_without_rate=unknown,
         advice=[*_shorter(lengths, data, looped), *_even_rate(rates, data)],
     )
-
-
-def _timing(data: DataConfig) -> str:
-    if data.span is not None:
-        return f"over {data.span[0]:.0%} to {data.span[1]:.0%} of a video"
-    return f"{data.fps:g} a second" if data.fps else f"stride {data.stride:g}"
 
 
 def _shorter(lengths: Sequence[Length], data: DataConfig, looped: int) -> list[str]:
@@ -118,9 +112,9 @@ def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
     plan, notes = videos.epoch, list(videos.notes)
     if not plan.timings:
         return replace(videos, notes=[*notes, *_notes(videos.videos, data)])
-    for name, start, end, own in zip(plan.names, (0, *plan.ends), plan.ends, plan.settings(data), strict=False):
+    for name, part, own in zip(plan.names, videos.by_set().values(), plan.settings(data), strict=True):
         try:
-            notes += [f"{name}: {note}" for note in _notes(videos.videos[start:end], own)]
+            notes += [f"{name}: {note}" for note in _notes(part.videos, own)]
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
     return replace(videos, notes=notes)

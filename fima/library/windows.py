@@ -46,9 +46,8 @@ def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> li
     if data.windows_per_video != "auto":
         return [int(data.windows_per_video)] * len(videos.videos)
     counts: list[int] = []
-    starts = (0, *videos.epoch.ends)
-    for root, start, end, own in zip(roots, starts, videos.epoch.ends, videos.epoch.settings(data), strict=False):
-        paths = [video.path for video in videos.videos[start:end]]
+    for root, places, own in zip(roots, videos.epoch.sets, videos.epoch.settings(data), strict=True):
+        paths = [videos.videos[place].path for place in places]
         counts += distributed.gather_objects(_by_length(root, paths, own) if distributed.is_main() else [])
     return counts
 

@@ -85,16 +85,13 @@ def nested_splits(split_by_path: Mapping[Path, str | None], depth: int) -> list[
 
 def one_sided_classes(train: Iterable[str], test: Iterable[str]) -> list[str]:
     """Say which classes only one of two splits has."""
-    sides = {"training": set(train), "test": set(test)}
-    if not all(sides.values()):
+    trained, tested = set(train), set(test)
+    if not (trained and tested):
         return []
-    only = {
-        "training": sorted(sides["training"] - sides["test"]),
-        "test": sorted(sides["test"] - sides["training"]),
-    }
+    only = {"training": sorted(trained - tested), "test": sorted(tested - trained)}
     return [
         f"only in the {side} split: {', '.join(names[:3])}{', …' if len(names) > 3 else ''} "
-        f"({len(names)} of {len(sides['training'] | sides['test'])} classes)"
+        f"({len(names)} of {len(trained | tested)} classes)"
         for side, names in only.items()
         if names
     ]

@@ -60,8 +60,8 @@ class VideoList:
         plan = self.epoch
         if len(plan.ends) == 1:
             return {}
-        named = zip(plan.names, (0, *plan.ends), plan.ends, strict=False)
-        return {name: replace(self, videos=self.videos[start:end], plan=None) for name, start, end in named}
+        named = zip(plan.names, plan.sets, strict=True)
+        return {name: replace(self, videos=self.videos[own.start : own.stop], plan=None) for name, own in named}
 
     def describe(self) -> dict[str, Any]:
         """A summary for records and reports."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fima.evaluate.linear import fit_linear_probe
-from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.metrics import percent, top_k_accuracy
 from fima.evaluate.retrieval import knn_scores, retrieve
 from tables import markdown_table
 
@@ -48,7 +48,7 @@ def main() -> None:
         return top_k_accuracy(probe.scores(test), test_labels, 1)
 
     def retrieval() -> float:
-        return retrieve(train, train_labels, test, test_labels).recall[1]
+        return percent(retrieve(train, train_labels, test, test_labels)[0][1])
 
     measures: dict[str, Callable[[], float]] = {"retrieval": retrieval, "kNN": knn, "linear probe": linear}
     rows = []

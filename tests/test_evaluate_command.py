@@ -206,7 +206,7 @@ def figures_in_process(_: int, checkpoint: Path, splits: Path, cache: Path | Non
     mask = np.zeros((10, 32, 32), dtype=np.bool_)
     mask[:, 5:20, 9:20] = True
     (collected,) = collect([subject], lists, config, device=CPU, load_mask=lambda _: mask)
-    return collected.result().figures if is_main() else None
+    return collected.result()[0].figures if is_main() else None
 
 
 def test_two_processes_give_the_figures_of_one(splits: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from fima.files.output import OutputPath, mark_output
 if TYPE_CHECKING:
     import torch
 
-    from fima.checkpoints.checkpoint import LoadedEncoder
     from fima.evaluate.activation import MapKind
     from fima.visual.maps import NamedEncoder
 
@@ -92,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     videos = _videos(arguments)
     resources = Resources(device=device, batch_size=1)
     shown = []
-    for name, encoder in zip(_names(loaded), loaded.values(), strict=True):
+    descriptions = [encoder.description for encoder in loaded.values()]
+    # Files, where what the encoders are does not tell them apart.
+    names = descriptions if len(set(descriptions)) == len(loaded) else list(map(str, loaded))
+    for name, encoder in zip(names, loaded.values(), strict=True):
         clips = arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
         shown.append(shown_encoder(name, encoder, videos, clips, resources, kind=arguments.map))
     if arguments.out.suffix == ".png":
@@ -172,12 +174,6 @@ def _videos(arguments: CamArguments) -> VideoList:
         videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")
-
-
-def _names(loaded: dict[Path, LoadedEncoder]) -> list[str]:
-    """What the encoders are called: what they are, or their files where that does not tell them apart."""
-    descriptions = [encoder.description for encoder in loaded.values()]
-    return descriptions if len(set(descriptions)) == len(loaded) else [str(path) for path in loaded]
 
 
 def _outputs(videos: VideoList) -> dict[str, Video]:

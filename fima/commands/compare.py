@@ -71,7 +71,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Collected]]) -> None:
     from fima.evaluate.intervals import differences
 
-    found = {name: collected.result_by_video() for name, (_, collected) in measured.items()}
+    found = {name: collected.result() for name, (_, collected) in measured.items()}
     results = {name: result for name, (result, _) in found.items()}
     apart = differences({name: tested for name, (_, tested) in found.items()}, arguments.config.seed)
     content = {

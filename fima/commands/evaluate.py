@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
     out = arguments.out or evaluation_file(subject.encoder)
     reports = out.with_suffix("")
-    result = collected.result(reports)
+    result, _ = collected.result(reports)
     result.save(out)
     if arguments.json:
         print(out.read_text(encoding="utf-8"), end="")

@@ -58,11 +58,7 @@ class Collected:
     evaluated: dict[SplitName, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     """By split and list, what the result says of the videos of the protocol `evaluate`."""
 
-    def result(self, reports: Path | None = None) -> EvaluationResult:
-        """Compute the figures, in one process; see `result_by_video`."""
-        return self.result_by_video(reports)[0]
-
-    def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
+    def result(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
         """Compute the figures, in one process, and what each protocol made of each test video.
 
         Confusion matrix and accuracies by class of each protocol that classifies go into the folder `reports`, by split
@@ -222,7 +218,7 @@ def evaluate_source(
         clips=clips,
         described={"features": source.name, **described},
         stores=stores,
-    ).result()
+    ).result()[0]
 
 
 def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: 
             scores = knn_scores(rows[seen], labels[seen], rows[unseen], num_classes=sets.num_classes)
             hits.append(top_k_hits(scores, labels[unseen], 1))
         else:
-            hits.append(retrieve(rows[seen], labels[seen], rows[unseen], labels[unseen]).hits[1])
+            hits.append(retrieve(rows[seen], labels[seen], rows[unseen], labels[unseen])[0][1])
     return percent(torch.cat(hits))
 
 
@@ -101,11 +101,11 @@ def _retrieval(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     chance: dict[str, float] = {}
     hits: dict[str, Tensor] = {}
     for name, rows, own_labels in sets.test_rows():
-        found = retrieve(train, labels, rows, own_labels)
-        figures |= {figure_name(name, f"R@{k}"): value for k, value in found.recall.items()}
-        chance |= {figure_name(name, f"R@{k}"): value for k, value in found.chance.items()}
+        found, guessed = retrieve(train, labels, rows, own_labels)
+        figures |= {figure_name(name, f"R@{k}"): percent(value) for k, value in found.items()}
+        chance |= {figure_name(name, f"R@{k}"): value for k, value in guessed.items()}
         if name == "test":
-            hits = {f"R@{k}": value for k, value in found.hits.items()}
+            hits = {f"R@{k}": value for k, value in found.items()}
     similarity = "cosine of features averaged over clips and crops, after subtracting each list's own mean"
     settings = {"features": described(sets), "ranks": list(RANKS), "similarity": similarity}
     return Measured(figures=figures, chance=chance, settings=settings, hits=hits)

@@ -1,12 +1,10 @@
 """Retrieval: do the nearest training videos show the class of the query, or the query's own background?"""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fima.evaluate.metrics import chance_recall_at_k, percent, recall_hits
+from fima.evaluate.metrics import chance_recall_at_k, recall_hits
 
 RANKS = (1, 5, 10, 20, 50)
 ROWS_AT_ONCE = 512
@@ -14,31 +12,16 @@ NUM_NEIGHBOURS = 20
 TEMPERATURE = 0.07
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Recall of test videos among training videos."""
-
-    hits: dict[int, Tensor]
-    """By rank k: whether a test video has its class among the k nearest training videos, bool (U,)."""
-    chance: dict[int, float]
-    """Percentage of hits expected for a random order."""
-
-    @property
-    def recall(self) -> dict[int, float]:
-        """By rank k: percentage of hits."""
-        return {k: percent(hits) for k, hits in self.hits.items()}
-
-
-def retrieve(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Retrieval:
+def retrieve(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor
+) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Retrieve training videos (V, C) by the cosine of features from which each split's own mean was subtracted.
 
-    Rows of test videos are (U, C), labels (V,) and (U,).
+    Rows of test videos are (U, C), labels (V,) and (U,). Returns, by rank k, whether a test video has its class among
+    the k nearest training videos, bool (U,), and the percentage of hits expected for a random order.
     """
-    similarity = centred(test) @ centred(train).T
-    return Retrieval(
-        hits=recall_hits(similarity, test_labels, train_labels, RANKS),
-        chance=chance_recall_at_k(test_labels, train_labels, RANKS),
-    )
+    hits = recall_hits(centred(test) @ centred(train).T, test_labels, train_labels, RANKS)
+    return hits, chance_recall_at_k(test_labels, train_labels, RANKS)
 
 
 def same_video_share(clips: Tensor) -> float:

@@ -83,12 +83,6 @@ def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     return [_curve_chart(name, runs) for name in names]
 
 
-def _title(name: str) -> str:
-    """The heading of a curve; `NUMBER/SET` is a number of one of several sets."""
-    number, _, of_set = name.partition("/")
-    return CURVE_TITLES.get(number, number.replace("_", " ")) + (f", {of_set}" if of_set else "")
-
-
 def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     traces: list[dict[str, Any]] = []
     summaries = []
@@ -118,7 +112,8 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
             if kind in settled:
                 first, last = _rounded(points[kind][0][name]), _rounded(points[kind][-1][name])
                 summaries.append(f"{label} from {first} to {last}")
-    title = _title(name)
+    measure, _, of_set = name.partition("/")  # of one of several sets
+    title = CURVE_TITLES.get(measure, measure.replace("_", " ")) + (f", {of_set}" if of_set else "")
     named = sum(trace["showlegend"] for trace in traces)
     marks = [(mark, step, run_colour(number)) for number, run in enumerate(runs) for mark, step in run.marks]
     summaries += [f"{mark} at step {step}" for mark, step, _ in marks]

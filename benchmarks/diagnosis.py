@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fima.data.datasets import VideoList, list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate import windows
+from fima.evaluate import extract
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import measure
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--crop-size", type=int, default=112)
     arguments = parser.parse_args()
-    vars(windows)["VideoReader"] = CountingReader
+    vars(extract)["VideoReader"] = CountingReader
     clips = ClipSettings(frames=arguments.frames, crop_size=arguments.crop_size, num_clips=arguments.clips)
     config = EvaluationConfig(num_clips=arguments.clips)
     torch.set_num_threads(1)

@@ -10,10 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fima.evaluate.knn import knn_scores
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.metrics import top_k_accuracy
-from fima.evaluate.retrieval import retrieve
+from fima.evaluate.retrieval import knn_scores, retrieve
 from tables import markdown_table
 
 NOISE = 6.0

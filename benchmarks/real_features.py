@@ -14,8 +14,8 @@ from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
-from fima.evaluate.knn import knn_scores
 from fima.evaluate.linear import fit_linear_probe
+from fima.evaluate.retrieval import knn_scores
 
 Floats = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -19,8 +19,7 @@ from fima.data.augment import MEAN, STD
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.errors import UserError
-from fima.evaluate.diagnosis import FLOORS, diagnosis_source
-from fima.evaluate.diagnosis_inputs import INPUTS
+from fima.evaluate.diagnosis import FLOORS, INPUTS, diagnosis_source
 from fima.evaluate.features import encode
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import load_subject

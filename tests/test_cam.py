@@ -18,7 +18,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.activation import MapTimeline, ViewEncoders, activation_map, map_timeline, with_batch_statistics
 from fima.train.pretrain import pretrain
-from fima.visual.cam_video import NamedEncoder, look_at, write_map_picture, write_map_video
+from fima.visual.maps import NamedEncoder, look_at, write_map_picture, write_map_video
 from fima.visual.overlay import in_a_column, label, overlay, resized
 from fima.visual.video_out import shown_fps, video_writer
 from tests.small_runs import with_settings

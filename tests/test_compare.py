@@ -13,7 +13,7 @@ from fima.cli import main
 from fima.commands.figures import provenance
 from fima.data.decode.video import VideoReader
 from fima.evaluate import intervals
-from fima.evaluate.comparison import differences
+from fima.evaluate.intervals import differences
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationResult
 from tests.video_files import write_video
@@ -43,7 +43,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return VideoReader(path)
 
-    monkeypatch.setattr("fima.evaluate.windows.VideoReader", open_one)
+    monkeypatch.setattr("fima.evaluate.extract.VideoReader", open_one)
     return found
 
 

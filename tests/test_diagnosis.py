@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fima.cli import main
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.diagnosis_inputs import INPUTS, background_places, shown_inputs
+from fima.evaluate.diagnosis import INPUTS, background_places, shown_inputs
 from fima.evaluate.frozen import FrozenEncoder
 from tests.video_files import write_video
 

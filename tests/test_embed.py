@@ -13,8 +13,7 @@ from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
-from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.windows import WindowDataset
+from fima.evaluate.extract import Resources, VideoRows, WindowDataset, extract_rows
 from fima.use.table import Embeddings, read_embeddings, write_embeddings
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video

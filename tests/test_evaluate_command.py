@@ -14,7 +14,7 @@ import torch
 from fima.cli import main
 from fima.commands.labelled import evaluation_file
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.classifier_scores import test_classifier as score_videos
+from fima.evaluate.classifier_result import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
 from fima.evaluate.extract import Resources
 from fima.evaluate.loaded_model import load_subject

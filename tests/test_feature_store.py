@@ -53,7 +53,7 @@ class CountingReader(VideoReader):
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     CountingReader.opened = []
-    monkeypatch.setattr("fima.evaluate.windows.VideoReader", CountingReader)
+    monkeypatch.setattr("fima.evaluate.extract.VideoReader", CountingReader)
     return CountingReader.opened
 
 

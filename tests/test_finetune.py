@@ -15,8 +15,8 @@ from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
-from fima.evaluate import classifier_scores as testing
-from fima.evaluate.classifier_scores import ClassifierScores
+from fima.evaluate import classifier_result as testing
+from fima.evaluate.classifier_result import ClassifierScores
 from fima.evaluate.extract import Resources
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures

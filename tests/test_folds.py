@@ -18,12 +18,12 @@ from fima.evaluate import attentive, linear_protocols
 from fima.evaluate.attentive import Training
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import Features, encode, encode_difference, encoder_source
-from fima.evaluate.folds import grouped_folds, list_folds
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import drawn_means, interval
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.splits import grouped_folds, list_folds
 from tests.evaluation_data import write_state_dict
 from tests.test_evaluation import CLIPS, CONFIG
 from tests.video_files import write_video
@@ -137,7 +137,7 @@ def test_few_examples_are_refused_before_any_video_is_decoded_or_said_to_be_few(
     one_each = [row for row in rows if "_0" in row and ("ann" in row or "bob" in row)]
     dark_and_bright = [row for row in rows if "bright/ann" in row or "dark/bob" in row]
     with monkeypatch.context() as nothing:
-        nothing.setattr("fima.evaluate.windows.VideoReader", None)
+        nothing.setattr("fima.evaluate.extract.VideoReader", None)
         for protocol in ("linear", "attentive", "diagnosis"):
             assert evaluate_rows(videos, one_each, "knn", protocol)[0] == 2
             error = capsys.readouterr().err

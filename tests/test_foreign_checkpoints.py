@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.foreign import read_inert
 from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.torch_file import read_inert
 from fima.errors import CheckpointError
 from tests.test_pretrained import CPU, Malicious, refusal, tiny_state
 

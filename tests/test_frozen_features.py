@@ -6,10 +6,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fima.errors import DataError
-from fima.evaluate.knn import knn_scores
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.metrics import top_k_accuracy
-from fima.evaluate.retrieval import retrieve, same_video_share
+from fima.evaluate.retrieval import knn_scores, retrieve, same_video_share
 from tests.evaluation_data import gaussians
 
 

@@ -20,10 +20,9 @@ from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import ClipSettings, EvalBatch, EvalClipsDataset, build_eval_loader
 from fima.data.loader import SkippedVideo
 from fima.evaluate import extract
-from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.extract import Resources, VideoRows, WindowChunk, WindowDataset, extract_rows
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import FeatureSource
-from fima.evaluate.windows import WindowChunk, WindowDataset
 from tests.encoder_files import write_checkpoint
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import write_ucf101_avi

@@ -10,7 +10,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.classifier_scores import test_classifier as score_videos
+from fima.evaluate.classifier_result import test_classifier as score_videos
 from fima.evaluate.extract import Resources
 from fima.use.predict import Prediction, predict
 from tests.finetune_runs import after, changed

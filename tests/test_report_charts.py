@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fima.evaluate.report import ClassReport
 from fima.visual.html import render, script
 from fima.visual.report.charts import Chart, confusion_chart, embedding_chart, similarity_chart
 from fima.visual.report.media import MediaStore
-from fima.visual.report.runs import ClassReport, RunRecord
-from fima.visual.report.tables import Table
+from fima.visual.report.runs import RunRecord
+from fima.visual.report.sections import Table
 from tests.video_files import moving_square
 
 

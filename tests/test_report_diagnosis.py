@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fima.visual.report.diagnosis import diagnosis_of
 from fima.visual.report.gallery import Galleries
 from fima.visual.report.media import MediaStore
 from fima.visual.report.page import build_page
 from fima.visual.report.runs import Result, RunRecord
+from fima.visual.report.sections import diagnosis_of
 from tests.browser import Elements, chromium
 
 FIGURES = {

@@ -17,7 +17,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, square_crops
 from fima.data.views import crop_and_resize
 from fima.errors import DataError
-from fima.evaluate import classifier_scores as testing
+from fima.evaluate import classifier_result as testing
 from fima.evaluate.extract import Resources
 from fima.torch_tools import distributed
 from tests.gloo import run_processes

@@ -12,13 +12,12 @@ from fima.backbones.registry import build_backbone
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
-from fima.evaluate.activation import ViewEncoders, averaged_map
+from fima.evaluate.activation import ViewEncoders, averaged_map, occlusion_map
 from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
 from fima.evaluate.extract import Resources
-from fima.evaluate.occlusion import occlusion_map
 from fima.synthetic.motion_textures import MotionTextureSettings, load_mask, make_motion_textures
-from fima.visual.comparison import side_by_side
 from fima.visual.contact_sheet import contact_sheet
+from fima.visual.maps import side_by_side
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")
@@ -73,7 +72,7 @@ def test_activation_is_the_mean_map_upsampled_bilinearly() -> None:
 
 def test_flat_map_gets_the_share_that_the_object_covers(benchmark: Path) -> None:
     found = foreground_share(Flat(), list_videos(benchmark, "test"), load_mask, CLIPS, VIDEOS)
-    assert found.num_videos == 10
+    assert found.settings["num_videos"] == 10
     assert 3 < found.chance["share"] < 30
     assert found.figures["share"] == pytest.approx(found.chance["share"], rel=1e-4)
     assert found.figures["motion_share"] == pytest.approx(found.chance["motion_share"], rel=1e-4)
@@ -126,10 +125,10 @@ def test_without_masks_the_share_is_that_on_what_moves(benchmark: Path, tmp_path
     masked, found = (foreground_share(Change(), videos, loader, CLIPS, VIDEOS) for loader in (still_mask, None))
     assert found.figures.keys() == {"motion_share", "motion_rgb_share"}
     assert found.figures == {name: masked.figures[name] for name in found.figures}
-    assert (found.num_videos, found.num_still_clips, masked.num_still_clips) == (5, 2, 2)
+    assert (found.settings["num_videos"], *(each.settings["num_still_clips"] for each in (found, masked))) == (5, 2, 2)
     alone = VideoList(videos=videos.videos[:1], classes=test.classes, root=tmp_path, split="test", layout="")
     nothing = foreground_share(Change(), alone, None, CLIPS, VIDEOS)
-    assert (nothing.figures, nothing.chance, nothing.num_still_clips) == ({}, {}, 2)
+    assert (nothing.figures, nothing.chance, nothing.settings["num_still_clips"]) == ({}, {}, 2)
 
 
 def still_mask(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -163,7 +162,7 @@ def test_share_of_the_occlusion_map(benchmark: Path) -> None:
     videos = list_videos(benchmark, "test")
     found = occlusion_share(Change(), videos, load_mask, CLIPS, VIDEOS)
     assert found.figures.keys() == {"share", "motion_share"}
-    assert found.num_videos == 10
+    assert found.settings["num_videos"] == 10
     assert found.figures["motion_share"] > found.chance["motion_share"]
 
 
@@ -172,7 +171,7 @@ def test_foreground_share_leaves_out_undecodable_videos(benchmark: Path, tmp_pat
     broken.path.write_bytes(b"not a video")
     test = list_videos(benchmark, "test")
     videos = VideoList(videos=[broken, *test.videos[:3]], classes=test.classes, root=tmp_path, split="test", layout="")
-    assert foreground_share(Flat(), videos, load_mask, CLIPS, Resources(batch_size=1)).num_videos == 3
+    assert foreground_share(Flat(), videos, load_mask, CLIPS, Resources(batch_size=1)).settings["num_videos"] == 3
     only = VideoList(videos=[broken], classes=test.classes, root=tmp_path, split="test", layout="")
     with pytest.raises(DataError, match="none of 1 videos"):
         foreground_share(Flat(), only, load_mask, CLIPS, VIDEOS)

@@ -15,10 +15,6 @@ ATTACHED = re.compile(r"(-cs|-fpc|-sbc|-cpv)(\d+)")
 DIRECTORY = "DIR"
 
 
-def _lower(word: str) -> str:
-    return word.lower()
-
-
 @dataclass(frozen=True)
 class Flag:
     """One flag of the authors' programs."""
@@ -35,9 +31,7 @@ class Flag:
     nargs: Literal["*", "?"] | None = None
     """How many values it takes, where that is not one."""
     choices: tuple[Any, ...] | None = None
-    """The values that it takes."""
     note: str = ""
-    """What else there is to know."""
 
     @property
     def names(self) -> list[str]:
@@ -66,9 +60,9 @@ class Flag:
 
 # fmt: off
 FLAGS = (
-    Flag("-a --arch", "model.backbone", "classifier.backbone", _lower,
+    Flag("-a --arch", "model.backbone", "classifier.backbone", str.lower,
          choices=("i3d", "r2plus1d_18", "r3d_18", "tiny"), note="in any case of letters"),
-    Flag("--dataset", "data.dataset", "data.dataset", _lower,
+    Flag("--dataset", "data.dataset", "data.dataset", str.lower,
          choices=("auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder"),
          note="where DIR holds something else: what lies there, with a warning"),
     Flag("-j --workers", "data.workers", "data.workers", int, note="of a machine; its processes share them"),

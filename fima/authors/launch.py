@@ -29,13 +29,11 @@ class Launch:
     nodes: int = 1
     """Groups of processes, each started by a command of its own."""
     node_rank: int = 0
-    """Number of this group."""
     local: int = 1
     """Processes of a group."""
     address: str = "localhost"
     """Address of process 0."""
     port: int = 0
-    """The port there."""
     opens_port: bool = True
     """Whether process 0 opens the port; not where another launcher has done so."""
     gpu: int = 0

@@ -50,7 +50,6 @@ class Translation:
     """A `fima` command, as it is put together."""
 
     command: str
-    """`pretrain`, `finetune` or `evaluate`."""
     positionals: list[str]
     """Words after the command."""
     options: dict[str, str | None] = field(default_factory=dict)
@@ -58,7 +57,6 @@ class Translation:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings by name, `optim.lr` -> 0.01."""
     remarks: list[str] = field(default_factory=list)
-    """What deserves to be said aloud."""
 
     @property
     def words(self) -> list[str]:
@@ -92,7 +90,7 @@ class Translation:
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:
-    """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its `--workers`.
+    """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its workers, rounded up.
 
     Raises:
         UserError: the folder is no data set, a file is not there, or a value is out of range.
@@ -108,15 +106,24 @@ def translate(program: Program, given: argparse.Namespace, *, processes: int = 1
     named = given.dataset or (DATASET_OF_CLASSES.get(given.num_class, "auto") if program == "eval" else "auto")
     dataset = settings["data.dataset"] = dataset_in(Path(given.dir), named, remarks)
     if given.workers is not None:
-        settings["data.workers"] = shared(given.workers, processes)
+        settings["data.workers"] = -(-given.workers // processes)
     _schedule(program, given, translation)
     if given.gpu is not None and not given.multiprocessing_distributed:
         settings["run.device"] = f"cuda:{given.gpu}"
-    if program == "train":
-        _pretraining(given, dataset, translation)
-    else:
+    if program == "eval":
         _finetuning(given, dataset, translation)
-    remarks += without_effect(program, given)
+    else:
+        if dataset in QUEUES:
+            keys, cells = QUEUES[dataset]
+            settings.setdefault("method.queue_size", keys)
+            settings["method.cell_queue_size"] = cells
+        if given.clip_per_video is not None:
+            settings["data.clip_sampling"] = CLIP_SAMPLING[given.clip_per_video]
+    remarks += [
+        f"{flag.shown} has no effect: {flag.note}"
+        for flag in flags_of(program)
+        if flag.meaning(program) == "nothing" and getattr(given, flag.dest) is not None
+    ]
     _places(program, given, dataset, translation)
     if program == "eval" and "--resume" not in translation.options:
         # The authors' program has these sizes whatever the checkpoint was trained on.
@@ -136,15 +143,6 @@ def dataset_in(root: Path, named: str, remarks: list[str]) -> str:
         return held if named == "auto" else named
     remarks.append(f"{root} IS NOT {named.upper()}: it is read as what it looks like, `{held}`")
     return held
-
-
-def without_effect(program: Program, given: argparse.Namespace) -> list[str]:
-    """Return a sentence on each flag that is given and changes nothing."""
-    return [
-        f"{flag.shown} has no effect: {flag.note}"
-        for flag in flags_of(program)
-        if flag.meaning(program) == "nothing" and getattr(given, flag.dest) is not None
-    ]
 
 
 def reworded(program: Program, message: str) -> str:
@@ -177,16 +175,6 @@ def _schedule(program: Program, given: argparse.Namespace, translation: Translat
     falls_in_steps = milestones or program == "eval"
     if given.learning_rate_decay is not None and (given.cos or not falls_in_steps):
         remarks.append("--lr_decay has no effect without the steps of --schedule")
-
-
-def _pretraining(given: argparse.Namespace, dataset: str, translation: Translation) -> None:
-    settings = translation.settings
-    keys, cells = QUEUES.get(dataset, (None, None))
-    if keys is not None:
-        settings.setdefault("method.queue_size", keys)
-        settings["method.cell_queue_size"] = cells
-    if given.clip_per_video is not None:
-        settings["data.clip_sampling"] = CLIP_SAMPLING[given.clip_per_video]
 
 
 def _finetuning(given: argparse.Namespace, dataset: str, translation: Translation) -> None:
@@ -257,7 +245,7 @@ def _evaluation(given: argparse.Namespace, processes: int) -> Translation:
     for dest, flag in EVALUATION.items():
         value = getattr(given, dest)
         if value is not None:
-            options[flag] = str(shared(value, processes) if dest == "workers" else value)
+            options[flag] = str(-(-value // processes) if dest == "workers" else value)
     if given.gpu is not None and not given.multiprocessing_distributed:
         options["--device"] = f"cuda:{given.gpu}"
     if given.log_dir:
@@ -267,11 +255,6 @@ def _evaluation(given: argparse.Namespace, processes: int) -> Translation:
     if idle:
         remarks.append(f"with -e these have no effect: {', '.join(idle)}")
     return translation
-
-
-def shared(workers: int, processes: int) -> int:
-    """Return the share of each process in the workers of a machine, rounded up."""
-    return -(-workers // processes)
 
 
 def _existing(flag: str, path: str) -> str:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.checkpoints.foreign import refuse_odd_values
-from fima.checkpoints.torch_file import read_content, write_content
+from fima.checkpoints.torch_file import read_content, refuse_odd_values, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
@@ -48,7 +47,6 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
     last_loss: float | None = None
-    """Loss of the last step."""
     collapsed_steps: int = 0
     """Steps in a row, up to the last one, that looked collapsed to this process."""
     rollbacks: int = 0
@@ -118,7 +116,6 @@ class ClassifierCheckpoint(RunState):
     source: dict[str, Any]
     """Which pre-trained file the run began from, its hash and what it held; `{"file": "scratch"}` for none."""
     selection: Selection
-    """Which epoch is the best so far."""
 
 
 Run = TypeVar("Run", Checkpoint, ClassifierCheckpoint)

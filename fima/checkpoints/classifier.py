@@ -73,7 +73,6 @@ class LoadedClassifier:
     model: Classifier
     """(B, 3, T, H, W) normalised RGB -> (B, classes)."""
     checkpoint: ClassifierCheckpoint
-    """What else the file holds."""
 
 
 def load_classifier(path: Path, *, device: torch.device) -> LoadedClassifier:

@@ -1,6 +1,6 @@
 """Checkpoints of the authors' code ↔ ours: the same tensors under other names and shapes, in another order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -80,7 +80,7 @@ def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a key is not one of theirs.
     """
-    return {(name := fima_name(key)): _our_shape(name, value) for key, value in state.items()}
+    return {(name := fima_name(key)): _reshaped(name, value, official=False) for key, value in state.items()}
 
 
 def fima_name(key: str) -> str:
@@ -93,23 +93,14 @@ def official_name(key: str) -> str:
     return _translate(key, _inverse(OFFICIAL_TO_FIMA), "decoder.", _inverse(DECODER_PARTS))
 
 
-def _our_shape(name: str, value: Tensor) -> Tensor:
+def _reshaped(name: str, value: Tensor, *, official: bool) -> Tensor:
+    """A tensor with the shape that it has in the authors' code, or in ours; the name is ours."""
     if name.endswith("queue.keys"):
         return value.T.contiguous()
     if name.endswith("queue.position"):
-        return value.reshape(())
+        return value.reshape((1,) if official else ())
     if name.startswith(LINEAR) and name.endswith("weight"):
-        return value.flatten(1)
-    return value
-
-
-def _official_shape(name: str, value: Tensor) -> Tensor:
-    if name.endswith("queue.keys"):
-        return value.T.contiguous()
-    if name.endswith("queue.position"):
-        return value.reshape(1)
-    if name.startswith(LINEAR) and name.endswith("weight"):
-        return value[:, :, None, None]
+        return value[:, :, None, None] if official else value.flatten(1)
     return value
 
 
@@ -122,7 +113,7 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
         CheckpointError: a key is not one of ours.
     """
     known = {name: value for name, value in state.items() if not name.endswith(VIDEO_IDS)}
-    converted = {official_name(name): _official_shape(name, value) for name, value in known.items()}
+    converted = {official_name(name): _reshaped(name, value, official=True) for name, value in known.items()}
     return {prefix + key: converted[key] for key in in_official_order(list(converted))}
 
 
@@ -156,39 +147,38 @@ def optimizer_to_fima(
     Raises:
         CheckpointError: it is the optimiser of another model, or has several groups.
     """
-    weights = [key for key in in_official_order(keys) if not key.endswith(BUFFERS)]
     counted = len(optimizer["param_groups"][0]["params"]) if len(optimizer["param_groups"]) == 1 else None
-    counts_frozen = counted == len(weights)
-    names = weights if counts_frozen else [key for key in weights if not key.startswith(FROZEN)]
+    counts_frozen = counted == len(_weights(keys, counts_frozen=True))
+    names = _weights(keys, counts_frozen=counts_frozen)
     ours = [fima_name(key) for key in names]
     if counted != len(names) or not set(trained) <= set(ours):
         raise CheckpointError(f"the optimizer is not that of the model: {counted} weights, not {len(names)}")
     numbers = {name: number for number, name in enumerate(trained)}
-    return _renumbered(optimizer, ours, numbers, len(trained), _our_shape), counts_frozen
+    return _renumbered(optimizer, ours, numbers, len(trained), official=False), counts_frozen
 
 
 def optimizer_to_official(
     optimizer: Mapping[str, Any], keys: Sequence[str], trained: Sequence[str], *, counts_frozen: bool = True
 ) -> dict[str, Any]:
     """The inverse of `optimizer_to_fima`."""
-    weights = [key for key in in_official_order(keys) if not key.endswith(BUFFERS)]
-    if not counts_frozen:
-        weights = [key for key in weights if not key.startswith(FROZEN)]
+    weights = _weights(keys, counts_frozen=counts_frozen)
     numbers = {fima_name(key): number for number, key in enumerate(weights)}
-    return _renumbered(optimizer, trained, numbers, len(weights), _official_shape)
+    return _renumbered(optimizer, trained, numbers, len(weights), official=True)
+
+
+def _weights(keys: Sequence[str], *, counts_frozen: bool) -> list[str]:
+    """Official keys of the weights that the authors' optimiser counts, in its order."""
+    weights = [key for key in in_official_order(keys) if not key.endswith(BUFFERS)]
+    return weights if counts_frozen else [key for key in weights if not key.startswith(FROZEN)]
 
 
 def _renumbered(
-    optimizer: Mapping[str, Any],
-    names: Sequence[str],
-    numbers: Mapping[str, int],
-    count: int,
-    reshape: Callable[[str, Tensor], Tensor],
+    optimizer: Mapping[str, Any], names: Sequence[str], numbers: Mapping[str, int], count: int, *, official: bool
 ) -> dict[str, Any]:
     """The same state with `numbers[names[i]]` instead of weight number i, in a group of `count` weights."""
     state = {
         numbers[names[old]]: {
-            key: reshape(names[old], value) if isinstance(value, Tensor) and value.ndim else value
+            key: _reshaped(names[old], value, official=official) if isinstance(value, Tensor) and value.ndim else value
             for key, value in values.items()
         }
         for old, values in optimizer["state"].items()

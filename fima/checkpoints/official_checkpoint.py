@@ -17,9 +17,8 @@ from fima.checkpoints.checkpoint import (
     parse_checkpoint,
     versions,
 )
-from fima.checkpoints.foreign import is_plain, read_inert
 from fima.checkpoints.pretrained import nearest_backbone
-from fima.checkpoints.torch_file import HoldsClassesError, read_content
+from fima.checkpoints.torch_file import HoldsClassesError, is_plain, read_content, read_inert
 from fima.config import MethodConfig, ModelConfig, OptimConfig, PretrainConfig
 from fima.errors import CheckpointError
 from fima.method import build_method

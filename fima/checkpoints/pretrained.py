@@ -26,9 +26,8 @@ from fima.checkpoints.checkpoint import (
     load_weights,
     parse_checkpoint,
 )
-from fima.checkpoints.foreign import read_inert, refuse_other_kinds, remedy, states
 from fima.checkpoints.run_folder import RunFolder
-from fima.checkpoints.torch_file import HoldsClassesError, read_content
+from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_inert, refuse_other_kinds, remedy, states
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
@@ -176,7 +175,12 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
         raise CheckpointError(
             f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source, arrays=arrays)}"
         )
-    _, state = max(candidates, key=lambda found: located(found[1]).rank(found[0]))
+
+    def rank(keys: str, state: Mapping[str, Tensor]) -> tuple[int, bool]:
+        num_agreeing, prefix = _located(state)
+        return _rank(num_agreeing, f"{keys}.{prefix}")
+
+    _, state = max(candidates, key=lambda found: rank(*found))
     epoch = content.get("epoch") if isinstance(content, dict) else None
     return replace(from_state(state), epoch=epoch if isinstance(epoch, int) else None)
 
@@ -188,22 +192,13 @@ def _held(content: object, classes: Sequence[str]) -> str:
     return f" (neither a state dict nor a file with one; it has {keys or 'nothing'}{refused})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Located:
-    """Where an encoder lies in a state dict."""
-
-    prefix: str
-    """What comes before the names of its weights."""
-    num_agreeing: int
-    """Weights with the names and the shapes of a backbone."""
-
-    def rank(self, keys: str = "") -> tuple[int, bool]:
-        """More agreeing weights are better; then an encoder that is trained, rather than a copy, by the keys to it."""
-        return self.num_agreeing, COPIES.isdisjoint(re.split(r"[._]", f"{keys}.{self.prefix}"))
+def _rank(num_agreeing: int, place: str) -> tuple[int, bool]:
+    """More agreeing weights are better; then an encoder that is trained, rather than a copy, by the keys to it."""
+    return num_agreeing, COPIES.isdisjoint(re.split(r"[._]", place))
 
 
-def located(state: Mapping[str, Tensor]) -> Located:
-    """Return where the encoder lies, below whatever wrappers: as many weights of a backbone as possible are there."""
+def _located(state: Mapping[str, Tensor]) -> tuple[int, str]:
+    """How many weights of a backbone a state dict has, and what comes before their names, below whatever wrappers."""
     backbones = {name: _shapes(name) for name in backbone_names()}
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for name, value in state.items():
@@ -212,13 +207,13 @@ def located(state: Mapping[str, Tensor]) -> Located:
             for start in starts:
                 if shapes.get(name[start:]) == value.shape:
                     counts[name[:start], backbone] += 1
-    found = [Located(prefix=prefix, num_agreeing=count) for (prefix, _), count in counts.items()]
-    return max(found, key=Located.rank, default=Located(prefix="", num_agreeing=0))
+    found = [(count, prefix) for (prefix, _), count in counts.items()]
+    return max(found, key=lambda each: _rank(*each), default=(0, ""))
 
 
 def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
     """Return the encoder of a state dict of a whole model or of a bare network, with or without a classifier."""
-    prefix = located(state).prefix
+    _, prefix = _located(state)
     outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
     others = below(state, outer)
     if prefix.endswith(QUERY_PREFIXES):

@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, and when a run may write into it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -39,44 +39,39 @@ TESTS = ("test", "validation")
 """Kinds of lines in the metrics that a classifier's tests on the way write."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run.
 
-    root: Path
-    """The folder that `--out` names."""
-    checkpoints: Path | None = None
-    """The folder that `--checkpoints` names. None: `checkpoints` in the folder of the run."""
+    Args:
+        root: the folder that `--out` names.
+        checkpoints: the folder that `--checkpoints` names. None: `checkpoints` in the folder of the run.
+    """
 
-    @property
-    def checkpoint_folder(self) -> Path:
-        """Where the checkpoints lie."""
-        return self.root / "checkpoints" if self.checkpoints is None else self.checkpoints
-
-    @property
-    def config(self) -> Path:
+    def __init__(self, root: Path, checkpoints: Path | None = None) -> None:
+        self.root, self.checkpoints = root, checkpoints
+        self.config = root / "config.yaml"
         """Every setting of the run, and a record of its data and versions."""
-        return self.root / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
+        self.metrics = root / "metrics.jsonl"
         """One JSON object a line: steps, epochs and health checks."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def skipped(self) -> Path:
+        self.skipped = root / "skipped.jsonl"
         """One JSON object a line: each video that could not be decoded; absent when there was none."""
-        return self.root / "skipped.jsonl"
-
-    @property
-    def pictures(self) -> Path:
+        self.pictures = root / "pictures"
         """What TensorBoard shows of the run besides its curves."""
-        return self.root / "pictures"
-
-    @property
-    def last(self) -> Path:
+        self.result = root / "result.json"
+        """What a fine-tuning run has measured."""
+        self.checkpoint_folder = folder = root / "checkpoints" if checkpoints is None else checkpoints
+        self.last = folder / "last.pt"
         """The checkpoint that `--resume` continues from."""
-        return self.checkpoint_folder / "last.pt"
+        self.best = folder / "best.pt"
+        """The checkpoint of the best epoch, where a run chooses one."""
+        self.healthy = folder / "healthy.pt"
+        """The last checkpoint whose representation was measured and had not collapsed, where a run may go back."""
+        self.ema = folder / "ema.safetensors"
+        """The moving average of the encoder, where a run keeps one; a file that every command reads."""
+
+    def numbered(self, epoch: int) -> Path:
+        """Path of the checkpoint that is kept after `epoch` whole epochs."""
+        return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
 
     def before_last(self, count: int) -> list[Path]:
         """Paths of the `count` checkpoints that were `last` before it, the newest first."""
@@ -90,43 +85,25 @@ class RunFolder:
         )
         return [*([self.last] if self.last.exists() or earlier or numbered else []), *earlier, *reversed(numbered)]
 
-    def numbered(self, epoch: int) -> Path:
-        """Path of the checkpoint that is kept after `epoch` whole epochs."""
-        return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the best epoch, where a run chooses one."""
-        return self.checkpoint_folder / "best.pt"
-
-    @property
-    def healthy(self) -> Path:
-        """The last checkpoint whose representation was measured and had not collapsed, where a run may go back."""
-        return self.checkpoint_folder / "healthy.pt"
-
-    @property
-    def ema(self) -> Path:
-        """The moving average of the encoder, where a run keeps one; a file that every command reads."""
-        return self.checkpoint_folder / "ema.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """What a fine-tuning run has measured."""
-        return self.root / "result.json"
-
     def last_good(self) -> str:
         """Say which checkpoint a stopped run has left."""
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
 
     def require(self, *, resume: bool) -> None:
-        """Raise ConfigError for a folder without a run to resume, or with anything where one is to begin."""
-        if resume:
-            self.require_resumable()
-        else:
-            self.require_new()
+        """Raise ConfigError, with the remedy, for a folder without a run to resume, or with anything where one begins.
 
-    def require_new(self) -> None:
-        """Raise ConfigError, with the remedy, for a folder that already holds something."""
+        A run that was ended before its first checkpoint can be resumed: it begins again.
+        """
+        if resume:
+            if not self.config.exists():
+                what = f"{self.root} holds no run; check --out, or leave --resume out to start one"
+                raise ConfigError(f"--resume: {what}")
+            record = read_yaml(self.config).get(RECORD_KEY) or {}
+            recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
+            if str(self.checkpoint_folder.resolve()) != recorded:
+                what = f"the run in {self.root} has its checkpoints in {recorded}; give --checkpoints"
+                raise ConfigError(f"--resume: {what}")
+            return
         remedy = "choose another --out"
         if self.checkpoints is not None and self.last.exists():
             raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
@@ -136,18 +113,6 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: is a file; {remedy}")
         if self.root.is_dir() and any(self.root.iterdir()):
             raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
-
-    def require_resumable(self) -> None:
-        """Raise ConfigError where the folder holds no run, or its run writes its checkpoints elsewhere.
-
-        A run that was ended before its first checkpoint can be resumed: it begins again.
-        """
-        if not self.config.exists():
-            raise ConfigError(f"--resume: {self.root} holds no run; check --out, or leave --resume out to start one")
-        record = read_yaml(self.config).get(RECORD_KEY) or {}
-        recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
-        if str(self.checkpoint_folder.resolve()) != recorded:
-            raise ConfigError(f"--resume: the run in {self.root} has its checkpoints in {recorded}; give --checkpoints")
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
         """Return the settings that the run was started with.

@@ -21,7 +21,7 @@ PRELOADED = (
     "fima.commands.report",
     "fima.train.pretrain",
     "fima.evaluate.evaluate",
-    "fima.visual.comparison",
+    "fima.visual.maps",
     "fima.visual.tensorboard",
     "fima.visual.report.page",
     "torch._dynamo",

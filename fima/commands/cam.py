@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from fima.checkpoints.checkpoint import LoadedEncoder
-    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.activation import MapKind
-    from fima.visual.cam_video import NamedEncoder
+    from fima.visual.maps import NamedEncoder
 
 ADAPTING_CLIPS = 4
 SMALLEST_HEIGHT_PX = 32
@@ -82,19 +81,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
+    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources
     from fima.torch_tools.device import choose_device
-    from fima.visual.cam_video import shown_encoder
+    from fima.visual.maps import shown_encoder
 
     device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
     loaded = {path: load_pretrained(path, device=device) for path in paths}
     videos = _videos(arguments)
     resources = Resources(device=device, batch_size=1)
-    shown = [
-        shown_encoder(name, encoder, videos, _clips(arguments, encoder), resources, kind=arguments.map)
-        for name, encoder in zip(_names(loaded), loaded.values(), strict=True)
-    ]
+    shown = []
+    for name, encoder in zip(_names(loaded), loaded.values(), strict=True):
+        clips = arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
+        shown.append(shown_encoder(name, encoder, videos, clips, resources, kind=arguments.map))
     if arguments.out.suffix == ".png":
         mark_picture(arguments.out)
         _write_one_picture(arguments, shown, videos, device)
@@ -116,18 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _clips(arguments: CamArguments, encoder: LoadedEncoder) -> ClipSettings:
-    from fima.data.eval_clips import ClipSettings
-
-    return arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
-
-
 def _write(
     arguments: CamArguments, shown: list[NamedEncoder], path: Path, out: Path, device: torch.device
 ) -> list[Path]:
     """Write the files of one video and return their paths."""
     from fima.data.decode.video import VideoReader
-    from fima.visual.cam_video import look_at, write_map_picture, write_map_video
+    from fima.visual.maps import look_at, write_map_picture, write_map_video
 
     written = []
     with VideoReader(path) as reader:
@@ -144,7 +138,7 @@ def _write_one_picture(
     arguments: CamArguments, shown: list[NamedEncoder], videos: VideoList, device: torch.device
 ) -> None:
     from fima.synthetic.motion_textures import has_masks, load_mask
-    from fima.visual.comparison import side_by_side
+    from fima.visual.maps import side_by_side
 
     clips = list(dict.fromkeys(encoder.clips for encoder in shown))
     if len(clips) > 1:

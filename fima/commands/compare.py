@@ -19,7 +19,7 @@ from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
-    from fima.evaluate.collected import Collected
+    from fima.evaluate.evaluate import Collected
     from fima.evaluate.loaded_model import Subject
 
 PROTOCOLS = ("linear", "knn", "retrieval")
@@ -69,7 +69,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
 
 
 def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Collected]]) -> None:
-    from fima.evaluate.comparison import differences
+    from fima.evaluate.intervals import differences
 
     found = {name: collected.result_by_video() for name, (_, collected) in measured.items()}
     results = {name: result for name, (result, _) in found.items()}

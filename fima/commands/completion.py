@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from fima.commands import COMMANDS
-from fima.commands.help_page import POSITIONAL, flags_in, read_page
+from fima.commands.flag_errors import POSITIONAL, flags_in, read_page
 from fima.commands.parse import parse
 from fima.commands.verbosity import QUIET, VERBOSE
 

@@ -43,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warn_of(videos)
     mark_picture(arguments.out)
     unreadable = contact_sheet(
-        videos,
-        arguments.out,
-        examples_per_class=arguments.examples_per_class,
-        num_frames=arguments.num_frames,
+        videos, arguments.out, examples_per_class=arguments.examples_per_class, num_frames=arguments.num_frames
     )
     note = f" ({unreadable} videos could not be decoded and are grey)" if unreadable else ""
     print(f"wrote {arguments.out}{note}")

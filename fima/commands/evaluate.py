@@ -17,7 +17,7 @@ from fima.console import Console
 from fima.files.output import OutputPath
 
 if TYPE_CHECKING:
-    from fima.evaluate.collected import Collected
+    from fima.evaluate.evaluate import Collected
     from fima.evaluate.loaded_model import Subject
 
 

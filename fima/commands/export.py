@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    from fima.use.encoder import exportable as exportable_encoder
+    from fima.use.encoder import load
     from fima.use.export.card import model_card
     from fima.use.export.check import CLIPS_PER_VIDEO, compare, real_clips
     from fima.use.export.formats import SUFFIXES, check_format, open_exported, write
@@ -68,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"{path}: already exists; choose another name with -o, or remove it")
     check_writable(out, flag="out")
     check_format(arguments.format)
-    exportable, description = _exportable(arguments)
+    if arguments.output == "logits":
+        exportable, description = _classifier(arguments)
+    else:
+        encoder = _resized(load(arguments.encoder), arguments)
+        exportable, description = exportable_encoder(encoder), encoder.description
     clips = real_clips(arguments.data, replace(exportable.clips, num_clips=CLIPS_PER_VIDEO))
     write(exportable, out, arguments.format)
     try:
@@ -108,15 +114,6 @@ def _compared(check: Check) -> str:
         f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "
         f"{check.pytorch_clips_per_second:.1f}, on {counted(torch.get_num_threads(), 'CPU thread')}"
     )
-
-
-def _exportable(arguments: ExportArguments) -> tuple[Exportable, str]:
-    from fima.use.encoder import exportable, load
-
-    if arguments.output == "logits":
-        return _classifier(arguments)
-    encoder = _resized(load(arguments.encoder), arguments)
-    return exportable(encoder), encoder.description
 
 
 def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
@@ -168,10 +165,6 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         "versions": versions(),
     }
     exportable = Exportable(
-        module=loaded.model,
-        output="logits",
-        weights=dict(loaded.model.state_dict()),
-        facts=facts,
-        clips=settings,
+        module=loaded.model, output="logits", weights=dict(loaded.model.state_dict()), facts=facts, clips=settings
     )
     return exportable, f"classifier of {len(classes)} classes on {config.classifier.backbone}"

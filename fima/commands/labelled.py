@@ -15,13 +15,12 @@ from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
 from fima.errors import ConfigError, warn
-from fima.evaluate.folds import list_folds
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
-from fima.evaluate.splits import list_splits
+from fima.evaluate.splits import list_folds, list_splits
 from fima.files.output import check_writable
 
 if TYPE_CHECKING:
-    from fima.evaluate.collected import Collected
+    from fima.evaluate.evaluate import Collected
     from fima.evaluate.frozen import FrozenEncoder
     from fima.evaluate.loaded_model import Subject
 

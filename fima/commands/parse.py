@@ -14,8 +14,7 @@ import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.commands.flag_errors import DASHED_NAME, one_line_error
-from fima.commands.help_page import flags_in, read_page, terminal_of
+from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
 from fima.files.output import IS_WRITTEN, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe

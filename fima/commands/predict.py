@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -80,17 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []
     skipped: list[SkippedVideo] = []
-    for item in predict(
-        classifier,
-        paths,
-        Resources(
-            device=device,
-            batch_size=arguments.batch_size,
-            workers=arguments.workers,
-            limits=arguments.limits,
-        ),
-        per_second=arguments.per == "second",
-    ):
+    resources = Resources(
+        device=device, batch_size=arguments.batch_size, workers=arguments.workers, limits=arguments.limits
+    )
+    for item in predict(classifier, paths, resources, per_second=arguments.per == "second"):
         if isinstance(item, SkippedVideo):
             skipped.append(item)
         else:
@@ -144,14 +135,14 @@ def _line(record: dict[str, Any], *, seconds: bool) -> str:
 
 
 def _write(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    text = json.dumps(records, indent=1) + "\n"
-    if path.suffix == ".csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["path", "start_seconds", "end_seconds", "rank", "label", "score"])
-        for record in records:
-            for rank, one in enumerate(record["predictions"], start=1):
-                span = (record["start_seconds"], record["end_seconds"])
-                writer.writerow([record["path"], *span, rank, one["label"], one["score"]])
-        text = buffer.getvalue()
-    write_file(path, text)
+    from fima.evaluate.report import write_csv
+
+    if path.suffix == ".json":
+        write_file(path, json.dumps(records, indent=1) + "\n")
+        return
+    rows = [
+        [record["path"], record["start_seconds"], record["end_seconds"], rank, one["label"], one["score"]]
+        for record in records
+        for rank, one in enumerate(record["predictions"], start=1)
+    ]
+    write_csv(path, [["path", "start_seconds", "end_seconds", "rank", "label", "score"], *rows])

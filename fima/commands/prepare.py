@@ -20,7 +20,7 @@ from fima.errors import ConfigError, DataError, one_line
 from fima.files.output import OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
-from fima.library.prepare import Job, Prepared, estimate_bytes, plan, prepare
+from fima.library.prepare import Job, estimate_bytes, plan, prepare
 from fima.library.transcode import TranscodeSettings
 
 EXIT_FAILURES = 1
@@ -97,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     missing = {relative_name(Path(path), source): why_missing(Path(path)) for path in files.missing}
     failures = prepared.failures | missing
-    _show(prepared, target, num_other_files=len(files.others) - len(lists))
+    print(
+        f"{target}: videos written: {prepared.num_written:,}, done before: {prepared.num_done_before:,}; list files "
+        f"copied: {prepared.num_lists:,}; other files, not copied: {len(files.others) - len(lists):,}"
+    )
     for note in files.notes(with_lists=False):
         print(f"{source}: {note}")
     _show_failures(failures)
@@ -118,13 +121,6 @@ def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: Tra
             f"{there}: too little space: about {decimal(needed)} needed, {decimal(free)} free; use another disk, a "
             "smaller --short-side or a larger --crf, or --no-check-space to start anyway"
         )
-
-
-def _show(prepared: Prepared, target: Path, *, num_other_files: int) -> None:
-    print(
-        f"{target}: videos written: {prepared.num_written:,}, done before: {prepared.num_done_before:,}; "
-        f"list files copied: {prepared.num_lists:,}; other files, not copied: {num_other_files:,}"
-    )
 
 
 def _show_failures(failures: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from fima.errors import ConfigError
 
@@ -23,21 +23,12 @@ time, memory, and the traceback of an error). NO_COLOR=1 switches colours off.
 _quiet = False
 
 
-@dataclass(frozen=True)
-class Verbosity:
-    """How much a command says."""
-
-    quiet: bool = False
-    """Results, warnings and errors only."""
-    verbose: bool = False
-
-
-def take_verbosity(words: Sequence[str]) -> tuple[list[str], Verbosity]:
-    """Return the words without the two flags, and what those say. Raises ConfigError where both are given."""
-    found = Verbosity(quiet=QUIET in words, verbose=VERBOSE in words)
-    if found.quiet and found.verbose:
+def take_verbosity(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the words without the two flags, and which of these was given. Raises ConfigError where both are."""
+    given = [flag for flag in (QUIET, VERBOSE) if flag in words]
+    if len(given) > 1:
         raise ConfigError(f"{QUIET} and {VERBOSE} exclude each other; give one of them")
-    return [word for word in words if word not in (QUIET, VERBOSE)], found
+    return [word for word in words if word not in given], given[0] if given else None
 
 
 def is_quiet() -> bool:
@@ -45,17 +36,11 @@ def is_quiet() -> bool:
     return _quiet
 
 
-@contextlib.contextmanager
-def speaking(verbosity: Verbosity, *, result_on_stdout: bool) -> Iterator[None]:
-    """Let a command say as much as was asked for; a result on stdout is never left out."""
-    if verbosity.verbose:
-        with _in_detail():
-            yield
-    elif verbosity.quiet:
-        with _quietly(result_on_stdout=result_on_stdout):
-            yield
-    else:
-        yield
+def speaking(flag: str | None, *, result_on_stdout: bool) -> contextlib.AbstractContextManager[None]:
+    """Let a command say as much as its flag asks for; a result on stdout is never left out."""
+    if flag == VERBOSE:
+        return _in_detail()
+    return _quietly(result_on_stdout=result_on_stdout) if flag == QUIET else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -63,18 +48,20 @@ def _quietly(*, result_on_stdout: bool) -> Iterator[None]:
     global _quiet
     before, _quiet = _quiet, True
     try:
-        with contextlib.ExitStack() as stack:
-            if not result_on_stdout:
-                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
-            yield
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            out = sys.stdout if result_on_stdout else nowhere
+            with contextlib.redirect_stdout(out):
+                yield
     finally:
         _quiet = before
 
 
 @contextlib.contextmanager
 def _in_detail() -> Iterator[None]:
-    _say(_versions())
+    # Imported here, since `--help` need not wait for it.
+    from fima.commands.system import versions
+
+    _say(", ".join([*versions(), f"{os.cpu_count()} CPU cores"]))
     root, began = logging.getLogger(), time.monotonic()
     handler, level = logging.StreamHandler(), root.level
     root.addHandler(handler)
@@ -90,13 +77,6 @@ def _in_detail() -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(level)
         _say(f"took {time.monotonic() - began:.1f} s{_memory()}")
-
-
-def _versions() -> str:
-    # Imported here, since `--help` need not wait for it.
-    from fima.commands.system import versions
-
-    return ", ".join([*versions(), f"{os.cpu_count()} CPU cores"])
 
 
 def _memory() -> str:

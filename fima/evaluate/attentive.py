@@ -87,14 +87,11 @@ def attend(queries: Tensor, cells: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a probe is trained."""
+    """How a probe is trained: by AdamW with a constant learning rate and weight decay on all weights."""
 
     learning_rate: float
-    """Of AdamW, constant."""
     weight_decay: float
-    """Of AdamW, on all weights."""
     epochs: int
-    """Passes over the training videos."""
 
 
 CANDIDATES = tuple(
@@ -105,16 +102,14 @@ CANDIDATES = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCells:
-    """Videos to train on."""
+    """Videos to train on, and the device to train there; classes may have no video."""
 
     cells: Sequence[Tensor]
     """Of each video, the cells of each clip: (clips, M, C), half precision."""
     labels: Tensor
     """(V,) class numbers."""
     num_classes: int
-    """Classes, with or without videos."""
     device: torch.device
-    """Where probes are trained."""
 
     def batch(self, places: Tensor) -> Tensor:
         """All cells of some videos, float32 or wider (B, clips·M, C), on the device."""

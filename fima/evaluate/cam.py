@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings, EvalBatch, build_eval_loader, square_crops
 from fima.errors import DataError
+from fima.evaluate.activation import PATCHES, occlusion_map
 from fima.evaluate.extract import Resources
 from fima.evaluate.features import encode, encode_difference
-from fima.evaluate.occlusion import occlusion_map
+from fima.evaluate.measured import Measured
+from fima.evaluate.protocols import PROTOCOL_VERSIONS
 from fima.method.foreground import activation_map
 from fima.torch_tools.distributed import all_reduce_sum, rank, world_size
 
@@ -29,37 +31,19 @@ MEASURED_VIDEOS = 500
 OCCLUDED_VIDEOS = 100
 MOVING_SHARE = 0.5
 
-
 MapMaker = Callable[[Tensor], Sequence[Tensor]]
 """From clips, uint8 (B, 3, F, S, S), to maps (B, h, w), always as many."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForegroundShare:
-    """How much of some maps falls on what moves; in percent, the mean over the clips of all videos."""
-
-    figures: dict[str, float]
-    """Of each map above its minimum, the part on the foreground: on the object of the masks by the name of the map, and
-    on the `moving_pixels` by that name after `motion_`. A foreground that is in no clip has no figure."""
-    chance: dict[str, float]
-    """By the names of the figures: the part of the crop that is foreground, which an even map would get."""
-    num_videos: int
-    """Videos that were measured."""
-    num_still_clips: int
-    """Clips in which nothing moves, left out of the figures on moving pixels."""
-    num_adapted: int = 0
-    """Videos whose frame differences gave the batch norm's statistics for differences; 0 without a batch norm."""
-
-
 def foreground_share(
     encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
-) -> ForegroundShare:
-    """Measure which part of the activation falls on what moves, on the centre crop of up to 500 videos of a list.
+) -> Measured:
+    """Run the protocol `foreground`: which part of the activation falls on what moves, in up to 500 videos of a list.
 
-    The maps are those of foreground sampling: `share` is of the map of the RGB clip plus that of its frame difference,
-    for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first alone. Videos that
-    cannot be decoded are not counted. With several processes, all of them call it, and each takes its share of the
-    videos.
+    The maps are those of foreground sampling, on the centre crop: `share` is of the map of the RGB clip plus that of
+    its frame difference, for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first
+    alone. Videos that cannot be decoded are not counted. With several processes, all of them call it, and each takes
+    its share of the videos.
 
     Args:
         encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
@@ -78,34 +62,36 @@ def foreground_share(
         rgb, difference = encode(encoder, clips), encode_difference(difference_encoder, clips)
         return [activation_map(rgb, difference), activation_map(rgb)]
 
-    found = _share_of_maps(
-        maps,
-        ("share", "rgb_share"),
-        videos,
-        evenly_spread(len(videos.videos), MEASURED_VIDEOS),
-        load_mask,
-        single,
-        resources,
-    )
-    return replace(found, num_adapted=num_adapted)
+    places = evenly_spread(len(videos.videos), MEASURED_VIDEOS)
+    found = _share_of_maps(maps, ("share", "rgb_share"), videos, places, load_mask, single, resources)
+    described = {
+        "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its minimum",
+        "rgb_share": "map of RGB alone, minus its minimum",
+        "batch_norm": "running statistics for RGB; for differences, statistics measured on those of "
+        f"{num_adapted} test videos, {resources.batch_size} at a time",
+    }
+    return replace(found, settings={"version": PROTOCOL_VERSIONS["foreground"], **found.settings, **described})
 
 
 def occlusion_share(
     encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
-) -> ForegroundShare:
-    """Measure which part of the `occlusion_map` falls on what moves: `share`, of the middle clip of up to 100 videos.
+) -> Measured:
+    """Run the protocol `occlusion`: which part of the `occlusion_map` falls on what moves, in up to 100 middle clips.
 
     Arguments and errors are those of `foreground_share`; `num_clips` is not used either.
     """
-    return _share_of_maps(
-        lambda clips: [occlusion_map(encoder, clips)],
-        ("share",),
-        videos,
-        evenly_spread(len(videos.videos), OCCLUDED_VIDEOS),
-        load_mask,
-        replace(settings, num_crops=1, num_clips=1),
-        replace(resources, batch_size=1),
-    )
+    single = replace(settings, num_crops=1, num_clips=1)
+    places = evenly_spread(len(videos.videos), OCCLUDED_VIDEOS)
+
+    def maps(clips: Tensor) -> list[Tensor]:
+        return [occlusion_map(encoder, clips)]
+
+    found = _share_of_maps(maps, ("share",), videos, places, load_mask, single, replace(resources, batch_size=1))
+    described = {
+        "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",
+        "squares": f"a quarter of the side, at {PATCHES} x {PATCHES} places, in all frames",
+    }
+    return replace(found, settings={"version": PROTOCOL_VERSIONS["occlusion"], **found.settings, **described})
 
 
 def _share_of_maps(
@@ -116,11 +102,13 @@ def _share_of_maps(
     load_mask: MaskLoader | None,
     settings: ClipSettings,
     resources: Resources,
-) -> ForegroundShare:
+) -> Measured:
     """Measure which part of maps, called `names`, falls on the object, where there are masks, and on what moves.
 
     A map is shifted so that its minimum is 0 and scaled so that it sums to 1; its product with the foreground is
-    summed. The object is the mask averaged over the clip's frames. Each process takes its share of the `places`.
+    summed. The object is the mask averaged over the clip's frames; what moves are the `moving_pixels`, whose figures
+    begin with `motion_`. A foreground that is in no clip has no figure; chance is its part of the crop, which an even
+    map would get. Each process takes its share of the `places`.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
@@ -149,10 +137,13 @@ def _share_of_maps(
             if num_there:
                 figures[foreground_name + name] = 100 * share / num_there
                 chance[foreground_name + name] = 100 * area / num_there
-    num_moving = float(sums[-1, -1])
-    return ForegroundShare(
-        figures=figures, chance=chance, num_videos=int(num_videos), num_still_clips=int(num_clips - num_moving)
-    )
+    described = {
+        "motion_share": f"on the smallest part of the crop that holds {MOVING_SHARE} of the frame-difference energy",
+        "num_videos": int(num_videos),
+        "num_still_clips": int(num_clips - float(sums[-1, -1])),
+        "clips": asdict(settings),
+    }
+    return Measured(figures=figures, chance=chance, settings=described)
 
 
 def moving_pixels(clips: Tensor) -> Tensor:

@@ -1,20 +1,97 @@
-"""The result of fine-tuning or of linear probing by SGD: figures, and everything that they depend on."""
+"""A classifier's scores of whole videos, and the results of fine-tuning, of linear probing by SGD, and of its test."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fima.checkpoints.checkpoint import versions
+import torch
+from torch import Tensor
+
+from fima.checkpoints.classifier import Classifier
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
-from fima.evaluate.classifier_scores import ClassifierScores
-from fima.evaluate.measured import Measured, by_figure, class_figures, decoded
-from fima.evaluate.protocols import EvaluationResult
+from fima.data.eval_clips import ClipSettings
+from fima.data.loader import SkippedVideo
+from fima.errors import DataError
+from fima.evaluate.extract import Resources, extract_rows
+from fima.evaluate.features import normalised
+from fima.evaluate.loaded_model import Subject
+from fima.evaluate.measured import Measured, as_result, class_figures, decoded
+from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationResult, SplitLists
 from fima.torch_tools import distributed
+from fima.torch_tools.modes import in_eval_mode
 
 PROTOCOL_VERSION = 1
 AUGMENTATION = ("min_area", "max_area", "flip", "grayscale", "jitter", "blur", "step_between_clips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierScores:
+    """Scores of the videos that can be decoded, in the order of the list; the same on every device."""
+
+    scores: Tensor
+    """(V, classes) float64: log-probabilities or logits, averaged over the clips of a video."""
+    labels: Tensor
+    """(V,) class numbers."""
+    paths: list[str]
+    undecodable: list[SkippedVideo]
+    """The other files of the list."""
+
+    def top(self, k: int) -> float:
+        """Return the top-k accuracy in percent."""
+        return top_k_accuracy(self.scores, self.labels, k)
+
+
+def test_classifier(
+    model: Classifier, videos: VideoList, clips: ClipSettings, resources: Resources, *, log_softmax: bool
+) -> ClassifierScores:
+    """Score every video of a labelled list, each once, however many devices share the work.
+
+    The model is on the device of the resources; it is put into eval mode for the test, and back. `log_softmax` averages
+    log-probabilities over the clips instead of logits.
+
+    Raises:
+        DataError: not one video can be decoded.
+    """
+    places = range(distributed.rank(), len(videos.videos), distributed.world_size())
+    index: list[int] = []
+    scores = [torch.empty(0, model.fc.out_features, dtype=torch.float64)]
+    undecodable: list[SkippedVideo] = []
+    with in_eval_mode(model):
+        for found in extract_rows(
+            [videos.videos[place].path for place in places],
+            lambda pixels: clip_scores(model, pixels, log_softmax),
+            clips,
+            resources,
+        ):
+            if isinstance(found, SkippedVideo):
+                undecodable.append(replace(found, index=places[found.index]))
+            else:
+                scores.append(found.whole.rows[0])
+                index.append(places[found.index])
+    index = distributed.gather_objects(index)
+    order = torch.tensor(index, dtype=torch.int64).argsort()
+    everything = distributed.gather_rows(torch.cat(scores))[order]
+    skipped = sorted(distributed.gather_objects(undecodable), key=lambda video: video.index)
+    if not index:
+        first = skipped[0]
+        raise DataError(f"{videos.root}: none of {len(skipped)} videos can be decoded; {first.path}: {first.reason}")
+    chosen = [videos.videos[place] for place in sorted(index)]
+    return ClassifierScores(
+        scores=everything,
+        labels=torch.tensor([-1 if video.label is None else video.label for video in chosen]),
+        paths=[str(video.path) for video in chosen],
+        undecodable=skipped,
+    )
+
+
+def clip_scores(model: Classifier, clips: Tensor, log_softmax: bool) -> Tensor:
+    """Return the scores (B, classes), float64, of uint8 clips (B, 3, F, S, S) on the model's device."""
+    with torch.inference_mode():
+        logits: Tensor = model(normalised(clips.float() / 255))
+    return logits.double().log_softmax(dim=1) if log_softmax else logits.double()
 
 
 def protocol_name(classifier: ClassifierConfig) -> str:
@@ -65,15 +142,7 @@ def classifier_result(
         ),
         "foreground": foreground,
     }
-    return EvaluationResult(
-        figures=by_figure(measured, "figures"),
-        chance=by_figure(measured, "chance"),
-        encoder={"backbone": config.classifier.backbone, **source},
-        protocols={protocol: found.settings for protocol, found in measured.items()},
-        data=data,
-        versions=versions(),
-        notes={protocol: found.notes for protocol, found in measured.items() if found.notes},
-    )
+    return as_result(measured, encoder={"backbone": config.classifier.backbone, **source}, data=data)
 
 
 def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, Any]:
@@ -114,3 +183,47 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
         "precision": {"training": config.run.precision, "test": "fp32"},
         "processes": distributed.world_size(),
     }
+
+
+def measure_classifier(
+    subject: Subject, lists: SplitLists, resources: Resources
+) -> tuple[Measured, dict[str, dict[str, Any]]]:
+    """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
+
+    Returns what was found, and which videos of each test list of the split were decoded.
+
+    Raises:
+        DataError: not one video of a list can be decoded.
+    """
+    assert subject.classifier is not None, "checked when the protocols were chosen"
+    trained = subject.classifier.checkpoint.config
+    clips = subject.clips
+    resolution = trained.test.ori_resolution if clips.ori_resolution is None else clips.ori_resolution
+    log_softmax = averages_log_softmax(trained.classifier)
+    tested = {
+        name: test_classifier(
+            subject.classifier.model,
+            videos,
+            replace(clips, ori_resolution=resolution),
+            replace(resources, batch_size=resources.batch_size * clips.num_clips * clips.num_crops),
+            log_softmax=log_softmax,
+        )
+        for name, videos in lists.tests.items()
+    }
+    scores = {name: (found.scores, found.labels) for name, found in tested.items()}
+    figures, chance = class_figures(scores, len(lists.test.classes))
+    settings = {
+        "version": PROTOCOL_VERSIONS["evaluate"],
+        "clips": asdict(replace(clips, ori_resolution=resolution)),
+        "averaged": "log-softmax over clips and crops" if log_softmax else "logits over clips and crops",
+        "encoder": "frozen (linear probe by SGD)" if trained.classifier.freeze else "fine-tuned",
+        "l2_normalise": trained.classifier.l2_normalise,
+        "pooled_over": "2 x 2 x 2 parts of the clip" if trained.classifier.grid else "the clip",
+        "dropout": trained.classifier.dropout,
+        "batch_norm": "running statistics",
+        "optim": asdict(trained.optim),
+        "selection": trained.classifier.select,
+        "trained_on_split": trained.data.split,
+    }
+    evaluated = {name: decoded(found.paths, found.undecodable) for name, found in tested.items()}
+    return Measured(figures=figures, chance=chance, settings=settings, scores=scores), evaluated

@@ -1,29 +1,139 @@
 """One evaluation: what all processes do together on the videos; the main one then computes the result from it."""
 
+import hashlib
+import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.cam import MaskLoader
-from fima.evaluate.collected import NO_LABELS, STORES, Collected
-from fima.evaluate.diagnosis import diagnosis_source, read_backgrounds
+from fima.evaluate.attentive import measure_attentive
+from fima.evaluate.cam import MaskLoader, foreground_share, occlusion_share
+from fima.evaluate.classifier_result import measure_classifier
+from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
+from fima.evaluate.feature_protocols import measure
 from fima.evaluate.feature_store import FeatureStore, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
+from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import Measured
-from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
-from fima.evaluate.video_protocols import measure_classifier, measure_foreground, measure_occlusion
+from fima.evaluate.measured import FeatureSets, Measured, as_result, decoded
+from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
+from fima.evaluate.report import write_class_report
+from fima.evaluate.splits import combine
 
+STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
+"""Which protocols look at which features."""
+NO_LABELS = torch.empty(0, dtype=torch.int64)
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
 PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
 """Protocols that fit a probe, and the training videos that they need of some class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What the processes found together; the rest is arithmetic."""
+
+    splits: Mapping[SplitName, SplitLists]
+    protocols: tuple[str, ...]
+    config: EvaluationConfig
+    clips: ClipSettings
+    described: dict[str, Any]
+    """What the result says of the encoder."""
+    stores: Mapping[str, FeatureStore]
+    """Features of all videos, in the main process, by the names of `STORES`; those that a protocol looks at."""
+    background_labels: Tensor = NO_LABELS
+    """Classes of the backgrounds that the protocol `diagnosis` puts behind others."""
+    measured: dict[SplitName, dict[str, Measured]] = field(default_factory=lambda: defaultdict(dict))
+    """By split and protocol, those that do not look at features."""
+    evaluated: dict[SplitName, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
+    """By split and list, what the result says of the videos of the protocol `evaluate`."""
+
+    def result(self, reports: Path | None = None) -> EvaluationResult:
+        """Compute the figures, in one process; see `result_by_video`."""
+        return self.result_by_video(reports)[0]
+
+    def result_by_video(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
+        """Compute the figures, in one process, and what each protocol made of each test video.
+
+        Confusion matrix and accuracies by class of each protocol that classifies go into the folder `reports`, by split
+        where there are several; None writes none.
+        """
+        results: dict[SplitName, EvaluationResult] = {}
+        tested = Tested()
+        for number, lists in self.splits.items():
+            unit = "fold" if isinstance(number, str) else "split"
+            measured, evaluated, paths = self._measure(number, lists)
+            tested.add(number, measured, paths, lists.groups)
+            if reports is not None:
+                folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
+                _write_reports(folder, measured, lists.test.classes)
+            which = {"fold" if unit == "fold" else "split_index": number}
+            data = {
+                name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
+                for name, found in evaluated.items()
+            }
+            results[number] = as_result(measured, encoder=self.described, data=data)
+        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
+        result = replace(combine(results), seed=self.config.seed, lists_hash=_hash(sorted(hashes)))
+        if "diagnosis" in self.protocols:
+            result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
+        if all(lists.groups for lists in self.splits.values()):
+            result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        return result, tested
+
+    def _measure(
+        self, number: SplitName, lists: SplitLists
+    ) -> tuple[dict[str, Measured], dict[str, dict[str, Any]], list[str]]:
+        """What was found, which videos of each list were looked at, and the paths of the test videos among them."""
+        paths: list[str] = []
+        found: dict[str, Measured] = {}
+        evaluated = dict(self.evaluated[number])
+        for kind, store in self.stores.items():
+            features = {name: store.read(videos) for name, videos in lists.all.items()}
+            evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
+            paths = features["test"].paths
+            tests = {name: features[name] for name in lists.tests}
+            sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
+            if kind == "cells":
+                found["attentive"] = measure_attentive(sets, self.clips, self.config, store.resources.device)
+            elif kind == "diagnosis":
+                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.clips, self.config)
+            else:
+                for name in STORES[kind]:
+                    found |= measure(name, sets, self.clips, self.config) if name in self.protocols else {}
+        found |= self.measured[number]
+        return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
+
+    def _place(self, name: str) -> int:
+        """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
+        return self.protocols.index(name.partition("@")[0].removesuffix("_low_shot"))
+
+
+def _list_hash(videos: VideoList) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a list's paths below its root, with the classes."""
+    root = videos.root.absolute()
+    rows = sorted((os.path.relpath(video.path.absolute(), root), video.label) for video in videos.videos)
+    return _hash([videos.classes, rows])
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequence[str]) -> None:
+    for name, found in measured.items():
+        for test, (scores, labels) in found.scores.items():
+            write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
 
 
 def collect(
@@ -55,16 +165,17 @@ def collect(
     """
     chosen = [_protocols(subject, splits, config) for subject in subjects]
     resources = _resources(config, device)
+    first = next(iter(splits.values())).train
     backgrounds = {
-        subject.clips: read_backgrounds(next(iter(splits.values())).train, subject.clips, resources)
+        subject.clips: read_backgrounds(first, subject.clips, resources)
         for subject, protocols in zip(subjects, chosen, strict=True)
         if "diagnosis" in protocols
     }
     everything = []
     for subject, protocols in zip(subjects, chosen, strict=True):
-        sources = _encoder_sources(subject, protocols, config)
-        behind, labels = backgrounds.get(subject.clips, (None, NO_LABELS))
-        if behind is not None and "diagnosis" in protocols:
+        sources, labels = _encoder_sources(subject, protocols, config), NO_LABELS
+        if "diagnosis" in protocols:
+            behind, labels = backgrounds[subject.clips]
             sources["diagnosis"] = diagnosis_source(subject.encoder, behind)
         cache = subject.cache if subject.encoder.key is not None else None
         collected = Collected(
@@ -73,15 +184,14 @@ def collect(
             config=config,
             clips=subject.clips,
             described=subject.describe(),
-            stores=_stores(sources, subject.clips, config, device, cache, report),
+            stores=_stores(sources, subject.clips, resources, cache, report),
             background_labels=labels,
         )
         everything.append(collected)
     _fill((store for collected in everything for store in collected.stores.values()), splits)
-    return [
-        _with_video_protocols(subject, collected, load_mask, resources)
-        for subject, collected in zip(subjects, everything, strict=True)
-    ]
+    for subject, collected in zip(subjects, everything, strict=True):
+        _run_video_protocols(subject, collected, load_mask, resources)
+    return everything
 
 
 def evaluate_source(
@@ -103,7 +213,7 @@ def evaluate_source(
     """
     lists.check_labels()
     splits: dict[SplitName, SplitLists] = {1: lists}
-    stores = _stores({"pooled": source}, clips, config, device, cache, None)
+    stores = _stores({"pooled": source}, clips, _resources(config, device), cache)
     _fill(stores.values(), splits)
     return Collected(
         splits=splits,
@@ -129,21 +239,19 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
     return protocols
 
 
-def _with_video_protocols(
+def _run_video_protocols(
     subject: Subject, collected: Collected, load_mask: MaskLoader | None, resources: Resources
-) -> Collected:
+) -> None:
     """Add what the protocols find that look at the videos themselves."""
-    measured: dict[SplitName, dict[str, Measured]] = {number: {} for number in collected.splits}
-    evaluated: dict[SplitName, dict[str, dict[str, Any]]] = {}
     for number, lists in collected.splits.items():
-        shown = subject.encoder.module, subject.clips, lists.test, load_mask, resources
+        measured = collected.measured[number]
+        shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
         if "evaluate" in collected.protocols:
-            measured[number]["evaluate"], evaluated[number] = measure_classifier(subject, lists, resources)
+            measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
         if "foreground" in collected.protocols:
-            measured[number]["foreground"] = measure_foreground(*shown)
+            measured["foreground"] = foreground_share(*shown)
         if "occlusion" in collected.protocols:
-            measured[number]["occlusion"] = measure_occlusion(*shown)
-    return replace(collected, measured=measured, evaluated=evaluated)
+            measured["occlusion"] = occlusion_share(*shown)
 
 
 def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
@@ -166,14 +274,13 @@ def _encoder_sources(subject: Subject, protocols: Sequence[str], config: Evaluat
 def _stores(
     sources: Mapping[str, FeatureSource],
     clips: ClipSettings,
-    config: EvaluationConfig,
-    device: torch.device,
+    resources: Resources,
     cache: Path | None,
-    report: Callable[[int, int], None] | None,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, FeatureStore]:
     """Where the features of an encoder go, by the names of `STORES`."""
-    clips_at_once = min(CLIPS_AT_ONCE, config.batch_size * clips.num_clips * clips.num_crops)
-    resources = replace(_resources(config, device), batch_size=clips_at_once)
+    clips_at_once = min(CLIPS_AT_ONCE, resources.batch_size * clips.num_clips * clips.num_crops)
+    resources = replace(resources, batch_size=clips_at_once)
     return {
         kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
     }
@@ -183,8 +290,8 @@ def _fill(stores: Iterable[FeatureStore], splits: Mapping[SplitName, SplitLists]
     """Extract the features of all videos; each is decoded once for all stores of the same clips."""
     every_list = (videos for lists in splits.values() for videos in lists.all.values())
     paths = [video.path for videos in every_list for video in videos.videos]
-    by_clips: dict[ClipSettings, list[FeatureStore]] = {}
+    by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
     for store in stores:
-        by_clips.setdefault(store.settings, []).append(store)
+        by_clips[store.settings].append(store)
     for together in by_clips.values():
         fill_together(together, paths)

@@ -1,19 +1,29 @@
-"""What a network makes of the clips of videos, decoded while it computes."""
+"""What a network makes of the clips of videos: evenly spread, or one for every second, decoded while it computes."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
-from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import ClipSettings
+from fima.data.clips import ROUNDING, Window, evenly_spread_starts, full_positions, in_one_pass
+from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
 from fima.data.loader import SkippedVideo
-from fima.data.workers.crash_guard import Guard
-from fima.evaluate.windows import WindowChunk, WindowDataset
+from fima.data.views import Crop, crop_and_resize
+from fima.data.workers.crash_guard import Attempt, Guard, watched
+from fima.errors import VideoError
 
 CHUNKS_AHEAD = 4
+CLIPS_AT_ONCE = 8
+"""Clips of a video that are held at a time, so that memory does not grow with its length."""
 CPU = torch.device("cpu")
 
 
@@ -22,7 +32,6 @@ class Resources:
     """What the work may take; the results depend on it in the last digits at most."""
 
     device: torch.device = CPU
-    """Where the network is."""
     batch_size: int = 32
     """Clips at a time."""
     workers: int = 0
@@ -49,6 +58,21 @@ class VideoRows:
         return VideoRows(index=self.index, rows=self.rows.mean(dim=1).mean(dim=0)[None, None], seconds=ends)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowChunk:
+    """The next n clips of a video."""
+
+    index: int
+    clips: Tensor
+    """uint8 (n, num_crops, 3, F, S, S)."""
+    seconds: Tensor
+    """From when to when, float64 (n, 2), at the video's mean frame rate; NaN where it has none."""
+    is_last: bool
+    """Whether no clip of the video is left."""
+    number: int
+    """How many of them came before."""
+
+
 def extract_rows(
     paths: Sequence[Path],
     network: Callable[[Tensor], Tensor],
@@ -64,15 +88,147 @@ def extract_rows(
     that decodes it, where that is not this one. `per_second` takes a clip for every second, instead of evenly spread
     ones.
     """
-    batches = _Batches(network, resources)
     dataset = WindowDataset(paths, settings, per_second=per_second, limits=resources.limits)
+    waiting: list[WindowChunk] = []
+    begun: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for item in _guarded_chunks(dataset, resources.workers):
         if isinstance(item, SkippedVideo):
-            batches.drop(item.index)
+            waiting = [chunk for chunk in waiting if chunk.index != item.index]
+            begun.pop(item.index, None)
             yield item
-        else:
-            yield from batches.add(item)
-    yield from batches.flush()
+            continue
+        waiting.append(item)
+        if sum(chunk.clips.shape[:2].numel() for chunk in waiting) >= resources.batch_size:
+            yield from _completed(waiting, begun, network, resources)
+            waiting = []
+    yield from _completed(waiting, begun, network, resources)
+
+
+def _completed(
+    waiting: Sequence[WindowChunk],
+    begun: dict[int, list[tuple[Tensor, Tensor]]],
+    network: Callable[[Tensor], Tensor],
+    resources: Resources,
+) -> Iterator[VideoRows]:
+    """Encode what is waiting, add its rows and times to those of the begun videos, and give the complete ones."""
+    if not waiting:
+        return
+    clips = [chunk.clips.flatten(0, 1) for chunk in waiting]
+    batches = torch.split(torch.cat(clips), resources.batch_size)
+    rows = torch.cat([network(batch.to(resources.device, non_blocking=True)).cpu() for batch in batches])
+    for chunk, part in zip(waiting, torch.split(rows, [len(each) for each in clips]), strict=True):
+        begun[chunk.index].append((part.reshape(*chunk.clips.shape[:2], -1), chunk.seconds))
+        if chunk.is_last:
+            rows_of_clips, seconds = zip(*begun.pop(chunk.index), strict=True)
+            yield VideoRows(index=chunk.index, rows=torch.cat(rows_of_clips), seconds=torch.cat(seconds))
+
+
+class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
+    """The clips of videos, a few at a time; several processes take turns at the videos.
+
+    A video that turns out to be damaged after its first clips is skipped as well: what follows them is its
+    `SkippedVideo`.
+
+    Args:
+        paths: the files.
+        settings: how clips are cut; `num_clips` does not count where there is one for every second.
+        per_second: one clip around the middle of every second, instead of `num_clips` evenly spread ones.
+        limits: what a video may take; the time is that for the next clips of it.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], settings: ClipSettings, *, per_second: bool, limits: DecodeLimits = USUAL_LIMITS
+    ) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.per_second = per_second
+        self.limits = limits
+        self.left: Sequence[int] = range(len(paths))
+        """Places of the videos that are still wanted."""
+        self.crashed: dict[Attempt, str] = {}
+
+    def __iter__(self) -> Iterator[WindowChunk | SkippedVideo]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for index in self.left[first::step]:
+            try:
+                yield from self._watched_chunks(whole_video(index))
+            except VideoError as error:
+                yield SkippedVideo(path=str(self.paths[index]), reason=error.reason, epoch=0, index=index)
+
+    def attempt(self, attempt: Attempt) -> None:
+        """Decode all clips of one video. Raises VideoError."""
+        for _ in self._watched_chunks(attempt):
+            pass
+
+    def _watched_chunks(self, attempt: Attempt) -> Iterator[WindowChunk]:
+        """The clips of a video; what waits for the reader of the next ones does not count as work on them."""
+        chunks = self._chunks(attempt.index)
+        while True:
+            with watched(attempt, self.crashed, self.paths[attempt.index]):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _chunks(self, index: int) -> Iterator[WindowChunk]:
+        settings = self.settings
+        with VideoReader(self.paths[index]) as reader:
+            at_once = 1 if self.per_second else CLIPS_AT_ONCE * settings.frames
+            self.limits.check(reader, min(reader.num_frames, at_once))
+            crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
+            window = settings.timing.window(reader, settings.frames)
+            starts, seconds = self._places(reader, window.length)
+            groups = [starts[at : at + CLIPS_AT_ONCE] for at in range(0, len(starts), CLIPS_AT_ONCE)]
+            if self.per_second:
+                clips = _in_one_pass(reader, window, starts, crops, settings)
+            else:
+                clips = (cut_clips(reader, window, group, crops, crop_size=settings.crop_size) for group in groups)
+            for number, (group, pixels) in enumerate(zip(groups, clips, strict=True)):
+                yield WindowChunk(
+                    index=index,
+                    clips=pixels.reshape(len(group), len(crops), *pixels.shape[1:]),
+                    seconds=torch.tensor(seconds[number * CLIPS_AT_ONCE :][: len(group)], dtype=torch.float64),
+                    is_last=number == len(groups) - 1,
+                    number=number,
+                )
+
+    def _places(self, reader: VideoReader, window: int) -> tuple[list[int], list[tuple[float, float]]]:
+        """The first frame of each clip of a video, in order of time, and from when to when it stands for the video."""
+        num_frames = reader.num_frames
+        fps = reader.fps or self.settings.frame_rate or math.nan
+        if not self.per_second:
+            starts = evenly_spread_starts(num_frames, window, self.settings.num_clips)
+            return starts, [(start / fps, min(start + window, num_frames) / fps) for start in starts]
+        if math.isnan(fps):
+            raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
+        last = max(0, num_frames - window)
+        begins = range(math.ceil(num_frames / fps - ROUNDING))
+        seconds = [(float(begin), min(begin + 1.0, num_frames / fps)) for begin in begins]
+        return [min(last, max(0, round((begin + end) / 2 * fps) - window // 2)) for begin, end in seconds], seconds
+
+
+def _in_one_pass(
+    reader: VideoReader, window: Window, starts: Sequence[int], crops: Sequence[Crop], settings: ClipSettings
+) -> Iterator[Tensor]:
+    """Cut overlapping clips while the video is decoded once, holding only the frames that are still needed.
+
+    Yields:
+        uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
+    """
+    wanted = [window.indices(start)[full_positions(settings.frames)] for start in starts]
+
+    def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:
+        return [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]
+
+    ready: list[Tensor] = []
+    for clip in in_one_pass(reader.stream(), wanted, cropped):
+        ready += [torch.cat([frame[number] for frame in clip], dim=1) for number in range(len(crops))]
+        if len(ready) == CLIPS_AT_ONCE * len(crops):
+            yield torch.stack(ready)
+            ready = []
+    if ready:
+        yield torch.stack(ready)
 
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:
@@ -94,41 +250,3 @@ def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChun
         except (RuntimeError, OSError, EOFError) as error:
             if not guard.survives(error):
                 raise
-
-
-class _Batches:
-    """Clips on their way through the network, and the rows of videos that are not complete yet."""
-
-    def __init__(self, network: Callable[[Tensor], Tensor], resources: Resources) -> None:
-        self._network = network
-        self._device = resources.device
-        self._batch_size = resources.batch_size
-        self._waiting: list[WindowChunk] = []
-        self._done: dict[int, list[tuple[Tensor, Tensor]]] = {}
-
-    def add(self, chunk: WindowChunk) -> Iterator[VideoRows]:
-        """Take clips of a video, and give the videos that are complete by now."""
-        self._waiting.append(chunk)
-        if sum(len(waiting.clips) * waiting.clips.shape[1] for waiting in self._waiting) >= self._batch_size:
-            yield from self.flush()
-
-    def drop(self, index: int) -> None:
-        """Forget a video that cannot be decoded to its end."""
-        self._waiting = [chunk for chunk in self._waiting if chunk.index != index]
-        self._done.pop(index, None)
-
-    def flush(self) -> Iterator[VideoRows]:
-        """Encode what is waiting, and give the videos that are complete."""
-        if not self._waiting:
-            return
-        clips = torch.cat([chunk.clips.flatten(0, 1) for chunk in self._waiting])
-        parts = torch.split(clips, self._batch_size)
-        rows = torch.cat([self._network(part.to(self._device, non_blocking=True)).cpu() for part in parts])
-        views = [len(chunk.clips) * chunk.clips.shape[1] for chunk in self._waiting]
-        waiting, self._waiting = self._waiting, []
-        for chunk, part in zip(waiting, torch.split(rows, views), strict=True):
-            own = part.reshape(*chunk.clips.shape[:2], -1)
-            self._done.setdefault(chunk.index, []).append((own, chunk.seconds))
-            if chunk.is_last:
-                rows_of_clips, seconds = zip(*self._done.pop(chunk.index), strict=True)
-                yield VideoRows(index=chunk.index, rows=torch.cat(rows_of_clips), seconds=torch.cat(seconds))

@@ -10,13 +10,12 @@ from torch import Tensor
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
-from fima.evaluate.knn import NUM_NEIGHBOURS, TEMPERATURE, knn_scores
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.linear_protocols import measure_linear, measure_low_shot, measure_low_shot_curve
 from fima.evaluate.measured import FeatureSets, Measured, by_name, described, figure_name, mean_and_sd
 from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
-from fima.evaluate.retrieval import RANKS, retrieve, same_video_share
+from fima.evaluate.retrieval import NUM_NEIGHBOURS, RANKS, TEMPERATURE, knn_scores, retrieve, same_video_share
 
 
 def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig) -> dict[str, Measured]:

@@ -1,8 +1,9 @@
 """Rows of features, computed once for every video: by all processes together, kept in memory and in a cache."""
 
+import contextlib
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.feature_shards import FileState, Shard, digest, file_state, mapped, parsed
+from fima.evaluate.feature_shards import FileState, Found, digest, gathered, read_shard, write_shard
 from fima.evaluate.features import Features, FeatureSource
 from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
@@ -64,8 +65,9 @@ class FeatureStore:
         key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "per": per}
         self.folder = None if cache is None else cache / digest(key)
         self.report = report
-        self._states: dict[Path, FileState] = {}
-        self._found = Shard()
+        self.states: dict[Path, FileState] = {}
+        """Files as they were looked at: one that changes meanwhile is still the one whose features are here."""
+        self._found: Found = {}
 
     def fill(self, paths: Iterable[Path]) -> int:
         """Extract the features of the videos that are neither here nor in the cache; see `fill_together`."""
@@ -73,27 +75,27 @@ class FeatureStore:
 
     def missing(self, files: Sequence[FileState]) -> list[int]:
         """Places of the files that are neither here nor in the cache, in the main process."""
-        if self.folder is not None:
-            self._read_cache(self.folder, files)
-        return [place for place, file in enumerate(files) if not self._has(file)]
+        wanted = set(files) - self._found.keys()
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None and wanted else []:
+            # A file of the cache that cannot be read counts as not there.
+            with contextlib.suppress(SafetensorError, OSError):
+                found = read_shard(path, self.resources.limits)
+                # Rows win over a reason of other limits why there are none.
+                new = (file for file in found.keys() & wanted if not isinstance(self._found.get(file), VideoRows))
+                self._found |= {file: found[file] for file in new}
+        return [place for place, file in enumerate(files) if file not in self._found]
 
-    def keep(self, shard: Shard) -> None:
+    def keep(self, found: Found) -> None:
         """Take in what was extracted, and write it to the cache; cells stay there and are mapped into memory."""
-        if self.folder is not None and len(shard):
-            path = shard.write(self.folder, self.resources.limits)
+        if self.folder is not None and found:
+            path = write_shard(self.folder, found, self.resources.limits)
             if self.source.on_disk:
-                shard = replace(shard, videos=dict(mapped(path)[1]))
-        self._found.videos |= shard.videos
-        self._found.undecodable |= shard.undecodable
-
-    def remember(self, states: Mapping[Path, FileState]) -> None:
-        """Look at files as they were then: one that changes meanwhile is still the one whose features are here."""
-        self._states |= states
+                found = read_shard(path, self.resources.limits)
+        self._found |= found
 
     def rows(self, path: Path) -> VideoRows | str:
         """Return the rows of a video that was filled in, or why it has none; in the main process."""
-        file = self._states[path]
-        return self._found.videos[file] if file in self._found.videos else self._found.undecodable[file]
+        return self._found[self.states[path]]
 
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list that was filled in, in the main process.
@@ -127,23 +129,6 @@ class FeatureStore:
             depth=self.source.depth,
         )
 
-    def _has(self, file: FileState) -> bool:
-        return file in self._found.videos or file in self._found.undecodable
-
-    def _read_cache(self, folder: Path, wanted: Sequence[FileState]) -> None:
-        """Take what is wanted out of the cache; a file of it that cannot be read counts as not there."""
-        missing = {file for file in wanted if not self._has(file)}
-        for path in sorted(folder.glob("*.safetensors")) if missing else []:
-            try:
-                record, videos = mapped(path)
-                self._found.videos |= {file: rows for file, rows in videos if file in missing}
-            except (SafetensorError, OSError):
-                continue
-            # What was too large or too slow for one call may not be for another.
-            own = record["undecodable"] if record.get("limits") == asdict(self.resources.limits) else []
-            undecodable = ((parsed(file), reason) for file, reason in own)
-            self._found.undecodable |= {file: reason for file, reason in undecodable if file in missing}
-
 
 def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
     """Extract the features of the videos that any of the stores lacks, each decoded once for all; return their number.
@@ -154,11 +139,11 @@ def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
     Raises:
         DataError: a file that cannot be read, or no room for the cells.
     """
-    states = {path: file_state(path) for path in dict.fromkeys(paths)}
+    states = {path: FileState.of(path) for path in dict.fromkeys(paths)}
     files = list(dict.fromkeys(states.values()))
     lacking: list[tuple[int, list[int]]] = []
     for number, store in enumerate(stores):
-        store.remember(states)
+        store.states |= states
         if is_main() and (places := store.missing(files)):
             lacking.append((number, places))
     # The main process decides: another one sees another cache where the folder is not shared.
@@ -184,7 +169,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
     items = extract_rows(paths, network, first.settings, first.resources, per_second=per_second)
     size = min(SHARD_VIDEOS, SHARD_VIDEOS_OF_CELLS) if any(store.source.on_disk for store in stores) else SHARD_VIDEOS
     for start in range(0, -(-len(files) // world_size()), size):
-        shards = [Shard() for _ in stores]
+        shards: list[Found] = [{} for _ in stores]
         try:
             for number, item in enumerate(islice(items, size), start + 1):
                 _sort_in(shards, item, own, stores, shapes)
@@ -192,18 +177,18 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
                     first.report(min(len(files), number * world_size()), len(files))
         except BaseException:
             for store, shard in zip(stores, shards, strict=True):
-                if store.folder is not None and len(shard):
-                    shard.write(store.folder, store.resources.limits)
+                if store.folder is not None and shard:
+                    write_shard(store.folder, shard, store.resources.limits)
             raise
         for store, shard in zip(stores, shards, strict=True):
-            everything = shard.gathered()
+            everything = gathered(shard)
             if is_main():
                 _check_room(store, everything, len(files) - start * world_size())
                 store.keep(everything)
 
 
 def _sort_in(
-    shards: Sequence[Shard],
+    shards: Sequence[Found],
     item: VideoRows | SkippedVideo,
     files: Sequence[FileState],
     stores: Sequence[FeatureStore],
@@ -212,22 +197,22 @@ def _sort_in(
     """Give each store's shard its columns of a video, or why there are none."""
     if isinstance(item, SkippedVideo):
         for shard in shards:
-            shard.undecodable[files[item.index]] = item.reason
+            shard[files[item.index]] = item.reason
         return
     item = item.whole if stores[0].per == "video" else item
     parts = torch.split(item.rows, [math.prod(shape) for shape in shapes], dim=-1)
     for shard, store, part, shape in zip(shards, stores, parts, shapes, strict=True):
         rows = part.reshape(*part.shape[:-1], *shape).to(torch.half if store.source.on_disk else torch.float32)
         # A copy, so that the columns of the other stores are not kept with it.
-        shard.videos[files[item.index]] = replace(item, rows=rows.clone())
+        shard[files[item.index]] = replace(item, rows=rows.clone())
 
 
-def _check_room(store: FeatureStore, shard: Shard, num_left: int) -> None:
+def _check_room(store: FeatureStore, found: Found, num_left: int) -> None:
     """Raise DataError where the disk has no room for the cells of the videos that are left."""
-    if store.folder is None or not store.source.on_disk or not shard.videos:
+    own = next((video.rows for video in found.values() if isinstance(video, VideoRows)), None)
+    if store.folder is None or not store.source.on_disk or own is None:
         return
     store.folder.mkdir(parents=True, exist_ok=True)
-    own = next(iter(shard.videos.values())).rows
     needed, free = own.nbytes * num_left, shutil.disk_usage(store.folder).free
     if needed > free:
         raise DataError(

@@ -42,20 +42,17 @@ class FeatureSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of the videos that can be decoded, in the order of the list."""
+    """Features of the videos that can be decoded, in the order of the list; `parts` and `depth` as in the source."""
 
     pooled: Tensor
     """(V, num_clips·num_crops, C), float32; the crops of a clip follow one another."""
     labels: Tensor
     """(V,) class numbers; -1 where unknown."""
     paths: list[str]
-    """The V files."""
     undecodable: list[SkippedVideo]
     """The other files of the list."""
     parts: tuple[str, ...] = (PLAIN,)
-    """What the columns are, as in `FeatureSource`."""
     depth: int = 0
-    """Columns of a part `depths`."""
     cells: list[Tensor] = field(default_factory=list)
     """Instead of `pooled`, of each video the cells of all its clips: (num_clips·num_crops, M, C), half precision."""
 

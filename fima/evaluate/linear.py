@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.errors import DataError
-from fima.evaluate.folds import grouped_folds
+from fima.evaluate.splits import grouped_folds
 
 INVERSE_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 NUM_FOLDS = 5
@@ -37,7 +37,6 @@ class LinearProbe:
     bias: Tensor
     """(classes,); -inf for a class without training video."""
     l2_normalise: bool
-    """Whether features are L2-normalised before they are standardised."""
 
     def scores(self, features: Tensor) -> Tensor:
         """Return log-odds (V, classes) of features (V, C)."""

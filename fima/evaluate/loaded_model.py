@@ -30,15 +30,12 @@ class Subject:
     """An encoder in eval mode and the clips that it is shown."""
 
     encoder: FrozenEncoder
-    """The encoder, on its device."""
     clips: ClipSettings
-    """How clips are cut out of videos."""
     classifier: LoadedClassifier | None = None
     """The classifier on that encoder, where the checkpoint is one of `fima finetune`."""
     has_maps: bool = True
     """Whether the encoder gives feature maps; others give one vector a clip."""
     source: str = ""
-    """What was asked for."""
     cache: Path | None = None
     """Folder of its cached features; None: they are not kept."""
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.loader import SkippedVideo
 from fima.evaluate.features import Features
 from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.protocols import EvaluationResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +38,11 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSets:
-    """Features of one split's lists."""
+    """Features of one split's lists, those of the test lists by name, and the training list itself."""
 
     train: Features
     tests: Mapping[str, Features]
-    """Of the test lists, by name."""
     videos: VideoList
-    """The training list itself."""
     groups: Mapping[Path, str] = field(default_factory=dict)
     """Which videos belong together; empty where that is not known."""
     features: str = "avg"
@@ -94,11 +94,25 @@ def figure_name(test: str, figure: str) -> str:
     return figure if test == "test" else f"{test}/{figure}"
 
 
-def by_figure(measured: Mapping[str, Measured], attribute: Literal["figures", "chance", "sd"]) -> dict[str, float]:
-    """Return one attribute of all protocols as `<protocol>/<figure>`."""
-    return {
-        f"{name}/{key}": value for name, found in measured.items() for key, value in getattr(found, attribute).items()
-    }
+def as_result(
+    measured: Mapping[str, Measured], *, encoder: dict[str, Any], data: dict[str, dict[str, Any]]
+) -> EvaluationResult:
+    """Return what the protocols found, by name, as a result that says this of the encoder and of the lists."""
+
+    def by_figure(attribute: Literal["figures", "chance", "sd"]) -> dict[str, float]:
+        every = ((name, getattr(found, attribute)) for name, found in measured.items())
+        return {f"{name}/{key}": value for name, values in every for key, value in values.items()}
+
+    return EvaluationResult(
+        figures=by_figure("figures"),
+        chance=by_figure("chance"),
+        sd=by_figure("sd"),
+        encoder=encoder,
+        protocols={name: found.settings for name, found in measured.items()},
+        data=data,
+        versions=versions(),
+        notes={name: found.notes for name, found in measured.items() if found.notes},
+    )
 
 
 def by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

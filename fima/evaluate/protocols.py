@@ -23,11 +23,7 @@ PROTOCOL_TABLE = {
     "knn": (1, "20 nearest training videos vote", "training videos"),
     "retrieval": (1, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
     "same_video": (1, "how often the nearest clip is of the same video", "two clips a video"),
-    "clustering": (
-        1,
-        "agreement of k-means clusters with the classes",
-        "two classes, more test videos than classes",
-    ),
+    "clustering": (1, "agreement of k-means clusters with the classes", "two classes, more test videos than classes"),
     "attentive": (1, "one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
     "low_shot_curve": (1, "linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
     "foreground": (3, "share of the activation on moving regions", "an encoder; better with masks"),
@@ -179,9 +175,7 @@ class SplitLists:
     """The lists of one split."""
 
     train: VideoList
-    """Labelled training videos."""
     test: VideoList
-    """Labelled test videos."""
     extra_tests: Mapping[str, VideoList] = field(default_factory=dict)
     """Further test lists by name, scored by the same probe and neighbours."""
     groups: Mapping[Path, str] = field(default_factory=dict)
@@ -220,7 +214,6 @@ class EvaluationResult:
     chance: dict[str, float]
     """What a random guess gets, by the names of `figures`."""
     encoder: dict[str, Any]
-    """What was evaluated."""
     protocols: dict[str, dict[str, Any]]
     """By protocol: its version and its settings."""
     data: dict[str, dict[str, Any]]
@@ -240,9 +233,7 @@ class EvaluationResult:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
-    """Groups among the test videos."""
     seed: int = 0
-    """`--seed`."""
     lists_hash: str = ""
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
     verdict: str = ""

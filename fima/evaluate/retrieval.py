@@ -10,6 +10,8 @@ from fima.evaluate.metrics import chance_recall_at_k, percent, recall_hits
 
 RANKS = (1, 5, 10, 20, 50)
 ROWS_AT_ONCE = 512
+NUM_NEIGHBOURS = 20
+TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,33 @@ def centred(features: Tensor) -> Tensor:
     """Return rows (…, C) minus their mean, L2-normalised, in float64."""
     rows = features.double()
     return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)
+
+
+def knn_scores(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    *,
+    num_classes: int,
+    num_neighbours: int = NUM_NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """Let the nearest training videos by cosine vote, each with weight exp(cosine / temperature).
+
+    Args:
+        train: (V, C) training features.
+        train_labels: (V,) class numbers.
+        test: (U, C) test features.
+        num_classes: classes.
+        num_neighbours: voters; capped at V.
+        temperature: of the weights.
+
+    Returns:
+        Votes (U, num_classes).
+    """
+    similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
+    nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)
+    # Relative to the nearest one: the same vote, without overflow at low temperatures.
+    weights = ((nearest.values - nearest.values[:, :1]) / temperature).exp()
+    votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
+    return votes.scatter_add_(1, train_labels[nearest.indices], weights)

@@ -1,16 +1,25 @@
 """Several official splits of one data set: their lists, and one result of all of them."""
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fima.config import Dataset
-from fima.data.datasets import list_videos
-from fima.errors import ConfigError
-from fima.evaluate.folds import find_groups
-from fima.evaluate.protocols import EvaluationResult, SplitLists, SplitName
+from fima.data.datasets import list_videos, read_column, table_columns
+from fima.data.layouts.video_list import VideoList, counted
+from fima.errors import ConfigError, DataError
+from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.synthetic.motion_textures import has_masks, list_counterparts
+
+GROUP_COLUMN = "group"
+"""The column of a table that says, unless another is named, which videos belong together."""
 
 
 def list_splits(
@@ -75,3 +84,148 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
 
 def _by_name(unit: str, parts: Mapping[SplitName, Any]) -> dict[str, Any]:
     return {f"{unit} {name}": part for name, part in parts.items()}
+
+
+def list_folds(
+    root: Path, config: EvaluationConfig, *, dataset: Dataset = "auto", annotations: str | Path | None = None
+) -> dict[SplitName, SplitLists]:
+    """List the training and the test videos of every fold: a video is tested in one fold, and trained on in the others.
+
+    What the folds are is said by `cross_validation`, or by `folds` and `group_by`, of the settings. Layout and
+    annotations are those of `list_videos`.
+
+    Raises:
+        ConfigError: `folds` without groups.
+        DataError: as `list_videos`; a missing column, or one with holes; fewer than two folds; a group in two of them.
+    """
+    videos = list_videos(root, "all", dataset=dataset, annotations=annotations)
+    groups = find_groups(root, videos, config.group_by, annotations)
+    if config.cross_validation is not None:
+        fold_of = _complete(videos, read_column(root, annotations, config.cross_validation), config.cross_validation)
+        groups = groups or fold_of
+    elif not groups:
+        raise ConfigError(f"--folds {config.folds}: needs --group-by, so that videos of one person stay together")
+    else:
+        fold_of = _balanced(videos, groups, config.folds or 0, config.seed)
+    _check(videos, fold_of, groups)
+    found: dict[SplitName, SplitLists] = {
+        name: _fold(videos, fold_of, groups, name) for name in sorted(set(fold_of.values()), key=_natural)
+    }
+    for lists in found.values():
+        lists.check_labels()
+    return found
+
+
+def find_groups(
+    root: Path, videos: VideoList, group_by: str | None, annotations: str | Path | None = None
+) -> dict[Path, str]:
+    """Return the group of every video; nothing where neither `group_by` nor a column of the table says any.
+
+    `group_by` is a column of the table, or a regular expression that is looked for in the path below the root: the
+    group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one.
+
+    Raises:
+        ConfigError: no column, and no regular expression either.
+        DataError: the column has holes, or the expression does not match every path.
+    """
+    columns = table_columns(root, annotations)
+    column = GROUP_COLUMN if group_by is None else group_by
+    if column in columns:
+        return _complete(videos, read_column(root, annotations, column), column)
+    if group_by is None:
+        return {}
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise ConfigError(f"--group-by {group_by}: neither a column nor a regular expression ({error})") from None
+    found = {}
+    for video in videos.videos:
+        below = video.path.is_relative_to(videos.root)
+        name = video.path.relative_to(videos.root).as_posix() if below else str(video.path)
+        match = pattern.search(name)
+        if match is None:
+            raise DataError(f"--group-by {group_by}: does not match {name}; the expression must match every path")
+        found[video.path] = match.group(1 if pattern.groups else 0) or ""
+    return _complete(videos, found, group_by)
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Numbers by their value, before words."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
+
+
+def _complete(videos: VideoList, values: Mapping[Path, str], what: str) -> dict[Path, str]:
+    """The values of all videos of a list. Raises DataError where one has none."""
+    found = {video.path: values.get(video.path, "") for video in videos.videos}
+    holes = [path for path, value in found.items() if not value]
+    if holes:
+        raise DataError(f"{videos.root}: {counted(len(holes), 'video')} without a value of {what}, such as {holes[0]}")
+    return found
+
+
+def _balanced(videos: VideoList, groups: Mapping[Path, str], count: int, seed: int) -> dict[Path, str]:
+    """Folds of whole groups with the classes spread as evenly as they allow."""
+    labels = [-1 if video.label is None else video.label for video in videos.videos]
+    names = [groups[video.path] for video in videos.videos]
+    if len(set(names)) < max(2, count):
+        raise DataError(
+            f"{videos.root}: {counted(len(set(names)), 'group')} ({', '.join(sorted(set(names))[:3])}) cannot make "
+            f"{count} folds"
+        )
+    numbers = grouped_folds(np.array(labels), names, count, seed)
+    return {video.path: str(number) for video, number in zip(videos.videos, numbers.tolist(), strict=True)}
+
+
+def grouped_folds(labels: NDArray[np.int64], groups: Sequence[str], count: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each row, int64 (V,): whole groups, classes (V,) spread as evenly as they allow.
+
+    There are `count` folds, two at least, and as many different groups. The seed decides among equally good ways.
+    """
+    # Loading scikit-learn takes a second, which folds of a column need not wait for.
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    folds = np.zeros(len(labels), dtype=np.int64)
+    stratified = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    # With more folds than videos of any class, nothing can be spread evenly.
+    splitter = stratified if count <= np.unique(labels, return_counts=True)[1].max() else GroupKFold(count)
+    with warnings.catch_warnings():
+        # A class may have fewer videos than there are folds; folds without a class are named elsewhere.
+        warnings.simplefilter("ignore", UserWarning)
+        for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+            folds[held_out] = number
+    return folds
+
+
+def _check(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path, str]) -> None:
+    if len(set(fold_of.values())) < 2:
+        raise DataError(f"{videos.root}: all videos are in one fold ({next(iter(fold_of.values()))}); two are needed")
+    first: dict[str, Path] = {}
+    for path, group in groups.items():
+        other = first.setdefault(group, path)
+        if fold_of[other] != fold_of[path]:
+            raise DataError(
+                f"{videos.root}: group {group} is in the folds {fold_of[other]} ({other.name}) and {fold_of[path]} "
+                f"({path.name}); a group must be in one fold"
+            )
+
+
+def _fold(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path, str], name: str) -> SplitLists:
+    parts = {
+        split: [video for video in videos.videos if (fold_of[video.path] == name) == (split == "test")]
+        for split in ("train", "test")
+    }
+    notes = [*videos.warnings()]
+    for split, part in parts.items():
+        there = {video.label for video in part}
+        absent = [label for number, label in enumerate(videos.classes) if number not in there]
+        if absent:
+            doing = "train on" if split == "train" else "test"
+            done = "its test videos of it are missed" if split == "train" else "its figures are of the other classes"
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            notes.append(f"fold {name}: no video to {doing} of {', '.join(absent[:5])}{more}, so {done}")
+    clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=notes)
+    train, test = (
+        replace(clean, videos=part, split=split, layout=f"{videos.layout}; fold {name}")
+        for split, part in parts.items()
+    )
+    return SplitLists(train=train, test=test, groups=dict(groups))

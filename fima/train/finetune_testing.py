@@ -1,7 +1,5 @@
 """What the tests of a fine-tuning run measure with the weights as they are."""
 
-import dataclasses
-
 import torch
 
 from fima.checkpoints.classifier import Classifier
@@ -9,12 +7,11 @@ from fima.config import FinetuneConfig
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
 from fima.data.eval_clips import test_clips
-from fima.evaluate.classifier_result import averages_log_softmax
-from fima.evaluate.classifier_scores import ClassifierScores, test_classifier
+from fima.evaluate.cam import foreground_share
+from fima.evaluate.classifier_result import ClassifierScores, averages_log_softmax, test_classifier
 from fima.evaluate.extract import Resources
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationConfig
-from fima.evaluate.video_protocols import measure_foreground
 from fima.torch_tools import distributed
 from fima.train.finetune_setup import LabelledLists
 
@@ -24,11 +21,11 @@ def foreground(classifier: Classifier, config: FinetuneConfig, lists: LabelledLi
     # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
     num_videos = config.optim.batch_size // (config.optim.accumulate * config.test.clips)
     classifier.eval()
-    return measure_foreground(
+    return foreground_share(
         classifier.encoder,
-        dataclasses.replace(test_clips(config), num_crops=1),
         lists.test,
         lists.load_mask,
+        test_clips(config),
         _resources(config, device, min(EvaluationConfig().batch_size, max(1, num_videos))),
     )
 

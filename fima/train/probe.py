@@ -7,9 +7,9 @@ import torch
 from fima.config import PretrainConfig
 from fima.data.layouts.video_list import VideoList
 from fima.errors import DataError
-from fima.evaluate.knn import knn_scores
 from fima.evaluate.metrics import top_k_accuracy
 from fima.evaluate.protocols import SplitLists
+from fima.evaluate.retrieval import knn_scores
 from fima.evaluate.splits import list_splits
 from fima.method.base import Method
 from fima.train.health import clip_features

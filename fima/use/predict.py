@@ -9,8 +9,7 @@ from torch import Tensor
 from fima.checkpoints.classifier import LoadedClassifier
 from fima.data.eval_clips import test_clips
 from fima.data.loader import SkippedVideo
-from fima.evaluate.classifier_result import averages_log_softmax
-from fima.evaluate.classifier_scores import clip_scores
+from fima.evaluate.classifier_result import averages_log_softmax, clip_scores
 from fima.evaluate.extract import Resources, extract_rows
 
 

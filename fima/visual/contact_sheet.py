@@ -31,7 +31,9 @@ def contact_sheet(
     unreadable = 0
     for name, video in chosen:
         try:
-            tiles = _read_tiles(video.path, num_frames)
+            with VideoReader(video.path) as reader:
+                indices = np.linspace(0, reader.num_frames - 1, num_frames).round().astype(int).tolist()
+                tiles = [_tile(frame) for frame in reader.read(indices)]
         except VideoError:
             unreadable += 1
             tiles = [np.full((TILE_HEIGHT_PX, TILE_HEIGHT_PX, 3), UNREADABLE, dtype=np.uint8)] * num_frames
@@ -62,12 +64,6 @@ def _choose(videos: VideoList, examples_per_class: int) -> list[tuple[str, Video
         members = [video for video in videos.videos if video.label == number][:examples_per_class]
         chosen += [(name if position == 0 else "", video) for position, video in enumerate(members)]
     return chosen
-
-
-def _read_tiles(path: Path, num_frames: int) -> list[Picture]:
-    with VideoReader(path) as reader:
-        indices = np.linspace(0, reader.num_frames - 1, num_frames).round().astype(int).tolist()
-        return [_tile(frame) for frame in reader.read(indices)]
 
 
 def _tile(frame: Picture) -> Picture:

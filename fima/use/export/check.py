@@ -11,8 +11,8 @@ from torch import Tensor
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError
+from fima.evaluate.extract import WindowChunk, WindowDataset
 from fima.evaluate.features import normalised
-from fima.evaluate.windows import WindowChunk, WindowDataset
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.use.export.formats import Run
 

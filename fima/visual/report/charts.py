@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fima.visual.report.runs import ClassReport, RunRecord
+from fima.evaluate.report import ClassReport
+from fima.visual.report.runs import RunRecord
 
 RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b", "#d64545", "#4aa3b5")
 """Distinguishable for most colour-blind people, and of enough contrast on white and on black."""
@@ -62,7 +63,6 @@ class Chart:
     summary: str
     """What it shows, in words, for those who cannot see it."""
     data: list[dict[str, Any]]
-    """Plotly's traces."""
     layout: dict[str, Any]
     """Plotly's layout, without colours of the theme."""
     tall: bool = False

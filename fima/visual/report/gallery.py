@@ -1,64 +1,87 @@
 """What the encoder of a run makes of videos: neighbours, a map of the features, activation over time."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
+from fima.config import Dataset
 from fima.data.clips import FrameCount
+from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
+from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
-from fima.evaluate.knn import knn_scores
-from fima.evaluate.report import confusion_matrix
-from fima.evaluate.retrieval import centred
-from fima.visual.cam_video import look_at, shown_encoder
-from fima.visual.report.lists import Lists, read_lists
+from fima.evaluate.report import ClassReport, confusion_matrix
+from fima.evaluate.retrieval import centred, knn_scores
+from fima.visual.maps import look_at, shown_encoder
+from fima.visual.report.feature_maps import FeatureMap, feature_map
 from fima.visual.report.media import MediaStore, middle_frames
-from fima.visual.report.projection import projections
-from fima.visual.report.runs import ClassReport, RunRecord
+from fima.visual.report.runs import RunRecord
 
 NUM_CLIPS = 3
-MOST_MAPPED = 400
 NUM_QUERIES = 6
 NUM_NEIGHBOURS = 5
 NUM_ACTIVATION_VIDEOS = 6
 ACTIVATION_HEIGHT_PX = 176
-SIMILARITY_VIDEOS = 250
+MOST_VIDEOS_UNEVALUATED = 300
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """A training video that was found for a query."""
+class Lists:
+    """The videos that a gallery is made from."""
 
-    path: Path
-    class_name: str
-    """Its class; empty where unknown."""
-    right: bool | None
-    """Whether it has the query's class; None where that is not known."""
-    similarity: float
-    """Cosine to the query."""
+    root: Path
+    train: VideoList
+    """Among which neighbours are looked for."""
+    test: VideoList
+    """Queries; the same list where there is no test split."""
+    labelled: bool
+    """Whether there are classes and a test split."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query:
-    """A test video and its nearest training videos."""
+class Shown:
+    """A video of a gallery."""
 
     path: Path
     class_name: str
     """Its class; empty where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour(Shown):
+    """A training video that was found for a query."""
+
+    right: bool | None
+    """Whether it has the query's class; None where that is not known."""
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Shown):
+    """A test video and its nearest training videos."""
+
     neighbours: list[Neighbour]
     """Nearest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationVideo(Shown):
+    """A video next to the activation maps of one or more runs."""
+
+    names: list[str]
+    """What the panels show, from left to right."""
+    media: str | None
+    """Its name in the media store; None where there was no room for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,31 +92,9 @@ class RunGallery:
     loaded: LoadedEncoder
     lists: Lists
     queries: list[Query]
-    projections: Mapping[str, NDArray[np.floating[Any]]]
-    """By method, (V, 2)."""
-    no_projections: str
-    """Why there are none; empty where there are some."""
-    mapped: list[Path]
-    """The V files of the projections."""
-    mapped_labels: list[int]
-    """Their class numbers; -1 where unknown."""
-    similarities: Mapping[str, NDArray[np.floating[Any]]]
-    """Cosines by kind of pair of clips."""
+    map: FeatureMap
     class_report: ClassReport | None
     """Of a vote of the nearest neighbours; None without labels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActivationVideo:
-    """A video next to the activation maps of one or more runs."""
-
-    path: Path
-    class_name: str
-    """Its class; empty where unknown."""
-    names: list[str]
-    """What the panels show, from left to right."""
-    media: str | None
-    """Its name in the media store; None where there was no room for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +124,14 @@ def make_galleries(
     """
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}
+    sprites: dict[tuple[Path, ...], str] = {}
     for run in runs:
         try:
-            lists = read_lists(run, data)
+            lists = _lists(run, data)
             if run.checkpoint is None:
                 raise DataError("no checkpoints/last.pt")
             say(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
-            made.append(_run_gallery(run, run.checkpoint, lists, device))
+            made.append(_run_gallery(run, run.checkpoint, lists, device, sprites))
         except DataError as error:
             if data is not None and run.checkpoint is not None:
                 raise
@@ -145,24 +147,44 @@ def make_galleries(
     return Galleries(runs=made, activation=activation, previews=previews, reasons=reasons)
 
 
-def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device) -> RunGallery:
+def _lists(run: RunRecord, data: Path | None) -> Lists:
+    """The videos of a run, or those of another folder; few of them where the run was never evaluated."""
+    recorded = run.record.get("root")
+    if data is None and not recorded:
+        raise DataError("the run does not say where its data are; give --data")
+    root = data if data is not None else Path(str(recorded))
+    split = run.setting("data", "split") or 1
+    # Another folder need not have the layout that the run's settings name.
+    dataset: Dataset = (run.setting("data", "dataset") or "auto") if data is None else "auto"
+    annotations = run.setting("data", "annotations") if data is None else None
+    try:
+        train = list_videos(root, "train", split, dataset=dataset, annotations=annotations)
+        test = list_videos(root, "test", split, dataset=dataset, annotations=annotations)
+        labelled = bool(train.classes) and train.classes == test.classes
+    except DataError:
+        train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
+        labelled = False
+    if not run.results:
+        train, test = (_few(videos) for videos in (train, test))
+    return Lists(root=root, train=train, test=test, labelled=labelled)
+
+
+def _few(videos: VideoList) -> VideoList:
+    places = evenly_spread(len(videos.videos), MOST_VIDEOS_UNEVALUATED)
+    return replace(videos, videos=[videos.videos[place] for place in places])
+
+
+def _run_gallery(
+    run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device, sprites: dict[tuple[Path, ...], str]
+) -> RunGallery:
     loaded = load_pretrained(checkpoint, device=device)
     settings = _clip_settings(run, loaded)
+    source = encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}")
+    cache = run.root / "evaluation" / "cache"
     train, test = (
-        extract_features(
-            encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}"),
-            videos,
-            settings,
-            device=device,
-            cache=run.root / "evaluation" / "cache",
-        )
-        for videos in (lists.train, lists.test)
+        extract_features(source, videos, settings, device=device, cache=cache) for videos in (lists.train, lists.test)
     )
     classes = lists.test.classes
-    rows = torch.arange(len(test.paths))
-    mapped = rows[:: max(1, -(-len(rows) // MOST_MAPPED))]
-    vectors = test.per_video[mapped].cpu()
-    shown, reason = projections(vectors.numpy(), centred(vectors).numpy())
     report = None
     if lists.labelled:
         scores = knn_scores(train.per_video, train.labels, test.per_video, num_classes=len(classes))
@@ -173,11 +195,7 @@ def _run_gallery(run: RunRecord, checkpoint: Path, lists: Lists, device: torch.d
         loaded=loaded,
         lists=lists,
         queries=_queries(train, test, classes),
-        projections=shown,
-        no_projections=reason,
-        mapped=[Path(test.paths[row]) for row in mapped.tolist()],
-        mapped_labels=test.labels[mapped].tolist(),
-        similarities=_similarities(test),
+        map=feature_map(test, classes, sprites),
         class_report=report,
     )
 
@@ -199,47 +217,29 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
     for row, path in enumerate(test.paths):
         if path in places:
             similarity[row, places[path]] = -torch.inf
-    count = min(NUM_QUERIES, len(test.paths))
-    num_neighbours = min(NUM_NEIGHBOURS, len(train.paths) - 1)
 
-    def class_of(label: int) -> str:
-        return classes[label] if label >= 0 else ""
+    def shown(features: Features, row: int) -> dict[str, Any]:
+        label = int(features.labels[row])
+        return {"path": Path(features.paths[row]), "class_name": classes[label] if label >= 0 else ""}
 
     queries = []
-    for row in [(2 * place + 1) * len(test.paths) // (2 * count) for place in range(count)]:
+    for row in _middles(len(test.paths), NUM_QUERIES):
         label = int(test.labels[row])
-        nearest = similarity[row].topk(num_neighbours)
+        nearest = similarity[row].topk(min(NUM_NEIGHBOURS, len(train.paths) - 1))
         neighbours = [
             Neighbour(
-                path=Path(train.paths[found]),
-                class_name=class_of(int(train.labels[found])),
-                right=int(train.labels[found]) == label if label >= 0 else None,
-                similarity=value,
+                **shown(train, found), right=int(train.labels[found]) == label if label >= 0 else None, similarity=value
             )
             for value, found in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
-        queries.append(Query(path=Path(test.paths[row]), class_name=class_of(label), neighbours=neighbours))
+        queries.append(Query(**shown(test, row), neighbours=neighbours))
     return queries
 
 
-def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
-    """Cosines between clips: of one video, of the same class, of other classes (of other videos without labels)."""
-    step = max(1, -(-len(test.paths) // SIMILARITY_VIDEOS))
-    clips, labels = centred(test.pooled[::step]), test.labels[::step]
-    num_videos, num_clips = clips.shape[:2]
-    rows = clips.flatten(0, 1)
-    cosine = rows @ rows.T
-    video = torch.arange(num_videos).repeat_interleave(num_clips)
-    label = labels.repeat_interleave(num_clips)
-    upper = torch.ones_like(cosine, dtype=torch.bool).triu(diagonal=1)
-    same_video = video[:, None] == video[None]
-    same_class = (label[:, None] == label[None]) & (label[:, None] >= 0) & ~same_video
-    groups = {
-        "clips of one video": same_video,
-        "videos of one class": same_class,
-        "other videos" if int(label.max()) < 0 else "videos of different classes": ~same_video & ~same_class,
-    }
-    return {name: cosine[chosen & upper].numpy() for name, chosen in groups.items() if bool((chosen & upper).any())}
+def _middles(length: int, most: int) -> list[int]:
+    """The places in the middle of each of up to `most` equal parts of a list."""
+    count = min(most, length)
+    return [(2 * part + 1) * length // (2 * count) for part in range(count)]
 
 
 def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: torch.device) -> list[ActivationVideo]:
@@ -252,9 +252,9 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
         )
         for each in group
     ]
-    count = min(NUM_ACTIVATION_VIDEOS, len(test.videos))
+    names = [encoder.name for encoder in shown]
     found = []
-    for video in [test.videos[(2 * place + 1) * len(test.videos) // (2 * count)] for place in range(count)]:
+    for video in [test.videos[place] for place in _middles(len(test.videos), NUM_ACTIVATION_VIDEOS)]:
         try:
             frames, fps = middle_frames(video.path, height=ACTIVATION_HEIGHT_PX)
         except VideoError:
@@ -262,13 +262,12 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
         excerpt = FrameCount(len(frames), fps=fps, path=video.path)
         maps = look_at(shown, lambda frames=frames: frames, excerpt, device=device)  # type: ignore[misc]
         panels = (maps.panels(frame, number) for number, frame in enumerate(frames))
-        name = f"activation {video.path} {' '.join(encoder.name for encoder in shown)}"
         found.append(
             ActivationVideo(
                 path=video.path,
                 class_name=test.classes[video.label] if video.label is not None else "",
-                names=["video", *(encoder.name for encoder in shown)],
-                media=media.add(name, panels, fps),
+                names=["video", *names],
+                media=media.add(f"activation {video.path} {' '.join(names)}", panels, fps),
             )
         )
     return found

@@ -9,7 +9,6 @@ from fima.version import __version__
 from fima.visual.html import render, script
 from fima.visual.report import sections
 from fima.visual.report.charts import curve_charts, run_colour
-from fima.visual.report.feature_maps import feature_maps
 from fima.visual.report.gallery import Galleries
 from fima.visual.report.media import MediaStore
 from fima.visual.report.runs import FIGURE_NAMES, RunRecord
@@ -41,7 +40,6 @@ def build_page(
         classes=sections.classes(runs, galleries.class_reports),
         with_galleries=with_galleries,
         galleries=galleries,
-        maps=feature_maps(galleries.runs),
         media=media,
         skipped=sections.skipped(runs),
         settings=sections.all_settings(runs),

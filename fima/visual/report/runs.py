@@ -9,7 +9,8 @@ from typing import Any
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.errors import ConfigError
-from fima.evaluate.report import CONFUSION
+from fima.evaluate.report import CONFUSION, ClassReport
+from fima.files.jsonl import read_lines
 from fima.recipe import RECORD_KEY, read_yaml
 
 FEWEST_RESULT_KEYS = frozenset({"figures", "chance", "protocols"})
@@ -42,27 +43,6 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassReport:
-    """A confusion matrix."""
-
-    name: str
-    """Where it comes from."""
-    classes: Sequence[str]
-    counts: Sequence[Sequence[int]]
-    """Videos by true class (rows) and predicted class (columns)."""
-
-    def accuracy(self, number: int) -> float | None:
-        """Percentage of the videos of a class that are recognised; None where it has none."""
-        total = sum(self.counts[number])
-        return 100 * self.counts[number][number] / total if total else None
-
-    def taken_for(self, number: int) -> str:
-        """The class that this one is most often mistaken for, or nothing."""
-        others = [0 if other == number else count for other, count in enumerate(self.counts[number])]
-        return self.classes[others.index(max(others))] if max(others, default=0) else ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """A run, read from its folder."""
 
@@ -78,9 +58,7 @@ class RunRecord:
     results: Sequence[Result] = field(default_factory=list)
     """Evaluations, in order of their names."""
     class_reports: Sequence[ClassReport] = field(default_factory=list)
-    """Confusion matrices that an evaluation wrote."""
     skipped: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    """Videos that could not be decoded."""
 
     @property
     def method(self) -> str:
@@ -184,26 +162,11 @@ def read_run(root: Path, name: str) -> RunRecord:
         root=root,
         settings={key: value for key, value in content.items() if key != RECORD_KEY and isinstance(value, dict)},
         record=content.get(RECORD_KEY) or {},
-        lines=_read_lines(run.metrics),
+        lines=read_lines(run.metrics),
         results=_read_results(root),
         class_reports=_read_class_reports(root),
-        skipped=_read_lines(run.skipped),
+        skipped=read_lines(run.skipped),
     )
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; nothing where it is missing. A line that a crash cut off is passed over."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
 
 
 def _read_results(root: Path) -> list[Result]:

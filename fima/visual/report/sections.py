@@ -1,21 +1,92 @@
 """Tables and charts of the page that come from the records of the runs: epochs, results, classes, settings."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from fima.evaluate.report import ClassReport
 from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
-from fima.visual.report.diagnosis import Diagnosis, diagnosis_of
-from fima.visual.report.runs import FIGURE_NAMES, ClassReport, Result, RunRecord
-from fima.visual.report.tables import Table, number
+from fima.visual.report.runs import FIGURE_NAMES, Result, RunRecord
 
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400
 CLASS_ORDER = ("evaluate", "linear", "knn")
 PROTOCOL_SECTIONS = ("encoder", "protocols", "data", "versions", "notes")
+NUMBER = re.compile(r"-?\d[\d,.]*(e[+-]?\d+)?( ± [\d.]+)?")
+INPUTS = {
+    "as_is": "the video as it is",
+    "one_frame": "one frame, repeated",
+    "shuffled": "frames shuffled",
+    "reversed": "frames reversed",
+    "median_subtracted": "median subtracted",
+    "foreground": "foreground only",
+    "background": "background only",
+    "swapped": "other background",
+    "half_speed": "half speed",
+    "double_speed": "double speed",
+}
+"""In the order of the picture, and what it calls them."""
+FLOORS = {
+    "untrained": "untrained network",
+    "untrained_one_frame": "untrained network, one frame",
+    "frame_differences": "frame differences, no network",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table whose first column heads the rows."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    """Cells; the first one of a row is its heading."""
+
+    def style(self, column: int) -> Markup:
+        """The attribute of the cells of a column: those of numbers are aligned as such."""
+        return Markup(' class="number"') if column in self._columns_of_numbers else Markup("")
+
+    @cached_property
+    def _columns_of_numbers(self) -> set[int]:
+        columns = [[str(cell) for cell in column if str(cell)] for column in zip(*self.rows, strict=True)]
+        return {place for place, texts in enumerate(columns) if texts and all(map(NUMBER.fullmatch, texts))}
+
+
+def number(value: object) -> str:
+    """A number as a cell, with four significant digits; nothing for anything else."""
+    if not isinstance(value, int | float):
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+class Bar(NamedTuple):
+    """Top-1 in percent on one input, and its 95 % interval where groups of videos are known."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """One diagnosis."""
+
+    title: str
+    colour: str
+    bars: list[Bar]
+    floors: list[Bar]
+    """Chance, and what is had without training."""
+    verdict: str
+
+    @property
+    def summary(self) -> str:
+        """What it shows, in words, for those who cannot see it."""
+        return ", ".join(f"{bar.name} {bar.value:.1f} percent" for bar in [*self.bars, *self.floors])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +98,6 @@ class Results:
     diagnoses: Sequence[Diagnosis]
     """What remains when something is taken away, of the evaluations that asked."""
     protocols: Mapping[str, Table]
-    """By evaluation, how it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +106,6 @@ class ClassGroup:
 
     name: str
     matrices: Sequence[Chart]
-    """The confusion matrices of the runs."""
     tables: Sequence[Table]
     """Accuracy by class; one table for all runs that share classes."""
 
@@ -69,7 +138,8 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     rows = []
     for name in names:
         cells = [_figure_cell(result, name) for result in columns.values()]
-        rows.append([_figure_name(name), *cells, f"{chance[name]:.1f}" if name in chance else ""])
+        heading = Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
+        rows.append([heading, *cells, f"{chance[name]:.1f}" if name in chance else ""])
     main = {name: readable for name, readable in FIGURE_NAMES.items() if name in names}
     bars = {run.name: {main[name]: value for name, value in run.main_figures.items()} for run in runs if run.results}
     named_chance = {readable: chance[name] for name, readable in main.items() if name in chance}
@@ -83,10 +153,6 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
 
 def _column(run: RunRecord, result: Result) -> str:
     return run.name if len(run.results) == 1 else f"{run.name}: {result.name.removeprefix('evaluation/')}"
-
-
-def _figure_name(name: str) -> Markup:
-    return Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
 
 
 def _figure_cell(result: Result, name: str) -> str:
@@ -174,3 +240,17 @@ def differing_settings(runs: Sequence[RunRecord]) -> Table:
     settings = all_settings(runs)
     differ = [row for row in settings.rows if len(set(row[1:])) > 1]
     return replace(settings, caption="Settings that differ", rows=differ)
+
+
+def diagnosis_of(title: str, colour: str, content: Mapping[str, Any]) -> Diagnosis | None:
+    """Return the diagnosis of an evaluation, whose content is as in `Result`; None where it has none."""
+    figures, intervals = content["figures"], content.get("intervals") or {}
+    if "diagnosis/as_is" not in figures:
+        return None
+
+    def bars(names: Mapping[str, str]) -> list[Bar]:
+        keys = {name: f"diagnosis/{key}" for key, name in names.items()}
+        return [Bar(name, figures[key], intervals.get(key)) for name, key in keys.items() if key in figures]
+
+    floors = [Bar("chance", content["chance"]["diagnosis/as_is"]), *bars(FLOORS)]
+    return Diagnosis(title=title, colour=colour, bars=bars(INPUTS), floors=floors, verdict=content.get("verdict") or "")

@@ -1,25 +1,45 @@
-"""Activation maps over a whole video: next to its frames as a video, and averaged as a picture. Frames are streamed."""
+"""Activation maps next to the frames of a whole video, which is streamed, and in one picture that compares encoders."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fima.checkpoints.checkpoint import LoadedEncoder
-from fima.data.clips import TimedVideo
-from fima.data.datasets import VideoList
-from fima.data.eval_clips import ClipSettings
-from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, map_timeline
-from fima.evaluate.cam import adapted_to_differences
+from fima.data.clips import FrameCount, TimedVideo, evenly_spread_starts, full_positions
+from fima.data.datasets import Video, VideoList
+from fima.data.eval_clips import ClipSettings, EvalClipsDataset, whole_video
+from fima.errors import DataError
+from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, averaged_map, map_timeline
+from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks
 from fima.evaluate.extract import Resources
-from fima.visual.overlay import Picture, in_a_column, in_a_row, label, labelled, overlay, resized, save_picture
+from fima.visual.overlay import (
+    Picture,
+    in_a_column,
+    in_a_row,
+    label,
+    labelled,
+    outlined,
+    overlay,
+    resized,
+    save_picture,
+)
 from fima.visual.video_out import VideoFormat, shown_fps, video_writer
 
 NUM_MOMENTS = 5
-LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
+OUTLINE_COLOUR = (74, 222, 128)
+TILE_PX = 144
+NARROWEST_PX = 720
+"""One video or two would leave the title and the legend little room."""
+TITLE_PX, TITLE_FONT_PX = 32, 17
+COLUMNS = 8
+FRAME_NAMES = ("first frame", "last frame")
+LEGEND = "maps: dark = lowest, bright = highest of the map"
+VIDEO_LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
 
 FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
 """Gives all frames of a video from the first, uint8 (H, W, 3); it is asked more than once."""
@@ -27,13 +47,11 @@ FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
 
 @dataclass(frozen=True, kw_only=True)
 class NamedEncoder:
-    """An encoder that is to be shown."""
+    """An encoder that is to be shown clips, under its name."""
 
     name: str
-    """What stands above its maps."""
     encoders: ViewEncoders
     clips: ClipSettings
-    """Size and timing of the clips that it is shown."""
 
 
 def shown_encoder(
@@ -129,5 +147,67 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         ]
         tiles.append(overlay(mean_frame, timeline.mean))
         rows.append(labelled(in_a_row(tiles), name))
-    rows.append(label(LEGEND, rows[0].shape[1]))
+    rows.append(label(VIDEO_LEGEND, rows[0].shape[1]))
     save_picture(in_a_column(rows), out)
+
+
+def side_by_side(
+    encoders: Mapping[str, ViewEncoders],
+    videos: Sequence[Video],
+    out: Path,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    load_mask: MaskLoader | None = None,
+    title: str = "Where the encoder responds",
+) -> None:
+    """Write a picture that compares encoders: a column a video, frames of its middle clip, then a map an encoder.
+
+    Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
+    that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
+    below. `num_clips` of the settings is not used.
+
+    Raises:
+        DataError: no videos.
+        VideoError: a video cannot be decoded.
+    """
+    if not videos:
+        raise DataError("no video to show")
+    single = replace(settings, num_clips=1, num_crops=1)
+    rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}
+    for video in videos:
+        clip = _middle_clip(video, single)
+        frames = clip.permute(1, 2, 3, 0).numpy()
+        middle = resized(frames[len(frames) // 2], TILE_PX)
+        for name, frame in zip(FRAME_NAMES, (frames[0], frames[-1]), strict=True):
+            rows[name].append(resized(frame, TILE_PX))
+        for name, encoder in encoders.items():
+            heat = averaged_map(encoder, clip[None].to(device))[0].cpu().numpy()
+            tile = overlay(middle, heat)
+            if load_mask is not None:
+                tile = outlined(tile, _middle_mask(load_mask(video.path), single), OUTLINE_COLOUR)
+            rows[name].append(tile)
+    legend = LEGEND if load_mask is None else f"{LEGEND}; green: outline of the moving object"
+    parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
+    for first in range(0, len(videos), COLUMNS):
+        parts += [
+            labelled(in_a_row(tiles[first : first + COLUMNS]), name, narrowest=NARROWEST_PX)
+            for name, tiles in rows.items()
+        ]
+    save_picture(in_a_column([*parts, label(legend, NARROWEST_PX)]), out)
+
+
+def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
+    """The clip in the middle of a video, uint8 (3, F, S, S)."""
+    videos = VideoList(videos=[video], classes=[], root=video.path.parent, split="all", layout="one video")
+    return EvalClipsDataset(videos, settings).attempt(whole_video(0)).clips[0, 0]
+
+
+def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.float32]:
+    """The mask of the middle frame of a video's middle clip, (S, S) in [0, 1]."""
+    num_frames = len(mask)
+    window = settings.timing.window(FrameCount(num_frames), settings.frames)
+    (start,) = evenly_spread_starts(num_frames, window.length, 1)
+    middle = window.indices(start)[full_positions(settings.frames)][settings.frames // 2]
+    still = replace(settings, frames=1)
+    return np.asarray(clip_masks(mask[[middle]], still)[0].numpy(), dtype=np.float32)

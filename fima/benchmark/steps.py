@@ -211,17 +211,12 @@ def median_seconds(function: Callable[[], object], device: torch.device, seconds
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
     """Seconds that one call takes, the work of its device included."""
-    synchronize(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
+    wait(device)
     begin = time.perf_counter()
     function()
-    synchronize(device)
+    wait(device)
     return time.perf_counter() - begin
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:

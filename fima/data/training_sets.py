@@ -137,10 +137,10 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         videos += (Video(v.path, None if v.label is None else v.label + offset) for v in listed.videos)
         classes += [f"{name}/{label}" for label in listed.classes]
     sizes = [len(listed.videos) for listed in lists]
-    parts = [
-        f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{_in_words(each.timing)})"
-        for name, listed, size, each in zip(names, lists, sizes, sets, strict=True)
-    ]
+    parts = []
+    for name, listed, size, each in zip(names, lists, sizes, sets, strict=True):
+        timing = "".join(f", {setting.replace('_', ' ')} {value}" for setting, value in each.timing.items())
+        parts.append(f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{timing})")
     plan = EpochPlan.of_sets(sizes, names).mixed([each.weight for each in sets], settings.mixing)
     if any(each.timing for each in sets):
         plan = replace(plan, timings=tuple(each.timing for each in sets))
@@ -154,11 +154,6 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
         plan=plan,
     )
-
-
-def _in_words(timing: Mapping[str, Any]) -> str:
-    """The timing of a set, as it follows its weight."""
-    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in timing.items())
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

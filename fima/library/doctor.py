@@ -117,12 +117,21 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
         "SELECT count(*), total(size), total(duration_seconds), total(num_frames) FROM videos"
     ).fetchone()
     problems = [
-        Finding(path=os.fsdecode(path), kind=_kind(reason), reason=reason)
+        Finding(
+            path=os.fsdecode(path),
+            kind=next((kind for words, kind in KINDS.items() if words in reason), "unusable"),
+            reason=reason,
+        )
         for path, reason in database.execute("SELECT path, problem FROM videos WHERE problem NOTNULL ORDER BY path")
     ]
     problems += [
         Finding(path=relative_name(Path(path), index.root), kind="not there", reason=why_missing(Path(path)))
         for path in videos.missing
+    ]
+    notes = [
+        Finding(path=os.fsdecode(row["path"]), kind=kind, reason=reason)
+        for row in database.execute("SELECT * FROM videos WHERE problem ISNULL ORDER BY path")
+        for kind, reason in _reasons(row)
     ]
     rates = _counts(database, "round(fps, 2)")
     return Diagnosis(
@@ -139,7 +148,7 @@ def diagnose(videos: VideoList, index: VideoIndex, *, decoded: bool) -> Diagnosi
         frame_rates={f"{float(rate):g}": count for rate, count in rates.items()},
         durations=_histogram(database),
         problems=problems,
-        notes=[*_notes(database), *_duplicates(index)],
+        notes=[*notes, *_duplicates(index)],
         remarks=videos.notes,
     )
 
@@ -149,10 +158,6 @@ def why_missing(path: Path) -> str:
     if path.is_symlink():
         return "a link that leads nowhere"
     return "a folder that cannot be read" if path.is_dir() else "no such file"
-
-
-def _kind(reason: str) -> str:
-    return next((kind for words, kind in KINDS.items() if words in reason), "unusable")
 
 
 def _counts(database: sqlite3.Connection, value: str) -> dict[str, int]:
@@ -168,12 +173,6 @@ def _histogram(database: sqlite3.Connection) -> dict[str, int]:
     for (seconds,) in database.execute("SELECT duration_seconds FROM videos WHERE problem ISNULL"):
         counts[names[max(0, bisect_right(DURATION_EDGES_SECONDS, seconds) - 1)]] += 1
     return counts
-
-
-def _notes(database: sqlite3.Connection) -> Iterator[Finding]:
-    for row in database.execute("SELECT * FROM videos WHERE problem ISNULL ORDER BY path"):
-        for kind, reason in _reasons(row):
-            yield Finding(path=os.fsdecode(row["path"]), kind=kind, reason=reason)
 
 
 def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:

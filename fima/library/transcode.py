@@ -1,10 +1,12 @@
 """Rewriting one video so that random clips of it decode fast: small frames, frequent key frames, cheap to decode."""
 
+import contextlib
 import errno
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -112,24 +114,17 @@ def _timed(reader: VideoReader, fps: Fraction) -> Iterator[VideoFrame]:
 def _filtered(frames: Iterator[VideoFrame], reader: VideoReader, settings: TranscodeSettings) -> Iterator[VideoFrame]:
     """The frames turned, scaled and converted."""
     graph: Graph | None = None
-    for frame in frames:
+    for frame in chain(frames, [None]):
         if graph is None:
+            if frame is None:
+                return
             graph = _graph(frame, reader, settings)
         graph.push(frame)
-        yield from _pulled(graph)
-    if graph is not None:
-        graph.push(None)
-        yield from _pulled(graph)
-
-
-def _pulled(graph: Graph) -> Iterator[VideoFrame]:
-    while True:
-        try:
-            frame = graph.vpull()
-        except (BlockingIOError, EOFError):
-            return
-        frame.pict_type = 0  # the encoder would keep the source's key frames
-        yield frame
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while True:
+                made = graph.vpull()
+                made.pict_type = 0  # the encoder would keep the source's key frames
+                yield made
 
 
 def _graph(frame: VideoFrame, reader: VideoReader, settings: TranscodeSettings) -> Graph:

@@ -1,7 +1,7 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
-import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from fima.config import Dataset
@@ -42,8 +42,8 @@ def list_folder(request: Request) -> VideoList:
     if depth is not None:
         return split_folders(request, files, depth, notes=notes, dataset="folder")
     notes += unread_splits(files.videos)
-    classes = _class_names(files.videos)
-    if classes:
+    classes = sorted({path.parts[0] for path in files.videos if path.parts})
+    if len(classes) > 1 and all(len(path.parts) == 2 for path in files.videos):
         return _class_folders(request, files, classes, notes)
     odd = [path for path in files.videos if len(path.parts) != 2]
     notes += _unlabelled(odd) if 2 * len(odd) < len(files.videos) else []
@@ -74,7 +74,7 @@ def split_folders(
     """
     split_by_path = {path: split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
     placed = {path: (*path.parts[:depth], *path.parts[depth + 1 : -1]) for path, name in split_by_path.items() if name}
-    shared = _num_shared([*placed.values()])
+    shared = len(os.path.commonprefix([*placed.values()]))  # noqa: RUF071 - of tuples of folders
     inner = {path: parts[shared:] for path, parts in placed.items()}
 
     def name_of(path: Path) -> str:
@@ -96,8 +96,9 @@ def split_folders(
         raise _no_split(request, {path.parts[depth] for path in inner}, wanted)
     apart = f", {other} apart" if {"val", "test"} <= there else ""
     sides = [{name_of(p) for p in inner if labelled and split_by_path[p] == side} for side in ("train", tested)]
+    splits = " and ".join(sorted(filter(None, there), reverse=True))
     odd = [
-        *_outside(files, inner, there),
+        *noted([path for path in files.videos if path not in inner], "video", f" outside {splits}, in no split"),
         *nested_splits(split_by_path, depth),
         *leaked_links(files.same, split_by_path, tested),
         *_unlabelled(path for path, parts in inner.items() if any(inner.values()) and len(parts) != 1),
@@ -121,19 +122,6 @@ def _no_split(request: Request, found: Collection[str], wanted: str | None) -> D
     return DataError(f"{request.root}: no {request.split} split; {names}")
 
 
-def _num_shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many folders all paths begin with."""
-    columns = zip(*paths, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, columns))
-
-
-def _outside(files: Files, inner: Mapping[Path, object], there: Collection[str | None]) -> list[str]:
-    """Say which videos lie in no split."""
-    outside = [path for path in files.videos if path not in inner]
-    splits = " and ".join(sorted(filter(None, there), reverse=True))
-    return noted(outside, "video", f" outside {splits}, in no split")
-
-
 def _unlabelled(odd: Iterable[Path]) -> list[str]:
     """Say why no video has a label: these do not lie in a class folder."""
     return noted([*odd], "video", " not in <class>/<video>", ": no video gets a label")
@@ -147,12 +135,6 @@ def _unread_tables(root: Path) -> list[str]:
         return []
     found = ", ".join(columns) or "none"
     return [f"{path}: has no column path (found {found}), so the folder is read as if it were not there"]
-
-
-def _class_names(videos: Sequence[Path]) -> list[str]:
-    """Class names where every video is in `<class>/<video>` and there are at least two classes, else nothing."""
-    names = sorted({path.parts[0] for path in videos if path.parts})
-    return names if len(names) > 1 and all(len(path.parts) == 2 for path in videos) else []
 
 
 def _class_folders(request: Request, files: Files, classes: list[str], notes: list[str]) -> VideoList:

@@ -51,9 +51,10 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
     notes: list[str] = []
     for path in csv_files:
         content = read_rows(path)
+        in_name = next((name for name in ("train", "val", "test") if name in path.stem), path.stem)
         notes += noted(content.unreadable, "unreadable row", "")
         for where, row in content.rows:
-            given = row["split"] if "split" in row else _split_in_name(path)
+            given = row.get("split", in_name)
             split = split_of(given)
             if split is None:
                 raise DataError(f"{where}: unknown split {given!r}; expected train, validate or test")
@@ -94,10 +95,6 @@ def _entry(name: str, start: int, end: int, label: str | None, split: str, label
         label=None if label is None else label_of[label],
         split=split,
     )
-
-
-def _split_in_name(path: Path) -> str:
-    return next((name for name in ("train", "val", "test") if name in path.stem), path.stem)
 
 
 def _seconds(text: str, column: str, where: str) -> int:

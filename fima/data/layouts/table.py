@@ -138,7 +138,11 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
     if column not in (None, "split"):
         notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
     unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]
-    unread += [name for name in content.columns if name not in ("path", "label") and _is_mixed(content, name)]
+    unread += [
+        name
+        for name in content.columns
+        if name not in ("path", "label") and len({split_of(fields[name]) for _, fields in content.rows} - {None}) > 1
+    ]
     if column is None and unread:
         notes.append(f"{table}: the column {unread[0]} is not read; a column split with train and test is")
     return [*rows.values()], notes
@@ -150,11 +154,6 @@ def _split_column(content: Rows) -> str | None:
         return "split"
     others = (name for name in content.columns if name not in ("path", "label"))
     return next((name for name in others if all(split_of(fields[name]) for _, fields in content.rows)), None)
-
-
-def _is_mixed(content: Rows, name: str) -> bool:
-    """Whether a column has names of several splits, among others."""
-    return len({split_of(fields[name]) for _, fields in content.rows} - {None}) > 1
 
 
 def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | None) -> _Row:

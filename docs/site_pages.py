@@ -92,7 +92,7 @@ API: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
         "Evaluation and pictures",
         {
             "Protocols": ("fima.evaluate.protocols", "fima.evaluate.features"),
-            "Measures": tuple(f"fima.evaluate.{name}" for name in ("linear", "knn", "retrieval", "metrics")),
+            "Measures": tuple(f"fima.evaluate.{name}" for name in ("linear", "retrieval", "metrics")),
             "Activation maps": ("fima.evaluate.activation",),
         },
     ),

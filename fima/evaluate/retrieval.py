@@ -1,4 +1,4 @@
-"""Retrieval: do the nearest training videos show the class of the query, or the query's own background?"""
+"""Nearest neighbours: do training videos show the class of a video (kNN, retrieval), or only its background?"""
 
 import torch
 from torch import Tensor

@@ -28,7 +28,7 @@ from tests.small_runs import make_videos, read_lines
 from tests.video_files import write_ucf101_avi
 
 CLIPS = ClipSettings(frames=4, crop_size=16, num_clips=2)
-SECONDS = 6.0
+SECONDS = 12.0
 
 
 def hit(path: Path) -> None:

@@ -102,6 +102,7 @@ def assert_same(restored: Any, expected: Any, where: str = "file") -> None:  # n
         assert restored == expected, where
 
 
+@pytest.mark.slow
 def test_an_official_checkpoint_trains_on_and_comes_back_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

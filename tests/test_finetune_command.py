@@ -164,6 +164,21 @@ def test_other_clips_are_warned_of(
     assert sizes(run) == (8, 32)
 
 
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"span": (0.7, 1.0)}, True),
+        ({"span": (0.85, 0.85)}, True),
+        ({"span": (0.9, 1.0)}, False),
+        ({"span": (0.7, 1.0), "crop_size": 96}, False),
+        ({"stride": 1.0}, False),
+    ],
+)
+def test_a_range_of_spans_covers_the_one_of_the_training(given: dict[str, Any], same: bool) -> None:
+    trained = TrainedClips.of(DataConfig(crop_size=80, span=(0.85, 0.85)))
+    assert TrainedClips.of(DataConfig(**{"crop_size": 80, **given})).cover(trained) is same
+
+
 def test_clips_of_an_encoder_without_a_past_are_the_papers(videos: Path, pretrained: Path) -> None:
     lists, cpu = find_lists(SMALL, videos), torch.device("cpu")
     scratch = find_encoder(None, SMALL)

@@ -77,6 +77,13 @@ class TrainedClips:
         timing = {name: getattr(data, name) for name in TIMING}
         return cls(frames=data.frames, crop_size=data.crop_size, timing=timing)
 
+    def cover(self, other: "TrainedClips") -> bool:
+        """Whether the others are among these: the same, or with a span within this range of spans."""
+        spans, inner = self.timing["span"], other.timing["span"]
+        if spans and inner and spans[0] <= inner[0] <= inner[1] <= spans[1]:
+            return (self.frames, self.crop_size) == (other.frames, other.crop_size)
+        return self == other
+
     def __str__(self) -> str:
         usual = TrainedClips.of(DataConfig()).timing
         named = [f"{name} {value}" for name, value in self.timing.items() if value != usual[name]]
@@ -209,7 +216,7 @@ def resolve(
 def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[str, str | None]:
     """Say in a few words which clips a run is shown, and warn where the encoder was trained on others."""
     given = TrainedClips.of(config.data)
-    if encoder.clips == given:
+    if encoder.clips is not None and given.cover(encoder.clips):
         return f"clips of {given}, as it was trained", None
     if encoder.clips is not None:
         return f"clips of {given}", (

@@ -9,12 +9,14 @@ import torch
 from safetensors import safe_open
 
 import fima
+from fima.backbones.registry import build_backbone
+from fima.checkpoints.classifier import Classifier
 from fima.cli import main
 from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
 from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
-from fima.use.export.formats import SUFFIXES, Format
+from fima.use.export.formats import SUFFIXES, Exportable, Format, open_exported, write
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.finetune_runs import after
 from tests.video_files import write_ucf101_avi
@@ -149,6 +151,23 @@ def test_logits_of_a_classifier(videos: Path, tmp_path: Path, capsys: Capture) -
     assert json.loads(extra["fima.json"])["classes"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_small_with_a_grid_takes_any_number_of_clips(name: Format, tmp_path: Path) -> None:
+    if name == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+        pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    torch.manual_seed(0)
+    module = Classifier(build_backbone("small"), 3, grid=True).eval()
+    settings = ClipSettings(frames=8, crop_size=48)
+    file = tmp_path / f"classifier{SUFFIXES[name]}"
+    write(Exportable(module=module, output="logits", weights={}, facts={}, clips=settings), file, name)
+    run = open_exported(file, name, module=module)
+    for count in (1, 3):
+        clips = torch.randn(count, 3, 8, 48, 48)
+        with torch.no_grad():
+            torch.testing.assert_close(run(clips), module(clips), atol=1e-4, rtol=0)
+
+
 def test_a_file_that_differs_is_refused() -> None:
     clips = torch.randn(3, 3, 2, 8, 8)
     same = compare(lambda x: x.mean((2, 3, 4)), lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
@@ -157,6 +176,8 @@ def test_a_file_that_differs_is_refused() -> None:
         compare(lambda x: x.mean((2, 3, 4)) + 1e-3, lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
     with pytest.raises(TrainingError, match="differs"):
         compare(lambda x: x.mean((2, 3, 4)) * 1e-6 + 1e-7, lambda x: x.mean((2, 3, 4)) * 1e-6, clips, source=Path("x"))
+    with pytest.raises(TrainingError, match=r"x: does not run .*; try another --format"):
+        compare(lambda x: x.view(2, -1, 8), lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
     with pytest.raises(TrainingError, match="nan"):
         compare(lambda x: x.mean((2, 3, 4)) * torch.nan, lambda x: x.mean((2, 3, 4)), clips, source=Path("x"))
 

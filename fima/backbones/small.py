@@ -55,7 +55,7 @@ def _unit_power(channel: Tensor) -> Tensor:
 def _by_frame(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """A two-dimensional operation on each frame: (B, C, T, H, W) → (B, C', T, H', W')."""
     changed = change(clip.transpose(1, 2).flatten(0, 1))
-    return changed.view(len(clip), clip.shape[2], *changed.shape[1:]).transpose(1, 2)
+    return changed.view(clip.shape[0], clip.shape[2], *changed.shape[1:]).transpose(1, 2)
 
 
 def _by_place(clip: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

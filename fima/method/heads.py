@@ -1,7 +1,10 @@
 """From features to embeddings."""
 
+from itertools import product
+
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool3d, normalize
+from torch.nn.functional import normalize
 
 from fima.method.losses import full_precision
 
@@ -32,7 +35,10 @@ def pooled(features: Tensor) -> Tensor:
 
 def grid_pooled(features: Tensor) -> Tensor:
     """Means over the 2 x 2 x 2 parts of a clip, at least float32: (B, C, t, h, w) → (B, C·8)."""
-    return adaptive_avg_pool3d(full_precision(features), 2).flatten(1)
+    # As adaptive average pooling, which PyTorch does not export for any number of clips.
+    sides = [(slice((size + 1) // 2), slice(size // 2, None)) for size in features.shape[2:]]
+    parts = [full_precision(features[:, :, t, h, w]).mean(dim=(2, 3, 4)) for t, h, w in product(*sides)]
+    return torch.stack(parts, dim=2).flatten(1)
 
 
 def cells(features: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
-from fima.errors import DataError, TrainingError
+from fima.errors import DataError, TrainingError, first_line
 from fima.evaluate.extract import WindowChunk, WindowDataset
 from fima.evaluate.features import normalised
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
@@ -64,11 +64,14 @@ def compare(exported: Run, network: Run, clips: Tensor, *, source: Path) -> Chec
     """Compare an opened file with its network on normalised clips (B, 3, F, S, S), in batches of several sizes.
 
     Raises:
-        TrainingError: they differ by more than `TOLERANCE`.
+        TrainingError: the file does not run, or they differ by more than `TOLERANCE`.
     """
     with torch.no_grad():
         expected = torch.cat([network(part) for part in torch.split(clips, 2)])
-        results = [torch.cat([exported(part) for part in torch.split(clips, size)]) for size in BATCHES]
+        try:
+            results = [torch.cat([exported(part) for part in torch.split(clips, size)]) for size in BATCHES]
+        except Exception as error:  # each runtime has errors of its own
+            raise TrainingError(f"{source}: does not run ({first_line(error)}); try another --format") from None
         difference = float(torch.stack([(result - expected).abs().max() for result in results]).max())
         value = float(expected.abs().max())
         if not difference <= TOLERANCE * value:

@@ -37,7 +37,7 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main as fima
 from fima.commands.study import write_json
-from fima.config import PretrainConfig
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
@@ -119,10 +119,17 @@ class Listed:
 
 
 def read_table(file: Path, fold_column: str) -> Listed:
-    """Read the table; the folds are the values of a column."""
+    """Read the table; the folds are the values of a column. Ends the program where it is not what it must be."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         rows = list(csv.DictReader(lines))
-    columns = {name: [row[name] for row in rows] for name in ("path", "label", "group", fold_column)}
+    names = ("path", "label", "group", fold_column)
+    if missing := [name for name in names if not rows or rows[0].get(name) is None]:
+        raise SystemExit(f"{file}: no column {', '.join(missing)}; see --help")
+    columns = {name: [row[name] for row in rows] for name in names}
+    fold_of = dict(zip(columns["group"], columns[fold_column], strict=True))
+    for group, fold in zip(columns["group"], columns[fold_column], strict=True):
+        if fold != fold_of[group]:
+            raise SystemExit(f"{file}: group {group} is in folds {fold} and {fold_of[group]}; it must be in one")
     return Listed(file.parent.resolve(), columns["path"], columns["label"], columns["group"], columns[fold_column])
 
 
@@ -216,12 +223,13 @@ def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
         labels = [label for label, is_tested in zip(listed.labels, test, strict=True) if is_tested]
         right = classified(run, [listed.folder / path for path in tested], labels, choose_device(arguments.device))
         hits, window = {"linear": right}, "as in training"
+        recipe = config_to_mapping(read_recipe(RunFolder(run).config, FinetuneConfig))
     else:
         found = recognise(
             kept_features(ROWS[arguments.cell], cell, listed, arguments), listed.classes, listed.groups, test
         )
         hits, window = {name: rows.tolist() for name, rows in found.hits.items()}, found.window
-    recipe = config_to_mapping(read_recipe(arguments.recipe))
+        recipe = config_to_mapping(read_recipe(arguments.recipe))
     write_json(
         cell / "hits.json",
         {
@@ -242,6 +250,8 @@ def cell_folder(out: Path, row: str, fold: str, seed: int) -> Path:
 def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
     """Measure what is not measured yet, several at a time; seeds one after another, so that an early end is fair."""
     folds = listed.fold_names if arguments.folds is None else arguments.folds
+    if unknown := set(folds) - set(listed.fold_names):
+        raise SystemExit(f"--folds {' '.join(sorted(unknown))}: the table has {', '.join(listed.fold_names)}")
     cells = [
         (row, fold, seed)
         for seed, fold, row in itertools.product(arguments.seeds, folds, arguments.rows)

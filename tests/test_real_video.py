@@ -32,3 +32,17 @@ def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, caps
     (supervised,) = [line for line in shown.splitlines() if line.lstrip().startswith("supervised")]
     assert supervised.split()[-4:] == ["50.0", "(50.0–50.0)", "–", "–"]
     assert "not all folds measured yet: moco" in shown
+
+
+def test_tables_that_would_mislead_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "videos.csv"
+    rest = ["--out", str(tmp_path / "out"), "--rows", "fima"]
+    table.write_text("path,label,group\na.mp4,x,p\n")
+    with pytest.raises(SystemExit, match="no column fold"):
+        main([str(table), *rest])
+    table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,p,1\n")
+    with pytest.raises(SystemExit, match="group p is in folds 0 and 1"):
+        main([str(table), *rest])
+    table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q,1\n")
+    with pytest.raises(SystemExit, match="--folds 2: the table has 0, 1"):
+        main([str(table), *rest, "--folds", "2"])

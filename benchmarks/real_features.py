@@ -16,6 +16,7 @@ from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.retrieval import knn_scores
+from fima.method.heads import grid_pooled
 
 Floats = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -84,12 +85,14 @@ def network_features(
     )
     rows = []
     for batch in build_eval_loader(listed, replace(settings, num_crops=1), batch_size=8, workers=0):
+        for video in batch.skipped:
+            raise SystemExit(f"{video.path}: {video.reason}")
         clips = batch.clips.to(device)
         if repeated:
             middle = clips.shape[3] // 2
             clips = clips[:, :, :, middle : middle + 1].expand_as(clips)
         maps = encode(encoder, clips.flatten(0, 1))
-        cells = functional.adaptive_avg_pool3d(maps, 2).flatten(1)
+        cells = grid_pooled(maps)
         rows.append(cells.view(len(clips), -1, cells.shape[1]).mean(dim=1).cpu())
     found: Floats = torch.cat(rows).double().numpy()
     return found

@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,7 +41,9 @@ from fima.commands.study import write_json
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
+from fima.data.layouts.rows import label_in, read_rows
 from fima.data.loader import SkippedVideo
+from fima.errors import UserError
 from fima.evaluate.extract import Resources
 from fima.evaluate.intervals import drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
@@ -119,18 +122,32 @@ class Listed:
 
 
 def read_table(file: Path, fold_column: str) -> Listed:
-    """Read the table; the folds are the values of a column. Ends the program where it is not what it must be."""
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
-    names = ("path", "label", "group", fold_column)
-    if missing := [name for name in names if not rows or rows[0].get(name) is None]:
+    """Read the table; the folds are the values of a column. Ends the program where a figure of it would mislead."""
+    try:
+        content = read_rows(file)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    names = ("path", "label", "group", fold_column.casefold())
+    if missing := [name for name in names if name not in content.columns]:
         raise SystemExit(f"{file}: no column {', '.join(missing)}; see --help")
-    columns = {name: [row[name] for row in rows] for name in names}
-    fold_of = dict(zip(columns["group"], columns[fold_column], strict=True))
-    for group, fold in zip(columns["group"], columns[fold_column], strict=True):
+    if content.unreadable:
+        raise SystemExit(content.unreadable[0])
+    folder = file.parent.resolve()
+    for where, fields in content.rows:
+        if label_in(fields) is None or not all(fields[name] for name in names):
+            raise SystemExit(f"{where}: needs a value for each of {', '.join(names)}")
+        if not (folder / fields["path"]).is_file():
+            raise SystemExit(f"{where}: {fields['path']}: there is no such file")
+    paths, _, groups, folds = ([fields[name] for _, fields in content.rows] for name in names)
+    if len(set(paths)) < len(paths):
+        raise SystemExit(f"{file}: {Counter(paths).most_common(1)[0][0]} comes more than once")
+    if len(set(folds)) < 2:
+        raise SystemExit(f"{file}: needs two folds or more, and has {len(set(folds))} (column {names[-1]})")
+    fold_of = dict(zip(groups, folds, strict=True))
+    for group, fold in zip(groups, folds, strict=True):
         if fold != fold_of[group]:
             raise SystemExit(f"{file}: group {group} is in folds {fold} and {fold_of[group]}; it must be in one")
-    return Listed(file.parent.resolve(), columns["path"], columns["label"], columns["group"], columns[fold_column])
+    return Listed(folder, paths, [str(label_in(fields)) for _, fields in content.rows], groups, folds)
 
 
 def recipe_flags(config: PretrainConfig, row: Row, shipped: str) -> list[str]:
@@ -183,9 +200,11 @@ def kept_features(row: Row, cell: Path, listed: Listed, arguments: argparse.Name
     if not kept.exists():
         temporary = cell / kept.name
         found = features_of(row, cell, listed, arguments)
-        np.savez(temporary, windows=list(found), features=np.stack(list(found.values())))
+        np.savez(temporary, windows=list(found), features=np.stack(list(found.values())), paths=listed.paths)
         temporary.replace(kept)
     with np.load(kept) as stored:
+        if stored["paths"].tolist() != listed.paths:
+            raise SystemExit(f"{kept}: is of another table; choose another --out")
         return dict(zip(stored["windows"].tolist(), stored["features"], strict=True))
 
 
@@ -247,8 +266,11 @@ def cell_folder(out: Path, row: str, fold: str, seed: int) -> Path:
     return out / row / f"fold-{fold}-seed-{seed}"
 
 
-def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
-    """Measure what is not measured yet, several at a time; seeds one after another, so that an early end is fair."""
+def run_cells(arguments: argparse.Namespace, listed: Listed) -> bool:
+    """Measure what is not measured yet, several at a time; return whether all went well.
+
+    Seeds come one after another, so that an early end is fair.
+    """
     folds = listed.fold_names if arguments.folds is None else arguments.folds
     if unknown := set(folds) - set(listed.fold_names):
         raise SystemExit(f"--folds {' '.join(sorted(unknown))}: the table has {', '.join(listed.fold_names)}")
@@ -259,9 +281,9 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
         and (ROWS[row].trained_by or ROWS[row].title == ROWS["untrained"].title or seed == arguments.seeds[0])
     ]
 
-    def work(cell: tuple[str, str, int]) -> None:
+    def work(cell: tuple[str, str, int]) -> bool:
         row, fold, seed = cell
-        own = ["--cell", row, "--fold", fold, "--seed", str(seed)]
+        own = ["--cell", row, fold, str(seed)]
         log = cell_folder(arguments.out, row, fold, seed) / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {"OMP_NUM_THREADS": str(arguments.threads), **os.environ}
@@ -270,9 +292,10 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> None:
                 [sys.executable, __file__, *own, *sys.argv[1:]], stdout=file, stderr=file, env=environment, check=False
             )
         print(f"{row} fold {fold} seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log}'}", flush=True)
+        return done.returncode == 0
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(work, cells))
+        return all(list(pool.map(work, cells)))
 
 
 def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[str, Floats] | None:
@@ -284,6 +307,8 @@ def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[s
         file = cell_folder(arguments.out, row, fold, seed) / "hits.json"
         if file.exists():
             found = json.loads(file.read_text())
+            if set(found["videos"]) != set(np.array(listed.paths)[listed.test(fold)]):
+                raise SystemExit(f"{file}: is of another table, or of other folds; choose another --out")
             rows = [place[path] for path in found["videos"]]
             counts[rows] += 1
             for name in METRICS:
@@ -333,18 +358,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes of each of them")
     parser.add_argument(
-        "--extra", nargs=argparse.REMAINDER, default=[], help="further flags of fima pretrain or finetune; last"
+        "--extra",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="further flags of fima, for all chosen rows; last",
     )
-    parser.add_argument("--cell", choices=ROWS, help=argparse.SUPPRESS)
-    parser.add_argument("--fold", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     listed = read_table(arguments.table, arguments.fold_column)
     if arguments.cell is not None:
+        arguments.cell, arguments.fold, seed = arguments.cell
+        arguments.seed = int(seed)
         measure_cell(arguments, listed)
         return
-    run_cells(arguments, listed)
+    went_well = run_cells(arguments, listed)
     show(arguments, listed)
+    if not went_well:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from real_video import cell_folder, main
 def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = tmp_path / "videos.csv", tmp_path / "out"
     table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,p,0\nc.mp4,x,q,1\nd.mp4,y,q,1\n")
+    for name in "abcd":
+        (tmp_path / f"{name}.mp4").touch()
     videos = {"0": ["a.mp4", "b.mp4"], "1": ["d.mp4", "c.mp4"]}
     linear = {("0", 0): [True, True], ("1", 0): [True, False], ("0", 1): [True, True], ("1", 1): [True, True]}
     for (fold, seed), hits in linear.items():
@@ -34,15 +36,36 @@ def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, caps
     assert "not all folds measured yet: moco" in shown
 
 
-def test_tables_that_would_mislead_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "flags", "message"),
+    [
+        ("path,label,group\na.mp4,x,p\n", [], "no column fold"),
+        ("path,label,group,fold\n", [], "two folds or more, and has 0"),
+        ("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q,0\n", [], "two folds or more, and has 1"),
+        ("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,p,1\n", [], "group p is in folds 0 and 1"),
+        ("path,label,group,fold\na.mp4,x,p,0\na.mp4,y,q,1\n", [], "a.mp4 comes more than once"),
+        ("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q\n", [], "line 3: 3 fields, expected 4"),
+        ("path,label,group,fold\na.mp4,x,p,0\nb.mp4,,q,1\n", [], "line 3: needs a value for each of path, label"),
+        ("path,label,group,fold\na.mp4,x,p,0\nc.mp4,y,q,1\n", [], "line 3: c.mp4: there is no such file"),
+        ("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q,1\n", ["--folds", "2"], "--folds 2: the table has 0, 1"),
+    ],
+)
+def test_tables_that_would_mislead_are_refused(rows: str, flags: list[str], message: str, tmp_path: Path) -> None:
     table = tmp_path / "videos.csv"
-    rest = ["--out", str(tmp_path / "out"), "--rows", "fima"]
-    table.write_text("path,label,group\na.mp4,x,p\n")
-    with pytest.raises(SystemExit, match="no column fold"):
-        main([str(table), *rest])
-    table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,p,1\n")
-    with pytest.raises(SystemExit, match="group p is in folds 0 and 1"):
-        main([str(table), *rest])
+    table.write_text(rows)
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit, match=message):
+        main([str(table), "--out", str(tmp_path / "out"), "--rows", "fima", *flags])
+
+
+def test_another_table_does_not_get_these_figures(tmp_path: Path) -> None:
+    table, out = tmp_path / "videos.csv", tmp_path / "out"
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
     table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q,1\n")
-    with pytest.raises(SystemExit, match="--folds 2: the table has 0, 1"):
-        main([str(table), *rest, "--folds", "2"])
+    file = cell_folder(out, "fima", "0", 0) / "hits.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"videos": ["b.mp4"], "hits": {"linear": [True]}}))
+    with pytest.raises(SystemExit, match="of another table, or of other folds"):
+        main([str(table), "--out", str(out), "--rows", "fima", "--folds"])

@@ -81,6 +81,7 @@ class Measured:
     """The largest batch that fits a GPU, by backbone and precision, such as `i3d bf16`."""
     parity: list[Parity] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
+    """What could not be measured, and why."""
 
     def recipes(self) -> list[RecipeHours]:
         """How long each recipe would run, as far as its step was measured."""

@@ -30,7 +30,7 @@ def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     videos = training_videos(sets, settings, seed)
     if settings.windows_per_video == 1:
         return videos
-    windows = np.asarray(windows_of(videos, [each.root for each in sets], settings))
+    windows = np.asarray(windows_of(videos, [each.root for each in sets], settings), dtype=np.int64)
     plan = replace(videos.epoch, windows=windows).mixed([each.weight for each in sets], settings.mixing)
     return replace(videos, plan=plan)
 

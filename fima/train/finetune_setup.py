@@ -217,7 +217,8 @@ def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[
     """Say in a few words which clips a run is shown, and warn where the encoder was trained on others."""
     given = TrainedClips.of(config.data)
     if encoder.clips is not None and given.cover(encoder.clips):
-        return f"clips of {given}, as it was trained", None
+        how = "as it was trained" if given == encoder.clips else "among which are those of its training"
+        return f"clips of {given}, {how}", None
     if encoder.clips is not None:
         return f"clips of {given}", (
             f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "

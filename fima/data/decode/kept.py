@@ -58,8 +58,15 @@ class VideoStore:
             return reader
         with reader:
             frames = reader.read(range(reader.num_frames))
-            about = {name: getattr(reader, name) for name in ("num_frames", "height", "width", "fps")}
-            kept = KeptVideo(path=path, frames=frames, times=reader.frame_times(), **about)
+            kept = KeptVideo(
+                path=path,
+                frames=frames,
+                num_frames=reader.num_frames,
+                height=reader.height,
+                width=reader.width,
+                fps=reader.fps,
+                times=reader.frame_times(),
+            )
         self._room -= size
         self._kept[path] = kept
         return nullcontext(kept)

@@ -32,7 +32,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def in_shared_memory(batch: Batch) -> Batch | TrainingError:
-    """Move the tensors of a batch, a dataclass, to shared memory, in a process that decodes.
+    """Move the tensors of a dataclass to shared memory, in a process that decodes; leave an error as it is.
 
     Where shared memory is full, an error is returned in its place, for `Guard.items` to raise.
     """

@@ -59,8 +59,6 @@ class Attempting(Protocol):
     def attempt(self, attempt: Attempt) -> object:
         """Make one attempt. Raises VideoError."""
 
-    def __getitem__(self, item: Any, /) -> object: ...  # noqa: ANN401
-
 
 class _Watched:
     """How this process is watched; `row` is None in one that nobody watches."""

@@ -53,7 +53,7 @@ def model_card(
         timing=_timing(facts["preprocessing"]),
         videos={"name": Path(record["root"]).name, **known} if record else {},
         is_finetuned="classifier" in content,
-        changed=_changed(content) if content else None,
+        changed=_changed(content) if content and "classifier" not in content else None,
         results=[] if run is None else _results(run),
         extra_file=EXTRA_FILE,
         metadata_key=METADATA_KEY,

@@ -119,7 +119,9 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         waiting = measured
         if stop_requested(training.stop):
             break
-        if clock.is_due() and progress.step_in_epoch + 1 < len(task.loader):
+        # Processes meet when they count a step, so all of them do it here, or none: the first one's clock decides.
+        is_due = distributed.any_process(distributed.is_main() and clock.is_due())
+        if is_due and progress.step_in_epoch + 1 < len(task.loader):
             progress, waiting = count(training, meter, waiting, progress), None
             save(training, progress)
         meter.step_ends()

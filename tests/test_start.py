@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,16 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
 from fima.method import build_method
+from fima.method.inputs import StepLosses
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
+from tests.test_loop import assert_same_training, at_step
+
+
+def kill(losses: StepLosses) -> None:
+    raise InterruptedError
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,23 @@ def test_a_run_can_begin_at_a_later_epoch(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["pretrain", str(videos), "--out", str(out), "--start-epoch", "1", *SMALL_FLAGS]) == 0
     assert [line["epoch"] for line in read_lines(RunFolder(out).metrics, "epoch")] == [2]
+
+
+@pytest.mark.parametrize("of_another_run", [True, False])
+def test_a_run_that_is_killed_before_its_first_checkpoint_begins_where_it_began(
+    of_another_run: bool, videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin: dict[str, Any] = {"resume_from": finished} if of_another_run else {"start_epoch": 2}
+    config, whole, killed = with_settings("optim", epochs=3), RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+    pretrain(config, data=videos, out=whole.root, **begin)
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, kill)
+        with pytest.raises(InterruptedError):
+            pretrain(config, data=videos, out=killed.root, **begin)
+    for _ in range(2):  # the second call finds nothing left to do
+        pretrain(config, data=videos, out=killed.root, resume=True)
+    assert [line["epoch"] for line in read_lines(killed.metrics, "epoch")] == [3]
+    assert_same_training(load_checkpoint(killed.last), load_checkpoint(whole.last))
 
 
 @pytest.mark.parametrize("words", [["--resume-from", "x.pt"], ["--start-epoch", "1"]])

@@ -98,8 +98,7 @@ class RunFolder:
             if not self.config.exists():
                 what = f"{self.root} holds no run; check --out, or leave --resume out to start one"
                 raise ConfigError(f"--resume: {what}")
-            record = read_yaml(self.config).get(RECORD_KEY) or {}
-            recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
+            recorded = self.record().get("checkpoints", str(self.root.resolve() / "checkpoints"))
             if str(self.checkpoint_folder.resolve()) != recorded:
                 what = f"the run in {self.root} has its checkpoints in {recorded}; give --checkpoints"
                 raise ConfigError(f"--resume: {what}")
@@ -124,6 +123,10 @@ class RunFolder:
         if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
             raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
         return config_from_mapping(content, kind, source=str(self.config))
+
+    def record(self) -> dict[str, Any]:
+        """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read."""
+        return read_yaml(self.config).get(RECORD_KEY) or {}
 
     def write_config(self, config: PretrainConfig | FinetuneConfig, record: dict[str, Any]) -> None:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""

@@ -140,12 +140,13 @@ class RunFolder:
         return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
 
     def forget_after(self, step: int, tested_epoch: int = 0) -> None:
-        """Drop the lines of what a resumed run does again: after an optimiser step, and tests after a whole epoch."""
+        """Drop what a resumed run does again: lines after an optimiser step, tests after a whole epoch, the result."""
 
         def is_done(line: dict[str, Any]) -> bool:
             tested = line.get("kind") not in TESTS or line["epoch"] <= tested_epoch
             return line["step"] <= step and tested and line.get("kind") != "result"
 
+        self.result.unlink(missing_ok=True)  # of a run that goes on for more epochs: other weights are tested then
         for path in (self.metrics, self.skipped):
             keep_lines(path, is_done)
 

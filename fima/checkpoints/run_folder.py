@@ -16,6 +16,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {
         "model.compile",
         "model.recompute",
+        "data.keep_mb",
         "data.workers",
         "data.max_skipped_share",
         "data.timeout_seconds",

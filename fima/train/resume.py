@@ -176,8 +176,8 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
 
 def fingerprint(videos: VideoList) -> str:
     """Return 16 hexadecimal digits that change with the names and the order of the videos, wherever their folder is."""
-    folder = f"{videos.root}{os.sep}"
-    names = (os.fspath(video.path).removeprefix(folder) for video in videos.videos)
+    folder = f"{os.path.abspath(videos.root)}{os.sep}"  # noqa: PTH100 - links stay
+    names = (os.path.abspath(video.path).removeprefix(folder) for video in videos.videos)  # noqa: PTH100
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
     plan = videos.epoch
     if not plan.is_plain:

@@ -159,7 +159,8 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
         log.record("stopped", epoch=epoch, step=step, values={"videos": measured.paths})
         advice = "try a lower --optim.lr, or --run.precision fp32"
         raise TrainingError(f"step {step} (epoch {epoch}): {error}; {run.last_good()}; {advice}") from None
-    progress = counted_collapse(meter.count(progress, measured, numbers), measured, numbers)
+    progress = meter.count(progress, measured, numbers)
+    progress = counted_collapse(progress, measured, numbers, training.task.config.optim.warmup_epochs)
     watch(training, progress, numbers)
     return progress
 

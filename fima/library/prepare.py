@@ -15,6 +15,7 @@ from fima.errors import ConfigError, DataError, VideoError
 from fima.files.atomic import remove_leftovers, write_file, written_whole
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
+from fima.files.state import file_state
 from fima.library.index import Progress, VideoIndex
 from fima.library.transcode import TranscodeSettings, target_size, transcode
 
@@ -150,8 +151,7 @@ def _transcode_whole(job: Job) -> int | Failed:
 
 
 def _state(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+    return dict(zip(("source_bytes", "source_mtime_ns"), file_state(path), strict=True))
 
 
 def _is_done(job: Job, line: dict[str, object] | None) -> bool:

@@ -91,6 +91,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     with (target / "prepared.jsonl").open("a") as record:
         record.write('{"source": "cut o')
     (target / "a.mp4").write_bytes(b"another")
+    (source / "a.avi").touch()
     assert prepare(source, target) == 0
     assert "videos written: 1, done before: 1" in capsys.readouterr().out
     assert prepare(source, target) == 0

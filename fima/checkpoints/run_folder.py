@@ -70,6 +70,13 @@ class RunFolder:
         self.ema = folder / "ema.safetensors"
         """The moving average of the encoder, where a run keeps one; a file that every command reads."""
 
+    @classmethod
+    def of(cls, root: Path) -> "RunFolder":
+        """That of a run, with its checkpoints where `config.yaml` says that they are. Raises ConfigError."""
+        run = cls(root)
+        apart = run.record().get("checkpoints") if run.config.is_file() else None
+        return run if apart is None else cls(root, Path(apart))
+
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
         return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"

@@ -59,6 +59,14 @@ def test_a_run_that_collapses_is_warned_of_and_goes_on(
     assert capsys.readouterr().err.count("THE REPRESENTATION HAS COLLAPSED in epoch") == 1
 
 
+def test_a_collapse_that_began_in_the_warm_up_is_told_after_it(videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    config = with_settings("optim", settings(COLLAPSING_LR, epochs=8), warmup_epochs=5, warmup_lr=COLLAPSING_LR)
+    pretrain(config, data=videos, out=run.root)
+    (line,) = read_lines(run.metrics, "collapse")
+    assert line["step"] == 14, "four steps after the ten of the warm-up"
+
+
 def test_a_healthy_run_is_not_called_collapsed(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +84,7 @@ def test_a_loss_at_its_floor_is_a_collapse_and_one_that_falls_is_not() -> None:
     def counts(*losses: float) -> list[int]:
         progress, found = Progress(), []
         for loss in losses:
-            progress = collapse.counted_collapse(progress, Step(), {"loss": loss})  # type: ignore[arg-type]
+            progress = collapse.counted_collapse(progress, Step(), {"loss": loss}, 0)  # type: ignore[arg-type]
             found.append(progress.collapsed_steps)
         return found
 

@@ -1,5 +1,6 @@
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.train import finetune as finetuning
 from fima.train import finetune_testing
-from fima.train.finetune import finetune
+from fima.train.finetune import Finetuning, finetune
 from fima.train.task import TrainingResult
 from tests.finetune_runs import FROZEN, SMALL, after, changed
 from tests.small_runs import make_videos, read_lines
@@ -183,6 +184,21 @@ def test_a_run_that_is_ended_in_a_test_does_it_again(
     assert again.result is not None
     assert again.result.figures == outcome.result.figures
     assert finetune(SMALL, pretrained=None, data=videos, out=run.root, resume=True).result is None
+
+
+def test_a_run_that_goes_on_for_more_epochs_has_no_result_until_it_is_tested_again(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, longer = RunFolder(tmp_path / "run"), changed("optim", epochs=3)
+    finetune(SMALL, pretrained=None, data=videos, out=run.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetuning, "finish", lambda *arguments: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            finetune(longer, pretrained=None, data=videos, out=run.root, resume=True)
+    assert load_checkpoint(run.last, ClassifierCheckpoint).progress.epoch == 3
+    assert not run.result.exists()
+    assert finetune(longer, pretrained=None, data=videos, out=run.root, resume=True).result is not None
+    assert json.loads(run.result.read_text())["notes"]["finetune"]["epoch"] == 3
 
 
 class TestSelection:

@@ -15,6 +15,7 @@ from fima.data.decode.frame_series import frame_series
 from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
+from fima.evaluate.feature_shards import FileState
 from tests.layout_files import labelled, write_lines, write_videos
 from tests.test_datasets import names, touch
 
@@ -134,6 +135,14 @@ def test_doctor_and_prepare_take_them(tmp_path: Path, capsys: pytest.CaptureFixt
     with VideoReader(out / "run/clip.v1.mp4") as reader:
         shown = reader.read(range(reader.num_frames)).astype(int)
     assert abs(shown - np.stack([pixels(number) for number in range(12)])).mean() < 4
+    clip = tmp_path / "in/run/clip.v1"
+    (clip / "link.png").symlink_to("nowhere")
+    before = FileState.of(clip)
+    (clip / "00003.png").write_bytes((clip / "00009.png").read_bytes())  # the time of the folder stays
+    assert FileState.of(clip) != before
+    capsys.readouterr()
+    assert main(["prepare", str(tmp_path / "in"), str(out), "--index", str(tmp_path / "index"), "--crf", "0"]) == 0
+    assert "videos written: 1, done before: 1" in capsys.readouterr().out
 
 
 def test_a_frame_rate_for_those_without_one(tmp_path: Path) -> None:

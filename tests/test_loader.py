@@ -31,7 +31,7 @@ from fima.data.loader import (
 from fima.data.sampler import EpochSampler
 from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
-from tests.video_files import write_ucf101_avi
+from tests.video_files import damage, write_h264_mp4, write_ucf101_avi
 
 DATA = DataConfig(frames=4, crop_size=16, workers=0)
 
@@ -138,6 +138,17 @@ def test_kept_videos_give_the_same_batches(with_broken: VideoList, monkeypatch: 
     store, path = VideoStore(0), with_broken.videos[0].path
     with store.open(path) as first, store.open(path) as second:
         assert first is not second
+
+
+def test_a_video_that_is_damaged_in_part_is_used_as_if_nothing_were_kept(tmp_path: Path) -> None:
+    for name in "ab":
+        write_h264_mp4(tmp_path / f"{name}.mp4", num_frames=64)
+    damage(tmp_path / "a.mp4", 0.6, 0.62)
+    videos = list_videos(tmp_path, "all")
+    kept, plain = (PretrainDataset(videos, replace(DATA, keep_mb=megabytes), 0) for megabytes in (100, 0))
+    pairs = [(kept[epoch, 0], plain[epoch, 0]) for epoch in range(8)]
+    assert_equal_batches(*zip(*pairs, strict=True))  # type: ignore[arg-type]
+    assert {len(batch.skipped) for batch, _ in pairs} == {0, 1}
 
 
 def test_a_span_is_drawn_and_the_clip_covers_it(videos: VideoList) -> None:

@@ -91,8 +91,11 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     with (target / "prepared.jsonl").open("a") as record:
         record.write('{"source": "cut o')
     (target / "a.mp4").write_bytes(b"another")
+    (source / "a.avi").touch()
     assert prepare(source, target) == 0
     assert "videos written: 1, done before: 1" in capsys.readouterr().out
+    assert prepare(source, target) == 0
+    assert "videos written: 0, done before: 2" in capsys.readouterr().out
     assert prepare(source, target, "--gop", "4") == 2
     error = capsys.readouterr().err
     assert "begun with --short-side 256 --gop 16 --crf 20, now asked for --short-side 256 --gop 4 --crf 20;" in error
@@ -110,6 +113,40 @@ def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:
         with VideoReader(tmp_path / "p" / name) as reader:
             found[name] = reader.num_frames
     assert found == {"a.avi.mp4": 6, "a.mp4.mp4": 9}
+
+
+def test_files_of_sources_that_are_gone_are_told_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    for name in "abc":
+        write_ucf101_avi(source / f"{name}.avi")
+    assert prepare(source, target) == 0
+    assert "are there no longer" not in capsys.readouterr().out
+    write_h264_mp4(source / "a.mp4")  # from now on a.avi.mp4 and a.mp4.mp4
+    (source / "b.avi").unlink()
+    assert prepare(source, target) == 0
+    told = f"{target}: 2 files of videos that have other names or are there no longer, such as a.mp4: they stay"
+    assert told in capsys.readouterr().out
+    assert {path.name for path in target.glob("*.mp4")} == {"a.mp4", "a.avi.mp4", "a.mp4.mp4", "b.mp4", "c.mp4"}
+
+
+def test_a_source_that_changes_while_it_is_rewritten_is_rewritten_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_ucf101_avi(tmp_path / "v" / "a.avi", num_frames=12)
+
+    def changed_at_the_end(function: Callable[[Job], object], jobs: Sequence[Job], **_: object) -> Iterator[object]:
+        outcome = function(jobs[0])
+        write_ucf101_avi(video, num_frames=20)
+        yield 0, outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fima.library.prepare.run_isolated", changed_at_the_end)
+        assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    capsys.readouterr()
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    assert "videos written: 1, done before: 0" in capsys.readouterr().out
+    with VideoReader(tmp_path / "p" / "a.mp4") as reader:
+        assert reader.num_frames == 20
 
 
 def test_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

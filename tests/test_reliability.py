@@ -96,9 +96,10 @@ class TestCheckpoints:
         assert pretrain(OFTEN, data=moved, out=run.root, resume=True).progress.epoch == 2
 
     def test_what_has_changed_is_said(self, run: RunFolder, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        pretrain(with_settings("data", OFTEN, max_skipped_share=0.5), data=videos, out=run.root, resume=True)
+        config = with_settings("data", OFTEN, max_skipped_share=0.5, keep_mb=1)
+        pretrain(config, data=videos, out=run.root, resume=True)
         said = capsys.readouterr().out
-        assert "--data.max_skipped_share 0.5 (before: 0.05), --optim.epochs 2 (before: 1)" in said
+        assert "--data.max_skipped_share 0.5 (before: 0.05), --data.keep_mb 1 (before: 0), --optim.epochs 2" in said
         wrong = with_settings("method", with_settings("optim", OFTEN, lr=1.0), temperature=0.5)
         with pytest.raises(ConfigError, match=r"--method.temperature 0.5: .* --optim.lr 1.0: .* drop the flags"):
             pretrain(wrong, data=videos, out=run.root, resume=True)

@@ -1,17 +1,25 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fima.checkpoints.checkpoint import load_checkpoint, restore
+from fima.checkpoints.pretrained import encoder_file
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
 from fima.method import build_method
+from fima.method.inputs import StepLosses
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
+from tests.test_loop import assert_same_training, at_step
+
+
+def kill(losses: StepLosses) -> None:
+    raise InterruptedError
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +58,30 @@ def test_the_schedule_goes_on_where_the_checkpoint_was(videos: Path, finished: P
     result = pretrain(config, data=videos, out=run.root, checkpoints=run.checkpoints, resume_from=finished)
     assert (result.progress.epoch, result.progress.step) == (4, 8)
     assert [line["epoch"] for line in read_lines(run.metrics, "epoch")] == [3, 4]
-    assert run.last == tmp_path / "checkpoints" / "last.pt"
-    assert run.last.exists()
+    assert encoder_file(run.root) == run.last.resolve() == (tmp_path / "checkpoints" / "last.pt").resolve()
 
 
 def test_a_run_can_begin_at_a_later_epoch(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["pretrain", str(videos), "--out", str(out), "--start-epoch", "1", *SMALL_FLAGS]) == 0
     assert [line["epoch"] for line in read_lines(RunFolder(out).metrics, "epoch")] == [2]
+
+
+@pytest.mark.parametrize("of_another_run", [True, False])
+def test_a_run_that_is_killed_before_its_first_checkpoint_begins_where_it_began(
+    of_another_run: bool, videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin: dict[str, Any] = {"resume_from": finished} if of_another_run else {"start_epoch": 2}
+    config, whole, killed = with_settings("optim", epochs=3), RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+    pretrain(config, data=videos, out=whole.root, **begin)
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, kill)
+        with pytest.raises(InterruptedError):
+            pretrain(config, data=videos, out=killed.root, **begin)
+    for _ in range(2):  # the second call finds nothing left to do
+        pretrain(config, data=videos, out=killed.root, resume=True)
+    assert [line["epoch"] for line in read_lines(killed.metrics, "epoch")] == [3]
+    assert_same_training(load_checkpoint(killed.last), load_checkpoint(whole.last))
 
 
 @pytest.mark.parametrize("words", [["--resume-from", "x.pt"], ["--start-epoch", "1"]])

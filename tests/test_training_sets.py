@@ -1,6 +1,7 @@
 """Several sets in one training, and long recordings: what an epoch has, in which order, and a resumed run."""
 
 import itertools
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from fima.library import windows
 from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch, windows_of
 from fima.train.pretrain import pretrain
+from fima.train.resume import fingerprint
 from tests.small_runs import make_videos, read_lines, with_settings
 from tests.video_files import moving_square, write_video
 
@@ -184,6 +186,9 @@ def test_videos_held_out_are_of_every_set_and_class_and_of_no_epoch(sets: list[T
     assert alone is not None
     assert [video.path for video in alone.videos] == paths[1][:2]
     assert training_videos(sets, DataConfig()).held_out is None
+    rarely = training_videos([replace(sets[0], weight=0.2), sets[1]], data, seed=1)
+    assert rarely.epoch.drawn == (1, 6)
+    assert rarely.held_out is not None, "0.2 x 2 videos would give an epoch no sample, but are in none"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +285,15 @@ def test_a_resumed_run_of_sets_ends_as_the_undisturbed_one(
     with pytest.raises(DataError, match="or with other shares, windows or rates"):
         pretrain(config(2), data=[sets[0], replace(sets[1], timing={})], out=tmp_path / "run", resume=True)
     assert [each.get("stride") for each in load_checkpoint(resumed.last).data["sets"]] == [None, 1.0]
+
+
+def test_sets_are_the_same_from_another_folder(sets: list[TrainingSet], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {fingerprint(training_videos(sets, DataConfig()))}
+    for folder in (sets[0].root, sets[0].root.parents[1]):
+        monkeypatch.chdir(folder)
+        near = [replace(each, root=Path(os.path.relpath(each.root))) for each in sets]
+        found.add(fingerprint(training_videos(near, DataConfig())))
+    assert len(found) == 1
 
 
 def test_losses_and_health_are_recorded_by_set(whole: RunFolder) -> None:

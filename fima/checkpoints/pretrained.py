@@ -86,7 +86,7 @@ def encoder_file(source: Path) -> Path:
         raise CheckpointError(f"{source}: no such file or folder, and {shipped}")
     if not source.is_dir():
         return source
-    run = RunFolder(source)
+    run = RunFolder.of(source)
     is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
     for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
         if path.is_file():

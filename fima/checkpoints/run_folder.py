@@ -16,6 +16,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {
         "model.compile",
         "model.recompute",
+        "data.keep_mb",
         "data.workers",
         "data.max_skipped_share",
         "data.timeout_seconds",
@@ -69,6 +70,13 @@ class RunFolder:
         self.ema = folder / "ema.safetensors"
         """The moving average of the encoder, where a run keeps one; a file that every command reads."""
 
+    @classmethod
+    def of(cls, root: Path) -> "RunFolder":
+        """That of a run, with its checkpoints where `config.yaml` says that they are. Raises ConfigError."""
+        run = cls(root)
+        apart = run.record().get("checkpoints") if run.config.is_file() else None
+        return run if apart is None else cls(root, Path(apart))
+
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
         return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
@@ -98,8 +106,7 @@ class RunFolder:
             if not self.config.exists():
                 what = f"{self.root} holds no run; check --out, or leave --resume out to start one"
                 raise ConfigError(f"--resume: {what}")
-            record = read_yaml(self.config).get(RECORD_KEY) or {}
-            recorded = record.get("checkpoints", str(self.root.resolve() / "checkpoints"))
+            recorded = self.record().get("checkpoints", str(self.root.resolve() / "checkpoints"))
             if str(self.checkpoint_folder.resolve()) != recorded:
                 what = f"the run in {self.root} has its checkpoints in {recorded}; give --checkpoints"
                 raise ConfigError(f"--resume: {what}")
@@ -125,6 +132,10 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
         return config_from_mapping(content, kind, source=str(self.config))
 
+    def record(self) -> dict[str, Any]:
+        """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read."""
+        return read_yaml(self.config).get(RECORD_KEY) or {}
+
     def write_config(self, config: PretrainConfig | FinetuneConfig, record: dict[str, Any]) -> None:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""
         if self.checkpoints is not None:
@@ -137,12 +148,13 @@ class RunFolder:
         return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
 
     def forget_after(self, step: int, tested_epoch: int = 0) -> None:
-        """Drop the lines of what a resumed run does again: after an optimiser step, and tests after a whole epoch."""
+        """Drop what a resumed run does again: lines after an optimiser step, tests after a whole epoch, the result."""
 
         def is_done(line: dict[str, Any]) -> bool:
             tested = line.get("kind") not in TESTS or line["epoch"] <= tested_epoch
             return line["step"] <= step and tested and line.get("kind") != "result"
 
+        self.result.unlink(missing_ok=True)  # of a run that goes on for more epochs: other weights are tested then
         for path in (self.metrics, self.skipped):
             keep_lines(path, is_done)
 

@@ -14,6 +14,7 @@ from fima.commands.parse import parse
 from fima.commands.progress import progress
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
+from fima.data.layouts.video_list import noted
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError, one_line
@@ -101,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{target}: videos written: {prepared.num_written:,}, done before: {prepared.num_done_before:,}; list files "
         f"copied: {prepared.num_lists:,}; other files, not copied: {len(files.others) - len(lists):,}"
     )
+    about = " of videos that have other names or are there no longer"
+    for note in noted(prepared.left_over, "file", about, ": they stay; delete those that are not to be trained on"):
+        print(f"{target}: {note}")
     for note in files.notes(with_lists=False):
         print(f"{source}: {note}")
     _show_failures(failures)

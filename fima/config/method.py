@@ -27,10 +27,10 @@ class MethodConfig:
     key_momentum_end: float | None = None
     """Momentum m at the end, on a cosine from `key_momentum`, step by step; 1 in MoCo v3 and DINO. None: constant."""
     queue_size: int | None = None
-    """Keys in the RGB queue and in the motion queue. None: the paper's 65,536 for 200,000 videos or more, else the
-    paper's share for UCF101 (2,240 of 9,537 videos) of the training videos."""
+    """Keys in the RGB queue and in the motion queue. None: the paper's 65536 for 200k videos or more, else the
+    paper's share for UCF101 (2240 of 9537 videos) of the training videos."""
     cell_queue_size: int | None = None
-    """Cells in the dense queue. None: the paper's 31,360 for 200,000 videos or more, else 0 (no dense queue)."""
+    """Cells in the dense queue. None: the paper's 31360 for 200k videos or more, else 0 (no dense queue)."""
     instance_weight: float = 1.0
     """Weight of the instance loss; 0 switches it off."""
     frame_weight: float = 1.0

@@ -111,8 +111,10 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     if not settings.held_out_share:
         return _as_one(sets, lists, settings)
     parts = zip(*(hold_out(each, settings.held_out_share, seed) for each in lists), strict=True)
-    kept, held_out = (_as_one(sets, [packed(each) for each in part], settings) for part in parts)
-    return replace(kept, held_out=held_out)
+    kept, held_out = ([packed(each) for each in part] for part in parts)
+    found = _as_one(sets, kept, settings)
+    # Of few videos, a weight may leave no sample of an epoch; these are in none.
+    return replace(found, held_out=_as_one([replace(each, weight=1.0) for each in sets], held_out, settings))
 
 
 def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: DataConfig) -> VideoList:
@@ -148,7 +150,7 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
     return VideoList(
         videos=PackedVideos(videos),
         classes=classes,
-        root=Path(os.path.commonpath([listed.root.absolute() for listed in lists])),
+        root=Path(os.path.commonpath([os.path.abspath(listed.root) for listed in lists])),  # noqa: PTH100 - links stay
         split=settings.part,
         layout=f"{len(sets)} sets, {settings.mixing}: {', '.join(parts)}",
         notes=list(chain.from_iterable(listed.warnings() for listed in lists)),

@@ -16,6 +16,7 @@ from fima.data.decode.limits import DecodeLimits
 from fima.errors import DataError
 from fima.evaluate.extract import VideoRows
 from fima.files.atomic import written_whole
+from fima.files.state import file_state
 from fima.torch_tools.distributed import gather_objects, gather_rows, world_size
 
 
@@ -30,10 +31,9 @@ class FileState(NamedTuple):
     def of(cls, path: Path) -> "FileState":
         """What identifies a file's present content. Raises DataError where it cannot be read."""
         try:
-            status = path.stat()
+            return cls(str(path.absolute()), *file_state(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        return cls(str(path.absolute()), status.st_size, status.st_mtime_ns)
 
 
 Found = dict[FileState, VideoRows | str]

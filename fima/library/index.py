@@ -23,6 +23,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, available_cores, run_isolated
 from fima.errors import DataError, VideoError
+from fima.files.state import file_state
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x46494D41
@@ -192,7 +193,6 @@ def _key(name: str) -> str | bytes:
 def _state(path: Path) -> tuple[int, int]:
     """Size in bytes and time of the last change in ns; (-1, -1) where the file cannot be asked."""
     try:
-        status = path.stat()
+        return file_state(path)
     except OSError:
         return -1, -1
-    return status.st_size, status.st_mtime_ns

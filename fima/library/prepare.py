@@ -13,8 +13,9 @@ from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.atomic import remove_leftovers, write_file, written_whole
-from fima.files.jsonl import read_lines
+from fima.files.jsonl import keep_lines, read_lines
 from fima.files.lock import FolderLock
+from fima.files.state import file_state
 from fima.library.index import Progress, VideoIndex
 from fima.library.transcode import TranscodeSettings, target_size, transcode
 
@@ -43,6 +44,8 @@ class Prepared:
     num_lists: int
     failures: dict[str, str]
     """Why a video was not rewritten, by its name relative to the source folder."""
+    left_over: list[str]
+    """Files in the target folder that are of no video any more: it is gone, or its file has another name now."""
 
 
 def plan(source: Path, target: Path, videos: Sequence[Path], settings: TranscodeSettings) -> list[Job]:
@@ -95,7 +98,8 @@ def prepare(
     try:
         target.mkdir(parents=True, exist_ok=True)
         with _locked(target):
-            done_before = _read_record(target, jobs[0].settings)
+            record = _read_record(target, jobs[0].settings)
+            done_before = {str(line["source"]): line for line in record}
             remove_leftovers(target, "**")
             todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
             failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
@@ -104,11 +108,13 @@ def prepare(
                     shutil.copyfile(source / path, temporary)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+    known = {str(line["target"]) for line in record} - {relative_name(job.target, target) for job in jobs}
     return Prepared(
         num_written=len(todo) - len(failures),
         num_done_before=len(jobs) - len(todo),
         num_lists=len(lists),
         failures=failures,
+        left_over=sorted(name for name in known if (target / name).exists()),
     )
 
 
@@ -130,8 +136,7 @@ def _carry_out(
                             "command to go on"
                         )
                 else:
-                    line = {"source": name, **_state(job.source), "target": relative_name(job.target, target)}
-                    line |= {"num_frames": outcome, "num_bytes": job.target.stat().st_size}
+                    line = {"source": name, "target": relative_name(job.target, target), **outcome}
                     record.write(json.dumps(line) + "\n")
                     record.flush()
                 progress(done, len(todo))
@@ -141,17 +146,19 @@ def _carry_out(
     return failures
 
 
-def _transcode_whole(job: Job) -> int | Failed:
+def _transcode_whole(job: Job) -> dict[str, int] | Failed:
+    """Rewrite a video; return the state of the source before, which may change meanwhile, and what was written."""
     try:
+        before = _state(job.source)
         with written_whole(job.target, kind=None) as temporary:
-            return transcode(job.source, temporary, job.settings)
+            num_frames = transcode(job.source, temporary, job.settings)
+        return {**before, "num_frames": num_frames, "num_bytes": job.target.stat().st_size}
     except VideoError as error:
         return Failed(error.reason)
 
 
 def _state(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+    return dict(zip(("source_bytes", "source_mtime_ns"), file_state(path), strict=True))
 
 
 def _is_done(job: Job, line: dict[str, object] | None) -> bool:
@@ -163,12 +170,12 @@ def _is_done(job: Job, line: dict[str, object] | None) -> bool:
         return False
 
 
-def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[str, object]]:
-    """Lines of the record by source; the record is begun where there is none."""
+def _read_record(target: Path, settings: TranscodeSettings) -> list[dict[str, object]]:
+    """Lines of the record, oldest first; the record is begun where there is none."""
     file = target / RECORD
     if not file.exists():
         write_file(file, json.dumps({"settings": asdict(settings)}) + "\n")
-    lines = read_lines(file)  # without one that an interrupt cut off: its video is written again
+    lines = read_lines(file)
     if not lines or "settings" not in lines[0]:
         raise ConfigError(f"{file}: its first line, the settings, is lost; choose another folder, or delete this one")
     if lines[0]["settings"] != asdict(settings):
@@ -176,7 +183,8 @@ def _read_record(target: Path, settings: TranscodeSettings) -> dict[str, dict[st
             f"{target}: begun with {_flags(lines[0]['settings'])}, now asked for {_flags(asdict(settings))}; "
             "give the former to go on, or choose another folder"
         )
-    return {str(line["source"]): line for line in lines[1:]}
+    keep_lines(file, lambda line: True)  # but for one that an interrupt cut off: its video is written again
+    return lines[1:]
 
 
 def _flags(settings: object) -> str:

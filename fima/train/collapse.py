@@ -35,8 +35,10 @@ def patience(steps_an_epoch: int) -> int:
     return max(FEWEST_STEPS, min(MOST_STEPS, steps_an_epoch))
 
 
-def counted_collapse(progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
-    """Count the step as one more in a row that looks collapsed, or begin to count anew.
+def counted_collapse(
+    progress: Progress, measured: Measured, numbers: Mapping[str, float], warmup_epochs: int
+) -> Progress:
+    """Count the step as one more in a row that looks collapsed, or begin to count anew, as in the warm-up.
 
     It looks collapsed where its embeddings do (`looks_collapsed`), or where the loss is at its floor: within 0.1 % of
     the last step's, whatever the videos.
@@ -45,12 +47,13 @@ def counted_collapse(progress: Progress, measured: Measured, numbers: Mapping[st
     is_still = last is not None and abs(loss - last) <= STILL * abs(last)
     rows, size = measured.query_shape
     is_flat = rows > 0 and looks_collapsed(rows, numbers["effective_rank"], numbers["embedding_std"], size)
-    steps = progress.collapsed_steps + 1 if is_flat or is_still else 0
+    is_counted = (is_flat or is_still) and progress.epoch >= warmup_epochs
+    steps = progress.collapsed_steps + 1 if is_counted else 0
     return dataclasses.replace(progress, last_loss=loss, collapsed_steps=steps)
 
 
 def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) -> None:
-    """Act where so many steps in a row looked collapsed to the first process; not during the warm-up.
+    """Act where so many steps in a row looked collapsed to the first process.
 
     A classifier is not watched: it may fit its training set.
 
@@ -59,8 +62,7 @@ def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) 
         CollapsedError: it is to go back.
     """
     needed, config = patience(len(training.task.loader)), training.task.config
-    is_warming_up = progress.epoch < config.optim.warmup_epochs
-    if is_warming_up or progress.step % LOOK_STEPS or not isinstance(config, PretrainConfig):
+    if progress.step % LOOK_STEPS or not isinstance(config, PretrainConfig):
         return
     # The first process decides, whose count is in the checkpoints.
     is_due = distributed.is_main() and needed <= progress.collapsed_steps < needed + LOOK_STEPS

@@ -119,7 +119,9 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         waiting = measured
         if stop_requested(training.stop):
             break
-        if clock.is_due() and progress.step_in_epoch + 1 < len(task.loader):
+        # Processes meet when they count a step, so all of them do it here, or none: the first one's clock decides.
+        is_due = distributed.any_process(distributed.is_main() and clock.is_due())
+        if is_due and progress.step_in_epoch + 1 < len(task.loader):
             progress, waiting = count(training, meter, waiting, progress), None
             save(training, progress)
         meter.step_ends()
@@ -157,7 +159,8 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
         log.record("stopped", epoch=epoch, step=step, values={"videos": measured.paths})
         advice = "try a lower --optim.lr, or --run.precision fp32"
         raise TrainingError(f"step {step} (epoch {epoch}): {error}; {run.last_good()}; {advice}") from None
-    progress = counted_collapse(meter.count(progress, measured, numbers), measured, numbers)
+    progress = meter.count(progress, measured, numbers)
+    progress = counted_collapse(progress, measured, numbers, training.task.config.optim.warmup_epochs)
     watch(training, progress, numbers)
     return progress
 

@@ -40,7 +40,7 @@ from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
-from fima.train.resume import Start, first_progress, last_checkpoint, start_from
+from fima.train.resume import Start, last_checkpoint, origin_record, recorded_origin, start_from
 from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
@@ -86,19 +86,18 @@ def pretrain(
         sets = [TrainingSet(root=data)] if isinstance(data, Path) else data
         videos = videos_of_epoch(sets, config.data, config.run.seed)
         require_enough_for_health(videos.held_out, config)
-        num_videos = videos.epoch.num_samples
-        config = with_precision(with_queue_sizes(with_cost(config), num_videos), device)
-        if not resume:
-            videos = with_timing_checked(videos, config.data)
+        config = with_precision(with_queue_sizes(with_cost(config), videos.epoch.num_samples), device)
+        start = Start[Checkpoint]()
         if resume:
             start = last_checkpoint(config, run, Checkpoint, videos)
-        elif resume_from is not None:
-            start = start_from(resume_from, config, num_videos, epoch=start_epoch)
+            resume_from, start_epoch = recorded_origin(run)
         else:
-            start = Start(progress=first_progress(config, num_videos, start_epoch or 0))
-        if resume and start.saved is None:
-            warm = warm_start(config, None)
+            videos = with_timing_checked(videos, config.data)
+        if start.saved is None:
+            start = start_from(resume_from, config, videos.epoch.num_samples, epoch=start_epoch)
+            warm = warm_start(config, resume_from) if resume else warm
         task = Pretraining(config, videos, device, warm=warm, probe=probe)
+        task.facts = origin_record(resume_from, start_epoch)
         if start.saved is not None:
             task.restore_average(start.saved)
         return train(task, run, device, start)

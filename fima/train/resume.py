@@ -77,16 +77,20 @@ def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progr
     return Progress(epoch=epoch, step=epoch * -(-num_videos // config.optim.batch_size))
 
 
-def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: int | None = None) -> Start[Checkpoint]:
-    """Return a checkpoint of another run, ours or of the authors' program, as the beginning of a new one.
+def start_from(
+    path: Path | None, config: PretrainConfig, num_videos: int, *, epoch: int | None = None
+) -> Start[Checkpoint]:
+    """Return where a new run begins: at a checkpoint of another one, ours or of the authors' program; None: at none.
 
     Weights, queues and momenta are the checkpoint's, the settings are the new run's. An epoch that the checkpoint had
-    begun is begun again. `epoch` counts as done; None takes the checkpoint's.
+    begun is begun again. `epoch` counts as done; None takes the checkpoint's, or 0.
 
     Raises:
         CheckpointError: the file is missing, damaged or something else.
         ConfigError: no epoch would be left, or it was trained with another optimiser.
     """
+    if path is None:
+        return Start(progress=first_progress(config, num_videos, epoch or 0))
     saved = load_training_checkpoint(path)
     progress = first_progress(config, num_videos, saved.progress.epoch if epoch is None else epoch)
     before, now = saved.config.optim.name, config.optim.name
@@ -98,6 +102,18 @@ def start_from(path: Path, config: PretrainConfig, num_videos: int, *, epoch: in
     # The videos of its keys are numbered in the list of the other run.
     model = {name: value for name, value in saved.model.items() if not name.endswith(VIDEO_IDS)}
     return Start(progress=progress, saved=dataclasses.replace(saved, model=model), file=path)
+
+
+def origin_record(resume_from: Path | None, start_epoch: int | None) -> dict[str, Any]:
+    """Return what `config.yaml` says of where a new run begins, by `start_from`; nothing of the usual place."""
+    given = {"resume_from": resume_from and str(resume_from.resolve()), "start_epoch": start_epoch}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def recorded_origin(run: RunFolder) -> tuple[Path | None, int | None]:
+    """Return where a run began: where it was ended before its first checkpoint, it begins there again."""
+    record = run.record()
+    return Path(record["resume_from"]) if "resume_from" in record else None, record.get("start_epoch")
 
 
 @contextmanager
@@ -160,8 +176,8 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
 
 def fingerprint(videos: VideoList) -> str:
     """Return 16 hexadecimal digits that change with the names and the order of the videos, wherever their folder is."""
-    folder = f"{videos.root}{os.sep}"
-    names = (os.fspath(video.path).removeprefix(folder) for video in videos.videos)
+    folder = f"{os.path.abspath(videos.root)}{os.sep}"  # noqa: PTH100 - links stay
+    names = (os.path.abspath(video.path).removeprefix(folder) for video in videos.videos)  # noqa: PTH100
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
     plan = videos.epoch
     if not plan.is_plain:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fima.data.decode.video import VideoReader
+from fima.errors import VideoError
 
 LONG_FRAMES = 20_000
 """Videos of so many frames or more, over ten minutes, stay open: reading their index takes longer than a sample."""
@@ -57,7 +58,12 @@ class VideoStore:
         if size > self._room:
             return reader
         with reader:
-            frames = reader.read(range(reader.num_frames))
+            try:
+                frames = reader.read(range(reader.num_frames))
+            except VideoError:
+                return VideoReader(
+                    path
+                )  # what a sample wants of it may be whole: what is used is the same without room
             kept = KeptVideo(
                 path=path,
                 frames=frames,

@@ -78,7 +78,7 @@ class RunRecord:
     @property
     def checkpoint(self) -> Path | None:
         """The last checkpoint, where there is one."""
-        last = RunFolder(self.root).last
+        last = RunFolder.of(self.root).last
         return last if last.exists() else None
 
     @property

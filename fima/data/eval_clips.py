@@ -54,7 +54,7 @@ class ClipSettings:
 
     @classmethod
     def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":
-        """Clips as an encoder saw them in training; of a range of spans, the middle, so that clips of a video differ."""
+        """Clips as an encoder saw them in training; of a range of spans, the middle, so that clips differ."""
         span = 0.0 if data.span is None else sum(data.span) / 2
         return cls(
             frames=data.frames,

@@ -6,13 +6,13 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.checkpoint import Checkpoint, Progress, load_checkpoint, restore
 from fima.checkpoints.official_checkpoint import export_official
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
@@ -241,6 +241,20 @@ class TestMovingAverage:
             assert said in capsys.readouterr().err
 
 
+def step_down(method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step with gradients that differ from weight to weight."""
+    torch.manual_seed(1)
+    for weight in method.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape))
+    optimizer.step()
+
+
+def checkpoint_of(config: PretrainConfig, method: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    state: dict[str, Any] = {"model": method.state_dict(), "optimizer": optimizer.state_dict()}
+    return Checkpoint(config=config, progress=Progress(), data={}, versions={}, **state)
+
+
 class TestResume:
     @pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (6, 11))])
     def test_a_killed_run_with_random_settings_ends_as_one_that_is_not(
@@ -264,6 +278,26 @@ class TestResume:
                     main([*words, str(killed.root), "--auto-resume"])
         assert main([*words, str(killed.root), "--auto-resume"]) == 0
         assert compare(killed, whole) == []
+
+    @pytest.mark.parametrize("name", ["sgd", "adamw"])
+    def test_momenta_stay_those_of_their_weights_where_the_memory_format_changes(
+        self, name: Literal["sgd", "adamw"]
+    ) -> None:
+        """PyTorch's fused optimisers take weights and momenta as they lie in memory, whatever their strides say."""
+        config = with_settings("optim", name=name, lr=0.01)
+        steps = []
+        for second_format in (torch.contiguous_format, torch.channels_last_3d):
+            torch.manual_seed(0)
+            first = build_method(config.model, config.method)
+            optimizer = build_optimizer(first, config.optim)
+            step_down(first, optimizer)
+            saved = checkpoint_of(config, first, optimizer)
+            second = build_method(config.model, config.method).to(memory_format=second_format)
+            optimizer = build_optimizer(second, config.optim)
+            restore(saved, second, optimizer, source=Path("last.pt"))
+            step_down(second, optimizer)
+            steps.append(torch.cat([weight.detach().flatten() for weight in second.parameters()]))
+        torch.testing.assert_close(steps[0], steps[1])
 
     def test_the_optimiser_of_another_run_must_be_the_same(self, videos: Path, tmp_path: Path) -> None:
         first = RunFolder(tmp_path / "first")

@@ -21,6 +21,7 @@ from fima.data.training_sets import TrainingSet, training_set, training_videos
 from fima.errors import ConfigError, DataError
 from fima.library import windows
 from fima.library.clip_fit import with_timing_checked
+from fima.library.index import VideoIndex
 from fima.library.windows import videos_of_epoch, windows_of
 from fima.train.pretrain import pretrain
 from fima.train.resume import fingerprint
@@ -236,6 +237,16 @@ def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.Mon
     assert counts.pop("long.mp4") == 8
     assert set(counts.values()) == {1}
     assert listed.epoch.num_samples == 12
+    others = replace(listed, videos=[video for video in listed.videos if video.path.name != "long.mp4"], plan=None)
+    read = VideoIndex.lengths
+
+    def lengths(index: VideoIndex) -> dict[str, tuple[int, float]]:
+        monkeypatch.setattr(VideoIndex, "lengths", read)
+        assert windows_of(others, [folder], data) == [1] * 4  # another run that starts on some of the videos
+        return index.lengths()
+
+    monkeypatch.setattr(VideoIndex, "lengths", lengths)
+    assert windows_of(listed, [folder], data) == listed.epoch.windows.tolist()
     monkeypatch.setattr(windows, "MOST_WINDOWS", 5)
     assert max(windows_of(listed, [folder], data)) == 5
     assert windows_of(listed, [folder], DataConfig(windows_per_video=3)) == [3] * 5

@@ -40,7 +40,7 @@ from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
-from fima.train.resume import Start, last_checkpoint, origin_record, recorded_origin, start_from
+from fima.train.resume import Start, as_begun, last_checkpoint, origin_record, recorded_origin, start_from
 from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
@@ -81,6 +81,7 @@ def pretrain(
     with errors_in_one_line(run):
         optimizer_class(config.optim.name)
         run.require(resume=resume)
+        config = as_begun(config, run) if resume else config
         probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         warm = None if resume else warm_start(config, resume_from)
         sets = [TrainingSet(root=data)] if isinstance(data, Path) else data

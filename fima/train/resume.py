@@ -34,6 +34,14 @@ class Start(Generic[Run]):
     """The file that it was read from, for the messages."""
 
 
+def as_begun(config: RunSettings, run: RunFolder) -> RunSettings:
+    """Return the settings of a resumed run, `auto` precision being what it was when the run began, on any device."""
+    if config.run.precision != "auto":
+        return config
+    precision = run.read_config(type(config)).run.precision
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
+
+
 def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos: VideoList) -> Start[Run]:
     """Return where the run in a folder goes on.
 

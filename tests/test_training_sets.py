@@ -23,9 +23,12 @@ from fima.library import windows
 from fima.library.clip_fit import with_timing_checked
 from fima.library.index import VideoIndex
 from fima.library.windows import videos_of_epoch, windows_of
+from fima.method import build_method
+from fima.train.health import check_health
 from fima.train.pretrain import pretrain
 from fima.train.resume import fingerprint
 from tests.small_runs import make_videos, read_lines, with_settings
+from tests.test_frame_folders import write_pictures
 from tests.video_files import moving_square, write_video
 
 TIMES = ("seconds", "videos_per_second", "data_wait_share")
@@ -318,6 +321,18 @@ def test_losses_and_health_are_recorded_by_set(whole: RunFolder) -> None:
     for line in read_lines(whole.metrics, "health"):
         assert (line["num_videos"], line["num_videos/first"], line["num_videos/second:9"]) == (12, 8, 4)
         assert 1 <= line["effective_rank/second:9"] <= 4
+
+
+def test_health_is_measured_on_clips_as_each_set_has_them(sets: list[TrainingSet], tmp_path: Path) -> None:
+    """Folders of pictures state no frame rate, which their set gives."""
+    for name in ("one", "two"):
+        write_pictures(tmp_path / "pictures" / name, *range(12))
+    both = [sets[0], TrainingSet(root=tmp_path / "pictures", timing={"frame_rate": 25.0})]
+    config = with_settings("data", part="all", fps=12.5)
+    method = build_method(config.model, config.method)
+    health = check_health(method, training_videos(both, config.data), config, torch.device("cpu"))
+    assert health is not None
+    assert health.num_videos == 10 + 2
 
 
 def test_a_checkpoint_without_ids_begins_a_run_that_keeps_them(

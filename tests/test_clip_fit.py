@@ -66,6 +66,16 @@ def test_the_doctor_compares_the_videos_with_the_clips_of_a_recipe_and_of_flags(
     assert "give one of the three" in capsys.readouterr().err
 
 
+def test_a_flag_beside_the_timing_of_a_preset_names_what_takes_that_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", "--smoke", "--out", str(tmp_path / "run"), "--preset", "small", "--data.fps", "10"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "--data.fps and --data.span: both time the clips, give one of the three" in error
+    assert "--data.fps 0 or --data.span None takes back what a recipe sets" in error
+
+
 def test_a_timing_that_fits_no_video_is_refused_before_any_work(tmp_path: Path) -> None:
     files = sorted(make_videos(tmp_path / "videos", num_per_class=2).rglob("*.avi"))
     listed = VideoList(

@@ -76,6 +76,12 @@ def test_differences_against_a_loop() -> None:
     assert found.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
 
 
+@pytest.mark.parametrize(("num_people", "expected"), [(2, {}), (3, {}), (4, {"linear/top1": (50.0, 50.0)})])
+def test_a_few_people_have_no_interval(num_people: int, expected: dict[str, tuple[float, float]]) -> None:
+    """Two people who are both recognised half of the time do not prove exactly 50 %."""
+    assert of_people([1, 0] * num_people, list(range(2 * num_people))).intervals(seed=0) == expected
+
+
 def test_what_is_said_of_a_difference() -> None:
     better, worse = of_people([1] * 8, list(range(8))), of_people([0] * 8, list(range(8)))
     (found,) = differences({"A": better, "B": worse}, seed=0)
@@ -86,7 +92,7 @@ def test_what_is_said_of_a_difference() -> None:
     assert str(found).startswith("linear/top1: no difference between A and C is shown: +0.0 points")
     alone = of_people([1, 0], [0, 1])
     (found,) = differences({"A": alone, "B": of_people([0, 0], [0, 1])}, seed=0)
-    assert str(found) == "linear/top1: A and B differ by +50.0 points; no interval, with one group"
+    assert str(found) == "linear/top1: A and B differ by +50.0 points; no interval, with fewer than 4 groups"
     assert differences({"A": alone, "B": of_people([1], [5])}, seed=0) == []
 
 

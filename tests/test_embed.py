@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import fima
 from fima.cli import main
@@ -253,3 +254,30 @@ def test_others_may_read_what_is_written(suffix: str, tmp_path: Path) -> None:
     usual.touch()
     assert written.stat().st_mode == usual.stat().st_mode
     assert np.array_equal(read_embeddings(written).vectors, found.vectors)
+
+
+def test_clips_that_are_all_the_same_are_encoded_once(tmp_path: Path) -> None:
+    """A video shorter than a clip, and one of which each clip shows the whole; the third has three clips."""
+    paths = [
+        write_ucf101_avi(tmp_path / f"{number}.avi", num_frames=frames, seed=number)
+        for number, frames in enumerate((7, 30))
+    ]
+    network, encoded = small_encoder().vectors, []
+
+    def counted(clips: Tensor) -> Tensor:
+        encoded.append(len(clips))
+        return network(clips)
+
+    def rows(span: float) -> list[VideoRows]:
+        settings = ClipSettings(frames=4, crop_size=32, num_clips=3, span=span)
+        return [item for item in extract_rows(paths, counted, settings, Resources()) if isinstance(item, VideoRows)]
+
+    short, long = rows(0.0)
+    assert sum(encoded) == 1 + 3
+    assert short.rows.shape == long.rows.shape == (3, 1, short.rows.shape[-1])
+    assert torch.equal(short.rows, short.rows[:1].expand(3, -1, -1))
+    assert not torch.allclose(long.rows[0], long.rows[1], atol=1e-4)
+    assert short.seconds.tolist() == [[0.0, 7 / 25]] * 3
+    encoded.clear()
+    assert all(torch.equal(video.rows[0], video.rows[2]) for video in rows(1.0))
+    assert sum(encoded) == 2

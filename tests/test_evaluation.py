@@ -244,3 +244,6 @@ def test_what_is_measured_by_default() -> None:
     assert config.chosen(classifier=False) == (*of_features, "foreground")
     assert config.chosen(classifier=False, encoder=False) == of_features
     assert config.chosen(classifier=True) == ("evaluate", "foreground")
+    assert config.chosen(classifier=False, whole_videos=True) == ("linear", "knn", "retrieval", "foreground")
+    with pytest.raises(ConfigError, match=r"all clips of a video are the same; .* --span 0\.7"):
+        EvaluationConfig(protocols=("same_video",)).chosen(classifier=False, whole_videos=True)

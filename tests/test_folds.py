@@ -143,7 +143,8 @@ def test_few_examples_are_refused_before_any_video_is_decoded_or_said_to_be_few(
             error = capsys.readouterr().err
             what = f"the {protocol} probe needs two classes and two videos of a class to train on"
             if protocol != "attentive":  # which needs maps first
-                assert error == f"fima: error: fold ann: {what}; give more videos, or --protocols without it\n"
+                refused = f"fima: error: fold ann: {what}; give more videos, or --protocols without it"
+                assert error.splitlines()[-1] == refused
         assert evaluate_rows(videos, dark_and_bright, "low_shot_curve")[0] == 2
         assert "fold ann: the low_shot_curve probe needs two classes to train on" in capsys.readouterr().err
     assert evaluate_rows(videos, one_each, "knn", "retrieval", "low_shot_curve")[1]["low_shot_curve/1/top1"] == 100
@@ -254,6 +255,16 @@ def test_features_are_chosen_within_the_training_videos(protocol: str) -> None:
     assert found[protocol].figures == found[f"{protocol}@max"].figures
     held_out = found[protocol].notes["held_out_accuracies_by_features"]
     assert held_out["max"] > 90 > 60 > held_out["avg"]
+
+
+def test_few_groups_have_no_intervals_and_are_named(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in (videos / "videos.csv").read_text().splitlines()[1:] if "dan" not in row]
+    evaluate_rows(videos, rows, "knn")
+    assert "the test videos are of the groups ann, bob, cleo: no intervals, which need 4" in capsys.readouterr().err
+    assert json.loads(Path("found.json").read_text())["intervals"] == {}
 
 
 def test_the_command_over_folds(

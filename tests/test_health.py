@@ -12,7 +12,15 @@ from fima.data.layouts.video_list import Video
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
 from fima.method import build_method
-from fima.train.health import check_health, effective_rank, knn_accuracy, looks_collapsed, measure, spread
+from fima.train.health import (
+    check_health,
+    clip_features,
+    effective_rank,
+    knn_accuracy,
+    looks_collapsed,
+    measure,
+    spread,
+)
 from fima.train.probe import list_probe, probe_accuracy
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
@@ -128,3 +136,11 @@ def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
         hits.append(votes.index(max(votes)) == label)
     assert 0 < sum(hits) < len(hits)
     assert found == pytest.approx(sum(hits) / len(hits))
+
+
+def test_two_clips_of_a_video_differ_where_a_clip_may_show_the_whole_of_it(tmp_path: Path) -> None:
+    videos = list_videos(make_videos(tmp_path), "train")
+    config = replace(SMALL_CONFIG, data=replace(SMALL_CONFIG.data, span=(0.5, 1.0)))
+    method = build_method(config.model, config.method).eval()
+    features, _ = clip_features(method, videos, config, torch.device("cpu"))
+    assert (features[:, 0] - features[:, 1]).abs().max() > 1e-3 * features.abs().max()

@@ -73,7 +73,7 @@ def test_the_encoder_of_the_package_is_no_image_network() -> None:
 
 
 def test_another_architecture_is_refused(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="its encoder is tiny, not small"):
+    with pytest.raises(CheckpointError, match=r"its encoder is tiny, not small; give --model\.backbone tiny"):
         read_warm_start(str(run / "first"), "small")
 
 

@@ -89,7 +89,8 @@ def fitted(found: EncoderFile, source: str, backbone: str) -> WarmStart:
     """Return what of a file fits an encoder; see `read_warm_start`."""
     held = nearest_backbone(found.weights) if found.config is None else found.config.model.backbone
     if found.config is not None and held != backbone:
-        raise CheckpointError(f"{source}: its encoder is {held}, not {backbone}; ask for {held}, or give another file")
+        remedy = f"give --model.backbone {held}, or --model.init-from None to start from random weights"
+        raise CheckpointError(f"--model.init-from {source}: its encoder is {held}, not {backbone}; {remedy}")
     with torch.device("meta"):
         own = {name: value.shape for name, value in build_backbone(backbone).state_dict().items()}
     weights = {name: value for name, value in found.weights.items() if own.get(name) == value.shape}

@@ -83,6 +83,7 @@ def list_labelled(arguments: LabelledArguments, data: Path, subjects: Sequence[S
 
 def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> None:
     """Print what was assumed, and what is odd about the lists."""
+    from fima.evaluate.intervals import FEWEST_GROUPS
     from fima.evaluate.linear_protocols import curve_warnings
 
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
@@ -90,8 +91,10 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
     if "low_shot_curve" in (config.protocols or ()):
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
-    if len(tested) == 1:
-        sentences.append(f"all test videos are of the group {tested.pop()}, so there are no intervals")
+    if 0 < len(tested) < FEWEST_GROUPS:
+        named = f"group{'s' if len(tested) > 1 else ''} {', '.join(sorted(tested))}"
+        folds = "; --cross-validation group tests every one once" if config.cross_validation is None else ""
+        sentences.append(f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more{folds}")
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         warn(sentence)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fima.config.checks import require, require_least
+from fima.errors import ConfigError
 
 Dataset = Literal["auto", "ucf101", "hmdb51", "k400", "diving48", "ssv2", "folder", "table"]
 """Layouts of data sets; `auto` recognises which one lies in a folder."""
@@ -92,5 +93,11 @@ class DataConfig:
         require(windows == 1 or self.span is None, "data.windows_per_video", windows, whole)
         low, high = self.span or (1.0, 1.0)
         require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
-        ways = [name for name, given in (("stride", self.stride != 2), ("fps", self.fps), ("span", self.span)) if given]
-        require(len(ways) <= 1, "data." + " and --data.".join(ways), "", "give one of the three")
+        usual = {"stride": 2, "fps": 0, "span": None}
+        ways = [name for name, value in usual.items() if getattr(self, name) != value]
+        if len(ways) > 1:
+            undone = " or ".join(f"--data.{name} {usual[name]}" for name in ways)
+            raise ConfigError(
+                f"--data.{' and --data.'.join(ways)}: both time the clips, give one of the three; {undone} takes back "
+                "what a recipe sets"
+            )

@@ -15,7 +15,7 @@ from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import Features, FeatureSource, feature_map, normalised, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
-from fima.evaluate.intervals import Tested, drawn_means, interval
+from fima.evaluate.intervals import FEWEST_GROUPS, Tested, drawn_means, interval
 from fima.evaluate.linear import LinearProbe, fit_linear_probe
 from fima.evaluate.measured import FeatureSets, Measured
 from fima.evaluate.metrics import percent, top_k_hits
@@ -157,18 +157,21 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     """Return in words how much of what the encoder knows about the classes remains of each input, with intervals.
 
     What it knows is the top-1 of the probe above chance, in percent; what remains is the same of a probe of the input.
-    Intervals are by bootstrap over the groups of the test videos.
+    Intervals are by bootstrap over the groups of the test videos; none of fewer than four.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
     draws = {name: 100 * drawn_means(values, tested.groups, seed=seed) - chance for name, values in hits.items()}
     above = {name: 100 * float(values.mean()) - chance for name, values in hits.items()}
-    if interval(draws["as_is"])[0] <= 0:
+    has_intervals = (tested.num_groups or 0) >= FEWEST_GROUPS
+    if (interval(draws["as_is"])[0] if has_intervals else above["as_is"]) <= 0:
         return "The encoder does not tell these classes better than guessing does, so there is nothing to divide."
 
     def share(name: str) -> float:
         return min(1.0, max(0.0, above[name] / above["as_is"]))
 
     def said(name: str) -> str:
+        if not has_intervals:
+            return f"{100 * share(name):.0f} %"
         low, high = interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1))
         return f"{100 * share(name):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 

@@ -223,7 +223,9 @@ def evaluate_source(
 
 def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> tuple[str, ...]:
     """What is measured of a subject; refuses lists that do not suit its classifier or the probes."""
-    protocols = config.chosen(classifier=subject.classifier is not None, maps=subject.has_maps)
+    protocols = config.chosen(
+        classifier=subject.classifier is not None, maps=subject.has_maps, whole_videos=subject.clips.span >= 1
+    )
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:

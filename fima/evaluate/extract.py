@@ -66,11 +66,13 @@ class WindowChunk:
     clips: Tensor
     """uint8 (n, num_crops, 3, F, S, S)."""
     seconds: Tensor
-    """From when to when, float64 (n, 2), at the video's mean frame rate; NaN where it has none."""
+    """From when to when, float64 (n·copies, 2), at the video's mean frame rate; NaN where it has none."""
     is_last: bool
     """Whether no clip of the video is left."""
     number: int
     """How many of them came before."""
+    copies: int = 1
+    """How many clips each stands for: where all clips of a video are the same, one is decoded and encoded."""
 
 
 def extract_rows(
@@ -117,7 +119,8 @@ def _completed(
     batches = torch.split(torch.cat(clips), resources.batch_size)
     rows = torch.cat([network(batch.to(resources.device, non_blocking=True)).cpu() for batch in batches])
     for chunk, part in zip(waiting, torch.split(rows, [len(each) for each in clips]), strict=True):
-        begun[chunk.index].append((part.reshape(*chunk.clips.shape[:2], -1), chunk.seconds))
+        part = part.reshape(*chunk.clips.shape[:2], -1).repeat_interleave(chunk.copies, dim=0)
+        begun[chunk.index].append((part, chunk.seconds))
         if chunk.is_last:
             rows_of_clips, seconds = zip(*begun.pop(chunk.index), strict=True)
             yield VideoRows(index=chunk.index, rows=torch.cat(rows_of_clips), seconds=torch.cat(seconds))
@@ -179,6 +182,9 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
             crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
             window = settings.timing.window(reader, settings.frames)
             starts, seconds = self._places(reader, window.length)
+            # Clips of a whole video, and those of one that is shorter than a clip.
+            copies = len(starts) if len(set(starts)) == 1 and not self.per_second else 1
+            starts = starts[: len(starts) // copies]
             groups = [starts[at : at + CLIPS_AT_ONCE] for at in range(0, len(starts), CLIPS_AT_ONCE)]
             if self.per_second:
                 clips = _in_one_pass(reader, window, starts, crops, settings)
@@ -188,9 +194,10 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
                 yield WindowChunk(
                     index=index,
                     clips=pixels.reshape(len(group), len(crops), *pixels.shape[1:]),
-                    seconds=torch.tensor(seconds[number * CLIPS_AT_ONCE :][: len(group)], dtype=torch.float64),
+                    seconds=torch.tensor(seconds[number * CLIPS_AT_ONCE :][: len(group) * copies], dtype=torch.float64),
                     is_last=number == len(groups) - 1,
                     number=number,
+                    copies=copies,
                 )
 
     def _places(self, reader: VideoReader, window: int) -> tuple[list[int], list[tuple[float, float]]]:

@@ -13,6 +13,9 @@ from fima.evaluate.measured import Measured
 DRAWS = 2000
 LEVEL = 95
 """Percent of the draws that lie in an interval."""
+FEWEST_GROUPS = 4
+"""Of three or fewer, more than 2.5 % of the draws hold the worst group alone, and as many the best: an interval goes
+from one to the other, and two groups that are alike seem to leave no doubt."""
 MAIN_FIGURES = ("top1", "R@1", "as_is")
 """Figures whose differences are put into words."""
 
@@ -48,8 +51,8 @@ class Tested:
         return {name: values for name, values in joined.items() if len(values) == len(self.groups)}
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
-        """The 95 % intervals of the figures, in percent."""
-        if (self.num_groups or 0) < 2:
+        """The 95 % intervals of the figures, in percent; none of fewer than four groups."""
+        if (self.num_groups or 0) < FEWEST_GROUPS:
             return {}
         return {
             name: interval(100 * drawn_means(values, self.groups, seed=seed)) for name, values in self.hits().items()
@@ -85,7 +88,7 @@ class Difference:
     points: float
     """The first's figure minus the second's, in percentage points, on the videos that both could be shown."""
     interval: tuple[float, float] | None
-    """95 %, by bootstrap over groups of videos, both encoders on the same draws; None with fewer than two groups."""
+    """95 %, by bootstrap over groups of videos, both encoders on the same draws; None with fewer than four groups."""
     num_videos: int
 
     @property
@@ -97,7 +100,8 @@ class Difference:
     def __str__(self) -> str:
         both = f"{self.first} and {self.second}"
         if self.interval is None:
-            return f"{self.figure}: {both} differ by {self.points:+.1f} points; no interval, with one group"
+            few = f"no interval, with fewer than {FEWEST_GROUPS} groups"
+            return f"{self.figure}: {both} differ by {self.points:+.1f} points; {few}"
         low, high = self.interval
         if low <= 0 <= high:
             shown = f"{self.points:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
@@ -134,7 +138,7 @@ def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
                     first=first,
                     second=second,
                     points=float(apart.mean()),
-                    interval=interval(draws) if len(set(groups)) > 1 else None,
+                    interval=interval(draws) if len(set(groups)) >= FEWEST_GROUPS else None,
                     num_videos=len(pairs),
                 )
             )

@@ -132,13 +132,16 @@ class EvaluationConfig(ClipOverrides):
         clips = self.applied_to(trained)
         return replace(clips, num_clips=self.num_clips, num_crops=self.num_crops, ori_resolution=self.ori_resolution)
 
-    def chosen(self, *, classifier: bool, encoder: bool = True, maps: bool = True) -> tuple[str, ...]:
+    def chosen(
+        self, *, classifier: bool, encoder: bool = True, maps: bool = True, whole_videos: bool = False
+    ) -> tuple[str, ...]:
         """Return the protocols to run.
 
         Args:
             classifier: whether the checkpoint has one.
             encoder: whether there is one; raw features come without.
             maps: whether it gives feature maps.
+            whole_videos: whether a clip covers the whole of its video, so that all clips of a video are the same.
 
         Raises:
             ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
@@ -146,6 +149,8 @@ class EvaluationConfig(ClipOverrides):
         """
         default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
         default += ("foreground",) if encoder and maps else ()
+        if whole_videos:
+            default = tuple(name for name in default if name != "same_video")
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
@@ -158,6 +163,11 @@ class EvaluationConfig(ClipOverrides):
         for name in self.features:
             if not maps and any(not part.endswith(":avg") for part in parts_of(name)):
                 raise ConfigError(f"--features {name}: needs feature maps; this encoder gives one vector a clip")
+        if "same_video" in names and whole_videos:
+            raise ConfigError(
+                "--protocols same_video: a clip covers the whole of its video, so all clips of a video are the same; "
+                "give shorter ones, such as --span 0.7"
+            )
         if "same_video" in names and self.num_clips < 2:
             others = " ".join(name for name in names if name != "same_video")
             raise ConfigError(

@@ -54,7 +54,9 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
             make_motion_textures(root, MotionTextureSettings(num_train=10, num_test=10, size_px=48), workers=1)
         paths = [root] if root.is_file() else [video.path for video in list_videos(root, "all").videos[:NUM_VIDEOS]]
         chunks = list(WindowDataset(paths, settings, per_second=False))
-    clips = [chunk.clips.flatten(0, 1) for chunk in chunks if isinstance(chunk, WindowChunk)]
+    clips = [
+        chunk.clips.flatten(0, 1).repeat(chunk.copies, 1, 1, 1, 1) for chunk in chunks if isinstance(chunk, WindowChunk)
+    ]
     if not clips:
         raise DataError(f"{data}: none of its first {len(paths)} videos can be decoded; give others to --data")
     return normalised(torch.cat(clips).float() / 255)

@@ -72,7 +72,8 @@ def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
     same_video = video[:, None] == video[None]
     same_class = (label[:, None] == label[None]) & (label[:, None] >= 0) & ~same_video
     groups = {
-        "clips of one video": same_video,
+        # Nothing to show where all clips of a video are the same, such as those of the whole of it.
+        "clips of one video": same_video & ~bool((clips == clips[:, :1]).all()),
         "videos of one class": same_class,
         "other videos" if int(label.max()) < 0 else "videos of different classes": ~same_video & ~same_class,
     }

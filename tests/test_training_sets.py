@@ -26,6 +26,7 @@ from fima.library.windows import videos_of_epoch, windows_of
 from fima.method import build_method
 from fima.train.health import check_health
 from fima.train.pretrain import pretrain
+from fima.train.resolve import warnings_about, with_queue_sizes
 from fima.train.resume import fingerprint
 from tests.small_runs import make_videos, read_lines, with_settings
 from tests.test_frame_folders import write_pictures
@@ -257,6 +258,20 @@ def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match="point XDG_CACHE_HOME to a folder"):
         windows_of(listed, [folder], data)
+
+
+def test_a_few_long_videos_are_not_warned_of_as_few(sets: list[TrainingSet]) -> None:
+    """Eight videos, of 25 windows each: the batch and the queue of 200 samples."""
+    few = training_videos(sets[:1], DataConfig())
+    config = with_queue_sizes(with_settings("optim", with_settings("method", queue_size=None), batch_size=64), 200)
+    long = videos_of_epoch(sets[:1], DataConfig(windows_per_video=25))
+    assert [text.partition(":")[0] for text in warnings_about(config, few)] == [
+        "--optim.batch_size 64",
+        "--method.queue_size 47",
+    ]
+    assert warnings_about(config, long) == []
+    (batch,) = warnings_about(with_settings("optim", config, batch_size=256), long)
+    assert batch.endswith("more than the 200 samples of an epoch; each step sees all of them, choose 200 or less")
 
 
 def test_windows_of_a_span_are_refused() -> None:

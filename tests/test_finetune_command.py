@@ -101,6 +101,10 @@ def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
         finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
     longer = changed("optim", epochs=3)
     assert finetune(longer, pretrained=None, data=videos, out=out, checkpoints=apart, resume=True).progress.epoch == 3
+    for path in apart.glob("last*.pt"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"--checkpoints .*apart: already holds those of a run"):
+        finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
 
 
 def test_the_command_trains_tests_and_continues(

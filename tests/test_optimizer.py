@@ -308,6 +308,11 @@ class TestResume:
         ):
             with pytest.raises((ConfigError, CheckpointError), match=said):
                 pretrain(with_settings("optim", **values), data=videos, out=tmp_path / "next", resume_from=first.last)
+        averaged = with_settings("optim", epochs=1, ema_decay=0.9)
+        pretrain(averaged, data=videos, out=tmp_path / "averaged")
+        config = with_settings("model", with_settings("optim", averaged, epochs=2), backbone="small")
+        with pytest.raises(CheckpointError, match=r"last.pt: its weights are not of this model"):
+            pretrain(config, data=videos, out=tmp_path / "next", resume_from=RunFolder(tmp_path / "averaged").last)
         checkpoint = load_checkpoint(first.last)
         other = dataclasses.replace(checkpoint, config=with_settings("optim", name="adamw"))
         with pytest.raises(CheckpointError, match=r"adamw.* is not the authors'"):

@@ -99,8 +99,6 @@ def pretrain(
             warm = warm_start(config, resume_from) if resume else warm
         task = Pretraining(config, videos, device, warm=warm, probe=probe)
         task.facts = origin_record(resume_from, start_epoch)
-        if start.saved is not None:
-            task.restore_average(start.saved)
         return train(task, run, device, start)
 
 

@@ -54,8 +54,8 @@ class ClipSettings:
 
     @classmethod
     def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":
-        """Clips as an encoder saw them in training; of a range of spans, the longest."""
-        span = 0.0 if data.span is None else data.span[1]
+        """Clips as an encoder saw them in training; of a range of spans, the middle, so that clips differ."""
+        span = 0.0 if data.span is None else sum(data.span) / 2
         return cls(
             frames=data.frames,
             crop_size=data.crop_size,

@@ -173,12 +173,9 @@ def clip_features(
     Labels are -1 where unknown; videos that cannot be decoded are left out. The networks and the random state stay as
     they were.
     """
-    clips = ClipSettings.of(config.data, num_clips=NUM_CLIPS)
-    if config.data.span is not None:
-        clips = dataclasses.replace(clips, span=config.data.span[0])  # two clips of a whole video are the same clip
     loader = build_eval_loader(
         videos,
-        clips,
+        ClipSettings.of(config.data, num_clips=NUM_CLIPS),
         batch_size=max(1, config.optim.batch_size // 2),
         workers=config.data.workers,
         limits=DecodeLimits.of(config.data),

@@ -220,11 +220,11 @@ class Pretraining(Task[PretrainBatch]):
         The first steps do not count as a collapse: there, untrained networks and unsettled batch-norm averages look
         like one.
         """
-        may_go_back = self.config.run.on_collapse == "rollback"
-        if may_go_back and progress.step == 0:
-            write_checkpoint(training, progress, training.run.healthy)
+        run, may_go_back = training.run, self.config.run.on_collapse == "rollback"
+        if may_go_back and not run.healthy.exists() and not run.to_resume_from():  # the beginning of the run
+            write_checkpoint(training, progress, run.healthy)
         health: Health | None = None
-        if distributed.is_main() and self.health_is_due(training.run, progress):
+        if distributed.is_main() and self.health_is_due(run, progress):
             health = check_health(self.networks, self.health_videos, self.config, training.device)
             by_set = health_by_set(self.networks, self.health_videos, self.config, training.device)
             if health is None:
@@ -236,7 +236,7 @@ class Pretraining(Task[PretrainBatch]):
                     training.log.say(f"{name}: {each.line}")
         has_collapsed = health is not None and health.collapsed
         if may_go_back and health is not None and not has_collapsed:
-            write_checkpoint(training, progress, training.run.healthy)
+            write_checkpoint(training, progress, run.healthy)
         if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
             seen = (
                 "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"

@@ -141,19 +141,24 @@ def claimed_folder(
     Raises:
         ConfigError: the folder cannot be written, or another process is at work in it.
     """
+    # Two runs may have been given the same folder for their checkpoints.
+    apart = None if run.checkpoints is None else FolderLock(run.checkpoints, "checkpoints")
     lock = FolderLock(run.root)
     distributed.barrier()
     try:
         if distributed.is_main():
             check_writable(run.root, flag="out")
             check_writable(run.checkpoint_folder, flag="checkpoints")
-            flag, folder = "out", run.root
+            flag, folder = "checkpoints", run.checkpoint_folder
             try:
+                if apart is not None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    apart.take()
+                flag, folder = "out", run.root
                 mark_output(run.root, [])
                 lock.take()
                 run.write_config(config, {**record, "versions": versions()})
-                flag, folder = "checkpoints", run.checkpoint_folder
-                run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+                run.checkpoint_folder.mkdir(exist_ok=True)
                 run.forget_after(progress.step, tested_epoch)
             except OSError as error:
                 reason = f"cannot be written ({error.strerror})"
@@ -164,6 +169,8 @@ def claimed_folder(
         yield
     finally:
         lock.release()
+        if apart is not None:
+            apart.release()
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:

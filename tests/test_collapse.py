@@ -128,6 +128,19 @@ def test_rollback_lowers_the_rate_is_bounded_and_resumes_exactly(
     assert [step["loss"] for step in read_lines(parts.metrics, "step")] == [step["loss"] for step in steps]
 
 
+def test_a_run_that_begins_at_a_checkpoint_of_another_can_go_back_there(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "MOST_ROLLBACKS", 1)
+    first, run = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "run")
+    pretrain(settings(HEALTHY_LR, epochs=1), data=videos, out=first.root)
+    config = settings(COLLAPSING_LR, epochs=8, on_collapse="rollback")
+    with pytest.raises(CollapseError, match="stopped after going back 1 times"):
+        pretrain(config, data=videos, out=run.root, resume_from=first.last)
+    (line,) = read_lines(run.metrics, "rollback")
+    assert line["step"] == load_checkpoint(first.last).progress.step == 2
+
+
 def roll_back_in_process(rank: int, videos: Path, out: Path) -> tuple[int, dict[str, torch.Tensor]]:
     """A run that goes back once, to a rate at which it does not collapse; its weights and queues at the end."""
     seen: list[Training] = []

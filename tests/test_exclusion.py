@@ -7,7 +7,7 @@ import pytest
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
 from fima.data.quarantine import exclude
-from fima.data.training_sets import chosen_videos
+from fima.data.training_sets import TrainingSet, chosen_videos, training_videos
 from tests.test_datasets import names, touch
 
 
@@ -65,3 +65,13 @@ def test_an_entry_of_another_split_is_no_unknown_one(tmp_path: Path) -> None:
     file.write_text("test/run/x.mp4\ntrain/run/a.mp4\n")
     (said,) = chosen_videos(tmp_path / "v", DataConfig(exclude=str(file)), "train").warnings()
     assert "1 of 2 entries name no video, such as 'test/run/x.mp4'" in said
+
+
+def test_an_entry_of_another_set_is_no_unknown_one(lab: Path) -> None:
+    touch(lab.parent / "street", "walk/1.mp4", "walk/2.mp4", "ride/3.mp4")
+    file = lab.parent / "list.txt"
+    file.write_text("run/only.mp4\nstreet/walk/2.mp4\nwalk/9.mp4\n")
+    sets = [TrainingSet(root=lab), TrainingSet(root=lab.parent / "street")]
+    chosen = training_videos(sets, DataConfig(exclude=str(file), part="all"))
+    assert len(chosen.videos) == 4 + 2
+    assert chosen.warnings() == [f"{file}: 1 of 3 entries name no video, such as 'walk/9.mp4'"]

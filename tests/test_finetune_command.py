@@ -20,6 +20,7 @@ from fima.cli import main
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
+from fima.files.lock import FolderLock
 from fima.recipe import flatten, read_recipe
 from fima.train.finetune import finetune
 from fima.train.finetune_setup import (
@@ -101,6 +102,17 @@ def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
         finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
     longer = changed("optim", epochs=3)
     assert finetune(longer, pretrained=None, data=videos, out=out, checkpoints=apart, resume=True).progress.epoch == 3
+    for path in apart.glob("last*.pt"):
+        path.unlink()
+    another = FolderLock(tmp_path / "new", "checkpoints")
+    (tmp_path / "new").mkdir()
+    another.take()
+    with pytest.raises(ConfigError, match=r"--checkpoints .*new: another process is at work on this run"):
+        finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=tmp_path / "new")
+    another.release()
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ConfigError, match=r"--checkpoints .*apart: already holds those of a run"):
+        finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
 
 
 def test_the_command_trains_tests_and_continues(

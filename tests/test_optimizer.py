@@ -6,13 +6,13 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.checkpoint import Checkpoint, Progress, load_checkpoint, restore
 from fima.checkpoints.official_checkpoint import export_official
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
@@ -241,6 +241,20 @@ class TestMovingAverage:
             assert said in capsys.readouterr().err
 
 
+def step_down(method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step with gradients that differ from weight to weight."""
+    torch.manual_seed(1)
+    for weight in method.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape))
+    optimizer.step()
+
+
+def checkpoint_of(config: PretrainConfig, method: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    state: dict[str, Any] = {"model": method.state_dict(), "optimizer": optimizer.state_dict()}
+    return Checkpoint(config=config, progress=Progress(), data={}, versions={}, **state)
+
+
 class TestResume:
     @pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (6, 11))])
     def test_a_killed_run_with_random_settings_ends_as_one_that_is_not(
@@ -265,6 +279,26 @@ class TestResume:
         assert main([*words, str(killed.root), "--auto-resume"]) == 0
         assert compare(killed, whole) == []
 
+    @pytest.mark.parametrize("name", ["sgd", "adamw"])
+    def test_momenta_stay_those_of_their_weights_where_the_memory_format_changes(
+        self, name: Literal["sgd", "adamw"]
+    ) -> None:
+        """PyTorch's fused optimisers take weights and momenta as they lie in memory, whatever their strides say."""
+        config = with_settings("optim", name=name, lr=0.01)
+        steps = []
+        for second_format in (torch.contiguous_format, torch.channels_last_3d):
+            torch.manual_seed(0)
+            first = build_method(config.model, config.method)
+            optimizer = build_optimizer(first, config.optim)
+            step_down(first, optimizer)
+            saved = checkpoint_of(config, first, optimizer)
+            second = build_method(config.model, config.method).to(memory_format=second_format)
+            optimizer = build_optimizer(second, config.optim)
+            restore(saved, second, optimizer, source=Path("last.pt"))
+            step_down(second, optimizer)
+            steps.append(torch.cat([weight.detach().flatten() for weight in second.parameters()]))
+        torch.testing.assert_close(steps[0], steps[1])
+
     def test_the_optimiser_of_another_run_must_be_the_same(self, videos: Path, tmp_path: Path) -> None:
         first = RunFolder(tmp_path / "first")
         pretrain(with_settings("optim", epochs=1), data=videos, out=first.root)
@@ -274,6 +308,11 @@ class TestResume:
         ):
             with pytest.raises((ConfigError, CheckpointError), match=said):
                 pretrain(with_settings("optim", **values), data=videos, out=tmp_path / "next", resume_from=first.last)
+        averaged = with_settings("optim", epochs=1, ema_decay=0.9)
+        pretrain(averaged, data=videos, out=tmp_path / "averaged")
+        config = with_settings("model", with_settings("optim", averaged, epochs=2), backbone="small")
+        with pytest.raises(CheckpointError, match=r"last.pt: its weights are not of this model"):
+            pretrain(config, data=videos, out=tmp_path / "next", resume_from=RunFolder(tmp_path / "averaged").last)
         checkpoint = load_checkpoint(first.last)
         other = dataclasses.replace(checkpoint, config=with_settings("optim", name="adamw"))
         with pytest.raises(CheckpointError, match=r"adamw.* is not the authors'"):

@@ -104,6 +104,13 @@ class TestCheckpoints:
         with pytest.raises(ConfigError, match=r"--method.temperature 0.5: .* --optim.lr 1.0: .* drop the flags"):
             pretrain(wrong, data=videos, out=run.root, resume=True)
 
+    def test_automatic_precision_stays_what_it_was(
+        self, run: RunFolder, videos: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fima.train.resolve.computes_in_bfloat16", lambda device: True)
+        pretrain(with_settings("run", OFTEN, precision="auto"), data=videos, out=run.root, resume=True)
+        assert load_checkpoint(run.last).config.run.precision == "fp32"
+
     def test_leftovers_of_interrupted_writes_are_removed(self, run: RunFolder, videos: Path) -> None:
         leftover = run.checkpoint_folder / ".last.12345.tmp.pt"
         leftover.write_bytes(b"half a checkpoint")

@@ -21,10 +21,15 @@ from fima.data.training_sets import TrainingSet, training_set, training_videos
 from fima.errors import ConfigError, DataError
 from fima.library import windows
 from fima.library.clip_fit import with_timing_checked
+from fima.library.index import VideoIndex
 from fima.library.windows import videos_of_epoch, windows_of
+from fima.method import build_method
+from fima.train.health import check_health
 from fima.train.pretrain import pretrain
+from fima.train.resolve import warnings_about, with_queue_sizes
 from fima.train.resume import fingerprint
 from tests.small_runs import make_videos, read_lines, with_settings
+from tests.test_frame_folders import write_pictures
 from tests.video_files import moving_square, write_video
 
 TIMES = ("seconds", "videos_per_second", "data_wait_share")
@@ -236,6 +241,16 @@ def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.Mon
     assert counts.pop("long.mp4") == 8
     assert set(counts.values()) == {1}
     assert listed.epoch.num_samples == 12
+    others = replace(listed, videos=[video for video in listed.videos if video.path.name != "long.mp4"], plan=None)
+    read = VideoIndex.lengths
+
+    def lengths(index: VideoIndex) -> dict[str, tuple[int, float]]:
+        monkeypatch.setattr(VideoIndex, "lengths", read)
+        assert windows_of(others, [folder], data) == [1] * 4  # another run that starts on some of the videos
+        return index.lengths()
+
+    monkeypatch.setattr(VideoIndex, "lengths", lengths)
+    assert windows_of(listed, [folder], data) == listed.epoch.windows.tolist()
     monkeypatch.setattr(windows, "MOST_WINDOWS", 5)
     assert max(windows_of(listed, [folder], data)) == 5
     assert windows_of(listed, [folder], DataConfig(windows_per_video=3)) == [3] * 5
@@ -243,6 +258,20 @@ def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match="point XDG_CACHE_HOME to a folder"):
         windows_of(listed, [folder], data)
+
+
+def test_a_few_long_videos_are_not_warned_of_as_few(sets: list[TrainingSet]) -> None:
+    """Eight videos, of 25 windows each: the batch and the queue of 200 samples."""
+    few = training_videos(sets[:1], DataConfig())
+    config = with_queue_sizes(with_settings("optim", with_settings("method", queue_size=None), batch_size=64), 200)
+    long = videos_of_epoch(sets[:1], DataConfig(windows_per_video=25))
+    assert [text.partition(":")[0] for text in warnings_about(config, few)] == [
+        "--optim.batch_size 64",
+        "--method.queue_size 47",
+    ]
+    assert warnings_about(config, long) == []
+    (batch,) = warnings_about(with_settings("optim", config, batch_size=256), long)
+    assert batch.endswith("more than the 200 samples of an epoch; each step sees all of them, choose 200 or less")
 
 
 def test_windows_of_a_span_are_refused() -> None:
@@ -307,6 +336,18 @@ def test_losses_and_health_are_recorded_by_set(whole: RunFolder) -> None:
     for line in read_lines(whole.metrics, "health"):
         assert (line["num_videos"], line["num_videos/first"], line["num_videos/second:9"]) == (12, 8, 4)
         assert 1 <= line["effective_rank/second:9"] <= 4
+
+
+def test_health_is_measured_on_clips_as_each_set_has_them(sets: list[TrainingSet], tmp_path: Path) -> None:
+    """Folders of pictures state no frame rate, which their set gives."""
+    for name in ("one", "two"):
+        write_pictures(tmp_path / "pictures" / name, *range(12))
+    both = [sets[0], TrainingSet(root=tmp_path / "pictures", timing={"frame_rate": 25.0})]
+    config = with_settings("data", part="all", fps=12.5)
+    method = build_method(config.model, config.method)
+    health = check_health(method, training_videos(both, config.data), config, torch.device("cpu"))
+    assert health is not None
+    assert health.num_videos == 10 + 2
 
 
 def test_a_checkpoint_without_ids_begins_a_run_that_keeps_them(

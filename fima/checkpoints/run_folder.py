@@ -112,7 +112,7 @@ class RunFolder:
                 raise ConfigError(f"--resume: {what}")
             return
         remedy = "choose another --out"
-        if self.checkpoints is not None and self.last.exists():
+        if self.checkpoints is not None and self.to_resume_from():
             raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
         if self.config.exists() or self.last.exists():
             raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")

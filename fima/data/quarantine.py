@@ -8,7 +8,7 @@ is written as a JSON string, in double quotes.
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -44,20 +44,21 @@ def read_quarantine(file: Path) -> set[str]:
     return paths
 
 
-def exclude(videos: VideoList, file: Path, *, library: Callable[[], VideoList] | None = None) -> VideoList:
+def exclude(videos: VideoList, file: Path, *, libraries: Sequence[Callable[[], VideoList]] = ()) -> VideoList:
     """The videos that a list in a file does not name.
 
     An entry is a path relative to `videos.root`, with either kind of slash; or one that leads there, absolute or with
-    the name of that folder; or a name that only one video has, with, without or with another extension. `library` lists
-    every video of the data set, where `videos` are a part: what is in it is no unknown name.
+    the name of that folder; or a name that only one video has, with, without or with another extension. `libraries`
+    list all videos of the data set, where `videos` are a part, and of others: what one of them has is no unknown name.
 
     Raises:
         DataError: the file cannot be read, or no video is left.
     """
     entries = read_quarantine(file)
     excluded, unknown, ambiguous = _matches(videos, entries)
-    if unknown and library is not None:
-        _, unknown, _ = _matches(library(), unknown)
+    for library in libraries:
+        if unknown:
+            _, unknown, _ = _matches(library(), unknown)
     kept = [video for video in videos.videos if relative_name(video.path, videos.root) not in excluded]
     if not kept:
         raise DataError(f"{file}: excludes all {len(videos.videos)} videos of {videos.root}")

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def _timing(word: str, option: str) -> dict[str, Any]:
     return {given[1].replace("-", "_"): (low, high) if given[1] == "span" else low}
 
 
-def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
-    """List one split of the data of a run, without the videos that `data.exclude` names.
+def chosen_videos(root: Path, settings: DataConfig, split: Split, others: Sequence[Path] = ()) -> VideoList:
+    """List one split of the data of a run, without the videos that `data.exclude` names, here or in other sets.
 
     The list has no object per video, so that the processes that decode share its memory.
 
@@ -83,12 +84,13 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split) -> VideoList:
         DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
     """
 
-    def listed(part: Split) -> VideoList:
-        return list_videos(root, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
+    def listed(part: Split, folder: Path = root) -> VideoList:
+        return list_videos(folder, part, settings.split, dataset=settings.dataset, annotations=settings.annotations)
 
     videos = listed(split)
     if settings.exclude is not None:
-        videos = exclude(videos, Path(settings.exclude), library=lambda: listed("all"))
+        libraries = [partial(listed, "all", folder) for folder in dict.fromkeys((root, *others))]
+        videos = exclude(videos, Path(settings.exclude), libraries=libraries)
     return packed(videos)
 
 
@@ -107,7 +109,10 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
         DataError: a set cannot be listed, or none of its videos can be held out.
         ConfigError: a setting that goes with a single set, a set that is given twice, or a weight that is too small.
     """
-    lists = [chosen_videos(each.root, settings, settings.part) for each in sets]
+    roots = [each.root for each in sets]
+    lists = [
+        chosen_videos(root, settings, settings.part, [other for other in roots if other != root]) for root in roots
+    ]
     if not settings.held_out_share:
         return _as_one(sets, lists, settings)
     parts = zip(*(hold_out(each, settings.held_out_share, seed) for each in lists), strict=True)
@@ -153,7 +158,7 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
         root=Path(os.path.commonpath([os.path.abspath(listed.root) for listed in lists])),  # noqa: PTH100 - links stay
         split=settings.part,
         layout=f"{len(sets)} sets, {settings.mixing}: {', '.join(parts)}",
-        notes=list(chain.from_iterable(listed.warnings() for listed in lists)),
+        notes=list(dict.fromkeys(chain.from_iterable(listed.warnings() for listed in lists))),
         plan=plan,
     )
 

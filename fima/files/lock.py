@@ -13,10 +13,10 @@ except ImportError:  # not on Windows
 
 
 class FolderLock:
-    """A lock on a folder that ends with the process that holds it, however that ends."""
+    """A lock on a folder, which a flag names, that ends with the process that holds it, however that ends."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / ".lock"
+    def __init__(self, folder: Path, flag: str = "out") -> None:
+        self._path, self._flag = folder / ".lock", flag
         self._descriptor: int | None = None
         if hasattr(os, "register_at_fork"):
             # A process that decodes outlives a killed run by seconds, and would hold the lock as long.
@@ -37,7 +37,7 @@ class FolderLock:
         except BlockingIOError:
             self.release()
             raise ConfigError(
-                f"--out {self._path.parent}: another process is at work on this run; wait until it has ended"
+                f"--{self._flag} {self._path.parent}: another process is at work on this run; wait until it has ended"
             ) from None
         except OSError:
             self.release()

@@ -77,7 +77,10 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What lies in a folder of videos, and what is wrong with it. Counts are of videos that can be used."""
+    """What lies in a folder of videos, and what is wrong with it.
+
+    `num_videos` and `total_bytes` are of all of them, the other counts of those that can be used.
+    """
 
     root: str
     layout: str

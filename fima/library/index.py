@@ -57,6 +57,7 @@ class VideoIndex:
         workers: int | None = None,
         timeout_seconds: float | None = None,
         decode: bool = False,
+        drop_others: bool = True,
         progress: Progress = lambda done, total: None,
     ) -> None:
         """Read the files that are new, changed, or could not be read before; keep the rows as they come.
@@ -65,10 +66,11 @@ class VideoIndex:
         once.
 
         Args:
-            paths: the videos of the folder; rows of others are dropped.
+            paths: the videos of the folder, or some of them.
             workers: processes that read; as many as there are cores if None.
             timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
             decode: decode every file to its end as well, unless that was done before.
+            drop_others: drop the rows of other files: `paths` are all videos of the folder.
             progress: called with the number of files done, and of those to be read.
         """
         done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
@@ -77,7 +79,8 @@ class VideoIndex:
         present = {_key(relative_name(path, self.root)): path for path in paths}
         states = {key: _state(path) for key, path in present.items()}
         todo = [key for key in present if known.get(key) != states[key]]
-        self._write("DELETE FROM videos WHERE path = ?", [(key,) for key in known.keys() - present.keys()])
+        if drop_others:
+            self._write("DELETE FROM videos WHERE path = ?", [(key,) for key in known.keys() - present.keys()])
         outcomes = run_isolated(
             _decode if decode else _read,
             [present[key] for key in todo],

@@ -55,7 +55,8 @@ def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> li
 def _by_length(root: Path, paths: Sequence[Path], data: DataConfig) -> list[int]:
     try:
         with open_index(root) as index:
-            index.update(paths, workers=max(1, data.workers))
+            # Another run may start at this moment, on other videos of the folder.
+            index.update(paths, workers=max(1, data.workers), drop_others=False)
             lengths = index.lengths()
     except DataError as error:
         cause = str(error).partition(";")[0]

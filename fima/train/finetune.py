@@ -37,7 +37,7 @@ from fima.train.finetune_setup import (
 )
 from fima.train.finetune_testing import foreground, score
 from fima.train.loop import seed_networks, train
-from fima.train.resume import Start, last_checkpoint
+from fima.train.resume import Start, as_begun, last_checkpoint
 from fima.train.save import write_checkpoint
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
@@ -72,6 +72,7 @@ def finetune(
     with errors_in_one_line(run):
         check_settings(config)
         run.require(resume=resume)
+        config = as_begun(config, run) if resume else config
         encoder = find_encoder(pretrained, config)
         lists = find_lists(config, data)
         config = resolve(config, encoder, lists, device)

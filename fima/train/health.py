@@ -135,13 +135,19 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 def check_health(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
     """Measure the query networks on `config.run.health_videos` evenly chosen videos.
 
-    They are looked at in eval mode; networks and random state stay as they were. None where fewer than two videos can
-    be decoded.
+    They are looked at in eval mode, on clips timed as their set has them; networks and random state stay as they were.
+    None where fewer than two videos can be decoded.
     """
-    chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), config.run.health_videos)]
-    features, labels = clip_features(method, dataclasses.replace(videos, videos=chosen), config, device)
-    if len(labels) < 2:
+    places, plan = evenly_spread(len(videos.videos), config.run.health_videos), videos.epoch
+    found = []
+    for number, data in enumerate(plan.settings(config.data)):
+        if own := [videos.videos[place] for place in places if plan.set_number(place) == number]:
+            part = dataclasses.replace(videos, videos=own, plan=None)
+            found.append(clip_features(method, part, dataclasses.replace(config, data=data), device))
+    decoded = [(features, labels) for features, labels in found if len(labels)]
+    if sum(len(labels) for _, labels in decoded) < 2:
         return None
+    features, labels = (torch.cat(parts) for parts in zip(*decoded, strict=True))
     with torch.no_grad(), in_eval_mode(method):
         embeddings = method.projector(features.flatten(0, 1)).view(len(labels), NUM_CLIPS, -1)
     return measure(embeddings, features.mean(dim=1), labels)

@@ -55,6 +55,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
     optimizer = build_optimizer(task.networks, config.optim)
     if start.saved is not None:
         restore(start.saved, task.networks, optimizer, source=start.file or run.last)
+        task.restore_average(start.saved)
     model = distributed.data_parallel(task.networks)
     data, num_steps = data_record(task.videos), num_epochs * len(task.loader)
     with (

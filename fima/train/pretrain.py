@@ -40,7 +40,7 @@ from fima.train.loop import seed_networks, train
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
-from fima.train.resume import Start, last_checkpoint, origin_record, recorded_origin, start_from
+from fima.train.resume import Start, as_begun, last_checkpoint, origin_record, recorded_origin, start_from
 from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
@@ -81,6 +81,7 @@ def pretrain(
     with errors_in_one_line(run):
         optimizer_class(config.optim.name)
         run.require(resume=resume)
+        config = as_begun(config, run) if resume else config
         probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
         warm = None if resume else warm_start(config, resume_from)
         sets = [TrainingSet(root=data)] if isinstance(data, Path) else data
@@ -98,8 +99,6 @@ def pretrain(
             warm = warm_start(config, resume_from) if resume else warm
         task = Pretraining(config, videos, device, warm=warm, probe=probe)
         task.facts = origin_record(resume_from, start_epoch)
-        if start.saved is not None:
-            task.restore_average(start.saved)
         return train(task, run, device, start)
 
 
@@ -221,11 +220,11 @@ class Pretraining(Task[PretrainBatch]):
         The first steps do not count as a collapse: there, untrained networks and unsettled batch-norm averages look
         like one.
         """
-        may_go_back = self.config.run.on_collapse == "rollback"
-        if may_go_back and progress.step == 0:
-            write_checkpoint(training, progress, training.run.healthy)
+        run, may_go_back = training.run, self.config.run.on_collapse == "rollback"
+        if may_go_back and not run.healthy.exists() and not run.to_resume_from():  # the beginning of the run
+            write_checkpoint(training, progress, run.healthy)
         health: Health | None = None
-        if distributed.is_main() and self.health_is_due(training.run, progress):
+        if distributed.is_main() and self.health_is_due(run, progress):
             health = check_health(self.networks, self.health_videos, self.config, training.device)
             by_set = health_by_set(self.networks, self.health_videos, self.config, training.device)
             if health is None:
@@ -237,7 +236,7 @@ class Pretraining(Task[PretrainBatch]):
                     training.log.say(f"{name}: {each.line}")
         has_collapsed = health is not None and health.collapsed
         if may_go_back and health is not None and not has_collapsed:
-            write_checkpoint(training, progress, training.run.healthy)
+            write_checkpoint(training, progress, run.healthy)
         if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
             seen = (
                 "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"

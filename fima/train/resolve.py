@@ -72,17 +72,17 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     """Return what looks unwise about a run, one sentence each."""
-    found = videos.warnings()
-    num_videos = len(videos.videos)
+    found, plan = videos.warnings(), videos.epoch
+    number, what = plan.num_samples, "videos" if plan.is_plain else "samples of an epoch"
     batch, queue = config.optim.batch_size, config.method.queue_size or 0
-    if batch > num_videos:
+    if batch > number:
         found.append(
-            f"--optim.batch_size {batch}: more than the {num_videos} videos; each step sees all of them, "
-            f"choose {num_videos} or less"
+            f"--optim.batch_size {batch}: more than the {number} {what}; each step sees all of them, "
+            f"choose {number} or less"
         )
-    if queue > QUEUE_WARNING_SHARE * num_videos:
+    if queue > QUEUE_WARNING_SHARE * number:
         found.append(
-            f"--method.queue_size {queue}: more than a quarter of the {num_videos} videos, so it often holds a video's "
-            f"own old key as a false negative; the paper's share is {published_queue_sizes(num_videos)[0]}"
+            f"--method.queue_size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "
+            f"own old key as a false negative; the paper's share is {published_queue_sizes(number)[0]}"
         )
     return found

@@ -34,6 +34,14 @@ class Start(Generic[Run]):
     """The file that it was read from, for the messages."""
 
 
+def as_begun(config: RunSettings, run: RunFolder) -> RunSettings:
+    """Return the settings of a resumed run, `auto` precision being what it was when the run began, on any device."""
+    if config.run.precision != "auto":
+        return config
+    precision = run.read_config(type(config)).run.precision
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
+
+
 def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos: VideoList) -> Start[Run]:
     """Return where the run in a folder goes on.
 
@@ -133,19 +141,24 @@ def claimed_folder(
     Raises:
         ConfigError: the folder cannot be written, or another process is at work in it.
     """
+    # Two runs may have been given the same folder for their checkpoints.
+    apart = None if run.checkpoints is None else FolderLock(run.checkpoints, "checkpoints")
     lock = FolderLock(run.root)
     distributed.barrier()
     try:
         if distributed.is_main():
             check_writable(run.root, flag="out")
             check_writable(run.checkpoint_folder, flag="checkpoints")
-            flag, folder = "out", run.root
+            flag, folder = "checkpoints", run.checkpoint_folder
             try:
+                if apart is not None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    apart.take()
+                flag, folder = "out", run.root
                 mark_output(run.root, [])
                 lock.take()
                 run.write_config(config, {**record, "versions": versions()})
-                flag, folder = "checkpoints", run.checkpoint_folder
-                run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+                run.checkpoint_folder.mkdir(exist_ok=True)
                 run.forget_after(progress.step, tested_epoch)
             except OSError as error:
                 reason = f"cannot be written ({error.strerror})"
@@ -156,6 +169,8 @@ def claimed_folder(
         yield
     finally:
         lock.release()
+        if apart is not None:
+            apart.release()
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:

@@ -33,6 +33,12 @@ def test_on_very_few_videos_the_encoder_is_used_as_it_is() -> None:
     assert "pretrain" in first_training("v", [SHORT] * 100, never)
 
 
+def test_fewer_videos_get_more_epochs_than_the_recipe_has() -> None:
+    assert "--preset small --optim.epochs 50  (fewer than" in first_training("v", [SHORT] * 299, never)
+    assert "--preset small  (fewer than" in first_training("v", [SHORT] * 300, never)
+    assert read_recipe(Path("recipes/small.yaml")).optim.epochs < 50
+
+
 def test_long_videos_get_clips_by_the_second() -> None:
     assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG] * 100, never)
     assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)] * 100, never)

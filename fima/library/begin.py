@@ -8,6 +8,8 @@ from fima.library.clip_fit import Length
 
 FEWEST_VIDEOS = 100
 """Of fewer, nobody has measured what pre-training adds to `small`."""
+RECIPE_VIDEOS = 300
+"""With so many videos or more, the epochs of the small recipe were enough; fewer give as few steps as nobody measured."""
 FEW_VIDEOS = 1000
 LONG_SECONDS = 10.0
 """A clip of 16 frames over most of a longer video shows less than two frames a second."""
@@ -29,4 +31,5 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
     seconds = [frames / rate for frames, rate in lengths if rate > 0]
     long = bool(seconds) and median(seconds) > LONG_SECONDS
     timing = " --data.span None --data.fps 12.5" if long else ""
-    return f"to begin: {command} --preset small{timing}  ({why}{', long videos' if long else ''})"
+    epochs = " --optim.epochs 50" if len(lengths) < RECIPE_VIDEOS else ""
+    return f"to begin: {command} --preset small{timing}{epochs}  ({why}{', long videos' if long else ''})"

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fima.cli import main
-from fima.commands.figures import provenance
+from fima.commands.figures import comparison_table, provenance
 from fima.data.decode.video import VideoReader
 from fima.evaluate import intervals
 from fima.evaluate.intervals import differences
 from fima.evaluate.measured import Measured
-from fima.evaluate.protocols import EvaluationResult
+from fima.evaluate.protocols import EvaluationResult, chance_shown
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]
@@ -144,6 +144,22 @@ def test_provenance_names_what_there_is(spread: dict[str, float | None], said: s
     protocols = {"linear": {"version": 1, "clips": {"frames": 8, "stride": 2.0, **spread}}}
     result = EvaluationResult(figures={}, chance={}, encoder={}, protocols=protocols, data={}, versions={})
     assert provenance({"": result}) == f"1 split · seed 0 · clips: frames 8, {said} · protocols: linear 1"
+
+
+def test_chance_is_a_range_where_results_have_levels_of_their_own() -> None:
+    """The share of the foreground by chance depends on the clips, that of a class on the data set."""
+    levels = {"A": {"knn/top1": 10.0, "foreground/motion_share": 16.83}, "B": {"foreground/motion_share": 15.9}}
+    assert chance_shown("foreground/motion_share", levels.values()) == "15.9 to 16.8"
+    assert chance_shown("knn/top1", levels.values()) == "10.0"
+    assert chance_shown("linear/top1", levels.values()) == ""
+    results = {
+        name: EvaluationResult(
+            figures=dict.fromkeys(chance, 50.0), chance=chance, encoder={}, protocols={}, data={}, versions={}
+        )
+        for name, chance in levels.items()
+    }
+    (column,) = [column for column in comparison_table(results, "data").columns if column.header == "chance"]
+    assert list(column.cells) == ["15.9 to 16.8"]
 
 
 def test_encoders_with_clips_of_their_own(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:

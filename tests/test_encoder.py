@@ -140,6 +140,13 @@ def test_a_video_that_cannot_be_decoded_is_named(videos: list[Path], tmp_path: P
         small_encoder().embed([*videos, damaged])
 
 
+def test_it_goes_to_the_best_device_and_knows_two_kinds_of_rows() -> None:
+    encoder = fima.load("small", device="auto")
+    assert encoder.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConfigError, match="per='second': choose 'video' or 'clip'"):
+        encoder.embed("clip.mp4", per="second")  # type: ignore[arg-type]
+
+
 def test_it_trains_like_any_module() -> None:
     encoder = small_encoder()
     torch.nn.Linear(encoder.num_features, 2)(encoder(torch.randn(2, 3, 4, 32, 32))).sum().backward()

@@ -14,6 +14,7 @@ from fima.checkpoints.classifier import Classifier
 from fima.cli import main
 from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
+from fima.use.encoder import preprocessing_of
 from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Exportable, Format, open_exported, write
@@ -148,7 +149,27 @@ def test_logits_of_a_classifier(videos: Path, tmp_path: Path, capsys: Capture) -
     exported(last, videos, graph, "torch-export", capsys, "--output", "logits")
     extra = {"fima.json": ""}
     assert torch.export.load(graph, extra_files=extra).module()(torch.randn(3, 3, 4, 32, 32)).shape == (3, 2)
-    assert json.loads(extra["fima.json"])["classes"] == ["a", "b"]
+    facts = json.loads(extra["fima.json"])
+    assert facts["classes"] == ["a", "b"]
+    # The crops and clips of the run's own test, which `fima predict` shows it.
+    test = facts["classifier"]["test"]
+    expected = ClipSettings(
+        frames=4, crop_size=32, num_clips=test["clips"], num_crops=test["crops"], ori_resolution=test["ori_resolution"]
+    )
+    assert facts["preprocessing"] == preprocessing_of(expected, averaged="logits")
+
+
+def test_the_crops_of_a_file_are_described_as_they_are_cut() -> None:
+    def said(**settings: Any) -> tuple[str, str]:  # noqa: ANN401
+        found = preprocessing_of(ClipSettings(frames=4, crop_size=32, **settings))
+        return found["crop"], found["clips_of_a_video"]
+
+    averaged = "10 at equal distances from the beginning to the end; their results are averaged"
+    assert said() == ("centred square, 0.875 of the short side", averaged)
+    # As of 256 source pixels, 0.875 · 256 = 224; square_crops takes no more than the short side.
+    assert said(ori_resolution=256)[0] == "centred square of 224 pixels before resizing, at most the short side"
+    three = "three squares along the longer side, 0.875 of the short side"
+    assert said(num_crops=3, num_clips=5) == (three, averaged.replace("10", "5"))
 
 
 @pytest.mark.parametrize("name", ["torch-export", pytest.param("onnx", marks=pytest.mark.slow)])

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         encoder = _resized(load(arguments.encoder), arguments)
         exportable, description = exportable_encoder(encoder), encoder.description
-    clips = real_clips(arguments.data, replace(exportable.clips, num_clips=CLIPS_PER_VIDEO))
+    clips = real_clips(arguments.data, replace(exportable.clips, num_clips=CLIPS_PER_VIDEO, num_crops=1))
     write(exportable, out, arguments.format)
     try:
         opened = open_exported(out, arguments.format, module=exportable.module)
@@ -135,7 +135,8 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.clips import TIMING
-    from fima.data.eval_clips import ClipSettings
+    from fima.data.eval_clips import test_clips
+    from fima.evaluate.classifier_result import averages_log_softmax
     from fima.use.encoder import preprocessing_of
     from fima.use.export.formats import Exportable
 
@@ -146,11 +147,12 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         frames=arguments.frames or config.data.frames,
         crop_size=arguments.crop_size or config.data.crop_size,
     )
-    settings = ClipSettings.of(data)
+    settings = test_clips(replace(config, data=data))
+    averaged = "log-softmax" if averages_log_softmax(config.classifier) else "logits"
     classes = loaded.checkpoint.classes
     facts = {
         "format": "fima-classifier-export",
-        "preprocessing": preprocessing_of(settings),
+        "preprocessing": preprocessing_of(settings, averaged=averaged),
         "backbone": config.classifier.backbone,
         "classes": classes,
         "num_outputs": len(classes),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fima.evaluate.protocols import PROTOCOL_TABLE
+from fima.evaluate.protocols import PROTOCOL_TABLE, chance_shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Tab
     for figure in everything[0].figures:
         if all(figure in result.figures for result in everything):
             cells = (_with_interval(result, figure) for result in everything)
-            table.add_row(figure, *cells, f"{everything[0].chance[figure]:.1f}")
+            table.add_row(figure, *cells, chance_shown(figure, [result.chance for result in everything]))
     table.caption, table.caption_justify = provenance(results), "left"
     return table
 

@@ -1,7 +1,7 @@
 """The evaluation protocols by name, their versions and settings, and one result for all of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -252,3 +252,13 @@ class EvaluationResult:
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""
         write_file(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def chance_shown(figure: str, chances: Iterable[Mapping[str, float]]) -> str:
+    """Return what guessing gets of a figure, in percent, by the `chance` of several results: a range where they differ.
+
+    They differ where results are of other classes or other videos, and that of `foreground` with the clips. Empty where
+    none of them has the figure.
+    """
+    levels = sorted(chance[figure] for chance in chances if figure in chance)
+    return " to ".join(dict.fromkeys(f"{level:.1f}" for level in (*levels[:1], *levels[-1:])))

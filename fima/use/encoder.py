@@ -24,6 +24,7 @@ from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.other_encoders import open_other
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
+from fima.torch_tools.device import choose_device
 from fima.use.export.card import model_card
 from fima.use.export.formats import Exportable
 from fima.use.hub import HUB_SCHEME, HubMixin, download
@@ -66,18 +67,24 @@ class ClipTransform(nn.Module):
         return result if frames.ndim == 5 else result[0]
 
 
-def preprocessing_of(clips: ClipSettings) -> dict[str, Any]:
-    """What another program needs to make the same clips; plain values."""
+def preprocessing_of(clips: ClipSettings, *, averaged: str = "results") -> dict[str, Any]:
+    """What another program needs to make the same clips, and what of theirs is averaged; plain values."""
+    crop = "three squares along the longer side" if clips.num_crops == 3 else "centred square"
+    if clips.ori_resolution is None:
+        side = f", {CENTRE_SHARE} of the short side"
+    else:
+        side = f" of {round(CENTRE_SHARE * clips.ori_resolution)} pixels before resizing, at most the short side"
     return {
         "input": "float32 (batch, 3, frames, height, width), RGB",
         "frames": clips.frames,
         **clips.timing.rule,
-        "crop": f"centred square, {CENTRE_SHARE} of the short side",
+        "crop": crop + side,
         "resize": {"height": clips.crop_size, "width": clips.crop_size, "mode": "bilinear", "antialias": False},
         "scale": "whole values of 0..255 after resizing, divided by 255",
         "mean": list(MEAN),
         "std": list(STD),
-        "clips_of_a_video": "windows at equal distances from the beginning to the end; their results are averaged",
+        "clips_of_a_video": f"{clips.num_clips} at equal distances from the beginning to the end; their {averaged} are "
+        "averaged",
     }
 
 
@@ -207,7 +214,10 @@ class VideoEncoder(
 
         Raises:
             VideoError: a file cannot be decoded.
+            ConfigError: `per` is neither.
         """
+        if per not in ("video", "clip"):
+            raise ConfigError(f"per={per!r}: choose 'video' or 'clip'; `fima embed --per second` gives one a second")
         several = not isinstance(videos, (str, Path))
         paths = [Path(videos)] if isinstance(videos, (str, Path)) else [Path(video) for video in videos]
         if not paths:
@@ -243,11 +253,12 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
             wrote; `hf://OWNER/NAME`, the same on the Hugging Face Hub; or the name of an encoder that comes with the
             package.
         backbone: the architecture that it must have; None takes what the file holds.
-        device: where its weights go.
+        device: where its weights go; `auto`: a GPU if there is one.
 
     Raises:
         CheckpointError: there is no such encoder, or it is damaged or of another architecture.
     """
+    device = choose_device("auto") if device == "auto" else torch.device(device)
     path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
     path = encoder_file(path)
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from fima.evaluate.protocols import chance_shown
 from fima.evaluate.report import ClassReport
 from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
 from fima.visual.report.runs import FIGURE_NAMES, Result, RunRecord
@@ -17,7 +18,7 @@ EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second",
 MOST_EPOCH_ROWS = 400
 CLASS_ORDER = ("evaluate", "linear", "knn")
 PROTOCOL_SECTIONS = ("encoder", "protocols", "data", "versions", "notes")
-NUMBER = re.compile(r"-?\d[\d,.]*(e[+-]?\d+)?( ± [\d.]+)?")
+NUMBER = re.compile(r"-?\d[\d,.]*(e[+-]?\d+)?( (±|to) [\d.]+)?")
 INPUTS = {
     "as_is": "the video as it is",
     "one_frame": "one frame, repeated",
@@ -134,15 +135,17 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
         for result in run.results
     ]
     names = list(dict.fromkeys(name for result in columns.values() for name in result.content["figures"]))
-    chance = {name: value for result in columns.values() for name, value in result.content["chance"].items()}
+    chance = {name: chance_shown(name, [result.content["chance"] for result in columns.values()]) for name in names}
     rows = []
     for name in names:
         cells = [_figure_cell(result, name) for result in columns.values()]
         heading = Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
-        rows.append([heading, *cells, f"{chance[name]:.1f}" if name in chance else ""])
+        rows.append([heading, *cells, chance[name]])
     main = {name: readable for name, readable in FIGURE_NAMES.items() if name in names}
     bars = {run.name: {main[name]: value for name, value in run.main_figures.items()} for run in runs if run.results}
-    named_chance = {readable: chance[name] for name, readable in main.items() if name in chance}
+    # One mark would be wrong where results have chance levels of their own.
+    levels = {name: chance[name] for name in main if " to " not in chance[name]}
+    named_chance = {main[name]: float(level) for name, level in levels.items() if level}
     return Results(
         bars=figure_bars(list(main.values()), bars, named_chance) if main else None,
         figures=Table(caption="Results, in percent", header=["figure (%)", *columns, "chance"], rows=rows),

@@ -74,6 +74,8 @@ def test_folders_by_an_expression_keep_people_together(videos: Path) -> None:
         assert people(lists.train).isdisjoint(people(lists.test))
         assert len(people(lists.test)) == 2
     assert folds == list_folds(videos, config, dataset="folder")
+    with pytest.raises(DataError, match=r"no column group; give a table, or --folds N with --group-by"):
+        list_folds(videos / "dark", EvaluationConfig(cross_validation="group"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -158,8 +160,16 @@ def test_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "p: not a folder; name a folder to write to" in capsys.readouterr().err
 
 
+def out_of_space(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("full", ["encoder", "flush"])
 def test_a_full_disk_ends_it_and_leaves_what_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    full: Literal["encoder", "flush"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("a", "b", "c"):
         write_ucf101_avi(tmp_path / "v" / f"{name}.avi")
@@ -168,6 +178,10 @@ def test_a_full_disk_ends_it_and_leaves_what_is_finished(
         yield 0, function(jobs[0])
         jobs[1].target.with_name(".b.123.tmp.mp4").write_bytes(b"as much as there was room for")
         jobs[2].target.with_name(".c.124.tmp.mp4").write_bytes(b"another process's")
+        if full == "flush":
+            with monkeypatch.context() as patch:
+                patch.setattr("fima.files.atomic.flush_to_disk", out_of_space)
+                yield 1, function(jobs[1])
         yield 1, Failed("cannot be rewritten (no space left on the disk)")
 
     with monkeypatch.context() as patch:

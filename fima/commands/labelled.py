@@ -93,8 +93,11 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
     if 0 < len(tested) < FEWEST_GROUPS:
         named = f"group{'s' if len(tested) > 1 else ''} {', '.join(sorted(tested))}"
-        folds = "; --cross-validation group tests every one once" if config.cross_validation is None else ""
-        sentences.append(f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more{folds}")
+        sentence = f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more"
+        if config.cross_validation is None and config.folds is None:
+            folds = "--cross-validation group" if config.group_by is None else "--folds N"
+            sentence += f"; {folds} tests every one once"
+        sentences.append(sentence)
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         warn(sentence)
 

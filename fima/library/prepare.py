@@ -1,5 +1,6 @@
 """Rewriting a folder of videos: in parallel, to be continued after an interrupt, list files and all."""
 
+import errno
 import json
 import math
 import shutil
@@ -155,6 +156,9 @@ def _transcode_whole(job: Job) -> dict[str, int] | Failed:
         return {**before, "num_frames": num_frames, "num_bytes": job.target.stat().st_size}
     except VideoError as error:
         return Failed(error.reason)
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Failed(f"cannot be rewritten ({'no space left on the disk' if is_full else error.strerror})")
 
 
 def _state(path: Path) -> dict[str, int]:

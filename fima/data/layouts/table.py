@@ -95,7 +95,8 @@ def read_column(root: Path, annotations: Path | None, name: str) -> dict[Path, s
     """
     table = find_table(root, annotations)
     if table is None:
-        raise DataError(f"{root}: the column {name} was asked for, but this is no table of videos")
+        remedy = "give a table, or --folds N with --group-by and a regular expression for the paths"
+        raise DataError(f"{root}: no table of videos, so it has no column {name}; {remedy}")
     content = read_rows(table)
     if name not in content.columns:
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")

@@ -9,7 +9,7 @@ from fima.library.clip_fit import Length
 FEWEST_VIDEOS = 100
 """Of fewer, nobody has measured what pre-training adds to `small`."""
 RECIPE_VIDEOS = 300
-"""With so many videos or more, the epochs of the small recipe were enough; fewer give as few steps as nobody measured."""
+"""Of so many or more, the epochs of the small recipe were enough; fewer videos give fewer steps than were measured."""
 FEW_VIDEOS = 1000
 LONG_SECONDS = 10.0
 """A clip of 16 frames over most of a longer video shows less than two frames a second."""

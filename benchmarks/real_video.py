@@ -19,14 +19,12 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -41,15 +39,14 @@ from fima.commands.study import write_json
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.clips import PUBLISHED_STRIDE
 from fima.data.eval_clips import ClipSettings
-from fima.data.layouts.rows import label_in, read_rows
 from fima.data.loader import SkippedVideo
-from fima.errors import UserError
 from fima.evaluate.extract import Resources
-from fima.evaluate.intervals import drawn_means, interval
+from fima.evaluate.intervals import FEWEST_GROUPS, drawn_means, interval
 from fima.recipe import config_to_mapping, read_recipe
 from fima.torch_tools.device import choose_device
 from fima.use.predict import predict
 from real_features import Floats, frame_differences, frame_hog, motion_hog, network_features, recognise
+from real_table import Listed, read_table
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
 EVALUATION_CLIPS = 3
@@ -94,60 +91,6 @@ ROWS = {
 }
 COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
 HAND_MADE = {"differences": frame_differences, "motion_hog": motion_hog, "one_frame": frame_hog}
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The table of videos."""
-
-    folder: Path
-    paths: list[str]
-    labels: list[str]
-    groups: list[str]
-    folds: list[str]
-
-    @property
-    def classes(self) -> npt.NDArray[np.int64]:
-        """(V,) class numbers."""
-        return np.unique(self.labels, return_inverse=True)[1].astype(np.int64)
-
-    @property
-    def fold_names(self) -> list[str]:
-        """The folds, sorted."""
-        return sorted(set(self.folds))
-
-    def test(self, fold: str) -> npt.NDArray[np.bool_]:
-        """(V,) which videos a fold tests."""
-        return np.array([own == fold for own in self.folds])
-
-
-def read_table(file: Path, fold_column: str) -> Listed:
-    """Read the table; the folds are the values of a column. Ends the program where a figure of it would mislead."""
-    try:
-        content = read_rows(file)
-    except UserError as error:
-        raise SystemExit(str(error)) from None
-    names = ("path", "label", "group", fold_column.casefold())
-    if missing := [name for name in names if name not in content.columns]:
-        raise SystemExit(f"{file}: no column {', '.join(missing)}; see --help")
-    if content.unreadable:
-        raise SystemExit(content.unreadable[0])
-    folder = file.parent.resolve()
-    for where, fields in content.rows:
-        if label_in(fields) is None or not all(fields[name] for name in names):
-            raise SystemExit(f"{where}: needs a value for each of {', '.join(names)}")
-        if not (folder / fields["path"]).is_file():
-            raise SystemExit(f"{where}: {fields['path']}: there is no such file")
-    paths, _, groups, folds = ([fields[name] for _, fields in content.rows] for name in names)
-    if len(set(paths)) < len(paths):
-        raise SystemExit(f"{file}: {Counter(paths).most_common(1)[0][0]} comes more than once")
-    if len(set(folds)) < 2:
-        raise SystemExit(f"{file}: needs two folds or more, and has {len(set(folds))} (column {names[-1]})")
-    fold_of = dict(zip(groups, folds, strict=True))
-    for group, fold in zip(groups, folds, strict=True):
-        if fold != fold_of[group]:
-            raise SystemExit(f"{file}: group {group} is in folds {fold} and {fold_of[group]}; it must be in one")
-    return Listed(folder, paths, [str(label_in(fields)) for _, fields in content.rows], groups, folds)
 
 
 def recipe_flags(config: PretrainConfig, row: Row, shipped: str) -> list[str]:
@@ -298,8 +241,8 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> bool:
         return all(list(pool.map(work, cells)))
 
 
-def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[str, Floats] | None:
-    """Share of its seeds in which each video was recognised, by metric, (V,); None where not all folds are there."""
+def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[str, Floats]:
+    """Share of its seeds in which each video was recognised, by metric, (V,); NaN where it was not measured."""
     place = {path: number for number, path in enumerate(listed.paths)}
     sums = {name: np.zeros(len(place)) for name in METRICS}
     counts = np.zeros(len(place))
@@ -313,12 +256,13 @@ def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[s
             counts[rows] += 1
             for name in METRICS:
                 sums[name][rows] += found["hits"].get(name, np.nan)
-    return None if (counts == 0).any() else {name: values / counts for name, values in sums.items()}
+    return {name: np.where(counts, values / np.maximum(counts, 1), np.nan) for name, values in sums.items()}
 
 
 def show(arguments: argparse.Namespace, listed: Listed) -> None:
-    """Print the table, and what FIMA has over MoCo."""
-    found = {row: hits for row in arguments.rows if (hits := read_hits(arguments, listed, row)) is not None}
+    """Print the table, and what FIMA has over MoCo and over what it began with, on the videos that both have."""
+    measured = {row: read_hits(arguments, listed, row) for row in arguments.rows}
+    found = {row: hits for row, hits in measured.items() if not np.isnan(hits["linear"]).any()}
     table = Table("", *(f"{title} top-1" for title in METRICS.values()), box=None)
     for row, hits in found.items():
         cells = []
@@ -335,11 +279,16 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
     if missing := [row for row in arguments.rows if row not in found]:
         console.print(f"not all folds measured yet: {', '.join(missing)}")
     for ours, other in COMPARED:
-        if ours in found and other in found:
-            difference = found[ours]["linear"] - found[other]["linear"]
-            low, high = interval(100 * drawn_means(difference, listed.groups))
-            title = f"{ROWS[ours].title} minus {ROWS[other].title}"
-            console.print(f"{title}: {100 * difference.mean():+.1f} ({low:+.1f} to {high:+.1f}), linear")
+        for name, title in METRICS.items():
+            difference = (
+                measured[ours][name] - measured[other][name] if {ours, other} <= measured.keys() else np.array([])
+            )
+            both = np.flatnonzero(~np.isnan(difference))
+            groups = [listed.groups[place] for place in both]
+            if len(set(groups)) >= FEWEST_GROUPS:
+                low, high = interval(100 * drawn_means(difference[both], groups))
+                what = f"{ROWS[ours].title} minus {ROWS[other].title}, {len(set(groups))} groups"
+                console.print(f"{what}: {title} {100 * difference[both].mean():+.1f} ({low:+.1f} to {high:+.1f})")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

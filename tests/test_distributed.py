@@ -13,13 +13,18 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from communication import messages
+from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.method import build_method
 from fima.method.inputs import VIEWS, ClipInputs
 from fima.method.losses import cell_motion
 from fima.torch_tools import distributed
 from fima.torch_tools.precision import autocast
+from fima.train import collapse, meters
+from fima.train.pretrain import pretrain
 from tests.gloo import run_processes
+from tests.small_runs import with_settings
 
 MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)
 METHODS = {
@@ -259,3 +264,20 @@ def test_without_torchrun_there_is_no_group_to_join_or_to_leave(monkeypatch: pyt
     assert distributed.init_from_environment(torch.device("cpu")) == torch.device("cpu")
     assert not distributed.is_initialized()
     distributed.shutdown()
+
+
+def run_with_a_clock_that_stands_still(rank: int, videos: Path, out: Path) -> int:
+    """A run that saves after every step by the clock of the first process; that of the second says never."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collapse, "LOOK_STEPS", 1)
+        patch.setattr(distributed, "shutdown", lambda: None)
+        if rank:
+            patch.setattr(meters.SaveClock, "is_due", lambda clock: False)
+        config = with_settings("run", health_epochs=0, checkpoint_minutes=1e-9)
+        return pretrain(config, data=videos, out=out).progress.step
+
+
+def test_processes_save_together_by_the_clock_of_the_first(videos: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run_processes(run_with_a_clock_that_stands_still, 2, tmp_path / "gloo", videos, run.root) == [4, 4]
+    assert load_checkpoint(run.before_last(1)[0]).progress.step == 3

@@ -19,14 +19,11 @@ from fima.config import PretrainConfig
 from fima.errors import ConfigError, DataError, TrainingError
 from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
-from fima.torch_tools import distributed
-from fima.train import collapse, meters
 from fima.train import pretrain as pretraining
 from fima.train.health import Health
 from fima.train.pretrain import pretrain
 from fima.train.resolve import with_precision
 from fima.train.step import step_seed
-from tests.gloo import run_processes
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.video_files import truncate
 
@@ -337,20 +334,3 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     assert "epoch" not in outputs[1]
     assert [line["step"] for line in read_lines(run.metrics, "step")] == [1, 2, 3, 4]
     assert load_checkpoint(run.last).progress.epoch == 2
-
-
-def run_with_a_clock_that_stands_still(rank: int, videos: Path, out: Path) -> int:
-    """A run that saves after every step by the clock of the first process; that of the second says never."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collapse, "LOOK_STEPS", 1)
-        patch.setattr(distributed, "shutdown", lambda: None)
-        if rank:
-            patch.setattr(meters.SaveClock, "is_due", lambda clock: False)
-        config = with_settings("run", health_epochs=0, checkpoint_minutes=1e-9)
-        return pretrain(config, data=videos, out=out).progress.step
-
-
-def test_processes_save_together_by_the_clock_of_the_first(videos: Path, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    assert run_processes(run_with_a_clock_that_stands_still, 2, tmp_path / "gloo", videos, run.root) == [4, 4]
-    assert load_checkpoint(run.before_last(1)[0]).progress.step == 3

@@ -90,3 +90,10 @@ def test_a_resumed_run_has_its_own_beginning(
 ) -> None:
     assert main(["pretrain", str(videos), "--out", str(tmp_path / "run"), "--resume", *words]) == 2
     assert "are for a new run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", ["hello", "[1]", "{checkpoints: 5}", "{start_epoch: x}"])
+def test_a_record_that_was_damaged_by_hand_is_named(record: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"optim: {{epochs: 2}}\nrecord: {record}\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: its `record` is damaged"):
+        RunFolder.of(tmp_path)

@@ -280,6 +280,6 @@ def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer
     optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
     for weight, state in optimizer.state.items():
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
+            if isinstance(value, Tensor) and value.ndim > 1 and value.shape == weight.shape:
                 # Fused optimisers take both as they lie in memory, and the run may have another memory format.
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -38,6 +38,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
 )
 TESTS = ("test", "validation")
 """Kinds of lines in the metrics that a classifier's tests on the way write."""
+FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int))
+"""What of a record decides where a run is read and begun."""
 
 
 class RunFolder:
@@ -133,8 +135,11 @@ class RunFolder:
         return config_from_mapping(content, kind, source=str(self.config))
 
     def record(self) -> dict[str, Any]:
-        """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read."""
-        return read_yaml(self.config).get(RECORD_KEY) or {}
+        """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read, or was damaged by hand."""
+        record = read_yaml(self.config).get(RECORD_KEY) or {}
+        if not isinstance(record, dict) or any(type(record.get(name, kind())) is not kind for name, kind in FACTS):
+            raise ConfigError(f"{self.config}: its `{RECORD_KEY}` is damaged; restore it, or take it out of the file")
+        return record
 
     def write_config(self, config: PretrainConfig | FinetuneConfig, record: dict[str, Any]) -> None:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""

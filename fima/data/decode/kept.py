@@ -61,9 +61,8 @@ class VideoStore:
             try:
                 frames = reader.read(range(reader.num_frames))
             except VideoError:
-                return VideoReader(
-                    path
-                )  # what a sample wants of it may be whole: what is used is the same without room
+                # What a sample wants of it may be whole. Without room it would be used, so it is with room.
+                return VideoReader(path)
             kept = KeptVideo(
                 path=path,
                 frames=frames,

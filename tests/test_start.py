@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fima.method.inputs import StepLosses
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
+from fima.visual.report.runs import read_run
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
 from tests.test_loop import assert_same_training, at_step
 
@@ -95,5 +97,6 @@ def test_a_resumed_run_has_its_own_beginning(
 @pytest.mark.parametrize("record", ["hello", "[1]", "{checkpoints: 5}", "{start_epoch: x}"])
 def test_a_record_that_was_damaged_by_hand_is_named(record: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"optim: {{epochs: 2}}\nrecord: {record}\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml: its `record` is damaged"):
-        RunFolder.of(tmp_path)
+    for read in (RunFolder.of, partial(read_run, name="run")):
+        with pytest.raises(ConfigError, match=r"config\.yaml: its `record` is damaged"):
+            read(tmp_path)

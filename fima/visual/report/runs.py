@@ -150,7 +150,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def read_run(root: Path, name: str) -> RunRecord:
-    """Read the folder of one run. Raises ConfigError where it is missing or holds none."""
+    """Read the folder of one run. Raises ConfigError where it is missing, holds none, or its record is damaged."""
     run = RunFolder(root)
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")
@@ -161,7 +161,7 @@ def read_run(root: Path, name: str) -> RunRecord:
         name=name,
         root=root,
         settings={key: value for key, value in content.items() if key != RECORD_KEY and isinstance(value, dict)},
-        record=content.get(RECORD_KEY) or {},
+        record=run.record(),
         lines=read_lines(run.metrics),
         results=_read_results(root),
         class_reports=_read_class_reports(root),

@@ -57,7 +57,8 @@ def messages(config: PretrainConfig, processes: int) -> dict[str, Message]:
     batch, method, data = config.optim.batch_size, config.method, config.data
     clip = (3, data.frames, data.crop_size, data.crop_size)
     with torch.no_grad():
-        feature_map = build_backbone(config.model.backbone).to(META)(torch.empty(1, *clip, device=META))[0]
+        encoder = build_backbone(config.model.backbone).to(META)
+        feature_map = encoder(torch.empty(1, *clip, device=META))[0]
     slices, num_cells = feature_map.shape[1], feature_map[0, 0].numel()
     passes = NUM_CLIPS * (1 + method.cell_loss + 2 * method.frame_loss)
     networks, _ = build_on_meta(config)
@@ -68,7 +69,7 @@ def messages(config: PretrainConfig, processes: int) -> dict[str, Message]:
     scalars = 1 + method.frame_loss + method.cell_loss + STATISTICS["instance"]
     scalars += STATISTICS["cell"] * method.cell_loss
     bytes_a_value = BFLOAT16 if config.run.precision == "bf16" else FLOAT32
-    pixels = batch * torch.Size(clip).numel() * bytes_a_value
+    pixels = batch * torch.Size(clip).numel() * (bytes_a_value if encoder.takes_bfloat16 else FLOAT32)
     features = batch * feature_map.numel() * bytes_a_value
     frame_keys = NUM_CLIPS * 2 * method.frame_loss
     cells = NUM_CLIPS * slices * num_cells * method.cell_loss

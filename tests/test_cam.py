@@ -108,7 +108,7 @@ def test_timeline_says_when_and_where() -> None:
 )
 def test_timeline_looks_through_windows_timed_as_in_training(timing: ClipTiming, length: int) -> None:
     """A flash in one clip of a window is where its slices lie in the video: 25 frames a second, 4 frames a clip."""
-    window = timing.window(FrameCount(48), 4)
+    window = timing.window(FrameCount(48, 25.0), 4)
     encoders = ViewEncoders(rgb=Bright(), difference=None)
     found = map_timeline(encoders, flash(48, range(36, 48)), window=window, crop_size=28, device=CPU)
     slices = [start + length * (number + 0.5) / 2 - 0.5 for start in (0, 48 - length) for number in range(2)]
@@ -272,7 +272,7 @@ class TestCommand:
             ((), "no video given"),
             (("x.avi", "--height", "8"), "--height 8"),
             (("x.avi", "--fps", "0"), "--fps 0: must be above 0"),
-            (("x.avi", "--num-videos", "-1"), "--num_videos -1"),
+            (("x.avi", "--num-videos", "-1"), "--num-videos -1"),
         ],
     )
     def test_wrong_words_are_refused(

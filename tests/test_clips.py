@@ -10,24 +10,22 @@ import numpy.typing as npt
 import pytest
 
 from fima.data.clips import (
+    FULL,
     ClipTiming,
     FrameCount,
     Window,
-    early_positions,
     evenly_spread_starts,
-    full_positions,
     in_one_pass,
-    late_positions,
     window_starts,
 )
 from fima.errors import VideoError
 
 
 def test_the_three_views_of_a_window() -> None:
-    window = list(range(100, 120))
-    assert window[full_positions(4)] == [100, 102, 104, 106]
-    assert window[early_positions(4)] == [100, 101, 102, 103]
-    assert window[late_positions(4)] == [104, 105, 106, 107]
+    window = list(range(100, 108))
+    assert window[FULL] == [100, 102, 104, 106]
+    assert window[:4] == [100, 101, 102, 103]
+    assert window[4:] == [104, 105, 106, 107]
 
 
 def test_starts_differ_and_every_pair_occurs() -> None:
@@ -53,14 +51,14 @@ def test_short_videos_are_looped() -> None:
 )
 def test_stride_is_the_distance_of_the_frames_of_a_clip(stride: float, full: list[int]) -> None:
     window = ClipTiming(stride=stride).window(FrameCount(100), 4)
-    assert window.indices(3)[full_positions(4)] == full
+    assert window.indices(3)[FULL] == full
     assert window.length == 4 * stride
 
 
 def test_frames_per_second_count_in_seconds_whatever_the_rate() -> None:
     for rate in (10.0, 25.0, 60.0):
         window = ClipTiming(fps=5).window(FrameCount(200, rate), 4)
-        assert window.indices(20)[full_positions(4)] == [int(20 + second * rate) for second in (0, 0.2, 0.4, 0.6)]
+        assert window.indices(20)[FULL] == [int(20 + second * rate) for second in (0, 0.2, 0.4, 0.6)]
         assert window.length == 0.8 * rate
     slow = ClipTiming(fps=10).window(FrameCount(200, 5.0), 4)
     assert slow.indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -70,6 +68,7 @@ def test_frames_per_second_count_in_seconds_whatever_the_rate() -> None:
 class Uneven:
     times: tuple[float, ...]
     path: Path = Path("uneven.mkv")
+    rate: float = 0.0
 
     @property
     def num_frames(self) -> int:
@@ -77,7 +76,7 @@ class Uneven:
 
     @property
     def fps(self) -> float:
-        return len(self.times) / (self.times[-1] - self.times[0])
+        return self.rate or len(self.times) / (self.times[-1] - self.times[0])
 
     def frame_times(self) -> npt.NDArray[np.float64]:
         return np.array(self.times)
@@ -89,6 +88,23 @@ def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
     assert window.seconds == 0.5
     assert [video.times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
     assert window.indices(4)[:3] == [4, 4, 6]
+
+
+def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> None:
+    """Ten frames a second, then thirty: the mean rate would count a window of two seconds shorter than it is."""
+    video = Uneven((*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100))))
+    window = ClipTiming(fps=10).window(video, 20)
+    start = evenly_spread_starts(video.num_frames, window.length, 2)[-1]
+    shown = window.indices(start)
+    assert shown == sorted(shown)
+    # It shows the last two seconds: 60 frames, and those of which the last is shown as long as the mean.
+    assert video.times[shown[-1]] == pytest.approx(video.times[start] + 39 / 20, abs=0.1)
+    assert shown[-1] >= 196
+    # A rate in the header that is 8 % below that of the frames.
+    constant = Uneven(tuple(i / 27 for i in range(250)), rate=25.0)
+    window = ClipTiming(fps=12.5).window(constant, 16)
+    shown = window.indices(constant.num_frames - window.length)
+    assert shown == sorted(shown)
 
 
 def test_a_short_video_of_an_uneven_rate_is_looped_after_the_duration_of_its_frames() -> None:
@@ -121,7 +137,7 @@ def test_a_span_covers_its_share_of_every_video() -> None:
 
 
 def test_a_video_without_a_rate_has_no_seconds() -> None:
-    with pytest.raises(VideoError, match=r"^masks: has no frame rate, .*; give --data\.frame-rate$"):
+    with pytest.raises(VideoError, match=r"^video: has no frame rate, .*; give --data\.frame-rate$"):
         ClipTiming(fps=5).window(FrameCount(10, 0.0), 4)
 
 

@@ -205,9 +205,9 @@ def test_health_and_the_best_checkpoint_follow_the_videos_held_out(videos: Path,
     assert [step["step"] for step in read_lines(run.metrics, "step")] == [1]
     saved = load_checkpoint(run.best)
     assert (saved.progress.videos_tried, saved.data["num_videos"]) == (8, 8)
-    with pytest.raises(ConfigError, match=r"--data.held_out_share 0.6: the run in .* has 0.5"):
+    with pytest.raises(ConfigError, match=r"--data.held-out-share 0.6: the run in .* has 0.5"):
         pretrain(with_settings("data", config, held_out_share=0.6), data=videos, out=run.root, resume=True)
-    with pytest.raises(ConfigError, match=r"--data.held_out_share 0.1: holds out 2 of the videos.* 8 or more"):
+    with pytest.raises(ConfigError, match=r"--data.held-out-share 0.1: holds out 2 of the videos.* 8 or more"):
         pretrain(with_settings("data", config, held_out_share=0.1), data=videos, out=tmp_path / "other")
 
 
@@ -230,7 +230,7 @@ def test_a_probe_without_two_classes_is_refused_before_any_work(
 
 
 def test_settings_that_do_not_go_together_are_refused(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"--run.on_collapse rollback: needs --run.health_epochs"):
+    with pytest.raises(ConfigError, match=r"--run.on-collapse rollback: needs --run.health-epochs"):
         RunConfig(on_collapse="rollback", health_epochs=0)
     assert main(["pretrain", str(videos), "--out", "x", "--run.on-collapse", "rolback"]) == 2
     assert "did you mean `rollback`" in capsys.readouterr().err

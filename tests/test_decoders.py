@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.data.clips import WHOLE, Part
@@ -83,6 +84,12 @@ def test_processes_that_die_again_and_again_end_the_run_in_one_line(videos: Path
     with pytest.raises(TrainingError, match=r"^DataLoader worker .* A process that decodes has died; try fewer"):
         first_epoch(dataset, tmp_path)
     assert starts.read_text() == "started\n" * 3
+
+
+def test_a_step_of_one_video_and_one_cell_is_explained(tmp_path: Path) -> None:
+    said = r"^Expected more than 1 value .*\. Batch norm needs .*--data.crop-size"
+    with pytest.raises(TrainingError, match=said), errors_in_one_line(RunFolder(tmp_path)):
+        torch.nn.BatchNorm3d(2)(torch.zeros(1, 2, 1, 1, 1))
 
 
 def test_a_mistake_of_the_program_is_not_called_a_dead_process(videos: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_classifier_is_not_tested_on_what_it_was_trained_on(splits: Path, tmp_
 def test_clips_that_are_too_small_for_the_encoder_are_refused(splits: Path, tmp_path: Path, capsys: Capture) -> None:
     torch.manual_seed(0)
     checkpoint = write_state_dict(tmp_path / "weights.pt")
-    assert "--crop_size 4: must be at least 8" in refused(capsys, checkpoint, splits, "--crop-size", "4")
+    assert "--crop-size 4: must be at least 8" in refused(capsys, checkpoint, splits, "--crop-size", "4")
 
 
 def figures_in_process(_: int, checkpoint: Path, splits: Path, cache: Path | None) -> dict[str, float] | None:

@@ -212,8 +212,8 @@ def test_lists_must_be_labelled_and_of_the_same_classes(benchmark: Path, tmp_pat
     [
         ({"protocols": ("lineal",)}, "--protocols lineal"),
         ({"protocols": ()}, "--protocols .none."),
-        ({"num_clips": 0}, "--num_clips 0"),
-        ({"low_shot": 1}, "--low_shot 1"),
+        ({"num_clips": 0}, "--num-clips 0"),
+        ({"low_shot": 1}, "--low-shot 1"),
         ({"low_shot_draws": 0}, "--low_shot_draws 0"),
     ],
 )

@@ -91,7 +91,7 @@ def test_encoder_sees_the_normalised_frame_difference() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "flag"),
-    [({"num_clips": 0}, "--num_clips 0"), ({"crop_size": 4}, "--crop_size 4"), ({"ori_resolution": 1}, "resolution 1")],
+    [({"num_clips": 0}, "--num-clips 0"), ({"crop_size": 4}, "--crop-size 4"), ({"ori_resolution": 1}, "resolution 1")],
 )
 def test_wrong_clip_settings_name_the_flag(settings: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):

@@ -60,7 +60,7 @@ def test_settings_that_make_no_sense_are_refused(videos: Path, pretrained: Path,
     with pytest.raises(CheckpointError, match=r"last.pt.*r3d_18"):
         finetune(changed("classifier", backbone="r3d_18"), pretrained=pretrained, data=videos, out=out)
     for flag, value in (("part", "all"), ("clip_sampling", "near")):
-        with pytest.raises(ConfigError, match=f"--data.{flag} {value}: .* no place in fine-tuning"):
+        with pytest.raises(ConfigError, match=f"--data.{flag.replace('_', '-')} {value}: .* no place in fine-tuning"):
             finetune(changed("data", SMALL, **{flag: value}), pretrained=None, data=videos, out=out)
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
         finetune(SMALL, pretrained=tmp_path / "nothing.pt", data=videos, out=out)
@@ -104,6 +104,13 @@ def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
     assert finetune(longer, pretrained=None, data=videos, out=out, checkpoints=apart, resume=True).progress.epoch == 3
     for path in apart.glob("last*.pt"):
         path.unlink()
+    (tmp_path / "went back").mkdir()
+    (tmp_path / "went back" / "healthy.pt").touch()
+    with pytest.raises(ConfigError, match=r"--checkpoints .*went back: already holds those of a run"):
+        finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=tmp_path / "went back")
+    both = tmp_path / "both"  # as the authors' `--log_dir X --ckp_dir X`
+    finetune(SMALL, pretrained=None, data=videos, out=both, checkpoints=both)
+    assert finetune(longer, pretrained=None, data=videos, out=both, checkpoints=both, resume=True).progress.epoch == 3
     another = FolderLock(tmp_path / "new", "checkpoints")
     (tmp_path / "new").mkdir()
     another.take()
@@ -229,7 +236,7 @@ def test_small_is_pointed_to_its_own_settings() -> None:
 def test_pre_training_has_sizes_of_its_own() -> None:
     with pytest.raises(ConfigError, match=r"--data.frames 0: must be at least 1"):
         PretrainConfig(data=DataConfig(frames=0))
-    with pytest.raises(ConfigError, match=r"--data.crop_size 0: must be at least 8"):
+    with pytest.raises(ConfigError, match=r"--data.crop-size 0: must be at least 8"):
         PretrainConfig(data=DataConfig(crop_size=0))
 
 

@@ -79,6 +79,12 @@ def test_the_series_of_a_folder() -> None:
     flow = [f"flow_{axis}_{i}.jpg" for axis in "xy" for i in range(1, 30)]
     assert frame_series([*flow, "img_10.jpg", "img_9.jpg", "thumb.jpg", "notes1.txt"]) == ["img_9.jpg", "img_10.jpg"]
     assert frame_series(["cover.jpg", "poster.jpg"]) == []
+    sides = [f"{side}_{number}.png" for side in ("right", "left") for number in range(3)]
+    depth = [f"depth_{number}.png" for number in range(3)]
+    left, rgb = ([f"{name}_{number}.png" for number in range(3)] for name in ("left", "rgb"))
+    for order in (1, -1):  # whatever the order in which a disk lists them
+        assert frame_series(sides[::order]) == left
+        assert frame_series([*depth, *rgb][::order]) == rgb
     assert frame_series(["a1.jpg", "b2.jpg"]) == []
     times = ["99.98.png", "99.99.png", "100.01.png", "100.02.png", "100.10.png"]
     assert frame_series(times[::-1]) == times

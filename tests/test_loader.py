@@ -289,7 +289,7 @@ def test_processes_share_the_global_batches(world_size: int, num_videos: int) ->
 
 
 def test_batches_that_cannot_be_shared() -> None:
-    with pytest.raises(ConfigError, match=r"--optim\.batch_size 10"):
+    with pytest.raises(ConfigError, match=r"--optim\.batch-size 10"):
         EpochSampler(EpochPlan.plain(20), 10, 0, 0, 4)
 
 

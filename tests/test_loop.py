@@ -199,7 +199,7 @@ def test_too_many_skipped_videos_stop_the_run(tmp_path: Path) -> None:
     for path in sorted(folder.rglob("*.avi"))[:3]:
         path.write_bytes(b"no video")
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"cannot be decoded, more than --data.max_skipped_share 0.05"):
+    with pytest.raises(TrainingError, match=r"cannot be decoded, more than --data.max-skipped-share 0.05"):
         pretrain(with_settings("optim", epochs=20), data=folder, out=run.root)
     assert load_checkpoint(run.last).progress.videos_tried < 40
 
@@ -235,8 +235,8 @@ def test_collapse_is_said_aloud(
 def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(with_settings("optim", batch_size=9, epochs=1), data=videos, out=tmp_path / "run")
     warnings = capsys.readouterr().err
-    assert "--optim.batch_size 9: more than the 8 videos" in warnings
-    assert "--method.queue_size 4: more than a quarter of the 8 videos" in warnings
+    assert "--optim.batch-size 9: more than the 8 videos" in warnings
+    assert "--method.queue-size 4: more than a quarter of the 8 videos" in warnings
 
 
 def test_queue_sizes_follow_from_the_number_of_videos(videos: Path, tmp_path: Path) -> None:

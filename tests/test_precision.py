@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fima.backbones.registry import build_backbone
-from fima.torch_tools.precision import autocast, weights_cast_once
+from fima.torch_tools.precision import autocast, lay_out, weights_cast_once
 
 CPU = torch.device("cpu")
 Size3 = tuple[int, int, int]
@@ -64,3 +64,13 @@ def test_without_autocast_no_weight_is_cast() -> None:
     before = layer.weight.data_ptr()
     with weights_cast_once(layer):
         assert layer.weight.data_ptr() == before
+
+
+def test_weights_of_other_than_volumes_stay_as_they_are() -> None:
+    volumes, pictures = nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3)
+    network = nn.ModuleList([volumes, pictures, nn.Linear(2, 3)])
+    lay_out(network, torch.channels_last_3d)
+    assert volumes.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert pictures.weight.is_contiguous()
+    lay_out(network, torch.contiguous_format)
+    assert volumes.weight.is_contiguous()

@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,7 @@ class TestCheckpoints:
         config = with_settings("data", OFTEN, max_skipped_share=0.5, keep_mb=1)
         pretrain(config, data=videos, out=run.root, resume=True)
         said = capsys.readouterr().out
-        assert "--data.max_skipped_share 0.5 (before: 0.05), --data.keep_mb 1 (before: 0), --optim.epochs 2" in said
+        assert "--data.max-skipped-share 0.5 (before: 0.05), --data.keep-mb 1 (before: 0), --optim.epochs 2" in said
         wrong = with_settings("method", with_settings("optim", OFTEN, lr=1.0), temperature=0.5)
         with pytest.raises(ConfigError, match=r"--method.temperature 0.5: .* --optim.lr 1.0: .* drop the flags"):
             pretrain(wrong, data=videos, out=run.root, resume=True)
@@ -234,6 +235,20 @@ class TestSignals:
             clock[0] = 2.0
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+    def test_a_run_in_a_thread_leaves_signals_to_the_program(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        numbers: list[int | None] = []
+
+        def run() -> None:
+            with StopRequest(600) as stop:
+                assert signal.getsignal(signal.SIGTERM) is before
+                numbers.append(stop.signal_number)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert numbers == [None]
 
     @pytest.mark.parametrize(
         ("work", "grace", "ends"),

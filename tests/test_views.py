@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from fima.config import DataConfig
-from fima.data.clips import full_positions
+from fima.data.clips import FULL
 from fima.data.views import ClipViews, Crop, crop_and_resize, random_crop, sample_views
 from fima.data.workers.batches import joined
 
@@ -161,7 +161,7 @@ def test_views_that_are_not_wanted_are_left_out_and_change_nothing_else() -> Non
     window = random_frames(8)
     first, second = np.random.default_rng(0), np.random.default_rng(0)
     whole = sample_views(window, DATA, first)
-    full_only = sample_views(window[full_positions(DATA.frames)], DATA, second, frame_views=False)
+    full_only = sample_views(window[FULL], DATA, second, frame_views=False)
     assert torch.equal(whole.full, full_only.full)
     assert torch.equal(whole.box, full_only.box)
     assert full_only.early.shape == full_only.late.shape == (3, 0, 16, 16)

@@ -1,5 +1,6 @@
 """Pictures: what they show, and the share of activation on the moving object."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
 from fima.data.datasets import Video, VideoList, list_videos
+from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError
 from fima.evaluate.activation import ViewEncoders, averaged_map, occlusion_map
-from fima.evaluate.cam import foreground_share, moving_pixels, occlusion_share
+from fima.evaluate.cam import clip_masks, foreground_share, moving_pixels, occlusion_share
 from fima.evaluate.extract import Resources
 from fima.synthetic.motion_textures import MotionTextureSettings, load_mask, make_motion_textures
 from fima.visual.contact_sheet import contact_sheet
@@ -76,6 +78,18 @@ def test_flat_map_gets_the_share_that_the_object_covers(benchmark: Path) -> None
     assert 3 < found.chance["share"] < 30
     assert found.figures["share"] == pytest.approx(found.chance["share"], rel=1e-4)
     assert found.figures["motion_share"] == pytest.approx(found.chance["motion_share"], rel=1e-4)
+
+
+def test_masks_are_those_of_the_frames_in_a_clip_by_rate(benchmark: Path) -> None:
+    """Half of a video's rate is every second frame, which is the published stride."""
+    video = list_videos(benchmark, "test").videos[0]
+    mask = load_mask(video.path)
+    with VideoReader(video.path) as reader:
+        rate = reader.fps
+    assert rate < 25
+    by_rate = clip_masks(mask, replace(CLIPS, fps=rate / 2), video.path)
+    assert torch.equal(by_rate, clip_masks(mask, CLIPS, video.path))
+    assert not torch.equal(by_rate, clip_masks(mask, replace(CLIPS, stride=1.0), video.path))
 
 
 def test_share_is_that_of_the_activation_above_the_minimum(benchmark: Path) -> None:

@@ -53,8 +53,8 @@ def test_a_few_long_videos_are_not_warned_of_as_few(tmp_path: Path) -> None:
     config = with_queue_sizes(with_settings("optim", with_settings("method", queue_size=None), batch_size=64), 200)
     long = videos_of_epoch(sets, DataConfig(windows_per_video=25))
     assert [text.partition(":")[0] for text in warnings_about(config, few)] == [
-        "--optim.batch_size 64",
-        "--method.queue_size 47",
+        "--optim.batch-size 64",
+        "--method.queue-size 47",
     ]
     assert warnings_about(config, long) == []
     (batch,) = warnings_about(with_settings("optim", config, batch_size=256), long)

@@ -9,6 +9,7 @@ from typing import Any
 from fima.authors.flags import Program, flags_of
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
+from fima.config.checks import as_flag
 from fima.data.datasets import LAYOUTS, list_videos, recognise
 from fima.errors import CheckpointError, ConfigError
 from fima.recipe import config_from_mapping
@@ -65,7 +66,7 @@ class Translation:
         for flag, value in self.options.items():
             words += [flag] if value is None else [flag, value]
         for name, value in self.settings.items():
-            flag = f"--{name.replace('_', '-')}"
+            flag = as_flag(name)
             if value is True:
                 words.append(flag)
             else:

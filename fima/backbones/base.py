@@ -13,3 +13,5 @@ class Backbone(nn.Module):
     stages: Mapping[str, int]
     """Modules whose outputs are feature maps of rising depth, with their channels: what `--features depths` looks at.
     Not every backbone has it."""
+    takes_bfloat16 = False
+    """Whether, under autocast, nothing is computed on a clip before it is taken to bfloat16."""

@@ -127,6 +127,7 @@ class I3D(Backbone):
     """The convolutional part of I3D: (B, 3, T, H, W) → (B, 1024, T/8, H/32, W/32)."""
 
     num_features = 1024
+    takes_bfloat16 = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ BACKBONES = Registry["BuildBackbone"](
         "small": "fima.backbones.small:Small",
         "tiny": "fima.backbones.tiny:Tiny",
         "mc3_18": "fima.backbones.torchvision_cnn:mc3_18",
-        "s3d": "fima.backbones.torchvision_cnn:s3d",
+        "s3d": "fima.backbones.torchvision_cnn:S3D",
         "swin3d_t": "fima.backbones.torchvision_transformer:swin3d_t",
         "swin3d_s": "fima.backbones.torchvision_transformer:swin3d_s",
         "swin3d_b": "fima.backbones.torchvision_transformer:swin3d_b",

@@ -13,6 +13,7 @@ class ResNet3D(Backbone):
     """The convolutional part of a torchvision video ResNet: (B, 3, T, H, W) → (B, 512, T/8, H/16, W/16)."""
 
     num_features = 512
+    takes_bfloat16 = True
 
     def __init__(self, network: video.resnet.VideoResNet) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class S3D(Backbone):
     """The convolutional part of S3D: (B, 3, T, H, W) → (B, 1024, T/8, H/32, W/32)."""
 
     num_features = 1024
+    takes_bfloat16 = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,8 +60,3 @@ class S3D(Backbone):
         """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""
         features: Tensor = self.features(clip)
         return features
-
-
-def s3d() -> S3D:
-    """S3D with random weights."""
-    return S3D()

@@ -13,6 +13,8 @@ from fima.backbones.base import Backbone
 class Swin3D(Backbone):
     """Video Swin: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32), sizes that the patches do not divide rounded up."""
 
+    takes_bfloat16 = True
+
     def __init__(self, network: video.swin_transformer.SwinTransformer3d) -> None:
         super().__init__()
         self.patch_embed = network.patch_embed
@@ -49,6 +51,8 @@ class MViT(Backbone):
 
     Its relative positions are interpolated to the size of the clips.
     """
+
+    takes_bfloat16 = True
 
     def __init__(self, network: video.mvit.MViT, num_features: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from fima.data.loader import PretrainBatch
 from fima.data.views import ClipViews
 from fima.method import build_method
 from fima.method.fima import FIMA
-from fima.torch_tools.precision import autocast
+from fima.torch_tools.precision import autocast, lay_out
 from fima.train.pretrain import pretrain_step
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -62,7 +62,7 @@ class StepCase:
         config = self.config()
         method = build_method(config.model, config.method).train().to(device)
         if self.channels_last:
-            method = method.to(memory_format=torch.channels_last_3d)
+            lay_out(method, torch.channels_last_3d)
         if self.compiled:
             for network in (method.query_encoder, method.key_encoder):
                 network.compile()

@@ -73,26 +73,29 @@ class EncoderFile:
 def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
-    The folder is one of a run or of `save_pretrained`; what is neither file nor folder is the name of an encoder that
-    comes with the package. A file is returned as it is.
+    The folder is one of a run or of `save_pretrained`; what is neither a file nor such a folder is the name of an
+    encoder that comes with the package. A file is returned as it is.
 
     Raises:
         CheckpointError: the folder is neither, or there is no such name.
     """
-    if not source.exists() and source.name == str(source) and not source.suffix:
-        if source.name in (names := shipped_encoders()):
-            return ENCODERS / source.name / WEIGHTS_FILE
+    is_name, names = source.name == str(source) and not source.suffix, shipped_encoders()
+    if source.is_dir():
+        run = RunFolder.of(source)
+        is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
+        for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
+            if path.is_file():
+                return path
+        # A folder of results may bear the name of the encoder that was measured.
+        if run.config.exists() or not (is_name and source.name in names):
+            held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
+            raise CheckpointError(f"{source}: holds {held}")
+    elif source.exists() or not is_name:
+        return source
+    if source.name not in names:
         shipped = f"those that come with fima are {', '.join(names)}" if names else "no encoder comes with this fima"
         raise CheckpointError(f"{source}: no such file or folder, and {shipped}")
-    if not source.is_dir():
-        return source
-    run = RunFolder.of(source)
-    is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
-    for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
-        if path.is_file():
-            return path
-    held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
-    raise CheckpointError(f"{source}: holds {held}")
+    return ENCODERS / source.name / WEIGHTS_FILE
 
 
 def shipped_encoders() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from fima.config import FinetuneConfig, PretrainConfig
+from fima.config.checks import as_flag
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.jsonl import keep_lines, read_lines
@@ -114,7 +115,8 @@ class RunFolder:
                 raise ConfigError(f"--resume: {what}")
             return
         remedy = "choose another --out"
-        if self.checkpoints is not None and self.to_resume_from():
+        others = (self.best, self.healthy)
+        if self.checkpoints is not None and (self.to_resume_from() or any(path.exists() for path in others)):
             raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
         if self.config.exists() or self.last.exists():
             raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")
@@ -172,7 +174,7 @@ def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder)
             remedy.
     """
     old = flatten(saved)
-    changes = {flag: f"--{flag} {value}" for flag, value in flatten(given).items() if value != old[flag]}
+    changes = {flag: f"{as_flag(flag)} {value}" for flag, value in flatten(given).items() if value != old[flag]}
     wrong = [flag for flag in changes if flag not in MAY_CHANGE_ON_RESUME]
     if wrong:
         what = "; ".join(f"{changes[flag]}: the run in {run.root} has {old[flag]}" for flag in wrong)

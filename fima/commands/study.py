@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fima.commands import COMMANDS
+from fima.config.checks import as_flag
 from fima.console import Console
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
 from fima.files.atomic import write_file
@@ -43,12 +44,11 @@ class Trial:
         """Return the changed settings as command-line words."""
         words = []
         for name, value in self.settings.items():
-            flag = name.replace("_", "-")
+            flag = as_flag(name)
             if isinstance(value, bool):
-                section, _, key = flag.partition(".")
-                words.append(f"--{flag}" if value else f"--{section}.no-{key}")
+                words.append(flag if value else flag.replace(".", ".no-"))
             else:
-                words += [f"--{flag}", str(value)]
+                words += [flag, str(value)]
         return words
 
 

@@ -3,10 +3,15 @@
 from fima.errors import ConfigError
 
 
+def as_flag(setting: str) -> str:
+    """Return the flag of a setting, as `--help` shows it: `data.crop_size` -> `--data.crop-size`."""
+    return "--" + setting.replace("_", "-")
+
+
 def require(condition: bool, flag: str, value: object, rule: str) -> None:
     """Raise ConfigError for the `value` of --`flag`, with the `rule` that it breaks, if `condition` does not hold."""
     if not condition:
-        raise ConfigError(f"--{flag} {value}: {rule}")
+        raise ConfigError(f"{as_flag(flag)} {value}: {rule}")
 
 
 def require_least(settings: object, section: str = "", /, **least: float) -> None:

@@ -45,5 +45,5 @@ class ModelConfig:
             self.decoder_dim % (2 * self.decoder_heads) == 0,
             "model.decoder_dim",
             self.decoder_dim,
-            f"must be a multiple of twice --model.decoder_heads ({self.decoder_heads})",
+            f"must be a multiple of twice --model.decoder-heads ({self.decoder_heads})",
         )

@@ -51,5 +51,5 @@ class RunConfig:
         require_least(self, "run.", seed=0, checkpoint_epochs=1, checkpoint_minutes=0, keep_last=1, log_steps=1)
         require_least(self, "run.", health_epochs=0, health_videos=1, picture_epochs=0, grace_seconds=0)
         require(self.timeout_minutes > 0, "run.timeout_minutes", self.timeout_minutes, "must be greater than 0")
-        rule = "needs --run.health_epochs, which says what is healthy"
+        rule = "needs --run.health-epochs, which says what is healthy"
         require(self.on_collapse != "rollback" or self.health_epochs > 0, "run.on_collapse", "rollback", rule)

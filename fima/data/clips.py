@@ -28,6 +28,8 @@ Kept = TypeVar("Kept")
 PUBLISHED_STRIDE = 2.0
 TIMING = ("stride", "fps", "span")
 """Settings of the data that say how far apart the frames of a clip lie; at most one of them is given."""
+FULL = slice(None, None, 2)
+"""Positions of the `full` view in a window: every second one."""
 ROUNDING = 1e-6
 """Guards whole numbers of frames against being computed a little too large or too small."""
 
@@ -64,11 +66,11 @@ WHOLE = Part()
 
 @dataclass(frozen=True)
 class FrameCount:
-    """A video of which only the number of frames is known, such as masks; its frames come at an even rate."""
+    """A video of which only the number of frames is known, and perhaps their rate, which is even."""
 
     num_frames: int
-    fps: float = 25.0
-    path: Path = Path("masks")
+    fps: float = 0.0
+    path: Path = Path("video")
 
     def frame_times(self) -> None:
         """No times: the rate is even."""
@@ -95,8 +97,7 @@ class Window:
         if self.times is None:
             steps = (math.floor(instant * self.spacing + ROUNDING) for instant in range(self.num_instants))
             return [(start + step) % self.num_frames for step in steps]
-        first, last = self.times[0], self.times[-1]
-        duration = (last - first) * self.num_frames / max(1, self.num_frames - 1)
+        first, duration = self.times[0], _duration(self.times)
         instants = self.times[start] - first + np.arange(self.num_instants) * self.seconds + ROUNDING
         shown = np.searchsorted(self.times, first + instants % max(duration, ROUNDING), side="right") - 1
         return [int(number) for number in shown]
@@ -114,6 +115,11 @@ class ClipTiming:
     """Frames per second of videos that do not say theirs."""
     span: float = 0.0
     """Share of the video that a window covers, whatever its length; 0: by `fps` or `stride`."""
+
+    @property
+    def by_rate(self) -> bool:
+        """Whether the frame rate of a video decides which of its frames are in a clip."""
+        return bool(self.fps) and not self.span
 
     @property
     def rule(self) -> dict[str, float]:
@@ -136,21 +142,32 @@ class ClipTiming:
         num_instants, times = 2 * frames, None
         if self.span:
             spacing = self.span * video.num_frames / num_instants
-        elif self.fps:
+        elif self.by_rate:
             rate = video.fps or self.frame_rate
             if not rate > 0:
                 raise VideoError(video.path, "has no frame rate, which --data.fps needs; give --data.frame-rate")
             spacing, times = rate / (2 * self.fps), video.frame_times()
         else:
             spacing = self.stride / 2
+        length = max(1, math.ceil(num_instants * spacing - ROUNDING))
+        if times is not None:
+            # The rate may be a mean, or another than the times', but no window may reach past the end of a video.
+            room = _duration(times) - num_instants / (2 * self.fps) + ROUNDING
+            last_start = int(np.searchsorted(times - times[0], room, side="right")) - 1
+            length = video.num_frames - last_start if last_start >= 0 else max(length, video.num_frames)
         return Window(
-            length=max(1, math.ceil(num_instants * spacing - ROUNDING)),
+            length=length,
             spacing=spacing,
             num_frames=video.num_frames,
             num_instants=num_instants,
             times=times,
             seconds=1 / (2 * self.fps) if times is not None else 0.0,
         )
+
+
+def _duration(times: npt.NDArray[np.float64]) -> float:
+    """Seconds from the first of the times to the end of the last frame, which is shown as long as the mean."""
+    return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 
 
 def window_starts(
@@ -190,21 +207,6 @@ def window_starts(
         second = int(generator.integers(num_starts - 1))
         second += second >= first
     return (begin + first) * step_frames, (begin + second) * step_frames
-
-
-def full_positions(frames: int) -> slice:
-    """Positions of the `full` view in a window of 2·frames frames: every second one."""
-    return slice(0, 2 * frames, 2)
-
-
-def early_positions(frames: int) -> slice:
-    """Positions of the `early` view in a window of 2·frames frames: the first half."""
-    return slice(0, frames)
-
-
-def late_positions(frames: int) -> slice:
-    """Positions of the `late` view in a window of 2·frames frames: the second half."""
-    return slice(frames, 2 * frames)
 
 
 def evenly_spread_starts(num_frames: int, window: int, num_clips: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fima.config import DataConfig, FinetuneConfig
 from fima.config.checks import require_least
-from fima.data.clips import PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts, full_positions
+from fima.data.clips import FULL, PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
@@ -154,7 +154,7 @@ def cut_clips(
     Raises:
         VideoError: a frame cannot be decoded.
     """
-    wanted = [window.indices(start)[full_positions(window.num_instants // 2)] for start in starts]
+    wanted = [window.indices(start)[FULL] for start in starts]
     distinct = sorted({i for clip in wanted for i in clip})
     pixels = reader.read(distinct)
     cropped = [crop_and_resize(pixels, crop, crop_size) for crop in crops]

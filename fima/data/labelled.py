@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import WHOLE, Part, full_positions, window_starts
+from fima.data.clips import FULL, WHOLE, Part, window_starts
 from fima.data.datasets import VideoList
 from fima.data.loader import TrainBatch, TrainDataset, build_loader, drawn_timing
 from fima.data.sampler import EpochSampler
@@ -49,7 +49,7 @@ class LabelledDataset(TrainDataset[LabelledBatch]):
             start, _ = window_starts(
                 reader.num_frames, window.length, generator, sampling="same", step_frames=step, part=part
             )
-            frames = reader.read(window.indices(start)[full_positions(data.frames)])
+            frames = reader.read(window.indices(start)[FULL])
         height, width = frames.shape[1:3]
         clip = crop_and_resize(frames, random_crop(width, height, data, generator), data.crop_size)
         return LabelledBatch(clips=clip[None], draws=draw_colour(generator, 1, data), **self.about(index))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.augment import draw_colour
-from fima.data.clips import WHOLE, ClipTiming, Part, full_positions, window_starts
+from fima.data.clips import FULL, WHOLE, ClipTiming, Part, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.kept import VideoStore
 from fima.data.decode.limits import DecodeLimits
@@ -185,7 +185,7 @@ class PretrainDataset(TrainDataset[PretrainBatch]):
                 step_frames=self.data.step_between_clips,
                 part=part,
             )
-            used = slice(None) if self.frame_views else full_positions(self.data.frames)
+            used = slice(None) if self.frame_views else FULL
             wanted = [i for start in starts for i in window.indices(start)[used]]
             frames = np.split(reader.read(wanted), 2)
         a, b = (sample_views(clip, self.data, generator, frame_views=self.frame_views) for clip in frames)

@@ -43,7 +43,7 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
 
     def __init__(self, plan: EpochPlan, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size % world_size:
-            raise ConfigError(f"--optim.batch_size {batch_size}: must be a multiple of the {world_size} processes")
+            raise ConfigError(f"--optim.batch-size {batch_size}: must be a multiple of the {world_size} processes")
         self.plan = plan
         self.batch_size = batch_size
         self.seed = seed

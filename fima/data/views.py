@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.config import DataConfig
-from fima.data.clips import early_positions, full_positions, late_positions
+from fima.data.clips import FULL
 
 MIN_ASPECT = 3 / 4
 MAX_ASPECT = 4 / 3
@@ -110,8 +110,8 @@ def sample_views(
     """
     frame_height, frame_width = window.shape[1:3]
     crops = [random_crop(frame_width, frame_height, data, generator) for _ in range(3)]
-    full_frames = full_positions(data.frames) if frame_views else slice(None)
-    positions = (full_frames, early_positions(data.frames), late_positions(data.frames))
+    full_frames = FULL if frame_views else slice(None)
+    positions = (full_frames, slice(None, data.frames), slice(data.frames, None))
     nothing = torch.empty((3, 0, data.crop_size, data.crop_size), dtype=torch.uint8)
     full, early, late = (
         crop_and_resize(window[position], crop, data.crop_size) if wanted else nothing

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fima.data.clips import Window, full_positions, in_one_pass
+from fima.data.clips import FULL, Window, in_one_pass
 from fima.data.eval_clips import CENTRE_SHARE
 from fima.evaluate.features import encode, encode_difference
 from fima.method.heads import pooled
@@ -174,7 +174,7 @@ def _clips(frames: Iterable[NDArray[np.uint8]], window: Window, crop_size: int) 
     """Clips of a window every half window, and of the last one: the first frame, and uint8 (3, F, h, w)."""
     last = max(0, window.num_frames - window.length)
     starts = [*range(0, last, max(1, window.length // 2)), last]
-    wanted = [window.indices(start)[full_positions(window.num_instants // 2)] for start in starts]
+    wanted = [window.indices(start)[FULL] for start in starts]
     clips = in_one_pass(frames, wanted, lambda frame: _small(frame, crop_size))
     return ((start, torch.stack(clip, dim=1)) for start, clip in zip(starts, clips, strict=True))
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fima.data.clips import FrameCount, evenly_spread_starts, full_positions
+from fima.data.clips import FULL, FrameCount, Window, evenly_spread_starts
 from fima.data.datasets import VideoList
+from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, EvalBatch, build_eval_loader, square_crops
 from fima.errors import DataError
 from fima.evaluate.activation import PATCHES, occlusion_map
@@ -119,7 +120,8 @@ def _share_of_maps(
         clips = batch.clips.flatten(0, 1).to(resources.device)
         pixels = [moving_pixels(clips)]
         if load_mask is not None:
-            masks = [clip_masks(load_mask(videos.videos[i].path), settings) for i in batch.index.tolist()]
+            paths = [videos.videos[i].path for i in batch.index.tolist()]
+            masks = [clip_masks(load_mask(path), settings, path) for path in paths]
             pixels.insert(0, torch.cat(masks).to(resources.device))
         found = [_upsampled(each, clips.shape[-1]) for each in maps(clips)]
         for row, foreground in enumerate(pixels):
@@ -220,15 +222,29 @@ def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
     return (raised * foreground).sum(dim=(1, 2)) / raised.sum(dim=(1, 2))
 
 
-def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings) -> Tensor:
-    """Return the masks of the evaluation clips, cut and scaled as they are, averaged over time: (num_clips, S, S)."""
+def mask_window(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> Window:
+    """Return the window of a clip in the mask (T, H, W) of the video at a path."""
+    if not settings.timing.by_rate:
+        return settings.timing.window(FrameCount(len(mask)), settings.frames)
+    with VideoReader(path) as video:
+        return settings.timing.window(video, settings.frames)
+
+
+def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> Tensor:
+    """Return the masks of a video's evaluation clips, cut and scaled as they are: (num_clips, S, S), means over time.
+
+    Args:
+        mask: where the object is in each frame, (T, H, W).
+        settings: the clips.
+        path: the video, whose frame rate may decide which frames are in them.
+    """
     num_frames, height, width = mask.shape
-    window = settings.timing.window(FrameCount(num_frames), settings.frames)
+    window = mask_window(mask, settings, path)
     (crop,) = square_crops(width, height, 1, settings.ori_resolution)
     pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     clips = []
     for start in evenly_spread_starts(num_frames, window.length, settings.num_clips):
-        indices = window.indices(start)[full_positions(settings.frames)]
+        indices = window.indices(start)[FULL]
         clips.append(pixels[indices].float().mean(dim=0))
     size = (settings.crop_size, settings.crop_size)
     return functional.interpolate(torch.stack(clips)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

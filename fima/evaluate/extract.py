@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from fima.data.clips import ROUNDING, Window, evenly_spread_starts, full_positions, in_one_pass
+from fima.data.clips import FULL, ROUNDING, Window, evenly_spread_starts, in_one_pass
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
@@ -223,7 +223,7 @@ def _in_one_pass(
     Yields:
         uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
     """
-    wanted = [window.indices(start)[full_positions(settings.frames)] for start in starts]
+    wanted = [window.indices(start)[FULL] for start in starts]
 
     def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:
         return [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]

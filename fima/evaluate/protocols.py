@@ -171,7 +171,7 @@ class EvaluationConfig(ClipOverrides):
         if "same_video" in names and self.num_clips < 2:
             others = " ".join(name for name in names if name != "same_video")
             raise ConfigError(
-                f"--num_clips {self.num_clips}: the protocol same_video needs at least 2; "
+                f"--num-clips {self.num_clips}: the protocol same_video needs at least 2; "
                 f"without it: --protocols {others or 'linear'}"
             )
         for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fima.config.checks import as_flag
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
@@ -195,7 +196,7 @@ def _flags(settings: object) -> str:
     """Settings as they stand on a command line."""
     if not isinstance(settings, dict):
         return "other settings"
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+    return " ".join(f"{as_flag(name)} {value}" for name, value in settings.items())
 
 
 @contextmanager

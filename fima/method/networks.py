@@ -54,8 +54,9 @@ class MomentumNetworks(Method):
         With split batch norm, this device's rows are shuffled too, and go through the encoder in parts.
         """
         split = self.split_bn > 1
-        # What travels between devices is half as long in bfloat16, in which the encoder takes it anyway.
-        shuffled, shuffle = shuffle_rows(as_computed(view) if world_size() > 1 else view, alone=split)
+        if world_size() > 1 and getattr(self.key_encoder, "takes_bfloat16", False):
+            view = as_computed(view)  # what travels between devices is half as long
+        shuffled, shuffle = shuffle_rows(view, alone=split)
         if split:
             # Two rows at least: of a single one, batch norm would leave nothing but itself.
             parts = shuffled.tensor_split(min(self.split_bn, max(1, len(view) // 2)))

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
+VOLUMES = 5
+"""Dimensions of the weight of a 3-D convolution."""
 PADDING = 4
 """Place of the padding among the arguments of `conv3d`: clip, weight, bias, stride, padding."""
 
@@ -64,6 +66,13 @@ def memory_format(
     if setting == "contiguous" or (setting == "auto" and exact):
         return torch.contiguous_format
     return torch.channels_last_3d
+
+
+def lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    """Give the weights of 3-D convolutions a layout in memory; others, which a backbone of a plug-in may have, stay."""
+    for weight in network.parameters():
+        if weight.ndim == VOLUMES:
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -19,7 +19,7 @@ STILL = 1e-3
 MOST_ROLLBACKS = 3
 ROLLBACK_FACTOR = 0.3
 """Of the learning rate, each time."""
-ADVICE = "try a lower --optim.lr, a larger --optim.batch_size or a longer --method.queue_size"
+ADVICE = "try a lower --optim.lr, a larger --optim.batch-size or a longer --method.queue-size"
 
 
 class CollapsedError(Exception):

@@ -7,13 +7,17 @@ from torch import Tensor, nn
 
 from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
-from fima.errors import TrainingError, VideoError
+from fima.errors import TrainingError, UserError, VideoError
 from fima.torch_tools import distributed
 
 NAMED_VIDEOS = 8
 SKIPPED_JUDGED_AFTER = 20
 REMEDIES = {
-    "out of memory": "Try a smaller --optim.batch_size, --data.crop_size or --data.frames",
+    "out of memory": "Try a smaller --optim.batch-size, --data.crop-size or --data.frames",
+    "Expected more than 1 value per channel": (
+        "Batch norm needs more than one number a channel: in a step of one video, --data.frames and --data.crop-size "
+        "must leave more than one cell; or give another --optim.batch-size"
+    ),
     "DataLoader worker (pid": "A process that decodes has died; try fewer --data.workers, they may lack memory",
 }
 SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -40,7 +44,9 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
         yield
     except VideoError as error:
         raise TrainingError(f"{error}; {run.last_good()}") from None
-    except RuntimeError as error:
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:
         text = str(error)
         if distributed.world_size() > 1 and any(sign in text for sign in SIGNS_OF_A_LOST_PROCESS):
             raise TrainingError(
@@ -50,7 +56,7 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
         remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in text), None)
         if remedy is None:
             raise
-        raise TrainingError(f"{text.splitlines()[0].strip()} {remedy}; {run.last_good()}") from None
+        raise TrainingError(f"{text.splitlines()[0].strip(' .')}. {remedy}; {run.last_good()}") from None
     finally:
         distributed.shutdown()
 
@@ -61,7 +67,7 @@ def check_skipped(progress: Progress, allowed_share: float, run: RunFolder) -> N
     if tried >= SKIPPED_JUDGED_AFTER and skipped / tried > allowed_share:
         raise TrainingError(
             f"{skipped} of {tried} videos ({skipped / tried:.0%}) cannot be decoded, more than "
-            f"--data.max_skipped_share {allowed_share}; {run.skipped} says which and why; {run.last_good()}"
+            f"--data.max-skipped-share {allowed_share}; {run.skipped} says which and why; {run.last_good()}"
         )
 
 

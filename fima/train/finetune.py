@@ -21,7 +21,7 @@ from fima.evaluate.report import write_class_report
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
-from fima.torch_tools.precision import autocast, memory_format
+from fima.torch_tools.precision import autocast, lay_out, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.finetune_setup import (
     LabelledLists,
@@ -110,8 +110,8 @@ class Finetuning(Task[LabelledBatch]):
             grid=head.grid,
         )
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
-        layout = memory_format(config.run.memory_format, config.run.precision, device)
-        self.networks = classifier.to(memory_format=layout).to(device)
+        lay_out(classifier.to(device), memory_format(config.run.memory_format, config.run.precision, device))
+        self.networks = classifier
         self.loader = build_labelled_loader(
             lists.train,
             config.data,

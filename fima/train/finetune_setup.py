@@ -14,6 +14,7 @@ from fima.checkpoints.checkpoint import ClassifierCheckpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig
+from fima.config.checks import as_flag
 from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
@@ -108,13 +109,14 @@ def check_settings(config: FinetuneConfig) -> None:
     given, defaults = flatten(config), flatten(FinetuneConfig())
     for flag in WITHOUT_MEANING:
         if given[flag] != defaults[flag]:
-            raise ConfigError(f"--{flag} {given[flag]}: a setting of pre-training; it has no place in fine-tuning")
+            what = f"{as_flag(flag)} {given[flag]}"
+            raise ConfigError(f"{what}: a setting of pre-training; it has no place in fine-tuning")
     optimizer_class(config.optim.name)
     if config.classifier.freeze:
         for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
             if given[flag] != defaults[flag]:
                 raise ConfigError(
-                    f"--{flag} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
+                    f"{as_flag(flag)} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
                 )
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")

@@ -56,7 +56,6 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
     if start.saved is not None:
         restore(start.saved, task.networks, optimizer, source=start.file or run.last)
         task.restore_average(start.saved)
-    model = distributed.data_parallel(task.networks)
     data, num_steps = data_record(task.videos), num_epochs * len(task.loader)
     with (
         claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
@@ -64,7 +63,14 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         StopRequest(config.run.grace_seconds) as stop,
     ):
         training = Training(
-            task=task, run=run, data=data, device=device, model=model, optimizer=optimizer, log=log, stop=stop
+            task=task,
+            run=run,
+            data=data,
+            device=device,
+            model=distributed.data_parallel(task.networks),
+            optimizer=optimizer,
+            log=log,
+            stop=stop,
         )
         introduce(training, progress)
         is_saved = True

@@ -31,7 +31,7 @@ from fima.method.registry import METHODS
 from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
-from fima.torch_tools.precision import autocast, memory_format
+from fima.torch_tools.precision import autocast, lay_out, memory_format
 from fima.train.by_set import sums_by_set
 from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
@@ -136,8 +136,7 @@ class Pretraining(Task[PretrainBatch]):
             start_encoders_from(warm, self.networks)
         if config.method.key_momentum_end is not None and not isinstance(self.networks, MomentumNetworks):
             raise ConfigError(f"--method.key-momentum-end: {config.method.name} has no key encoder; leave it out")
-        layout = memory_format(config.run.memory_format, config.run.precision, device)
-        self.networks.to(device).to(memory_format=layout)
+        lay_out(self.networks.to(device), memory_format(config.run.memory_format, config.run.precision, device))
         if config.model.compile:
             for encoder in encoders_of(self.networks):
                 encoder.compile()

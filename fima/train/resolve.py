@@ -77,12 +77,12 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     batch, queue = config.optim.batch_size, config.method.queue_size or 0
     if batch > number:
         found.append(
-            f"--optim.batch_size {batch}: more than the {number} {what}; each step sees all of them, "
+            f"--optim.batch-size {batch}: more than the {number} {what}; each step sees all of them, "
             f"choose {number} or less"
         )
     if queue > QUEUE_WARNING_SHARE * number:
         found.append(
-            f"--method.queue_size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "
+            f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "
             f"own old key as a false negative; the paper's share is {published_queue_sizes(number)[0]}"
         )
     return found

@@ -142,7 +142,8 @@ def claimed_folder(
         ConfigError: the folder cannot be written, or another process is at work in it.
     """
     # Two runs may have been given the same folder for their checkpoints.
-    apart = None if run.checkpoints is None else FolderLock(run.checkpoints, "checkpoints")
+    is_apart = run.checkpoints is not None and run.checkpoints.resolve() != run.root.resolve()
+    apart = FolderLock(run.checkpoint_folder, "checkpoints") if is_apart else None
     lock = FolderLock(run.root)
     distributed.barrier()
     try:

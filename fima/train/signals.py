@@ -31,10 +31,11 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
-        self._deadline = ended_after(self._grace_seconds, "; the last checkpoint is as it was")
-        self._deadline.__enter__()
+        self._deadline = contextlib.ExitStack()
+        if threading.current_thread() is threading.main_thread():  # signals are for the program of a thread's caller
+            for number in SIGNALS:
+                self._previous[number] = signal.signal(number, self._receive)
+            self._deadline.enter_context(ended_after(self._grace_seconds, "; the last checkpoint is as it was"))
         return self
 
     def __exit__(

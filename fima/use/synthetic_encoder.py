@@ -6,6 +6,7 @@ from typing import Any
 
 from fima.backbones.small import Small
 from fima.checkpoints.checkpoint import MOTION_REGRESSION
+from fima.config.checks import as_flag
 from fima.files.atomic import write_file
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.use.encoder import VideoEncoder, exportable
@@ -47,7 +48,7 @@ def card_of(settings: SyntheticEncoderSettings) -> str:
     default = SyntheticEncoderSettings()
     names = ("videos", "render_size", "frames", "crop_size", "epochs", "batch_size", "lr", "weight_decay", "seed")
     changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
-    flags = "".join(f" --{flag.replace('_', '-')} {getattr(settings, flag)}" for flag in changed)
+    flags = "".join(f" {as_flag(flag)} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
     command = f"fima make-encoder --out runs/small{flags}"
     return render("fima.use", "synthetic_card.md", command=command, **values) + "\n"

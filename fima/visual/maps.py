@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fima.checkpoints.checkpoint import LoadedEncoder
-from fima.data.clips import FrameCount, TimedVideo, evenly_spread_starts, full_positions
+from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import ClipSettings, EvalClipsDataset, whole_video
 from fima.errors import DataError
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, averaged_map, map_timeline
-from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks
+from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks, mask_window
 from fima.evaluate.extract import Resources
 from fima.visual.overlay import (
     Picture,
@@ -185,7 +185,7 @@ def side_by_side(
             heat = averaged_map(encoder, clip[None].to(device))[0].cpu().numpy()
             tile = overlay(middle, heat)
             if load_mask is not None:
-                tile = outlined(tile, _middle_mask(load_mask(video.path), single), OUTLINE_COLOUR)
+                tile = outlined(tile, _middle_mask(load_mask(video.path), single, video.path), OUTLINE_COLOUR)
             rows[name].append(tile)
     legend = LEGEND if load_mask is None else f"{LEGEND}; green: outline of the moving object"
     parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
@@ -203,11 +203,10 @@ def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
     return EvalClipsDataset(videos, settings).attempt(whole_video(0)).clips[0, 0]
 
 
-def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings) -> NDArray[np.float32]:
+def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> NDArray[np.float32]:
     """The mask of the middle frame of a video's middle clip, (S, S) in [0, 1]."""
-    num_frames = len(mask)
-    window = settings.timing.window(FrameCount(num_frames), settings.frames)
-    (start,) = evenly_spread_starts(num_frames, window.length, 1)
-    middle = window.indices(start)[full_positions(settings.frames)][settings.frames // 2]
-    still = replace(settings, frames=1)
-    return np.asarray(clip_masks(mask[[middle]], still)[0].numpy(), dtype=np.float32)
+    window = mask_window(mask, settings, path)
+    (start,) = evenly_spread_starts(len(mask), window.length, 1)
+    middle = window.indices(start)[FULL][settings.frames // 2]
+    still = replace(settings, frames=1, fps=0.0)
+    return np.asarray(clip_masks(mask[[middle]], still, path)[0].numpy(), dtype=np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fima.config import PretrainConfig
-from fima.data.clips import full_positions, window_starts
+from fima.data.clips import FULL, window_starts
 from fima.data.decode.video import VideoReader
 from fima.data.loader import drawn_timing
 from fima.data.views import ClipViews, sample_views
@@ -105,7 +105,7 @@ def motion_view(
     a, b = (
         ClipPicture(
             first_frame=start,
-            frames=frames[full_positions(config.data.frames)],
+            frames=frames[FULL],
             view=found.full,
             difference=differences[number],
             box=found.box,

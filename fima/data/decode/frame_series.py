@@ -8,6 +8,7 @@ IMAGE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)(?P<extension>\.\w+)", re.DOTALL)
 SECONDS = re.compile(r"(?P<series>.*?)(?P<number>\d+)\.", re.DOTALL)
 """What comes before the decimals of a time."""
+OTHER_SIGNALS = re.compile("flow|depth", re.IGNORECASE)
 FEWEST_FRAMES = 2
 
 
@@ -15,10 +16,11 @@ def frame_series(names: Iterable[str]) -> list[str]:
     """Return the pictures that are the frames of a video, in the order of their numbers; nothing where there are none.
 
     Of several series in one folder, such as `img_00001.jpg` and `flow_x_00001.jpg`, the longest that is no optical
-    flow is taken. Numbers may be times, such as `1305031102.175304.png`, all with as many decimals.
+    flow and no depth is taken, of equals the first by name. Numbers may be times, such as `1305031102.175304.png`, all
+    with as many decimals.
     """
     series: dict[tuple[str, ...], list[tuple[int, int, str]]] = defaultdict(list)
-    for name in names:
+    for name in sorted(names):
         match = NUMBERED.fullmatch(name)
         if match and match["extension"].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
             number, extension = match["number"], match["extension"]
@@ -28,5 +30,5 @@ def frame_series(names: Iterable[str]) -> list[str]:
                 series[key].append((int(seconds["number"]), int(number), name))
     if not series:
         return []
-    chosen = max(series, key=lambda key: ("flow" not in key[0].lower(), len(series[key])))
+    chosen = max(series, key=lambda key: (not OTHER_SIGNALS.search(key[0]), len(series[key])))
     return [name for *_, name in sorted(series[chosen])] if len(series[chosen]) >= FEWEST_FRAMES else []

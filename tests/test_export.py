@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors import safe_open
 import fima
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
+from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
@@ -20,6 +22,7 @@ from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Exportable, Format, open_exported, write
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.finetune_runs import after
+from tests.small_runs import SMALL_CONFIG
 from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
@@ -90,6 +93,59 @@ def test_a_card_without_a_run_says_what_is_not_known() -> None:
     assert 'fima.load("hf://me/mine")' in card
     assert card.count("Not recorded.") == 3
     assert "Not evaluated." in card
+
+
+def test_a_card_is_of_the_run_that_the_encoder_comes_from(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever folder one stands in."""
+    run = RunFolder(tmp_path / "mine")
+    run.checkpoint_folder.mkdir(parents=True)
+    shutil.copy(checkpoint, run.last)
+    run.write_config(SMALL_CONFIG, {"root": "/data/dances", "num_videos": 8})
+    (run.root / "result.json").write_text('{"figures": {"knn/top1": 50.0, "x": NaN}, "chance": {}, "protocols": {}}')
+
+    def card(source: Path | str) -> str:
+        return model_card("one", small_encoder().facts(), source=str(source), name="x")
+
+    monkeypatch.chdir(run.root)
+    assert card("small").count("Not recorded.") == 3
+    elsewhere = shutil.copy(checkpoint, run.root / "copy.pt")
+    assert "dances" not in card(elsewhere)
+    for source in (run.root, ".", run.last, Path("checkpoints/last.pt")):
+        found = card(source)
+        assert "- name: dances\n- videos: 8\n" in found
+        assert "| `--optim.lr` | 0.05 |" in found
+        assert "| knn/top1 | 50.0 |" in found
+    apart = RunFolder(tmp_path / "other", tmp_path / "apart")
+    apart.root.mkdir()
+    apart.write_config(SMALL_CONFIG, {"num_videos": 8})
+    write_checkpoint(apart.last)
+    assert "| `--optim.lr` | 0.05 |" in card(apart.root)
+
+
+def test_a_config_of_another_program_is_no_run(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    source = tmp_path / "checkpoints" / "last.pt"
+    source.parent.mkdir()
+    shutil.copy(checkpoint, source)
+    for content in ("lr: 0.1", "fima: {root: 1}\nmodel: 3", "- a"):
+        (tmp_path / "config.yaml").write_text(content)
+        out = tmp_path / f"{len(content)}.safetensors"
+        exported(source, videos, out, "safetensors", capsys)
+        assert "Not recorded." in out.with_name(f"{out.name}.md").read_text()
+
+
+def test_a_file_without_its_card_does_not_stay(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise RuntimeError("no card")
+
+    monkeypatch.setattr("fima.use.export.card.model_card", fails)
+    out = tmp_path / "encoder.safetensors"
+    with pytest.raises(RuntimeError, match="no card"):
+        main(["export", str(checkpoint), "--format", "safetensors", "-o", str(out)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_safetensors_open_as_the_same_encoder(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -213,6 +213,18 @@ def test_of_folders_with_files_of_others_only_the_results_are_no_data(tmp_path: 
     assert names(list_videos(tmp_path / "run", "all")) == ["b.mp4"], "also in the folder itself"
 
 
+def test_a_torn_marker_is_not_of_the_whole_folder(tmp_path: Path) -> None:
+    """A crash or a full disk may leave half a line."""
+    touch(tmp_path, "run/mine.mp4", "run/maps.mp4")
+    marker = tmp_path / "run" / OUTPUT_MARKER
+    for content, left in (('"maps.mp4"\n"b.p', ["mine.mp4"]), ('"ma', ["maps.mp4", "mine.mp4"])):
+        marker.write_text(content)
+        assert names(list_videos(tmp_path / "run", "all")) == left
+    mark_output(tmp_path / "run", ["maps.mp4"])
+    assert names(list_videos(tmp_path / "run", "all")) == ["mine.mp4"]
+    assert marker.read_text() == '"maps.mp4"\n'
+
+
 def test_a_picture_with_the_name_of_a_frame_is_no_frame(tmp_path: Path) -> None:
     touch(tmp_path, "jump/a.mp4", "run/b.mp4", *(f"sheets/{number}.png" for number in (1, 2)), "map.png")
     assert len(list_videos(tmp_path / "sheets").videos) == 1, "two frames"

@@ -17,9 +17,10 @@ from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
-from fima.library.prepare import Job
-from fima.library.transcode import target_size
+from fima.library.prepare import Job, plan
+from fima.library.transcode import TranscodeSettings, target_size
 from tests.odd_videos import write_anamorphic, write_packed_avi
+from tests.test_datasets import touch
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 
@@ -115,6 +116,15 @@ def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:
         with VideoReader(tmp_path / "p" / name) as reader:
             found[name] = reader.num_frames
     assert found == {"a.avi.mp4": 6, "a.mp4.mp4": 9}
+
+
+def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Also where a name with its ending is that of another video."""
+    touch(tmp_path, "frames/1.png")
+    videos = [Path(name) for name in ("v.avi", "v.mkv", "v.avi.mp4", "v.avi.mp4.mp4", "w.avi", "frames", "frames.avi")]
+    found = [job.target.name for job in plan(tmp_path, tmp_path / "p", videos, TranscodeSettings())]
+    kept = ["v.avi.mp4", "v.mkv.mp4", "v.avi.mp4.mp4", "v.avi.mp4.mp4.mp4", "w.mp4", "frames.mp4", "frames.avi.mp4"]
+    assert found == kept
 
 
 def test_files_of_sources_that_are_gone_are_told_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,11 @@ from fima.errors import DataError
 from fima.use.page import search_page
 from fima.use.search import ROWS_AT_ONCE, SearchIndex
 from fima.use.table import read_embeddings, write_embeddings
+from fima.visual.report.media import excerpt
 from tests.browser import chromium
 from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint
+from tests.test_frame_folders import pixels, write_pictures
 from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
@@ -171,12 +173,33 @@ def test_nobody_is_told_to_unpickle_a_file(tmp_path: Path, capsys: pytest.Captur
     assert "pickle" not in message
 
 
+def hit(path: Path, end: float, similarity: float) -> dict[str, object]:
+    return {"rank": 1, "similarity": similarity, "path": str(path), "start_seconds": 0.0, "end_seconds": end}
+
+
+def test_a_moment_of_pictures_is_counted_by_the_rate_of_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "clip", *range(12))
+    frames, fps = excerpt(folder, height=32, seconds=6, moment=(2.0, 3.0), frame_rate=2.0)
+    np.testing.assert_array_equal(np.stack(frames), np.stack([pixels(4), pixels(5)]))
+    assert fps == 2
+    assert excerpt(folder, height=32, seconds=4)[1] == 0, "nobody knows"
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    index, asked = tmp_path / "index.npz", dict[str, object]()
+    argv = ["embed", str(checkpoint), str(folder), "-o", str(index), "--per", "second", "--frame-rate", "2"]
+    assert main([*argv, "--workers", "0", "--device", "cpu"]) == 0
+    monkeypatch.setattr("fima.use.page.search_page", lambda *_, **given: str(asked.update(given)))
+    assert main(["search", str(index), str(folder), "--html", str(tmp_path / "page.html"), "--device", "cpu"]) == 0
+    assert asked["frame_rate"] == 2
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_the_window_and_its_videos_play(width: int, tmp_path: Path) -> None:
     long = tmp_path / ("a_long_name_without_a_blank_" * 6 + ".avi")
     write_ucf101_avi(long, num_frames=30)
     page = tmp_path / "page.html"
-    page.write_text(search_page(long, [(str(long), (0.0, 1.0), 0.5)] * 3, title=f"Nearest to {long.name}"))
+    page.write_text(search_page(long, [hit(long, 1.0, 0.5)] * 3, title=f"Nearest to {long.name}"))
     with chromium(tmp_path / "profile") as browser:
         metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -199,7 +222,7 @@ def test_a_file_gets_whole_names(folder: Path, capsys: Capture) -> None:
 def test_names_are_text_in_the_page_and_never_markup(tmp_path: Path) -> None:
     hostile = tmp_path / "<script>alert(1)<img src=x onerror=alert(2)>.avi"
     write_ucf101_avi(hostile.with_name("<b>real.avi"), num_frames=12)
-    hits = [(str(hostile), (0.0, 1.0), 0.5), (str(hostile.with_name("<b>real.avi")), (0.0, 0.4), 0.4)]
+    hits = [hit(hostile, 1.0, 0.5), hit(hostile.with_name("<b>real.avi"), 0.4, 0.4)]
     page = search_page(hostile, hits, title="<i>index")
     assert not re.findall(r"<(?:script|img|b|i)\b", page)
     assert page.count("&lt;script&gt;alert(1)") == 2

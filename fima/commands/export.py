@@ -80,20 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         opened = open_exported(out, arguments.format, module=exportable.module)
         check = compare(opened, exportable.module, clips, source=out)
+        num_bytes = out.stat().st_size
+        size = f"{num_bytes / 2**20:.2f} MiB"
+        card = model_card(
+            description,
+            exportable.facts,
+            source=arguments.encoder,
+            name=out.name,
+            kind=arguments.format,
+            exported=f"`{out.name}` ({arguments.format}, {size}) {_compared(check)}.",
+        )
+        write_file(card_path, card)
     except BaseException:
         out.unlink(missing_ok=True)
         raise
-    num_bytes = out.stat().st_size
-    size = f"{num_bytes / 2**20:.2f} MiB"
-    card = model_card(
-        description,
-        exportable.facts,
-        source=arguments.encoder,
-        name=out.name,
-        kind=arguments.format,
-        exported=f"`{out.name}` ({arguments.format}, {size}) {_compared(check)}.",
-    )
-    write_file(card_path, card)
     if arguments.json:
         record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
         print(json.dumps(record))

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     media, galleries = MediaStore(MEDIA_BYTES), Galleries()
     if arguments.gallery:
         device = choose_device(arguments.device)
-        galleries = make_galleries(runs, media, data=arguments.data, device=device, say=print)
+        galleries = make_galleries(runs, media, data=arguments.data, device=device)
     title = arguments.title or " · ".join(run.name for run in runs)
     page = build_page(runs, galleries, media, with_galleries=arguments.gallery, title=title)
     write_file(arguments.out, page)

@@ -86,7 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for rank, hit in enumerate(hits, start=1)
     ]
     if arguments.html is not None:
-        _write_page(arguments, records)
+        # Encoders of video are only needed for the page.
+        from fima.use.page import search_page
+
+        title = f"Nearest to {arguments.query.name} in {arguments.index.name}"
+        frame_rate = stored.about["clips"].get("frame_rate", 0.0)
+        write_file(arguments.html, search_page(arguments.query, records, title=title, frame_rate=frame_rate))
     if arguments.json:
         print(json.dumps(records, indent=1))
         return 0
@@ -172,16 +177,3 @@ def _print_table(records: Sequence[dict[str, Any]]) -> None:
         # A file or another program gets each name whole, on one line.
         console.width = UNBROKEN
     console.print(table)
-
-
-def _write_page(arguments: SearchArguments, records: Sequence[dict[str, Any]]) -> None:
-    # Encoders of video are only needed for the page.
-    from fima.use.page import search_page
-
-    assert arguments.html is not None
-    found = []
-    for record in records:
-        start, end = record["start_seconds"], record["end_seconds"]
-        found.append((record["path"], None if start is None else (start, end), record["similarity"]))
-    page = search_page(arguments.query, found, title=f"Nearest to {arguments.query.name} in {arguments.index.name}")
-    write_file(arguments.html, page)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fima.errors import ConfigError
-from fima.files.atomic import flush_to_disk
+from fima.files.atomic import flush_to_disk, write_file
 
 OUTPUT_MARKER = ".fima-output"
 """A file of this name in a folder says that fima wrote it: no data, wherever it lies. Where the folder has files of
@@ -67,18 +67,23 @@ def mark_output(folder: Path, names: Iterable[str]) -> None:
 def mark_files(folder: Path, names: Iterable[str]) -> None:
     """Say of files in a folder that fima wrote them. Raises OSError where it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    new = [name for name in names if name not in (marked_outputs(folder) or ())]
-    if new:
-        with (folder / OUTPUT_MARKER).open("a", encoding="utf-8") as marker:
-            marker.writelines(json.dumps(name) + "\n" for name in new)
+    known = marked_outputs(folder) or frozenset()
+    if new := [name for name in names if name not in known]:
+        lines = (json.dumps(name) + "\n" for name in [*sorted(known), *new])
+        write_file(folder / OUTPUT_MARKER, "".join(lines), kind=None)
 
 
 def marked_outputs(folder: Path) -> frozenset[str] | None:
-    """The files in a folder that are results, by its marker: an empty set stands for all, None for no marker."""
+    """The files in a folder that are results, by its marker: an empty set stands for all, None for none.
+
+    All of a folder is marked by an empty file. Lines that are no whole names are passed over.
+    """
     try:
         lines = (folder / OUTPUT_MARKER).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    with contextlib.suppress(ValueError):
-        return frozenset(str(json.loads(line)) for line in lines)
-    return frozenset()
+    names = set()
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            names.add(str(json.loads(line)))
+    return frozenset(names) if names or not lines else None

@@ -53,18 +53,14 @@ class Prepared:
 def plan(source: Path, target: Path, videos: Sequence[Path], settings: TranscodeSettings) -> list[Job]:
     """What to write for each video, relative to `source`: the same place in the tree, the same name, ending in .mp4.
 
-    Names that differ only in their ending keep it before the new one.
+    Names that would be the same keep their ending before the new one.
     """
-    folders = {path for path in videos if (source / path).is_dir()}  # of pictures: a dot is part of the name
-    stems = Counter(path if path in folders else path.with_suffix("") for path in videos)
-    names = (
-        path.with_suffix(".mp4") if path not in folders and stems[path.with_suffix("")] == 1 else Path(f"{path}.mp4")
-        for path in videos
-    )
-    return [
-        Job(source=source / path, target=target / name, settings=settings)
-        for path, name in zip(videos, names, strict=True)
-    ]
+    # In the name of a folder of pictures, a dot is part of the name.
+    names = {path: Path(f"{path}.mp4") if (source / path).is_dir() else path.with_suffix(".mp4") for path in videos}
+    while crowded := {name for name, number in Counter(names.values()).items() if number > 1}:
+        # A longer name may be that of another video.
+        names = {path: Path(f"{path}.mp4") if name in crowded else name for path, name in names.items()}
+    return [Job(source=source / path, target=target / names[path], settings=settings) for path in videos]
 
 
 def estimate_bytes(index: VideoIndex, settings: TranscodeSettings) -> int:

@@ -1,23 +1,18 @@
 """A page with players for the query and what was found; everything is inside the one file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from fima.visual.html import render
-from fima.visual.overlay import Picture, resized
-from fima.visual.report.media import MediaStore
-from fima.visual.video_out import UNKNOWN_FPS
+from fima.visual.report.media import MediaStore, Moment, excerpt
 
 HEIGHT_PX = 160
 MOST_FPS = 12.0
 MOST_SECONDS = 6.0
 PAGE_BYTES = 100_000_000
-
-Moment = tuple[float, float]
-"""From and to which second of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +28,33 @@ class Card:
     reason: str
 
 
-def search_page(query: Path, found: Sequence[tuple[str, Moment | None, float]], *, title: str) -> str:
-    """Return the page as HTML: path, seconds (None: the whole video) and similarity of each hit, the nearest first."""
+def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, frame_rate: float = 0.0) -> str:
+    """Return the page as HTML.
+
+    Args:
+        query: a video.
+        found: records of `fima search --json`, the nearest first.
+        title: of the page.
+        frame_rate: by which seconds are counted in files that do not state theirs; 0: unknown.
+    """
     media = MediaStore(PAGE_BYTES)
-    hits = [
-        _card(media, Path(path), moment, f"{number}. similarity {similarity:.3f}")
-        for number, (path, moment, similarity) in enumerate(found, start=1)
-    ]
-    whole = _card(media, query, None, "Query")
+    hits = []
+    for hit in found:
+        start, end = hit["start_seconds"], hit["end_seconds"]
+        moment = None if start is None else (start, end)
+        label = f"{hit['rank']}. similarity {hit['similarity']:.3f}"
+        hits.append(_card(media, Path(hit["path"]), moment, label, frame_rate))
+    whole = _card(media, query, None, "Query", frame_rate)
     return render("fima.use", "search.html", title=title, media=media, query=whole, hits=hits)
 
 
-def _card(media: MediaStore, path: Path, moment: Moment | None, label: str) -> Card:
+def _card(media: MediaStore, path: Path, moment: Moment | None, label: str, frame_rate: float) -> Card:
     name, reason = None, "left out: the page would grow too large"
+    shown = moment or (0.0, MOST_SECONDS)
     try:
-        frames, fps = _frames(path, moment)
+        frames, fps = excerpt(
+            path, height=HEIGHT_PX, seconds=MOST_SECONDS, max_fps=MOST_FPS, moment=shown, frame_rate=frame_rate
+        )
         name = media.add(f"{path} {moment}", frames, fps)
     except VideoError as error:
         reason = f"cannot be shown: {error.reason}"
@@ -58,15 +65,3 @@ def _card(media: MediaStore, path: Path, moment: Moment | None, label: str) -> C
         video=name,
         reason=reason,
     )
-
-
-def _frames(path: Path, moment: Moment | None) -> tuple[list[Picture], float]:
-    """The frames of a moment, small, from its beginning on for some seconds, and how many are a second."""
-    with VideoReader(path) as reader:
-        fps = reader.fps if reader.fps > 0 else UNKNOWN_FPS
-        start, end = moment or (0.0, reader.num_frames / fps)
-        first = min(reader.num_frames - 1, round(start * fps))
-        last = min(reader.num_frames, max(first + 1, round(end * fps)))
-        every = max(1, round(fps / MOST_FPS))
-        wanted = range(first, min(last, first + max(1, round(MOST_SECONDS * fps))), every)
-        return [resized(reader.read([index])[0], HEIGHT_PX) for index in wanted], fps / every

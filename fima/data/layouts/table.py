@@ -65,6 +65,7 @@ def list_table(request: Request) -> VideoList:
         split=request.split,
         layout=f"table {table.name}" + (", rows val" if request.split == "test" and names == {"val"} else ""),
         dataset="table",
+        table=table,
         missing=missing,
         num_listed=len(wanted),
         notes=[*notes, *one_sided_classes(*sides)],

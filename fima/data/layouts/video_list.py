@@ -35,6 +35,8 @@ class VideoList:
     layout: str
     """How the folder was read, in words."""
     dataset: Dataset = "folder"
+    table: Path | None = None
+    """The table of videos that it was read from; None where it was something else."""
     missing: list[str] = field(default_factory=list)
     """Videos that a list names but that are not there; without lists, broken links and folders that cannot be read."""
     unlisted: list[str] = field(default_factory=list)

@@ -1,22 +1,30 @@
 """The model card of an encoder, written from its run."""
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fima.checkpoints.pretrained import METADATA_KEY
+from fima.checkpoints.pretrained import METADATA_KEY, encoder_file
 from fima.checkpoints.run_folder import MAY_CHANGE_ON_RESUME, RunFolder
-from fima.config import PretrainConfig
+from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.recipe import RECORD_KEY, flatten, read_yaml
+from fima.recipe import flatten, read_yaml
 from fima.use.export.formats import EXTRA_FILE, INPUT, Format
 from fima.visual.html import render
+from fima.visual.report.runs import read_results
 
 MACHINE = MAY_CHANGE_ON_RESUME - {"optim.epochs"}
 """Settings of the machine and of the records, which no result depends on."""
 RECORDED = {"layout": "layout", "list": "split", "videos": "num_videos", "classes": "num_classes"}
 """What a card says of the training data, and what a run calls it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    root: Path
+    config: PretrainConfig | FinetuneConfig
+    record: Mapping[str, Any]
 
 
 def model_card(
@@ -39,8 +47,7 @@ def model_card(
         exported: what there is to say of an exported file: its size, and how it compares with PyTorch.
     """
     run = None if source is None else _run_of(source)
-    content = {} if run is None else _content(run)
-    record = content.pop(RECORD_KEY, None) or {}
+    record = {} if run is None else run.record
     known = {shown: record[key] for shown, key in RECORDED.items() if key in record}
     return render(
         "fima.use",
@@ -51,28 +58,30 @@ def model_card(
         kind=kind,
         exported=exported,
         timing=_timing(facts["preprocessing"]),
-        videos={"name": Path(record["root"]).name, **known} if record else {},
-        is_finetuned="classifier" in content,
-        changed=_changed(content) if content and "classifier" not in content else None,
-        results=[] if run is None else _results(run),
+        videos={"name": Path(str(record["root"])).name, **known} if "root" in record else {},
+        is_finetuned=run is not None and isinstance(run.config, FinetuneConfig),
+        changed=_changed(run.config) if run is not None and isinstance(run.config, PretrainConfig) else None,
+        results=[] if run is None else _results(run.root),
         extra_file=EXTRA_FILE,
         metadata_key=METADATA_KEY,
         input=INPUT,
     )
 
 
-def _run_of(source: str) -> RunFolder | None:
-    """The run that an encoder comes from: a folder of a run, or the one that a checkpoint lies in."""
-    path = Path(source)
-    folders = (path, path.parent, path.parent.parent)
-    return next((RunFolder(folder) for folder in folders if (folder / "config.yaml").is_file()), None)
-
-
-def _content(run: RunFolder) -> dict[str, Any]:
-    try:
-        return read_yaml(run.config)
-    except ConfigError:
-        return {}
+def _run_of(source: str) -> _Run | None:
+    """The run that an encoder comes from: SOURCE is its folder, or a file among its checkpoints."""
+    file = encoder_file(Path(source))
+    config: PretrainConfig | FinetuneConfig
+    for root in (Path(source), file.parent.parent):
+        try:
+            run = RunFolder.of(root)
+            if run.config.is_file() and run.checkpoint_folder.resolve() == file.parent.resolve():
+                finetuned = "classifier" in read_yaml(run.config)
+                config = run.read_config(FinetuneConfig) if finetuned else run.read_config(PretrainConfig)
+                return _Run(root=root, config=config, record=run.record())
+        except ConfigError:  # a `config.yaml` of another program
+            continue
+    return None
 
 
 def _timing(facts: Mapping[str, Any]) -> str:
@@ -86,23 +95,19 @@ def _timing(facts: Mapping[str, Any]) -> str:
     return known.get(stride, f"{stride:g} frames of the video apart")
 
 
-def _changed(content: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(config: PretrainConfig) -> dict[str, Any]:
     """Settings of pre-training that differ from the paper's."""
     defaults = flatten(PretrainConfig())
-    given = {f"{group}.{name}": value for group, values in content.items() for name, value in values.items()}
-    names = defaults.keys() - MACHINE
-    return {name: value for name, value in given.items() if name in names and defaults[name] != value}
+    return {name: value for name, value in flatten(config).items() if name not in MACHINE and value != defaults[name]}
 
 
-def _results(run: RunFolder) -> list[dict[str, Any]]:
+def _results(root: Path) -> list[dict[str, Any]]:
     """Figures of every evaluation in the folder of the run."""
     found = []
-    for path in [*sorted((run.root / "evaluation").glob("*.json")), *([run.result] if run.result.is_file() else [])]:
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            data = sorted({Path(entry["root"]).name for entry in result["data"].values() if "root" in entry})
-            figures, chance = result["figures"], result["chance"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        found.append({"file": path.name, "data": data, "figures": figures, "chance": chance})
+    for result in read_results(root):
+        content = result.content
+        data = sorted({root.name for root in result.roots})
+        found.append(
+            {"file": Path(result.name).name, "data": data, "figures": content["figures"], "chance": content["chance"]}
+        )
     return found

@@ -1,6 +1,6 @@
 """What the encoder of a run makes of videos: neighbours, a map of the features, activation over time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fima.evaluate.report import ClassReport, confusion_matrix
 from fima.evaluate.retrieval import centred, knn_scores
 from fima.visual.maps import look_at, shown_encoder
 from fima.visual.report.feature_maps import FeatureMap, feature_map
-from fima.visual.report.media import MediaStore, middle_frames
+from fima.visual.report.media import PREVIEW_SECONDS, MediaStore, excerpt
 from fima.visual.report.runs import RunRecord
 
 NUM_CLIPS = 3
@@ -30,9 +30,7 @@ NUM_QUERIES = 6
 NUM_NEIGHBOURS = 5
 NUM_ACTIVATION_VIDEOS = 6
 ACTIVATION_HEIGHT_PX = 176
-MOST_VIDEOS_UNEVALUATED = 300
-
-Say = Callable[[str], None]
+MOST_VIDEOS_UNCACHED = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ class Galleries:
 
 
 def make_galleries(
-    runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device, say: Say
+    runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device
 ) -> Galleries:
     """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
 
@@ -130,7 +128,7 @@ def make_galleries(
             lists = _lists(run, data)
             if run.checkpoint is None:
                 raise DataError("no checkpoints/last.pt")
-            say(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
+            print(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
             made.append(_run_gallery(run, run.checkpoint, lists, device, sprites))
         except DataError as error:
             if data is not None and run.checkpoint is not None:
@@ -139,7 +137,7 @@ def make_galleries(
     activation = []
     for root in dict.fromkeys(gallery.lists.root.resolve() for gallery in made):
         group = [gallery for gallery in made if gallery.lists.root.resolve() == root]
-        say(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
+        print(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
         activation += _activation_videos(group, media, device)
     queries = [query for gallery in made for query in gallery.queries]
     paths = [path for query in queries for path in (query.path, *(found.path for found in query.neighbours))]
@@ -148,7 +146,7 @@ def make_galleries(
 
 
 def _lists(run: RunRecord, data: Path | None) -> Lists:
-    """The videos of a run, or those of another folder; few of them where the run was never evaluated."""
+    """The videos of a run, or those of another folder; few of them where no evaluation has left their features."""
     recorded = run.record.get("root")
     if data is None and not recorded:
         raise DataError("the run does not say where its data are; give --data")
@@ -156,7 +154,7 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
     split = run.setting("data", "split") or 1
     # Another folder need not have the layout that the run's settings name.
     dataset: Dataset = (run.setting("data", "dataset") or "auto") if data is None else "auto"
-    annotations = run.setting("data", "annotations") if data is None else None
+    annotations = run.record.get("table") or run.setting("data", "annotations") if data is None else None
     try:
         train = list_videos(root, "train", split, dataset=dataset, annotations=annotations)
         test = list_videos(root, "test", split, dataset=dataset, annotations=annotations)
@@ -164,13 +162,18 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
     except DataError:
         train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
         labelled = False
-    if not run.results:
+    evaluated = [place.resolve() for result in run.results for place in result.roots]
+    if train.root.resolve() not in evaluated or not _cache(run).is_dir():
         train, test = (_few(videos) for videos in (train, test))
     return Lists(root=root, train=train, test=test, labelled=labelled)
 
 
+def _cache(run: RunRecord) -> Path:
+    return run.root / "evaluation" / "cache"
+
+
 def _few(videos: VideoList) -> VideoList:
-    places = evenly_spread(len(videos.videos), MOST_VIDEOS_UNEVALUATED)
+    places = evenly_spread(len(videos.videos), MOST_VIDEOS_UNCACHED)
     return replace(videos, videos=[videos.videos[place] for place in places])
 
 
@@ -180,7 +183,7 @@ def _run_gallery(
     loaded = load_pretrained(checkpoint, device=device)
     settings = _clip_settings(run, loaded)
     source = encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}")
-    cache = run.root / "evaluation" / "cache"
+    cache = _cache(run)
     train, test = (
         extract_features(source, videos, settings, device=device, cache=cache) for videos in (lists.train, lists.test)
     )
@@ -225,7 +228,8 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
     queries = []
     for row in _middles(len(test.paths), NUM_QUERIES):
         label = int(test.labels[row])
-        nearest = similarity[row].topk(min(NUM_NEIGHBOURS, len(train.paths) - 1))
+        others = len(train.paths) - (test.paths[row] in places)
+        nearest = similarity[row].topk(min(NUM_NEIGHBOURS, others))
         neighbours = [
             Neighbour(
                 **shown(train, found), right=int(train.labels[found]) == label if label >= 0 else None, similarity=value
@@ -256,11 +260,11 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     found = []
     for video in [test.videos[place] for place in _middles(len(test.videos), NUM_ACTIVATION_VIDEOS)]:
         try:
-            frames, fps = middle_frames(video.path, height=ACTIVATION_HEIGHT_PX)
+            frames, fps = excerpt(video.path, height=ACTIVATION_HEIGHT_PX, seconds=PREVIEW_SECONDS)
+            shot = FrameCount(len(frames), fps=fps, path=video.path)
+            maps = look_at(shown, lambda frames=frames: frames, shot, device=device)  # type: ignore[misc]
         except VideoError:
             continue
-        excerpt = FrameCount(len(frames), fps=fps, path=video.path)
-        maps = look_at(shown, lambda frames=frames: frames, excerpt, device=device)  # type: ignore[misc]
         panels = (maps.panels(frame, number) for number, frame in enumerate(frames))
         found.append(
             ActivationVideo(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ PREVIEW_FPS = 12.0
 READ_AT_ONCE = 8
 UNREADABLE_GREY = 160
 
+Moment = tuple[float, float]
+"""From and to which second of a video."""
+
 
 class MediaStore:
     """Videos of the page, each once with its first frame as a picture, up to a size in bytes as they are written.
@@ -37,13 +41,13 @@ class MediaStore:
         self.num_left_out = 0
 
     def add(self, key: str, frames: Iterable[Picture], fps: float) -> str | None:
-        """Encode a video of frames, uint8 (H, W, 3) each, unless its key is stored already.
+        """Encode a video of frames, uint8 (H, W, 3) each, unless its key is stored already; `fps` is 0 where unknown.
 
         Returns the name that the page knows it by; None where the page would grow too large.
         """
         if key not in self._places:
             shown = list(frames)
-            text, poster = _encoded(shown, fps), image_address(Image.fromarray(shown[0]))
+            text, poster = _encoded(shown, fps or UNKNOWN_FPS), image_address(Image.fromarray(shown[0]))
             self._places[key] = None
             if len(text) + len(poster) <= self._left:
                 self._places[key] = name = f"v{len(self.contents)}"
@@ -56,7 +60,7 @@ class MediaStore:
     def add_preview(self, path: Path) -> str | None:
         """Add the middle seconds of a file, small; None also where it cannot be decoded."""
         try:
-            frames, fps = middle_frames(path, height=PREVIEW_HEIGHT_PX, max_fps=PREVIEW_FPS)
+            frames, fps = excerpt(path, height=PREVIEW_HEIGHT_PX, seconds=PREVIEW_SECONDS, max_fps=PREVIEW_FPS)
         except VideoError:
             return None
         return self.add(f"preview {path}", frames, fps)
@@ -72,24 +76,44 @@ def _encoded(frames: Sequence[Picture], fps: float) -> str:
         return base64.b64encode(path.read_bytes()).decode()
 
 
-def middle_frames(path: Path, *, height: int, max_fps: float | None = None) -> tuple[list[Picture], float]:
-    """Read the middle four seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames.
+def excerpt(
+    path: Path,
+    *,
+    height: int,
+    seconds: float,
+    max_fps: float = math.inf,
+    moment: Moment | None = None,
+    frame_rate: float = 0.0,
+) -> tuple[list[Picture], float]:
+    """Read some seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames; 0: unknown.
 
-    Every n-th frame is taken, so that they are about `max_fps` a second.
+    Args:
+        path: the file.
+        height: of the frames, in pixels.
+        seconds: how many at most.
+        max_fps: every n-th frame is taken, so that they are about so many a second.
+        moment: its beginning is shown; None: the middle of the video.
+        frame_rate: frames per second where the file does not state them; 0: unknown.
 
     Raises:
         VideoError: it cannot be decoded.
     """
     with VideoReader(path) as reader:
-        known = reader.fps if reader.fps > 0 else UNKNOWN_FPS
-        every = 1 if max_fps is None else max(1, round(known / max_fps))
-        count = min(reader.num_frames, max(1, round(PREVIEW_SECONDS * known)))
-        start = (reader.num_frames - count) // 2
-        wanted = list(range(start, start + count, every))
-        frames = []
+        rate = reader.fps or frame_rate
+        known = rate or UNKNOWN_FPS
+        most = max(1, round(seconds * known))
+        if moment is None:
+            count = min(reader.num_frames, most)
+            start = (reader.num_frames - count) // 2
+        else:
+            start = min(reader.num_frames - 1, round(moment[0] * known))
+            count = min(reader.num_frames - start, most, max(1, round(moment[1] * known) - start))
+        every = max(1, round(rate / max_fps))
+        wanted = range(start, start + count, every)
+        frames: list[Picture] = []
         for position in range(0, len(wanted), READ_AT_ONCE):
             frames += [resized(frame, height) for frame in reader.read(wanted[position : position + READ_AT_ONCE])]
-    return frames, known / every
+    return frames, rate / every
 
 
 def sprite(paths: Sequence[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from fima.evaluate.report import CONFUSION, ClassReport
 from fima.files.jsonl import read_lines
 from fima.recipe import RECORD_KEY, read_yaml
 
-FEWEST_RESULT_KEYS = frozenset({"figures", "chance", "protocols"})
+RESULT_SECTIONS = ("figures", "chance", "protocols")
 FIGURE_NAMES = {
     "finetune/top1": "fine-tuned, top-1",
     "linear_sgd/top1": "linear probe by SGD, top-1",
@@ -40,6 +41,12 @@ class Result:
     """Its file, from the folder of the run."""
     content: Mapping[str, Any]
     """What it holds; see `EvaluationResult`."""
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders of videos of its lists."""
+        data = self.content.get("data") or {}
+        return [Path(str(about["root"])) for about in data.values() if "root" in about]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,33 +169,47 @@ def read_run(root: Path, name: str) -> RunRecord:
         root=root,
         settings={key: value for key, value in content.items() if key != RECORD_KEY and isinstance(value, dict)},
         record=run.record(),
-        lines=read_lines(run.metrics),
-        results=_read_results(root),
+        lines=[line for line in read_lines(run.metrics) if _is_placed(line)],
+        results=read_results(root),
         class_reports=_read_class_reports(root),
         skipped=read_lines(run.skipped),
     )
 
 
-def _read_results(root: Path) -> list[Result]:
+def read_results(root: Path) -> list[Result]:
+    """Read the evaluations in the folder of a run, in order of their names; damaged files are passed over.
+
+    Of figures and chance levels, those that are no finite numbers are left out.
+    """
     results = []
     for path in sorted([*root.glob("*.json"), *root.glob("evaluation/*.json")]):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except ValueError:
             continue
-        if isinstance(content, dict) and content.keys() >= FEWEST_RESULT_KEYS:
-            results.append(Result(name=path.relative_to(root).as_posix(), content=content))
+        if isinstance(content, dict) and all(isinstance(content.get(name), dict) for name in RESULT_SECTIONS):
+            finite = {name: _finite(content[name]) for name in ("figures", "chance")}
+            results.append(Result(name=path.relative_to(root).as_posix(), content=content | finite))
     return results
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _is_placed(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the metrics says when it was written, as all whole ones do."""
+    return all(isinstance(line.get(name), int) for name in ("epoch", "step"))
 
 
 def _read_class_reports(root: Path) -> list[ClassReport]:
     reports = []
     for path in sorted(root.rglob(CONFUSION)):
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
         try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
             counts = [[int(cell) for cell in row[1:]] for row in rows]
-        except ValueError:
+        except (ValueError, csv.Error):  # damaged
             continue
         name = path.parent.relative_to(root).as_posix() if path.parent != root else "result of the run"
         reports.append(ClassReport(name=name, classes=header[1:], counts=counts))

@@ -248,7 +248,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> Table:
 def diagnosis_of(title: str, colour: str, content: Mapping[str, Any]) -> Diagnosis | None:
     """Return the diagnosis of an evaluation, whose content is as in `Result`; None where it has none."""
     figures, intervals = content["figures"], content.get("intervals") or {}
-    if "diagnosis/as_is" not in figures:
+    if "diagnosis/as_is" not in figures.keys() & content["chance"].keys():
         return None
 
     def bars(names: Mapping[str, str]) -> list[Bar]:

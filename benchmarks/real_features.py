@@ -15,7 +15,7 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, build_eval_loader
 from fima.evaluate.features import encode
 from fima.evaluate.linear import fit_linear_probe
-from fima.evaluate.retrieval import knn_scores
+from fima.evaluate.retrieval import centred, knn_scores
 from fima.method.heads import grid_pooled
 
 Floats = npt.NDArray[np.float64]
@@ -135,12 +135,10 @@ def recognise(
     window = max(probes, key=lambda name: max(probes[name].held_out_accuracies.values()))
     rows = torch.from_numpy(candidates[window])
     neighbours = knn_scores(rows[seen], targets[seen], rows[unseen], num_classes=num_classes)
-    # As retrieval is measured: each set's mean is subtracted first (docs/protocols.md).
-    centred = [functional.normalize(part - part.mean(dim=0), dim=1) for part in (rows[unseen], rows[seen])]
     answers = {
         "linear": probes[window].scores(rows[unseen]).argmax(dim=1),
         "knn": neighbours.argmax(dim=1),
-        "r1": targets[seen][(centred[0] @ centred[1].T).argmax(dim=1)],
+        "r1": targets[seen][(centred(rows[unseen], rows[seen]) @ centred(rows[seen]).T).argmax(dim=1)],
     }
     return Recognised(
         window=window, hits={name: (answer == targets[unseen]).numpy() for name, answer in answers.items()}

@@ -1,4 +1,4 @@
-"""The table of videos that `real_video.py` measures on."""
+"""The table of videos that `real_video.py` measures on, and the rows of its figures."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,6 +9,47 @@ import numpy.typing as npt
 
 from fima.data.layouts.rows import label_in, read_rows
 from fima.errors import UserError
+
+COMPUTE_RATIO = 1.75
+"""FIMA's passes of the encoders over a clip, per step and clip, over MoCo's: 14 forward passes' worth against 8."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    title: str
+    trained_by: str = ""
+    """`pretrain`, `finetune` (with labels; a linear layer of its own instead of the probe), or nothing."""
+    flags: tuple[str, ...] = ()
+    share_of_epochs: float = 1.0
+    """Epochs, as a multiple of the recipe's."""
+    start: str = "random"
+    """`random`, or `shipped`: the encoder that comes with the package."""
+    repeated: bool = False
+    """One frame of each clip is shown to the encoder again and again."""
+
+
+FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco")
+LIGHT = (*FIMA, "--method.cost", "light")
+ROWS = {
+    "fima": Row("FIMA, from scratch", "pretrain", FIMA),
+    "light": Row("FIMA light, from scratch", "pretrain", LIGHT),
+    "moco": Row("MoCo, from scratch, equal epochs", "pretrain", MOCO),
+    "moco_compute": Row("MoCo, from scratch, equal compute", "pretrain", MOCO, COMPUTE_RATIO),
+    "fima_warm": Row("FIMA, from the package's encoder", "pretrain", FIMA, start="shipped"),
+    "light_warm": Row("FIMA light, from the package's encoder", "pretrain", LIGHT, start="shipped"),
+    "moco_warm": Row("MoCo, from the package's encoder, equal compute", "pretrain", MOCO, COMPUTE_RATIO, "shipped"),
+    "shipped": Row("the package's encoder as it is", start="shipped"),
+    "shipped_still": Row("the same, one frame repeated", start="shipped", repeated=True),
+    "supervised": Row("supervised, from scratch", "finetune"),
+    "finetuned": Row("supervised, from the package's encoder", "finetune", start="shipped"),
+    "untrained": Row("the same network, untrained"),
+    "differences": Row("frame differences, no network"),
+    "motion_hog": Row("motion HOG"),
+    "one_frame": Row("HOG of one frame"),
+}
+COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
 
 
 @dataclass(frozen=True)

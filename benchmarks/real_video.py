@@ -21,8 +21,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,9 @@ from rich.table import Table
 from torch import nn
 
 from fima.backbones.registry import build_backbone
+from fima.checkpoints.checkpoint import file_hash
 from fima.checkpoints.classifier import load_classifier
-from fima.checkpoints.pretrained import load_pretrained
+from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main as fima
 from fima.commands.study import write_json
@@ -46,50 +48,10 @@ from fima.recipe import config_to_mapping, read_recipe
 from fima.torch_tools.device import choose_device
 from fima.use.predict import predict
 from real_features import Floats, frame_differences, frame_hog, motion_hog, network_features, recognise
-from real_table import Listed, read_table
+from real_table import COMPARED, ROWS, Listed, Row, read_table
 
 METRICS = {"linear": "linear", "knn": "kNN", "r1": "R@1"}
 EVALUATION_CLIPS = 3
-COMPUTE_RATIO = 1.75
-"""FIMA's passes of the encoders over a clip, per step and clip, over MoCo's: 14 forward passes' worth against 8."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    title: str
-    trained_by: str = ""
-    """`pretrain`, `finetune` (with labels; a linear layer of its own instead of the probe), or nothing."""
-    flags: tuple[str, ...] = ()
-    share_of_epochs: float = 1.0
-    """Epochs, as a multiple of the recipe's."""
-    start: str = "random"
-    """`random`, or `shipped`: the encoder that comes with the package."""
-    repeated: bool = False
-    """One frame of each clip is shown to the encoder again and again."""
-
-
-FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco")
-LIGHT = (*FIMA, "--method.cost", "light")
-ROWS = {
-    "fima": Row("FIMA, from scratch", "pretrain", FIMA),
-    "light": Row("FIMA light, from scratch", "pretrain", LIGHT),
-    "moco": Row("MoCo, from scratch, equal epochs", "pretrain", MOCO),
-    "moco_compute": Row("MoCo, from scratch, equal compute", "pretrain", MOCO, COMPUTE_RATIO),
-    "fima_warm": Row("FIMA, from the package's encoder", "pretrain", FIMA, start="shipped"),
-    "light_warm": Row("FIMA light, from the package's encoder", "pretrain", LIGHT, start="shipped"),
-    "moco_warm": Row("MoCo, from the package's encoder, equal compute", "pretrain", MOCO, COMPUTE_RATIO, "shipped"),
-    "shipped": Row("the package's encoder as it is", start="shipped"),
-    "shipped_still": Row("the same, one frame repeated", start="shipped", repeated=True),
-    "supervised": Row("supervised, from scratch", "finetune"),
-    "finetuned": Row("supervised, from the package's encoder", "finetune", start="shipped"),
-    "untrained": Row("the same network, untrained"),
-    "differences": Row("frame differences, no network"),
-    "motion_hog": Row("motion HOG"),
-    "one_frame": Row("HOG of one frame"),
-}
-COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
 HAND_MADE = {"differences": frame_differences, "motion_hog": motion_hog, "one_frame": frame_hog}
 
 
@@ -140,14 +102,16 @@ def kept_features(row: Row, cell: Path, listed: Listed, arguments: argparse.Name
     if row.trained_by:
         return features_of(row, cell, listed, arguments)
     kept = cell.parent / f"features-seed-{arguments.seed}.npz"
+    settings = json.dumps(settings_of(arguments.cell, arguments))
     if not kept.exists():
         temporary = cell / kept.name
         found = features_of(row, cell, listed, arguments)
-        np.savez(temporary, windows=list(found), features=np.stack(list(found.values())), paths=listed.paths)
+        features, windows = np.stack(list(found.values())), list(found)
+        np.savez(temporary, windows=windows, features=features, paths=listed.paths, settings=settings)
         temporary.replace(kept)
     with np.load(kept) as stored:
-        if stored["paths"].tolist() != listed.paths:
-            raise SystemExit(f"{kept}: is of another table; choose another --out")
+        if stored["paths"].tolist() != listed.paths or str(stored.get("settings", settings)) != settings:
+            raise SystemExit(f"{kept}: is of another table, --recipe or --shipped; choose another --out")
         return dict(zip(stored["windows"].tolist(), stored["features"], strict=True))
 
 
@@ -175,14 +139,27 @@ def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namesp
     }
 
 
+def settings_of(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the figures of a row depend on, besides the table and the seed."""
+    kind, settings = ROWS[row], dict[str, Any]()
+    if row in HAND_MADE:
+        return settings
+    if kind.start == "shipped":
+        settings["shipped"] = file_hash(encoder_file(Path(arguments.shipped)))
+    recipe = config_to_mapping(read_recipe(arguments.recipe))
+    if not kind.trained_by:
+        return {**settings, **{part: recipe[part] for part in ("model", "data")}}
+    return {**settings, "extra": arguments.extra, **({"recipe": recipe} if kind.trained_by == "pretrain" else {})}
+
+
 def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
     """Train and measure one row on one fold with one seed, and write what each test video came to."""
     cell = cell_folder(arguments.out, arguments.cell, arguments.fold, arguments.seed)
     test = listed.test(arguments.fold)
     tested = [path for path, is_tested in zip(listed.paths, test, strict=True) if is_tested]
+    labels = [label for label, is_tested in zip(listed.labels, test, strict=True) if is_tested]
     if ROWS[arguments.cell].trained_by == "finetune":
         run = trained_encoder(cell, listed, ROWS[arguments.cell], arguments)
-        labels = [label for label, is_tested in zip(listed.labels, test, strict=True) if is_tested]
         right = classified(run, [listed.folder / path for path in tested], labels, choose_device(arguments.device))
         hits, window = {"linear": right}, "as in training"
         recipe = config_to_mapping(read_recipe(RunFolder(run).config, FinetuneConfig))
@@ -196,10 +173,11 @@ def measure_cell(arguments: argparse.Namespace, listed: Listed) -> None:
         cell / "hits.json",
         {
             "videos": tested,
+            "labels": labels,
             "hits": hits,
             "window": window,
             "recipe": recipe,
-            "extra": arguments.extra,
+            "settings": settings_of(arguments.cell, arguments),
         },
     )
 
@@ -229,7 +207,7 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> bool:
         own = ["--cell", row, fold, str(seed)]
         log = cell_folder(arguments.out, row, fold, seed) / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_NUM_THREADS": str(arguments.threads), **os.environ}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         with log.open("a") as file:
             done = subprocess.run(
                 [sys.executable, __file__, *own, *sys.argv[1:]], stdout=file, stderr=file, env=environment, check=False
@@ -252,7 +230,15 @@ def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[s
             found = json.loads(file.read_text())
             if set(found["videos"]) != set(np.array(listed.paths)[listed.test(fold)]):
                 raise SystemExit(f"{file}: is of another table, or of other folds; choose another --out")
+            settings = settings_of(row, arguments)
+            if found.get("settings", settings) != settings:
+                raise SystemExit(
+                    f"{file}: was measured with another --recipe, --shipped or --extra; choose another --out"
+                )
             rows = [place[path] for path in found["videos"]]
+            labels = [listed.labels[number] for number in rows]
+            if found.get("labels", labels) != labels:
+                raise SystemExit(f"{file}: is of videos with other labels; choose another --out")
             counts[rows] += 1
             for name in METRICS:
                 sums[name][rows] += found["hits"].get(name, np.nan)

@@ -269,6 +269,20 @@ def test_a_function_of_the_user_is_measured_as_all_encoders(
     assert "--backbone tiny: is for checkpoints" in capsys.readouterr().err
 
 
+def test_an_edited_program_with_the_same_weights_is_measured_anew(mine: str, tmp_path: Path) -> None:
+    program = tmp_path / f"{mine}.py"
+    program.write_text(
+        MINE + "\ndef module():\n    return fima.FrozenEncoder(name='flat', network=torch.nn.Identity())\n"
+    )
+    first, again = (open_other(f"{mine}:module") for _ in range(2))
+    program.write_text(program.read_text() + "# edited\n")
+    edited = open_other(f"{mine}:module")
+    assert first is not None
+    assert again is not None
+    assert edited is not None
+    assert first.key == again.key != edited.key
+
+
 def test_other_encoders_embed_and_search(mine: str, splits: Path, tmp_path: Path, capsys: Capture) -> None:
     trained = ClipSettings(frames=4, crop_size=32)
     file = write_onnx(tmp_path / "mine.onnx", ["batch", 3, 4, 32, 32], preprocessing=preprocessing_of(trained))

@@ -100,6 +100,14 @@ def test_confusion_matrices_lie_beside_the_json(splits: Path, tmp_path: Path) ->
         counts = np.array([row[1:] for row in rows], dtype=int)
         assert counts.sum(axis=1).tolist() == [2, 2, 2]
         assert 100 * counts.trace() / counts.sum() == pytest.approx(result["figures"][f"{name}/top1"])
+    other = tmp_path / "new" / "result" / "other" / "linear" / "confusion.csv"  # of another evaluation
+    other.parent.mkdir(parents=True)
+    other.touch()
+    words = ["--protocols", "knn", "--out", tmp_path / "new" / "result.json"]
+    evaluate(checkpoint, splits, *SMALL_CLIPS, *words)
+    assert not (tmp_path / "new" / "result" / "linear" / "confusion.csv").exists(), "not measured this time"
+    assert (tmp_path / "new" / "result" / "knn" / "confusion.csv").exists()
+    assert other.exists()
     evaluate(checkpoint, splits, *SMALL_CLIPS, "--protocols", "knn", "--splits", 1, 3, "--out", tmp_path / "two.json")
     assert sorted(path.parent.parent.name for path in (tmp_path / "two").rglob("per_class.csv")) == [
         "split-1",
@@ -137,11 +145,20 @@ def test_wrong_splits_are_refused(splits: Path, tmp_path: Path, capsys: Capture)
     assert "--splits 1 1: give each split once" in refused(capsys, checkpoint, splits, "--splits", "1", "1")
     assert "04.txt" in refused(capsys, checkpoint, splits, "--splits", "1", "4")
     assert "no classifier" in refused(capsys, checkpoint, splits, "--protocols", "evaluate", *SMALL_CLIPS)
+    assert "--out result: must end in .json" in refused(capsys, checkpoint, splits, "--out", "result")
+    for count in ("3", "500"):
+        said = f"--low-shot {count}: split 1: takes more than its 3 classes"
+        assert said in refused(capsys, checkpoint, splits, "--low-shot", count, *SMALL_CLIPS)
+    assert not (tmp_path / "evaluation" / "cache").exists(), "refused before any video was decoded"
 
 
 def test_a_classifier_is_scored_by_its_own_head(splits: Path, tmp_path: Path) -> None:
     checkpoint = write_classifier(tmp_path / "classifier.pt", seed=3)
-    result = evaluate(checkpoint, splits, "--num-crops", 3, "--out", tmp_path / "result.json")
+    by_name = ["--group-by", "[^.]+"]  # each video is its own group
+    result = evaluate(checkpoint, splits, "--num-crops", 3, *by_name, "--out", tmp_path / "result.json")
+    low, high = result["intervals"]["evaluate/top1"]
+    assert low <= result["figures"]["evaluate/top1"] <= high
+    assert result["num_groups"] >= 4
     on_what_moves = {"foreground/motion_share", "foreground/motion_rgb_share"}
     assert set(result["figures"]) == {"evaluate/top1", "evaluate/top5"} | on_what_moves
     assert result["figures"]["evaluate/top5"] == 100

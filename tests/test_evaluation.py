@@ -78,8 +78,8 @@ def test_evaluation_result_says_everything(benchmark: Path, tmp_path: Path) -> N
     assert result["chance"]["linear/top1"] == pytest.approx(10)
     # Motion tells the class and differences show motion: three times what guessing gets, 8 of 20 videos when written.
     assert figures["linear/top1"] >= 30
-    assert set(result["protocols"]) == {"linear", "knn", "retrieval", "same_video"}
-    assert all(protocol["version"] == 1 for protocol in result["protocols"].values())
+    versions = {name: protocol["version"] for name, protocol in result["protocols"].items()}
+    assert versions == {"linear": 1, "knn": 1, "retrieval": 2, "same_video": 2}
     assert result["protocols"]["linear"]["clips"] == vars(CLIPS)
     assert result["data"]["swapped"]["num_evaluated"] == result["data"]["removed"]["num_evaluated"] == 20
     assert result["data"]["test"]["split_index"] == 1
@@ -214,7 +214,7 @@ def test_lists_must_be_labelled_and_of_the_same_classes(benchmark: Path, tmp_pat
         ({"protocols": ()}, "--protocols .none."),
         ({"num_clips": 0}, "--num-clips 0"),
         ({"low_shot": 1}, "--low-shot 1"),
-        ({"low_shot_draws": 0}, "--low_shot_draws 0"),
+        ({"low_shot_draws": 0}, "--low-shot-draws 0"),
     ],
 )
 def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> None:
@@ -229,21 +229,25 @@ def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> No
         ({"protocols": ("foreground",)}, "foreground: needs an encoder"),
         ({"protocols": ("occlusion",)}, "occlusion: needs an encoder"),
         ({"num_clips": 1}, "same_video needs at least 2; without it: --protocols linear knn retrieval"),
-        ({"protocols": ("knn",), "low_shot": 5}, "--low_shot: is a setting of the protocol linear"),
-        ({"protocols": ("knn",), "l2_normalise": True}, "--l2_normalise: is a setting"),
+        ({"protocols": ("knn",), "low_shot": 5}, "--low-shot: is a setting of the protocol linear"),
+        ({"protocols": ("knn",), "l2_normalise": True}, "--l2-normalise: is a setting"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        EvaluationConfig(**settings).chosen(classifier=False, encoder=False)
+        EvaluationConfig(**settings).chosen(CLIPS, classifier=False, encoder=False)
 
 
 def test_what_is_measured_by_default() -> None:
     config = EvaluationConfig()
     of_features = ("linear", "knn", "retrieval", "same_video")
-    assert config.chosen(classifier=False) == (*of_features, "foreground")
-    assert config.chosen(classifier=False, encoder=False) == of_features
-    assert config.chosen(classifier=True) == ("evaluate", "foreground")
-    assert config.chosen(classifier=False, whole_videos=True) == ("linear", "knn", "retrieval", "foreground")
+    assert config.chosen(CLIPS, classifier=False) == (*of_features, "foreground")
+    assert config.chosen(CLIPS, classifier=False, encoder=False) == of_features
+    assert config.chosen(CLIPS, classifier=True) == ("evaluate", "foreground")
+    whole, still = replace(CLIPS, span=1.0), replace(CLIPS, frames=1)
+    assert config.chosen(whole, classifier=False) == ("linear", "knn", "retrieval", "foreground")
+    assert config.chosen(still, classifier=False) == of_features
     with pytest.raises(ConfigError, match=r"all clips of a video are the same; .* --span 0\.7"):
-        EvaluationConfig(protocols=("same_video",)).chosen(classifier=False, whole_videos=True)
+        EvaluationConfig(protocols=("same_video",)).chosen(whole, classifier=False)
+    with pytest.raises(ConfigError, match="diagnosis: needs clips of two frames or more, not --frames 1"):
+        EvaluationConfig(protocols=("diagnosis",)).chosen(still, classifier=False)

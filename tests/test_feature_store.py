@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError, DataError, VideoError
 from fima.evaluate import feature_store
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Resources, VideoRows
+from fima.evaluate.feature_shards import FileState, gathered
 from fima.evaluate.feature_store import FeatureStore, extract_features, fill_together
 from fima.evaluate.features import (
     EncoderMaps,
@@ -227,6 +228,27 @@ def test_undecodable_videos_are_named_also_from_the_cache(splits: Path, tmp_path
         extract_features(BRIGHTNESS, gone, CLIPS, device=CPU)
 
 
+def test_a_video_that_could_not_be_read_once_is_tried_again(
+    splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may have been away."""
+    videos = list_videos(splits, "train")
+    away = videos.videos[1].path
+
+    def reader(path: Path) -> VideoReader:
+        if path == away:
+            raise VideoError(path, "Input/output error")
+        return VideoReader(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fima.evaluate.extract.VideoReader", reader)
+        found = extract_features(BRIGHTNESS, videos, CLIPS, device=CPU, cache=tmp_path / "cache")
+    assert [video.path for video in found.undecodable] == [str(away)]
+    again = extract_features(BRIGHTNESS, videos, CLIPS, device=CPU, cache=tmp_path / "cache")
+    assert again.undecodable == []
+    assert len(again.paths) == len(found.paths) + 1
+
+
 def fill_in_process(_: int, splits: Path, folder: Path) -> dict[str, Any]:
     """Extract in shards of two videos; return what this process decoded, and in the main one what it has."""
     feature_store.SHARD_VIDEOS = 2
@@ -240,7 +262,11 @@ def fill_in_process(_: int, splits: Path, folder: Path) -> dict[str, Any]:
         result |= {"pooled": found.pooled, "paths": found.paths, "broken": [video.path for video in found.undecodable]}
     calls.clear()
     FeatureStore(source, CLIPS, Resources(), cache=folder / "cache").fill(paths_of(videos))
-    return result | {"num_clips_again": sum(calls)}
+    # Cells are kept in half precision; a process may have found none.
+    cells = VideoRows(index=0, rows=torch.ones(2, 3, 4, dtype=torch.half), seconds=torch.zeros(2, 2).double())
+    (shared,) = gathered({FileState("a.avi", 1, 1): cells} if is_main() else {}).values()
+    assert isinstance(shared, VideoRows)
+    return result | {"num_clips_again": sum(calls), "cells": shared.rows}
 
 
 def test_two_processes_share_the_videos_and_equal_one(splits: Path, tmp_path: Path) -> None:
@@ -249,6 +275,8 @@ def test_two_processes_share_the_videos_and_equal_one(splits: Path, tmp_path: Pa
     alone = extract_features(BRIGHTNESS, videos, CLIPS, device=CPU)
     assert first["num_clips"] + second["num_clips"] == 8
     assert min(first["num_clips"], second["num_clips"]) > 0
+    assert all(torch.equal(result["cells"], torch.ones(2, 3, 4, dtype=torch.half)) for result in (first, second))
+    # The broken video is tried again.
     assert first["num_clips_again"] == second["num_clips_again"] == 0
     assert torch.equal(first["pooled"], alone.pooled)
     assert first["paths"] == alone.paths

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.cli import main
+from fima.commands.labelled import say_aloud
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import drawn_means, interval
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.measured import FeatureSets
-from fima.evaluate.protocols import EvaluationConfig
+from fima.evaluate.protocols import EvaluationConfig, SplitLists
 from fima.evaluate.splits import grouped_folds, list_folds
 from tests.evaluation_data import write_state_dict
 from tests.test_evaluation import CLIPS, CONFIG
@@ -109,9 +110,16 @@ def test_a_class_that_a_fold_lacks_is_named(videos: Path, tmp_path: Path) -> Non
     table.write_text("\n".join(row for row in rows if not ("bright" in row and "ann" not in row)))
     folds = list_folds(videos, EvaluationConfig(cross_validation="group"), annotations=table)
     missed = "fold ann: no video to train on of bright, so its test videos of it are missed"
-    assert folds["ann"].train.warnings() == [missed]
-    left = "fold bob: no video to test of bright, so its figures are of the other classes"
-    assert folds["bob"].train.warnings() == [left]
+    left = "fold bob: no video to test of bright, so its figures are of the other classes (and 2 other folds like it)"
+    assert [lists.train.warnings() for lists in folds.values()] == [[missed, left]] * 4
+
+
+def test_a_column_is_found_however_its_name_is_written(videos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text((videos / "videos.csv").read_text().replace("fold,group", "Fold,Person", 1))
+    for group_by in ("Person", "person"):
+        folds = list_folds(videos, EvaluationConfig(cross_validation="FOLD", group_by=group_by), annotations=table)
+        assert set(folds["0"].groups.values()) == {*PEOPLE}
 
 
 def means() -> FrozenEncoder:
@@ -156,7 +164,17 @@ def test_few_examples_are_refused_before_any_video_is_decoded_or_said_to_be_few(
     assert evaluate_rows(videos, lacking, "knn")[1]["knn/top1"] == 75
     warnings = capsys.readouterr().err
     assert "fold ann: no video to train on of dark, so its test videos of it are missed" in warnings
-    assert "fold dan: no video to test of dark, so its figures are of the other classes" in warnings
+    tested = "fold cleo: no video to test of dark, so its figures are of the other classes (and 1 other fold like it)"
+    assert tested in warnings
+
+
+def test_people_on_both_sides_of_a_fixed_split_are_named(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folds = list_folds(videos, EvaluationConfig(cross_validation="group"))
+    together = SplitLists(train=folds["ann"].train, test=folds["ann"].train, groups=folds["ann"].groups)
+    say_aloud([], {1: together}, EvaluationConfig())
+    assert "split 1: 3 groups (bob, cleo, dan) with training and test videos" in capsys.readouterr().err
+    say_aloud([], folds, EvaluationConfig())
+    assert "training and test videos" not in capsys.readouterr().err
 
 
 def test_intervals_draw_groups_and_not_videos() -> None:

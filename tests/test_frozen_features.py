@@ -86,7 +86,38 @@ def test_same_video_share_against_a_loop() -> None:
         nearest = max(others, key=lambda j, row=row: float(torch.cosine_similarity(row, rows[j], dim=0)))  # type: ignore[misc]
         hits += nearest // 3 == i // 3
     assert 0 < hits < 45
-    assert same_video_share(clips) == pytest.approx(100 * hits / 45)
+    found = same_video_share(clips)
+    assert found is not None
+    assert found.share == pytest.approx(100 * hits / 45)
+    assert found.chance == pytest.approx(100 * 2 / 44)
+    assert found.num_left_out == 0
+
+
+def test_clips_of_a_video_that_are_the_same_are_not_each_other_s_neighbours() -> None:
+    """Of videos as short as a clip, all clips are the same: whatever their features, they would be a hit."""
+    torch.manual_seed(0)
+    short = torch.randn(6, 1, 5).expand(6, 3, 5)
+    assert same_video_share(short) is None
+    long = torch.randn(6, 3, 5)
+    found, alone = same_video_share(torch.cat([short, long])), same_video_share(long)
+    assert found is not None
+    assert alone is not None
+    assert found.num_left_out == 6
+    assert found.chance == pytest.approx(100 * 2 / 23)
+    repeated = same_video_share(torch.cat([long, long], dim=1))
+    assert repeated is not None
+    assert repeated.share == pytest.approx(alone.share)
+
+
+def test_a_fold_of_one_video_is_compared_with_the_training_videos() -> None:
+    """Its own mean would leave nothing of it."""
+    rows = torch.eye(4).repeat(5, 1) + 0.05 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(4).repeat(5)
+    hits = []
+    for place in range(20):
+        seen = torch.arange(20) != place
+        hits.append(retrieve(rows[seen], labels[seen], rows[~seen], labels[~seen], is_fold=True)[0][1])
+    assert percent(torch.cat(hits)) == 100
 
 
 def test_same_video_share_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,9 +188,10 @@ def test_limits_come_from_the_flags_and_what_they_left_out_is_tried_again_withou
         return [Path(video["path"]).name for part in data.values() for video in part["undecodable"]]
 
     assert left_out(*limit) == ["large.avi"]
+    assert "figures are without 1 video that could not be decoded, such as " in capsys.readouterr().err
     assert left_out() == []
     assert main([*map(str, words), "--limits.max-clip-mb", "0"]) == 2
-    assert "--limits.max_clip_mb 0: must be at least 1" in capsys.readouterr().err
+    assert "--limits.max-clip-mb 0: must be at least 1" in capsys.readouterr().err
     out = tmp_path / "vectors.npz"
     assert main(["embed", *map(str, (checkpoint, videos, "-o", out, "--workers", 0, *limit))]) == 0
     assert [Path(line["path"]).name for line in read_lines(tmp_path / "vectors.npz.skipped.jsonl")] == ["large.avi"]

@@ -80,7 +80,10 @@ def test_classes_with_fewer_videos_are_named() -> None:
 
 def test_something_is_held_out_even_where_each_group_is_a_class() -> None:
     labels = torch.tensor([0, 0, 1, 1])
-    parts = held_out_parts(labels.numpy(), ["ann", "ann", "bob", "bob"], seed=0)
+    parts, how = held_out_parts(labels.numpy(), ["ann", "ann", "bob", "bob"], seed=0)
+    assert how == f"{len(parts)}-fold cross-validation on the training videos"
+    assert held_out_parts(labels.numpy(), ["ann", "bob", "ann", "bob"], seed=0)[1].startswith("2-fold")
+    assert held_out_parts(labels.numpy(), ["ann", "bob", "ann", "bob"], seed=0)[1].endswith("whole groups")
     assert parts
     assert all(len(set(labels[torch.from_numpy(~part)].tolist())) == 2 for part in parts)
     probe = fit_linear_probe(torch.eye(4), labels, num_classes=2, groups=["ann", "ann", "bob", "bob"])

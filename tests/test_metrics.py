@@ -12,6 +12,11 @@ def test_top_k_accuracy_against_a_loop() -> None:
         assert top_k_accuracy(scores, labels, k) == pytest.approx(100 * hits / 50)
 
 
+def test_a_class_without_training_video_is_never_among_the_best() -> None:
+    scores = torch.tensor([[0.5, -torch.inf, 0.1, -torch.inf]]).expand(4, 4)
+    assert top_k_accuracy(scores, torch.arange(4), 4) == 50
+
+
 def test_recall_at_k_against_a_loop() -> None:
     similarity = torch.randn(30, 12)
     queries, gallery = torch.randint(4, (30,)), torch.randint(4, (12,))

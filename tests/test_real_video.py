@@ -67,8 +67,16 @@ def test_another_table_does_not_get_these_figures(tmp_path: Path) -> None:
     file = cell_folder(out, "fima", "0", 0) / "hits.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"videos": ["b.mp4"], "hits": {"linear": [True]}}))
+    words = [str(table), "--out", str(out), "--rows", "fima", "--folds"]
     with pytest.raises(SystemExit, match="of another table, or of other folds"):
-        main([str(table), "--out", str(out), "--rows", "fima", "--folds"])
+        main(words)
+    mine = {"videos": ["a.mp4"], "hits": {"linear": [True]}}
+    file.write_text(json.dumps({**mine, "labels": ["y"]}))
+    with pytest.raises(SystemExit, match="of videos with other labels"):
+        main(words)
+    file.write_text(json.dumps({**mine, "settings": {"extra": ["--optim.epochs", "2"]}}))
+    with pytest.raises(SystemExit, match="was measured with another --recipe, --shipped or --extra"):
+        main(words)
 
 
 def test_two_rows_are_compared_on_the_videos_that_both_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

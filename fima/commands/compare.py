@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import comparison_table, provenance
-from fima.commands.labelled import LabelledArguments, measure_labelled
+from fima.commands.labelled import LabelledArguments, check_json, measure_labelled, say_what_was_left_out
 from fima.commands.parse import parse
 from fima.console import Console
 from fima.errors import ConfigError
@@ -39,6 +39,9 @@ class CompareArguments(LabelledArguments):
     """Folder or table of videos with classes and a train/test split."""
     out: OutputPath = Path("comparison.json")
     """The JSON to write."""
+
+    def __post_init__(self) -> None:
+        check_json(self.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +83,7 @@ def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Colle
         "differences": [asdict(difference) for difference in apart],
     }
     write_file(arguments.out, json.dumps(content, indent=2) + "\n")
+    say_what_was_left_out(*results.values())
     if arguments.json:
         print(arguments.out.read_text(encoding="utf-8"), end="")
         return

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import figures_table, protocols_table
-from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled
+from fima.commands.labelled import (
+    LabelledArguments,
+    check_json,
+    evaluation_file,
+    measure_labelled,
+    say_what_was_left_out,
+)
 from fima.commands.parse import parse
 from fima.console import Console
 from fima.files.output import OutputPath
@@ -46,6 +52,9 @@ class EvaluateArguments(LabelledArguments):
     list_protocols: bool = False
     """List the protocols, their versions, what they measure and what they need, and exit."""
 
+    def __post_init__(self) -> None:
+        check_json(self.out)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -69,6 +78,7 @@ def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected)
     reports = out.with_suffix("")
     result, _ = collected.result(reports)
     result.save(out)
+    say_what_was_left_out(result)
     if arguments.json:
         print(out.read_text(encoding="utf-8"), end="")
         return

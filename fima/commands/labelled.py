@@ -14,8 +14,9 @@ from fima.commands.parse import errors_in_one_line
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
+from fima.data.layouts.video_list import counted
 from fima.errors import ConfigError, warn
-from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
+from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.splits import list_folds, list_splits
 from fima.files.output import check_writable
 
@@ -59,6 +60,21 @@ def evaluation_file(encoder: FrozenEncoder) -> Path:
     return folder / "evaluation" / f"{encoder.file.stem}.json"
 
 
+def check_json(out: Path | None) -> None:
+    """Refuse a name for results that is not one of a JSON: class tables go to the folder of the same name without."""
+    if out is not None and out.suffix != ".json":
+        raise ConfigError(f"--out {out}: must end in .json")
+
+
+def say_what_was_left_out(*results: EvaluationResult) -> None:
+    """Warn of videos that could not be decoded, which figures are without."""
+    left_out = {path: reason for result in results for path, reason in result.left_out().items()}
+    if left_out:
+        path, reason = next(iter(left_out.items()))
+        videos = counted(len(left_out), "video")
+        warn(f"figures are without {videos} that could not be decoded, such as {path}: {reason}; the JSON names all")
+
+
 def list_labelled(arguments: LabelledArguments, data: Path, subjects: Sequence[Subject]) -> dict[SplitName, SplitLists]:
     """List the videos of all splits or folds; of the split that the first classifier was trained on if none is named.
 
@@ -98,6 +114,14 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
             folds = "--cross-validation group" if config.group_by is None else "--folds N"
             sentence += f"; {folds} tests every one once"
         sentences.append(sentence)
+    for number, split in splits.items():
+        both = [{split.groups.get(video.path) for video in part.videos} for part in (split.train, split.test)]
+        if isinstance(number, int) and (shared := sorted(filter(None, both[0] & both[1]))):
+            few = f"{', '.join(shared[:3])}{', …' if len(shared) > 3 else ''}"
+            sentences.append(
+                f"split {number}: {counted(len(shared), 'group')} ({few}) with training and test videos, so figures "
+                "are not of unseen ones; --cross-validation group keeps each on one side"
+            )
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         warn(sentence)
 

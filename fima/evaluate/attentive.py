@@ -12,8 +12,7 @@ from torch.nn import functional
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.features import Features
 from fima.evaluate.linear import check_classes, held_out_parts
-from fima.evaluate.measured import FeatureSets, Measured, class_figures
-from fima.evaluate.metrics import top_k_hits
+from fima.evaluate.measured import FeatureSets, Measured, classified
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 
 HEAD_SIZE = 64
@@ -155,12 +154,15 @@ def scores_of(probes: Sequence[AttentiveProbe], cells: Tensor) -> list[Tensor]:
     return [probe.classify(each) for probe, each in zip(probes, attended, strict=True)]
 
 
-def choose_training(videos: LabelledCells, groups: Sequence[str] | None, seed: int) -> dict[Training, float]:
-    """Return, for each candidate, the accuracy in percent on training videos that were held out, a third at a time."""
+def choose_training(
+    videos: LabelledCells, groups: Sequence[str] | None, seed: int
+) -> tuple[dict[Training, float], str]:
+    """Return each candidate's accuracy in percent on training videos that were held out, a third at a time, and how."""
     hits = dict.fromkeys(CANDIDATES, 0)
     num_held_out = 0
     rates = [each for each in CANDIDATES if each.epochs == EPOCHS[-1]]
-    for held_out in held_out_parts(videos.labels.numpy(), groups, seed, INNER_FOLDS):
+    parts, selection = held_out_parts(videos.labels.numpy(), groups, seed, INNER_FOLDS)
+    for held_out in parts:
         unseen, seen = (torch.from_numpy(part.nonzero()[0]) for part in (held_out, ~held_out))
         num_held_out += len(unseen)
         for epoch, probes in train_together(videos, seen, rates, seed):
@@ -168,7 +170,7 @@ def choose_training(videos: LabelledCells, groups: Sequence[str] | None, seed: i
                 right = _predictions(probes, videos, unseen).argmax(dim=2) == videos.labels[unseen]
                 for each, count in zip(rates, right.sum(dim=1).tolist(), strict=True):
                     hits[replace(each, epochs=epoch)] += count
-    return {each: 100 * count / num_held_out for each, count in hits.items()}
+    return {each: 100 * count / num_held_out for each, count in hits.items()}, selection
 
 
 @torch.no_grad()
@@ -191,8 +193,8 @@ def measure_attentive(
     def labelled(features: Features) -> LabelledCells:
         return LabelledCells(cells=features.cells, labels=features.labels, num_classes=sets.num_classes, device=device)
 
-    train, groups = labelled(sets.train), sets.train_groups
-    held_out = choose_training(train, groups, config.seed)
+    train = labelled(sets.train)
+    held_out, selection = choose_training(train, sets.train_groups, config.seed)
     # Of equals, the shortest training.
     chosen = max(held_out, key=lambda each: held_out[each])
     *_, (_, probes) = train_together(train, torch.arange(len(train.cells)), [chosen], config.seed)
@@ -200,10 +202,9 @@ def measure_attentive(
         name: (_predictions(probes, labelled(test), torch.arange(len(test.cells)))[0], test.labels)
         for name, test in sets.tests.items()
     }
-    figures, chance = class_figures(scores, sets.num_classes)
-    return Measured(
-        figures=figures,
-        chance=chance,
+    return classified(
+        scores,
+        sets.num_classes,
         settings={
             "version": PROTOCOL_VERSIONS["attentive"],
             "clips": asdict(clips),
@@ -211,8 +212,7 @@ def measure_attentive(
             "classifier": "one cross-attention block with a learned query, and a linear layer",
             "optimizer": "AdamW, constant learning rate, cross-entropy",
             "candidates": [asdict(each) for each in CANDIDATES],
-            "selection": f"{INNER_FOLDS}-fold cross-validation on the training videos"
-            + (", whole groups" if len(set(groups or ())) > 1 else ""),
+            "selection": selection,
             "augmentation": "none",
             "seed": config.seed,
         },
@@ -220,6 +220,4 @@ def measure_attentive(
             **asdict(chosen),
             "held_out_accuracies": [{**asdict(each), "top1": top1} for each, top1 in held_out.items()],
         },
-        scores=scores,
-        hits={f"top{k}": top_k_hits(*scores["test"], k) for k in (1, 5) if "test" in scores},
     )

@@ -17,7 +17,7 @@ from fima.errors import DataError
 from fima.evaluate.extract import Resources, extract_rows
 from fima.evaluate.features import normalised
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import Measured, as_result, class_figures, decoded
+from fima.evaluate.measured import Measured, as_result, classified, decoded
 from fima.evaluate.metrics import top_k_accuracy
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationResult, SplitLists
 from fima.torch_tools import distributed
@@ -130,13 +130,10 @@ def classifier_result(
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
         data[test] |= decoded(found.paths, found.undecodable)
-    figures, chance = class_figures(
-        {test: (found.scores, found.labels) for test, found in scores.items()}, len(lists["test"].classes)
-    )
     measured = {
-        name: Measured(
-            figures=figures,
-            chance=chance,
+        name: classified(
+            {test: (found.scores, found.labels) for test, found in scores.items()},
+            len(lists["test"].classes),
             settings=protocol_settings(config, len(lists["validation"].videos) if "validation" in lists else 0),
             notes={"epoch": epoch, "top1_that_chose_it": selected_by},
         ),
@@ -187,10 +184,10 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
 
 def measure_classifier(
     subject: Subject, lists: SplitLists, resources: Resources
-) -> tuple[Measured, dict[str, dict[str, Any]]]:
+) -> tuple[Measured, dict[str, dict[str, Any]], list[str]]:
     """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
 
-    Returns what was found, and which videos of each test list of the split were decoded.
+    Returns what was found, which videos of each test list of the split were decoded, and the paths of the test videos.
 
     Raises:
         DataError: not one video of a list can be decoded.
@@ -211,7 +208,6 @@ def measure_classifier(
         for name, videos in lists.tests.items()
     }
     scores = {name: (found.scores, found.labels) for name, found in tested.items()}
-    figures, chance = class_figures(scores, len(lists.test.classes))
     settings = {
         "version": PROTOCOL_VERSIONS["evaluate"],
         "clips": asdict(replace(clips, ori_resolution=resolution)),
@@ -226,4 +222,4 @@ def measure_classifier(
         "trained_on_split": trained.data.split,
     }
     evaluated = {name: decoded(found.paths, found.undecodable) for name, found in tested.items()}
-    return Measured(figures=figures, chance=chance, settings=settings, scores=scores), evaluated
+    return classified(scores, len(lists.test.classes), settings), evaluated, tested["test"].paths

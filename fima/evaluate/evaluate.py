@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,18 @@ from fima.evaluate.feature_store import FeatureStore, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
+from fima.evaluate.linear_protocols import check_low_shot
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import FeatureSets, Measured, as_result, decoded
-from fima.evaluate.protocols import ALL_FEATURE_PROTOCOLS, EvaluationConfig, EvaluationResult, SplitLists, SplitName
-from fima.evaluate.report import write_class_report
+from fima.evaluate.protocols import (
+    ALL_FEATURE_PROTOCOLS,
+    PROTOCOLS,
+    EvaluationConfig,
+    EvaluationResult,
+    SplitLists,
+    SplitName,
+)
+from fima.evaluate.report import CONFUSION, PER_CLASS, write_class_report
 from fima.evaluate.splits import combine
 
 STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
@@ -57,6 +66,8 @@ class Collected:
     """By split and protocol, those that do not look at features."""
     evaluated: dict[SplitName, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     """By split and list, what the result says of the videos of the protocol `evaluate`."""
+    tested: dict[SplitName, list[str]] = field(default_factory=dict)
+    """By split, the paths of the test videos that the protocol `evaluate` looked at."""
 
     def result(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
         """Compute the figures, in one process, and what each protocol made of each test video.
@@ -66,6 +77,8 @@ class Collected:
         """
         results: dict[SplitName, EvaluationResult] = {}
         tested = Tested()
+        if reports is not None:
+            _remove_reports(reports)
         for number, lists in self.splits.items():
             unit = "fold" if isinstance(number, str) else "split"
             measured, evaluated, paths = self._measure(number, lists)
@@ -91,7 +104,7 @@ class Collected:
         self, number: SplitName, lists: SplitLists
     ) -> tuple[dict[str, Measured], dict[str, dict[str, Any]], list[str]]:
         """What was found, which videos of each list were looked at, and the paths of the test videos among them."""
-        paths: list[str] = []
+        paths = self.tested.get(number, [])
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated[number])
         for kind, store in self.stores.items():
@@ -99,7 +112,13 @@ class Collected:
             evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
             paths = features["test"].paths
             tests = {name: features[name] for name in lists.tests}
-            sets = FeatureSets(train=features["train"], tests=tests, videos=lists.train, groups=lists.groups)
+            sets = FeatureSets(
+                train=features["train"],
+                tests=tests,
+                videos=lists.train,
+                groups=lists.groups,
+                is_fold=isinstance(number, str),
+            )
             if kind == "cells":
                 found["attentive"] = measure_attentive(sets, self.clips, self.config, store.resources.device)
             elif kind == "diagnosis":
@@ -130,6 +149,14 @@ def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequ
     for name, found in measured.items():
         for test, (scores, labels) in found.scores.items():
             write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
+
+
+def _remove_reports(reports: Path) -> None:
+    """Remove the tables of an earlier evaluation, which may have measured other protocols."""
+    for folder in (path for pattern in ("*", "fold-*/*", "split-*/*") for path in reports.glob(pattern)):
+        if re.split("[@-]", folder.name)[0] in PROTOCOLS:
+            for name in (CONFUSION, PER_CLASS):
+                (folder / name).unlink(missing_ok=True)
 
 
 def collect(
@@ -213,7 +240,7 @@ def evaluate_source(
     _fill(stores.values(), splits)
     return Collected(
         splits=splits,
-        protocols=config.chosen(classifier=False, encoder=False),
+        protocols=config.chosen(clips, classifier=False, encoder=False),
         config=config,
         clips=clips,
         described={"features": source.name, **described},
@@ -223,17 +250,17 @@ def evaluate_source(
 
 def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> tuple[str, ...]:
     """What is measured of a subject; refuses lists that do not suit its classifier or the probes."""
-    protocols = config.chosen(
-        classifier=subject.classifier is not None, maps=subject.has_maps, whole_videos=subject.clips.span >= 1
-    )
+    protocols = config.chosen(subject.clips, classifier=subject.classifier is not None, maps=subject.has_maps)
     for number, lists in splits.items():
         subject.check_split(number, lists)
         if "evaluate" in protocols:
             subject.check_classes(lists)
         labels = torch.tensor([video.label for video in lists.train.videos])
+        where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
         for name in (each for each in protocols if each in PROBES):
-            where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
             check_classes(labels, len(lists.train.classes), name, least=PROBES[name], where=where)
+        if "linear" in protocols and config.low_shot is not None:
+            check_low_shot(config.low_shot, labels, where)
     return protocols
 
 
@@ -245,7 +272,8 @@ def _run_video_protocols(
         measured = collected.measured[number]
         shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
         if "evaluate" in collected.protocols:
-            measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
+            found = measure_classifier(subject, lists, resources)
+            measured["evaluate"], collected.evaluated[number], collected.tested[number] = found
         if "foreground" in collected.protocols:
             measured["foreground"] = foreground_share(*shown)
         if "occlusion" in collected.protocols:

@@ -70,7 +70,7 @@ def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: 
             scores = knn_scores(rows[seen], labels[seen], rows[unseen], num_classes=sets.num_classes)
             hits.append(top_k_hits(scores, labels[unseen], 1))
         else:
-            hits.append(retrieve(rows[seen], labels[seen], rows[unseen], labels[unseen])[0][1])
+            hits.append(retrieve(rows[seen], labels[seen], rows[unseen], labels[unseen], is_fold=True)[0][1])
     return percent(torch.cat(hits))
 
 
@@ -91,7 +91,7 @@ def _knn(sets: FeatureSets, config: EvaluationConfig) -> Measured:
             "similarity": "cosine of features averaged over clips and crops",
         },
         scores=scores,
-        hits={"top1": top_k_hits(*scores["test"], 1)} if "test" in scores else {},
+        hits={"top1": top_k_hits(*scores["test"], 1)},
     )
 
 
@@ -101,12 +101,13 @@ def _retrieval(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     chance: dict[str, float] = {}
     hits: dict[str, Tensor] = {}
     for name, rows, own_labels in sets.test_rows():
-        found, guessed = retrieve(train, labels, rows, own_labels)
+        found, guessed = retrieve(train, labels, rows, own_labels, is_fold=sets.is_fold)
         figures |= {figure_name(name, f"R@{k}"): percent(value) for k, value in found.items()}
         chance |= {figure_name(name, f"R@{k}"): value for k, value in guessed.items()}
         if name == "test":
             hits = {f"R@{k}": value for k, value in found.items()}
-    similarity = "cosine of features averaged over clips and crops, after subtracting each list's own mean"
+    mean = "the training videos' mean" if sets.is_fold else "each list's own mean"
+    similarity = f"cosine of features averaged over clips and crops, after subtracting {mean}"
     settings = {"features": described(sets), "ranks": list(RANKS), "similarity": similarity}
     return Measured(figures=figures, chance=chance, settings=settings, hits=hits)
 
@@ -139,14 +140,15 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
 def _same_video(train: Features, clips: ClipSettings) -> Measured:
     # Other crops of a clip show the same frames, so only the middle one takes part.
     pooled = train.pooled[:, clips.num_crops // 2 :: clips.num_crops]
-    num_videos, num_clips = pooled.shape[:2]
+    found = same_video_share(pooled)
     return Measured(
-        figures={"train": same_video_share(pooled)},
-        chance={"train": 100 * (num_clips - 1) / (num_videos * num_clips - 1)},
+        figures={} if found is None else {"train": found.share},
+        chance={} if found is None else {"train": found.chance},
         settings={
             "features": f"of the frozen encoder in eval mode: {', '.join(train.parts)}",
-            "similarity": "cosine between clips after subtracting their mean, centre crops",
+            "similarity": "cosine between different clips after subtracting their mean, centre crops",
         },
+        notes={"videos_without_two_different_clips": len(pooled) if found is None else found.num_left_out},
     )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fima.data.decode.limits import DecodeLimits
 from fima.errors import DataError
 from fima.evaluate.extract import VideoRows
 from fima.files.atomic import written_whole
@@ -45,25 +43,28 @@ def gathered(found: Found) -> Found:
     if world_size() == 1:
         return found
     videos, undecodable = _by_outcome(found)
-    shape = max(gather_objects([tuple(video.rows.shape[1:]) for video in videos.values()]), default=(1, 1))
-    tensors = {name: gather_rows(tensor) for name, tensor in _tensors(videos, shape).items()}
+    # A process that has no video must send rows of the same kind.
+    kinds = gather_objects([(tuple(video.rows.shape[1:]), video.rows.dtype) for video in videos.values()][:1])
+    shape, dtype = kinds[0] if kinds else ((1, 1), torch.float32)
+    tensors = {name: gather_rows(tensor) for name, tensor in _tensors(videos, shape, dtype).items()}
     return {**dict(_unpacked(gather_objects(list(videos)), tensors)), **dict(gather_objects(list(undecodable.items())))}
 
 
-def write_shard(folder: Path, found: Found, limits: DecodeLimits) -> Path:
-    """Write in one piece, and return the file: a reader finds all of it or none."""
-    videos, undecodable = _by_outcome(found)
-    record = {"files": list(videos), "undecodable": list(undecodable.items()), "limits": asdict(limits)}
+def write_shard(folder: Path, found: Found) -> Path:
+    """Write rows in one piece, and return the file: a reader finds all of it or none.
+
+    Videos without rows are tried again the next time: a disk may have been away, or memory short.
+    """
+    videos, _ = _by_outcome(found)
+    record = {"files": list(videos)}
     path = folder / f"{digest(record)}.safetensors"
     with written_whole(path) as temporary:
-        save_file(_tensors(videos, (1, 1)), temporary, metadata={"videos": json.dumps(record)})
+        save_file(_tensors(videos), temporary, metadata={"videos": json.dumps(record)})
     return path
 
 
-def read_shard(path: Path, limits: DecodeLimits) -> Found:
+def read_shard(path: Path) -> dict[FileState, VideoRows]:
     """Return what a file of the cache holds; rows are read from the disk where they are used.
-
-    What was too large or too slow for other limits than these is left out: it may not be for them.
 
     Raises:
         SafetensorError: it is damaged.
@@ -72,9 +73,7 @@ def read_shard(path: Path, limits: DecodeLimits) -> Found:
     with safe_open(path, framework="pt") as stored:
         record = json.loads(stored.metadata()["videos"])
         tensors = {name: stored.get_tensor(name) for name in ("rows", "seconds", "counts")}
-    found: Found = dict(_unpacked([FileState(*file) for file in record["files"]], tensors))
-    own = record["undecodable"] if record.get("limits") == asdict(limits) else []
-    return found | {FileState(*file): reason for file, reason in own}
+    return dict(_unpacked([FileState(*file) for file in record["files"]], tensors))
 
 
 def _by_outcome(found: Found) -> tuple[dict[FileState, VideoRows], dict[FileState, str]]:
@@ -82,11 +81,13 @@ def _by_outcome(found: Found) -> tuple[dict[FileState, VideoRows], dict[FileStat
     return videos, {file: reason for file, reason in found.items() if isinstance(reason, str)}
 
 
-def _tensors(videos: Mapping[FileState, VideoRows], shape: Sequence[int]) -> dict[str, Tensor]:
+def _tensors(
+    videos: Mapping[FileState, VideoRows], shape: Sequence[int] = (1, 1), dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """The rows (N, *shape) of all videos, from when to when they are (N, 2), and their number in each video."""
     rows = [video.rows for video in videos.values()]
     return {
-        "rows": torch.cat(rows) if rows else torch.zeros(0, *shape),
+        "rows": torch.cat(rows) if rows else torch.zeros(0, *shape, dtype=dtype),
         "seconds": torch.cat([torch.zeros(0, 2, dtype=torch.float64), *(video.seconds for video in videos.values())]),
         "counts": torch.tensor([len(each) for each in rows], dtype=torch.int64),
     }

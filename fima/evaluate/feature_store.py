@@ -79,18 +79,16 @@ class FeatureStore:
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None and wanted else []:
             # A file of the cache that cannot be read counts as not there.
             with contextlib.suppress(SafetensorError, OSError):
-                found = read_shard(path, self.resources.limits)
-                # Rows win over a reason of other limits why there are none.
-                new = (file for file in found.keys() & wanted if not isinstance(self._found.get(file), VideoRows))
-                self._found |= {file: found[file] for file in new}
+                found = read_shard(path)
+                self._found |= {file: found[file] for file in found.keys() & wanted}
         return [place for place, file in enumerate(files) if file not in self._found]
 
     def keep(self, found: Found) -> None:
         """Take in what was extracted, and write it to the cache; cells stay there and are mapped into memory."""
         if self.folder is not None and found:
-            path = write_shard(self.folder, found, self.resources.limits)
+            path = write_shard(self.folder, found)
             if self.source.on_disk:
-                found = read_shard(path, self.resources.limits)
+                found = {**found, **read_shard(path)}
         self._found |= found
 
     def rows(self, path: Path) -> VideoRows | str:
@@ -178,7 +176,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
         except BaseException:
             for store, shard in zip(stores, shards, strict=True):
                 if store.folder is not None and shard:
-                    write_shard(store.folder, shard, store.resources.limits)
+                    write_shard(store.folder, shard)
             raise
         for store, shard in zip(stores, shards, strict=True):
             everything = gathered(shard)

@@ -28,6 +28,8 @@ class LinearProbe:
     """The chosen C of scikit-learn's `LogisticRegression`."""
     held_out_accuracies: dict[float, float]
     """Accuracy in percent on the held-out training videos, by C; empty where there was nothing to choose."""
+    selection: str
+    """How training videos were held out."""
     mean: Tensor
     """(C,) of the training features."""
     std: Tensor
@@ -76,7 +78,8 @@ def fit_linear_probe(
     rows, targets = prepared.numpy(), labels.numpy()
     hits = np.zeros(len(candidates))
     num_held_out = 0
-    for held_out in held_out_parts(targets, groups, seed) if len(candidates) > 1 else ():
+    parts, selection = held_out_parts(targets, groups, seed) if len(candidates) > 1 else ([], "none")
+    for held_out in parts:
         num_held_out += int(held_out.sum())
         mean, std = _statistics(rows[~held_out])
         # Single precision tells the strengths apart as well, in half the time.
@@ -96,6 +99,7 @@ def fit_linear_probe(
         held_out_accuracies={c: float(100 * n / num_held_out) for c, n in zip(candidates, hits, strict=True)}
         if num_held_out
         else {},
+        selection=selection,
         mean=torch.from_numpy(mean),
         std=torch.from_numpy(std),
         weight=weight,
@@ -126,18 +130,19 @@ def check_classes(labels: Tensor, num_classes: int, probe: str, *, least: int = 
 
 def held_out_parts(
     labels: NDArray[np.int64], groups: Sequence[str] | None, seed: int, count: int = NUM_FOLDS
-) -> list[NDArray[np.bool_]]:
-    """Return which training videos are held out in each inner fold, bool (V,), where two classes are left without them.
+) -> tuple[list[NDArray[np.bool_]], str]:
+    """Return which training videos are held out in each inner fold, where two classes are left without them, and how.
 
-    Whole groups are held out, unless each of them is needed to have two classes. The labels (V,) have two classes, and
-    two videos of one.
+    Each fold is bool (V,). Whole groups are held out, unless each of them is needed to have two classes. The labels
+    (V,) have two classes, and two videos of one.
     """
     for whole in (groups, None):
         folds = inner_folds(labels, whole, seed, count)
         parts = [folds == number for number in range(count)]
         usable = [part for part in parts if part.any() and len(np.unique(labels[~part])) > 1]
         if usable:
-            return usable
+            by_group = ", whole groups" if len(set(whole or ())) > 1 else ""
+            return usable, f"{len(usable)}-fold cross-validation on the training videos{by_group}"
     raise AssertionError("two classes and two videos of one leave something to hold out")
 
 

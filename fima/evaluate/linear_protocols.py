@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fima.data.datasets import VideoList
 from fima.data.subsets import low_shot, per_class
-from fima.evaluate.linear import INVERSE_REGULARISATIONS, NUM_FOLDS, fit_linear_probe
-from fima.evaluate.measured import FeatureSets, Measured, by_name, class_figures, described, mean_and_sd
-from fima.evaluate.metrics import top_k_hits
+from fima.errors import ConfigError
+from fima.evaluate.linear import INVERSE_REGULARISATIONS, fit_linear_probe
+from fima.evaluate.measured import FeatureSets, Measured, by_name, classified, described, mean_and_sd
 from fima.evaluate.protocols import EvaluationConfig
 
-SELECTION = f"{NUM_FOLDS}-fold cross-validation on the training videos"
 SHOTS = (1, 2, 5, 10)
 """Training videos a class of the low-shot curve."""
 SHOT_DRAWS = 5
@@ -30,7 +30,6 @@ def measure_linear(
 
     Raises DataError as `fit_linear_probe`.
     """
-    groups = sets.train_groups
     probe = fit_linear_probe(
         sets.train_rows,
         sets.train.labels,
@@ -38,13 +37,11 @@ def measure_linear(
         seed=config.seed,
         l2_normalise=config.l2_normalise,
         candidates=candidates,
-        groups=groups,
+        groups=sets.train_groups,
     )
-    scores = {name: (probe.scores(rows), labels) for name, rows, labels in sets.test_rows()}
-    figures, chance = class_figures(scores, sets.num_classes)
-    return Measured(
-        figures=figures,
-        chance=chance,
+    return classified(
+        {name: (probe.scores(rows), labels) for name, rows, labels in sets.test_rows()},
+        sets.num_classes,
         settings={
             "features": described(sets),
             "classifier": "logistic regression (L2, L-BFGS) on features averaged over clips and crops, standardised",
@@ -52,16 +49,22 @@ def measure_linear(
             "dropout": 0,
             "augmentation": "none",
             "candidates": list(candidates),
-            "selection": SELECTION + (", whole groups" if len(set(groups or ())) > 1 else ""),
+            "selection": probe.selection,
             "seed": config.seed,
         },
         notes={
             "inverse_regularisation": probe.inverse_regularisation,
             "held_out_accuracies": probe.held_out_accuracies,
         },
-        scores=scores,
-        hits={f"top{k}": top_k_hits(*scores["test"], k) for k in (1, 5) if "test" in scores},
     )
+
+
+def check_low_shot(count: int, labels: Tensor, where: str) -> None:
+    """Raise ConfigError, which names the list by `where`, for more videos than labels (V,), or one a class at most."""
+    num_classes = len(set(labels.tolist()))
+    if not num_classes < count <= len(labels):
+        limits = f"more than its {num_classes} classes, so that C can be chosen, and at most its {len(labels)} videos"
+        raise ConfigError(f"--low-shot {count}: {where}takes {limits}")
 
 
 def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) -> Measured:

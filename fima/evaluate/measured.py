@@ -12,7 +12,7 @@ from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.data.loader import SkippedVideo
 from fima.evaluate.features import Features
-from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.metrics import percent, top_k_hits
 from fima.evaluate.protocols import EvaluationResult
 
 
@@ -45,6 +45,8 @@ class FeatureSets:
     videos: VideoList
     groups: Mapping[Path, str] = field(default_factory=dict)
     """Which videos belong together; empty where that is not known."""
+    is_fold: bool = False
+    """Whether the lists are parts of one list, as in a cross-validation."""
     features: str = "avg"
     """Which columns are looked at, as `--features` takes it."""
 
@@ -69,16 +71,26 @@ class FeatureSets:
         return [self.groups[Path(path)] for path in self.train.paths] if self.groups else None
 
 
-def class_figures(scores: Mapping[str, tuple[Tensor, Tensor]], num_classes: int) -> tuple[dict[str, float], ...]:
-    """Return top-1 and top-5 of each test list, in percent, and what guessing gets.
+def classified(
+    scores: Mapping[str, tuple[Tensor, Tensor]],
+    num_classes: int,
+    settings: dict[str, Any],
+    notes: dict[str, Any] | None = None,
+) -> Measured:
+    """Return top-1 and top-5 of a classifier on each test list, in percent, and what guessing gets.
 
-    By test list, scores are class scores (V, classes) and labels (V,).
+    Args:
+        scores: by test list, class scores (V, classes) and labels (V,).
+        num_classes: classes.
+        settings: of the protocol.
+        notes: what was chosen on the way.
     """
-    figures = {
-        figure_name(test, f"top{k}"): top_k_accuracy(*found, k) for test, found in scores.items() for k in (1, 5)
-    }
+    hits = {test: {f"top{k}": top_k_hits(*found, k) for k in (1, 5)} for test, found in scores.items()}
+    figures = {figure_name(test, name): percent(own) for test, found in hits.items() for name, own in found.items()}
     chance = {figure_name(test, f"top{k}"): 100 * min(1.0, k / num_classes) for test in scores for k in (1, 5)}
-    return figures, chance
+    return Measured(
+        figures=figures, chance=chance, settings=settings, notes=notes or {}, scores=dict(scores), hits=hits["test"]
+    )
 
 
 def decoded(paths: Sequence[str], undecodable: Sequence[SkippedVideo]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from scipy.stats import hypergeom
 from torch import Tensor
 
 
@@ -12,9 +13,12 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
 
 
 def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return whether the true class (V,) is among the `k` highest scores of (V, classes), bool (V,)."""
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return (best == labels[:, None]).any(dim=1)
+    """Return whether the true class (V,) is among the `k` highest scores of (V, classes), bool (V,).
+
+    A class that no training video has, whose scores are -inf, is none of them.
+    """
+    best = scores.topk(min(k, scores.shape[1]), dim=1)
+    return ((best.indices == labels[:, None]) & (best.values > -torch.inf)).any(dim=1)
 
 
 def recall_hits(
@@ -36,13 +40,8 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
     With n of G gallery rows of the query's class, the chance of a hit is 1 - C(G - n, k) / C(G, k).
     """
     num_gallery = len(gallery_labels)
-    same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).double()
-    chances: dict[int, float] = {}
-    for k in ks:
-        drawn = torch.arange(min(k, num_gallery), dtype=torch.float64)
-        misses = (num_gallery - same_class[:, None] - drawn).clamp_min(0) / (num_gallery - drawn)
-        chances[k] = float(100 * (1 - misses.prod(dim=1)).mean())
-    return chances
+    same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).numpy()
+    return {k: float(100 * hypergeom.sf(0, num_gallery, same_class, min(k, num_gallery)).mean()) for k in ks}
 
 
 def percent(hits: Tensor) -> float:

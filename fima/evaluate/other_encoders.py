@@ -83,6 +83,7 @@ def _open_torchvision(source: str) -> FrozenEncoder:
         mean=tuple(transform.mean),
         std=tuple(transform.std),
         untrained=lambda: build_backbone(name),
+        file=Path(file) if file else None,
         about={"weights": file or str(weights)},
     )
 
@@ -162,4 +163,8 @@ def _call(module: str, function: str) -> FrozenEncoder:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(found, FrozenEncoder):
         raise ConfigError(f"{source}: returns {type(found).__name__}; it must return a fima.FrozenEncoder")
+    program = getattr(sys.modules[module], "__file__", None)
+    if found.identity is None and found.key is not None and program is not None:
+        # The same weights in an edited program give other features.
+        return replace(found, identity=f"{found.key} {file_hash(Path(program))}")
     return found

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fima.config.checks import require_least
+from fima.config.checks import as_flag, require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
@@ -21,8 +21,8 @@ PROTOCOL_TABLE = {
     "linear": (1, "logistic regression on cached features", "two classes, two training videos of one"),
     "linear_low_shot": (1, "the same on few training videos, several draws", "linear with --low-shot N"),
     "knn": (1, "20 nearest training videos vote", "training videos"),
-    "retrieval": (1, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
-    "same_video": (1, "how often the nearest clip is of the same video", "two clips a video"),
+    "retrieval": (2, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
+    "same_video": (2, "how often the nearest clip is of the same video", "two different clips a video"),
     "clustering": (1, "agreement of k-means clusters with the classes", "two classes, more test videos than classes"),
     "attentive": (1, "one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
     "low_shot_curve": (1, "linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),
@@ -133,22 +133,24 @@ class EvaluationConfig(ClipOverrides):
         return replace(clips, num_clips=self.num_clips, num_crops=self.num_crops, ori_resolution=self.ori_resolution)
 
     def chosen(
-        self, *, classifier: bool, encoder: bool = True, maps: bool = True, whole_videos: bool = False
+        self, clips: "ClipSettings", *, classifier: bool, encoder: bool = True, maps: bool = True
     ) -> tuple[str, ...]:
         """Return the protocols to run.
 
         Args:
+            clips: those that are shown.
             classifier: whether the checkpoint has one.
             encoder: whether there is one; raw features come without.
             maps: whether it gives feature maps.
-            whole_videos: whether a clip covers the whole of its video, so that all clips of a video are the same.
 
         Raises:
             ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
                 protocol looks at.
         """
+        # All clips of a video are the same then.
+        whole_videos = clips.span >= 1
         default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
-        default += ("foreground",) if encoder and maps else ()
+        default += ("foreground",) if encoder and maps and clips.frames > 1 else ()
         if whole_videos:
             default = tuple(name for name in default if name != "same_video")
         names = default if self.protocols is None else self.protocols
@@ -157,6 +159,9 @@ class EvaluationConfig(ClipOverrides):
         for name in ("attentive", "foreground", "occlusion", "diagnosis"):
             if name in names and not encoder:
                 raise ConfigError(f"--protocols {name}: needs an encoder")
+        for name in ("foreground", "occlusion", "diagnosis"):
+            if name in names and clips.frames < 2:
+                raise ConfigError(f"--protocols {name}: needs clips of two frames or more, not --frames {clips.frames}")
         for name in ("attentive", "foreground"):
             if name in names and not maps:
                 raise ConfigError(f"--protocols {name}: needs feature maps; this encoder gives one vector a clip")
@@ -176,7 +181,7 @@ class EvaluationConfig(ClipOverrides):
             )
         for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):
             if given and "linear" not in names:
-                raise ConfigError(f"--{name}: is a setting of the protocol linear; add it to --protocols")
+                raise ConfigError(f"{as_flag(name)}: is a setting of the protocol linear; add it to --protocols")
         return names
 
 
@@ -248,6 +253,12 @@ class EvaluationResult:
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
     verdict: str = ""
     """Of the protocol `diagnosis`: what remains when something is taken away, in a sentence."""
+
+    def left_out(self) -> dict[str, str]:
+        """Return the files that could not be decoded, with the reasons."""
+        lists = self.data.values()
+        every = [each for found in lists for each in ([found] if "root" in found else found.values())]
+        return {video["path"]: video["reason"] for each in every for video in each.get("undecodable", ())}
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""

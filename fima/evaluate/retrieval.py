@@ -1,5 +1,7 @@
 """Nearest neighbours: do training videos show the class of a video (kNN, retrieval), or only its background?"""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,40 +15,61 @@ TEMPERATURE = 0.07
 
 
 def retrieve(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, is_fold: bool = False
 ) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Retrieve training videos (V, C) by the cosine of features from which each split's own mean was subtracted.
 
-    Rows of test videos are (U, C), labels (V,) and (U,). Returns, by rank k, whether a test video has its class among
-    the k nearest training videos, bool (U,), and the percentage of hits expected for a random order.
+    Rows of test videos are (U, C), labels (V,) and (U,). Of a fold, which may be a few videos of one person, the mean
+    of the training videos is subtracted. Returns, by rank k, whether a test video has its class among the k nearest
+    training videos, bool (U,), and the percentage of hits expected for a random order.
     """
-    hits = recall_hits(centred(test) @ centred(train).T, test_labels, train_labels, RANKS)
-    return hits, chance_recall_at_k(test_labels, train_labels, RANKS)
+    similarity = centred(test, train if is_fold else test) @ centred(train).T
+    return recall_hits(similarity, test_labels, train_labels, RANKS), chance_recall_at_k(
+        test_labels, train_labels, RANKS
+    )
 
 
-def same_video_share(clips: Tensor) -> float:
-    """Return how often the nearest neighbour of a clip is another clip of its own video, in percent.
+@dataclass(frozen=True, kw_only=True)
+class SameVideo:
+    """How often the nearest neighbour of a clip is another clip of its own video."""
 
-    Features (V, num_clips, C) of two or more clips a video are centred and compared by cosine, as for retrieval. High
-    values mean that they tell single videos apart by what stays the same in them, such as the background.
+    share: float
+    """In percent."""
+    chance: float
+    """In percent."""
+    num_left_out: int
+    """Videos that have no two different clips."""
+
+
+def same_video_share(clips: Tensor) -> SameVideo | None:
+    """Look for the nearest neighbours of clips; None where no video has two different ones.
+
+    Features (V, num_clips, C) are centred and compared by cosine, as for retrieval; of clips of a video that are the
+    same, as in a short one, the first counts. High shares mean that features tell single videos apart by what stays the
+    same in them, such as the background.
     """
-    num_videos, num_clips, size = clips.shape
-    assert num_clips > 1, "one clip has no other clip of its video"
-    rows = centred(clips.reshape(-1, size))
-    video = torch.arange(num_videos).repeat_interleave(num_clips)
+    different = [torch.unique(own, dim=0) for own in clips]
+    counts = torch.tensor([len(own) for own in different])
+    rows = centred(torch.cat(different))
+    video = torch.arange(len(clips)).repeat_interleave(counts)
+    asked = (counts > 1).repeat_interleave(counts).nonzero()[:, 0]
+    if not len(asked):
+        return None
     hits = 0
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        similarity = rows[start : start + ROWS_AT_ONCE] @ rows.T
-        position = torch.arange(len(similarity))
-        similarity[position, start + position] = -torch.inf
-        hits += int((video[similarity.argmax(dim=1)] == video[start + position]).sum())
-    return 100 * hits / len(rows)
+    for queries in torch.split(asked, ROWS_AT_ONCE):
+        similarity = rows[queries] @ rows.T
+        similarity[torch.arange(len(queries)), queries] = -torch.inf
+        hits += int((video[similarity.argmax(dim=1)] == video[queries]).sum())
+    others = (counts[video[asked]] - 1).double() / (len(rows) - 1)
+    return SameVideo(
+        share=100 * hits / len(asked), chance=float(100 * others.mean()), num_left_out=int((counts < 2).sum())
+    )
 
 
-def centred(features: Tensor) -> Tensor:
-    """Return rows (…, C) minus their mean, L2-normalised, in float64."""
-    rows = features.double()
-    return functional.normalize(rows - rows.flatten(0, -2).mean(dim=0), dim=-1)
+def centred(features: Tensor, origin: Tensor | None = None) -> Tensor:
+    """Return rows (…, C) minus the mean of the rows `origin`, (…, C), or their own, L2-normalised, in float64."""
+    mean = (features if origin is None else origin).double().flatten(0, -2).mean(dim=0)
+    return functional.normalize(features.double() - mean, dim=-1)
 
 
 def knn_scores(
@@ -56,9 +79,8 @@ def knn_scores(
     *,
     num_classes: int,
     num_neighbours: int = NUM_NEIGHBOURS,
-    temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Let the nearest training videos by cosine vote, each with weight exp(cosine / temperature).
+    """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 
     Args:
         train: (V, C) training features.
@@ -66,7 +88,6 @@ def knn_scores(
         test: (U, C) test features.
         num_classes: classes.
         num_neighbours: voters; capped at V.
-        temperature: of the weights.
 
     Returns:
         Votes (U, num_classes).
@@ -74,6 +95,6 @@ def knn_scores(
     similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
     nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)
     # Relative to the nearest one: the same vote, without overflow at low temperatures.
-    weights = ((nearest.values - nearest.values[:, :1]) / temperature).exp()
+    weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
     votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
     return votes.scatter_add_(1, train_labels[nearest.indices], weights)

@@ -72,14 +72,33 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
         figures={name: fmean(values, counts) for name, values in by_figure.items()},
         chance={name: fmean((result.chance[name] for result in everything), counts) for name in in_all},
         encoder=first.encoder,
-        protocols=first.protocols,
+        protocols={
+            name: {key: value for key, value in settings.items() if _everywhere(everything, name, key, value)}
+            for name, settings in first.protocols.items()
+        },
         data=_by_name(unit, {name: result.data for name, result in results.items()}),
         versions=first.versions,
-        notes=_by_name(unit, {name: result.notes for name, result in results.items() if result.notes}),
+        notes=_by_name(unit, {name: own for name, result in results.items() if (own := _notes(result, everything))}),
         sd={name: stdev(values) for name, values in by_figure.items()},
         splits={str(name): result.figures for name, result in results.items()},
         unit=unit,
     )
+
+
+def _everywhere(results: Sequence[EvaluationResult], protocol: str, key: str, value: object) -> bool:
+    return all(result.protocols.get(protocol, {}).get(key) == value for result in results)
+
+
+def _notes(result: EvaluationResult, results: Sequence[EvaluationResult]) -> dict[str, Any]:
+    """What a result says of its protocols, with those of their settings that are not the same in all results."""
+    found = {
+        name: {
+            **{key: value for key, value in settings.items() if not _everywhere(results, name, key, value)},
+            **result.notes.get(name, {}),
+        }
+        for name, settings in result.protocols.items()
+    }
+    return {name: notes for name, notes in found.items() if notes}
 
 
 def _by_name(unit: str, parts: Mapping[SplitName, Any]) -> dict[str, Any]:
@@ -111,9 +130,30 @@ def list_folds(
     found: dict[SplitName, SplitLists] = {
         name: _fold(videos, fold_of, groups, name) for name in sorted(set(fold_of.values()), key=_natural)
     }
-    for lists in found.values():
+    notes = [*videos.warnings(), *_without_classes(found)]
+    for name, lists in found.items():
         lists.check_labels()
+        train, test = (replace(part, notes=notes) for part in (lists.train, lists.test))
+        found[name] = replace(lists, train=train, test=test)
     return found
+
+
+def _without_classes(folds: Mapping[SplitName, SplitLists]) -> list[str]:
+    """Say in which folds a class has no video to train on, or none to test."""
+    said = []
+    for doing, done in (("train on", "test videos of it are missed"), ("test", "figures are of the other classes")):
+        lists = {name: fold.train if doing == "train on" else fold.test for name, fold in folds.items()}
+        absent = {
+            name: [videos.classes[label] for label in sorted(set(range(len(videos.classes))) - there)]
+            for name, videos in lists.items()
+            if len(there := {video.label for video in videos.videos}) < len(videos.classes)
+        }
+        if absent:
+            first, classes = next(iter(absent.items()))
+            more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+            others = f" (and {counted(len(absent) - 1, 'other fold')} like it)" if len(absent) > 1 else ""
+            said.append(f"fold {first}: no video to {doing} of {', '.join(classes[:5])}{more}, so its {done}{others}")
+    return said
 
 
 def find_groups(
@@ -128,9 +168,8 @@ def find_groups(
         ConfigError: no column, and no regular expression either.
         DataError: the column has holes, or the expression does not match every path.
     """
-    columns = table_columns(root, annotations)
     column = GROUP_COLUMN if group_by is None else group_by
-    if column in columns:
+    if column.casefold() in table_columns(root, annotations):
         return _complete(videos, read_column(root, annotations, column), column)
     if group_by is None:
         return {}
@@ -214,16 +253,7 @@ def _fold(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path, 
         split: [video for video in videos.videos if (fold_of[video.path] == name) == (split == "test")]
         for split in ("train", "test")
     }
-    notes = [*videos.warnings()]
-    for split, part in parts.items():
-        there = {video.label for video in part}
-        absent = [label for number, label in enumerate(videos.classes) if number not in there]
-        if absent:
-            doing = "train on" if split == "train" else "test"
-            done = "its test videos of it are missed" if split == "train" else "its figures are of the other classes"
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            notes.append(f"fold {name}: no video to {doing} of {', '.join(absent[:5])}{more}, so {done}")
-    clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=notes)
+    clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=[])
     train, test = (
         replace(clean, videos=part, split=split, layout=f"{videos.layout}; fold {name}")
         for split, part in parts.items()

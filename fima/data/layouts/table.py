@@ -98,7 +98,7 @@ def read_column(root: Path, annotations: Path | None, name: str) -> dict[Path, s
     if table is None:
         remedy = "give a table, or --folds N with --group-by and a regular expression for the paths"
         raise DataError(f"{root}: no table of videos, so it has no column {name}; {remedy}")
-    content = read_rows(table)
+    content, name = read_rows(table), name.casefold()
     if name not in content.columns:
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
     folder = root if root.is_dir() else root.parent

@@ -117,6 +117,36 @@ def test_other_commands_try_the_place_first_too(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "reason"),
+    [
+        ("doctor {videos} --json {place}", "found.json", "is a folder"),
+        ("doctor {videos} --quarantine {place}", "bad.txt", "is a folder"),
+        ("doctor {videos} --index {place}", "index.sqlite", "is a folder"),
+        ("search {model} {videos} --html {place}", "page.html", "is a folder"),
+        ("predict {model} {videos} -o {place}", "classes.csv", "is a folder"),
+        ("cam {model} {videos} --out {place}", "maps.png", "is a folder"),
+        ("motion {videos}/a/1.mp4 --out {place}", "motion.png", "is a folder"),
+        ("report {videos} -o {place}", "page.html", "is a folder"),
+        ("contact-sheet {videos} --out {place}", "sheet.png", "is a folder"),
+        ("convert {model} {place}", "model.pt", "is a folder"),
+        ("cam {model} {videos} --out {place}", "old", "is a file; name a folder"),
+    ],
+)
+def test_a_folder_for_a_file_is_refused_before_the_work(
+    command: str, name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "videos/a/1.mp4", "old")
+    place = tmp_path / name
+    if reason == "is a folder":
+        place.mkdir()
+    words = command.format(videos=tmp_path / "videos", model=tmp_path / "none.pt", place=place).split()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"{place}: {reason}" in error
+    assert error.count("\n") == 1
+
+
 def test_a_full_disk_behind_the_error_of_a_library(tmp_path: Path) -> None:
     said = r"a\.bin: cannot be written \(No space left on device\)"
     with pytest.raises(ConfigError, match=said), written_whole(tmp_path / "a.bin"):

@@ -127,6 +127,18 @@ def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert found == kept
 
 
+def test_a_list_that_is_a_link_to_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    write_ucf101_avi(source / "a.avi", num_frames=6)
+    (source / "labels.csv").symlink_to(tmp_path / "nowhere")
+    (source / "notes.txt").write_text("a list")
+    assert prepare(source, target) == 1
+    told = capsys.readouterr().out
+    assert "videos written: 1, done before: 0; list files copied: 1" in told
+    assert "labels.csv: cannot be read (No such file or directory)" in told
+    assert {path.name for path in target.iterdir()} == {"a.mp4", "notes.txt", "prepared.jsonl"}
+
+
 def test_files_of_sources_that_are_gone_are_told_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "v", tmp_path / "p"
     for name in "abc":

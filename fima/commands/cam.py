@@ -67,6 +67,10 @@ class CamArguments:
 
     def __post_init__(self) -> None:
         require_least(self, num_videos=0, height=SMALLEST_HEIGHT_PX)
+        if self.out.suffix == ".png" and self.out.is_dir():
+            raise ConfigError(f"--out {self.out}: is a folder; name a file, or a folder without .png")
+        if self.out.suffix != ".png" and self.out.is_file():
+            raise ConfigError(f"--out {self.out}: is a file; name a folder, or one .png for all videos")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

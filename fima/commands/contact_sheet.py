@@ -11,7 +11,7 @@ from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ContactSheetArguments:
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
-    out: OutputPath
+    out: OutputFile
     """The PNG to write."""
     split: Literal["train", "test", "all"] = "all"
     """Which of the videos."""

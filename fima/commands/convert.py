@@ -11,7 +11,7 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.errors import ConfigError
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 from fima.recipe import config_to_mapping
 
 
@@ -25,7 +25,7 @@ class ConvertArguments:
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint of either program; with `--encoder-only`, any file with an encoder."""
-    out: Annotated[tyro.conf.Positional[OutputPath], tyro.conf.arg(metavar="OUT")]
+    out: Annotated[tyro.conf.Positional[OutputFile], tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     to: Literal["fima", "official"] = "fima"
     """Whose checkpoint to write."""

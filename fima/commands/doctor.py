@@ -23,7 +23,7 @@ from fima.data.datasets import list_videos
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 from fima.library.begin import first_training
 from fima.library.clip_fit import fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
@@ -77,11 +77,11 @@ class DoctorArguments:
     """Check this machine instead: versions, GPU, codecs, shared memory, limits. Exit code 1 where it cannot train."""
     deep: bool = False
     """Decode every video to its end, instead of reading the headers only."""
-    json: OutputPath | None = None
+    json: OutputFile | None = None
     """Write all findings to this JSON file."""
-    quarantine: OutputPath | None = None
+    quarantine: OutputFile | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
-    index: OutputPath | None = None
+    index: OutputFile | None = None
     """Index of what was read before, a file. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     workers: int | None = None
     """Processes that read. None: as many as there are cores."""

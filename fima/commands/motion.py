@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MotionArguments, argv, prog="fima motion")
     out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
-    check_writable(out, flag="out")
+    check_writable(out, flag="out", is_file=True)
     # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics

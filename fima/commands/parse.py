@@ -16,7 +16,7 @@ import tyro
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
-from fima.files.output import IS_WRITTEN, check_writable
+from fima.files.output import IS_FILE, IS_WRITTEN, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
 
 UNBROKEN = 100_000
@@ -90,7 +90,7 @@ def _check_outputs(kind: type[Arguments], arguments: Arguments) -> None:
     for name, hint in get_type_hints(kind, include_extras=True).items():
         place, marks = getattr(arguments, name), _marks(hint)
         if IS_WRITTEN in marks and place is not None:
-            check_writable(place, flag=None if POSITIONAL in marks else name)
+            check_writable(place, flag=None if POSITIONAL in marks else name, is_file=IS_FILE in marks)
 
 
 def _marks(hint: Any) -> list[Any]:  # noqa: ANN401

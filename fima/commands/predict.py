@@ -18,7 +18,7 @@ from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError, one_line, warn
 from fima.files.atomic import write_file
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     from fima.use.predict import Prediction
@@ -41,7 +41,7 @@ class PredictArguments:
     """One prediction for each video, or for each second."""
     top: int = 5
     """Number of most probable classes to give."""
-    out: Annotated[OutputPath | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OutputFile | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json or .csv file to write."""
     batch_size: int = 16
     """Clips at a time."""

@@ -18,7 +18,7 @@ from fima.data.layouts.video_list import noted
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError, one_line
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile, OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
 from fima.library.prepare import Job, estimate_bytes, plan, prepare
@@ -52,7 +52,7 @@ class PrepareArguments:
     """Processes that encode. None: as many as there are cores."""
     timeout: float = 3600.0
     """Seconds for one video."""
-    index: OutputPath | None = None
+    index: OutputFile | None = None
     """File that holds what is known of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     check_space: bool = True
     """Refuse to start if the disk is too small for the estimated size."""

@@ -10,7 +10,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
-from fima.files.output import OutputPath, check_writable
+from fima.files.output import OutputFile, check_writable
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -25,7 +25,7 @@ class ReportArguments:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs."""
-    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    out: Annotated[OutputFile, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The page to write."""
     data: Path | None = None
     """Folder of videos for the galleries. None: what each run was trained on."""

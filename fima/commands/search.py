@@ -18,7 +18,7 @@ from fima.config.checks import require_least
 from fima.console import Console
 from fima.errors import CheckpointError, DataError, warn
 from fima.files.atomic import write_file
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class SearchArguments:
     """Subtract the mean of the index; without it, vectors are compared as they are."""
     encoder: str | None = None
     """Encoder for the query, if the one recorded in the index has moved."""
-    html: OutputPath | None = None
+    html: OutputFile | None = None
     """A page with players to write."""
     json: bool = False
     """Print what was found as JSON."""

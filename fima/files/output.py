@@ -17,18 +17,26 @@ TRIAL_BYTES = 2**16
 IS_WRITTEN = object()
 OutputPath = Annotated[Path, IS_WRITTEN]
 """A file or folder that a command writes, as the type of a flag: it is tried before the work."""
+IS_FILE = object()
+OutputFile = Annotated[Path, IS_WRITTEN, IS_FILE]
+"""The same of a file."""
 
 
-def check_writable(path: Path, *, flag: str | None = None) -> None:
+def check_writable(path: Path, *, flag: str | None = None, is_file: bool = False) -> None:
     """Refuse a place that cannot be written, before the work whose result goes there; nothing is left of the trial.
 
     Args:
         path: a file or folder that will be written, with the folders above it.
         flag: the flag that names it, for the message; None where no flag does.
+        is_file: a file will be written.
 
     Raises:
-        ConfigError: the folder cannot be written, the disk is full, or a folder above is a file.
+        ConfigError: the folder cannot be written, the disk is full, a folder above is a file, or a folder lies where a
+            file will be written.
     """
+    named = path if flag is None else f"--{flag} {path}"
+    if is_file and path.is_dir():
+        raise ConfigError(f"{named}: is a folder; name a file")
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     folder = existing.parent if existing == path and existing.is_file() else existing
     trial = folder / f".fima-trial.{os.getpid()}"
@@ -43,7 +51,6 @@ def check_writable(path: Path, *, flag: str | None = None) -> None:
                 trial.unlink(missing_ok=True)
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
-        named = path if flag is None else f"--{flag} {path}"
         raise ConfigError(f"{named}: {reason}; make room, or choose another place") from None
 
 

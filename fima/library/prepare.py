@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ class Prepared:
     num_done_before: int
     num_lists: int
     failures: dict[str, str]
-    """Why a video was not rewritten, by its name relative to the source folder."""
+    """Why a video was not rewritten, or a list not copied, by its name relative to the source folder."""
     left_over: list[str]
     """Files in the target folder that are of no video any more: it is gone, or its file has another name now."""
 
@@ -101,17 +100,16 @@ def prepare(
             remove_leftovers(target, "**")
             todo = [job for job in jobs if not _is_done(job, done_before.get(relative_name(job.source, source)))]
             failures = _carry_out(todo, source, target, workers, timeout_seconds, progress)
-            for path in lists:
-                with written_whole(target / path) as temporary:
-                    shutil.copyfile(source / path, temporary)
+            num_written = len(todo) - len(failures)
+            lost = _copy(lists, source, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
     known = {str(line["target"]) for line in record} - {relative_name(job.target, target) for job in jobs}
     return Prepared(
-        num_written=len(todo) - len(failures),
+        num_written=num_written,
         num_done_before=len(jobs) - len(todo),
-        num_lists=len(lists),
-        failures=failures,
+        num_lists=len(lists) - len(lost),
+        failures=failures | lost,
         left_over=sorted(name for name in known if (target / name).exists()),
     )
 
@@ -141,6 +139,19 @@ def _carry_out(
     finally:
         outcomes.close()
         remove_leftovers(target, "**")
+    return failures
+
+
+def _copy(lists: Sequence[Path], source: Path, target: Path) -> dict[str, str]:
+    """Copy the list files; return why one cannot be read, such as a link to nothing."""
+    failures = {}
+    for path in lists:
+        try:
+            content = (source / path).read_bytes()
+        except OSError as error:
+            failures[relative_name(source / path, source)] = f"cannot be read ({error.strerror})"
+        else:
+            write_file(target / path, content)
     return failures
 
 

@@ -13,7 +13,7 @@ from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import ClipSettings, EvalClipsDataset, whole_video
-from fima.errors import DataError
+from fima.errors import DataError, VideoError, warn
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, averaged_map, map_timeline
 from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks, mask_window
 from fima.evaluate.extract import Resources
@@ -165,18 +165,19 @@ def side_by_side(
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
     that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
-    below. `num_clips` of the settings is not used.
+    below. `num_clips` of the settings is not used. Videos that cannot be decoded are left out, with a warning.
 
     Raises:
-        DataError: no videos.
-        VideoError: a video cannot be decoded.
+        DataError: no videos that can be decoded.
     """
-    if not videos:
-        raise DataError("no video to show")
     single = replace(settings, num_clips=1, num_crops=1)
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}
     for video in videos:
-        clip = _middle_clip(video, single)
+        try:
+            clip = _middle_clip(video, single)
+        except VideoError as error:
+            warn(f"{error}; left out")
+            continue
         frames = clip.permute(1, 2, 3, 0).numpy()
         middle = resized(frames[len(frames) // 2], TILE_PX)
         for name, frame in zip(FRAME_NAMES, (frames[0], frames[-1]), strict=True):
@@ -187,9 +188,12 @@ def side_by_side(
             if load_mask is not None:
                 tile = outlined(tile, _middle_mask(load_mask(video.path), single, video.path), OUTLINE_COLOUR)
             rows[name].append(tile)
+    num_shown = len(rows[FRAME_NAMES[0]])
+    if not num_shown:
+        raise DataError("no video that can be shown; see above")
     legend = LEGEND if load_mask is None else f"{LEGEND}; green: outline of the moving object"
     parts = [label(title, NARROWEST_PX, height=TITLE_PX, font_px=TITLE_FONT_PX)]
-    for first in range(0, len(videos), COLUMNS):
+    for first in range(0, num_shown, COLUMNS):
         parts += [
             labelled(in_a_row(tiles[first : first + COLUMNS]), name, narrowest=NARROWEST_PX)
             for name, tiles in rows.items()

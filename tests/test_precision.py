@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fima.backbones.registry import build_backbone
 from fima.torch_tools.precision import autocast, lay_out, weights_cast_once
@@ -30,6 +31,17 @@ def test_weight_gradients_of_short_convolutions_are_right(kernel: Size3, padding
         fill_memory_with_nan()
         (gradient,) = torch.autograd.grad(features, layer.weight, outer.to(features.dtype))
         assert ((gradient - expected).norm() / expected.norm()) < 0.02
+
+
+def test_pictures_of_fewer_rows_than_the_kernel_are_computed_as_they_are() -> None:
+    torch.manual_seed(0)
+    clip, weight = torch.randn(2, 3, 2, 5), torch.randn(4, 3, 3, 1)
+    expected = functional.conv2d(clip, weight, stride=(1, 1), padding=(1, 0))
+    with autocast(CPU, "bf16"):
+        named = functional.conv2d(clip, weight, stride=(1, 1), padding=(1, 0))
+        placed = functional.conv2d(clip, weight, None, (1, 1), (1, 0))
+    assert torch.equal(named, expected), "in float32"
+    torch.testing.assert_close(placed.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_the_precision_is_the_one_that_was_asked_for() -> None:

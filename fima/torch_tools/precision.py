@@ -12,15 +12,16 @@ from torch.overrides import TorchFunctionMode
 VOLUMES = 5
 """Dimensions of the weight of a 3-D convolution."""
 PADDING = 4
-"""Place of the padding among the arguments of `conv3d`: clip, weight, bias, stride, padding."""
+"""Place of the padding among the arguments of `conv2d` and `conv3d`: clip, weight, bias, stride, padding."""
 
 
 class _PaddedShortConvolutions(TorchFunctionMode):
-    """Gives 3-D convolutions over fewer frames than their kernel has their zeros as frames of the clip.
+    """Gives convolutions over fewer frames than their kernel has their zeros as frames of the clip.
 
     On CPUs, oneDNN's bfloat16 weight gradient of such a convolution reads memory that was never written (seen with
     torch 2.14.1: two frames and a kernel of three): it is wrong, often not finite, and at times the process crashes.
-    The last layers of I3D and the ResNets are of this kind. With the padding outside, there are frames enough.
+    The last layers of I3D and the ResNets are of this kind, and those of `Small`, whose frames are rows of pictures.
+    With the padding outside, there are frames enough.
     """
 
     def __torch_function__(
@@ -30,13 +31,14 @@ class _PaddedShortConvolutions(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if func is not torch.conv3d or args[0].shape[2] >= args[1].shape[2]:
+        if func not in (torch.conv2d, torch.conv3d) or args[0].shape[2] >= args[1].shape[2]:
             return func(*args, **(kwargs or {}))
         clip, weight, *others = args
         if len(args) > PADDING and isinstance(args[PADDING], tuple):
             frames, *sides = args[PADDING]
             others[PADDING - 2] = (0, *sides)
-            return func(pad(clip, [0, 0, 0, 0, frames, frames]), weight, *others, **(kwargs or {}))
+            around = [0, 0] * len(sides) + [frames, frames]
+            return func(pad(clip, around), weight, *others, **(kwargs or {}))
         with torch.autocast("cpu", enabled=False):
             return func(clip.float(), weight.float(), *others, **(kwargs or {}))
 

@@ -1,6 +1,7 @@
 """Activation maps over time: of a clip, of a streamed video, and the files of `fima cam`."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -196,6 +197,18 @@ def test_odd_sizes_and_odd_rates_can_be_written(tmp_path: Path) -> None:
     assert decode_all(tmp_path / "a.mp4").shape == (6, 34, 36, 3)
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert float(container.streams.video[0].average_rate or 0) == pytest.approx(29.97, abs=0.01)
+
+
+def test_a_frame_an_hour_and_a_picture_wider_than_h264_takes_can_be_written(tmp_path: Path) -> None:
+    with video_writer(tmp_path / "slow.mp4", 1 / 3600) as write:
+        for _ in range(3):
+            write(np.full((32, 32, 3), 200, dtype=np.uint8))
+    with av.open(str(tmp_path / "slow.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(1, 3600)
+    for shape, shown in (((32, 20_000, 3), (26, 16_250)), ((20_000, 8, 3), (16_384, 6))):
+        with video_writer(tmp_path / "large.mp4", 25) as write:
+            write(np.full(shape, 200, dtype=np.uint8))
+        assert decode_all(tmp_path / "large.mp4").shape == (1, *shown, 3)
 
 
 def test_gif_takes_few_frames_a_second() -> None:

@@ -40,6 +40,11 @@ def test_clips_against_lengths_and_rates(
     assert f": {shorter}" in fit.line
 
 
+def test_one_video_is_one_video() -> None:
+    assert "1 of 1 video is shorter and is looped" in fit_of([(3, 25.0)], DataConfig()).line
+    assert "1 has no known frame rate" in fit_of([(300, 0.0)], DataConfig(fps=5)).line
+
+
 def test_uneven_rates_are_named_with_a_rate_for_all() -> None:
     (advice,) = fit_of([(300, 10.0)] * 5 + [(300, 60.0)] * 5, DataConfig()).advice
     assert "10 to 60 a second" in advice

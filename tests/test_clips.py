@@ -137,7 +137,8 @@ def test_a_span_covers_its_share_of_every_video() -> None:
 
 
 def test_a_video_without_a_rate_has_no_seconds() -> None:
-    with pytest.raises(VideoError, match=r"^video: has no frame rate, .*; give --data\.frame-rate$"):
+    said = r"^video: has no frame rate, .* 5 frames .*; give --frame-rate, in training --data\.frame-rate$"
+    with pytest.raises(VideoError, match=said):
         ClipTiming(fps=5).window(FrameCount(10, 0.0), 4)
 
 

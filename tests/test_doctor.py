@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from av.stream import Disposition
 
@@ -166,6 +167,16 @@ def test_streams_aspects_and_key_frames_are_named(tmp_path: Path, capsys: pytest
     assert "`fima prepare` makes them square" in capsys.readouterr().out
     assert doctor(folder, "--json", report) == 0  # what decoding found is kept
     assert json.loads(report.read_text())["notes"] == found["notes"]
+
+
+def test_frames_that_training_skips_are_named(tmp_path: Path) -> None:
+    """Above 33.5 million pixels; above 67 million, nothing is read."""
+    report = tmp_path / "report.json"
+    frame, fast = np.zeros((1, 4160, 8192, 3), np.uint8), {"preset": "ultrafast"}
+    write_video(tmp_path / "v" / "a.mp4", frame, codec="libx264", options=fast)
+    assert doctor(tmp_path / "v", "--json", report) == 0
+    (note,) = json.loads(report.read_text())["notes"]
+    assert (note["kind"], note["reason"]) == ("large frames", "8192x4160, above 33,554,432 pixels")
 
 
 def test_a_cover_alone_is_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

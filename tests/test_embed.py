@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows, WindowDataset, extract_rows
-from fima.use.table import Embeddings, read_embeddings, write_embeddings
+from fima.use.table import Embeddings, check_names, read_embeddings, write_embeddings
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
@@ -155,6 +156,25 @@ def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, videos: Path,
     assert main(["embed", str(checkpoint), str(folder), "-o", str(tmp_path / "none.npz"), "--workers", "0"]) == 2
 
 
+def test_what_an_earlier_call_has_skipped_is_not_told_again(checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "out.npz"
+    write_ucf101_avi(folder / "good.avi", num_frames=20)
+    (folder / "bad.avi").write_bytes(b"no video")
+    embedded(out, checkpoint, folder)
+    (folder / "bad.avi").unlink()
+    out.unlink()
+    embedded(out, checkpoint, folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "videos"]
+
+
+def test_names_that_parquet_cannot_hold_are_refused_before_the_work(tmp_path: Path) -> None:
+    odd = [Path("/a.avi"), Path(os.fsdecode(b"/\xff.avi"))]
+    check_names(tmp_path / "out.npz", odd)
+    check_names(tmp_path / "out.parquet", odd[:1])
+    with pytest.raises(ConfigError, match=r"-o .*out.parquet: Parquet takes no such name as /\\udcff.avi; write .npz"):
+        check_names(tmp_path / "out.parquet", odd)
+
+
 def test_clips_of_another_size_and_timing(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
     words = ["--per", "clip", "--clips", "2", "--frames", "3", "--stride", "4"]
     found = embedded(tmp_path / "out.npz", checkpoint, videos / "a.avi", *words)
@@ -211,9 +231,10 @@ def test_files_that_are_no_embeddings_are_refused(tmp_path: Path) -> None:
         path = tmp_path / name
         with pytest.raises(DataError, match="no such file of embeddings"):
             read_embeddings(path)
-        path.write_bytes(b"something else")
-        with pytest.raises((DataError, ConfigError), match=r"not a whole file of embeddings|pyarrow"):
-            read_embeddings(path)
+        for content in (b"something else", b""):
+            path.write_bytes(content)
+            with pytest.raises((DataError, ConfigError), match=r"not a whole file of embeddings|pyarrow"):
+                read_embeddings(path)
     whole = Embeddings(
         vectors=np.zeros((1, 2), np.float32),
         seconds=np.zeros((1, 2)),

@@ -86,6 +86,9 @@ def test_the_code_of_a_classifiers_card(
         card = out.with_name(f"{out.name}.md").read_text()
         assert "self-supervised" not in card.split("# ")[0]
         assert "Trained with the labels of videos." in card
+    words = ["export", str(tmp_path / "run"), "--output", "logits", "--format", "safetensors", "-o"]
+    assert main([*words, str(tmp_path / "none.safetensors"), "--frames", "0"]) == 2
+    assert "--frames 0: must be at least 1" in capsys.readouterr().err
 
 
 def test_a_card_without_a_run_says_what_is_not_known() -> None:

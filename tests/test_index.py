@@ -12,6 +12,7 @@ from fima.data.datasets import Video, list_videos
 from fima.data.packed_lists import PackedVideos
 from fima.errors import DataError
 from fima.library.index import default_index_file, open_index
+from tests.test_frame_folders import write_pictures
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 
 
@@ -49,6 +50,24 @@ def test_headers(folder: Path) -> None:
     problems = column(rows, "problem")
     assert (problems[0], problems[2]) == (None, None)
     assert "cannot be opened" in problems[1]
+
+
+def test_a_reason_that_names_a_picture_of_any_name(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "videos" / "clip", 1, 2, name=os.fsdecode(b"\xff{}.png"))
+    for number, decode in ((2, True), (1, False)):
+        (folder / os.fsdecode(b"\xff%d.png" % number)).write_bytes(b"no picture")
+        rows, _ = index(tmp_path / "videos", [folder], decode=decode)
+        assert rf"\udcff{number}.png" in column(rows, "problem")[0]
+
+
+def test_a_folder_with_a_long_name_has_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("x" * 250, "ü" * 120):
+        root = tmp_path / name
+        write_ucf101_avi(root / "a.avi", num_frames=3)
+        with open_index(root) as opened:
+            opened.update([root / "a.avi"], workers=1)
+            assert opened.lengths() == {"a.avi": (3, 25)}
 
 
 def test_only_what_changed_is_read_again(folder: Path) -> None:

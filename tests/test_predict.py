@@ -14,7 +14,9 @@ from fima.evaluate.classifier_result import test_classifier as score_videos
 from fima.evaluate.extract import Resources
 from fima.use.predict import Prediction, predict
 from tests.finetune_runs import after, changed
+from tests.layout_files import write_lines
 from tests.small_runs import make_videos
+from tests.test_frame_folders import write_pictures
 
 Capture = pytest.CaptureFixture[str]
 
@@ -67,6 +69,16 @@ def test_each_second(run: Path, tmp_path: Path, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(" 0.0-0.5 s: " in line for line in lines)
+
+
+def test_seconds_of_pictures_and_a_table(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    write_pictures(tmp_path / "clips" / "one", *range(12))
+    table = write_lines(tmp_path / "clips" / "list.csv", "path", "one")
+    argv = ["predict", str(run), str(table), "--per", "second", "--device", "cpu"]
+    assert main(argv) == 2
+    assert "has no frame rate, so it has no seconds; give --frame-rate" in capsys.readouterr().err
+    assert main([*argv, "--frame-rate", "8"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["0.0-1.0", "1.0-1.5"]
 
 
 def test_refusals(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:

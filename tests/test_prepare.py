@@ -281,6 +281,14 @@ def test_pixels_become_square(aspect: Fraction, degrees: int, size: tuple[int, i
     assert white == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_frame_every_hour_stays_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "v" / "a.mkv", moving_square(4), codec="libx264", fps=Fraction(1, 3600))
+    assert prepare(tmp_path / "v", tmp_path / "p") == 0
+    with VideoReader(tmp_path / "p" / "a.mp4") as reader:
+        assert reader.num_frames == 4
+        assert reader.fps == pytest.approx(1 / 3600, rel=0.01)
+
+
 def test_frames_with_packed_b_frames_are_evenly_spaced(tmp_path: Path) -> None:
     write_packed_avi(tmp_path / "v" / "a.avi")
     assert prepare(tmp_path / "v", tmp_path / "p") == 0

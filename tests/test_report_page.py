@@ -161,6 +161,15 @@ def test_galleries_are_of_few_videos_unless_an_evaluation_has_left_the_features_
         assert len(_lists(read_run(run.root, "run"), None).train.videos) == expected
 
 
+def test_a_run_that_cannot_be_written_is_reported(tmp_path: Path, capsys: Capture) -> None:
+    touch(tmp_path, "videos/a.mp4")
+    run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))
+    (run.root / "evaluation").touch()  # no folder can be made here, as on a disk that is read-only
+    assert main(["report", str(run.root), "-o", str(tmp_path / "page.html"), "--device", "cpu"]) == 0
+    told = "evaluation/cache: cannot be written (Not a directory); the features for the galleries of run are not kept"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("queries", "count"), [(["q.mp4"], 3), (["0.mp4"], 2)])
 def test_a_query_has_all_other_videos_as_neighbours(queries: list[str], count: int) -> None:
     def features(paths: list[str]) -> Features:

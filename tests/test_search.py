@@ -58,6 +58,8 @@ def test_small_and_even_indices() -> None:
     assert SearchIndex(np.ones((0, 4), np.float32)).search(torch.ones(4), 10) == []
     index = SearchIndex(np.ones((1, 4), np.float32))
     assert [(hit.row, hit.similarity) for hit in index.search(torch.ones(4), 10)] == [(0, 0.0)]
+    assert index.all_equal, "which a person is told"
+    assert not SearchIndex(np.ones((1, 4), np.float32), centre=False).all_equal
     read_only = np.eye(3, dtype=np.float32)
     read_only.setflags(write=False)
     assert SearchIndex(read_only).search(torch.tensor([0.0, 1.0, 0.0]), 1)[0].row == 1
@@ -114,6 +116,26 @@ def test_a_video_of_the_index_needs_neither_its_file_nor_pytorch(folder: Path, t
     assert done.stderr == "False\n"
     assert [hit["start_seconds"] for hit in known] == [hit["start_seconds"] for hit in embedded]
     assert [hit["similarity"] for hit in known] == pytest.approx([hit["similarity"] for hit in embedded], abs=1e-5)
+
+
+def test_a_video_is_known_from_any_folder(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the index was made with relative paths, and the encoder then needs to be found, too."""
+    shutil.copytree(folder / "videos", tmp_path / "videos")
+    shutil.copy(folder / "last.pt", tmp_path / "last.pt")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert main(["embed", "../last.pt", "../videos", "-o", "r.npz", "--workers", "0", "--device", "cpu"]) == 0
+    monkeypatch.chdir(tmp_path)
+    stored = read_embeddings(tmp_path / "sub/r.npz")
+    assert stored.paths == [str(tmp_path / "videos" / f"{number}.avi") for number in range(4)]
+    assert stored.about["source"] == str(tmp_path / "last.pt")
+    for query in ("videos/1.avi", "sub/../videos/1.avi"):
+        assert main(["search", "sub/r.npz", query, "-k", "1", "--device", "cpu"]) == 0
+        assert "the query is one of its videos" in capsys.readouterr().out
+    shutil.copy("videos/1.avi", "other.avi")
+    assert main(["search", "sub/r.npz", "other.avi", "-k", "1", "--device", "cpu"]) == 0
 
 
 def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path: Path, capsys: Capture) -> None:

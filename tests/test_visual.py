@@ -250,6 +250,7 @@ def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, t
     listed = VideoList(videos=videos, classes=[], root=tmp_path, split="all", layout="videos without labels")
     assert contact_sheet(listed, tmp_path / "sheet.png", num_frames=4) == 1
     assert contact_sheet(listed, tmp_path / "sheet.png", max_rows=1) == 1
+    assert contact_sheet(replace(listed, classes=["jump"]), tmp_path / "sheet.png") == 1, "none of them is labelled"
     empty = VideoList(videos=[], classes=[], root=tmp_path, split="all", layout="")
     with pytest.raises(DataError, match="no video to show"):
         contact_sheet(empty, tmp_path / "sheet.png")

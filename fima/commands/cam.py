@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
+from fima.commands.output import listed_videos
 from fima.commands.parse import parse
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
-from fima.data.datasets import Split, Video, VideoList, list_videos
+from fima.data.datasets import Split, Video, VideoList
 from fima.data.layouts.files import has_videos, mark_picture
 from fima.errors import ConfigError, DataError, VideoError, warn
 from fima.files.output import OutputPath, mark_output
@@ -45,7 +45,7 @@ class CamArguments:
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint."""
     videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
-    """Video files, and folders of videos."""
+    """Video files, and folders or tables of videos."""
     out: OutputPath = Path("cam")
     """Folder for the files; or one PNG for all videos."""
     compare: Path | None = None
@@ -164,17 +164,12 @@ def _write_one_picture(
 
 
 def _videos(arguments: CamArguments) -> VideoList:
-    """The files, and the chosen videos of the folders, in the order of the command line."""
+    """The files, and the chosen videos of folders and tables, in the order of the command line."""
     from fima.evaluate.cam import evenly_spread
 
     videos: list[Video] = []
     for path in arguments.videos:
-        if not path.is_dir():
-            videos.append(Video(path, None))
-            continue
-        listed = list_videos(path, arguments.split)
-        warn_of(listed)
-        found = listed.videos
+        found = listed_videos(path, arguments.split)
         videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")

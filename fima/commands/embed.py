@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import show_next, warn_of
+from fima.commands.output import listed_videos, show_next
 from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
-from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
-from fima.data.layouts.rows import TABLE_SUFFIXES
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -88,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.torch_tools.device import choose_device
     from fima.use.embed import embed_videos
     from fima.use.encoder import open_encoder
-    from fima.use.table import check_suffix
+    from fima.use.table import check_names, check_suffix
 
     check_suffix(arguments.out)
     if arguments.out.exists():
         raise ConfigError(f"-o {arguments.out}: already exists; choose another name, or remove it")
     paths = _paths(arguments)
+    check_names(arguments.out, paths)
     try:
         device = distributed.init_from_environment(choose_device(arguments.device))
         encoder = open_encoder(arguments.encoder, device)
@@ -122,24 +121,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _paths(arguments: EmbedArguments) -> list[Path]:
-    """The files, resolved, each once."""
-    data = arguments.data
-    if data.is_file() and data.suffix.lower() not in TABLE_SUFFIXES:
-        return [data.resolve()]
-    videos = list_videos(
-        data, arguments.split, arguments.split_index, dataset=arguments.dataset, annotations=arguments.annotations
+    """The files by their whole paths, without `..`, each once."""
+    videos = listed_videos(
+        arguments.data,
+        arguments.split,
+        arguments.split_index,
+        dataset=arguments.dataset,
+        annotations=arguments.annotations,
     )
-    warn_of(videos)
-    return list(dict.fromkeys(video.path.absolute() for video in videos.videos))
+    paths = (video.path for video in videos)
+    return list(dict.fromkeys(path.resolve() if ".." in path.parts else path.absolute() for path in paths))
+
+
+def _source(encoder: str) -> str:
+    """The encoder as it is found from other folders, too."""
+    from fima.checkpoints.pretrained import shipped_encoders
+
+    is_path = Path(encoder).exists() and encoder not in shipped_encoders()
+    return str(Path(encoder).resolve()) if is_path else encoder
 
 
 def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     from fima.use.table import write_embeddings
 
     found = embedded.embeddings
-    found = replace(found, about={**found.about, "source": arguments.encoder})
+    found = replace(found, about={**found.about, "source": _source(arguments.encoder)})
     write_embeddings(arguments.out, found)
     skipped = arguments.out.with_name(f"{arguments.out.name}.skipped.jsonl")
+    skipped.unlink(missing_ok=True)  # of an earlier call
     if embedded.skipped:
         lines = (json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in embedded.skipped)
         write_file(skipped, "".join(lines))

@@ -142,12 +142,8 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
 
     loaded = load_classifier(encoder_file(Path(arguments.encoder)), device=torch.device("cpu"))
     config = loaded.checkpoint.config
-    data = replace(
-        config.data,
-        frames=arguments.frames or config.data.frames,
-        crop_size=arguments.crop_size or config.data.crop_size,
-    )
-    settings = test_clips(replace(config, data=data))
+    sizes = {name: getattr(arguments, name) for name in ("frames", "crop_size")}
+    settings = replace(test_clips(config), **{name: value for name, value in sizes.items() if value is not None})
     averaged = "log-softmax" if averages_log_softmax(config.classifier) else "logits"
     classes = loaded.checkpoint.classes
     facts = {
@@ -161,7 +157,10 @@ def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:
         "epoch": loaded.checkpoint.progress.epoch,
         "config": {
             "model": {"backbone": config.classifier.backbone},
-            "data": {name: getattr(data, name) for name in ("frames", "crop_size", *TIMING)},
+            "data": {
+                **{name: getattr(config.data, name) for name in TIMING},
+                **{name: getattr(settings, name) for name in sizes},
+            },
         },
         "classifier": config_to_mapping(config),
         "versions": versions(),

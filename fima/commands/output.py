@@ -8,18 +8,45 @@ import select
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fima.errors import warn
+from fima.errors import DataError, warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
-    from fima.data.layouts.video_list import VideoList
+    from fima.config import Dataset
+    from fima.data.layouts.video_list import Split, Video, VideoList
 
 
 def warn_of(videos: VideoList) -> None:
     """Say what a person should know of a list of videos: what was passed over, and what is odd."""
     for sentence in videos.warnings():
         warn(sentence)
+
+
+def listed_videos(
+    given: Path,
+    split: Split = "all",
+    split_index: int = 1,
+    *,
+    dataset: Dataset = "auto",
+    annotations: Path | None = None,
+) -> list[Video]:
+    """Return a video that was given, or those of a folder or a table, after its warnings.
+
+    Raises:
+        DataError: there is no such file or folder; or as `list_videos`.
+    """
+    from fima.data.datasets import Video, list_videos
+    from fima.data.layouts.rows import TABLE_SUFFIXES
+
+    if not given.exists():
+        raise DataError(f"{given}: no such file or folder; check the path")
+    if not given.is_dir() and given.suffix.lower() not in TABLE_SUFFIXES:
+        return [Video(given, None)]
+    videos = list_videos(given, split, split_index, dataset=dataset, annotations=annotations)
+    warn_of(videos)
+    return list(videos.videos)
 
 
 def show_next(*commands: Sequence[object]) -> None:

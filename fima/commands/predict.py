@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
+from fima.commands.output import listed_videos
 from fima.commands.parse import parse
 from fima.config.checks import require_least
-from fima.data.datasets import list_videos
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError, one_line, warn
 from fima.files.atomic import write_file
@@ -36,13 +35,15 @@ class PredictArguments:
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """Folder of a run of `fima finetune`, or its checkpoint."""
     videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
-    """Videos, or folders of videos."""
+    """Videos, or folders or tables of videos."""
     per: Literal["video", "second"] = "video"
     """One prediction for each video, or for each second."""
     top: int = 5
     """Number of most probable classes to give."""
     out: Annotated[OutputFile | None, tyro.conf.arg(aliases=["-o"])] = None
     """A .json or .csv file to write."""
+    frame_rate: float | None = None
+    """Frame rate of videos whose files do not state one, such as folders of pictures. None: as in training."""
     batch_size: int = 16
     """Clips at a time."""
     workers: int = 0
@@ -55,7 +56,7 @@ class PredictArguments:
     """Print the predictions as JSON."""
 
     def __post_init__(self) -> None:
-        require_least(self, top=1, batch_size=1, workers=0)
+        require_least(self, top=1, frame_rate=0, batch_size=1, workers=0)
         if not self.videos:
             raise ConfigError("no video given; name one or more after the model")
         if self.out is not None and self.out.suffix not in (".json", ".csv"):
@@ -74,14 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.use.predict import predict
 
     device = choose_device(arguments.device)
-    paths = [path for given in arguments.videos for path in _files(given)]
+    paths = [video.path for given in arguments.videos for video in listed_videos(given)]
     classifier = load_classifier(encoder_file(arguments.model), device=device)
     found: list[Prediction] = []
     skipped: list[SkippedVideo] = []
     resources = Resources(
         device=device, batch_size=arguments.batch_size, workers=arguments.workers, limits=arguments.limits
     )
-    for item in predict(classifier, paths, resources, per_second=arguments.per == "second"):
+    per_second, frame_rate = arguments.per == "second", arguments.frame_rate
+    for item in predict(classifier, paths, resources, per_second=per_second, frame_rate=frame_rate):
         if isinstance(item, SkippedVideo):
             skipped.append(item)
         else:
@@ -98,20 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(records, indent=1))
     else:
-        print("\n".join(_line(record, seconds=arguments.per == "second") for record in records))
+        print("\n".join(_line(record, seconds=per_second) for record in records))
         if arguments.out is not None:
             print(f"wrote {arguments.out}")
     return 0
-
-
-def _files(given: Path) -> list[Path]:
-    if given.is_file():
-        return [given]
-    if not given.exists():
-        raise DataError(f"{given}: no such file or folder; check the path")
-    listed = list_videos(given, "all")
-    warn_of(listed)
-    return [video.path for video in listed.videos]
 
 
 def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
-from fima.files.output import OutputFile, check_writable
+from fima.files.output import OutputFile
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -56,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.visual.report.runs import read_runs
 
     runs = read_runs(arguments.runs)
-    for run in runs if arguments.gallery else []:
-        check_writable(run.root / "evaluation")  # of features, to be used again
     media, galleries = MediaStore(MEDIA_BYTES), Galleries()
     if arguments.gallery:
         device = choose_device(arguments.device)

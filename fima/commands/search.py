@@ -112,8 +112,8 @@ def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:
     except DataError as error:
         raise DataError(f"{arguments.index}: {error}") from None
     if index.all_equal:
-        said = f"{arguments.index}: all {len(index):,} vectors are equal, so the order of the videos says nothing"
-        warn(said)
+        said = "has one vector" if len(index) == 1 else f"all {len(index):,} vectors are equal"
+        warn(f"{arguments.index}: {said}, so similarities and their order say nothing")
     return index
 
 

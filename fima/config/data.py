@@ -91,8 +91,9 @@ class DataConfig:
         require(windows == "auto" or windows >= 1, "data.windows_per_video", windows, "must be `auto` or at least 1")
         whole = "a span is a share of the whole video, which has one window then"
         require(windows == 1 or self.span is None, "data.windows_per_video", windows, whole)
-        low, high = self.span or (1.0, 1.0)
-        require(0 < low <= high <= 1, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
+        span = (1.0, 1.0) if self.span is None else self.span  # of a recipe, it may have any length
+        fits = len(span) == 2 and 0 < span[0] <= span[1] <= 1
+        require(fits, "data.span", self.span, "two shares, the smaller first, in (0, 1]")
         usual = {"stride": 2, "fps": 0, "span": None}
         ways = [name for name, value in usual.items() if getattr(self, name) != value]
         if len(ways) > 1:

@@ -145,7 +145,8 @@ class ClipTiming:
         elif self.by_rate:
             rate = video.fps or self.frame_rate
             if not rate > 0:
-                raise VideoError(video.path, "has no frame rate, which --data.fps needs; give --data.frame-rate")
+                reason = f"has no frame rate, which clips of {self.fps:g} frames a second need"
+                raise VideoError(video.path, f"{reason}; give --frame-rate, in training --data.frame-rate")
             spacing, times = rate / (2 * self.fps), video.frame_times()
         else:
             spacing = self.stride / 2

@@ -45,13 +45,18 @@ class ClipFit:
     @property
     def line(self) -> str:
         """One line for a person."""
-        shorter = f"{self.num_looped:,} of {counted(self.num_videos, 'video')} are shorter and are looped"
-        parts = [shorter if self.num_looped else f"none of {counted(self.num_videos, 'video')} is shorter"]
+        every, looped = counted(self.num_videos, "video"), self.num_looped
+        be = "is" if looped == 1 else "are"
+        parts = [f"{looped:,} of {every} {be} shorter and {be} looped" if looped else f"none of {every} is shorter"]
         if self.num_repeating:
-            parts.append(f"{self.num_repeating:,} have fewer frames a second and repeat frames")
+            parts.append(f"{_have(self.num_repeating)} fewer frames a second, so that frames repeat")
         if self.num_without_rate:
-            parts.append(f"{self.num_without_rate:,} have no known frame rate: give --data.frame-rate")
+            parts.append(f"{_have(self.num_without_rate)} no known frame rate: give --data.frame-rate")
         return "; ".join([f"{self.clips}: {parts[0]}", *parts[1:], *self.advice])
+
+
+def _have(number: int) -> str:
+    return f"{number:,} {'has' if number == 1 else 'have'}"
 
 
 def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:

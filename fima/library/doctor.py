@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fima.data.datasets import VideoList
+from fima.data.decode.limits import USUAL_LIMITS
 from fima.data.packed_lists import relative_name
 from fima.library.index import FROM_START, VideoIndex
 
@@ -59,6 +60,7 @@ ADVICE = {
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
     "several streams": "one of them is read; if it is the wrong one, keep only the right one",
     "pixels not square": "training uses pixels as stored: `fima prepare` makes them square",
+    "large frames": "training skips it, but for a larger --data.max-frame-pixels: `fima prepare` makes them smaller",
     "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
     "duration": "differs from that of its frames: cut off, or longer sound; training uses the frames",
 }
@@ -189,6 +191,8 @@ def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
     if abs(row["pixel_aspect"] - 1) > ASPECT_TOLERANCE:
         shown = f"{row['width'] * row['pixel_aspect']:.0f}x{row['height']}"
         yield "pixels not square", f"{row['width']}x{row['height']}, to be shown as {shown}"
+    if row["width"] * row["height"] > USUAL_LIMITS.max_frame_pixels:
+        yield "large frames", f"{row['width']}x{row['height']}, above {USUAL_LIMITS.max_frame_pixels:,} pixels"
     if row["chosen"]:
         yield "several streams", f"video stream {row['chosen']} is read"
     if row["decoded"] == FROM_START:

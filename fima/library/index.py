@@ -22,7 +22,7 @@ from fima.data.decode.header import VideoHeader, read_header
 from fima.data.decode.video import VideoReader
 from fima.data.packed_lists import relative_name
 from fima.data.workers.killable_pool import Failed, available_cores, run_isolated
-from fima.errors import DataError, VideoError
+from fima.errors import DataError, VideoError, one_line
 from fima.files.state import file_state
 
 SCHEMA_VERSION = 3
@@ -32,6 +32,8 @@ DECODE_SECONDS = 600.0
 COMMIT_SECONDS = 1.0
 BUSY_SECONDS = 120.0
 HEADERS_AT_ONCE = 16
+LONGEST_NAME = 40
+"""Characters of a folder's name in that of its index: file systems take 255 bytes, and SQLite adds some."""
 HEADER_FIELDS = tuple(field.name for field in fields(VideoHeader))
 NO_HEADER = (None,) * len(HEADER_FIELDS)
 COLUMNS = ("path", "size", "mtime_ns", "problem", "decoded", *HEADER_FIELDS)
@@ -94,6 +96,8 @@ class VideoIndex:
         try:
             for done, (position, outcome) in enumerate(outcomes, start=1):
                 found = (outcome.reason, None, *NO_HEADER) if isinstance(outcome, Failed) else outcome
+                # A reason may name a picture, whose name may be no text that SQLite takes.
+                found = tuple(one_line(value) if isinstance(value, str) else value for value in found)
                 unwritten.append((todo[position], *states[todo[position]], *found))
                 if time.monotonic() - written > COMMIT_SECONDS:
                     self._write(insert, unwritten)
@@ -136,7 +140,8 @@ def default_index_file(root: Path) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     real = os.path.realpath(root)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
-    return Path(base, "fima", "index", f"{Path(real).name or 'root'}-{digest}.sqlite")
+    name = Path(real).name[:LONGEST_NAME] or "root"
+    return Path(base, "fima", "index", f"{name}-{digest}.sqlite")
 
 
 def _database(file: Path) -> sqlite3.Connection:

@@ -14,7 +14,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from fima.data.decode.container import ffmpeg_name
+from fima.data.decode.container import ffmpeg_name, rate_fraction
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 
@@ -72,7 +72,7 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> int:
 
 def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> int:
     """Number of frames that were written."""
-    fps = Fraction(min(reader.fps or DEFAULT_FPS, MOST_FPS)).limit_denominator(1001)
+    fps = rate_fraction(min(reader.fps or DEFAULT_FPS, MOST_FPS))
     options = {"preset": PRESET, "tune": TUNE, "crf": str(settings.crf)}
     stream: VideoStream | None = None
     num_frames = 0

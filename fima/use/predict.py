@@ -1,7 +1,7 @@
 """Class probabilities of videos, and of their seconds."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -25,15 +25,22 @@ class Prediction:
 
 
 def predict(
-    classifier: LoadedClassifier, paths: Sequence[Path], resources: Resources, *, per_second: bool
+    classifier: LoadedClassifier,
+    paths: Sequence[Path],
+    resources: Resources,
+    *,
+    per_second: bool,
+    frame_rate: float | None = None,
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 
-    `per_second` gives one prediction for every second, instead of one for the whole video, in order of time. Videos
-    that cannot be decoded come as `SkippedVideo`.
+    `per_second` gives one prediction for every second, instead of one for the whole video, in order of time.
+    `frame_rate` is that of videos whose files do not state one; None: as in training. Videos that cannot be decoded
+    come as `SkippedVideo`.
     """
     config = classifier.checkpoint.config
     settings = test_clips(config)
+    settings = settings if frame_rate is None else replace(settings, frame_rate=frame_rate)
     log_softmax = averages_log_softmax(config.classifier)
 
     def scores(clips: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class SearchIndex:
             )
         self._smallest = max(SMALLEST_SHARE * float(np.linalg.norm(self._mean)), SMALLEST_NORM)
         self._scale = np.where(lengths > self._smallest, 1 / np.maximum(lengths, self._smallest), 0)
-        self.all_equal = len(self) > 1 and not self._scale.any()
+        self.all_equal = len(self) > 0 and not self._scale.any()
         """Whether the vectors do not differ, so that their order says nothing."""
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,15 @@ def check_suffix(path: Path) -> None:
         _parquet()
 
 
+def check_names(path: Path, videos: Iterable[Path]) -> None:
+    """Refuse a Parquet file for videos whose names it cannot hold, before the work. Raises ConfigError."""
+    for video in videos if path.suffix == ".parquet" else ():
+        try:
+            str(video).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"-o {path}: Parquet takes no such name as {video}; write .npz or .safetensors") from None
+
+
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Write a file in the format that its name ends in, in one piece.
 
@@ -81,7 +91,7 @@ def read_embeddings(path: Path) -> Embeddings:
         raise DataError(f"{path}: not a file of embeddings; it must end in one of {', '.join(SUFFIXES)}")
     try:
         return readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         if isinstance(error, (ConfigError, DataError)):
             raise
         # NumPy's message for a file that is no archive recommends to unpickle it.

@@ -24,7 +24,7 @@ def contact_sheet(
     """Write a contact sheet as PNG; return how many videos could not be decoded and are grey tiles.
 
     A row is a video, `num_frames` from its first to its last; of each class the first videos are shown, or the first
-    ones where there are no classes.
+    ones where none has a class.
     """
     chosen = _choose(videos, examples_per_class)[:max_rows]
     rows: list[Picture] = []
@@ -57,13 +57,11 @@ def _choose(videos: VideoList, examples_per_class: int) -> list[tuple[str, Video
     """The videos to show, each with the label of its row."""
     if not videos.videos:
         raise DataError(f"{videos.root}: no video to show in {_part(videos)}")
-    if not videos.classes:
-        return [(video.path.stem, video) for video in videos.videos]
     chosen: list[tuple[str, Video]] = []
     for number, name in enumerate(videos.classes):
         members = [video for video in videos.videos if video.label == number][:examples_per_class]
         chosen += [(name if position == 0 else "", video) for position, video in enumerate(members)]
-    return chosen
+    return chosen or [(video.path.stem, video) for video in videos.videos]
 
 
 def _tile(frame: Picture) -> Picture:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +12,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from fima.data.decode.container import ffmpeg_name
+from fima.data.decode.container import ffmpeg_name, rate_fraction
 from fima.errors import ConfigError
 from fima.files.atomic import written_whole
-from fima.visual.overlay import Picture
+from fima.visual.overlay import Picture, resized
 
 VideoFormat = Literal["mp4", "gif"]
 
@@ -25,8 +24,8 @@ OPTIONS = {"mp4": {"crf": "22", "preset": "veryfast"}, "gif": {}}
 PIXELS = {"mp4": "yuv420p", "gif": "pal8"}
 UNKNOWN_FPS = 25.0
 GIF_FPS = 15.0
-MAX_DENOMINATOR = 1001
-"""Of frame rates such as 30000/1001."""
+MOST_PX = 16_384
+"""Larger pictures than this in width or height are too large for H.264, and are made smaller."""
 NUM_COLOURS = 255
 """One less than GIF's 256: the encoder needs one for the pixels that stay as they were."""
 
@@ -50,7 +49,7 @@ def video_writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
     kind = path.suffix[1:]
     if ENCODERS[kind] not in av.codecs_available:
         raise ConfigError(f"--format {kind}: this PyAV has no encoder {ENCODERS[kind]}; take another")
-    rate = Fraction(fps).limit_denominator(MAX_DENOMINATOR)
+    rate = rate_fraction(fps)
     container_options = {"movflags": "faststart"} if kind == "mp4" else {}
     with written_whole(path) as temporary, av.open(ffmpeg_name(temporary), "w", options=container_options) as container:
         stream = container.add_stream(ENCODERS[kind], rate=rate, options=OPTIONS[kind])
@@ -58,6 +57,8 @@ def video_writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
         times = itertools.count()
 
         def write(picture: Picture) -> None:
+            if max(picture.shape) > MOST_PX:
+                picture = resized(picture, picture.shape[0] * MOST_PX // max(picture.shape))
             frame = _with_even_sides(picture) if kind == "mp4" else _paletted(picture)
             frame.pts, frame.time_base = next(times), 1 / rate
             if not frame.pts:

@@ -30,6 +30,7 @@ PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 INCOMPLETE = "truncated or damaged: a packet is incomplete"
 NO_END = "truncated: its last picture has no end"
 RATE_TOLERANCE = 0.1
+MAX_DENOMINATOR = 1001
 EXTREME_ASPECT = 8
 """Pixels that are said to be longer than this, or higher, are square: the header is damaged."""
 
@@ -185,6 +186,11 @@ def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> fl
     # Of recordings put together, each may begin at time 0.
     measured = by_times(len(times))
     return stated if is_stated(measured) or is_stated(by_times(len(set(times)))) else measured
+
+
+def rate_fraction(fps: float) -> Fraction:
+    """A frame rate above 0 as containers take it, such as 30000/1001; a very low one as one frame in n seconds."""
+    return Fraction(fps).limit_denominator(MAX_DENOMINATOR) or Fraction(1, round(1 / fps))
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:

@@ -13,13 +13,14 @@ from fima.config import Dataset
 from fima.data.clips import FrameCount
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
-from fima.errors import DataError, VideoError
+from fima.errors import ConfigError, DataError, VideoError, warn
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.report import ClassReport, confusion_matrix
 from fima.evaluate.retrieval import centred, knn_scores
+from fima.files.output import check_writable
 from fima.visual.maps import look_at, shown_encoder
 from fima.visual.report.feature_maps import FeatureMap, feature_map
 from fima.visual.report.media import PREVIEW_SECONDS, MediaStore, excerpt
@@ -44,6 +45,8 @@ class Lists:
     """Queries; the same list where there is no test split."""
     labelled: bool
     """Whether there are classes and a test split."""
+    cache: Path | None
+    """Where their features are kept; None where nothing can be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +166,21 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
         train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
         labelled = False
     evaluated = [place.resolve() for result in run.results for place in result.roots]
-    if train.root.resolve() not in evaluated or not _cache(run).is_dir():
+    cache = _cache(run)
+    if train.root.resolve() not in evaluated or cache is None or not cache.is_dir():
         train, test = (_few(videos) for videos in (train, test))
-    return Lists(root=root, train=train, test=test, labelled=labelled)
+    return Lists(root=root, train=train, test=test, labelled=labelled, cache=cache)
 
 
-def _cache(run: RunRecord) -> Path:
-    return run.root / "evaluation" / "cache"
+def _cache(run: RunRecord) -> Path | None:
+    """Where evaluations of a run keep features; None, with a warning, where it cannot be written."""
+    folder = run.root / "evaluation" / "cache"
+    try:
+        check_writable(folder)
+    except ConfigError as error:
+        warn(f"{str(error).partition(';')[0]}; the features for the galleries of {run.name} are not kept")
+        return None
+    return folder
 
 
 def _few(videos: VideoList) -> VideoList:
@@ -183,9 +194,9 @@ def _run_gallery(
     loaded = load_pretrained(checkpoint, device=device)
     settings = _clip_settings(run, loaded)
     source = encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}")
-    cache = _cache(run)
     train, test = (
-        extract_features(source, videos, settings, device=device, cache=cache) for videos in (lists.train, lists.test)
+        extract_features(source, videos, settings, device=device, cache=lists.cache)
+        for videos in (lists.train, lists.test)
     )
     classes = lists.test.classes
     report = None

@@ -4,12 +4,12 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 from av.stream import Disposition
 
 from fima.cli import main
 from fima.data.datasets import list_videos
+from fima.data.decode.limits import DecodeLimits
 from fima.data.quarantine import exclude, read_quarantine, write_quarantine
 from fima.errors import DataError
 from fima.library.doctor import why_missing
@@ -169,14 +169,13 @@ def test_streams_aspects_and_key_frames_are_named(tmp_path: Path, capsys: pytest
     assert json.loads(report.read_text())["notes"] == found["notes"]
 
 
-def test_frames_that_training_skips_are_named(tmp_path: Path) -> None:
-    """Above 33.5 million pixels; above 67 million, nothing is read."""
+def test_frames_that_training_skips_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = tmp_path / "report.json"
-    frame, fast = np.zeros((1, 4160, 8192, 3), np.uint8), {"preset": "ultrafast"}
-    write_video(tmp_path / "v" / "a.mp4", frame, codec="libx264", options=fast)
-    assert doctor(tmp_path / "v", "--json", report) == 0
-    (note,) = json.loads(report.read_text())["notes"]
-    assert (note["kind"], note["reason"]) == ("large frames", "8192x4160, above 33,554,432 pixels")
+    write_h264_mp4(tmp_path / "v" / "a.mp4")  # 64x48
+    for pixels, reasons in ((3072, []), (3071, ["64x48, above 3,071 pixels"])):
+        monkeypatch.setattr("fima.library.doctor.USUAL_LIMITS", DecodeLimits(max_frame_pixels=pixels))
+        assert doctor(tmp_path / "v", "--json", report) == 0
+        assert [note["reason"] for note in json.loads(report.read_text())["notes"]] == reasons
 
 
 def test_a_cover_alone_is_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

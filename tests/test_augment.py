@@ -198,7 +198,7 @@ def test_local_differences_may_keep_every_second_frame() -> None:
 
 def test_a_local_stride_that_leaves_one_frame_is_refused() -> None:
     assert with_settings("method", local_stride=3).method.local_stride == 3
-    with pytest.raises(ConfigError, match=r"--method.local_stride 4: must leave two of the 4 frames or more"):
+    with pytest.raises(ConfigError, match=r"--method.local-stride 4: must leave two of the 4 frames or more"):
         with_settings("method", local_stride=4)
 
 

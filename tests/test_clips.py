@@ -94,7 +94,7 @@ def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> Non
     """Ten frames a second, then thirty: the mean rate would count a window of two seconds shorter than it is."""
     video = Uneven((*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100))))
     window = ClipTiming(fps=10).window(video, 20)
-    start = evenly_spread_starts(video.num_frames, window.length, 2)[-1]
+    start = evenly_spread_starts(video.num_frames, window.reach, 2)[-1]
     shown = window.indices(start)
     assert shown == sorted(shown)
     # It shows the last two seconds: 60 frames, and those of which the last is shown as long as the mean.
@@ -103,7 +103,7 @@ def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> Non
     # A rate in the header that is 8 % below that of the frames.
     constant = Uneven(tuple(i / 27 for i in range(250)), rate=25.0)
     window = ClipTiming(fps=12.5).window(constant, 16)
-    shown = window.indices(constant.num_frames - window.length)
+    shown = window.indices(constant.num_frames - window.reach)
     assert shown == sorted(shown)
 
 

@@ -186,5 +186,5 @@ def test_a_run_has_one_beginning(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert "give one of them" in line
     assert main([*words, "--out", str(run / "first"), "--resume", "--optim.epochs", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--model.init_from small: the run in" in line
+    assert "--model.init-from small: the run in" in line
     assert "drop the flag" in line

@@ -244,7 +244,7 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, monkeypatch: pytest
     ("setting", "value"), [("num_train", 0), ("size_px", 31), ("size_px", 65), ("camera", "drone"), ("seed", -1)]
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"^--{setting} "):
+    with pytest.raises(ConfigError, match=f"^--{setting.replace('_', '-')} "):
         MotionTextureSettings(**{setting: value})  # type: ignore[arg-type]
 
 

@@ -63,7 +63,7 @@ def test_a_batch_norm_no_longer_tells_who_is_in_the_batch() -> None:
 
 
 def test_more_parts_than_half_the_batch_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--model.split_bn 3: must be at most half the 4 videos"):
+    with pytest.raises(ConfigError, match=r"--model.split-bn 3: must be at most half the 4 videos"):
         with_settings("model", split_bn=3)
     with pytest.raises(ConfigError, match=r"half the 2 videos"):
         with_settings("optim", with_settings("model", split_bn=2), accumulate=2)

@@ -56,6 +56,9 @@ def test_a_few_long_videos_are_not_warned_of_as_few(tmp_path: Path) -> None:
         "--optim.batch-size 64",
         "--method.queue-size 47",
     ]
+    # Where old keys of the query's video are left out, the length of the queue makes none of them a negative.
+    excluding = with_settings("method", config, exclude_same_video=True)
+    assert [text.partition(":")[0] for text in warnings_about(excluding, few)] == ["--optim.batch-size 64"]
     assert warnings_about(config, long) == []
     (batch,) = warnings_about(with_settings("optim", config, batch_size=256), long)
     assert batch.endswith("more than the 200 samples of an epoch; each step sees all of them, choose 200 or less")

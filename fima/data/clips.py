@@ -81,7 +81,7 @@ class Window:
     """The 2·F instants of a clip in one video."""
 
     length: int
-    """Frames of the video from the first instant to the end of the last one."""
+    """Frames of the video from the first instant to the end of the last one, at its mean rate."""
     spacing: float
     """Frames of the video between two instants; 1 as published."""
     num_frames: int
@@ -91,6 +91,18 @@ class Window:
     """Seconds at which the frames are shown, where instants are seconds and frames come at a varying rate."""
     seconds: float = 0.0
     """Seconds between two instants, where `times` are given."""
+
+    @property
+    def reach(self) -> int:
+        """Frames from the last one with which a window may begin to the video's end; more than all, where it is short.
+
+        That is the length, but where frames come at an uneven rate, or at another than the mean that is stated.
+        """
+        if self.times is None:
+            return self.length
+        room = _duration(self.times) - self.num_instants * self.seconds + ROUNDING
+        last = int(np.searchsorted(self.times - self.times[0], room, side="right")) - 1
+        return self.num_frames - last if last >= 0 else max(self.length, self.num_frames)
 
     def indices(self, start: int) -> list[int]:
         """Frame numbers of the window that begins at `start`, 2·F of them; looped where the video is too short."""
@@ -150,14 +162,8 @@ class ClipTiming:
             spacing, times = rate / (2 * self.fps), video.frame_times()
         else:
             spacing = self.stride / 2
-        length = max(1, math.ceil(num_instants * spacing - ROUNDING))
-        if times is not None:
-            # The rate may be a mean, or another than the times', but no window may reach past the end of a video.
-            room = _duration(times) - num_instants / (2 * self.fps) + ROUNDING
-            last_start = int(np.searchsorted(times - times[0], room, side="right")) - 1
-            length = video.num_frames - last_start if last_start >= 0 else max(length, video.num_frames)
         return Window(
-            length=length,
+            length=max(1, math.ceil(num_instants * spacing - ROUNDING)),
             spacing=spacing,
             num_frames=video.num_frames,
             num_instants=num_instants,

@@ -137,7 +137,7 @@ class EvalClipsDataset:
         settings = self.settings
         with VideoReader(path) as reader:
             window = settings.timing.window(reader, settings.frames)
-            starts = evenly_spread_starts(reader.num_frames, window.length, settings.num_clips)
+            starts = evenly_spread_starts(reader.num_frames, window.reach, settings.num_clips)
             self.limits.check(reader, min(reader.num_frames, settings.num_clips * settings.frames))
             crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
             return cut_clips(reader, window, starts, crops, crop_size=settings.crop_size)

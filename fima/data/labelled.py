@@ -47,7 +47,7 @@ class LabelledDataset(TrainDataset[LabelledBatch]):
             window = drawn_timing(data, generator).window(reader, data.frames)
             step = data.step_between_clips
             start, _ = window_starts(
-                reader.num_frames, window.length, generator, sampling="same", step_frames=step, part=part
+                reader.num_frames, window.reach, generator, sampling="same", step_frames=step, part=part
             )
             frames = reader.read(window.indices(start)[FULL])
         height, width = frames.shape[1:3]

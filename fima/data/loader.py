@@ -179,7 +179,7 @@ class PretrainDataset(TrainDataset[PretrainBatch]):
             window = timing.window(reader, self.data.frames)
             starts = window_starts(
                 reader.num_frames,
-                window.length,
+                window.reach,
                 generator,
                 sampling=self.data.clip_sampling,
                 step_frames=self.data.step_between_clips,

@@ -172,7 +172,7 @@ def map_timeline(
 
 def _clips(frames: Iterable[NDArray[np.uint8]], window: Window, crop_size: int) -> Iterator[tuple[int, Tensor]]:
     """Clips of a window every half window, and of the last one: the first frame, and uint8 (3, F, h, w)."""
-    last = max(0, window.num_frames - window.length)
+    last = max(0, window.num_frames - window.reach)
     starts = [*range(0, last, max(1, window.length // 2)), last]
     wanted = [window.indices(start)[FULL] for start in starts]
     clips = in_one_pass(frames, wanted, lambda frame: _small(frame, crop_size))

@@ -243,7 +243,7 @@ def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> T
     (crop,) = square_crops(width, height, 1, settings.ori_resolution)
     pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     clips = []
-    for start in evenly_spread_starts(num_frames, window.length, settings.num_clips):
+    for start in evenly_spread_starts(num_frames, window.reach, settings.num_clips):
         indices = window.indices(start)[FULL]
         clips.append(pixels[indices].float().mean(dim=0))
     size = (settings.crop_size, settings.crop_size)

@@ -181,7 +181,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
             self.limits.check(reader, min(reader.num_frames, at_once))
             crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
             window = settings.timing.window(reader, settings.frames)
-            starts, seconds = self._places(reader, window.length)
+            starts, seconds = self._places(reader, window)
             # Clips of a whole video, and those of one that is shorter than a clip.
             copies = len(starts) if len(set(starts)) == 1 and not self.per_second else 1
             starts = starts[: len(starts) // copies]
@@ -200,19 +200,21 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
                     copies=copies,
                 )
 
-    def _places(self, reader: VideoReader, window: int) -> tuple[list[int], list[tuple[float, float]]]:
+    def _places(self, reader: VideoReader, window: Window) -> tuple[list[int], list[tuple[float, float]]]:
         """The first frame of each clip of a video, in order of time, and from when to when it stands for the video."""
         num_frames = reader.num_frames
         fps = reader.fps or self.settings.frame_rate or math.nan
         if not self.per_second:
-            starts = evenly_spread_starts(num_frames, window, self.settings.num_clips)
-            return starts, [(start / fps, min(start + window, num_frames) / fps) for start in starts]
+            starts = evenly_spread_starts(num_frames, window.reach, self.settings.num_clips)
+            return starts, [(start / fps, min(start + window.length, num_frames) / fps) for start in starts]
         if math.isnan(fps):
             raise VideoError(reader.path, "has no frame rate, so it has no seconds; give --frame-rate")
-        last = max(0, num_frames - window)
+        last = max(0, num_frames - window.reach)
         begins = range(math.ceil(num_frames / fps - ROUNDING))
         seconds = [(float(begin), min(begin + 1.0, num_frames / fps)) for begin in begins]
-        return [min(last, max(0, round((begin + end) / 2 * fps) - window // 2)) for begin, end in seconds], seconds
+        return [
+            min(last, max(0, round((begin + end) / 2 * fps) - window.length // 2)) for begin, end in seconds
+        ], seconds
 
 
 def _in_one_pass(

@@ -80,9 +80,10 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
             f"--optim.batch-size {batch}: more than the {number} {what}; each step sees all of them, "
             f"choose {number} or less"
         )
-    if queue > QUEUE_WARNING_SHARE * number:
+    if queue > QUEUE_WARNING_SHARE * number and not config.method.exclude_same_video:
         found.append(
             f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "
-            f"own old key as a false negative; the paper's share is {published_queue_sizes(number)[0]}"
+            f"own old key as a false negative; the paper's share is {published_queue_sizes(number)[0]}, and "
+            "--method.exclude-same-video leaves such keys out"
         )
     return found

@@ -210,7 +210,7 @@ def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> NDArray[np.float32]:
     """The mask of the middle frame of a video's middle clip, (S, S) in [0, 1]."""
     window = mask_window(mask, settings, path)
-    (start,) = evenly_spread_starts(len(mask), window.length, 1)
+    (start,) = evenly_spread_starts(len(mask), window.reach, 1)
     middle = window.indices(start)[FULL][settings.frames // 2]
     still = replace(settings, frames=1, fps=0.0)
     return np.asarray(clip_masks(mask[[middle]], still, path)[0].numpy(), dtype=np.float32)

@@ -82,7 +82,7 @@ def motion_view(
         window = drawn_timing(config.data, generator).window(reader, config.data.frames)
         starts = window_starts(
             reader.num_frames,
-            window.length,
+            window.reach,
             generator,
             sampling=config.data.clip_sampling,
             step_frames=config.data.step_between_clips,

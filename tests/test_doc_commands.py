@@ -16,7 +16,7 @@ from tests.doc_pages import PAGES, commands, files_shown, relative
 
 NOT_RUN = {
     "fima benchmark --compile --parity --seconds 500": "compares a GPU with the CPU, and compiles for minutes",
-    "fima pretrain VIDEOS --out runs/mine --model.backbone r3d_18 --model.init-from torchvision:r3d_18": (
+    "fima pretrain VIDEOS --out runs/torchvision --model.backbone r3d_18 --model.init-from torchvision:r3d_18": (
         "takes weights that PyTorch has fetched; tests/test_init_from.py makes such a cache"
     ),
     "fima compare FIMA=runs/fima MoCo=runs/moco torchvision:r3d_18 --on videos.csv --cross-validation group": (

@@ -204,6 +204,5 @@ def fingerprint(videos: VideoList) -> str:
 
 def data_record(videos: VideoList) -> dict[str, Any]:
     """Return what checkpoints and `config.yaml` say of the videos that a run trains on."""
-    places = {name: place for name, place in (("root", videos.root), ("table", videos.table)) if place is not None}
-    found = {name: str(place.resolve()) for name, place in places.items()}
-    return {**videos.describe(), **found, "fingerprint": fingerprint(videos)}
+    table = {} if videos.table is None else {"table": str(videos.table.resolve())}
+    return {**videos.describe(), "root": str(videos.root.resolve()), **table, "fingerprint": fingerprint(videos)}

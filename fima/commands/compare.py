@@ -16,7 +16,7 @@ from fima.commands.parse import parse
 from fima.console import Console
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
@@ -37,7 +37,7 @@ class CompareArguments(LabelledArguments):
     """Encoders, as `fima evaluate` takes one; each can have a name before it, such as `FIMA=runs/fima`."""
     on: Path
     """Folder or table of videos with classes and a train/test split."""
-    out: OutputPath = Path("comparison.json")
+    out: OutputFile = Path("comparison.json")
     """The JSON to write."""
 
     def __post_init__(self) -> None:

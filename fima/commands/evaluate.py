@@ -20,7 +20,7 @@ from fima.commands.labelled import (
 )
 from fima.commands.parse import parse
 from fima.console import Console
-from fima.files.output import OutputPath
+from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
@@ -41,7 +41,7 @@ class EvaluateArguments(LabelledArguments):
     V-JEPA 2 or TimeSformer of `transformers`; FILE.onnx; `module:function`, which returns a `fima.FrozenEncoder`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
-    out: OutputPath | None = None
+    out: OutputFile | None = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
     `<encoder>-evaluation/` where the encoder is not a file. Confusion matrices and accuracies by class go to a folder
     of the same name next to it."""

@@ -126,6 +126,7 @@ def test_the_shipped_encoder_is_small_and_known_by_its_name(tmp_path: Path, monk
 def test_what_is_called_like_a_shipped_encoder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("small").mkdir()
+    (Path("small") / "config.yaml").touch()  # a run without a checkpoint
     with pytest.raises(CheckpointError, match="small: holds neither"):
         fima.load("small")
 

@@ -142,6 +142,7 @@ def _source(encoder: str) -> str:
 
 
 def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
+    from fima.data.layouts.video_list import counted
     from fima.use.table import write_embeddings
 
     found = embedded.embeddings
@@ -173,5 +174,6 @@ def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
     )
     if embedded.skipped:
         path, reason = embedded.skipped[0]
-        warn(f"{len(embedded.skipped):,} videos cannot be decoded, named in {skipped}; {path}: {reason}")
+        videos = counted(len(embedded.skipped), "video")
+        warn(f"{videos} without a vector, named in {skipped}; {path}: {reason}")
     show_next(["search", arguments.out, "QUERY.mp4", "-k", 10])

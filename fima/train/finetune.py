@@ -209,7 +209,7 @@ class Finetuning(Task[LabelledBatch]):
         scores = {name: score(self.networks, self.config, videos, training.device) for name, videos in tests.items()}
         undecodable = sum(len(found.undecodable) for found in scores.values())
         if undecodable:
-            log.warn(f"{undecodable} test videos cannot be decoded and do not count; see {run.result}")
+            log.warn(f"without {counted(undecodable, 'test video')} that cannot be decoded; see {run.result}")
         result = classifier_result(
             self.config,
             lists={"train": lists.train, **validation, **tests},

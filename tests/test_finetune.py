@@ -325,4 +325,4 @@ def test_videos_that_cannot_be_decoded_are_recorded(tmp_path: Path, capsys: pyte
     assert outcome.result is not None
     assert outcome.result.data["test"]["num_evaluated"] == 1
     assert outcome.result.data["test"]["undecodable"][0]["path"] == str(test)
-    assert "1 test videos cannot be decoded" in capsys.readouterr().err
+    assert "without 1 test video that cannot be decoded; see " in capsys.readouterr().err

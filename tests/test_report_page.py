@@ -7,22 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.data.datasets import VideoList, list_videos
 from fima.errors import ConfigError
-from fima.evaluate.features import Features
 from fima.train.pretrain import pretrain
-from fima.train.resume import data_record
 from fima.visual.report.charts import curve_charts
-from fima.visual.report.gallery import _lists, _queries
-from fima.visual.report.runs import RunRecord, read_run, read_runs
+from fima.visual.report.runs import read_run, read_runs
 from tests.browser import Elements, chromium
-from tests.layout_files import write_lines
 from tests.small_runs import with_settings
-from tests.test_datasets import names, touch
 from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
@@ -131,76 +124,6 @@ def test_a_run_whose_data_are_gone_is_reported_without_galleries(tmp_path: Path,
     assert main(["report", str(folder.root), "-o", str(out), "--device", "cpu"]) == 0
     assert "gone: no such folder" in capsys.readouterr().err
     assert "gone: no such folder" in out.read_text(encoding="utf-8")
-
-
-def recorded(root: Path, videos: VideoList) -> RunRecord:
-    """A run without checkpoints on some videos."""
-    root.mkdir()
-    RunFolder(root).write_config(with_settings("run"), data_record(videos))
-    return read_run(root, "run")
-
-
-def test_galleries_of_a_table_are_of_its_rows(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"videos/{name}/{number}.mp4" for name in "ab" for number in range(3)))
-    rows = ["a/0.mp4,jump,train", "b/1.mp4,run,train", "a/1.mp4,jump,test", "b/0.mp4,run,test"]
-    table = write_lines(tmp_path / "videos" / "mine.csv", "path,label,split", *rows)
-    found = _lists(recorded(tmp_path / "run", list_videos(table)), None)
-    assert names(found.train) == ["a/0.mp4", "b/1.mp4"]
-    assert names(found.test) == ["a/1.mp4", "b/0.mp4"]
-    assert (found.labelled, found.test.classes) == (True, ["jump", "run"])
-
-
-def test_galleries_are_of_few_videos_unless_an_evaluation_has_left_the_features_of_these(tmp_path: Path) -> None:
-    videos = tmp_path / "videos"
-    touch(videos, *(f"{number}.mp4" for number in range(310)))
-    run = recorded(tmp_path / "run", list_videos(videos))
-    (run.root / "evaluation" / "cache").mkdir(parents=True)
-    for root, expected in ((tmp_path / "labelled", 300), (videos, 310)):
-        content = {"figures": {}, "chance": {}, "protocols": {}, "data": {"train": {"root": str(root)}}}
-        (run.root / "evaluation" / "last.json").write_text(json.dumps(content))
-        assert len(_lists(read_run(run.root, "run"), None).train.videos) == expected
-
-
-def test_a_run_that_cannot_be_written_is_reported(tmp_path: Path, capsys: Capture) -> None:
-    touch(tmp_path, "videos/a.mp4")
-    run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))
-    (run.root / "evaluation").touch()  # no folder can be made here, as on a disk that is read-only
-    assert main(["report", str(run.root), "-o", str(tmp_path / "page.html"), "--device", "cpu"]) == 0
-    told = "evaluation/cache: cannot be written (Not a directory); the features for the galleries of run are not kept"
-    assert told in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("queries", "count"), [(["q.mp4"], 3), (["0.mp4"], 2)])
-def test_a_query_has_all_other_videos_as_neighbours(queries: list[str], count: int) -> None:
-    def features(paths: list[str]) -> Features:
-        return Features(
-            pooled=torch.randn(len(paths), 1, 4), labels=torch.zeros(len(paths)), paths=paths, undecodable=[]
-        )
-
-    found = _queries(features(["0.mp4", "1.mp4", "2.mp4"]), features(queries), ["one"])
-    assert [len(query.neighbours) for query in found] == [count]
-    assert all(Path(queries[0]) != neighbour.path for neighbour in found[0].neighbours)
-
-
-def test_damaged_files_of_a_run_are_passed_over(tmp_path: Path) -> None:
-    """By a crash of the machine, a hand, or an older version."""
-    folder = RunFolder(tmp_path / "run")
-    write_lines(folder.root / "linear" / "confusion.csv", "class,a,b", "a,1,0", "b,1,1")
-    folder.write_config(with_settings("run"), {"num_videos": 3})
-    (folder.root / "knn").mkdir()
-    (folder.root / "knn" / "confusion.csv").touch()
-    (folder.root / "confusion.csv").write_bytes(b"class,\xff\n\xff,1\n")
-    whole = '{"figures": {"knn/top1": 50.0, "linear/top1": NaN, "x": null}, "chance": {}, "protocols": {}}'
-    (folder.root / "result.json").write_text(whole)
-    (folder.root / "other.json").write_text('{"figures": null, "chance": {}, "protocols": {}}')
-    line = '{"kind": "epoch", "epoch": 1, "step": 4, "loss": 2.5}'
-    write_lines(folder.metrics, line, line.replace('"step": 4, ', ""), '{"kind": "collapse"}')
-    run = read_run(folder.root, "run")
-    assert [report.name for report in run.class_reports] == ["linear"]
-    assert run.main_figures == {"knn/top1": 50.0}
-    out = tmp_path / "page.html"
-    assert main(["report", str(folder.root), "-o", str(out), "--no-gallery"]) == 0
-    assert "1 of 2 epochs, 4 steps" in out.read_text(encoding="utf-8")
 
 
 def test_videos_without_labels(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_splits_give_mean_and_deviation(tmp_path: Path, capsys: Capture) -> None
     assert len(list(folder.iterdir())) == 1
 
 
-def test_confusion_matrices_lie_beside_the_json(splits: Path, tmp_path: Path) -> None:
+def test_confusion_matrices_lie_beside_the_json(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_state_dict(tmp_path / "weights.pt")
     result = evaluate(checkpoint, splits, *SMALL_CLIPS, "--out", tmp_path / "new" / "result.json")
     for name in ("linear", "knn"):
@@ -108,6 +108,13 @@ def test_confusion_matrices_lie_beside_the_json(splits: Path, tmp_path: Path) ->
     assert not (tmp_path / "new" / "result" / "linear" / "confusion.csv").exists(), "not measured this time"
     assert (tmp_path / "new" / "result" / "knn" / "confusion.csv").exists()
     assert other.exists()
+    subject = load_subject(checkpoint, config=EvaluationConfig(), device=CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr("fima.evaluate.evaluate.measure", lambda *_: pytest.fail("no figures"))
+        (collected,) = collect([subject], list_splits(splits, [1]), EvaluationConfig(protocols=("knn",)), device=CPU)
+        with pytest.raises(pytest.fail.Exception):
+            collected.result(tmp_path / "new" / "result")
+    assert (tmp_path / "new" / "result" / "knn" / "confusion.csv").exists(), "kept, where the next evaluation fails"
     evaluate(checkpoint, splits, *SMALL_CLIPS, "--protocols", "knn", "--splits", 1, 3, "--out", tmp_path / "two.json")
     assert sorted(path.parent.parent.name for path in (tmp_path / "two").rglob("per_class.csv")) == [
         "split-1",

@@ -77,15 +77,14 @@ class Collected:
         """
         results: dict[SplitName, EvaluationResult] = {}
         tested = Tested()
-        if reports is not None:
-            _remove_reports(reports)
+        tables: dict[Path, tuple[dict[str, Measured], Sequence[str]]] = {}
         for number, lists in self.splits.items():
             unit = "fold" if isinstance(number, str) else "split"
             measured, evaluated, paths = self._measure(number, lists)
             tested.add(number, measured, paths, lists.groups)
             if reports is not None:
                 folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
-                _write_reports(folder, measured, lists.test.classes)
+                tables[folder] = measured, lists.test.classes
             which = {"fold" if unit == "fold" else "split_index": number}
             data = {
                 name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
@@ -98,6 +97,10 @@ class Collected:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
+        if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go
+            _remove_reports(reports)
+        for folder, (measured, classes) in tables.items():
+            _write_reports(folder, measured, classes)
         return result, tested
 
     def _measure(

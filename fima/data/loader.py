@@ -213,5 +213,4 @@ def build_pretrain_loader(
 
 def build_loader(dataset: TrainDataset[Batch], sampler: EpochSampler) -> GuardedLoader[Batch]:
     """Batches of any training samples; errors of worker processes are raised in this one."""
-    workers, seconds = dataset.data.workers, dataset.limits.timeout_seconds
-    return GuardedLoader(dataset, sampler, workers=workers, flag="data.workers", timeout_seconds=seconds)
+    return GuardedLoader(dataset, sampler, workers=dataset.data.workers, timeout_seconds=dataset.limits.timeout_seconds)

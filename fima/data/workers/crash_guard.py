@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fima.data.sampler import SteppedSampler
+from fima.data.sampler import EpochSampler
 from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.data.workers.open_files import require_open_files
@@ -197,17 +197,14 @@ class GuardedLoader(Generic[Batch]):
         dataset: gives each item as a batch of one, or raises VideoError.
         order: which items come when.
         workers: processes that decode; 0 decodes in this one.
-        flag: what gave their number.
         timeout_seconds: time for one video; 0: any.
     """
 
-    def __init__(
-        self, dataset: Attempting, order: SteppedSampler[Any], *, workers: int, flag: str, timeout_seconds: float
-    ) -> None:
+    def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:
         self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
         self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-        self._guard = Guard(dataset, workers=workers, flag=flag, timeout_seconds=timeout_seconds)
+        self._guard = Guard(dataset, workers=workers, flag="data.workers", timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:

@@ -9,7 +9,7 @@ pytest.importorskip("resource")
 
 CODE = """
 import resource
-from fima.data.workers.open_files import require_open_files
+from fima.data.workers.crash_guard import require_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 try:
     require_open_files({workers}, flag="data.workers")

@@ -21,8 +21,8 @@ from fima.data.decode.container import (
     MP4_FORMAT,
     NO_END,
     TRANSPORT_STREAM,
-    check_end,
     frame_rate,
+    listed_frames,
     open_video,
     video_packets,
 )
@@ -170,22 +170,13 @@ class Packets:
 
     def _from_header(self) -> FrameIndex | None:
         """The index by the table of an MP4 in whose H.264 frames are stored in the order in which they are shown."""
-        entries = self._stream.index_entries
-        if len(entries) != self._stream.frames or not _is_in_order(self._container, self._stream):
+        if not _is_in_order(self._container, self._stream):
             return None
-        timestamps, keys = array("q"), array("q")
-        end = 0
-        for number, entry in enumerate(entries):
-            timestamp, size = entry.timestamp, entry.size
-            if not size or entry.is_discard or (number and timestamp <= timestamps[-1]):
-                return None
-            if entry.is_keyframe:
-                keys.append(number)
-            timestamps.append(timestamp)
-            if (reaches := entry.pos + size) > end:
-                end = reaches
-        check_end(self._path, self._container, end)
-        if not keys or keys[0] != 0:
+        listed = listed_frames(self._path, self._container, self._stream)
+        if listed is None or len(self._stream.index_entries) != self._stream.frames:
+            return None
+        timestamps, keys = listed
+        if (np.diff(timestamps) <= 0).any() or not keys or keys[0] != 0:
             return None
         self._listed = timestamps
         self.fps = frame_rate(self._stream, len(timestamps), timestamps)

@@ -10,8 +10,8 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import FULL, WHOLE, Part, window_starts
 from fima.data.datasets import VideoList
+from fima.data.epoch_plan import EpochSampler
 from fima.data.loader import TrainBatch, TrainDataset, build_loader, drawn_timing
-from fima.data.sampler import EpochSampler
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError

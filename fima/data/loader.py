@@ -14,8 +14,7 @@ from fima.data.clips import FULL, WHOLE, ClipTiming, Part, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.kept import VideoStore
 from fima.data.decode.limits import DecodeLimits
-from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, item_generator
-from fima.data.sampler import EpochSampler
+from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, EpochSampler, item_generator
 from fima.data.views import ClipViews, sample_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, watched
 from fima.errors import VideoError

@@ -95,12 +95,10 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split, others: Sequen
 
 
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
-    """List the training videos of several sets as one, each read in its own layout.
+    """List the training videos of one or several sets as one, each read in its own layout.
 
-    Args:
-        sets: at least one.
-        settings: part and number of the split, excluded and held-out videos, and how the sets are mixed.
-        seed: which videos of each set are held out follows from it.
+    The settings say the part and number of the split, excluded and held-out videos, and how the sets are mixed; which
+    videos of each are held out follows from the seed.
 
     Returns:
         The videos in the order of the sets, classes named `SET/CLASS`; of a single set, its list as it is.

@@ -242,10 +242,7 @@ def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") ->
 def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:
     """Refuse a stream whose last picture is cut off: FFmpeg reads on behind its end, so what lies there changes pixels.
 
-    Args:
-        path: the file.
-        since_key: the packets from the last key packet on.
-        stream: what opened the file, with the parameter sets.
+    It is decoded from the last key packet on, with the parameter sets of the stream.
     """
     checksums = []
     for byte_behind in (b"", b"\xaa"):

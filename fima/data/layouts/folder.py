@@ -1,7 +1,7 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fima.config import Dataset
@@ -93,7 +93,9 @@ def split_folders(
         if request.split == "all" or (path in inner and split_by_path[path] == wanted)
     ]
     if not videos:
-        raise _no_split(request, {path.parts[depth] for path in inner}, wanted)
+        looked_for = SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"]
+        names = f"found {', '.join(sorted({path.parts[depth] for path in inner}))}, looked for {', '.join(looked_for)}"
+        raise DataError(f"{request.root}: no {request.split} split; {names}")
     apart = f", {other} apart" if {"val", "test"} <= there else ""
     sides = [{name_of(p) for p in inner if labelled and split_by_path[p] == side} for side in ("train", tested)]
     splits = " and ".join(sorted(filter(None, there), reverse=True))
@@ -114,12 +116,6 @@ def split_folders(
         missing=files.missing,
         notes=[*notes, *odd],
     )
-
-
-def _no_split(request: Request, found: Collection[str], wanted: str | None) -> DataError:
-    looked_for = SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"]
-    names = f"found {', '.join(sorted(found))}, looked for {', '.join(looked_for)}"
-    return DataError(f"{request.root}: no {request.split} split; {names}")
 
 
 def _unlabelled(odd: Iterable[Path]) -> list[str]:

@@ -71,11 +71,7 @@ def _delimiter(header: str) -> str:
 
 
 def _names(header: Iterable[str]) -> list[str]:
-    return [name.casefold() for name in _stripped(header)]
-
-
-def _stripped(fields: Iterable[str]) -> list[str]:
-    return [field.strip() for field in fields]
+    return [name.strip().casefold() for name in header]
 
 
 def _read_csv(path: Path) -> Rows:
@@ -88,7 +84,7 @@ def _read_csv(path: Path) -> Rows:
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if len(fields) == len(columns):
-                rows.append((where, dict(zip(columns, _stripped(fields), strict=True))))
+                rows.append((where, dict(zip(columns, map(str.strip, fields), strict=True))))
             elif fields:
                 unreadable.append(f"{where}: {len(fields)} fields, expected {len(columns)}")
     except csv.Error as error:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fima.data.sampler import EpochSampler
+from fima.data.epoch_plan import EpochSampler
 from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, TrainingError, VideoError

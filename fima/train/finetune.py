@@ -13,10 +13,21 @@ from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig
 from fima.data.augment import apply_colour
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.layouts.video_list import counted
-from fima.evaluate.classifier_result import classifier_result
-from fima.evaluate.protocols import EvaluationResult
+from fima.evaluate import measured
+from fima.evaluate.cam import foreground_share
+from fima.evaluate.classifier_result import (
+    ClassifierScores,
+    averages_log_softmax,
+    classifier_result,
+    test_classifier,
+)
+from fima.evaluate.extract import Resources
+from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
@@ -35,7 +46,6 @@ from fima.train.finetune_setup import (
     published_schedule,
     resolve,
 )
-from fima.train.finetune_testing import foreground, score
 from fima.train.loop import seed_networks, train
 from fima.train.resume import Start, as_begun, last_checkpoint
 from fima.train.save import write_checkpoint
@@ -186,7 +196,7 @@ class Finetuning(Task[LabelledBatch]):
             return
         validation = self.lists.validation
         kind, videos = ("test", self.lists.test) if validation is None else ("validation", validation)
-        scores = score(self.networks, self.config, videos, training.device)
+        scores = self.score(videos, training.device)
         figures = {"top1": scores.top(1), "top5": scores.top(5)}
         training.log.record(kind, epoch=progress.epoch, step=progress.step, values=figures)
         training.log.say(f"{kind} · top-1 {figures['top1']:.2f} · top-5 {figures['top5']:.2f}")
@@ -206,7 +216,7 @@ class Finetuning(Task[LabelledBatch]):
             load_weights(self.networks, best.model, source=run.best, what="model")
         tests = {"test": lists.test, **lists.counterparts}
         validation = {} if lists.validation is None else {"validation": lists.validation}
-        scores = {name: score(self.networks, self.config, videos, training.device) for name, videos in tests.items()}
+        scores = {name: self.score(videos, training.device) for name, videos in tests.items()}
         undecodable = sum(len(found.undecodable) for found in scores.values())
         if undecodable:
             log.warn(f"without {counted(undecodable, 'test video')} that cannot be decoded; see {run.result}")
@@ -214,7 +224,7 @@ class Finetuning(Task[LabelledBatch]):
             self.config,
             lists={"train": lists.train, **validation, **tests},
             scores=scores,
-            foreground=foreground(self.networks, self.config, lists, training.device),
+            foreground=self.foreground(training.device),
             source=self.encoder.source,
             epoch=epoch,
             selected_by=selection.top1,
@@ -228,6 +238,32 @@ class Finetuning(Task[LabelledBatch]):
             # The last of all: a run with this file is finished.
             result.save(run.result)
         return result
+
+    def score(self, videos: VideoList, device: torch.device) -> ClassifierScores:
+        """Score every video of a list, as many clips at a time as a device takes in training."""
+        optim = self.config.optim
+        distributed.broadcast_buffers(self.networks)
+        return test_classifier(
+            self.networks,
+            videos,
+            test_clips(self.config),
+            self.resources(device, max(1, optim.batch_size // (optim.accumulate * distributed.world_size()))),
+            log_softmax=averages_log_softmax(self.config.classifier),
+        )
+
+    def foreground(self, device: torch.device) -> measured.Measured:
+        """Measure which part of the encoder's activation falls on what moves in the test videos."""
+        # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
+        num_videos = self.config.optim.batch_size // (self.config.optim.accumulate * self.config.test.clips)
+        batch_size = min(EvaluationConfig().batch_size, max(1, num_videos))
+        resources, lists = self.resources(device, batch_size), self.lists
+        encoder = self.networks.eval().encoder
+        return foreground_share(encoder, lists.test, lists.load_mask, test_clips(self.config), resources)
+
+    def resources(self, device: torch.device, batch_size: int) -> Resources:
+        """Return what a test decodes and computes with."""
+        data = self.config.data
+        return Resources(device=device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
 
 
 def forward(model: nn.Module, config: FinetuneConfig, batch: LabelledBatch) -> StepLosses:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fima.benchmark.settings import Precision
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.data.augment import draw_colour, make_inputs
 from fima.data.epoch_plan import item_generator
@@ -23,8 +24,6 @@ from fima.method.fima import FIMA
 from fima.torch_tools.precision import autocast, lay_out
 from fima.train.pretrain import pretrain_step
 
-Precision = Literal["fp32", "tf32", "bf16"]
-"""`fp32`: exact float32; `tf32`: PyTorch's default on GPUs, convolutions in TF32; `bf16`: autocast to bfloat16."""
 QUEUE_SIZE = 2_240
 MOST_REPEATS = 10
 RANDOM_VIDEOS = 4

@@ -31,7 +31,7 @@ from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_in
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
-from fima.recipe import config_from_mapping, read_yaml
+from fima.recipe import config_from_mapping, config_to_mapping, read_yaml
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
@@ -255,12 +255,11 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     return held
 
 
-def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write weights, in one piece, with what is known of them: `config`, `method` and `epoch`, as plain values.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+def write_safetensors(
+    path: Path, weights: Mapping[str, Tensor], *, config: PretrainConfig, method: str, epoch: int | None
+) -> None:
+    """Write weights, in one piece, with what is known of them. Raises CheckpointError where that cannot be."""
+    facts = {"config": config_to_mapping(config), "method": method, "epoch": epoch}
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     with written_whole(path, kind=CheckpointError) as temporary:
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})

@@ -28,7 +28,6 @@ from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
 from fima.method.registry import METHODS
-from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, lay_out, memory_format
@@ -194,9 +193,8 @@ class Pretraining(Task[PretrainBatch]):
     def write_beside(self, run: RunFolder, progress: Progress) -> None:
         """Write the average of the encoder as a file that every command reads."""
         if self.ema is not None:
-            config = self.config
-            facts = {"config": config_to_mapping(config), "method": config.method.name, "epoch": progress.epoch}
-            write_safetensors(run.ema, self.ema.module.state_dict(), facts)
+            config, weights = self.config, self.ema.module.state_dict()
+            write_safetensors(run.ema, weights, config=config, method=config.method.name, epoch=progress.epoch)
 
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
         """Return whether the health after the last epoch is recorded."""

@@ -51,11 +51,8 @@ RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
     """Run `fima` with the given arguments (those of the process when None) and return its exit code.
 
-    0: done; 2: wrong input; 1: a run that had to stop; 3: one that collapsed; 128 + n: ended by signal n.
-
-    Args:
-        argv: the command and its arguments.
-        reword: what is done to an error's message before it is printed.
+    0: done; 2: wrong input; 1: a run that had to stop; 3: one that collapsed; 128 + n: ended by signal n. `reword` is
+    applied to an error's message before it is printed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -68,10 +68,7 @@ class Launch:
 def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[str, str]) -> Launch:
     """Return the processes that a command line asks for, on a machine with so many GPUs.
 
-    `--dist_url env://` finds what it needs in the environment.
-
-    Raises:
-        ConfigError: a flag that does not fit, or a missing variable.
+    `--dist_url env://` finds what it needs in the environment. Raises ConfigError for a wrong flag or variable.
     """
     url = given.dist_url or DEFAULT_URL
     world_size = None if given.world_size == -1 else given.world_size
@@ -126,10 +123,8 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
 
     All end when one fails. What the first process prints is shown as it comes. Of the others, the errors of the one
     that failed are shown, and only where the first one has not failed too, since they are mostly the same. Returns 0,
-    the exit code of a process that failed, or 128 + n where signal n ended it or the group.
-
-    Raises:
-        ConfigError: the groups do not find each other.
+    the exit code of a process that failed, or 128 + n where signal n ended it or the group. Raises ConfigError where
+    the groups do not find each other.
     """
     # PyTorch need not be loaded for a mistyped flag.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std

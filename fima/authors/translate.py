@@ -75,11 +75,7 @@ class Translation:
 
     @property
     def config(self) -> PretrainConfig | FinetuneConfig:
-        """The settings over the defaults of the command.
-
-        Raises:
-            ConfigError: one is out of range.
-        """
+        """The settings over the defaults of the command. Raises ConfigError where one is out of range."""
         nested: dict[str, dict[str, Any]] = {}
         for name, value in self.settings.items():
             section, key = name.split(".")
@@ -93,8 +89,7 @@ class Translation:
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:
     """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its workers, rounded up.
 
-    Raises:
-        UserError: the folder is no data set, a file is not there, or a value is out of range.
+    Raises UserError where the folder is no data set, a file is not there, or a value is out of range.
     """
     if program == "eval" and given.evaluate:
         return _evaluation(given, processes)

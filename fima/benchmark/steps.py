@@ -221,8 +221,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     """The most memory during a call: of a GPU's tensors; on a CPU, of the process above what it held before (Linux).
 
-    Raises:
-        OSError: the system does not tell.
+    Raises OSError where the system does not tell.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -76,11 +76,7 @@ class LoadedClassifier:
 
 
 def load_classifier(path: Path, *, device: torch.device) -> LoadedClassifier:
-    """Load the classifier of a checkpoint of `fima finetune` in eval mode.
-
-    Raises:
-        CheckpointError: as `load_checkpoint`, or the weights do not fit the backbone that the file names.
-    """
+    """Load the classifier of a checkpoint of `fima finetune` in eval mode. Raises CheckpointError."""
     checkpoint = load_checkpoint(path, ClassifierCheckpoint)
     settings = checkpoint.config.classifier
     if settings.backbone is None:

@@ -74,10 +74,7 @@ def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
     The folder is one of a run or of `save_pretrained`; what is neither a file nor such a folder is the name of an
-    encoder that comes with the package. A file is returned as it is.
-
-    Raises:
-        CheckpointError: the folder is neither, or there is no such name.
+    encoder that comes with the package, else CheckpointError is raised. A file is returned as it is.
     """
     is_name, names = source.name == str(source) and not source.suffix, shipped_encoders()
     if source.is_dir():
@@ -134,11 +131,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
 
 
 def read_encoder(path: Path) -> EncoderFile:
-    """Read a file of any of the kinds that `load_pretrained` names.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds no weights.
-    """
+    """Read a file of any of the kinds that `load_pretrained` names. Raises CheckpointError."""
     if path.is_file():
         refuse_other_kinds(path)
     if _is_safetensors(path):

@@ -44,12 +44,7 @@ FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int))
 
 
 class RunFolder:
-    """Paths of one run.
-
-    Args:
-        root: the folder that `--out` names.
-        checkpoints: the folder that `--checkpoints` names. None: `checkpoints` in the folder of the run.
-    """
+    """Paths of one run: `root` is the folder that `--out` names, `checkpoints` that of `--checkpoints`, or None."""
 
     def __init__(self, root: Path, checkpoints: Path | None = None) -> None:
         self.root, self.checkpoints = root, checkpoints
@@ -126,11 +121,7 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
-        """Return the settings that the run was started with.
-
-        Raises:
-            ConfigError: the run is of another kind, or its `config.yaml` cannot be read.
-        """
+        """Return the settings that the run was started with. Raises ConfigError where it is of another kind."""
         content = read_yaml(self.config)
         if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
             raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
@@ -169,9 +160,7 @@ class RunFolder:
 def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
     """Return the settings that have changed and may, each with both values.
 
-    Raises:
-        ConfigError: others would make the rest of a run something else than its beginning; names flags, values and
-            remedy.
+    Raises ConfigError, with flags, values and remedy, for those that would make the rest of the run something else.
     """
     old = flatten(saved)
     changes = {flag: f"{as_flag(flag)} {value}" for flag, value in flatten(given).items() if value != old[flag]}

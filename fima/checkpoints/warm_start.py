@@ -56,10 +56,8 @@ def read_warm_start(source: str, backbone: str) -> WarmStart:
 
     A network of images, such as torchvision's, is recognised by its 2-D convolutions. Its layers must be those of the
     backbone, in the same order. A convolution is repeated over the T frames of the kernel and divided by T, so that it
-    says of a still video what it says of the picture (Carreira & Zisserman, 2017).
-
-    Raises:
-        CheckpointError: the file cannot be read, is of another architecture, or fits too little of the encoder.
+    says of a still video what it says of the picture (Carreira & Zisserman, 2017). Raises CheckpointError where the
+    file cannot be read, is of another architecture, or fits too little of the encoder.
     """
     is_name = source.startswith(TORCHVISION)
     file = _cached(source) if is_name else encoder_file(Path(source))
@@ -123,10 +121,7 @@ def inflated(
 ) -> dict[str, Tensor]:
     """Return the weights of an image network, layer by layer, in the shapes of a video network, without a classifier.
 
-    Both are in the order of their layers.
-
-    Raises:
-        CheckpointError: the layers are others; names the first that differs.
+    Both are in the order of their layers. Raises CheckpointError, with the first that differs, where they are others.
     """
     theirs = [name for name in weights if not name.endswith(COUNTERS) and not name.startswith(AUXILIARY)]
     ours = [name for name in own if not name.endswith(COUNTERS)]

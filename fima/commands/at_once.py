@@ -49,14 +49,9 @@ def be_fima(words: Sequence[str]) -> None:
 
 
 def run_at_once(commands: Mapping[str, Sequence[object]], work: Callable[[Sequence[str]], None] = be_fima) -> int:
-    """Run commands side by side, and print what they say with their names in front.
+    """Run commands, each with its words, side by side, and print what they say with their names in front.
 
-    Args:
-        commands: the words of each, by name.
-        work: what the process of a command does with its words.
-
-    Returns:
-        The exit code of the first that failed, after which the others are asked to end; or 0.
+    Returns the exit code of the first that failed, after which the others are asked to end; or 0.
     """
     context = multiprocessing.get_context("forkserver")
     failures: list[int] = []

@@ -42,7 +42,6 @@ class BenchmarkArguments(BenchmarkSettings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(BenchmarkArguments, argv, prog="fima benchmark")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.backbones.registry import check_backbone
     from fima.benchmark.machine import measure
     from fima.torch_tools.device import choose_device

@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             f"--out {arguments.out}: has videos, among which the results would be taken for data; choose a new folder"
         )
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources

@@ -36,7 +36,6 @@ class ContactSheetArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
-    # Drawing needs libraries that help and a mistyped flag need not wait for.
     from fima.visual.contact_sheet import contact_sheet
 
     videos = list_videos(arguments.data, arguments.split)

@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _checkpoint(arguments: ConvertArguments) -> str:
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.checkpoint import save_checkpoint
     from fima.checkpoints.convert import fima_to_official
     from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint

@@ -52,11 +52,7 @@ class ClipArguments:
     """Share of its video that a clip covers, instead of `stride`."""
 
     def over(self, recipe: DataConfig) -> DataConfig:
-        """Return the settings of a recipe with those that were given.
-
-        Raises:
-            ConfigError: a value is out of range, or two ways of timing are given.
-        """
+        """Return the settings of a recipe with those that were given. Raises ConfigError for a wrong one."""
         return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 

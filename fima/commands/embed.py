@@ -79,7 +79,6 @@ class EmbedArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.extract import Resources
     from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed

@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
     data = arguments.videos(folder)
     check_recipe(recipe)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import encoder_file
     from fima.synthetic.smoke import shrink_finetune
     from fima.train.finetune import finetune

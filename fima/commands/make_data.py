@@ -43,7 +43,6 @@ class MakeDataArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
-    # Making videos needs their encoder, which help and a mistyped flag need not wait for.
     from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 
     began = time.monotonic()

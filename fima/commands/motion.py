@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(MotionArguments, argv, prog="fima motion")
     out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
     check_writable(out, flag="out", is_file=True)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics
     from fima.torch_tools.device import choose_device

@@ -32,11 +32,7 @@ def listed_videos(
     dataset: Dataset = "auto",
     annotations: Path | None = None,
 ) -> list[Video]:
-    """Return a video that was given, or those of a folder or a table, after its warnings.
-
-    Raises:
-        DataError: there is no such file or folder; or as `list_videos`.
-    """
+    """Return a video that was given, or those of a folder or a table, after its warnings. Raises DataError."""
     from fima.data.datasets import Video, list_videos
     from fima.data.layouts.rows import TABLE_SUFFIXES
 
@@ -50,11 +46,7 @@ def listed_videos(
 
 
 def show_next(*commands: Sequence[object]) -> None:
-    """Name the commands that usually come next, to people: in a terminal, by one of several processes.
-
-    Args:
-        commands: the words of each, without `fima`.
-    """
+    """Name the commands, by their words, that usually come next: in a terminal, by one of several processes."""
     if sys.stdout.isatty() and os.environ.get("RANK", "0") == "0":
         for label, words in zip(("next:", *["  or:"] * len(commands)), commands, strict=False):
             print(f"{label} fima {shlex.join(map(str, words))}")

@@ -97,11 +97,8 @@ def parse(
     """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
 
     `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
-    call the command; `default` has the values of the flags that are not given.
-
-    Raises:
-        SystemExit: after `--help`, with code 0.
-        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
+    call the command; `default` has the values of the flags that are not given. Leaves with SystemExit after `--help`.
+    Raises ConfigError where a flag or a value is wrong or missing, or a place for results cannot be written.
     """
     words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
@@ -149,10 +146,8 @@ def _as_meant(word: str) -> str:
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
     """Return the settings that flags change: those of the recipe or preset, else of the resumed run, else the paper's.
 
-    They must be known before the flags are checked, since a flag may only make sense with them.
-
-    Raises:
-        ConfigError: a recipe or the settings of the run cannot be read, a preset is unknown, or there is a recipe, too.
+    They must be known before the flags are checked, since a flag may only make sense with them. Raises ConfigError
+    where they cannot be read, or a recipe and a preset are given.
     """
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scout.add_argument("--out", nargs="?", type=Path)

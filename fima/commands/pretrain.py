@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, sets = _parse(words)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.synthetic.smoke import shrink_pretrain
     from fima.train.pretrain import pretrain
 

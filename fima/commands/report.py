@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(ReportArguments, argv, prog="fima report")
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.torch_tools.device import choose_device
     from fima.visual.report.gallery import Galleries, make_galleries
     from fima.visual.report.media import MediaStore

@@ -53,12 +53,7 @@ class Trial:
 
 
 def run(command: str, *words: object) -> None:
-    """Print a `fima` command as one would type it, and run it.
-
-    Raises:
-        SystemExit: the command failed; its exit code.
-        UserError: whatever the command raises.
-    """
+    """Print a `fima` command as one would type it, and run it. Raises SystemExit with its exit code where it fails."""
     argv = [str(word) for word in words]
     show_command(command, *argv)
     if code := importlib.import_module(COMMANDS[command][0]).main(argv):

@@ -36,9 +36,7 @@ class NotFiniteError(TrainingError):
 def errors_in_one_line(run: RunFolder) -> Iterator[None]:
     """Say what goes wrong in one line, with the checkpoint that is left; at the end, leave the process group.
 
-    Raises:
-        TrainingError: instead of a video that nothing can replace, exhausted memory, a dead worker process, or another
-            process of the run that has ended or does not answer.
+    Raises TrainingError for a video that nothing can replace, exhausted memory, and a dead process of loader or run.
     """
     try:
         yield

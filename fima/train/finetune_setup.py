@@ -125,9 +125,7 @@ def check_settings(config: FinetuneConfig) -> None:
 def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedEncoder:
     """Load the pre-trained encoder, or build one with random weights that follow from the seed.
 
-    Raises:
-        ConfigError: random weights for no backbone.
-        CheckpointError: the file cannot be loaded, or is of another backbone than `classifier.backbone`.
+    Raises ConfigError for random weights of no backbone; CheckpointError as `load_pretrained`.
     """
     backbone = config.classifier.backbone
     if pretrained is None:
@@ -156,11 +154,8 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedE
 def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     """List the videos to train on, to test on and, where `classifier.select` is `validation`, to choose the epoch on.
 
-    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used.
-
-    Raises:
-        DataError: no such split, videos without a class, or other classes in the test split.
-        ConfigError: `classifier.num_classes` is not the number of classes of the data.
+    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used. Raises
+    DataError for videos without a class or other classes in the test split, ConfigError for another `num_classes`.
     """
     settings, classifier = config.data, config.classifier
     train, test = chosen_videos(data, settings, "train"), chosen_videos(data, settings, "test")
@@ -259,12 +254,7 @@ def published_schedule(config: FinetuneConfig) -> str | None:
 def check_same_task(
     saved: ClassifierCheckpoint, run: RunFolder, encoder: PretrainedEncoder, lists: LabelledLists
 ) -> None:
-    """Refuse to continue a run with other classes, or from another encoder.
-
-    Raises:
-        DataError: the classes are not those that the run was started with.
-        CheckpointError: it was started from another file.
-    """
+    """Raise DataError where a run would go on with other classes, CheckpointError with another encoder."""
     if saved.classes != lists.train.classes:
         raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
     before, now = (source.get("checkpoint_hash", SCRATCH) for source in (saved.source, encoder.source))

@@ -102,14 +102,10 @@ def pretrain(
 
 
 class Pretraining(Task[PretrainBatch]):
-    """Self-supervised training of an encoder by a method.
+    """Self-supervised training of an encoder by a method, by resolved settings.
 
-    Args:
-        config: the settings, resolved.
-        videos: what to train on.
-        device: where.
-        warm: weights that the encoders begin with; None: random ones, or those of a checkpoint that is put back later.
-        probe: labelled videos that choose the best checkpoint, instead of the health check's own.
+    `warm` are the weights that the encoders begin with (None: random ones, or those of a checkpoint that is put back
+    later); `probe` are labelled videos that choose the best checkpoint, instead of the health check's own.
     """
 
     config: PretrainConfig
@@ -271,9 +267,8 @@ class Pretraining(Task[PretrainBatch]):
 def warm_start(config: PretrainConfig, resume_from: Path | None) -> WarmStart | None:
     """Return the weights that the encoders of a new run begin with; None: random ones, or a checkpoint's.
 
-    Raises:
-        ConfigError: there are two places to begin from; or none, and the encoder is to be frozen.
-        CheckpointError: the weights cannot be read, or do not fit.
+    Raises ConfigError for two places to begin from, and for an encoder that is to be frozen and has none; or as
+    `read_warm_start`.
     """
     init_from = config.model.init_from
     if init_from is not None and resume_from is not None:

@@ -16,11 +16,7 @@ from fima.train.health import clip_features
 
 
 def list_probe(folder: Path) -> SplitLists:
-    """List the training and the test videos of a labelled folder.
-
-    Raises:
-        DataError: it is no folder of videos, or has no labels, or one class alone.
-    """
+    """List training and test videos of a labelled folder. Raises DataError where there are not two classes in both."""
     try:
         lists = list_splits(folder, [1])[1]
     except DataError as error:

@@ -29,13 +29,9 @@ class Card:
 
 
 def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, frame_rate: float = 0.0) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, for a query and the records of `fima search --json`, the nearest first.
 
-    Args:
-        query: a video.
-        found: records of `fima search --json`, the nearest first.
-        title: of the page.
-        frame_rate: by which seconds are counted in files that do not state theirs; 0: unknown.
+    By `frame_rate`, seconds are counted in files that do not state theirs; 0: unknown.
     """
     media = MediaStore(PAGE_BYTES)
     hits = []

@@ -159,21 +159,6 @@ def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args([part for word in words for part in _split_attached(word)])
 
 
-def markdown_table() -> str:
-    """Return the table of `docs/official.md`."""
-    rows = ["| official flag | `train.py` | `eval.py` | |", "|---|---|---|---|"]
-    for flag in FLAGS:
-        names = ", ".join(f"`{name}`" for name in flag.names)
-        cells = [_cell(flag, "train"), _cell(flag, "eval")]
-        rows.append(f"| {names} | {' | '.join(cells)} | {flag.note} |")
-    return "\n".join(rows)
-
-
-def _cell(flag: Flag, program: Program) -> str:
-    meaning = flag.meaning(program) or ""
-    return f"`{meaning}`" if flag.setting(program) else meaning
-
-
 def _split_attached(word: str) -> list[str]:
     """Take `-cs224` apart, as argparse does with the short flags of one letter only."""
     match = ATTACHED.fullmatch(word)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fima.config.checks import require
 from fima.errors import ConfigError
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -31,7 +32,6 @@ class BenchmarkSettings:
     def __post_init__(self) -> None:
         if not self.backbones:
             raise ConfigError("--backbones: name at least one")
-        if min(self.batches, default=2) < 2:
-            raise ConfigError(f"--batches {min(self.batches)}: must be at least 2, for batch norm")
-        if self.seconds <= 0:
-            raise ConfigError(f"--seconds {self.seconds}: must be greater than 0")
+        smallest = min(self.batches, default=2)
+        require(smallest >= 2, "batches", smallest, "must be at least 2, for batch norm")
+        require(self.seconds > 0, "seconds", self.seconds, "must be greater than 0")

@@ -31,7 +31,7 @@ from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_in
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
-from fima.recipe import config_from_mapping, config_to_mapping, read_yaml
+from fima.recipe import config_from_mapping, config_to_mapping
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
@@ -79,8 +79,7 @@ def encoder_file(source: Path) -> Path:
     is_name, names = source.name == str(source) and not source.suffix, shipped_encoders()
     if source.is_dir():
         run = RunFolder.of(source)
-        is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
-        for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
+        for path in (*([run.best] if run.is_finetuned else []), run.last, source / WEIGHTS_FILE):
             if path.is_file():
                 return path
         # A folder of results may bear the name of the encoder that was measured.

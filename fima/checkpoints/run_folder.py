@@ -75,6 +75,11 @@ class RunFolder:
         apart = run.record().get("checkpoints") if run.config.is_file() else None
         return run if apart is None else cls(root, Path(apart))
 
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether it is a run of `fima finetune`, by its settings."""
+        return self.config.is_file() and "classifier" in read_yaml(self.config)
+
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
         return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
@@ -126,6 +131,10 @@ class RunFolder:
         if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
             raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
         return config_from_mapping(content, kind, source=str(self.config))
+
+    def settings(self) -> PretrainConfig | FinetuneConfig:
+        """Return the settings of a run of either kind. Raises ConfigError."""
+        return self.read_config(FinetuneConfig) if self.is_finetuned else self.read_config(PretrainConfig)
 
     def record(self) -> dict[str, Any]:
         """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read, or was damaged by hand."""

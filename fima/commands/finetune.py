@@ -10,7 +10,7 @@ import tyro
 
 from fima.commands.figures import figures_table
 from fima.commands.output import show_next
-from fima.commands.parse import RunArguments, check_recipe, data_and_recipe, default_settings, parse
+from fima.commands.parse import RunArguments, check_recipe, default_settings, is_recipe, parse
 from fima.config import FinetuneConfig
 from fima.console import Console
 
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=tyro.MISSING, out=tyro.MISSING, config=default_settings(words, FinetuneConfig)
     )
     arguments = parse(FinetuneArguments, words, prog=PROG, default=default)
-    folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
-    data = arguments.videos(folder)
-    check_recipe(recipe)
+    is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
+    data = arguments.videos(None if is_alone else arguments.data)
+    check_recipe(arguments.recipe)
     from fima.checkpoints.pretrained import encoder_file
     from fima.synthetic.smoke import shrink_finetune
     from fima.train.finetune import finetune

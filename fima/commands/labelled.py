@@ -60,12 +60,6 @@ def evaluation_file(encoder: FrozenEncoder) -> Path:
     return folder / "evaluation" / f"{encoder.file.stem}.json"
 
 
-def check_json(out: Path | None) -> None:
-    """Refuse a name for results that is not one of a JSON: class tables go to the folder of the same name without."""
-    if out is not None and out.suffix != ".json":
-        raise ConfigError(f"--out {out}: must end in .json")
-
-
 def say_what_was_left_out(*results: EvaluationResult) -> None:
     """Warn of videos that could not be decoded, which figures are without."""
     left_out = {path: reason for result in results for path, reason in result.left_out().items()}

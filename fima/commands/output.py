@@ -15,13 +15,7 @@ from fima.errors import DataError, warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.config import Dataset
-    from fima.data.layouts.video_list import Split, Video, VideoList
-
-
-def warn_of(videos: VideoList) -> None:
-    """Say what a person should know of a list of videos: what was passed over, and what is odd."""
-    for sentence in videos.warnings():
-        warn(sentence)
+    from fima.data.layouts.video_list import Split, Video
 
 
 def listed_videos(
@@ -41,7 +35,8 @@ def listed_videos(
     if not given.is_dir() and given.suffix.lower() not in TABLE_SUFFIXES:
         return [Video(given, None)]
     videos = list_videos(given, split, split_index, dataset=dataset, annotations=annotations)
-    warn_of(videos)
+    for sentence in videos.warnings():
+        warn(sentence)
     return list(videos.videos)
 
 

@@ -177,11 +177,6 @@ def is_recipe(path: Path) -> bool:
     return path.suffix in RECIPE_SUFFIXES
 
 
-def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None, Path | None]:
-    """Return the folder of videos and the recipe, where a recipe alone was given as the first of the two."""
-    return (None, data) if recipe is None and data is not None and is_recipe(data) else (data, recipe)
-
-
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Say in one line what can go wrong on a machine that is too small."""

@@ -12,6 +12,7 @@ from fima.backbones.registry import check_backbone
 from fima.commands.output import show_next
 from fima.commands.parse import RunArguments, default_settings, is_recipe, parse
 from fima.config import PretrainConfig
+from fima.config.checks import require_least
 from fima.data.training_sets import TrainingSet, training_set
 from fima.errors import ConfigError
 
@@ -81,8 +82,7 @@ def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
         raise ConfigError(f"{' and '.join(recipes)}: only one recipe can be given")
     if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
         raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
-    if arguments.start_epoch is not None and arguments.start_epoch < 0:
-        raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
+    require_least(arguments, start_epoch=0)
     check_backbone(arguments.config.model.backbone, flag="model.backbone")
     return arguments, [training_set(word) for word in given if word not in recipes]
 

@@ -78,9 +78,8 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         if error.errno not in PLACE_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(
-            f"{where}{error.strerror}; make room, change the permissions, or choose another place", EXIT_USER_ERROR
-        )
+        what = f"{where}{error.strerror}; make room, change the permissions, or choose another place"
+        return _fail(what, EXIT_USER_ERROR)
     except (MemoryError, ImportError, RuntimeError) as error:
         meaning = next((meaning for sign, meaning in SIGNS.items() if sign in str(error)), None)
         if meaning is None and not isinstance(error, MemoryError):

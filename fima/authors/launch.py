@@ -172,9 +172,8 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
 def _variable(name: str, environment: Mapping[str, str]) -> int:
     value = environment.get(name, "")
     if not value.isdigit():
-        raise ConfigError(
-            f"--dist_url env://: the variable {name} is `{value}`, not a number; set it, or give tcp://HOST:PORT"
-        )
+        what = f"the variable {name} is `{value}`, not a number"
+        raise ConfigError(f"--dist_url env://: {what}; set it, or give tcp://HOST:PORT")
     return int(value)
 
 

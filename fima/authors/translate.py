@@ -185,9 +185,8 @@ def _finetuning(given: argparse.Namespace, dataset: str, translation: Translatio
         there = len(list_videos(Path(given.dir), "train", dataset=dataset).classes)  # type: ignore[arg-type]
         if there and there != given.num_class:
             del settings["classifier.num_classes"]
-            remarks.append(
-                f"--num_class {given.num_class}: {given.dir} has {there} classes; the classifier gets {there}"
-            )
+            what = f"{given.dir} has {there} classes; the classifier gets {there}"
+            remarks.append(f"--num_class {given.num_class}: {what}")
     if given.freeze:
         settings["classifier.freeze"] = True
         if settings.pop("classifier.dropout", None) is not None:

@@ -167,9 +167,8 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
     candidates = list(states(content))
     if not candidates:
         arrays = any(name.startswith("numpy.") and name.endswith(".ndarray") for name in classes)
-        raise CheckpointError(
-            f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source, arrays=arrays)}"
-        )
+        held = _held(content, classes)
+        raise CheckpointError(f"{source}: holds no weights of an encoder{held}{remedy(source, arrays=arrays)}")
 
     def rank(keys: str, state: Mapping[str, Tensor]) -> tuple[int, bool]:
         num_agreeing, prefix = _located(state)

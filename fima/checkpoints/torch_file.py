@@ -225,11 +225,9 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
     except pickle.UnpicklingError as error:
         named = f"more than plain tensors and values ({error}), so it is not loaded"
         raise CheckpointError(f"{path}: no checkpoint, or {named}{remedy(path)}") from None
-    except Exception as error:
-        # A damaged pickle can fail in any way.
-        raise CheckpointError(
-            f"{path}: no checkpoint, or a damaged one ({type(error).__name__}){remedy(path)}"
-        ) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        what = f"no checkpoint, or a damaged one ({type(error).__name__})"
+        raise CheckpointError(f"{path}: {what}{remedy(path)}") from None
     return content, list(dict.fromkeys(seen))
 
 

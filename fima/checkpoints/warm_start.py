@@ -73,9 +73,8 @@ def _cached(source: str) -> Path:
     try:
         weights = models.get_model_weights(name).DEFAULT
     except ValueError:
-        raise CheckpointError(
-            f"{source}: torchvision has no such network{suggestion(name, models.list_models())}"
-        ) from None
+        near = suggestion(name, models.list_models())
+        raise CheckpointError(f"{source}: torchvision has no such network{near}") from None
     path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
     if not path.is_file():
         fetch = f"import torchvision; torchvision.models.get_model_weights({name!r}).DEFAULT.get_state_dict()"

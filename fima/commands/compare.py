@@ -97,7 +97,5 @@ def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Colle
             print(f"{name}: {result.verdict}")
     groups = next(iter(results.values())).num_groups
     if groups is None:
-        print(
-            "intervals are by bootstrap over videos, as no groups are known; with people, --group-by makes them honest"
-        )
+        print("intervals: bootstrap over videos, as no groups are known; --group-by makes them honest with people")
     print(f"wrote {arguments.out}")

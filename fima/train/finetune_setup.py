@@ -115,9 +115,8 @@ def check_settings(config: FinetuneConfig) -> None:
     if config.classifier.freeze:
         for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
             if given[flag] != defaults[flag]:
-                raise ConfigError(
-                    f"{as_flag(flag)} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
-                )
+                what = f"{as_flag(flag)} {given[flag]}"
+                raise ConfigError(f"{what}: does nothing with --classifier.freeze; leave out one of them")
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 

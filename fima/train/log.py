@@ -145,6 +145,5 @@ class RunLog:
             draw(self._writer)
         except OSError as error:
             self._writer = None
-            self.warn(
-                f"no more events for TensorBoard: they cannot be written ({error.strerror}); metrics.jsonl goes on"
-            )
+            why = f"they cannot be written ({error.strerror})"
+            self.warn(f"no more events for TensorBoard: {why}; metrics.jsonl goes on")

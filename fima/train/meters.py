@@ -54,9 +54,7 @@ class EpochMeter:
         """Record means and speed of the epoch, of which every step is done; return the progress before the next."""
         means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
         values = {"lr": self._lr, **with_means(means), **self._rates(self._epoch_begin)}
-        progress = dataclasses.replace(
-            progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={}
-        )  # fmt: skip
+        progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
         self._log.epoch(progress, num_epochs, values, self._losses)
         return progress
 
@@ -68,11 +66,8 @@ class EpochMeter:
         """Return `videos_per_second` and `data_wait_share` since then, and the `seconds`."""
         seconds, videos, wait_seconds = (now - then for now, then in zip(self._so_far(), begin, strict=True))
         seconds = max(seconds, 1e-9)
-        return {
-            "seconds": seconds,
-            "videos_per_second": videos / seconds,
-            "data_wait_share": wait_seconds / seconds,
-        }
+        rates = {"videos_per_second": videos / seconds, "data_wait_share": wait_seconds / seconds}
+        return {"seconds": seconds, **rates}
 
 
 class SaveClock:

@@ -124,9 +124,8 @@ def warnings_about(optim: OptimConfig) -> list[str]:
     """Return what looks unwise about the optimiser, one sentence each."""
     found = []
     if optim.name in USUAL_LR and optim.lr == OptimConfig().lr:
-        found.append(
-            f"--optim.lr {optim.lr}: that of SGD, as published; usual for {optim.name}: {USUAL_LR[optim.name]}"
-        )
+        usual = f"usual for {optim.name}: {USUAL_LR[optim.name]}"
+        found.append(f"--optim.lr {optim.lr}: that of SGD, as published; {usual}")
     if optim.freeze_epochs >= optim.epochs:
         within = counted(optim.epochs, "epoch")
         found.append(f"--optim.freeze-epochs {optim.freeze_epochs}: the run has {within}, so the encoder never learns")

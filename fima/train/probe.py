@@ -22,10 +22,8 @@ def list_probe(folder: Path) -> SplitLists:
     except DataError as error:
         raise DataError(f"--run.probe {error}") from None
     if len({video.label for video in lists.test.videos} & {video.label for video in lists.train.videos}) < 2:
-        raise DataError(
-            f"--run.probe {folder}: needs two classes with a training and a test video each; its classes: "
-            f"{', '.join(lists.train.classes)}"
-        )
+        rule = f"needs two classes with a training and a test video each; its classes: {', '.join(lists.train.classes)}"
+        raise DataError(f"--run.probe {folder}: {rule}")
     return lists
 
 

@@ -76,10 +76,8 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     number, what = plan.num_samples, "videos" if plan.is_plain else "samples of an epoch"
     batch, queue = config.optim.batch_size, config.method.queue_size or 0
     if batch > number:
-        found.append(
-            f"--optim.batch-size {batch}: more than the {number} {what}; each step sees all of them, "
-            f"choose {number} or less"
-        )
+        remedy = f"each step sees all of them, choose {number} or less"
+        found.append(f"--optim.batch-size {batch}: more than the {number} {what}; {remedy}")
     if queue > QUEUE_WARNING_SHARE * number and not config.method.exclude_same_video:
         found.append(
             f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "

@@ -64,9 +64,7 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         check_same_videos(saved.data, videos, run)
         return Start(progress=saved.progress, saved=saved, file=path)
     if reasons:
-        raise CheckpointError(
-            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
-        )
+        raise CheckpointError(f"{'; '.join(reasons)}; no checkpoint of the run is left: start another --out")
     return Start()
 
 
@@ -164,16 +162,12 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
     """Raise DataError where the videos are not those of `before`, a `data_record`: what comes when would change."""
     now = len(videos.videos)
     remedy = "give its data, or start a new run in another --out"
+    here = f"{videos.root}: {now} training videos"
     if before["num_videos"] != now:
-        raise DataError(
-            f"{videos.root}: {now} training videos, but the run in {run.root} was started with "
-            f"{before['num_videos']}; {remedy}"
-        )
+        raise DataError(f"{here}, but the run in {run.root} was started with {before['num_videos']}; {remedy}")
     if before.get("fingerprint") not in (None, fingerprint(videos)):
         mixed = "" if videos.epoch.is_plain else ", or with other shares, windows or rates"
-        raise DataError(
-            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones{mixed}; {remedy}"
-        )
+        raise DataError(f"{here}, as in the run in {run.root}, but not the same ones{mixed}; {remedy}")
 
 
 def fingerprint(videos: VideoList) -> str:

@@ -97,9 +97,8 @@ def read_embeddings(path: Path) -> Embeddings:
         # NumPy's message for a file that is no archive recommends to unpickle it.
         unknown = "pickle" in str(error) or not str(error)
         reason = "another kind of file, or damaged" if unknown else str(error).splitlines()[0]
-        raise DataError(
-            f"{path}: not a whole file of embeddings ({reason}); write it again with `fima embed`"
-        ) from None
+        remedy = "write it again with `fima embed`"
+        raise DataError(f"{path}: not a whole file of embeddings ({reason}); {remedy}") from None
 
 
 def _arrays(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:

@@ -94,11 +94,12 @@ def _changed(config: PretrainConfig) -> dict[str, Any]:
 
 def _results(root: Path) -> list[dict[str, Any]]:
     """Figures of every evaluation in the folder of the run."""
-    found = []
-    for result in read_results(root):
-        content = result.content
-        data = sorted({root.name for root in result.roots})
-        found.append(
-            {"file": Path(result.name).name, "data": data, "figures": content["figures"], "chance": content["chance"]}
-        )
-    return found
+    return [
+        {
+            "file": Path(result.name).name,
+            "data": sorted({root.name for root in result.roots}),
+            "figures": result.content["figures"],
+            "chance": result.content["chance"],
+        }
+        for result in read_results(root)
+    ]

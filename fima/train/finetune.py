@@ -109,16 +109,8 @@ class Finetuning(Task[LabelledBatch]):
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
         self.facts = {"source": encoder.source}
         self.selection = Selection()
-        head = config.classifier
         seed_networks(config, device)
-        classifier = Classifier(
-            encoder.network,
-            len(lists.train.classes),
-            head.dropout,
-            head.l2_normalise,
-            freeze=head.freeze,
-            grid=head.grid,
-        )
+        classifier = Classifier(encoder.network, len(lists.train.classes), config.classifier)
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
         lay_out(classifier.to(device), memory_format(config.run.memory_format, config.run.precision, device))
         self.networks = classifier

@@ -10,9 +10,16 @@ import torch
 from fima.benchmark import machine, steps
 from fima.benchmark.hours import recipe_hours
 from fima.benchmark.machine import Measured, step_cases
-from fima.benchmark.parity import Parity, check_parity
 from fima.benchmark.settings import BenchmarkSettings
-from fima.benchmark.steps import StepCase, StepFigures, largest_batch, measure_step, random_batch
+from fima.benchmark.steps import (
+    Parity,
+    StepCase,
+    StepFigures,
+    check_parity,
+    largest_batch,
+    measure_step,
+    random_batch,
+)
 from fima.cli import main
 from fima.commands.benchmark import machine_row
 from fima.config import DataConfig

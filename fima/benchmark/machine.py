@@ -10,9 +10,16 @@ from typing import Any
 import torch
 
 from fima.benchmark.hours import RecipeHours, recipe_hours
-from fima.benchmark.parity import Parity, check_parity
 from fima.benchmark.settings import BenchmarkSettings, Precision
-from fima.benchmark.steps import StepCase, StepFigures, augmentation_rate, largest_batch, measure_step
+from fima.benchmark.steps import (
+    Parity,
+    StepCase,
+    StepFigures,
+    augmentation_rate,
+    check_parity,
+    largest_batch,
+    measure_step,
+)
 from fima.benchmark.videos import DecodeFigures, measure_decoding
 from fima.config import DataConfig
 from fima.data.workers.killable_pool import available_cores

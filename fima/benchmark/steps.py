@@ -1,6 +1,7 @@
-"""The time and memory of training steps on random clips."""
+"""The time and memory of training steps on random clips, and whether a device computes what the CPU computes."""
 
 import contextlib
+import copy
 import functools
 import gc
 import statistics
@@ -26,6 +27,7 @@ from fima.train.pretrain import pretrain_step
 
 QUEUE_SIZE = 2_240
 MOST_REPEATS = 10
+PARITY_TOLERANCE = 1e-4
 RANDOM_VIDEOS = 4
 """Videos of noise that are drawn; a larger batch repeats them."""
 
@@ -276,3 +278,40 @@ def augmentation_rate(device: torch.device, data: DataConfig, seconds: float) ->
         return [inputs.full for inputs in made]
 
     return 2 * RANDOM_VIDEOS / median_seconds(augment, device, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The losses of the first step on two devices."""
+
+    backbone: str
+    cpu: dict[str, float]
+    """Losses on the CPU, by name, in float32."""
+    device: dict[str, float]
+    """The same on the other device, without TF32."""
+
+    @property
+    def deviation(self) -> float:
+        """The largest relative difference of a loss."""
+        return max(abs(self.device[name] - value) / max(abs(value), 1e-12) for name, value in self.cpu.items())
+
+    @property
+    def holds(self) -> bool:
+        """Whether the losses agree to `PARITY_TOLERANCE`."""
+        return self.deviation <= PARITY_TOLERANCE
+
+
+def check_parity(backbone: str, device: torch.device) -> Parity:
+    """Take a step on the CPU and on a device, from the same weights, clips and draws, and compare the losses."""
+    case = StepCase(backbone=backbone, batch_size=4, crop_size=112)
+    config = case.config()
+    torch.manual_seed(0)
+    method = case.build(torch.device("cpu"))
+    batch = random_batch(case.batch_size, config.data)
+    other = copy.deepcopy(method).to(device)
+    losses = []
+    with precision_of("fp32"):
+        for networks, where in ((method, torch.device("cpu")), (other, device)):
+            values = pretrain_step(networks, config, batch, where).read()
+            losses.append({name: value for name, value in values.items() if name in ("loss", *method.weights)})
+    return Parity(backbone=backbone, cpu=losses[0], device=losses[1])

@@ -133,8 +133,9 @@ def read_encoder(path: Path) -> EncoderFile:
     """Read a file of any of the kinds that `load_pretrained` names. Raises CheckpointError."""
     if path.is_file():
         refuse_other_kinds(path)
-    if _is_safetensors(path):
-        return _from_safetensors(path)
+        with path.open("rb") as file:
+            if file.read(SAFETENSORS_HEADER_BYTES)[-1:] == b"{" or path.suffix == ".safetensors":
+                return _from_safetensors(path)
     try:
         content = read_content(path)
     except HoldsClassesError:
@@ -254,13 +255,6 @@ def write_safetensors(
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     with written_whole(path, kind=CheckpointError) as temporary:
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
-
-
-def _is_safetensors(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(SAFETENSORS_HEADER_BYTES)[-1:] == b"{" or path.suffix == ".safetensors"
 
 
 def _from_safetensors(path: Path) -> EncoderFile:

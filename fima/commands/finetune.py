@@ -13,6 +13,7 @@ from fima.commands.output import show_next
 from fima.commands.parse import RunArguments, check_recipe, default_settings, is_recipe, parse
 from fima.config import FinetuneConfig
 from fima.console import Console
+from fima.files.output import OutputPath
 
 PROG = "fima finetune"
 
@@ -34,6 +35,8 @@ class FinetuneArguments(RunArguments):
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings."""
+    out: OutputPath
+    """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
     preset: str | None = None
     """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)

@@ -37,8 +37,7 @@ class RunArguments:
     """The flags of both kinds of training: where a run goes, and whether it is a new one."""
 
     out: OutputPath
-    """Folder of the run: settings, metrics and checkpoints; of fine-tuning also `result.json`, confusion matrix and
-    accuracy by class."""
+    """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: OutputPath | None = None
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
     resume: bool = False

@@ -20,12 +20,7 @@ from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.layouts.video_list import counted
 from fima.evaluate import measured
 from fima.evaluate.cam import foreground_share
-from fima.evaluate.classifier_result import (
-    ClassifierScores,
-    averages_log_softmax,
-    classifier_result,
-    test_classifier,
-)
+from fima.evaluate.classifier_result import ClassifierScores, averages_log_softmax, classifier_result, test_classifier
 from fima.evaluate.extract import Resources
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
@@ -129,10 +124,15 @@ class Finetuning(Task[LabelledBatch]):
         return self.selection.tested_epoch
 
     def step(self, model: nn.Module, batch: LabelledBatch, device: torch.device) -> Measured:
-        """Forward and backward: mean cross-entropy, and the top-1 accuracy in percent."""
+        """Forward and backward: mean cross-entropy, and the top-1 accuracy over all processes, in percent."""
 
         def losses(part: LabelledBatch, is_first: bool) -> StepLosses:
-            return forward(model, self.config, part)
+            clips = apply_colour(part.clips.float().div_(255), part.draws)
+            with autocast(clips.device, self.config.run.precision):
+                logits: Tensor = model(clips)
+            hits = (logits.argmax(dim=1) == part.labels).double()
+            top1 = distributed.all_reduce_mean(100 * hits.mean())
+            return StepLosses(total=cross_entropy(logits, part.labels), parts={}, stats={"top1": top1})
 
         return forward_backward(losses, model, batch, device, num_parts=self.config.optim.accumulate)
 
@@ -256,13 +256,3 @@ class Finetuning(Task[LabelledBatch]):
         """Return what a test decodes and computes with."""
         data = self.config.data
         return Resources(device=device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
-
-
-def forward(model: nn.Module, config: FinetuneConfig, batch: LabelledBatch) -> StepLosses:
-    """Compute the mean cross-entropy of a batch that is on the device, and its top-1 accuracy over all processes."""
-    clips = apply_colour(batch.clips.float().div_(255), batch.draws)
-    with autocast(clips.device, config.run.precision):
-        logits: Tensor = model(clips)
-    hits = (logits.argmax(dim=1) == batch.labels).double()
-    top1 = distributed.all_reduce_mean(100 * hits.mean())
-    return StepLosses(total=cross_entropy(logits, batch.labels), parts={}, stats={"top1": top1})

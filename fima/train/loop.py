@@ -16,14 +16,7 @@ from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collaps
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
 from fima.train.meters import EpochMeter, SaveClock
-from fima.train.optimizer import (
-    build_optimizer,
-    encoders_of,
-    freeze_encoders,
-    in_words,
-    set_rates,
-    warnings_about,
-)
+from fima.train.optimizer import build_optimizer, encoders_of, freeze_encoders, in_words, set_rates, warnings_about
 from fima.train.resume import Start, claimed_folder, data_record
 from fima.train.save import save
 from fima.train.schedule import learning_rate

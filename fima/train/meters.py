@@ -1,14 +1,20 @@
-"""Counting steps and videos: the means and the speed of an epoch, and when a checkpoint is due."""
+"""Counting steps and videos: the means and the speed of an epoch, by set of videos too; when a checkpoint is due."""
 
 import dataclasses
 import time
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from fima.checkpoints.checkpoint import Progress
+from fima.data.epoch_plan import EpochPlan
 from fima.torch_tools import distributed
-from fima.train.by_set import with_means
 from fima.train.log import RunLog
 from fima.train.step import Measured
+
+SUM, VIDEOS, LOSS = "loss_sum/", "videos/", "loss/"
+"""Beginnings of the names of what is recorded by set."""
 
 
 class EpochMeter:
@@ -83,3 +89,27 @@ class SaveClock:
         if due:
             self._since = time.monotonic()
         return due
+
+
+def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Return the sum of the losses of each set's videos in the global batch, and their number.
+
+    Of this process's videos, losses are (B,), and their places in the list (B,), on the CPU.
+    """
+    number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
+    table = each.new_zeros(2, len(plan.ends))
+    table.index_add_(1, number, torch.stack([each, torch.ones_like(each)]))
+    sums, counts = distributed.all_reduce_sum(table)
+    named = zip(plan.names, sums.unbind(), counts.unbind(), strict=True)
+    return {key: value for name, total, count in named for key, value in ((SUM + name, total), (VIDEOS + name, count))}
+
+
+def with_means(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return numbers with the mean loss of each set in place of its sum; without it where the set had no video."""
+    found = {}
+    for name, value in numbers.items():
+        if not name.startswith(SUM):
+            found[name] = value
+        elif count := numbers[VIDEOS + name.removeprefix(SUM)]:
+            found[LOSS + name.removeprefix(SUM)] = value / count
+    return found

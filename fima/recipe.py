@@ -132,8 +132,7 @@ def _convert(value: Any, hint: Any, *, name: str) -> Any:  # noqa: ANN401
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        given = (each for each in arguments if each is not type(None))
-        *words, hint = sorted(given, key=lambda each: typing.get_origin(each) is not Literal)
+        *words, hint = sorted((each for each in arguments if each is not type(None)), key=_is_not_a_word)
         return value if any(value in typing.get_args(each) for each in words) else _convert(value, hint, name=name)
     if origin is Literal:
         if value not in arguments:
@@ -152,6 +151,10 @@ def _convert(value: Any, hint: Any, *, name: str) -> Any:  # noqa: ANN401
         return value
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
     raise ConfigError(f"{name}: {wanted} is needed, not the {_kind(value)} `{value}`")
+
+
+def _is_not_a_word(hint: object) -> bool:
+    return typing.get_origin(hint) is not Literal
 
 
 def _kind(value: object) -> str:

@@ -124,15 +124,10 @@ class Finetuning(Task[LabelledBatch]):
         return self.selection.tested_epoch
 
     def step(self, model: nn.Module, batch: LabelledBatch, device: torch.device) -> Measured:
-        """Forward and backward: mean cross-entropy, and the top-1 accuracy over all processes, in percent."""
+        """Forward and backward: mean cross-entropy, and the top-1 accuracy in percent."""
 
         def losses(part: LabelledBatch, is_first: bool) -> StepLosses:
-            clips = apply_colour(part.clips.float().div_(255), part.draws)
-            with autocast(clips.device, self.config.run.precision):
-                logits: Tensor = model(clips)
-            hits = (logits.argmax(dim=1) == part.labels).double()
-            top1 = distributed.all_reduce_mean(100 * hits.mean())
-            return StepLosses(total=cross_entropy(logits, part.labels), parts={}, stats={"top1": top1})
+            return forward(model, self.config, part)
 
         return forward_backward(losses, model, batch, device, num_parts=self.config.optim.accumulate)
 
@@ -256,3 +251,13 @@ class Finetuning(Task[LabelledBatch]):
         """Return what a test decodes and computes with."""
         data = self.config.data
         return Resources(device=device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
+
+
+def forward(model: nn.Module, config: FinetuneConfig, batch: LabelledBatch) -> StepLosses:
+    """Compute the mean cross-entropy of a batch that is on the device, and its top-1 accuracy over all processes."""
+    clips = apply_colour(batch.clips.float().div_(255), batch.draws)
+    with autocast(clips.device, config.run.precision):
+        logits: Tensor = model(clips)
+    hits = (logits.argmax(dim=1) == batch.labels).double()
+    top1 = distributed.all_reduce_mean(100 * hits.mean())
+    return StepLosses(total=cross_entropy(logits, batch.labels), parts={}, stats={"top1": top1})

@@ -303,23 +303,28 @@ def pretrain_step(
     meet them as negatives; negatives "of the batch" and batch-norm statistics are those of the part. Otherwise as
     `forward_backward`.
     """
-    method = config.method
 
     def losses(part: PretrainBatch, is_first: bool) -> StepLosses:
-        clips = [
-            make_inputs(
-                views,
-                draws,
-                full_difference=method.cell_loss,
-                frame_differences=method.frame_loss,
-                local_stride=method.local_stride,
-            )
-            for views, draws in ((part.a, part.draws_a), (part.b, part.draws_b))
-        ]
-        if method.exclude_same_video:
-            clips = [replace(clip, videos=part.index.to(clip.full.device)) for clip in clips]
-        with autocast(clips[0].full.device, config.run.precision):
-            found: StepLosses = model(*clips, update_keys=is_first)
-        return found
+        return forward(model, config, part, update_keys=is_first)
 
     return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate, by_set=by_set)
+
+
+def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
+    """Compute the losses of one batch that is on the device."""
+    method = config.method
+    clips = [
+        make_inputs(
+            views,
+            draws,
+            full_difference=method.cell_loss,
+            frame_differences=method.frame_loss,
+            local_stride=method.local_stride,
+        )
+        for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
+    ]
+    if method.exclude_same_video:
+        clips = [replace(clip, videos=batch.index.to(clip.full.device)) for clip in clips]
+    with autocast(clips[0].full.device, config.run.precision):
+        losses: StepLosses = model(*clips, update_keys=update_keys)
+    return losses

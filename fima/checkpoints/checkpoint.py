@@ -24,6 +24,8 @@ FORMAT_VERSION = 3
 ROUNDING = ("foreach", "fused")
 """Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
+SCRATCH = "scratch"
+"""Stands for random weights."""
 MOTION_REGRESSION = "motion-regression"
 """The method of `fima make-encoder`, which trains the encoder that comes with the package."""
 
@@ -139,6 +141,16 @@ class LoadedEncoder:
     """`fima`, `moco`, `supervised` (a file with a classifier), or `encoder` (bare weights)."""
     knows_settings: bool = True
     """Whether the file holds the settings; where it does not, frames and crop size are the paper's by assumption."""
+    file: Path | None = None
+    """Where it is from; None for random weights."""
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the record of a run that begins from it says of it."""
+        if self.file is None:
+            return {"file": SCRATCH}
+        names = ("checkpoint_hash", "description", "method", "epoch")
+        return {"file": str(self.file.resolve()), **{name: getattr(self, name) for name in names}}
 
     @property
     def description(self) -> str:

@@ -126,6 +126,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
         epoch=found.epoch,
         method=found.method,
         knows_settings=found.config is not None,
+        file=path,
     )
 
 

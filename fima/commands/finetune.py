@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
     data = arguments.videos(None if is_alone else arguments.data)
     check_recipe(arguments.recipe)
+    from fima.checkpoints.checkpoint import SCRATCH
     from fima.checkpoints.pretrained import encoder_file
     from fima.synthetic.smoke import shrink_finetune
     from fima.train.finetune import finetune
-    from fima.train.finetune_setup import SCRATCH
 
     pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(

@@ -2,13 +2,21 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, load_checkpoint, load_weights
+from fima.backbones.base import Backbone
+from fima.checkpoints.checkpoint import (
+    ClassifierCheckpoint,
+    LoadedEncoder,
+    Progress,
+    Selection,
+    load_checkpoint,
+    load_weights,
+)
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig
@@ -31,7 +39,6 @@ from fima.torch_tools.precision import autocast, lay_out, memory_format
 from fima.train.failures import errors_in_one_line
 from fima.train.finetune_setup import (
     LabelledLists,
-    PretrainedEncoder,
     check_same_task,
     check_settings,
     clips_in_words,
@@ -99,13 +106,13 @@ class Finetuning(Task[LabelledBatch]):
     networks: Classifier
 
     def __init__(
-        self, config: FinetuneConfig, encoder: PretrainedEncoder, lists: LabelledLists, device: torch.device
+        self, config: FinetuneConfig, encoder: LoadedEncoder, lists: LabelledLists, device: torch.device
     ) -> None:
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
         self.facts = {"source": encoder.source}
         self.selection = Selection()
         seed_networks(config, device)
-        classifier = Classifier(encoder.network, len(lists.train.classes), config.classifier)
+        classifier = Classifier(cast(Backbone, encoder.encoder), len(lists.train.classes), config.classifier)
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
         lay_out(classifier.to(device), memory_format(config.run.memory_format, config.run.precision, device))
         self.networks = classifier
@@ -136,7 +143,7 @@ class Finetuning(Task[LabelledBatch]):
         config, lists = self.config, self.lists
         what = "linear probing" if config.classifier.freeze else "fine-tuning"
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        begin = self.encoder.source.get("description", "random weights")
+        begin = "random weights" if self.encoder.file is None else self.encoder.description
         clips, _ = clips_in_words(config, self.encoder)
         return [
             f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}",

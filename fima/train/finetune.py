@@ -36,18 +36,8 @@ from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, lay_out, memory_format
+from fima.train import finetune_setup as setup
 from fima.train.failures import errors_in_one_line
-from fima.train.finetune_setup import (
-    LabelledLists,
-    check_same_task,
-    check_settings,
-    clips_in_words,
-    find_encoder,
-    find_lists,
-    narrow_test,
-    published_schedule,
-    resolve,
-)
 from fima.train.loop import seed_networks, train
 from fima.train.resume import Start, as_begun, last_checkpoint
 from fima.train.save import write_checkpoint
@@ -82,17 +72,17 @@ def finetune(
     device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
-        check_settings(config)
+        setup.check_settings(config)
         run.require(resume=resume)
         config = as_begun(config, run) if resume else config
-        encoder = find_encoder(pretrained, config)
-        lists = find_lists(config, data)
-        config = resolve(config, encoder, lists, device)
+        encoder = setup.find_encoder(pretrained, config)
+        lists = setup.find_lists(config, data)
+        config = setup.resolve(config, encoder, lists, device)
         start: Start[ClassifierCheckpoint] = Start()
         if resume:
             start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
         if start.saved is not None:
-            check_same_task(start.saved, run, encoder, lists)
+            setup.check_same_task(start.saved, run, encoder, lists)
         task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
             task.selection = start.saved.selection
@@ -106,7 +96,7 @@ class Finetuning(Task[LabelledBatch]):
     networks: Classifier
 
     def __init__(
-        self, config: FinetuneConfig, encoder: LoadedEncoder, lists: LabelledLists, device: torch.device
+        self, config: FinetuneConfig, encoder: LoadedEncoder, lists: setup.LabelledLists, device: torch.device
     ) -> None:
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
         self.facts = {"source": encoder.source}
@@ -144,7 +134,7 @@ class Finetuning(Task[LabelledBatch]):
         what = "linear probing" if config.classifier.freeze else "fine-tuning"
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
         begin = "random weights" if self.encoder.file is None else self.encoder.description
-        clips, _ = clips_in_words(config, self.encoder)
+        clips, _ = setup.clips_in_words(config, self.encoder)
         return [
             f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}",
             f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes "
@@ -154,9 +144,9 @@ class Finetuning(Task[LabelledBatch]):
     def warnings(self) -> list[str]:
         """Return what is odd about the videos, the clips, the tests and the schedule."""
         config, lists = self.config, self.lists
-        _, unusual = clips_in_words(config, self.encoder)
+        _, unusual = setup.clips_in_words(config, self.encoder)
         odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
-        found = [*odd, unusual, narrow_test(config, lists), published_schedule(config)]
+        found = [*odd, unusual, setup.narrow_test(config, lists), setup.published_schedule(config)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
         optim = config.optim

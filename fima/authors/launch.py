@@ -66,10 +66,7 @@ class Launch:
 
 
 def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[str, str]) -> Launch:
-    """Return the processes that a command line asks for, on a machine with so many GPUs.
-
-    `--dist_url env://` finds what it needs in the environment. Raises ConfigError for a wrong flag or variable.
-    """
+    """Return the processes that flags, or with `env://` the environment, ask for on a machine. Raises ConfigError."""
     url = given.dist_url or DEFAULT_URL
     world_size = None if given.world_size == -1 else given.world_size
     rank = None if given.rank == -1 else given.rank

@@ -87,10 +87,7 @@ class Translation:
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:
-    """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its workers, rounded up.
-
-    Raises UserError where the folder is no data set, a file is not there, or a value is out of range.
-    """
+    """Return the `fima` command of parsed flags; `processes` share its workers, rounded up. Raises UserError."""
     if program == "eval" and given.evaluate:
         return _evaluation(given, processes)
     translation = Translation(command="pretrain" if program == "train" else "finetune", positionals=[given.dir])

@@ -83,10 +83,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
 
 def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the authors' program would have written; the inverse of `import_official`.
-
-    Raises CheckpointError where its optimiser is not theirs: SGD with one group of weights.
-    """
+    """Return what the authors' program would have written. Raises CheckpointError where its optimiser is not theirs."""
     name, num_groups = checkpoint.config.optim.name, len(checkpoint.optimizer.get("param_groups", []))
     if name != "sgd" or num_groups > 1:
         raise CheckpointError(

@@ -101,10 +101,7 @@ class RunFolder:
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
 
     def require(self, *, resume: bool) -> None:
-        """Raise ConfigError, with the remedy, for a folder without a run to resume, or with anything where one begins.
-
-        A run that was ended before its first checkpoint can be resumed: it begins again.
-        """
+        """Raise ConfigError, with the remedy, for a folder without a run to resume, or for one that is not new."""
         if resume:
             if not self.config.exists():
                 what = f"{self.root} holds no run; check --out, or leave --resume out to start one"

@@ -91,10 +91,7 @@ def respond(training: Training, progress: Progress, when: str, seen: str) -> Non
 
 
 def roll_back(training: Training, collapse: CollapsedError) -> Progress:
-    """Put the last healthy checkpoint back, drop the records since, and record that.
-
-    The progress there counts one more rollback: it lowers the learning rate of all that follows.
-    """
+    """Go back to the last healthy checkpoint, drop the records since, and count that: it lowers the learning rate."""
     run, log, task = training.run, training.log, training.task
     saved = load_checkpoint(run.healthy, Checkpoint)
     restore(saved, task.networks, training.optimizer, source=run.healthy)

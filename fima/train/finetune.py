@@ -170,10 +170,7 @@ class Finetuning(Task[LabelledBatch]):
         return run.result.exists()
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch.
-
-        A run that was ended during the test does it again when it is resumed.
-        """
+        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch."""
         select, last = self.config.classifier.select, progress.epoch == self.config.optim.epochs
         due = progress.epoch % self.config.test.every_epochs == 0 or last
         if self.selection.tested_epoch == progress.epoch or not due or (last and select == "last"):

@@ -136,10 +136,7 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
 def resolve(
     config: FinetuneConfig, encoder: LoadedEncoder, lists: LabelledLists, device: torch.device
 ) -> FinetuneConfig:
-    """Return the settings with everything that follows from the encoder, the data and the device filled in.
-
-    Frames, crop size and timing that are not given are those that the encoder was trained on, or the paper's.
-    """
+    """Return the settings with what follows from encoder (frames, crop size, timing), data and device filled in."""
     given, trained = config.data, encoder.config.data
     timed = trained if _timing(given) == _timing(DataConfig()) else given
     data = dataclasses.replace(

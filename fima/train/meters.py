@@ -92,10 +92,7 @@ class SaveClock:
 
 
 def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
-    """Return the sum of the losses of each set's videos in the global batch, and their number.
-
-    Of this process's videos, losses are (B,), and their places in the list (B,), on the CPU.
-    """
+    """Return the sum of the losses (B,) of each set in the global batch, by places in the list (B,), and the number."""
     number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
     table = each.new_zeros(2, len(plan.ends))
     table.index_add_(1, number, torch.stack([each, torch.ones_like(each)]))

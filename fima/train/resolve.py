@@ -21,10 +21,7 @@ PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:
-    """Queue lengths of the published runs, carried over to `num_videos` videos.
-
-    Returns keys in the RGB and the motion queue, and cells in the dense queue.
-    """
+    """Return keys of RGB and motion queue, and cells of the dense one, as published, carried over to `num_videos`."""
     if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
         return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE
     return max(1, round(num_videos * PUBLISHED_UCF101_QUEUE_SHARE)), 0

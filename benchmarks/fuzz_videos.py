@@ -19,8 +19,9 @@ from pathlib import Path
 
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import build_pretrain_loader
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.synthetic.textured import encode, textured_frames
 
 KINDS = (
@@ -117,13 +118,9 @@ def train_over(folder: Path, workers: int) -> list[str]:
 def embed(folder: Path, workers: int) -> list[str]:
     """Load evaluation clips of every video; return those that are neither there nor named with a reason."""
     videos = list_videos(folder, "all")
-    loader = build_eval_loader(
-        videos, ClipSettings(frames=4, crop_size=16, num_clips=2), batch_size=20, workers=workers
-    )
-    places: set[int] = set()
-    for batch in loader:
-        places.update(batch.index.tolist())
-        places.update(skip.index for skip in batch.skipped if skip.reason)
+    paths, settings = [video.path for video in videos.videos], ClipSettings(frames=4, crop_size=16, num_clips=2)
+    found = extract_rows(paths, lambda clips: clips.flatten(1), settings, Resources(batch_size=40, workers=workers))
+    places = {item.index for item in found if isinstance(item, VideoRows) or item.reason}
     print(f"features: {len(places)} videos used or named", flush=True)
     return [str(video.path) for place, video in enumerate(videos.videos) if place not in places]
 

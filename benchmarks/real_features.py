@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
+from fima.data.loader import SkippedVideo
+from fima.evaluate.extract import Resources, extract_rows
 from fima.evaluate.features import encode
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.retrieval import centred, knn_scores
@@ -80,21 +81,19 @@ def network_features(
         device: where the encoder is.
         repeated: every clip is its middle frame, repeated.
     """
-    listed = VideoList(
-        videos=[Video(path, None) for path in paths], classes=[], root=Path(), split="all", layout="listed"
-    )
-    rows = []
-    for batch in build_eval_loader(listed, replace(settings, num_crops=1), batch_size=8, workers=0):
-        for video in batch.skipped:
-            raise SystemExit(f"{video.path}: {video.reason}")
-        clips = batch.clips.to(device)
+
+    def network(clips: Tensor) -> Tensor:
         if repeated:
-            middle = clips.shape[3] // 2
-            clips = clips[:, :, :, middle : middle + 1].expand_as(clips)
-        maps = encode(encoder, clips.flatten(0, 1))
-        cells = grid_pooled(maps)
-        rows.append(cells.view(len(clips), -1, cells.shape[1]).mean(dim=1).cpu())
-    found: Floats = torch.cat(rows).double().numpy()
+            middle = clips.shape[2] // 2
+            clips = clips[:, :, middle : middle + 1].expand_as(clips)
+        return grid_pooled(encode(encoder, clips))
+
+    rows = []
+    for item in extract_rows(paths, network, replace(settings, num_crops=1), Resources(device=device)):
+        if isinstance(item, SkippedVideo):
+            raise SystemExit(f"{item.path}: {item.reason}")
+        rows.append(item.rows.flatten(0, 1).mean(dim=0))
+    found: Floats = torch.stack(rows).double().numpy()
     return found
 
 

@@ -8,7 +8,7 @@ from fima.cli import main
 from fima.commands.parse import default_settings
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.library.begin import first_training
+from fima.library.clip_fit import first_training
 from fima.recipe import read_recipe
 from tests.small_runs import make_videos
 

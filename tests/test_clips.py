@@ -65,25 +65,20 @@ def test_frames_per_second_count_in_seconds_whatever_the_rate() -> None:
 
 
 @dataclass(frozen=True)
-class Uneven:
-    times: tuple[float, ...]
-    path: Path = Path("uneven.mkv")
-    rate: float = 0.0
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.times)
-
-    @property
-    def fps(self) -> float:
-        return self.rate or len(self.times) / (self.times[-1] - self.times[0])
+class Uneven(FrameCount):
+    times: tuple[float, ...] = ()
 
     def frame_times(self) -> npt.NDArray[np.float64]:
         return np.array(self.times)
 
 
+def uneven(times: tuple[float, ...], rate: float = 0.0) -> Uneven:
+    mean = len(times) / (times[-1] - times[0])
+    return Uneven(len(times), rate or mean, path=Path("uneven.mkv"), times=times)
+
+
 def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
-    video = Uneven((10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0))
+    video = uneven((10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0))
     window = ClipTiming(fps=1).window(video, 2)
     assert window.seconds == 0.5
     assert [video.times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
@@ -92,7 +87,7 @@ def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
 
 def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> None:
     """Ten frames a second, then thirty: the mean rate would count a window of two seconds shorter than it is."""
-    video = Uneven((*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100))))
+    video = uneven((*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100))))
     window = ClipTiming(fps=10).window(video, 20)
     start = evenly_spread_starts(video.num_frames, window.reach, 2)[-1]
     shown = window.indices(start)
@@ -101,7 +96,7 @@ def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> Non
     assert video.times[shown[-1]] == pytest.approx(video.times[start] + 39 / 20, abs=0.1)
     assert shown[-1] >= 196
     # A rate in the header that is 8 % below that of the frames.
-    constant = Uneven(tuple(i / 27 for i in range(250)), rate=25.0)
+    constant = uneven(tuple(i / 27 for i in range(250)), rate=25.0)
     window = ClipTiming(fps=12.5).window(constant, 16)
     shown = window.indices(constant.num_frames - window.reach)
     assert shown == sorted(shown)
@@ -109,11 +104,11 @@ def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> Non
 
 def test_a_short_video_of_an_uneven_rate_is_looped_after_the_duration_of_its_frames() -> None:
     """Three frames in 5 to 7 s last 3 s in all, the last one as long as the mean of the others."""
-    short = ClipTiming(fps=1).window(Uneven((5.0, 5.6, 7.0)), 4)
+    short = ClipTiming(fps=1).window(uneven((5.0, 5.6, 7.0)), 4)
     instants = [start % 3 for start in (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)]
     assert short.indices(0) == [2 if instant >= 2 else 1 if instant >= 0.6 else 0 for instant in instants]
-    assert ClipTiming(fps=2).window(Uneven((5.0, 6.0)), 4).indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert ClipTiming(fps=1).window(Uneven((5.0, 6.0)), 3).indices(0) == [0, 0, 1, 1, 0, 0]
+    assert ClipTiming(fps=2).window(uneven((5.0, 6.0)), 4).indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert ClipTiming(fps=1).window(uneven((5.0, 6.0)), 3).indices(0) == [0, 0, 1, 1, 0, 0]
 
 
 def test_a_window_knows_its_timing() -> None:

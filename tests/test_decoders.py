@@ -114,3 +114,5 @@ def test_a_process_that_something_else_has_ended_costs_nothing(videos: Path) -> 
             for process in workers:
                 process.kill()
     assert found == expected
+    # An iteration that was cut off does not shorten the next one.
+    assert [batch.paths for batch in disturbed] == expected

@@ -5,15 +5,10 @@ import pytest
 import torch
 
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import (
-    ClipSettings,
-    EvalBatch,
-    EvalClipsDataset,
-    NumCrops,
-    build_eval_loader,
-    square_crops,
-)
+from fima.data.eval_clips import ClipSettings, NumCrops, square_crops
+from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
+from fima.evaluate.extract import Resources, WindowDataset, decoded_clips
 from tests.video_files import decode_all, write_h264_mp4, write_ucf101_avi
 
 
@@ -60,78 +55,65 @@ def test_original_resolution_fixes_the_crop_in_source_pixels() -> None:
     assert places(1280, 720, 1, 256) == [(528, 248, 224)]
 
 
+def clips_of(
+    folder: Path, settings: ClipSettings, workers: int = 0, wanted: tuple[int, ...] = (0, 1, 2)
+) -> list[tuple[int, torch.Tensor]]:
+    """The clips of the wanted videos that can be decoded, with their places among these."""
+    paths = [list_videos(folder, "all").videos[place].path for place in wanted]
+    return list(decoded_clips(paths, settings, Resources(workers=workers)))
+
+
 def test_clips_are_evenly_spread_at_stride_two(folder: Path) -> None:
-    dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=3))
-    sample = dataset[0]
+    (place, clips), _ = clips_of(folder, ClipSettings(frames=4, crop_size=16, num_clips=3))
     frames = decode_all(folder / "a" / "0.mp4")
     (crop,) = square_crops(64, 48)
     expected = [crop_and_resize(frames[start : start + 8 : 2], crop, 16) for start in (0, 11, 22)]
-    assert torch.equal(sample.clips[0], torch.stack(expected))
-    assert (sample.labels.tolist(), sample.index.tolist()) == ([0], [0])
+    assert place == 0
+    assert torch.equal(clips[:, 0], torch.stack(expected))
 
 
 def test_short_videos_are_looped(folder: Path) -> None:
-    dataset = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))
-    sample = dataset[2]
+    _, (place, clips) = clips_of(folder, ClipSettings(frames=4, crop_size=16, num_clips=2))
     frames = decode_all(folder / "b" / "2.avi")
     expected = crop_and_resize(frames[np.array([0, 2, 4, 1])], square_crops(48, 48)[0], 16)
-    assert torch.equal(sample.clips[0], torch.stack([expected, expected]))
+    assert place == 2
+    assert torch.equal(clips[:, 0], torch.stack([expected, expected]))
 
 
 def test_broken_videos_are_reported(folder: Path) -> None:
-    batch = EvalClipsDataset(list_videos(folder, "all"), ClipSettings(frames=4, crop_size=16, num_clips=2))[1]
-    assert len(batch.clips) == 0
-    (skip,) = batch.skipped
+    paths = [video.path for video in list_videos(folder, "all").videos]
+    found = list(WindowDataset(paths, ClipSettings(frames=4, crop_size=16, num_clips=2)))
+    (skip,) = (item for item in found if isinstance(item, SkippedVideo))
     assert (skip.path, skip.index) == (str(folder / "a" / "1.avi"), 1)
     assert "cannot be opened" in skip.reason
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_keep_the_order(workers: int, folder: Path) -> None:
-    def batches(batch_size: int) -> list[EvalBatch]:
-        videos = list_videos(folder, "all")
-        loader = build_eval_loader(
-            videos, ClipSettings(frames=4, crop_size=16, num_clips=2), batch_size=batch_size, workers=workers
-        )
-        return list(loader)
-
-    together = batches(3)
-    assert len(together) == 1
-    assert together[0].clips.shape == (2, 2, 3, 4, 16, 16)
-    assert together[0].index.tolist() == [0, 2]
-    assert together[0].labels.tolist() == [0, 1]
-    assert [skip.index for skip in together[0].skipped] == [1]
-    singly = batches(1)
-    assert [len(batch.index) for batch in singly] == [1, 0, 1]
-    assert singly[1].clips.shape == (0, 2, 3, 4, 16, 16)
-    assert torch.equal(torch.cat([batch.clips for batch in singly]), together[0].clips)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_keep_the_order(workers: int, folder: Path) -> None:
+    # More clips than are decoded at a time, so that another process is done with its video before.
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=9)
+    alone, together = (clips_of(folder, settings, number) for number in (0, workers))
+    assert [place for place, _ in together] == [0, 2]
+    for (_, one), (_, other) in zip(alone, together, strict=True):
+        assert one.shape == (9, 1, 3, 4, 16, 16)
+        assert torch.equal(one, other)
 
 
 def test_crops_of_a_clip_follow_one_another(folder: Path) -> None:
-    videos = list_videos(folder, "all")
-    sample = EvalClipsDataset(
-        videos, ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3, ori_resolution=32)
-    )[0]
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3, ori_resolution=32)
+    _, clips = clips_of(folder, settings)[0]
     frames = decode_all(folder / "a" / "0.mp4")
     crops = square_crops(64, 48, 3, 32)
     assert crops[0].width == 28
     expected = [crop_and_resize(frames[start : start + 8 : 2], crop, 16) for start in (0, 22) for crop in crops]
-    assert torch.equal(sample.clips[0], torch.stack(expected))
-    single = EvalClipsDataset(videos, ClipSettings(frames=4, crop_size=16, num_clips=2, ori_resolution=32))[0]
-    assert torch.equal(single.clips, sample.clips[:, 1::3])
+    assert torch.equal(clips.flatten(0, 1), torch.stack(expected))
+    _, single = clips_of(folder, ClipSettings(frames=4, crop_size=16, num_clips=2, ori_resolution=32))[0]
+    assert torch.equal(single, clips[:, 1:2])
 
 
-@pytest.mark.parametrize("wanted", [[2, 1], [0], []])
-def test_only_the_wanted_videos_are_read(wanted: list[int], folder: Path) -> None:
-    loader = build_eval_loader(
-        list_videos(folder, "all"),
-        ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3),
-        batch_size=1,
-        workers=0,
-        indices=wanted,
-    )
-    batches = list(loader)
-    assert len(loader) == len(batches) == len(wanted)
-    for place, batch in zip(wanted, batches, strict=True):
-        assert batch.clips.shape == (place != 1, 6, 3, 4, 16, 16)
-        assert [*batch.index.tolist(), *(video.index for video in batch.skipped)] == [place]
+@pytest.mark.parametrize("wanted", [(2, 1), (0,), ()])
+def test_only_the_wanted_videos_are_read(wanted: tuple[int, ...], folder: Path) -> None:
+    settings = ClipSettings(frames=4, crop_size=16, num_clips=2, num_crops=3)
+    found = clips_of(folder, settings, wanted=wanted)
+    assert [wanted[place] for place, _ in found] == [place for place in wanted if place != 1]
+    assert all(clips.shape == (2, 3, 3, 4, 16, 16) for _, clips in found)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
 from fima.data.datasets import VideoList, list_videos
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.cam import adapted_to_differences, foreground_share
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import encode_difference
 from tests.video_files import write_video
 
@@ -79,8 +79,8 @@ def test_batch_norm_sees_the_statistics_of_differences(videos: VideoList) -> Non
     assert num_used == 4
     assert not any(module.training for module in adapted.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    (batch,) = build_eval_loader(videos, CLIPS, batch_size=4, workers=0)
-    clips = batch.clips.flatten(0, 1)
+    paths = [video.path for video in videos.videos]
+    clips = torch.cat([clips.flatten(0, 1) for _, clips in decoded_clips(paths, CLIPS, Resources())])
     # One batch of all the videos: its own statistics are those that were measured, but for the variance's n - 1.
     expected = encode_difference(encoder().train(), clips)
     found, unadapted = (encode_difference(each, clips) for each in (adapted, network))

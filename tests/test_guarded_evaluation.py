@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from fima.cli import main
-from fima.data import eval_clips
 from fima.data.datasets import list_videos
-from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import ClipSettings, EvalBatch, EvalClipsDataset, build_eval_loader
+from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.evaluate import extract
-from fima.evaluate.extract import Resources, VideoRows, WindowChunk, WindowDataset, extract_rows
+from fima.evaluate.extract import Resources, VideoRows, WindowChunk, WindowDataset, decoded_clips, extract_rows
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import FeatureSource
 from tests.encoder_files import write_checkpoint
@@ -39,19 +38,19 @@ def hit(path: Path) -> None:
         time.sleep(3600)
 
 
-class CrashingClips(EvalClipsDataset):
+class CrashingVideos(WindowDataset):
     """A decoder that dies on one video, and blocks on another."""
 
-    def _clips(self, path: Path) -> Tensor:
-        hit(path)
-        return super()._clips(path)
+    def chunks(self, index: int) -> Iterator[WindowChunk]:
+        hit(self.paths[index])
+        yield from super().chunks(index)
 
 
 class CrashingWindows(WindowDataset):
     """A decoder that dies in the middle of one video, when its first clips are on their way."""
 
-    def _chunks(self, index: int) -> Iterator[WindowChunk]:
-        for chunk in super()._chunks(index):
+    def chunks(self, index: int) -> Iterator[WindowChunk]:
+        for chunk in super().chunks(index):
             if chunk.number == 1:
                 hit(self.paths[index])
             yield chunk
@@ -66,32 +65,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def batches(folder: Path, limits: DecodeLimits, workers: int, batch_size: int = 2) -> list[EvalBatch]:
-    loader = build_eval_loader(list_videos(folder, "all"), CLIPS, batch_size=batch_size, workers=workers, limits=limits)
-    first, second = list(loader), list(loader)
-    for one, two in zip(first, second, strict=True):  # an iteration that was cut off does not shorten the next one
-        assert torch.equal(one.clips, two.clips)
-    return first
-
-
-def test_a_crash_and_a_hang_cost_their_videos_and_keep_the_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = batches(folder, DecodeLimits(), workers=0)
-    monkeypatch.setattr(eval_clips, "EvalClipsDataset", CrashingClips)
-    found = batches(folder, DecodeLimits(timeout_seconds=SECONDS), workers=1)
-    names = [video.path.stem for video in list_videos(folder, "all").videos]
-    skipped = {names[skip.index]: skip.reason for batch in found for skip in batch.skipped}
-    assert skipped == {
+def test_a_crash_and_a_hang_cost_their_videos(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted(folder.rglob("*.avi"))
+    plain, _ = rows(paths, workers=0)
+    monkeypatch.setattr(extract, "WindowDataset", CrashingVideos)
+    kept, skipped = rows(paths, workers=1, limits=DecodeLimits(timeout_seconds=SECONDS))
+    assert {Path(video.path).stem: video.reason for video in skipped} == {
         "2_crash": "the process that worked on it died (SIGSEGV)",
         "5_hang": f"not done after {SECONDS:g} s",
     }
-    kept = [names[place] for batch in found for place in batch.index.tolist()]
-    assert kept == [name for name in names if name not in skipped]
-    clips = {
-        names[place]: clip for batch in plain for place, clip in zip(batch.index.tolist(), batch.clips, strict=True)
-    }
-    for batch in found:
-        for place, clip in zip(batch.index.tolist(), batch.clips, strict=True):
-            assert torch.equal(clip, clips[names[place]])
+    assert len(kept) == len(plain) - 2
+    assert all(torch.equal(video.rows, plain[index].rows) for index, video in kept.items())
+
+
+def test_clips_keep_their_order_where_a_video_crashes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted(path for path in folder.rglob("*.avi") if "hang" not in path.name)
+    plain = dict(decoded_clips(paths, CLIPS, Resources()))
+    monkeypatch.setattr(extract, "WindowDataset", CrashingVideos)
+    found = list(decoded_clips(paths, CLIPS, Resources(workers=2)))
+    assert [place for place, _ in found] == [place for place, path in enumerate(paths) if "crash" not in path.name]
+    assert all(torch.equal(clips, plain[place]) for place, clips in found)
 
 
 def mean_rows(clips: Tensor) -> Tensor:
@@ -112,9 +105,12 @@ def test_features_name_the_video_that_crashed(folder: Path, monkeypatch: pytest.
     assert "died (SIGSEGV)" in crashed.reason
 
 
-def rows(paths: list[Path], workers: int) -> tuple[dict[int, VideoRows], list[SkippedVideo]]:
+def rows(
+    paths: list[Path], workers: int, limits: DecodeLimits = USUAL_LIMITS
+) -> tuple[dict[int, VideoRows], list[SkippedVideo]]:
     settings = ClipSettings(frames=4, crop_size=16, num_clips=20)
-    found = list(extract_rows(paths, mean_rows, settings, Resources(batch_size=4, workers=workers)))
+    resources = Resources(batch_size=4, workers=workers, limits=limits)
+    found = list(extract_rows(paths, mean_rows, settings, resources))
     skipped = [item for item in found if isinstance(item, SkippedVideo)]
     kept = {item.index: item for item in found if isinstance(item, VideoRows)}
     assert len(kept) + len(skipped) == len(found) == len(paths)
@@ -164,13 +160,11 @@ def test_a_process_that_something_else_has_ended_costs_no_row_and_doubles_none(f
 def test_a_video_that_is_too_large_is_named(limits: DecodeLimits, reason: str, tmp_path: Path) -> None:
     path = write_ucf101_avi(tmp_path / "a" / "big.avi", num_frames=300, seed=0, side=64)
     clips = ClipSettings(frames=32, crop_size=16, num_clips=8)
-    listed = list_videos(tmp_path, "all")
-    (batch,) = build_eval_loader(listed, clips, batch_size=1, workers=0, limits=limits)
-    (item,) = WindowDataset([path], clips, per_second=False, limits=limits)
+    (item,) = WindowDataset([path], clips, limits=limits)
     assert isinstance(item, SkippedVideo)
-    assert [skip.reason for skip in batch.skipped] == [item.reason] == [reason]
-    (batch,) = build_eval_loader(listed, clips, batch_size=1, workers=0)
-    assert batch.skipped == []
+    assert item.reason == reason
+    (item,) = WindowDataset([path], clips)
+    assert isinstance(item, WindowChunk)
 
 
 def test_limits_come_from_the_flags_and_what_they_left_out_is_tried_again_without_them(

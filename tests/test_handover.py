@@ -9,11 +9,11 @@ from torch.utils.data import get_worker_info
 from fima.cli import main
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.workers.batches import in_shared_memory, joined
 from fima.errors import TrainingError
-from fima.evaluate.extract import Resources, extract_rows
+from fima.evaluate.extract import Resources, decoded_clips, extract_rows
 from tests.small_runs import make_videos
 
 
@@ -56,16 +56,7 @@ def test_full_shared_memory_ends_the_run_in_one_line(
     assert "Traceback" not in said
 
 
-def test_full_shared_memory_is_an_error_of_the_evaluation_too(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    loader = build_eval_loader(
-        list_videos(videos, "all"), ClipSettings(frames=4, crop_size=16, num_clips=1), batch_size=2, workers=1
-    )
-    with pytest.raises(TrainingError, match="shared memory"):
-        list(loader)
-
-
-def test_full_shared_memory_is_an_error_of_embeddings_too(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_shared_memory_is_an_error_of_evaluations_too(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     paths = [video.path for video in list_videos(videos, "all").videos]
     settings = ClipSettings(frames=4, crop_size=16, num_clips=1)
@@ -81,10 +72,10 @@ def test_without_shared_memory_there_are_no_processes(
         raise RuntimeError("unable to open shared memory object </torch_1>: No such file or directory (2)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", missing)
-    videos_listed, settings = list_videos(videos, "all"), ClipSettings(frames=4, crop_size=16, num_clips=1)
+    paths = [video.path for video in list_videos(videos, "all").videos]
+    found = decoded_clips(paths, ClipSettings(frames=4, crop_size=16, num_clips=1), Resources(workers=workers))
     if workers == 0:
-        batches = list(build_eval_loader(videos_listed, settings, batch_size=2, workers=0))
-        assert sum(len(batch.index) for batch in batches) == len(videos_listed.videos)
+        assert len(list(found)) == len(paths)
         return
     with pytest.raises(TrainingError, match=r"no shared memory for 1 processes that decode .*with 0 workers"):
-        build_eval_loader(videos_listed, settings, batch_size=2, workers=1)
+        next(found)

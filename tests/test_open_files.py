@@ -9,7 +9,7 @@ pytest.importorskip("resource")
 
 CODE = """
 import resource
-from fima.data.workers.open_files import require_open_files
+from fima.data.workers.crash_guard import require_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 try:
     require_open_files({workers}, flag="data.workers")
@@ -39,14 +39,12 @@ def test_the_limit_is_raised_or_named(soft: int, hard: int, workers: int, said: 
 LOADERS = """
 import resource
 from pathlib import Path
-from fima.data.eval_clips import ClipSettings, build_eval_loader
-from fima.data.layouts.video_list import Video, VideoList
-from fima.evaluate.extract import Resources, extract_rows
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.extract import Resources, decoded_clips, extract_rows
 resource.setrlimit(resource.RLIMIT_NOFILE, (70, 70))
 settings, paths = ClipSettings(frames=4, crop_size=16, num_clips=1), [Path("none.mp4")]
-videos = VideoList(videos=[Video(paths[0], None)], classes=[], root=Path(), split="all", layout="files")
 for start in (
-    lambda: build_eval_loader(videos, settings, batch_size=1, workers=4),
+    lambda: list(decoded_clips(paths, settings, Resources(workers=4))),
     lambda: list(extract_rows(paths, None, settings, Resources(workers=4))),
 ):
     try:

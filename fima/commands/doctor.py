@@ -24,8 +24,7 @@ from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
 from fima.files.output import OutputFile
-from fima.library.begin import first_training
-from fima.library.clip_fit import fit_of
+from fima.library.clip_fit import first_training, fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
 from fima.recipe import read_recipe

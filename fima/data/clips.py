@@ -15,12 +15,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fima.errors import VideoError
+
+if TYPE_CHECKING:
+    from fima.data.decode.video import VideoReader
 
 Frame = TypeVar("Frame")
 Kept = TypeVar("Kept")
@@ -33,24 +36,8 @@ FULL = slice(None, None, 2)
 ROUNDING = 1e-6
 """Guards whole numbers of frames against being computed a little too large or too small."""
 
-
-class TimedVideo(Protocol):
-    """What the timing of clips depends on."""
-
-    @property
-    def path(self) -> Path:
-        """The file, for messages."""
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
-
-    @property
-    def fps(self) -> float:
-        """Mean frame rate; 0 where the file names none."""
-
-    def frame_times(self) -> npt.NDArray[np.float64] | None:
-        """Seconds at which each frame is shown, rising, (num_frames,); None where the file does not say."""
+TimedVideo: TypeAlias = "VideoReader | FrameCount"
+"""What the timing of clips depends on: frames, their rate and their times, and a path for messages."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,9 @@ class FrameCount:
     fps: float = 0.0
     path: Path = Path("video")
 
-    def frame_times(self) -> None:
+    def frame_times(self) -> npt.NDArray[np.float64] | None:
         """No times: the rate is even."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +174,11 @@ def window_starts(
     step_frames: int = 1,
     part: Part = WHOLE,
 ) -> tuple[int, int]:
-    """First frames of the two clips of a video.
+    """First frames of the two clips of a video, whose windows take `window` frames each.
 
-    Args:
-        num_frames: frames of the video.
-        window: frames of a window.
-        generator: source of the draws.
-        sampling: `random`, two different random starts in random order; `same`, one random start for both clips;
-            `near`, a random start and the one that is a window later, or the last one.
-        step_frames: starts are multiples of it.
-        part: the part of the video that both begin in.
+    Sampling is `random`: two different random starts in random order; `same`: one random start for both clips; `near`:
+    a random start and the one that is a window later, or the last one. Starts are multiples of `step_frames`, in a part
+    of the video.
 
     Returns:
         Two starts in [0, num_frames - window]; the same one where only one window is possible.
@@ -217,15 +200,9 @@ def window_starts(
 
 
 def evenly_spread_starts(num_frames: int, window: int, num_clips: int) -> list[int]:
-    """First frames of `num_clips` windows, from the beginning to the end of the video at equal distances.
+    """First frames of `num_clips` windows, from the beginning to the end of the video; a single one lies in the middle.
 
-    Args:
-        num_frames: frames of the video.
-        window: frames of a window.
-        num_clips: windows; a single one lies in the middle.
-
-    Returns:
-        `num_clips` starts in [0, max(0, num_frames - window)], in rising order; repeats where the video is short.
+    Starts rise at equal distances in [0, max(0, num_frames - window)], and repeat where the video is short.
     """
     last = max(0, num_frames - window)
     if num_clips == 1:
@@ -236,15 +213,9 @@ def evenly_spread_starts(num_frames: int, window: int, num_clips: int) -> list[i
 def in_one_pass(
     frames: Iterable[Frame], clips: Sequence[Sequence[int]], keep: Callable[[Frame], Kept]
 ) -> Iterator[list[Kept]]:
-    """Gather clips that may overlap from the frames of a video as they come, holding only those still needed.
+    """Gather clips that may overlap from all frames of a video, holding only those still needed.
 
-    Args:
-        frames: all frames of the video, in order.
-        clips: the frame numbers of each clip; the clips in the order of their first frames.
-        keep: what is kept of a frame that some clip needs.
-
-    Yields:
-        What was kept of the frames of each clip.
+    Clips are lists of frame numbers, in the order of their first frames. Yields, for each, what was kept of its frames.
     """
     needed = {number for clip in clips for number in clip}
     ends = [max(clip) for clip in clips]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fima.config import Dataset
 from fima.data.layouts import diving48, folder, hmdb51, kinetics, ssv2, table, ucf101
-from fima.data.layouts.rows import read_rows
 from fima.data.layouts.video_list import Layout, Request, Split, Video, VideoList
 from fima.errors import DataError
 
@@ -68,21 +67,6 @@ def recognise(root: Path, annotations: str | Path | None = None) -> Dataset:
     """
     root = Path(root)
     return _recognised(root, _checked(root, annotations)).name
-
-
-def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:
-    """Return what a further column of a table of videos says of each, such as its fold; empty text where nothing.
-
-    Raises:
-        DataError: as `list_videos`, or there is no such column.
-    """
-    return table.read_column(root, _checked(root, annotations), name)
-
-
-def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
-    """Return the names of a table's columns; nothing where the root is not read as a table."""
-    found = table.find_table(root, _checked(root, annotations))
-    return [] if found is None else read_rows(found).columns
 
 
 def _checked(root: Path, annotations: str | Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,15 +9,9 @@ from torch import Tensor
 
 from fima.config import DataConfig, FinetuneConfig
 from fima.config.checks import require_least
-from fima.data.clips import FULL, PUBLISHED_STRIDE, ClipTiming, Window, evenly_spread_starts
-from fima.data.datasets import VideoList
-from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
+from fima.data.clips import FULL, PUBLISHED_STRIDE, ClipTiming, Window
 from fima.data.decode.video import VideoReader
-from fima.data.loader import SkippedVideo
-from fima.data.sampler import ListedBatches
 from fima.data.views import Crop, crop_and_resize
-from fima.data.workers.crash_guard import Attempt, GuardedLoader, watched
-from fima.errors import VideoError
 
 CENTRE_SHARE = 0.875
 
@@ -79,70 +72,6 @@ def test_clips(config: FinetuneConfig) -> ClipSettings:
     return replace(clips, num_crops=test.crops, ori_resolution=test.ori_resolution)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalBatch:
-    """The clips of B videos."""
-
-    clips: Tensor
-    """uint8 (B, num_clips·num_crops, 3, F, S, S), the crops of a clip one after another; videos that cannot be decoded
-    are left out."""
-    labels: Tensor
-    """Classes, int64 (B,); -1 where unknown."""
-    index: Tensor
-    """Place of each video in the list, int64 (B,)."""
-    skipped: list[SkippedVideo]
-
-
-def whole_video(index: int) -> Attempt:
-    """The only attempt at a video in an evaluation, given its place in the list."""
-    return Attempt(epoch=0, index=index, number=0, chosen=index)
-
-
-class EvalClipsDataset:
-    """Clips from each video of a list, evenly spread over it, as batches of one."""
-
-    def __init__(self, videos: VideoList, settings: ClipSettings, *, limits: DecodeLimits = USUAL_LIMITS) -> None:
-        self.videos = videos
-        self.settings = settings
-        self.limits = limits
-        self.crashed: dict[Attempt, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.videos.videos)
-
-    def __getitem__(self, index: int) -> EvalBatch:
-        try:
-            return self.attempt(whole_video(index))
-        except VideoError as error:
-            path = str(self.videos.videos[index].path)
-            skipped = SkippedVideo(path=path, reason=error.reason, epoch=0, index=index)
-        settings, nothing = self.settings, torch.empty(0, dtype=torch.int64)
-        shape = (0, settings.num_clips * settings.num_crops, 3, settings.frames, settings.crop_size, settings.crop_size)
-        no_clips = torch.empty(shape, dtype=torch.uint8)
-        return EvalBatch(clips=no_clips, labels=nothing, index=nothing, skipped=[skipped])
-
-    def attempt(self, attempt: Attempt) -> EvalBatch:
-        """The clips of one video.
-
-        Raises:
-            VideoError: it cannot be decoded, takes more than is allowed, or has crashed a process before.
-        """
-        video = self.videos.videos[attempt.chosen]
-        with watched(attempt, self.crashed, video.path):
-            clips = self._clips(video.path)
-        label = torch.tensor([-1 if video.label is None else video.label])
-        return EvalBatch(clips=clips[None], labels=label, index=torch.tensor([attempt.index]), skipped=[])
-
-    def _clips(self, path: Path) -> Tensor:
-        settings = self.settings
-        with VideoReader(path) as reader:
-            window = settings.timing.window(reader, settings.frames)
-            starts = evenly_spread_starts(reader.num_frames, window.reach, settings.num_clips)
-            self.limits.check(reader, min(reader.num_frames, settings.num_clips * settings.frames))
-            crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
-            return cut_clips(reader, window, starts, crops, crop_size=settings.crop_size)
-
-
 def cut_clips(
     reader: VideoReader, window: Window, starts: Sequence[int], crops: Sequence[Crop], *, crop_size: int
 ) -> Tensor:
@@ -192,21 +121,3 @@ def square_crops(
             ends = [(room_x // 2, 0), (room_x // 2, room_y)]
         places = [ends[0], places[0], ends[1]]
     return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]
-
-
-def build_eval_loader(
-    videos: VideoList,
-    settings: ClipSettings,
-    *,
-    batch_size: int,
-    workers: int,
-    indices: Sequence[int] | None = None,
-    limits: DecodeLimits = USUAL_LIMITS,
-) -> GuardedLoader[EvalBatch]:
-    """Batches of evaluation clips of the videos at `indices`, in that order; None: of all of them.
-
-    A video that crashes or blocks the process that decodes it is skipped, where that is not this one.
-    """
-    dataset = EvalClipsDataset(videos, settings, limits=limits)
-    order = ListedBatches(range(len(dataset)) if indices is None else indices, batch_size)
-    return GuardedLoader(dataset, order, workers=workers, flag="workers", timeout_seconds=limits.timeout_seconds)

@@ -31,10 +31,6 @@ class LabelledBatch(TrainBatch):
         clips, labels = (tensor.to(device, non_blocking=True) for tensor in (self.clips, self.labels))
         return replace(self, clips=clips, labels=labels)
 
-    def pin_memory(self) -> "LabelledBatch":
-        """The same batch with its clips in page-locked memory, from which copies to a GPU do not block."""
-        return replace(self, clips=self.clips.pin_memory())
-
 
 class LabelledDataset(TrainDataset[LabelledBatch]):
     """One random clip of each video."""

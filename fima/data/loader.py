@@ -48,6 +48,11 @@ class TrainBatch:
     skipped: list[SkippedVideo]
     """Videos that could not be decoded and were replaced by others."""
 
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from which copies to a GPU do not block."""
+        own = vars(self).items()
+        return replace(self, **{name: value.pin_memory() for name, value in own if hasattr(value, "pin_memory")})
+
     def split(self, num_parts: int) -> list[Self]:
         """The batch in `num_parts` parts of nearly equal size, or in single videos where there are fewer."""
         rows = torch.arange(len(self.paths)).tensor_split(min(num_parts, len(self.paths)))
@@ -74,10 +79,6 @@ class PretrainBatch(TrainBatch):
     def to(self, device: torch.device | str) -> "PretrainBatch":
         """The same batch with its views on `device`; draws, indices and labels are read by the host and stay there."""
         return replace(self, a=self.a.to(device), b=self.b.to(device))
-
-    def pin_memory(self) -> "PretrainBatch":
-        """The same batch with its views in page-locked memory."""
-        return replace(self, a=self.a.pin_memory(), b=self.b.pin_memory())
 
 
 class TrainDataset(ABC, Generic[Batch]):
@@ -213,5 +214,4 @@ def build_pretrain_loader(
 
 def build_loader(dataset: TrainDataset[Batch], sampler: EpochSampler) -> GuardedLoader[Batch]:
     """Batches of any training samples; errors of worker processes are raised in this one."""
-    workers, seconds = dataset.data.workers, dataset.limits.timeout_seconds
-    return GuardedLoader(dataset, sampler, workers=workers, flag="data.workers", timeout_seconds=seconds)
+    return GuardedLoader(dataset, sampler, workers=dataset.data.workers, timeout_seconds=dataset.limits.timeout_seconds)

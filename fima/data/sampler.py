@@ -1,37 +1,14 @@
-"""The batches of an epoch, shared between processes."""
+"""The batches of an epoch, shared between processes; they can begin at any of its steps."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
 from fima.data.epoch_plan import EpochPlan
 from fima.errors import ConfigError
 
-Item = TypeVar("Item")
 
-
-class SteppedSampler(ABC, Generic[Item]):
-    """Batches of an epoch that can begin at any of its steps."""
-
-    epoch = 0
-    start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch that the next iteration gives, and the step at which it begins."""
-        self.epoch = epoch
-        self.start_step = start_step
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Steps of a whole epoch, whatever the step it begins at."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Sequence[Item]]: ...
-
-
-class EpochSampler(SteppedSampler[tuple[int, int]]):
+class EpochSampler:
     """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
 
     The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in rank
@@ -40,6 +17,9 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
     Raises:
         ConfigError: the batch, of samples over all processes, cannot be shared equally.
     """
+
+    epoch = 0
+    start_step = 0
 
     def __init__(self, plan: EpochPlan, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size % world_size:
@@ -50,7 +30,13 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
         self.rank = rank
         self.world_size = world_size
 
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step at which it begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
     def __len__(self) -> int:
+        """Steps of a whole epoch, whatever the step it begins at."""
         return -(-self.plan.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -60,18 +46,3 @@ class EpochSampler(SteppedSampler[tuple[int, int]]):
             batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
             share = len(batch) // self.world_size
             yield [(self.epoch, int(place)) for place in batch[self.rank * share : (self.rank + 1) * share]]
-
-
-class ListedBatches(SteppedSampler[int]):
-    """Places in a list of videos in batches, in the order that is given; every epoch is the same."""
-
-    def __init__(self, places: Sequence[int], batch_size: int) -> None:
-        self.places = places
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.places) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        for step in range(self.start_step, len(self)):
-            yield self.places[step * self.batch_size : (step + 1) * self.batch_size]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fima.data.clips import FULL, FrameCount, Window, evenly_spread_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import ClipSettings, EvalBatch, build_eval_loader, square_crops
+from fima.data.eval_clips import ClipSettings, square_crops
 from fima.errors import DataError
 from fima.evaluate.activation import PATCHES, occlusion_map
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import PROTOCOL_VERSIONS
@@ -116,11 +117,9 @@ def _share_of_maps(
     sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=resources.device)
     counts = torch.zeros(2, dtype=torch.float64, device=resources.device)
     own = places[rank() :: world_size()]
-    for batch in _batches(videos, own, settings, resources):
-        clips = batch.clips.flatten(0, 1).to(resources.device)
+    for paths, clips in _batches(videos, own, settings, resources):
         pixels = [moving_pixels(clips)]
         if load_mask is not None:
-            paths = [videos.videos[i].path for i in batch.index.tolist()]
             masks = [clip_masks(load_mask(path), settings, path) for path in paths]
             pixels.insert(0, torch.cat(masks).to(resources.device))
         found = [_upsampled(each, clips.shape[-1]) for each in maps(clips)]
@@ -129,7 +128,7 @@ def _share_of_maps(
             parts = [_share_on(foreground, each)[there] for each in found]
             parts += [foreground.mean(dim=(1, 2))[there], there[there]]
             sums[row] += torch.stack([part.double().sum() for part in parts])
-        counts += torch.tensor([len(batch.index), len(clips)], dtype=torch.float64, device=resources.device)
+        counts += torch.tensor([len(paths), len(clips)], dtype=torch.float64, device=resources.device)
     sums, (num_videos, num_clips) = all_reduce_sum(sums), all_reduce_sum(counts).tolist()
     if not num_videos:
         raise DataError(f"{videos.root}: none of {len(videos.videos)} videos can be decoded")
@@ -188,25 +187,21 @@ def adapted_to_differences(
         norm.train()
     places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
     num_used = 0
-    for batch in _batches(videos, places, settings, resources):
-        encode_difference(adapted, batch.clips.flatten(0, 1).to(resources.device))
-        num_used += len(batch.index)
+    for paths, clips in _batches(videos, places, settings, resources):
+        encode_difference(adapted, clips)
+        num_used += len(paths)
     return adapted.eval(), num_used
 
 
 def _batches(
     videos: VideoList, places: Sequence[int], settings: ClipSettings, resources: Resources
-) -> Iterator[EvalBatch]:
-    """The clips of some videos of a list; batches of which nothing can be decoded are left out."""
-    loader = build_eval_loader(
-        videos,
-        settings,
-        batch_size=resources.batch_size,
-        workers=resources.workers,
-        indices=places,
-        limits=resources.limits,
-    )
-    return (batch for batch in loader if len(batch.index))
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """The clips of some videos of a list: the paths of B videos, and their clips (B·num_clips, 3, F, S, S)."""
+    paths = [videos.videos[place].path for place in places]
+    found = decoded_clips(paths, settings, resources)
+    while batch := list(islice(found, resources.batch_size)):
+        clips = torch.cat([clips.flatten(0, 1) for _, clips in batch])
+        yield [paths[place] for place, _ in batch], clips.to(resources.device)
 
 
 def _upsampled(maps: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fima.data.clips import FULL, ROUNDING, Window, evenly_spread_starts, in_one_pass
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
-from fima.data.eval_clips import ClipSettings, cut_clips, square_crops, whole_video
+from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, Guard, watched
@@ -126,6 +126,27 @@ def _completed(
             yield VideoRows(index=chunk.index, rows=torch.cat(rows_of_clips), seconds=torch.cat(seconds))
 
 
+def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Resources) -> Iterator[tuple[int, Tensor]]:
+    """The clips of each video that can be decoded, with its place in `paths`, in that order.
+
+    Clips are uint8 (num_clips, num_crops, 3, F, S, S). Neither they nor their order depend on the number of processes.
+    """
+    parts: dict[int, list[Tensor]] = defaultdict(list)
+    done: set[int] = set()
+    due = 0
+    for item in _guarded_chunks(WindowDataset(paths, settings, limits=resources.limits), resources.workers):
+        if isinstance(item, SkippedVideo):
+            parts.pop(item.index, None)
+        else:
+            parts[item.index].append(item.clips.repeat_interleave(item.copies, dim=0))
+        if isinstance(item, SkippedVideo) or item.is_last:
+            done.add(item.index)
+        while due in done:
+            if due in parts:
+                yield due, torch.cat(parts.pop(due))
+            due += 1
+
+
 class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """The clips of videos, a few at a time; several processes take turns at the videos.
 
@@ -140,7 +161,12 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """
 
     def __init__(
-        self, paths: Sequence[Path], settings: ClipSettings, *, per_second: bool, limits: DecodeLimits = USUAL_LIMITS
+        self,
+        paths: Sequence[Path],
+        settings: ClipSettings,
+        *,
+        per_second: bool = False,
+        limits: DecodeLimits = USUAL_LIMITS,
     ) -> None:
         self.paths = paths
         self.settings = settings
@@ -155,7 +181,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for index in self.left[first::step]:
             try:
-                yield from self._watched_chunks(whole_video(index))
+                yield from self._watched_chunks(Attempt(epoch=0, index=index, number=0, chosen=index))
             except VideoError as error:
                 yield SkippedVideo(path=str(self.paths[index]), reason=error.reason, epoch=0, index=index)
 
@@ -166,7 +192,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
 
     def _watched_chunks(self, attempt: Attempt) -> Iterator[WindowChunk]:
         """The clips of a video; what waits for the reader of the next ones does not count as work on them."""
-        chunks = self._chunks(attempt.index)
+        chunks = self.chunks(attempt.index)
         while True:
             with watched(attempt, self.crashed, self.paths[attempt.index]):
                 chunk = next(chunks, None)
@@ -174,7 +200,8 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
                 return
             yield chunk
 
-    def _chunks(self, index: int) -> Iterator[WindowChunk]:
+    def chunks(self, index: int) -> Iterator[WindowChunk]:
+        """The clips of one video, a few at a time. Raises VideoError."""
         settings = self.settings
         with VideoReader(self.paths[index]) as reader:
             at_once = 1 if self.per_second else CLIPS_AT_ONCE * settings.frames

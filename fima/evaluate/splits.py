@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fima.config import Dataset
-from fima.data.datasets import list_videos, read_column, table_columns
+from fima.data.datasets import list_videos
+from fima.data.layouts.table import read_column, table_columns
 from fima.data.layouts.video_list import VideoList, counted
 from fima.errors import ConfigError, DataError
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName

@@ -84,8 +84,8 @@ class VideoIndex:
         if drop_others:
             self._write("DELETE FROM videos WHERE path = ?", [(key,) for key in known.keys() - present.keys()])
         outcomes = run_isolated(
-            _decode if decode else _read,
-            [present[key] for key in todo],
+            _read,
+            [(present[key], decode) for key in todo],
             workers=workers or available_cores(),
             timeout_seconds=timeout_seconds or (DECODE_SECONDS if decode else HEADER_SECONDS),
             items_at_once=1 if decode else HEADERS_AT_ONCE,
@@ -171,22 +171,17 @@ def _database(file: Path) -> sqlite3.Connection:
     return database
 
 
-def _read(path: Path) -> tuple[object, ...]:
-    """The problem, nothing, and the header of a file."""
-    try:
-        return None, None, *astuple(read_header(path))
-    except VideoError as error:
-        return error.reason, None, *NO_HEADER
-
-
-def _decode(path: Path) -> tuple[object, ...]:
-    """The problem, what decoding came to, and the header of a file."""
+def _read(item: tuple[Path, bool]) -> tuple[object, ...]:
+    """The problem of a file, what decoding came to where that is wanted, and the header."""
+    path, decode = item
+    decoded = None
     try:
         header = read_header(path)
-        with VideoReader(path) as reader:
-            decoded = OK if reader.verify() else FROM_START
+        if decode:
+            with VideoReader(path) as reader:
+                decoded = OK if reader.verify() else FROM_START
     except VideoError as error:
-        return error.reason, error.reason, *NO_HEADER
+        return error.reason, error.reason if decode else None, *NO_HEADER
     return None, decoded, *astuple(header)
 
 

@@ -209,17 +209,13 @@ def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> N
     for file_name, lines in anno.items():
         (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
     splits: tuple[tuple[Split, int], ...] = (("train", settings.num_train), ("test", settings.num_test))
-    jobs = [_Job(folder=folder, settings=settings, split=split, index=i) for split, num in splits for i in range(num)]
+    jobs = [(folder, settings, split, index) for split, count in splits for index in range(count)]
     _run_jobs(jobs, workers)
     (folder / MANIFEST).write_text(json.dumps(_manifest(settings), indent=2) + "\n")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    folder: Path
-    settings: MotionTextureSettings
-    split: Split
-    index: int
+_Job = tuple[Path, MotionTextureSettings, Split, int]
+"""Folder, settings, split and number of an example."""
 
 
 def _run_jobs(jobs: list[_Job], workers: int) -> None:
@@ -231,35 +227,35 @@ def _run_jobs(jobs: list[_Job], workers: int) -> None:
         _write_example, jobs, workers=workers, timeout_seconds=EXAMPLE_SECONDS, items_at_once=16
     ):
         if isinstance(outcome, Failed):
-            raise DataError(f"{jobs[0].folder.parent}: a video could not be written ({outcome.reason})")
+            raise DataError(f"{jobs[0][0].parent}: a video could not be written ({outcome.reason})")
 
 
 def _write_example(job: _Job) -> None:
     """Write one example: its video, its mask and, for a test example, its counterparts."""
-    settings = job.settings
-    sequence = np.random.SeedSequence([settings.seed, 0 if job.split == "train" else 1, job.index])
+    folder, settings, split, index = job
+    sequence = np.random.SeedSequence([settings.seed, 0 if split == "train" else 1, index])
     streams = ("background", "swapped", "thing", "motion", "camera", "noise", "swapped_noise", "removed_noise")
     rng = {
         name: np.random.default_rng(child) for name, child in zip(streams, sequence.spawn(len(streams)), strict=True)
     }
     side = math.ceil(CANVAS_SIDE * settings.size_px) + 2
     backgrounds = {"": draw_texture(rng["background"], side)}
-    if job.split == "test":
+    if split == "test":
         backgrounds["swapped"] = draw_texture(rng["swapped"], side)
     thing = draw_object(rng["thing"], list(backgrounds.values()))
-    if job.split == "test":
+    if split == "test":
         backgrounds["removed"] = np.full((side, side, 3), 0.5, dtype=np.float32)
-    motion = CLASSES[job.index % len(CLASSES)]
+    motion = CLASSES[index % len(CLASSES)]
     trajectory = draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
     moving = settings.camera == "moving"
     camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
     for kind, background in backgrounds.items():
         noise = rng[f"{kind}_noise" if kind else "noise"] if moving else None
         frames, mask = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
-        name = _name(job.split, job.index, kind)
-        _write_video(job.folder / "data" / name, frames)
+        name = _name(split, index, kind)
+        _write_video(folder / "data" / name, frames)
         if not kind:
-            mask_path = (job.folder / "masks" / name).with_suffix(".npz")
+            mask_path = (folder / "masks" / name).with_suffix(".npz")
             np.savez_compressed(mask_path, bits=np.packbits(mask), shape=np.array(mask.shape))
 
 

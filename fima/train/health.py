@@ -12,8 +12,9 @@ from fima.config import PretrainConfig
 from fima.config.checks import require
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import DecodeLimits
-from fima.data.eval_clips import ClipSettings, build_eval_loader
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate.cam import evenly_spread
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import encode
 from fima.method.base import Method
 from fima.method.heads import pooled
@@ -168,22 +169,22 @@ def clip_features(
     Labels are -1 where unknown; videos that cannot be decoded are left out. The networks and the random state stay as
     they were.
     """
-    loader = build_eval_loader(
-        videos,
+    items = extract_rows(
+        [video.path for video in videos.videos],
+        lambda clips: pooled(encode(method.query_encoder, clips)),
         ClipSettings.of(config.data, num_clips=NUM_CLIPS),
-        batch_size=max(1, config.optim.batch_size // 2),
-        workers=config.data.workers,
-        limits=DecodeLimits.of(config.data),
+        Resources(
+            device=device,
+            batch_size=config.optim.batch_size,
+            workers=config.data.workers,
+            limits=DecodeLimits.of(config.data),
+        ),
     )
-    features, labels = [torch.empty(0, NUM_CLIPS, 0, device=device)], [torch.empty(0, dtype=torch.int64, device=device)]
     with in_eval_mode(method), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for batch in loader:
-            if len(batch.labels) == 0:
-                continue
-            found = pooled(encode(method.query_encoder, batch.clips.to(device).flatten(0, 1)))
-            features.append(found.view(len(batch.labels), NUM_CLIPS, -1))
-            labels.append(batch.labels.to(device))
-    return torch.cat(features[1:] or features), torch.cat(labels)
+        rows = {item.index: item.rows[:, 0] for item in items if isinstance(item, VideoRows)}
+    labels = [videos.videos[place].label for place in sorted(rows)]
+    features = torch.stack([rows[place] for place in sorted(rows)]) if rows else torch.empty(0, NUM_CLIPS, 0)
+    return features.to(device), torch.tensor([-1 if label is None else label for label in labels], device=device)
 
 
 def health_by_set(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> dict[str, Health]:

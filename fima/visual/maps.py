@@ -12,11 +12,11 @@ from torch import Tensor
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
 from fima.data.datasets import Video, VideoList
-from fima.data.eval_clips import ClipSettings, EvalClipsDataset, whole_video
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, VideoError, warn
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, averaged_map, map_timeline
 from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks, mask_window
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Resources, WindowDataset
 from fima.visual.overlay import (
     Picture,
     in_a_column,
@@ -203,8 +203,7 @@ def side_by_side(
 
 def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
     """The clip in the middle of a video, uint8 (3, F, S, S)."""
-    videos = VideoList(videos=[video], classes=[], root=video.path.parent, split="all", layout="one video")
-    return EvalClipsDataset(videos, settings).attempt(whole_video(0)).clips[0, 0]
+    return next(WindowDataset([video.path], settings).chunks(0)).clips[0, 0]
 
 
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> NDArray[np.float32]:

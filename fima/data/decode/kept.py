@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fima.data.clips import FrameCount
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 
@@ -17,16 +18,13 @@ MOST_LEFT_OPEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptVideo:
+class KeptVideo(FrameCount):
     """What samples need of a video, from memory; as `VideoReader`."""
 
-    path: Path
     frames: npt.NDArray[np.uint8]
     """All of it, RGB (num_frames, H, W, 3)."""
-    num_frames: int
     height: int
     width: int
-    fps: float
     times: npt.NDArray[np.float64] | None
 
     def frame_times(self) -> npt.NDArray[np.float64] | None:

@@ -72,7 +72,7 @@ def list_table(request: Request) -> VideoList:
     )
 
 
-def find_table(root: Path, annotations: Path | None) -> Path | None:
+def find_table(root: Path, annotations: str | Path | None) -> Path | None:
     """Return the table: the root itself, the annotations, or `videos.csv`, `.tsv` or `.parquet` in the root.
 
     A `videos.csv` without a column `path` that nobody asked for is somebody's own.
@@ -80,7 +80,7 @@ def find_table(root: Path, annotations: Path | None) -> Path | None:
     if root.is_file():
         candidates = [root] if annotations is None else []
     elif annotations is not None:
-        candidates = [annotations]
+        candidates = [Path(annotations)]
     else:
         candidates = [root / f"videos{suffix}" for suffix in TABLE_SUFFIXES]
         candidates = [path for path in candidates if path.suffix == ".parquet" or "path" in read_columns(path)]
@@ -88,7 +88,13 @@ def find_table(root: Path, annotations: Path | None) -> Path | None:
     return next((path for path in tables if not find_lists(root, path)), None)
 
 
-def read_column(root: Path, annotations: Path | None, name: str) -> dict[Path, str]:
+def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
+    """Return the names of a table's columns; nothing where the root is not read as a table."""
+    table = find_table(root, annotations)
+    return [] if table is None else read_rows(table).columns
+
+
+def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:
     """Return what a further column of a table says of each video, such as its fold; empty text where nothing.
 
     Raises:

@@ -21,11 +21,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fima.data.sampler import SteppedSampler
+from fima.data.sampler import EpochSampler
 from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
-from fima.data.workers.open_files import require_open_files
-from fima.errors import TrainingError, VideoError
+from fima.errors import ConfigError, TrainingError, VideoError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 Batch = TypeVar("Batch")
 
@@ -35,6 +39,8 @@ MAX_FAILURES = 3
 ISOLATED_SECONDS = 600.0
 NOTHING = [-1] * 4
 """What is noted of a process that works on nothing."""
+OWN_FILES, FILES_PER_WORKER, COMFORTABLE_FILES_PER_WORKER = 64, 12, 32
+"""Files that may be open at once: batches go from process to process as such."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,26 @@ def init_worker(worker: int, noted: Tensor | None = None, timeout_seconds: float
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if noted is not None:
         _Watched.row, _Watched.timeout_seconds = noted[worker], timeout_seconds
+
+
+def require_open_files(workers: int, *, flag: str) -> None:
+    """Raise the limit of open files where it is low for so many processes that decode; `flag` gave their number.
+
+    Raises:
+        ConfigError: the system allows too few, with which the processes would fail or wait for ever.
+    """
+    if resource is not None and workers:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OWN_FILES + COMFORTABLE_FILES_PER_WORKER * workers
+        if 0 <= soft < wanted:
+            soft = wanted if hard < 0 else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if 0 <= soft < OWN_FILES + FILES_PER_WORKER * workers:
+            most = max(0, (soft - OWN_FILES) // FILES_PER_WORKER)
+            raise ConfigError(
+                f"--{flag} {workers}: too many for {soft} open files, the limit here; "
+                f"choose {most}, or a higher limit (ulimit -n)"
+            )
 
 
 class Guard:
@@ -197,17 +223,14 @@ class GuardedLoader(Generic[Batch]):
         dataset: gives each item as a batch of one, or raises VideoError.
         order: which items come when.
         workers: processes that decode; 0 decodes in this one.
-        flag: what gave their number.
         timeout_seconds: time for one video; 0: any.
     """
 
-    def __init__(
-        self, dataset: Attempting, order: SteppedSampler[Any], *, workers: int, flag: str, timeout_seconds: float
-    ) -> None:
+    def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:
         self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
         self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-        self._guard = Guard(dataset, workers=workers, flag=flag, timeout_seconds=timeout_seconds)
+        self._guard = Guard(dataset, workers=workers, flag="data.workers", timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:

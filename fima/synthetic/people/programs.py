@@ -17,27 +17,20 @@ from fima.synthetic.people.draws import Draws
 class Dof(IntEnum):
     """Degrees of freedom of a person; `R` and `L` are the person's own right and left. Angles are in radians."""
 
-    RAISE_R = 0
+    RAISE_R, RAISE_L = 0, 1
     """Of the upper arm: 0 hangs down, pi/2 is level, pi points up."""
-    RAISE_L = 1
-    SWEEP_R = 2
+    SWEEP_R, SWEEP_L = 2, 3
     """Direction in which an arm is raised: 0 to its side, pi/2 to the front."""
-    SWEEP_L = 3
-    ELBOW_R = 4
+    ELBOW_R, ELBOW_L = 4, 5
     """0 is straight."""
-    ELBOW_L = 5
-    TWIST_R = 6
+    TWIST_R, TWIST_L = 6, 7
     """Of the upper arm about itself: where the forearm points once the elbow is bent."""
-    TWIST_L = 7
-    HIP_R = 8
+    HIP_R, HIP_L = 8, 9
     """Of the thigh: positive is forward."""
-    HIP_L = 9
-    SPREAD_R = 10
+    SPREAD_R, SPREAD_L = 10, 11
     """Of the thigh: positive is sideways, away from the other one."""
-    SPREAD_L = 11
-    KNEE_R = 12
+    KNEE_R, KNEE_L = 12, 13
     """0 is straight."""
-    KNEE_L = 13
     LEAN = 14
     """Of the upper body: positive is forward."""
     SIDE = 15

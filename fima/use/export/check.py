@@ -11,7 +11,7 @@ from torch import Tensor
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError, TrainingError, first_line
-from fima.evaluate.extract import WindowChunk, WindowDataset
+from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import normalised
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.use.export.formats import Run
@@ -49,10 +49,7 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
             root = Path(folder, "made")
             make_motion_textures(root, MotionTextureSettings(num_train=10, num_test=10, size_px=48), workers=1)
         paths = [root] if root.is_file() else [video.path for video in list_videos(root, "all").videos[:NUM_VIDEOS]]
-        chunks = list(WindowDataset(paths, settings, per_second=False))
-    clips = [
-        chunk.clips.flatten(0, 1).repeat(chunk.copies, 1, 1, 1, 1) for chunk in chunks if isinstance(chunk, WindowChunk)
-    ]
+        clips = [clips.flatten(0, 1) for _, clips in decoded_clips(paths, settings, Resources())]
     if not clips:
         raise DataError(f"{data}: none of its first {len(paths)} videos can be decoded; give others to --data")
     return normalised(torch.cat(clips).float() / 255)

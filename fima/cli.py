@@ -10,21 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+from fima import errors
 from fima.commands import COMMANDS
 from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
-from fima.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_READER_GONE,
-    EXIT_TRAINING_ERROR,
-    EXIT_USER_ERROR,
-    ConfigError,
-    TrainingError,
-    UserError,
-    first_line,
-    one_line,
-    suggestion,
-)
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.signals import sigterm_leaves_in_order
 
@@ -51,11 +40,8 @@ RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = str) -> int:
     """Run `fima` with the given arguments (those of the process when None) and return its exit code.
 
-    0: done; 2: wrong input; 1: a run that had to stop; 3: one that collapsed; 128 + n: ended by signal n.
-
-    Args:
-        argv: the command and its arguments.
-        reword: what is done to an error's message before it is printed.
+    0: done; 2: wrong input; 1: a run that had to stop; 3: one that collapsed; 128 + n: ended by signal n. `reword` is
+    applied to an error's message before it is printed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -66,38 +52,37 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         # What is still in the buffer is written here, where it is known what to do when nobody reads it.
         print(end="", flush=True)
         return code
-    except UserError as error:
-        return _fail(reword(str(error)), EXIT_USER_ERROR)
-    except TrainingError as error:
+    except errors.UserError as error:
+        return _fail(reword(str(error)), errors.EXIT_USER_ERROR)
+    except errors.TrainingError as error:
         return _fail(reword(str(error)), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail("interrupted", errors.EXIT_INTERRUPTED)
     except BrokenPipeError:
         if not reader_is_gone():
             raise
         discard_output()
-        return EXIT_READER_GONE
+        return errors.EXIT_READER_GONE
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(
-            f"{where}{error.strerror}; make room, change the permissions, or choose another place", EXIT_USER_ERROR
-        )
+        what = f"{where}{error.strerror}; make room, change the permissions, or choose another place"
+        return _fail(what, errors.EXIT_USER_ERROR)
     except (MemoryError, ImportError, RuntimeError) as error:
         meaning = next((meaning for sign, meaning in SIGNS.items() if sign in str(error)), None)
         if meaning is None and not isinstance(error, MemoryError):
             raise
-        return _fail(f"{first_line(error)}: {meaning or LIMITS}", EXIT_TRAINING_ERROR)
+        return _fail(f"{errors.first_line(error)}: {meaning or LIMITS}", errors.EXIT_TRAINING_ERROR)
     except SystemExit as exit_request:
         # The parser prints its own message and leaves with a code; callers of main() get that code.
-        return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR
+        return exit_request.code if isinstance(exit_request.code, int) else errors.EXIT_USER_ERROR
 
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
-        return 0 if arguments else EXIT_USER_ERROR
+        return 0 if arguments else errors.EXIT_USER_ERROR
     if arguments[0] in ("-V", "--version"):
         # Its device is known to PyTorch alone, which `--help` need not wait for.
         from fima.commands.system import version_text
@@ -106,15 +91,15 @@ def _run(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command `{name}`{suggestion(name, COMMANDS)}")
+        raise errors.ConfigError(f"unknown command `{name}`{errors.suggestion(name, COMMANDS)}")
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise ConfigError("the working directory is gone; change to one that exists") from None
+        raise errors.ConfigError("the working directory is gone; change to one that exists") from None
     try:
         tempfile.gettempdir()  # without one, processes that decode cannot be reached, and would be waited for
     except FileNotFoundError:
-        raise ConfigError("no folder for temporary files can be written; set TMPDIR to one that can") from None
+        raise errors.ConfigError("no folder for temporary files can be written; set TMPDIR to one that can") from None
     keep_freed_memory()
     words, verbosity = take_verbosity(arguments[1:])
     asks_for_help = bool({"-h", "--help"} & set(words))
@@ -150,5 +135,5 @@ def _help() -> str:
 def _fail(message: str, code: int) -> int:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     which = f" (process {os.environ.get('RANK')} of {num_processes})" if num_processes > 1 else ""
-    print(f"fima: error{which}: {one_line(message)}", file=sys.stderr)
+    print(f"fima: error{which}: {errors.one_line(message)}", file=sys.stderr)
     return code

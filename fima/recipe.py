@@ -26,14 +26,9 @@ def read_recipe(path: Path) -> PretrainConfig: ...
 @overload
 def read_recipe(path: Path, kind: type[RunSettings]) -> RunSettings: ...
 def read_recipe(path: Path, kind: Any = PretrainConfig) -> Any:
-    """Read a recipe; what it leaves out keeps its default.
+    """Read a recipe, a YAML file, as settings of a kind; what it leaves out keeps its default.
 
-    Args:
-        path: the YAML file.
-        kind: `PretrainConfig` or `FinetuneConfig`.
-
-    Raises:
-        ConfigError: the file is missing or no YAML, or a key or a value is wrong; names both and the nearest right one.
+    Raises ConfigError where it is missing or no YAML, or a key or a value is wrong, with the nearest right one.
     """
     return config_from_mapping(read_yaml(path), kind, source=str(path))
 
@@ -69,15 +64,10 @@ def _found(path: Path) -> Path:
 
 
 def config_from_mapping(content: Mapping[str, Any], kind: type[RunSettings], *, source: str) -> RunSettings:
-    """Build the settings from nested plain values, as YAML or a checkpoint holds them.
+    """Build the settings from nested plain values, as YAML or a checkpoint holds them: section -> setting -> value.
 
-    Args:
-        content: section name -> setting name -> value; what is left out keeps the default of `kind`.
-        kind: `PretrainConfig` or `FinetuneConfig`.
-        source: where the values come from, for the messages.
-
-    Raises:
-        ConfigError: a key that does not exist (with a suggestion), a value of the wrong type, or one out of range.
+    What is left out keeps the default of `kind`; `source` says in messages where the values come from. Raises
+    ConfigError for a key that does not exist (with a suggestion), and for a value of the wrong type or out of range.
     """
     settings = {key: value for key, value in content.items() if key != RECORD_KEY}
     return _build(kind, settings, source=source, prefix="", default=kind())

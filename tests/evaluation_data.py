@@ -73,7 +73,7 @@ def write_classifier(path: Path, classes: Sequence[str] = CLASSES, *, split: int
         classifier=ClassifierConfig(backbone="tiny", num_classes=len(classes)),
         data=DataConfig(frames=4, crop_size=32, split=split),
     )
-    model = Classifier(build_backbone("tiny"), len(classes), dropout=config.classifier.dropout)
+    model = Classifier(build_backbone("tiny"), len(classes), config.classifier)
     checkpoint = ClassifierCheckpoint(
         config=config,
         progress=Progress(epoch=3),

@@ -9,9 +9,17 @@ import torch
 
 from fima.benchmark import machine, steps
 from fima.benchmark.hours import recipe_hours
-from fima.benchmark.machine import Measured, Plan
-from fima.benchmark.parity import Parity, check_parity
-from fima.benchmark.steps import StepCase, StepFigures, largest_batch, measure_step, random_batch
+from fima.benchmark.machine import Measured, step_cases
+from fima.benchmark.settings import BenchmarkSettings
+from fima.benchmark.steps import (
+    Parity,
+    StepCase,
+    StepFigures,
+    check_parity,
+    largest_batch,
+    measure_step,
+    random_batch,
+)
 from fima.cli import main
 from fima.commands.benchmark import machine_row
 from fima.config import DataConfig
@@ -23,7 +31,7 @@ SMALL = StepCase(backbone="tiny", batch_size=2, frames=4, crop_size=32)
 
 def test_a_gpu_is_measured_in_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "computes_in_bfloat16", lambda device: True)
-    cases = list(Plan(device=torch.device("cuda"), backbones=("i3d",), compiled=True).step_cases())
+    cases = list(step_cases(BenchmarkSettings(backbones=("i3d",), compile=True), torch.device("cuda")))
     plain = [case for case in cases if case.channels_last and not case.compiled and case.method == "fima"]
     assert [(case.precision, case.batch_size) for case in plain] == [
         (precision, batch) for precision in ("bf16", "tf32", "fp32") for batch in (32, 8)
@@ -37,11 +45,17 @@ def test_a_gpu_is_measured_in_every_precision(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_cpu_without_bfloat16_takes_small_steps_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "computes_in_bfloat16", lambda device: False)
-    cases = list(Plan(device=CPU).step_cases())
+    cases = list(step_cases(BenchmarkSettings(), CPU))
     assert {(case.precision, case.batch_size, case.crop_size, case.compiled) for case in cases} == {
         ("fp32", 2, 112, False)
     }
     assert {case.backbone for case in cases} == {"i3d", "r2plus1d_18"}
+
+
+def test_precisions_that_are_asked_for_are_taken_on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "computes_in_bfloat16", lambda device: False)
+    cases = step_cases(BenchmarkSettings(precisions=("bf16",), batches=(4, 2)), CPU)
+    assert {(case.precision, case.batch_size) for case in cases if case.method == "fima"} == {("bf16", 2), ("bf16", 4)}
 
 
 def test_a_step_is_set_against_its_encoder_passes() -> None:

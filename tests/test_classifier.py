@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 
 def classifier(dropout: float = 0.0, l2_normalise: bool = False, *, freeze: bool = False) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(build_backbone("tiny"), 5, dropout, l2_normalise, freeze=freeze)
+    config = ClassifierConfig(dropout=dropout, l2_normalise=l2_normalise, freeze=freeze)
+    return Classifier(build_backbone("tiny"), 5, config)
 
 
 @pytest.mark.parametrize("l2_normalise", [False, True])
@@ -41,7 +42,7 @@ def test_logits_are_a_linear_function_of_the_pooled_features(l2_normalise: bool)
 
 def test_a_grid_tells_the_linear_layer_where_and_when(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Classifier(build_backbone("tiny"), 5, grid=True).eval()
+    model = Classifier(build_backbone("tiny"), 5, ClassifierConfig(grid=True)).eval()
     clips = torch.randn(2, 3, 8, 64, 64)
     parts = []
     for side in (2, 3, 4):

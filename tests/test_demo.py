@@ -36,7 +36,6 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             study.write_json(result, {"figures": FIGURES})
 
     monkeypatch.setattr(study, "run", record)
-    monkeypatch.setattr(demo, "run", record)
     monkeypatch.setattr(demo, "load_ahead", lambda: None)
     return ran
 

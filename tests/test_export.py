@@ -14,6 +14,7 @@ from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
+from fima.config import ClassifierConfig
 from fima.data.eval_clips import ClipSettings
 from fima.errors import TrainingError
 from fima.use.encoder import preprocessing_of
@@ -237,7 +238,7 @@ def test_small_with_a_grid_takes_any_number_of_clips(name: Format, tmp_path: Pat
         pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
         pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
     torch.manual_seed(0)
-    module = Classifier(build_backbone("small"), 3, grid=True).eval()
+    module = Classifier(build_backbone("small"), 3, ClassifierConfig(grid=True)).eval()
     settings = ClipSettings(frames=8, crop_size=48)
     file = tmp_path / f"classifier{SUFFIXES[name]}"
     write(Exportable(module=module, output="logits", weights={}, facts={}, clips=settings), file, name)

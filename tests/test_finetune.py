@@ -22,7 +22,6 @@ from fima.evaluate.extract import Resources
 from fima.recipe import read_recipe
 from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 from fima.train import finetune as finetuning
-from fima.train import finetune_testing
 from fima.train.finetune import Finetuning, finetune
 from fima.train.task import TrainingResult
 from tests.finetune_runs import FROZEN, SMALL, after, changed
@@ -172,7 +171,7 @@ def test_a_run_that_is_ended_in_a_test_does_it_again(
         raise SystemError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune_testing, "test_classifier", die)
+        patch.setattr("fima.train.finetune.test_classifier", die)
         with pytest.raises(SystemError):
             finetune(SMALL, pretrained=None, data=videos, out=run.root)
     assert load_checkpoint(run.last, ClassifierCheckpoint).progress.epoch == 1
@@ -218,7 +217,7 @@ class TestSelection:
             scores = right if len(self.lists) == 2 else 1 - right
             return ClassifierScores(scores=scores, labels=labels, paths=self.lists[-1], undecodable=[])
 
-        monkeypatch.setattr(finetune_testing, "test_classifier", fake)
+        monkeypatch.setattr("fima.train.finetune.test_classifier", fake)
 
     def finetune(self, videos: Path, out: Path, select: str) -> tuple[TrainingResult, set[str], set[str]]:
         config = changed("optim", changed("classifier", select=select, held_out_share=0.25), epochs=3)

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, PretrainConfig
+from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.files.lock import FolderLock
@@ -25,9 +25,9 @@ from fima.recipe import flatten, read_recipe
 from fima.train.finetune import finetune
 from fima.train.finetune_setup import (
     LabelledLists,
-    PretrainedEncoder,
-    TrainedClips,
     clips_in_words,
+    clips_shown,
+    cover,
     find_encoder,
     find_lists,
     narrow_test,
@@ -194,8 +194,8 @@ def test_other_clips_are_warned_of(
     ],
 )
 def test_a_range_of_spans_covers_the_one_of_the_training(given: dict[str, Any], same: bool) -> None:
-    trained = TrainedClips.of(DataConfig(crop_size=80, span=(0.85, 0.85)))
-    assert TrainedClips.of(DataConfig(**{"crop_size": 80, **given})).cover(trained) is same
+    trained = DataConfig(crop_size=80, span=(0.85, 0.85))
+    assert cover(DataConfig(**{"crop_size": 80, **given}), trained) is same
 
 
 def test_clips_of_an_encoder_without_a_past_are_the_papers(videos: Path, pretrained: Path) -> None:
@@ -282,12 +282,16 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     [({}, (2.0, 0.0, (0.7, 1.0))), ({"stride": 4.0}, (4.0, 0.0, None)), ({"fps": 5.0}, (2.0, 5.0, None))],
 )
 def test_clips_are_timed_as_in_pre_training_unless_told_otherwise(given: dict[str, Any], expected: object) -> None:
-    trained = TrainedClips.of(DataConfig(frames=8, crop_size=32, span=(0.7, 1.0)))
-    encoder = PretrainedEncoder(network=build_backbone("tiny"), backbone="tiny", source={"file": "x"}, clips=trained)
+    trained = PretrainConfig(
+        model=ModelConfig(backbone="tiny"), data=DataConfig(frames=8, crop_size=32, span=(0.7, 1.0))
+    )
+    encoder = LoadedEncoder(
+        encoder=build_backbone("tiny"), config=trained, checkpoint_hash="x", epoch=None, method="encoder"
+    )
     videos = VideoList(videos=[], classes=["a", "b"], root=Path(), split="train", layout="none")
     lists = LabelledLists(train=videos, test=videos, validation=None)
     config = FinetuneConfig(data=DataConfig(frames=0, crop_size=0, **given))
     data = resolve(config, encoder, lists, torch.device("cpu")).data
     assert (data.stride, data.fps, data.span) == expected
     assert (data.frames, data.crop_size) == (8, 32)
-    assert str(trained) == "8 frames, 32 px, span (0.7, 1.0)"
+    assert clips_shown(trained.data) == "8 frames, 32 px, span (0.7, 1.0)"

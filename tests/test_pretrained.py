@@ -94,7 +94,7 @@ def test_a_checkpoint_of_our_own(tmp_path: Path) -> None:
 
 def test_a_classifier_of_our_own(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    model = Classifier(build_backbone("tiny"), 3)
+    model = Classifier(build_backbone("tiny"), 3, ClassifierConfig())
     config = FinetuneConfig(
         classifier=ClassifierConfig(backbone="tiny", num_classes=3), data=DataConfig(frames=4, crop_size=32, blur=0)
     )

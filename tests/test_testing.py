@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.classifier import Classifier
+from fima.config import ClassifierConfig
 from fima.data.augment import MEAN, STD
 from fima.data.clips import evenly_spread_starts
 from fima.data.datasets import VideoList, list_videos
@@ -42,7 +43,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoList:
 
 def model(seed: int = 0) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier(build_backbone("tiny"), 2, dropout=0.5)
+    return Classifier(build_backbone("tiny"), 2, ClassifierConfig(dropout=0.5))
 
 
 def run_test(classifier: Classifier, videos: VideoList, **changes: Any) -> testing.ClassifierScores:  # noqa: ANN401

@@ -134,11 +134,7 @@ def flags_of(program: Program) -> list[Flag]:
 def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line of the authors' programs: the folder as `dir`, and every flag by its `Flag.dest`.
 
-    A flag that is not given is None; `--resume` without a path is an empty text.
-
-    Raises:
-        ConfigError: a flag or a value that there is not.
-        SystemExit: after `--help`.
+    A flag that is not given is None; `--resume` without a path is an empty text. Raises ConfigError for a wrong one.
     """
     parser = _Parser(
         takes_folder=any(word.startswith("--resume") for word in words),
@@ -161,21 +157,6 @@ def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
                 help=text,
             )
     return parser.parse_args([part for word in words for part in _split_attached(word)])
-
-
-def markdown_table() -> str:
-    """Return the table of `docs/official.md`."""
-    rows = ["| official flag | `train.py` | `eval.py` | |", "|---|---|---|---|"]
-    for flag in FLAGS:
-        names = ", ".join(f"`{name}`" for name in flag.names)
-        cells = [_cell(flag, "train"), _cell(flag, "eval")]
-        rows.append(f"| {names} | {' | '.join(cells)} | {flag.note} |")
-    return "\n".join(rows)
-
-
-def _cell(flag: Flag, program: Program) -> str:
-    meaning = flag.meaning(program) or ""
-    return f"`{meaning}`" if flag.setting(program) else meaning
 
 
 def _split_attached(word: str) -> list[str]:

@@ -66,13 +66,7 @@ class Launch:
 
 
 def plan_launch(given: argparse.Namespace, *, gpus: int, environment: Mapping[str, str]) -> Launch:
-    """Return the processes that a command line asks for, on a machine with so many GPUs.
-
-    `--dist_url env://` finds what it needs in the environment.
-
-    Raises:
-        ConfigError: a flag that does not fit, or a missing variable.
-    """
+    """Return the processes that flags, or with `env://` the environment, ask for on a machine. Raises ConfigError."""
     url = given.dist_url or DEFAULT_URL
     world_size = None if given.world_size == -1 else given.world_size
     rank = None if given.rank == -1 else given.rank
@@ -126,10 +120,8 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
 
     All end when one fails. What the first process prints is shown as it comes. Of the others, the errors of the one
     that failed are shown, and only where the first one has not failed too, since they are mostly the same. Returns 0,
-    the exit code of a process that failed, or 128 + n where signal n ended it or the group.
-
-    Raises:
-        ConfigError: the groups do not find each other.
+    the exit code of a process that failed, or 128 + n where signal n ended it or the group. Raises ConfigError where
+    the groups do not find each other.
     """
     # PyTorch need not be loaded for a mistyped flag.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
@@ -177,9 +169,8 @@ def run_processes(command: Sequence[str], launch: Launch) -> int:
 def _variable(name: str, environment: Mapping[str, str]) -> int:
     value = environment.get(name, "")
     if not value.isdigit():
-        raise ConfigError(
-            f"--dist_url env://: the variable {name} is `{value}`, not a number; set it, or give tcp://HOST:PORT"
-        )
+        what = f"the variable {name} is `{value}`, not a number"
+        raise ConfigError(f"--dist_url env://: {what}; set it, or give tcp://HOST:PORT")
     return int(value)
 
 

@@ -44,7 +44,7 @@ def _run(program: Program, argv: list[str]) -> int:
     print(f"{program}.py: {shlex.join([*launch.prefix, *translation.words])}", flush=True)
     check_port(launch)
     if launch.local > 1:
-        return run_processes([sys.executable, "-m", "fima.authors", *translation.words], launch)
+        return run_processes([sys.executable, "-m", "fima.authors.main", *translation.words], launch)
     if launch.total > 1:
         os.environ.update(launch.environment)
     return run_words(translation.words)
@@ -57,3 +57,7 @@ def run_words(words: Sequence[str]) -> int:
 
     program: Program = "train" if words[:1] == ["pretrain"] else "eval"
     return cli.main(words, reword=lambda message: reworded(program, message))
+
+
+if __name__ == "__main__":  # one of several processes that a command line has started
+    sys.exit(run_words(sys.argv[1:]))

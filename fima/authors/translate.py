@@ -75,11 +75,7 @@ class Translation:
 
     @property
     def config(self) -> PretrainConfig | FinetuneConfig:
-        """The settings over the defaults of the command.
-
-        Raises:
-            ConfigError: one is out of range.
-        """
+        """The settings over the defaults of the command. Raises ConfigError where one is out of range."""
         nested: dict[str, dict[str, Any]] = {}
         for name, value in self.settings.items():
             section, key = name.split(".")
@@ -91,11 +87,7 @@ class Translation:
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:
-    """Return the `fima` command of a command line as `parse_flags` gives it; `processes` share its workers, rounded up.
-
-    Raises:
-        UserError: the folder is no data set, a file is not there, or a value is out of range.
-    """
+    """Return the `fima` command of parsed flags; `processes` share its workers, rounded up. Raises UserError."""
     if program == "eval" and given.evaluate:
         return _evaluation(given, processes)
     translation = Translation(command="pretrain" if program == "train" else "finetune", positionals=[given.dir])
@@ -190,9 +182,8 @@ def _finetuning(given: argparse.Namespace, dataset: str, translation: Translatio
         there = len(list_videos(Path(given.dir), "train", dataset=dataset).classes)  # type: ignore[arg-type]
         if there and there != given.num_class:
             del settings["classifier.num_classes"]
-            remarks.append(
-                f"--num_class {given.num_class}: {given.dir} has {there} classes; the classifier gets {there}"
-            )
+            what = f"{given.dir} has {there} classes; the classifier gets {there}"
+            remarks.append(f"--num_class {given.num_class}: {what}")
     if given.freeze:
         settings["classifier.freeze"] = True
         if settings.pop("classifier.dropout", None) is not None:

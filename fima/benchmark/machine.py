@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,16 @@ from typing import Any
 import torch
 
 from fima.benchmark.hours import RecipeHours, recipe_hours
-from fima.benchmark.parity import Parity, check_parity
-from fima.benchmark.steps import Precision, StepCase, StepFigures, augmentation_rate, largest_batch, measure_step
+from fima.benchmark.settings import BenchmarkSettings, Precision
+from fima.benchmark.steps import (
+    Parity,
+    StepCase,
+    StepFigures,
+    augmentation_rate,
+    check_parity,
+    largest_batch,
+    measure_step,
+)
 from fima.benchmark.videos import DecodeFigures, measure_decoding
 from fima.config import DataConfig
 from fima.data.workers.killable_pool import available_cores
@@ -24,45 +32,27 @@ MOST_SECONDS_A_CASE = 8.0
 OUT_OF_TIME = "out of time; give more --seconds"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure."""
-
-    device: torch.device
-    backbones: Sequence[str] = ("i3d", "r2plus1d_18")
-    precisions: Sequence[Precision] = ()
-    """Precisions; none: those that the device has."""
-    batches: Sequence[int] = ()
-    """Videos of a step; none: 8 and 32 on a GPU, 2 on a CPU."""
-    crop_size: int | None = None
-    """Side of the clips; None: 224 on a GPU, 112 on a CPU."""
-    compiled: bool = False
-    parity: bool = False
-    """Whether to compare the device's losses with the CPU's."""
-    seconds: float = 120.0
-    """Time limit: no measurement begins after this many seconds."""
-
-    def step_cases(self) -> Iterator[StepCase]:
-        """The cases, those that say most first."""
-        gpu = self.device.type == "cuda"
-        native: tuple[Precision, ...] = ("bf16",) if computes_in_bfloat16(self.device) else ()
-        precisions = self.precisions or (*native, "tf32", "fp32") if gpu else (*native, "fp32")
-        batches = self.batches or (GPU_BATCHES if gpu else CPU_BATCHES)
-        crop_size = self.crop_size or (GPU_CROP_PX if gpu else CPU_CROP_PX)
-        best, last = precisions[0], batches[-1]
-        cases = [StepCase(backbone=each, batch_size=last, crop_size=crop_size) for each in self.backbones]
-        for precision in precisions:
-            for batch in reversed(batches):
-                for case in cases:
-                    yield replace(case, precision=precision, batch_size=batch)
-        for case in cases:
-            yield replace(case, precision=best, method="moco")
-        for case in cases:
-            for precision in precisions[:2]:
-                yield replace(case, precision=precision, channels_last=False)
-        for case in cases if self.compiled else ():
-            for precision in precisions[:2]:
-                yield replace(case, precision=precision, compiled=True)
+def step_cases(settings: BenchmarkSettings, device: torch.device) -> Iterator[StepCase]:
+    """The steps to take, those that say most first."""
+    gpu = device.type == "cuda"
+    native: tuple[Precision, ...] = ("bf16",) if computes_in_bfloat16(device) else ()
+    precisions = settings.precisions or ((*native, "tf32", "fp32") if gpu else (*native, "fp32"))
+    batches = sorted(settings.batches) or (GPU_BATCHES if gpu else CPU_BATCHES)
+    crop_size = settings.crop_size or (GPU_CROP_PX if gpu else CPU_CROP_PX)
+    best, last = precisions[0], batches[-1]
+    cases = [StepCase(backbone=each, batch_size=last, crop_size=crop_size) for each in settings.backbones]
+    for precision in precisions:
+        for batch in reversed(batches):
+            for case in cases:
+                yield replace(case, precision=precision, batch_size=batch)
+    for case in cases:
+        yield replace(case, precision=best, method="moco")
+    for case in cases:
+        for precision in precisions[:2]:
+            yield replace(case, precision=precision, channels_last=False)
+    for case in cases if settings.compile else ():
+        for precision in precisions[:2]:
+            yield replace(case, precision=precision, compiled=True)
 
 
 @dataclass(kw_only=True)
@@ -122,43 +112,45 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def measure(plan: Plan, say: Callable[[str], None]) -> Measured:
+def measure(settings: BenchmarkSettings, device: torch.device, say: Callable[[str], None]) -> Measured:
     """Measure what fits into the time; `say` is called with what comes next."""
     begin = time.monotonic()
-    measured = Measured(machine=describe_machine(plan.device))
-    cases = list(plan.step_cases())
+    measured = Measured(machine=describe_machine(device))
+    cases = list(step_cases(settings, device))
     data = DataConfig(frames=cases[0].frames, crop_size=cases[0].crop_size)
-    if plan.parity:
-        for backbone in plan.backbones:
+    if settings.parity:
+        for backbone in settings.backbones:
             say(f"parity: {backbone}")
-            measured.parity.append(check_parity(backbone, plan.device))
+            measured.parity.append(check_parity(backbone, device))
     say("decoding")
     try:
-        measured.decoding = measure_decoding(data, seconds=plan.seconds / 12)
+        measured.decoding = measure_decoding(data, seconds=settings.seconds / 12)
     except Exception as error:  # a PyAV without an encoder for H.264, or none: the rest is worth having
         measured.errors["decoding"] = f"{type(error).__name__}: {error}"
     say("augmentation")
-    measured.augmentation = augmentation_rate(plan.device, data, seconds=plan.seconds / 40)
+    measured.augmentation = augmentation_rate(device, data, seconds=settings.seconds / 40)
     for case in cases:
-        if time.monotonic() - begin > plan.seconds:
+        if time.monotonic() - begin > settings.seconds:
             measured.steps.append(StepFigures(case=case, error=OUT_OF_TIME))
             continue
         say(f"{case.method} {case.backbone} {case.precision}, {case.batch_size} videos")
-        measured.steps.append(measure_step(case, plan.device, seconds=min(MOST_SECONDS_A_CASE, plan.seconds / 12)))
-    if plan.device.type == "cuda":
-        _find_largest(plan, measured, begin, say)
+        measured.steps.append(measure_step(case, device, seconds=min(MOST_SECONDS_A_CASE, settings.seconds / 12)))
+    if device.type == "cuda":
+        _find_largest(settings, device, measured, begin, say)
     return measured
 
 
-def _find_largest(plan: Plan, measured: Measured, begin: float, say: Callable[[str], None]) -> None:
+def _find_largest(
+    settings: BenchmarkSettings, device: torch.device, measured: Measured, begin: float, say: Callable[[str], None]
+) -> None:
     plain = [each for each in measured.steps if each.case.channels_last and not each.case.compiled]
-    for backbone in plan.backbones:
+    for backbone in settings.backbones:
         for precision in ("bf16", "tf32"):
             alike = [each for each in plain if (each.case.backbone, each.case.precision) == (backbone, precision)]
             alike = sorted((each for each in alike if each.case.method == "fima"), key=lambda e: e.case.batch_size)
-            if len(alike) > 1 and time.monotonic() - begin < plan.seconds:
+            if len(alike) > 1 and time.monotonic() - begin < settings.seconds:
                 say(f"largest batch: {backbone} {precision}")
-                found = largest_batch(alike[0], alike[-1], plan.device)
+                found = largest_batch(alike[0], alike[-1], device)
                 if found is not None:
                     measured.largest[f"{backbone} {precision}"] = found
 

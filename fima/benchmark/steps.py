@@ -1,6 +1,7 @@
-"""The time and memory of training steps on random clips."""
+"""The time and memory of training steps on random clips, and whether a device computes what the CPU computes."""
 
 import contextlib
+import copy
 import functools
 import gc
 import statistics
@@ -13,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fima.benchmark.settings import Precision
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.data.augment import draw_colour, make_inputs
 from fima.data.epoch_plan import item_generator
@@ -23,10 +25,9 @@ from fima.method.fima import FIMA
 from fima.torch_tools.precision import autocast, lay_out
 from fima.train.pretrain import pretrain_step
 
-Precision = Literal["fp32", "tf32", "bf16"]
-"""`fp32`: exact float32; `tf32`: PyTorch's default on GPUs, convolutions in TF32; `bf16`: autocast to bfloat16."""
 QUEUE_SIZE = 2_240
 MOST_REPEATS = 10
+PARITY_TOLERANCE = 1e-4
 RANDOM_VIDEOS = 4
 """Videos of noise that are drawn; a larger batch repeats them."""
 
@@ -222,8 +223,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     """The most memory during a call: of a GPU's tensors; on a CPU, of the process above what it held before (Linux).
 
-    Raises:
-        OSError: the system does not tell.
+    Raises OSError where the system does not tell.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -278,3 +278,40 @@ def augmentation_rate(device: torch.device, data: DataConfig, seconds: float) ->
         return [inputs.full for inputs in made]
 
     return 2 * RANDOM_VIDEOS / median_seconds(augment, device, seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The losses of the first step on two devices."""
+
+    backbone: str
+    cpu: dict[str, float]
+    """Losses on the CPU, by name, in float32."""
+    device: dict[str, float]
+    """The same on the other device, without TF32."""
+
+    @property
+    def deviation(self) -> float:
+        """The largest relative difference of a loss."""
+        return max(abs(self.device[name] - value) / max(abs(value), 1e-12) for name, value in self.cpu.items())
+
+    @property
+    def holds(self) -> bool:
+        """Whether the losses agree to `PARITY_TOLERANCE`."""
+        return self.deviation <= PARITY_TOLERANCE
+
+
+def check_parity(backbone: str, device: torch.device) -> Parity:
+    """Take a step on the CPU and on a device, from the same weights, clips and draws, and compare the losses."""
+    case = StepCase(backbone=backbone, batch_size=4, crop_size=112)
+    config = case.config()
+    torch.manual_seed(0)
+    method = case.build(torch.device("cpu"))
+    batch = random_batch(case.batch_size, config.data)
+    other = copy.deepcopy(method).to(device)
+    losses = []
+    with precision_of("fp32"):
+        for networks, where in ((method, torch.device("cpu")), (other, device)):
+            values = pretrain_step(networks, config, batch, where).read()
+            losses.append({name: value for name, value in values.items() if name in ("loss", *method.weights)})
+    return Parity(backbone=backbone, cpu=losses[0], device=losses[1])

@@ -33,11 +33,7 @@ class DecodeFigures:
 
 
 def measure_decoding(data: DataConfig, seconds: float) -> DecodeFigures:
-    """Draw pre-training samples for about so many seconds, half of them in one process.
-
-    Raises:
-        Exception: whatever PyAV raises where it cannot encode or decode H.264.
-    """
+    """Draw pre-training samples for about so many seconds, half of them in one process. Raises what PyAV raises."""
     with _videos() as videos:
         dataset = PretrainDataset(videos, replace(data, workers=0), seed=0)
         dataset[0, 0]

@@ -24,6 +24,8 @@ FORMAT_VERSION = 3
 ROUNDING = ("foreach", "fused")
 """Settings of PyTorch's optimisers that change rounding only: a resumed run keeps those that it was saved with."""
 ENCODER_PREFIX = "query_encoder."
+SCRATCH = "scratch"
+"""Stands for random weights."""
 MOTION_REGRESSION = "motion-regression"
 """The method of `fima make-encoder`, which trains the encoder that comes with the package."""
 
@@ -139,6 +141,16 @@ class LoadedEncoder:
     """`fima`, `moco`, `supervised` (a file with a classifier), or `encoder` (bare weights)."""
     knows_settings: bool = True
     """Whether the file holds the settings; where it does not, frames and crop size are the paper's by assumption."""
+    file: Path | None = None
+    """Where it is from; None for random weights."""
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the record of a run that begins from it says of it."""
+        if self.file is None:
+            return {"file": SCRATCH}
+        names = ("checkpoint_hash", "description", "method", "epoch")
+        return {"file": str(self.file.resolve()), **{name: getattr(self, name) for name in names}}
 
     @property
     def description(self) -> str:
@@ -161,10 +173,7 @@ def versions() -> dict[str, str]:
 def save_checkpoint(path: Path, checkpoint: RunState, *, backups: Sequence[Path] = ()) -> None:
     """Write a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
 
-    The checkpoints before get the names of `backups`, the newest first.
-
-    Raises:
-        CheckpointError: it cannot be written; the files are as they were.
+    The checkpoints before get the names of `backups`, the newest first. Raises CheckpointError.
     """
     content: dict[str, Any] = {"format": checkpoint.FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint)}
     content["config"] = config_to_mapping(content["config"])
@@ -181,20 +190,12 @@ def load_checkpoint(path: Path, kind: type[Run]) -> Run: ...
 
 
 def load_checkpoint(path: Path, kind: type[Any] = Checkpoint) -> Any:
-    """Read a checkpoint onto the CPU, without running any code that it may hold.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or of a newer version of this program.
-    """
+    """Read a checkpoint onto the CPU, without running any code that it may hold. Raises CheckpointError."""
     return parse_checkpoint(read_content(path), kind, source=path)
 
 
 def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
-    """Return the checkpoint, of a kind, that the content of a file is, as `read_content` returned it.
-
-    Raises:
-        CheckpointError: it is of another kind, incomplete, or of a newer version of this program.
-    """
+    """Return the checkpoint of a kind that `read_content` found in a file. Raises CheckpointError where it is none."""
     if not is_of_kind(content, kind):
         official = isinstance(content, dict) and "state_dict" in content and kind is Checkpoint
         hint = "; one of the authors' program is converted by `fima convert`" if official else ""
@@ -261,8 +262,7 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, s
 def restore(saved: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> None:
     """Put weights, queues and the optimiser's state back; its settings stay those that it was built with.
 
-    Raises:
-        CheckpointError: the checkpoint is of another architecture, or its optimiser has other groups of weights.
+    Raises CheckpointError for another architecture, and for an optimiser with other groups of weights.
     """
     # Checkpoints of runs that did not leave out keys of the same video do not know the videos of their keys.
     unknown = {name: value for name, value in module.state_dict().items() if name.endswith(VIDEO_IDS)}

@@ -10,6 +10,7 @@ from torch.nn import functional
 from fima.backbones.base import Backbone
 from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint, load_weights
+from fima.config import ClassifierConfig
 from fima.errors import CheckpointError
 from fima.method.heads import GRID_PARTS, grid_pooled, pooled
 from fima.method.losses import full_precision
@@ -18,33 +19,19 @@ from fima.method.losses import full_precision
 class Classifier(nn.Module):
     """logits = fc(dropout(pool(encoder(clip)))), the pooled features L2-normalised on request.
 
-    Args:
-        encoder: (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w).
-        num_classes: outputs.
-        dropout: share of the pooled features that is dropped in training.
-        l2_normalise: L2-normalise the pooled features, before the dropout.
-        freeze: linear probing: the encoder gets no gradient and stays in eval mode, also while `fc` is trained.
-        grid: pool over 2 x 2 x 2 parts of the clip, not over the whole.
+    The encoder maps normalised RGB (B, 3, T, H, W) to (B, C, t, h, w). With `freeze`, it gets no gradient and stays in
+    eval mode, also while `fc` is trained.
     """
 
-    def __init__(
-        self,
-        encoder: Backbone,
-        num_classes: int,
-        dropout: float = 0.0,
-        l2_normalise: bool = False,
-        *,
-        freeze: bool = False,
-        grid: bool = False,
-    ) -> None:
+    def __init__(self, encoder: Backbone, num_classes: int, config: ClassifierConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pool = grid_pooled if grid else pooled
-        self.fc = nn.Linear(encoder.num_features * (GRID_PARTS if grid else 1), num_classes)
-        self.dropout = nn.Dropout(dropout)
-        self.l2_normalise = l2_normalise
-        self.freeze = freeze
-        if freeze:
+        self.pool = grid_pooled if config.grid else pooled
+        self.fc = nn.Linear(encoder.num_features * (GRID_PARTS if config.grid else 1), num_classes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.l2_normalise = config.l2_normalise
+        self.freeze = config.freeze
+        if config.freeze:
             encoder.requires_grad_(False)
         self.train(self.training)
 
@@ -76,22 +63,11 @@ class LoadedClassifier:
 
 
 def load_classifier(path: Path, *, device: torch.device) -> LoadedClassifier:
-    """Load the classifier of a checkpoint of `fima finetune` in eval mode.
-
-    Raises:
-        CheckpointError: as `load_checkpoint`, or the weights do not fit the backbone that the file names.
-    """
+    """Load the classifier of a checkpoint of `fima finetune` in eval mode. Raises CheckpointError."""
     checkpoint = load_checkpoint(path, ClassifierCheckpoint)
     settings = checkpoint.config.classifier
     if settings.backbone is None:
         raise CheckpointError(f"{path}: not a complete checkpoint (it names no backbone)")
-    model = Classifier(
-        build_backbone(settings.backbone),
-        len(checkpoint.classes),
-        dropout=settings.dropout,
-        l2_normalise=settings.l2_normalise,
-        freeze=settings.freeze,
-        grid=settings.grid,
-    )
+    model = Classifier(build_backbone(settings.backbone), len(checkpoint.classes), settings)
     load_weights(model, checkpoint.model, source=path, what=f"classifier on {settings.backbone}")
     return LoadedClassifier(model=model.to(device).eval(), checkpoint=checkpoint)

@@ -75,10 +75,7 @@ def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of a pre-training checkpoint of the authors' code: its `state_dict`, with or without `module.`.
 
     Linear weights lose the two trailing sizes of a 1×1 convolution, queues are (K, D) instead of (D, K), and queue
-    positions are scalars. No value changes.
-
-    Raises:
-        CheckpointError: a key is not one of theirs.
+    positions are scalars. No value changes. Raises CheckpointError for a key that is not one of theirs.
     """
     return {(name := fima_name(key)): _reshaped(name, value, official=False) for key, value in state.items()}
 
@@ -107,10 +104,8 @@ def _reshaped(name: str, value: Tensor, *, official: bool) -> Tensor:
 def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> dict[str, Tensor]:
     """The authors' state dict of that of a `FIMA`, a prefix before every key; the inverse of `official_to_fima`.
 
-    The videos of the keys, which a run with `method.exclude_same_video` knows, have no place in theirs.
-
-    Raises:
-        CheckpointError: a key is not one of ours.
+    The videos of the keys, which a run with `method.exclude_same_video` knows, have no place in theirs. Raises
+    CheckpointError for a key that is not one of ours.
     """
     known = {name: value for name, value in state.items() if not name.endswith(VIDEO_IDS)}
     converted = {official_name(name): _reshaped(name, value, official=True) for name, value in known.items()}
@@ -134,18 +129,11 @@ def in_official_order(keys: Sequence[str]) -> list[str]:
 def optimizer_to_fima(
     optimizer: Mapping[str, Any], keys: Sequence[str], trained: Sequence[str]
 ) -> tuple[dict[str, Any], bool]:
-    """Our optimiser's state dict of theirs, whose numbers follow the order of their weights.
+    """Our optimiser's state dict of theirs, an SGD with one group, and whether it counts the frozen weights too.
 
-    Args:
-        optimizer: state dict of an SGD with one group, over all weights of the model or over the trained ones.
-        keys: all keys of the authors' state dict, without prefix.
-        trained: our names of the weights that our optimiser counts, in its order.
-
-    Returns:
-        The state dict, and whether theirs counts the frozen weights too.
-
-    Raises:
-        CheckpointError: it is the optimiser of another model, or has several groups.
+    The numbers of its weights follow the order of the authors' state dict, whose keys are given without prefix; ours
+    follow `trained`, our names of the weights that our optimiser counts. Raises CheckpointError for that of another
+    model.
     """
     counted = len(optimizer["param_groups"][0]["params"]) if len(optimizer["param_groups"]) == 1 else None
     counts_frozen = counted == len(_weights(keys, counts_frozen=True))

@@ -28,12 +28,9 @@ ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18",
 
 
 def load_training_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of `fima pretrain` or of the authors' pre-training onto the CPU.
+    """Read a checkpoint of `fima pretrain` or of the authors' pre-training onto the CPU. Raises CheckpointError.
 
     Entries of the latter with objects of other classes, such as a Namespace of settings, are left out.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or something else.
     """
     try:
         content = read_content(path)
@@ -51,10 +48,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
     The content is a mapping with `state_dict`; `epoch`, `arch`, `optimizer` if present. The settings follow from the
     shapes; what these do not tell keeps its default. No value changes, and what has no place in ours is kept in
-    `Checkpoint.imported`.
-
-    Raises:
-        CheckpointError: it is of another model, or parts are missing or left over.
+    `Checkpoint.imported`. Raises CheckpointError where it is of another model or parts are missing.
     """
     state: Mapping[str, Tensor] = content["state_dict"]
     prefix = convert.PREFIX if all(key.startswith(convert.PREFIX) for key in state) else ""
@@ -89,11 +83,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
 
 
 def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the authors' program would have written; the inverse of `import_official`.
-
-    Raises:
-        CheckpointError: its optimiser is not theirs: SGD with one group of weights.
-    """
+    """Return what the authors' program would have written. Raises CheckpointError where its optimiser is not theirs."""
     name, num_groups = checkpoint.config.optim.name, len(checkpoint.optimizer.get("param_groups", []))
     if name != "sgd" or num_groups > 1:
         raise CheckpointError(

@@ -31,7 +31,7 @@ from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_in
 from fima.config import ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, ConfigError
 from fima.files.atomic import written_whole
-from fima.recipe import config_from_mapping, read_yaml
+from fima.recipe import config_from_mapping, config_to_mapping
 
 QUERY_PREFIXES = ("encoder_q.", "query_encoder.")
 """Where the encoder lies in a whole model: MoCo-style programs, `fima pretrain`."""
@@ -74,16 +74,12 @@ def encoder_file(source: Path) -> Path:
     """Return the file that a folder stands for: the last epoch of a run, the one that fine-tuning chose; or weights.
 
     The folder is one of a run or of `save_pretrained`; what is neither a file nor such a folder is the name of an
-    encoder that comes with the package. A file is returned as it is.
-
-    Raises:
-        CheckpointError: the folder is neither, or there is no such name.
+    encoder that comes with the package, else CheckpointError is raised. A file is returned as it is.
     """
     is_name, names = source.name == str(source) and not source.suffix, shipped_encoders()
     if source.is_dir():
         run = RunFolder.of(source)
-        is_classifier = run.config.is_file() and "classifier" in read_yaml(run.config)
-        for path in (*([run.best] if is_classifier else []), run.last, source / WEIGHTS_FILE):
+        for path in (*([run.best] if run.is_finetuned else []), run.last, source / WEIGHTS_FILE):
             if path.is_file():
                 return path
         # A folder of results may bear the name of the encoder that was measured.
@@ -130,19 +126,17 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
         epoch=found.epoch,
         method=found.method,
         knows_settings=found.config is not None,
+        file=path,
     )
 
 
 def read_encoder(path: Path) -> EncoderFile:
-    """Read a file of any of the kinds that `load_pretrained` names.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds no weights.
-    """
+    """Read a file of any of the kinds that `load_pretrained` names. Raises CheckpointError."""
     if path.is_file():
         refuse_other_kinds(path)
-    if _is_safetensors(path):
-        return _from_safetensors(path)
+        with path.open("rb") as file:
+            if file.read(SAFETENSORS_HEADER_BYTES)[-1:] == b"{" or path.suffix == ".safetensors":
+                return _from_safetensors(path)
     try:
         content = read_content(path)
     except HoldsClassesError:
@@ -175,9 +169,8 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
     candidates = list(states(content))
     if not candidates:
         arrays = any(name.startswith("numpy.") and name.endswith(".ndarray") for name in classes)
-        raise CheckpointError(
-            f"{source}: holds no weights of an encoder{_held(content, classes)}{remedy(source, arrays=arrays)}"
-        )
+        held = _held(content, classes)
+        raise CheckpointError(f"{source}: holds no weights of an encoder{held}{remedy(source, arrays=arrays)}")
 
     def rank(keys: str, state: Mapping[str, Tensor]) -> tuple[int, bool]:
         num_agreeing, prefix = _located(state)
@@ -255,22 +248,14 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     return held
 
 
-def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write weights, in one piece, with what is known of them: `config`, `method` and `epoch`, as plain values.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+def write_safetensors(
+    path: Path, weights: Mapping[str, Tensor], *, config: PretrainConfig, method: str, epoch: int | None
+) -> None:
+    """Write weights, in one piece, with what is known of them. Raises CheckpointError where that cannot be."""
+    facts = {"config": config_to_mapping(config), "method": method, "epoch": epoch}
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     with written_whole(path, kind=CheckpointError) as temporary:
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
-
-
-def _is_safetensors(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(SAFETENSORS_HEADER_BYTES)[-1:] == b"{" or path.suffix == ".safetensors"
 
 
 def _from_safetensors(path: Path) -> EncoderFile:

@@ -44,12 +44,7 @@ FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int))
 
 
 class RunFolder:
-    """Paths of one run.
-
-    Args:
-        root: the folder that `--out` names.
-        checkpoints: the folder that `--checkpoints` names. None: `checkpoints` in the folder of the run.
-    """
+    """Paths of one run: `root` is the folder that `--out` names, `checkpoints` that of `--checkpoints`, or None."""
 
     def __init__(self, root: Path, checkpoints: Path | None = None) -> None:
         self.root, self.checkpoints = root, checkpoints
@@ -80,6 +75,11 @@ class RunFolder:
         apart = run.record().get("checkpoints") if run.config.is_file() else None
         return run if apart is None else cls(root, Path(apart))
 
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether it is a run of `fima finetune`, by its settings."""
+        return self.config.is_file() and "classifier" in read_yaml(self.config)
+
     def numbered(self, epoch: int) -> Path:
         """Path of the checkpoint that is kept after `epoch` whole epochs."""
         return self.checkpoint_folder / f"epoch-{epoch:03d}.pt"
@@ -101,10 +101,7 @@ class RunFolder:
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"
 
     def require(self, *, resume: bool) -> None:
-        """Raise ConfigError, with the remedy, for a folder without a run to resume, or with anything where one begins.
-
-        A run that was ended before its first checkpoint can be resumed: it begins again.
-        """
+        """Raise ConfigError, with the remedy, for a folder without a run to resume, or for one that is not new."""
         if resume:
             if not self.config.exists():
                 what = f"{self.root} holds no run; check --out, or leave --resume out to start one"
@@ -126,15 +123,15 @@ class RunFolder:
             raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
-        """Return the settings that the run was started with.
-
-        Raises:
-            ConfigError: the run is of another kind, or its `config.yaml` cannot be read.
-        """
+        """Return the settings that the run was started with. Raises ConfigError where it is of another kind."""
         content = read_yaml(self.config)
         if content.keys() - {RECORD_KEY}.union(field.name for field in fields(kind)):
             raise ConfigError(f"--out {self.root}: holds a run of another command; choose another --out")
         return config_from_mapping(content, kind, source=str(self.config))
+
+    def settings(self) -> PretrainConfig | FinetuneConfig:
+        """Return the settings of a run of either kind. Raises ConfigError."""
+        return self.read_config(FinetuneConfig) if self.is_finetuned else self.read_config(PretrainConfig)
 
     def record(self) -> dict[str, Any]:
         """Return the facts in `config.yaml`. Raises ConfigError where it cannot be read, or was damaged by hand."""
@@ -169,9 +166,7 @@ class RunFolder:
 def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
     """Return the settings that have changed and may, each with both values.
 
-    Raises:
-        ConfigError: others would make the rest of a run something else than its beginning; names flags, values and
-            remedy.
+    Raises ConfigError, with flags, values and remedy, for those that would make the rest of the run something else.
     """
     old = flatten(saved)
     changes = {flag: f"{as_flag(flag)} {value}" for flag, value in flatten(given).items() if value != old[flag]}

@@ -54,10 +54,7 @@ class HoldsClassesError(CheckpointError):
 def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[Path] = ()) -> None:
     """Write values and tensors so that `path` holds either the old file or the whole new one, even after a crash.
 
-    PyTorch's format has a CRC-32 of every tensor, which `read_content` compares.
-
-    Raises:
-        CheckpointError: it cannot be written; the files are as they were.
+    PyTorch's format has a CRC-32 of every tensor, which `read_content` compares. Raises CheckpointError.
     """
     with written_whole(path, backups=backups, kind=CheckpointError) as temporary, temporary.open("wb") as file:
         torch.save(dict(content), file)
@@ -66,10 +63,8 @@ def write_content(path: Path, content: Mapping[str, Any], *, backups: Sequence[P
 def read_content(path: Path) -> Any:  # noqa: ANN401
     """Read what a PyTorch file holds onto the CPU, without running any code that it may hold.
 
-    The checksums of this program's own files are compared; those of others may have been written without any.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, altered, or holds more than plain values and tensors.
+    The checksums of this program's own files are compared; those of others may have been written without any. Raises
+    CheckpointError where it is missing, damaged, altered, or holds more than plain values and tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not a' if path.is_dir() else 'no such'} checkpoint file")
@@ -215,10 +210,7 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
     """Read a PyTorch file that holds objects of other classes, without making any of them; also their names.
 
     Every class and function that the file names becomes a class that does nothing, `Inert`; only what makes tensors and
-    plain containers is what it says.
-
-    Raises:
-        CheckpointError: it holds code that acts on the system, or cannot be read.
+    plain containers is what it says. Raises CheckpointError for code that acts on the system.
     """
     seen: list[str] = []
     unpickler = type("Unpickler", (_Unpickler,), {"seen": seen})
@@ -233,11 +225,9 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
     except pickle.UnpicklingError as error:
         named = f"more than plain tensors and values ({error}), so it is not loaded"
         raise CheckpointError(f"{path}: no checkpoint, or {named}{remedy(path)}") from None
-    except Exception as error:
-        # A damaged pickle can fail in any way.
-        raise CheckpointError(
-            f"{path}: no checkpoint, or a damaged one ({type(error).__name__}){remedy(path)}"
-        ) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        what = f"no checkpoint, or a damaged one ({type(error).__name__})"
+        raise CheckpointError(f"{path}: {what}{remedy(path)}") from None
     return content, list(dict.fromkeys(seen))
 
 

@@ -56,10 +56,8 @@ def read_warm_start(source: str, backbone: str) -> WarmStart:
 
     A network of images, such as torchvision's, is recognised by its 2-D convolutions. Its layers must be those of the
     backbone, in the same order. A convolution is repeated over the T frames of the kernel and divided by T, so that it
-    says of a still video what it says of the picture (Carreira & Zisserman, 2017).
-
-    Raises:
-        CheckpointError: the file cannot be read, is of another architecture, or fits too little of the encoder.
+    says of a still video what it says of the picture (Carreira & Zisserman, 2017). Raises CheckpointError where the
+    file cannot be read, is of another architecture, or fits too little of the encoder.
     """
     is_name = source.startswith(TORCHVISION)
     file = _cached(source) if is_name else encoder_file(Path(source))
@@ -75,9 +73,8 @@ def _cached(source: str) -> Path:
     try:
         weights = models.get_model_weights(name).DEFAULT
     except ValueError:
-        raise CheckpointError(
-            f"{source}: torchvision has no such network{suggestion(name, models.list_models())}"
-        ) from None
+        near = suggestion(name, models.list_models())
+        raise CheckpointError(f"{source}: torchvision has no such network{near}") from None
     path = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(weights.url).path).name)
     if not path.is_file():
         fetch = f"import torchvision; torchvision.models.get_model_weights({name!r}).DEFAULT.get_state_dict()"
@@ -123,10 +120,7 @@ def inflated(
 ) -> dict[str, Tensor]:
     """Return the weights of an image network, layer by layer, in the shapes of a video network, without a classifier.
 
-    Both are in the order of their layers.
-
-    Raises:
-        CheckpointError: the layers are others; names the first that differs.
+    Both are in the order of their layers. Raises CheckpointError, with the first that differs, where they are others.
     """
     theirs = [name for name in weights if not name.endswith(COUNTERS) and not name.startswith(AUXILIARY)]
     ours = [name for name in own if not name.endswith(COUNTERS)]

@@ -1,4 +1,7 @@
-"""The subcommands of `fima`, one module each; this table names them, in the order of use, and imports none."""
+"""The subcommands of `fima`, one module each; this table names them, in the order of use, and imports none.
+
+A command imports PyTorch, and what needs it, after its flags are parsed: help and a mistyped flag need not wait for it.
+"""
 
 COMMANDS = {
     "doctor": ("fima.commands.doctor", "check a folder of videos: what is there, what cannot be used, what to do"),

@@ -49,15 +49,7 @@ def be_fima(words: Sequence[str]) -> None:
 
 
 def run_at_once(commands: Mapping[str, Sequence[object]], work: Callable[[Sequence[str]], None] = be_fima) -> int:
-    """Run commands side by side, and print what they say with their names in front.
-
-    Args:
-        commands: the words of each, by name.
-        work: what the process of a command does with its words.
-
-    Returns:
-        The exit code of the first that failed, after which the others are asked to end; or 0.
-    """
+    """Run commands, by their words, side by side, and print what they say; return the code of the first that fails."""
     context = multiprocessing.get_context("forkserver")
     failures: list[int] = []
     children: list[ForkServerProcess] = []

@@ -5,10 +5,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from fima.benchmark.settings import BenchmarkSettings
 from fima.commands.parse import parse
 from fima.commands.verbosity import is_quiet
 from fima.console import Console
@@ -23,49 +24,26 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkArguments:
+class BenchmarkArguments(BenchmarkSettings):
     """Measure how fast this machine decodes, augments and trains, and how long each recipe would take. Needs no data.
 
     For example: `fima benchmark --json > machine.json`.
     Exit code 1: with --parity, the device's losses deviate from the CPU's.
     """
 
-    backbones: tuple[str, ...] = ("i3d", "r2plus1d_18")
-    """Encoders to measure."""
-    precisions: tuple[Literal["fp32", "tf32", "bf16"], ...] = ()
-    """fp32: exact float32; tf32: convolutions in TF32, PyTorch's default on GPUs; bf16. None: those of the device."""
-    batches: tuple[int, ...] = ()
-    """Videos of a step, the smallest first. None: 8 and 32 on a GPU, 2 on a CPU."""
-    crop_size: int | None = None
-    """Side of the clips of 16 frames, in pixels. None: 224 on a GPU, 112 on a CPU."""
-    compile: bool = False
-    """Measure compiled encoders, too; compiling takes minutes."""
-    parity: bool = False
-    """Compare the losses of one step on the device, in float32, with those on the CPU."""
     price: float | None = None
     """Price of an hour of this machine, for the cost of each recipe."""
-    seconds: float = 120
-    """Time limit: no measurement begins after this many seconds."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
     """Print everything as one JSON object."""
 
-    def __post_init__(self) -> None:
-        if not self.backbones:
-            raise ConfigError("--backbones: name at least one")
-        if min(self.batches, default=2) < 2:
-            raise ConfigError(f"--batches {min(self.batches)}: must be at least 2, for batch norm")
-        if self.seconds <= 0:
-            raise ConfigError(f"--seconds {self.seconds}: must be greater than 0")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(BenchmarkArguments, argv, prog="fima benchmark")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.backbones.registry import check_backbone
-    from fima.benchmark.machine import Plan, measure
+    from fima.benchmark.machine import measure
     from fima.torch_tools.device import choose_device
 
     device = choose_device(arguments.device)
@@ -73,17 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("--parity compares a GPU with the CPU; there is no GPU here, or --device cpu was given")
     for backbone in arguments.backbones:
         check_backbone(backbone, flag="backbones")
-    plan = Plan(
-        device=device,
-        backbones=arguments.backbones,
-        precisions=arguments.precisions,
-        batches=sorted(arguments.batches),
-        crop_size=arguments.crop_size,
-        compiled=arguments.compile,
-        parity=arguments.parity,
-        seconds=arguments.seconds,
-    )
-    measured = measure(plan, _say)
+    measured = measure(arguments, device, _say)
     if arguments.json:
         print(json.dumps(measured.to_dict(), indent=1))
     else:

@@ -79,10 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
-        raise ConfigError(
-            f"--out {arguments.out}: has videos, among which the results would be taken for data; choose a new folder"
-        )
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+        raise ConfigError(f"--out {arguments.out}: has videos, and results would pass for data; choose a new folder")
     from fima.checkpoints.pretrained import load_pretrained
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import comparison_table, provenance
-from fima.commands.labelled import LabelledArguments, check_json, measure_labelled, say_what_was_left_out
+from fima.commands.labelled import LabelledArguments, measure_labelled, say_what_was_left_out
 from fima.commands.parse import parse
+from fima.config.checks import require
 from fima.console import Console
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
@@ -41,7 +42,7 @@ class CompareArguments(LabelledArguments):
     """The JSON to write."""
 
     def __post_init__(self) -> None:
-        check_json(self.out)
+        require(self.out.suffix == ".json", "out", self.out, "must end in .json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +97,5 @@ def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Colle
             print(f"{name}: {result.verdict}")
     groups = next(iter(results.values())).num_groups
     if groups is None:
-        print(
-            "intervals are by bootstrap over videos, as no groups are known; with people, --group-by makes them honest"
-        )
+        print("intervals: bootstrap over videos, as no groups are known; --group-by makes them honest with people")
     print(f"wrote {arguments.out}")

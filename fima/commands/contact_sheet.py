@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fima.commands.output import warn_of
 from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
+from fima.errors import warn
 from fima.files.output import OutputFile
 
 
@@ -36,11 +36,11 @@ class ContactSheetArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
-    # Drawing needs libraries that help and a mistyped flag need not wait for.
     from fima.visual.contact_sheet import contact_sheet
 
     videos = list_videos(arguments.data, arguments.split)
-    warn_of(videos)
+    for sentence in videos.warnings():
+        warn(sentence)
     mark_picture(arguments.out)
     unreadable = contact_sheet(
         videos, arguments.out, examples_per_class=arguments.examples_per_class, num_frames=arguments.num_frames

@@ -12,7 +12,6 @@ import tyro
 from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.output import OutputFile
-from fima.recipe import config_to_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _checkpoint(arguments: ConvertArguments) -> str:
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.checkpoint import save_checkpoint
     from fima.checkpoints.convert import fima_to_official
     from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint
@@ -53,17 +51,15 @@ def _checkpoint(arguments: ConvertArguments) -> str:
     from fima.checkpoints.torch_file import write_content
 
     checkpoint = load_training_checkpoint(arguments.source)
+    config, epoch = checkpoint.config, checkpoint.progress.epoch
     if arguments.out.suffix == ".safetensors":
-        official = arguments.to == "official"
-        facts = {"config": config_to_mapping(checkpoint.config), "method": checkpoint.config.method.name}
-        weights = fima_to_official(checkpoint.model) if official else checkpoint.model
-        write_safetensors(arguments.out, weights, {**facts, "epoch": checkpoint.progress.epoch})
+        weights = fima_to_official(checkpoint.model) if arguments.to == "official" else checkpoint.model
+        write_safetensors(arguments.out, weights, config=config, method=config.method.name, epoch=epoch)
     elif arguments.to == "official":
         write_content(arguments.out, export_official(checkpoint))
     else:
         save_checkpoint(arguments.out, checkpoint)
-    kind = f"{checkpoint.config.method.name} {checkpoint.config.model.backbone}"
-    return f"{kind}, {checkpoint.progress.epoch} epochs, {len(checkpoint.model)} tensors"
+    return f"{config.method.name} {config.model.backbone}, {epoch} epochs, {len(checkpoint.model)} tensors"
 
 
 def _encoder(arguments: ConvertArguments) -> str:
@@ -78,8 +74,7 @@ def _encoder(arguments: ConvertArguments) -> str:
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
     weights = {prefix + name: value for name, value in loaded.encoder.state_dict().items()}
     if arguments.out.suffix == ".safetensors":
-        facts = {"config": config_to_mapping(loaded.config), "method": loaded.method, "epoch": loaded.epoch}
-        write_safetensors(arguments.out, weights, facts)
+        write_safetensors(arguments.out, weights, config=loaded.config, method=loaded.method, epoch=loaded.epoch)
     else:
         backbone = loaded.config.model.backbone
         content = {"arch": ARCHITECTURES.get(backbone, backbone), "state_dict": weights}

@@ -11,19 +11,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from fima.commands import study
 from fima.commands.at_once import load_ahead, run_at_once
 from fima.commands.parse import parse
-from fima.commands.study import (
-    PROTOCOLS,
-    Trial,
-    make_data,
-    pretrain_and_evaluate,
-    read_figures,
-    result_file,
-    run,
-    show_command,
-    write_json,
-)
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
@@ -103,14 +93,14 @@ def _train(arguments: DemoArguments, method: Method) -> int:
     settings: Mapping[str, object] = {}
     if arguments.quick:
         settings = dict(QUICK_SETTINGS) | ({"method.cost": "light"} if method == "fima" else {})
-    pretrain_and_evaluate(
-        Trial(recipe=RECIPES[method], settings=settings),
+    study.pretrain_and_evaluate(
+        study.Trial(recipe=RECIPES[method], settings=settings),
         data=arguments.data,
         out=arguments.runs[method],
         seed=arguments.seed,
         workers=0 if arguments.quick else 2,
         # The other two look at every clip many times.
-        protocols=FEATURE_PROTOCOLS if arguments.quick else PROTOCOLS,
+        protocols=FEATURE_PROTOCOLS if arguments.quick else study.PROTOCOLS,
     )
     return 0
 
@@ -122,20 +112,20 @@ def _compare(arguments: DemoArguments) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // len(RECIPES))))
     out, data, runs, seed = arguments.folder, arguments.data, arguments.runs, arguments.seed
     load_ahead()
-    make_data(data, *(QUICK_SIZE if arguments.quick else ()), seed=seed)
-    run("contact-sheet", data, "--out", out / "contact_sheet.png", "--split", "test", "--examples-per-class", 1)
+    study.make_data(data, *(QUICK_SIZE if arguments.quick else ()), seed=seed)
+    study.run("contact-sheet", data, "--out", out / "contact_sheet.png", "--split", "test", "--examples-per-class", 1)
     words = ["--out", str(out), "--seed", str(seed), *(["--quick"] if arguments.quick else [])]
     if code := run_at_once({name: ["demo", *words, "--method", name] for name in runs}):
         return code
     pictures = _pictures(arguments)
     for command in pictures.values():
-        show_command(*command)
+        study.show_command(*command)
     if code := run_at_once(pictures):
         return code
-    figures = {name: read_figures(result_file(folder)) for name, folder in runs.items()}
+    figures = {name: study.read_figures(study.result_file(folder)) for name, folder in runs.items()}
     seconds = round(time.monotonic() - start, 1)
     summary = {"methods": figures, "seconds": seconds, "seed": seed, "quick": arguments.quick}
-    write_json(out / "summary.json", summary)
+    study.write_json(out / "summary.json", summary)
     _show(figures, arguments, seconds)
     return 0
 

@@ -51,11 +51,7 @@ class ClipArguments:
     """Share of its video that a clip covers, instead of `stride`."""
 
     def over(self, recipe: DataConfig) -> DataConfig:
-        """Return the settings of a recipe with those that were given.
-
-        Raises:
-            ConfigError: a value is out of range, or two ways of timing are given.
-        """
+        """Return the settings of a recipe with those that were given. Raises ConfigError for a wrong one."""
         return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 
@@ -178,9 +174,8 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
     for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
         for finding in group[:NAMED_FILES]:
-            console.print(
-                f"    {one_line(finding.path)}: {finding.reason}", markup=False, highlight=False, soft_wrap=True
-            )
+            line = f"    {one_line(finding.path)}: {finding.reason}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if len(group) > NAMED_FILES:
             console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)
 

@@ -79,7 +79,6 @@ class EmbedArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(EmbedArguments, argv, prog="fima embed")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.extract import Resources
     from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
@@ -133,20 +132,15 @@ def _paths(arguments: EmbedArguments) -> list[Path]:
     return list(dict.fromkeys(path.resolve() if ".." in path.parts else path.absolute() for path in paths))
 
 
-def _source(encoder: str) -> str:
-    """The encoder as it is found from other folders, too."""
-    from fima.checkpoints.pretrained import shipped_encoders
-
-    is_path = Path(encoder).exists() and encoder not in shipped_encoders()
-    return str(Path(encoder).resolve()) if is_path else encoder
-
-
 def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
+    from fima.checkpoints.pretrained import shipped_encoders
     from fima.data.layouts.video_list import counted
     from fima.use.table import write_embeddings
 
-    found = embedded.embeddings
-    found = replace(found, about={**found.about, "source": _source(arguments.encoder)})
+    found, source = embedded.embeddings, arguments.encoder
+    if Path(source).exists() and source not in shipped_encoders():
+        source = str(Path(source).resolve())  # to be found from other folders, too
+    found = replace(found, about={**found.about, "source": source})
     write_embeddings(arguments.out, found)
     skipped = arguments.out.with_name(f"{arguments.out.name}.skipped.jsonl")
     skipped.unlink(missing_ok=True)  # of an earlier call

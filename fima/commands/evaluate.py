@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fima.commands.figures import figures_table, protocols_table
-from fima.commands.labelled import (
-    LabelledArguments,
-    check_json,
-    evaluation_file,
-    measure_labelled,
-    say_what_was_left_out,
-)
+from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled, say_what_was_left_out
 from fima.commands.parse import parse
+from fima.config.checks import require
 from fima.console import Console
 from fima.files.output import OutputFile
 
@@ -53,7 +48,8 @@ class EvaluateArguments(LabelledArguments):
     """List the protocols, their versions, what they measure and what they need, and exit."""
 
     def __post_init__(self) -> None:
-        check_json(self.out)
+        # Class tables go to the folder of the same name without it.
+        require(self.out is None or self.out.suffix == ".json", "out", self.out, "must end in .json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,7 +52,6 @@ class ExportArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(ExportArguments, argv, prog="fima export")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.use.encoder import exportable as exportable_encoder
     from fima.use.encoder import load
     from fima.use.export.card import model_card

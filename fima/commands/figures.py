@@ -46,10 +46,7 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
 
 
 def provenance(results: Mapping[str, EvaluationResult]) -> str:
-    """Return in one line what the figures depend on: lists, seed, clips, and the versions of the protocols.
-
-    An encoder is named where its clips are not those of the others.
-    """
+    """Return what figures depend on: lists, seed, clips (by encoder where these differ), versions of the protocols."""
     first = next(iter(results.values()))
     count = max(1, len(first.splits))
     sampling = {name: _sampling(result) for name, result in results.items()}

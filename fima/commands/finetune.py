@@ -10,7 +10,7 @@ import tyro
 
 from fima.commands.figures import figures_table
 from fima.commands.output import show_next
-from fima.commands.parse import check_recipe, data_and_recipe, default_settings, is_resumed, parse, videos_folder
+from fima.commands.parse import RunArguments, check_recipe, default_settings, is_recipe, parse
 from fima.config import FinetuneConfig
 from fima.console import Console
 from fima.files.output import OutputPath
@@ -19,7 +19,7 @@ PROG = "fima finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneArguments:
+class FinetuneArguments(RunArguments):
     """Train a classifier on a pre-trained encoder, and test it on whole videos.
 
     By default the encoder is trained too; with --classifier.freeze only the linear layer is (linear probing). A recipe
@@ -35,18 +35,10 @@ class FinetuneArguments:
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings."""
-    preset: str | None = None
-    """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""
     out: OutputPath
     """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
-    checkpoints: OutputPath | None = None
-    """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
-    resume: bool = False
-    """Continue the run in `--out` from its last checkpoint."""
-    auto_resume: bool = False
-    """Continue the run in `--out` if there is one, else start it: a job can be requeued as it is."""
-    smoke: bool = False
-    """Try the settings: one epoch of a few small videos, synthetic ones if no folder is given."""
+    preset: str | None = None
+    """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
 
 
@@ -57,15 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=tyro.MISSING, out=tyro.MISSING, config=default_settings(words, FinetuneConfig)
     )
     arguments = parse(FinetuneArguments, words, prog=PROG, default=default)
-    folder, recipe = data_and_recipe(arguments.data, arguments.recipe)
-    data = videos_folder(folder, arguments.out, smoke=arguments.smoke)
-    check_recipe(recipe)
-    resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
+    is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
+    data = arguments.videos(None if is_alone else arguments.data)
+    check_recipe(arguments.recipe)
+    from fima.checkpoints.checkpoint import SCRATCH
     from fima.checkpoints.pretrained import encoder_file
     from fima.synthetic.smoke import shrink_finetune
     from fima.train.finetune import finetune
-    from fima.train.finetune_setup import SCRATCH
 
     pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(
@@ -74,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data=data,
         out=arguments.out,
         checkpoints=arguments.checkpoints,
-        resume=resume,
+        resume=arguments.is_resumed,
     )
     if outcome.signal_number is not None:
         return 128 + outcome.signal_number

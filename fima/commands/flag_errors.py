@@ -37,11 +37,7 @@ POSITIONAL = ""
 def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], usage: str = "") -> str:
     """Return what a frame of the parser, in lines that are not broken, says as one line; what is not known, as it is.
 
-    Args:
-        frame: what the parser printed.
-        words: what was typed.
-        flags: those of the command.
-        usage: how the command is called.
+    `words` were typed, `flags` are those of the command, and `usage` is how it is called.
     """
     head = _first_section(frame)
     text = " ".join(line.strip() for line in head)

@@ -60,12 +60,6 @@ def evaluation_file(encoder: FrozenEncoder) -> Path:
     return folder / "evaluation" / f"{encoder.file.stem}.json"
 
 
-def check_json(out: Path | None) -> None:
-    """Refuse a name for results that is not one of a JSON: class tables go to the folder of the same name without."""
-    if out is not None and out.suffix != ".json":
-        raise ConfigError(f"--out {out}: must end in .json")
-
-
 def say_what_was_left_out(*results: EvaluationResult) -> None:
     """Warn of videos that could not be decoded, which figures are without."""
     left_out = {path: reason for result in results for path, reason in result.left_out().items()}
@@ -78,9 +72,7 @@ def say_what_was_left_out(*results: EvaluationResult) -> None:
 def list_labelled(arguments: LabelledArguments, data: Path, subjects: Sequence[Subject]) -> dict[SplitName, SplitLists]:
     """List the videos of all splits or folds; of the split that the first classifier was trained on if none is named.
 
-    Raises:
-        ConfigError: splits and folds.
-        DataError: as `list_splits` and `list_folds`.
+    Raises ConfigError for splits and folds at once; otherwise as `list_splits` and `list_folds`.
     """
     numbers, config = arguments.splits, arguments.config
     if config.cross_validation is not None or config.folds is not None:
@@ -133,7 +125,6 @@ def measure_labelled(
 
     Each encoder comes with what was found, in the main process. The others need not wait for the arithmetic on it.
     """
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.evaluate.evaluate import collect
     from fima.evaluate.loaded_model import load_subject
     from fima.synthetic.motion_textures import has_masks, load_mask

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fima.commands.parse import parse
-from fima.errors import ConfigError
+from fima.config.checks import require_least
 from fima.files.output import OutputPath
 
 
@@ -33,17 +33,12 @@ class MakeDataArguments:
     """Seed of every random choice."""
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_test"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"--seed {self.seed}: must be 0 or more")
+        require_least(self, num_train=1, num_test=1, seed=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeDataArguments, argv, prog="fima make-data")
-    # Making videos needs their encoder, which help and a mistyped flag need not wait for.
     from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 
     began = time.monotonic()

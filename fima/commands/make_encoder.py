@@ -37,7 +37,6 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(MakeEncoderArguments, argv, prog="fima make-encoder")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     import torch
 
     from fima.checkpoints.checkpoint import versions

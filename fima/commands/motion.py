@@ -9,9 +9,8 @@ import tyro
 
 from fima.commands.parse import parse
 from fima.config import PretrainConfig
-from fima.config.checks import require_least
+from fima.config.checks import require, require_least
 from fima.data.layouts.files import mark_picture
-from fima.errors import ConfigError
 from fima.files.output import check_writable
 
 
@@ -37,8 +36,7 @@ class MotionArguments:
 
     def __post_init__(self) -> None:
         require_least(self, seed=0)
-        if self.out is not None and self.out.suffix != ".png":
-            raise ConfigError(f"--out {self.out}: must end in .png")
+        require(self.out is None or self.out.suffix == ".png", "out", self.out, "must end in .png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(MotionArguments, argv, prog="fima motion")
     out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
     check_writable(out, flag="out", is_file=True)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.pretrained import load_pretrained
     from fima.evaluate.activation import ViewEncoders, with_batch_statistics
     from fima.torch_tools.device import choose_device

@@ -15,13 +15,7 @@ from fima.errors import DataError, warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.config import Dataset
-    from fima.data.layouts.video_list import Split, Video, VideoList
-
-
-def warn_of(videos: VideoList) -> None:
-    """Say what a person should know of a list of videos: what was passed over, and what is odd."""
-    for sentence in videos.warnings():
-        warn(sentence)
+    from fima.data.layouts.video_list import Split, Video
 
 
 def listed_videos(
@@ -32,11 +26,7 @@ def listed_videos(
     dataset: Dataset = "auto",
     annotations: Path | None = None,
 ) -> list[Video]:
-    """Return a video that was given, or those of a folder or a table, after its warnings.
-
-    Raises:
-        DataError: there is no such file or folder; or as `list_videos`.
-    """
+    """Return a video that was given, or those of a folder or a table, after its warnings. Raises DataError."""
     from fima.data.datasets import Video, list_videos
     from fima.data.layouts.rows import TABLE_SUFFIXES
 
@@ -45,16 +35,13 @@ def listed_videos(
     if not given.is_dir() and given.suffix.lower() not in TABLE_SUFFIXES:
         return [Video(given, None)]
     videos = list_videos(given, split, split_index, dataset=dataset, annotations=annotations)
-    warn_of(videos)
+    for sentence in videos.warnings():
+        warn(sentence)
     return list(videos.videos)
 
 
 def show_next(*commands: Sequence[object]) -> None:
-    """Name the commands that usually come next, to people: in a terminal, by one of several processes.
-
-    Args:
-        commands: the words of each, without `fima`.
-    """
+    """Name the commands, by their words, that usually come next: in a terminal, by one of several processes."""
     if sys.stdout.isatty() and os.environ.get("RANK", "0") == "0":
         for label, words in zip(("next:", *["  or:"] * len(commands)), commands, strict=False):
             print(f"{label} fima {shlex.join(map(str, words))}")

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,7 +17,7 @@ import tyro
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
 from fima.errors import ConfigError, TrainingError
-from fima.files.output import IS_FILE, IS_WRITTEN, check_writable
+from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
 
 UNBROKEN = 100_000
@@ -29,6 +30,42 @@ REMEDIES = {
 }
 
 Arguments = TypeVar("Arguments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """The flags of both kinds of training: where a run goes, and whether it is a new one."""
+
+    out: OutputPath
+    """Folder of the run: settings, metrics and checkpoints."""
+    checkpoints: OutputPath | None = None
+    """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
+    resume: bool = False
+    """Continue the run in `--out` from its last checkpoint."""
+    auto_resume: bool = False
+    """Continue the run in `--out` if there is one, else start it: a job can be requeued as it is."""
+    smoke: bool = False
+    """Try the settings: one epoch of a few small videos, synthetic ones if no folder is given."""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.auto_resume:
+            raise ConfigError("--resume needs a run in --out, --auto-resume starts one if there is none; give one")
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether to continue the run in `out`: with `resume` it must be there, with `auto_resume` it may."""
+        return self.resume or (self.auto_resume and RunFolder(self.out).config.exists())
+
+    def videos(self, given: Path | None) -> Path:
+        """Return the folder of videos that was given, or with `smoke` one of synthetic videos; ConfigError for none."""
+        if given is not None:
+            return given
+        if not self.smoke:
+            raise ConfigError("no folder of videos given; name it first, or add --smoke to try synthetic videos")
+        # Making videos needs their encoder, which `--help` need not wait for.
+        from fima.synthetic.smoke import smoke_videos
+
+        return smoke_videos(self.out)
 
 
 @contextlib.contextmanager
@@ -59,11 +96,8 @@ def parse(
     """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
 
     `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
-    call the command; `default` has the values of the flags that are not given.
-
-    Raises:
-        SystemExit: after `--help`, with code 0.
-        ConfigError: a flag or a value is wrong or missing, or a place for results cannot be written.
+    call the command; `default` has the values of the flags that are not given. Leaves with SystemExit after `--help`.
+    Raises ConfigError where a flag or a value is wrong or missing, or a place for results cannot be written.
     """
     words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
     options = {} if default is None else {"default": default}
@@ -111,10 +145,8 @@ def _as_meant(word: str) -> str:
 def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettings:
     """Return the settings that flags change: those of the recipe or preset, else of the resumed run, else the paper's.
 
-    They must be known before the flags are checked, since a flag may only make sense with them.
-
-    Raises:
-        ConfigError: a recipe or the settings of the run cannot be read, a preset is unknown, or there is a recipe, too.
+    They must be known before the flags are checked, since a flag may only make sense with them. Raises ConfigError
+    where they cannot be read, or a recipe and a preset are given.
     """
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scout.add_argument("--out", nargs="?", type=Path)
@@ -133,17 +165,6 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     return kind()
 
 
-def is_resumed(out: Path, *, resume: bool, auto_resume: bool) -> bool:
-    """Whether to continue the run in a folder: with `resume` it must be there, with `auto_resume` it may.
-
-    Raises:
-        ConfigError: both are asked for.
-    """
-    if resume and auto_resume:
-        raise ConfigError("--resume needs a run in --out, --auto-resume starts one if there is none; give one of them")
-    return resume or (auto_resume and RunFolder(out).config.exists())
-
-
 def check_recipe(path: Path | None) -> None:
     """Raise ConfigError, with what a recipe looks like, for a second folder where one is expected."""
     if path is not None and not is_recipe(path):
@@ -153,27 +174,6 @@ def check_recipe(path: Path | None) -> None:
 def is_recipe(path: Path) -> bool:
     """Whether a word of the command line names a recipe."""
     return path.suffix in RECIPE_SUFFIXES
-
-
-def data_and_recipe(data: Path | None, recipe: Path | None) -> tuple[Path | None, Path | None]:
-    """Return the folder of videos and the recipe, where a recipe alone was given as the first of the two."""
-    return (None, data) if recipe is None and data is not None and is_recipe(data) else (data, recipe)
-
-
-def videos_folder(given: Path | None, out: Path, *, smoke: bool) -> Path:
-    """Return the folder of videos that was given, or one of synthetic videos to try a recipe out, with `smoke`.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if given is not None:
-        return given
-    if not smoke:
-        raise ConfigError("no folder of videos given; name it first, or add --smoke to try synthetic videos")
-    # Making videos needs their encoder, which `--help` need not wait for.
-    from fima.synthetic.smoke import smoke_videos
-
-    return smoke_videos(out)
 
 
 @contextlib.contextmanager

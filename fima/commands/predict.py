@@ -66,7 +66,6 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse(PredictArguments, argv, prog="fima predict")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo

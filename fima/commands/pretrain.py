@@ -10,17 +10,17 @@ import tyro
 
 from fima.backbones.registry import check_backbone
 from fima.commands.output import show_next
-from fima.commands.parse import default_settings, is_recipe, is_resumed, parse, videos_folder
+from fima.commands.parse import RunArguments, default_settings, is_recipe, parse
 from fima.config import PretrainConfig
+from fima.config.checks import require_least
 from fima.data.training_sets import TrainingSet, training_set
 from fima.errors import ConfigError
-from fima.files.output import OutputPath
 
 PROG = "fima pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainArguments:
+class PretrainArguments(RunArguments):
     """Pre-train an encoder on a folder of videos, without labels.
 
     A recipe (YAML) gives the settings their defaults; flags go before the recipe. Start it under `torchrun` to use
@@ -36,20 +36,10 @@ class PretrainArguments:
     more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[VIDEOS ...]")] = ()
     """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`, and
     `FOLDER@fps=12.5` has clips of its own timing (stride, fps, span or frame-rate)."""
-    out: OutputPath
-    """Folder of the run: settings, metrics and checkpoints."""
-    checkpoints: OutputPath | None = None
-    """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
-    resume: bool = False
-    """Continue the run in `--out` from its last checkpoint."""
-    auto_resume: bool = False
-    """Continue the run in `--out` if there is one, else start it: a job can be requeued as it is."""
     resume_from: Path | None = None
     """Start a new run from this checkpoint: of another run, or of the authors' program."""
     start_epoch: int | None = None
     """Start a new run at this epoch of its schedule."""
-    smoke: bool = False
-    """Try the settings: one epoch of a few small videos, synthetic ones if no folder is given."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
 
@@ -57,15 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, sets = _parse(words)
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.synthetic.smoke import shrink_pretrain
     from fima.train.pretrain import pretrain
 
     config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
-    resume = is_resumed(arguments.out, resume=arguments.resume, auto_resume=arguments.auto_resume)
+    resume = arguments.is_resumed
     result = pretrain(
         config,
-        data=sets or videos_folder(None, arguments.out, smoke=arguments.smoke),
+        data=sets or arguments.videos(None),
         out=arguments.out,
         checkpoints=arguments.checkpoints,
         resume=resume,
@@ -93,8 +82,7 @@ def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
         raise ConfigError(f"{' and '.join(recipes)}: only one recipe can be given")
     if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
         raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
-    if arguments.start_epoch is not None and arguments.start_epoch < 0:
-        raise ConfigError(f"--start-epoch {arguments.start_epoch}: must be 0 or more")
+    require_least(arguments, start_epoch=0)
     check_backbone(arguments.config.model.backbone, flag="model.backbone")
     return arguments, [training_set(word) for word in given if word not in recipes]
 

@@ -21,7 +21,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
         return
     if not console.is_terminal:
-        yield _Lines(what)
+        yield _lines(what)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -29,17 +29,15 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class _Lines:
-    """Prints a line now and then."""
+def _lines(what: str) -> Callable[[int, int], None]:
+    """Return what prints a line now and then."""
+    began = printed = time.monotonic()
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._began = self._printed = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
+        nonlocal printed
         now = time.monotonic()
-        if now - self._printed < SECONDS_BETWEEN_LINES or not done:
-            return
-        self._printed = now
-        left = (now - self._began) * (total - done) / done
-        print(f"{self._what}: {done:,} of {total:,} files, about {left:.0f} s left", file=sys.stderr, flush=True)
+        if now - printed >= SECONDS_BETWEEN_LINES and done:
+            printed, left = now, (now - began) * (total - done) / done
+            print(f"{what}: {done:,} of {total:,} files, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report

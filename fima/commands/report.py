@@ -8,11 +8,10 @@ from typing import Annotated
 import tyro
 
 from fima.commands.parse import parse
+from fima.config.checks import require
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputFile
-
-PAGE_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +36,9 @@ class ReportArguments:
     """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
 
     def __post_init__(self) -> None:
-        if self.out.suffix not in PAGE_SUFFIXES:
-            raise ConfigError(f"--out {self.out}: must end in .html")
-        if self.data is not None and not self.gallery:
-            raise ConfigError(f"--data {self.data}: is for the galleries, which --no-gallery leaves out")
+        require(self.out.suffix in (".html", ".htm"), "out", self.out, "must end in .html")
+        rule = "is for the galleries, which --no-gallery leaves out"
+        require(self.data is None or self.gallery, "data", self.data, rule)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(ReportArguments, argv, prog="fima report")
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
-    # Loading PyTorch takes seconds, which help and a mistyped flag need not wait for.
     from fima.torch_tools.device import choose_device
     from fima.visual.report.gallery import Galleries, make_galleries
     from fima.visual.report.media import MediaStore

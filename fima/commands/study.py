@@ -53,12 +53,7 @@ class Trial:
 
 
 def run(command: str, *words: object) -> None:
-    """Print a `fima` command as one would type it, and run it.
-
-    Raises:
-        SystemExit: the command failed; its exit code.
-        UserError: whatever the command raises.
-    """
+    """Print a `fima` command as one would type it, and run it. Raises SystemExit with its exit code where it fails."""
     argv = [str(word) for word in words]
     show_command(command, *argv)
     if code := importlib.import_module(COMMANDS[command][0]).main(argv):
@@ -73,10 +68,7 @@ def show_command(*words: object) -> None:
 def pretrain_and_evaluate(
     trial: Trial, *, data: Path, out: Path, seed: int, workers: int = 2, protocols: Sequence[str] = PROTOCOLS
 ) -> dict[str, float]:
-    """Pre-train in `out` and evaluate the last checkpoint, or read what is there already.
-
-    Returns the figures of `COLUMNS`, in percent.
-    """
+    """Pre-train in `out` and evaluate the last checkpoint, or read what is there; return `COLUMNS`, in percent."""
     result = result_file(out)
     checkpoint = out / "checkpoints" / "last.pt"
     flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]

@@ -41,9 +41,6 @@ class ModelConfig:
         require_least(self, "model.", projector_hidden=1, embedding_dim=1, split_bn=1)
         require_least(self, "model.", decoder_dim=1, decoder_heads=1, decoder_layers=1)
         require(0 <= self.decoder_dropout < 1, "model.decoder_dropout", self.decoder_dropout, "must be in [0, 1)")
-        require(
-            self.decoder_dim % (2 * self.decoder_heads) == 0,
-            "model.decoder_dim",
-            self.decoder_dim,
-            f"must be a multiple of twice --model.decoder-heads ({self.decoder_heads})",
-        )
+        dim, heads = self.decoder_dim, self.decoder_heads
+        rule = f"must be a multiple of twice --model.decoder-heads ({heads})"
+        require(dim % (2 * heads) == 0, "model.decoder_dim", dim, rule)

@@ -57,12 +57,8 @@ class OptimConfig:
         require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "must be in [0, 1)")
         if self.name == "adamw":
             require(self.momentum < 1, "optim.momentum", self.momentum, "must be less than 1, as a β of AdamW")
-        require(
-            (self.schedule == "step") == bool(self.milestones),
-            "optim.milestones",
-            self.milestones,
-            "goes with --optim.schedule step, which needs at least one",
-        )
+        rule = "goes with --optim.schedule step, which needs at least one"
+        require((self.schedule == "step") == bool(self.milestones), "optim.milestones", self.milestones, rule)
 
     @property
     def peak_lr(self) -> float:

@@ -53,13 +53,9 @@ def counted_collapse(
 
 
 def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) -> None:
-    """Act where so many steps in a row looked collapsed to the first process.
+    """Act where so many steps in a row looked collapsed to the first process; a classifier is not watched.
 
-    A classifier is not watched: it may fit its training set.
-
-    Raises:
-        CollapseError: the run is to stop then.
-        CollapsedError: it is to go back.
+    Raises CollapseError where the run is to stop then, CollapsedError where it is to go back.
     """
     needed, config = patience(len(training.task.loader)), training.task.config
     if progress.step % LOOK_STEPS or not isinstance(config, PretrainConfig):
@@ -76,9 +72,7 @@ def watch(training: Training, progress: Progress, numbers: Mapping[str, float]) 
 def respond(training: Training, progress: Progress, when: str, seen: str) -> None:
     """Record what was seen of a collapse, and when, and do what `run.on_collapse` says; in all processes.
 
-    Raises:
-        CollapseError: the run is to stop, or has gone back often enough.
-        CollapsedError: it is to go back.
+    Raises CollapseError where the run is to stop or has gone back often enough, CollapsedError where it is to go back.
     """
     run, log, action = training.run, training.log, training.task.config.run.on_collapse
     reason = f"THE REPRESENTATION HAS COLLAPSED {when}: its embeddings hardly depend on the video ({seen})"
@@ -97,10 +91,7 @@ def respond(training: Training, progress: Progress, when: str, seen: str) -> Non
 
 
 def roll_back(training: Training, collapse: CollapsedError) -> Progress:
-    """Put the last healthy checkpoint back, drop the records since, and record that.
-
-    The progress there counts one more rollback: it lowers the learning rate of all that follows.
-    """
+    """Go back to the last healthy checkpoint, drop the records since, and count that: it lowers the learning rate."""
     run, log, task = training.run, training.log, training.task
     saved = load_checkpoint(run.healthy, Checkpoint)
     restore(saved, task.networks, training.optimizer, source=run.healthy)

@@ -36,9 +36,7 @@ class NotFiniteError(TrainingError):
 def errors_in_one_line(run: RunFolder) -> Iterator[None]:
     """Say what goes wrong in one line, with the checkpoint that is left; at the end, leave the process group.
 
-    Raises:
-        TrainingError: instead of a video that nothing can replace, exhausted memory, a dead worker process, or another
-            process of the run that has ended or does not answer.
+    Raises TrainingError for a video that nothing can replace, exhausted memory, and a dead process of loader or run.
     """
     try:
         yield
@@ -76,17 +74,13 @@ def finite_state(networks: nn.Module, progress: Progress, run: RunFolder) -> dic
     state: dict[str, Tensor] = networks.state_dict()
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise TrainingError(
-            f"step {progress.step}: weights are not finite ({', '.join(broken[:3])}); {run.last_good()}; "
-            "try a lower --optim.lr"
-        )
+        what = f"step {progress.step}: weights are not finite ({', '.join(broken[:3])})"
+        raise TrainingError(f"{what}; {run.last_good()}; try a lower --optim.lr")
     return state
 
 
 def require_saved(saved: bool, run: RunFolder) -> None:
     """Raise TrainingError, unless `saved`, instead of calling a run finished whose end is in no checkpoint."""
     if not saved:
-        raise TrainingError(
-            f"the end of the run is in no checkpoint, since it could not be written; {run.last_good()}; make room, "
-            "and repeat the command with --resume"
-        )
+        what = f"the end of the run is in no checkpoint, since it could not be written; {run.last_good()}"
+        raise TrainingError(f"{what}; make room, and repeat the command with --resume")

@@ -2,40 +2,42 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, load_checkpoint, load_weights
+from fima.backbones.base import Backbone
+from fima.checkpoints.checkpoint import (
+    ClassifierCheckpoint,
+    LoadedEncoder,
+    Progress,
+    Selection,
+    load_checkpoint,
+    load_weights,
+)
 from fima.checkpoints.classifier import Classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig
 from fima.data.augment import apply_colour
+from fima.data.datasets import VideoList
+from fima.data.decode.limits import DecodeLimits
+from fima.data.eval_clips import test_clips
 from fima.data.labelled import LabelledBatch, build_labelled_loader
 from fima.data.layouts.video_list import counted
-from fima.evaluate.classifier_result import classifier_result
-from fima.evaluate.protocols import EvaluationResult
+from fima.evaluate import measured
+from fima.evaluate.cam import foreground_share
+from fima.evaluate.classifier_result import ClassifierScores, averages_log_softmax, classifier_result, test_classifier
+from fima.evaluate.extract import Resources
+from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, lay_out, memory_format
+from fima.train import finetune_setup as setup
 from fima.train.failures import errors_in_one_line
-from fima.train.finetune_setup import (
-    LabelledLists,
-    PretrainedEncoder,
-    check_same_task,
-    check_settings,
-    clips_in_words,
-    find_encoder,
-    find_lists,
-    narrow_test,
-    published_schedule,
-    resolve,
-)
-from fima.train.finetune_testing import foreground, score
 from fima.train.loop import seed_networks, train
 from fima.train.resume import Start, as_begun, last_checkpoint
 from fima.train.save import write_checkpoint
@@ -70,17 +72,17 @@ def finetune(
     device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
     with errors_in_one_line(run):
-        check_settings(config)
+        setup.check_settings(config)
         run.require(resume=resume)
         config = as_begun(config, run) if resume else config
-        encoder = find_encoder(pretrained, config)
-        lists = find_lists(config, data)
-        config = resolve(config, encoder, lists, device)
+        encoder = setup.find_encoder(pretrained, config)
+        lists = setup.find_lists(config, data)
+        config = setup.resolve(config, encoder, lists, device)
         start: Start[ClassifierCheckpoint] = Start()
         if resume:
             start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
         if start.saved is not None:
-            check_same_task(start.saved, run, encoder, lists)
+            setup.check_same_task(start.saved, run, encoder, lists)
         task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
             task.selection = start.saved.selection
@@ -94,21 +96,13 @@ class Finetuning(Task[LabelledBatch]):
     networks: Classifier
 
     def __init__(
-        self, config: FinetuneConfig, encoder: PretrainedEncoder, lists: LabelledLists, device: torch.device
+        self, config: FinetuneConfig, encoder: LoadedEncoder, lists: setup.LabelledLists, device: torch.device
     ) -> None:
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
         self.facts = {"source": encoder.source}
         self.selection = Selection()
-        head = config.classifier
         seed_networks(config, device)
-        classifier = Classifier(
-            encoder.network,
-            len(lists.train.classes),
-            head.dropout,
-            head.l2_normalise,
-            freeze=head.freeze,
-            grid=head.grid,
-        )
+        classifier = Classifier(cast(Backbone, encoder.encoder), len(lists.train.classes), config.classifier)
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
         lay_out(classifier.to(device), memory_format(config.run.memory_format, config.run.precision, device))
         self.networks = classifier
@@ -139,8 +133,8 @@ class Finetuning(Task[LabelledBatch]):
         config, lists = self.config, self.lists
         what = "linear probing" if config.classifier.freeze else "fine-tuning"
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        begin = self.encoder.source.get("description", "random weights")
-        clips, _ = clips_in_words(config, self.encoder)
+        begin = "random weights" if self.encoder.file is None else self.encoder.description
+        clips, _ = setup.clips_in_words(config, self.encoder)
         return [
             f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}",
             f"{counted(len(lists.train.videos), 'video')} ({lists.train.layout}) · {len(lists.train.classes)} classes "
@@ -150,9 +144,9 @@ class Finetuning(Task[LabelledBatch]):
     def warnings(self) -> list[str]:
         """Return what is odd about the videos, the clips, the tests and the schedule."""
         config, lists = self.config, self.lists
-        _, unusual = clips_in_words(config, self.encoder)
+        _, unusual = setup.clips_in_words(config, self.encoder)
         odd = dict.fromkeys([*lists.train.warnings(), *lists.test.warnings()])
-        found = [*odd, unusual, narrow_test(config, lists), published_schedule(config)]
+        found = [*odd, unusual, setup.narrow_test(config, lists), setup.published_schedule(config)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
         optim = config.optim
@@ -176,17 +170,14 @@ class Finetuning(Task[LabelledBatch]):
         return run.result.exists()
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch.
-
-        A run that was ended during the test does it again when it is resumed.
-        """
+        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch."""
         select, last = self.config.classifier.select, progress.epoch == self.config.optim.epochs
         due = progress.epoch % self.config.test.every_epochs == 0 or last
         if self.selection.tested_epoch == progress.epoch or not due or (last and select == "last"):
             return
         validation = self.lists.validation
         kind, videos = ("test", self.lists.test) if validation is None else ("validation", validation)
-        scores = score(self.networks, self.config, videos, training.device)
+        scores = self.score(videos, training.device)
         figures = {"top1": scores.top(1), "top5": scores.top(5)}
         training.log.record(kind, epoch=progress.epoch, step=progress.step, values=figures)
         training.log.say(f"{kind} · top-1 {figures['top1']:.2f} · top-5 {figures['top5']:.2f}")
@@ -206,7 +197,7 @@ class Finetuning(Task[LabelledBatch]):
             load_weights(self.networks, best.model, source=run.best, what="model")
         tests = {"test": lists.test, **lists.counterparts}
         validation = {} if lists.validation is None else {"validation": lists.validation}
-        scores = {name: score(self.networks, self.config, videos, training.device) for name, videos in tests.items()}
+        scores = {name: self.score(videos, training.device) for name, videos in tests.items()}
         undecodable = sum(len(found.undecodable) for found in scores.values())
         if undecodable:
             log.warn(f"without {counted(undecodable, 'test video')} that cannot be decoded; see {run.result}")
@@ -214,7 +205,7 @@ class Finetuning(Task[LabelledBatch]):
             self.config,
             lists={"train": lists.train, **validation, **tests},
             scores=scores,
-            foreground=foreground(self.networks, self.config, lists, training.device),
+            foreground=self.foreground(training.device),
             source=self.encoder.source,
             epoch=epoch,
             selected_by=selection.top1,
@@ -228,6 +219,32 @@ class Finetuning(Task[LabelledBatch]):
             # The last of all: a run with this file is finished.
             result.save(run.result)
         return result
+
+    def score(self, videos: VideoList, device: torch.device) -> ClassifierScores:
+        """Score every video of a list, as many clips at a time as a device takes in training."""
+        optim = self.config.optim
+        distributed.broadcast_buffers(self.networks)
+        return test_classifier(
+            self.networks,
+            videos,
+            test_clips(self.config),
+            self.resources(device, max(1, optim.batch_size // (optim.accumulate * distributed.world_size()))),
+            log_softmax=averages_log_softmax(self.config.classifier),
+        )
+
+    def foreground(self, device: torch.device) -> measured.Measured:
+        """Measure which part of the encoder's activation falls on what moves in the test videos."""
+        # The batch norm's statistics for differences are means over batches, so these must not depend on the processes.
+        num_videos = self.config.optim.batch_size // (self.config.optim.accumulate * self.config.test.clips)
+        batch_size = min(EvaluationConfig().batch_size, max(1, num_videos))
+        resources, lists = self.resources(device, batch_size), self.lists
+        encoder = self.networks.eval().encoder
+        return foreground_share(encoder, lists.test, lists.load_mask, test_clips(self.config), resources)
+
+    def resources(self, device: torch.device, batch_size: int) -> Resources:
+        """Return what a test decodes and computes with."""
+        data = self.config.data
+        return Resources(device=device, batch_size=batch_size, workers=data.workers, limits=DecodeLimits.of(data))
 
 
 def forward(model: nn.Module, config: FinetuneConfig, batch: LabelledBatch) -> StepLosses:

@@ -4,16 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from fima.backbones.base import Backbone
 from fima.backbones.registry import build_backbone, check_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint
+from fima.checkpoints.checkpoint import SCRATCH, ClassifierCheckpoint, LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
-from fima.config import DataConfig, FinetuneConfig
+from fima.config import DataConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from fima.config.checks import as_flag
 from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
@@ -29,7 +28,6 @@ from fima.synthetic.motion_textures import has_masks, list_counterparts, load_ma
 from fima.train.optimizer import optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import with_precision
 
-SCRATCH = "scratch"
 NARROW_SHARE = 0.6
 """Smallest share of the short side that the crops of a test may cover without a warning."""
 WITHOUT_MEANING = (
@@ -62,48 +60,6 @@ class LabelledLists:
     """From a test video's path to the mask of what moves; None where there are no masks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedClips:
-    """The size and the timing of the clips that an encoder was trained on."""
-
-    frames: int
-    crop_size: int
-    """Side of the crops, in pixels."""
-    timing: Mapping[str, Any]
-    """`stride`, `fps` and `span` of `DataConfig`."""
-
-    @classmethod
-    def of(cls, data: DataConfig) -> "TrainedClips":
-        """Those of a run."""
-        timing = {name: getattr(data, name) for name in TIMING}
-        return cls(frames=data.frames, crop_size=data.crop_size, timing=timing)
-
-    def cover(self, other: "TrainedClips") -> bool:
-        """Whether the others are among these: the same, or with a span within this range of spans."""
-        spans, inner = self.timing["span"], other.timing["span"]
-        if spans and inner and spans[0] <= inner[0] <= inner[1] <= spans[1]:
-            return (self.frames, self.crop_size) == (other.frames, other.crop_size)
-        return self == other
-
-    def __str__(self) -> str:
-        usual = TrainedClips.of(DataConfig()).timing
-        named = [f"{name} {value}" for name, value in self.timing.items() if value != usual[name]]
-        return ", ".join([f"{self.frames} frames", f"{self.crop_size} px", *named])
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedEncoder:
-    """The encoder that a run begins from."""
-
-    network: Backbone
-    """On the CPU."""
-    backbone: str
-    source: dict[str, Any]
-    """Which file it is from, the file's hash and what it holds; `{"file": "scratch"}` for random weights."""
-    clips: TrainedClips | None = None
-    """Those that it was trained on; None for random weights, and for a file that does not say."""
-
-
 def check_settings(config: FinetuneConfig) -> None:
     """Raise ConfigError, with the flag, for settings that would do nothing, or would train on the test split."""
     given, defaults = flatten(config), flatten(FinetuneConfig())
@@ -115,52 +71,39 @@ def check_settings(config: FinetuneConfig) -> None:
     if config.classifier.freeze:
         for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
             if given[flag] != defaults[flag]:
-                raise ConfigError(
-                    f"{as_flag(flag)} {given[flag]}: does nothing with --classifier.freeze; leave out one of them"
-                )
+                what = f"{as_flag(flag)} {given[flag]}"
+                raise ConfigError(f"{what}: does nothing with --classifier.freeze; leave out one of them")
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
 
-def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> PretrainedEncoder:
+def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> LoadedEncoder:
     """Load the pre-trained encoder, or build one with random weights that follow from the seed.
 
-    Raises:
-        ConfigError: random weights for no backbone.
-        CheckpointError: the file cannot be loaded, or is of another backbone than `classifier.backbone`.
+    Raises ConfigError for random weights of no backbone; CheckpointError as `load_pretrained`.
     """
     backbone = config.classifier.backbone
-    if pretrained is None:
-        if backbone is None:
-            raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
-        refuse_frozen_random_weights(config.optim, "give an encoder that is trained")
-        torch.manual_seed(config.run.seed)
-        return PretrainedEncoder(network=build_backbone(backbone), backbone=backbone, source={"file": SCRATCH})
-    loaded = load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))
-    source = {
-        "file": str(pretrained.resolve()),
-        "checkpoint_hash": loaded.checkpoint_hash,
-        "description": loaded.description,
-        "method": loaded.method,
-        "epoch": loaded.epoch,
-    }
-    trained = loaded.config.data
-    return PretrainedEncoder(
-        network=cast(Backbone, loaded.encoder),
-        backbone=loaded.config.model.backbone,
-        source=source,
-        clips=TrainedClips.of(trained) if loaded.knows_settings else None,
+    if pretrained is not None:
+        return load_pretrained(pretrained, backbone=backbone, device=torch.device("cpu"))
+    if backbone is None:
+        raise ConfigError(f"{SCRATCH}: random weights of which encoder? Give --classifier.backbone")
+    refuse_frozen_random_weights(config.optim, "give an encoder that is trained")
+    torch.manual_seed(config.run.seed)
+    return LoadedEncoder(
+        encoder=build_backbone(backbone),
+        config=PretrainConfig(model=ModelConfig(backbone=backbone)),
+        checkpoint_hash=SCRATCH,
+        epoch=None,
+        method=SCRATCH,
+        knows_settings=False,
     )
 
 
 def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     """List the videos to train on, to test on and, where `classifier.select` is `validation`, to choose the epoch on.
 
-    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used.
-
-    Raises:
-        DataError: no such split, videos without a class, or other classes in the test split.
-        ConfigError: `classifier.num_classes` is not the number of classes of the data.
+    With `classifier.low_shot`, the videos to choose on are taken from the few, so no further label is used. Raises
+    DataError for videos without a class or other classes in the test split, ConfigError for another `num_classes`.
     """
     settings, classifier = config.data, config.classifier
     train, test = chosen_videos(data, settings, "train"), chosen_videos(data, settings, "test")
@@ -191,43 +134,58 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
 
 
 def resolve(
-    config: FinetuneConfig, encoder: PretrainedEncoder, lists: LabelledLists, device: torch.device
+    config: FinetuneConfig, encoder: LoadedEncoder, lists: LabelledLists, device: torch.device
 ) -> FinetuneConfig:
-    """Return the settings with everything that follows from the encoder, the data and the device filled in.
-
-    Frames, crop size and timing that are not given are those that the encoder was trained on, or the paper's.
-    """
-    published = TrainedClips.of(DataConfig())
-    clips = encoder.clips or published
-    given = TrainedClips.of(config.data).timing
+    """Return the settings with what follows from encoder (frames, crop size, timing), data and device filled in."""
+    given, trained = config.data, encoder.config.data
+    timed = trained if _timing(given) == _timing(DataConfig()) else given
     data = dataclasses.replace(
-        config.data,
-        frames=config.data.frames or clips.frames,
-        crop_size=config.data.crop_size or clips.crop_size,
-        **(clips.timing if given == published.timing else given),
+        given,
+        frames=given.frames or trained.frames,
+        crop_size=given.crop_size or trained.crop_size,
+        **_timing(timed),
     )
     found = dataclasses.replace(
         config.classifier,
-        backbone=cast(Any, encoder.backbone),
+        backbone=encoder.config.model.backbone,
         num_classes=len(lists.train.classes),
         dropout=0.0 if config.classifier.freeze else config.classifier.dropout,
     )
     return with_precision(dataclasses.replace(config, classifier=found, data=data), device)
 
 
-def clips_in_words(config: FinetuneConfig, encoder: PretrainedEncoder) -> tuple[str, str | None]:
+def clips_in_words(config: FinetuneConfig, encoder: LoadedEncoder) -> tuple[str, str | None]:
     """Say in a few words which clips a run is shown, and warn where the encoder was trained on others."""
-    given = TrainedClips.of(config.data)
-    if encoder.clips is not None and given.cover(encoder.clips):
-        how = "as it was trained" if given == encoder.clips else "among which are those of its training"
-        return f"clips of {given}, {how}", None
-    if encoder.clips is not None:
-        return f"clips of {given}", (
-            f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "
-            f"{encoder.clips}, which a run takes that names no others"
-        )
-    unknown = "" if encoder.source["file"] == SCRATCH else " (the file does not say which it was trained on)"
-    return f"clips of {given}{unknown}", None
+    given, trained = config.data, encoder.config.data
+    shown = f"clips of {clips_shown(given)}"
+    if not encoder.knows_settings:
+        return f"{shown}{'' if encoder.file is None else ' (the file does not say which it was trained on)'}", None
+    if cover(given, trained):
+        is_same = clips_shown(given) == clips_shown(trained)
+        return f"{shown}, {'as it was trained' if is_same else 'among which are those of its training'}", None
+    return shown, (
+        f"--data.frames {given.frames}, --data.crop-size {given.crop_size}: the encoder was trained on clips of "
+        f"{clips_shown(trained)}, which a run takes that names no others"
+    )
+
+
+def cover(given: DataConfig, trained: DataConfig) -> bool:
+    """Whether the clips of a training are among those that are given: the same, or of a span within theirs."""
+    spans, inner = given.span, trained.span
+    if spans and inner and spans[0] <= inner[0] <= inner[1] <= spans[1]:
+        return (given.frames, given.crop_size) == (trained.frames, trained.crop_size)
+    return clips_shown(given) == clips_shown(trained)
+
+
+def clips_shown(data: DataConfig) -> str:
+    """Return size and timing of clips in words; the paper's stride is not named."""
+    usual = _timing(DataConfig())
+    timing = [f"{name} {value}" for name, value in _timing(data).items() if value != usual[name]]
+    return ", ".join([f"{data.frames} frames", f"{data.crop_size} px", *timing])
+
+
+def _timing(data: DataConfig) -> dict[str, Any]:
+    return {name: getattr(data, name) for name in TIMING}
 
 
 def narrow_test(config: FinetuneConfig, lists: LabelledLists) -> str | None:
@@ -256,15 +214,8 @@ def published_schedule(config: FinetuneConfig) -> str | None:
     return "the schedule is the paper's for UCF101; --preset small_finetune has settings for a few hundred videos"
 
 
-def check_same_task(
-    saved: ClassifierCheckpoint, run: RunFolder, encoder: PretrainedEncoder, lists: LabelledLists
-) -> None:
-    """Refuse to continue a run with other classes, or from another encoder.
-
-    Raises:
-        DataError: the classes are not those that the run was started with.
-        CheckpointError: it was started from another file.
-    """
+def check_same_task(saved: ClassifierCheckpoint, run: RunFolder, encoder: LoadedEncoder, lists: LabelledLists) -> None:
+    """Raise DataError where a run would go on with other classes, CheckpointError with another encoder."""
     if saved.classes != lists.train.classes:
         raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
     before, now = (source.get("checkpoint_hash", SCRATCH) for source in (saved.source, encoder.source))

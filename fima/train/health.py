@@ -134,10 +134,9 @@ def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
 
 
 def check_health(method: Method, videos: VideoList, config: PretrainConfig, device: torch.device) -> Health | None:
-    """Measure the query networks on `config.run.health_videos` evenly chosen videos.
+    """Measure the query networks on `config.run.health_videos` evenly chosen videos, on clips timed as in their sets.
 
-    They are looked at in eval mode, on clips timed as their set has them; networks and random state stay as they were.
-    None where fewer than two videos can be decoded.
+    Networks, in eval mode, and random state stay as they were. None where fewer than two videos can be decoded.
     """
     places, plan = evenly_spread(len(videos.videos), config.run.health_videos), videos.epoch
     found = []
@@ -155,11 +154,7 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
 
 
 def require_enough_for_health(held_out: VideoList | None, config: PretrainConfig) -> None:
-    """Refuse to measure health on so few held-out videos that no collapse could be told.
-
-    Raises:
-        ConfigError: with their number.
-    """
+    """Raise ConfigError for so few held-out videos that no collapse could be told."""
     count = FEWEST_VIDEOS if held_out is None else len(held_out.videos)
     rule = f"holds out {count} of the videos; health is measured on {FEWEST_VIDEOS} or more; give a larger share"
     require(count >= FEWEST_VIDEOS, "data.held_out_share", config.data.held_out_share, rule)

@@ -21,10 +21,7 @@ with warnings.catch_warnings():
 
 
 class RunLog:
-    """Records of a run; a silent one (`enabled=False`) writes nothing, for all processes but the first.
-
-    `first_step` steps of `num_steps` were done before this process started.
-    """
+    """Records of a run, after `first_step` of `num_steps` steps; where it is not `enabled`, it writes nothing."""
 
     def __init__(self, run: RunFolder, *, num_steps: int, first_step: int, enabled: bool) -> None:
         self._run, self._enabled = run, enabled
@@ -106,11 +103,7 @@ class RunLog:
             self._writer = SummaryWriter(str(self._run.root), purge_step=step + 1)
 
     def record(self, kind: str, *, epoch: int, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl` and its numbers to TensorBoard.
-
-        Kinds are `step`, `epoch`, `health`, `stopped`, `collapse` and `rollback`; epochs are counted from 1, as people
-        count.
-        """
+        """Append one line to `metrics.jsonl` and its numbers to TensorBoard; epochs are counted from 1."""
         if not self._enabled:
             return
         # JSON knows no NaN: a number that is not finite becomes null.
@@ -145,6 +138,5 @@ class RunLog:
             draw(self._writer)
         except OSError as error:
             self._writer = None
-            self.warn(
-                f"no more events for TensorBoard: they cannot be written ({error.strerror}); metrics.jsonl goes on"
-            )
+            why = f"they cannot be written ({error.strerror})"
+            self.warn(f"no more events for TensorBoard: {why}; metrics.jsonl goes on")

@@ -16,14 +16,7 @@ from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collaps
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
 from fima.train.meters import EpochMeter, SaveClock
-from fima.train.optimizer import (
-    build_optimizer,
-    encoders_of,
-    freeze_encoders,
-    in_words,
-    set_rates,
-    warnings_about,
-)
+from fima.train.optimizer import build_optimizer, encoders_of, freeze_encoders, in_words, set_rates, warnings_about
 from fima.train.resume import Start, claimed_folder, data_record
 from fima.train.save import save
 from fima.train.schedule import learning_rate
@@ -41,9 +34,7 @@ def seed_networks(config: PretrainConfig | FinetuneConfig, device: torch.device)
 def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[Any]) -> TrainingResult:
     """Train from a checkpoint, or from the networks as they are, to the last epoch or to a signal.
 
-    Raises:
-        UserError: the folder or the checkpoint is not as it must be.
-        TrainingError: the run had to stop; its last good checkpoint is in place.
+    Raises UserError where folder or checkpoint are not as they must be; TrainingError where the run had to stop.
     """
     config, progress = task.config, start.progress
     num_epochs = config.optim.epochs
@@ -143,10 +134,7 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
 def count(training: Training, meter: EpochMeter, measured: Measured, progress: Progress) -> Progress:
     """Count a step that is done, and the videos that it was meant to see.
 
-    Raises:
-        TrainingError: its loss is not finite, too large a share of the videos cannot be decoded, or the representation
-            has collapsed and the run is to stop then.
-        CollapsedError: it has collapsed and the run is to go back.
+    Raises TrainingError where its loss is not finite or too many videos cannot be decoded; for a collapse as `watch`.
     """
     log, run, step, epoch = training.log, training.run, progress.step + 1, progress.epoch + 1
     skipped = [

@@ -1,49 +1,20 @@
-"""Counting steps and videos: the means and the speed of an epoch, and when a checkpoint is due."""
+"""Counting steps and videos: the means and the speed of an epoch, by set of videos too; when a checkpoint is due."""
 
 import dataclasses
 import time
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from fima.checkpoints.checkpoint import Progress
+from fima.data.epoch_plan import EpochPlan
 from fima.torch_tools import distributed
-from fima.train.by_set import with_means
 from fima.train.log import RunLog
 from fima.train.step import Measured
 
-
-class StepClock:
-    """Time of a stretch of steps, split into waiting for data and the rest."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new stretch now."""
-        self._start_seconds = time.perf_counter()
-        self._mark_seconds = self._start_seconds
-        self._wait_seconds = 0.0
-        self._videos = 0
-
-    def step_starts(self) -> None:
-        """The batch has arrived: what went by since the last step was waiting."""
-        self._wait_seconds += time.perf_counter() - self._mark_seconds
-
-    def step_ends(self) -> None:
-        """The host has nothing to do until the next batch arrives."""
-        self._mark_seconds = time.perf_counter()
-
-    def count(self, num_videos: int) -> None:
-        """A step over `num_videos` videos is done."""
-        self._videos += num_videos
-
-    def rates(self) -> dict[str, float]:
-        """Return `videos_per_second` and `data_wait_share` of the stretch, and its `seconds`."""
-        seconds = max(time.perf_counter() - self._start_seconds, 1e-9)
-        return {
-            "seconds": seconds,
-            "videos_per_second": self._videos / seconds,
-            "data_wait_share": self._wait_seconds / seconds,
-        }
+SUM, VIDEOS, LOSS = "loss_sum/", "videos/", "loss/"
+"""Beginnings of the names of what is recorded by set."""
 
 
 class EpochMeter:
@@ -53,24 +24,22 @@ class EpochMeter:
         self._log = log
         self._log_steps = log_steps
         self._lr = lr
-        self._epoch_clock, self._line_clock = StepClock(), StepClock()
         self._losses: list[str] = []
+        self._videos, self._wait_seconds = 0, 0.0
+        self._mark_seconds = time.perf_counter()
+        self._epoch_begin = self._line_begin = self._so_far()
 
     def step_starts(self) -> None:
-        """The batch has arrived."""
-        self._epoch_clock.step_starts()
-        self._line_clock.step_starts()
+        """The batch has arrived: what went by since the last step was waiting for data."""
+        self._wait_seconds += time.perf_counter() - self._mark_seconds
 
     def step_ends(self) -> None:
         """The host has nothing to do until the next batch arrives."""
-        self._epoch_clock.step_ends()
-        self._line_clock.step_ends()
+        self._mark_seconds = time.perf_counter()
 
     def count(self, progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
         """Count a step that is done; return the progress after it."""
-        num_videos = len(measured.paths) * distributed.world_size()
-        self._epoch_clock.count(num_videos)
-        self._line_clock.count(num_videos)
+        self._videos += len(measured.paths) * distributed.world_size()
         self._losses = measured.losses
         progress = dataclasses.replace(
             progress,
@@ -79,23 +48,32 @@ class EpochMeter:
             averaged_steps=progress.averaged_steps + 1,
             sums={name: progress.sums.get(name, 0.0) + numbers[name] for name in measured.averaged},
         )
-        rates = self._line_clock.rates()
+        rates = self._rates(self._line_begin)
         self._log.advance(progress.step, {name: numbers[name] for name in self._losses}, rates)
         if progress.step % self._log_steps == 0:
             line = {"lr": self._lr, **with_means(numbers), **rates}
             self._log.record("step", epoch=progress.epoch + 1, step=progress.step, values=line)
-            self._line_clock.reset()
+            self._line_begin = self._so_far()
         return progress
 
     def epoch_ends(self, progress: Progress, num_epochs: int) -> Progress:
         """Record means and speed of the epoch, of which every step is done; return the progress before the next."""
         means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
-        values = {"lr": self._lr, **with_means(means), **self._epoch_clock.rates()}
-        progress = dataclasses.replace(
-            progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={}
-        )  # fmt: skip
+        values = {"lr": self._lr, **with_means(means), **self._rates(self._epoch_begin)}
+        progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
         self._log.epoch(progress, num_epochs, values, self._losses)
         return progress
+
+    def _so_far(self) -> tuple[float, int, float]:
+        """Return the time, the videos, and the seconds of waiting for data."""
+        return time.perf_counter(), self._videos, self._wait_seconds
+
+    def _rates(self, begin: tuple[float, int, float]) -> dict[str, float]:
+        """Return `videos_per_second` and `data_wait_share` since then, and the `seconds`."""
+        seconds, videos, wait_seconds = (now - then for now, then in zip(self._so_far(), begin, strict=True))
+        seconds = max(seconds, 1e-9)
+        rates = {"videos_per_second": videos / seconds, "data_wait_share": wait_seconds / seconds}
+        return {"seconds": seconds, **rates}
 
 
 class SaveClock:
@@ -111,3 +89,24 @@ class SaveClock:
         if due:
             self._since = time.monotonic()
         return due
+
+
+def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Return the sum of the losses (B,) of each set in the global batch, by places in the list (B,), and the number."""
+    number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
+    table = each.new_zeros(2, len(plan.ends))
+    table.index_add_(1, number, torch.stack([each, torch.ones_like(each)]))
+    sums, counts = distributed.all_reduce_sum(table)
+    named = zip(plan.names, sums.unbind(), counts.unbind(), strict=True)
+    return {key: value for name, total, count in named for key, value in ((SUM + name, total), (VIDEOS + name, count))}
+
+
+def with_means(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return numbers with the mean loss of each set in place of its sum; without it where the set had no video."""
+    found = {}
+    for name, value in numbers.items():
+        if not name.startswith(SUM):
+            found[name] = value
+        elif count := numbers[VIDEOS + name.removeprefix(SUM)]:
+            found[LOSS + name.removeprefix(SUM)] = value / count
+    return found

@@ -85,10 +85,7 @@ def train_on_people(
     """Train `small` on rendered videos by motion program regression; return it in eval mode, and all epochs.
 
     Training runs on the device of the videos, in bfloat16 where that is a GPU that computes in it. `report` is given
-    each epoch as soon as it is done.
-
-    Raises:
-        TrainingError: the loss is not finite.
+    each epoch as soon as it is done. Raises TrainingError where the loss is not finite.
     """
     device = bank.frames.device
     choose_algorithms(device, deterministic=False)

@@ -27,14 +27,11 @@ def encoders_of(networks: nn.Module) -> list[nn.Module]:
 
 
 def build_optimizer(networks: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of the weights that require a gradient.
+    """Return the optimiser of the weights that require a gradient; raises ConfigError where LARS is not installed.
 
     SGD decays every weight, as published; AdamW and LARS neither biases nor norms (weights of one dimension), which
     LARS does not adapt either. There are as few groups of weights as that, and an encoder with a rate of its own or
     that is frozen at first, need: of one group, PyTorch wants a momentum for every weight or for none.
-
-    Raises:
-        ConfigError: LARS is asked for, and the package that has it is not installed.
     """
     in_encoders = {id(weight) for encoder in encoders_of(networks) for weight in encoder.parameters()}
     is_apart = optim.encoder_lr_scale != 1 or optim.freeze_epochs > 0
@@ -127,9 +124,8 @@ def warnings_about(optim: OptimConfig) -> list[str]:
     """Return what looks unwise about the optimiser, one sentence each."""
     found = []
     if optim.name in USUAL_LR and optim.lr == OptimConfig().lr:
-        found.append(
-            f"--optim.lr {optim.lr}: that of SGD, as published; usual for {optim.name}: {USUAL_LR[optim.name]}"
-        )
+        usual = f"usual for {optim.name}: {USUAL_LR[optim.name]}"
+        found.append(f"--optim.lr {optim.lr}: that of SGD, as published; {usual}")
     if optim.freeze_epochs >= optim.epochs:
         within = counted(optim.epochs, "epoch")
         found.append(f"--optim.freeze-epochs {optim.freeze_epochs}: the run has {within}, so the encoder never learns")

@@ -28,15 +28,14 @@ from fima.method.base import Method
 from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
 from fima.method.registry import METHODS
-from fima.recipe import config_to_mapping
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, lay_out, memory_format
-from fima.train.by_set import sums_by_set
 from fima.train.collapse import respond
 from fima.train.failures import errors_in_one_line
 from fima.train.health import Health, check_health, health_by_set, require_enough_for_health
 from fima.train.loop import seed_networks, train
+from fima.train.meters import sums_by_set
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
@@ -103,14 +102,10 @@ def pretrain(
 
 
 class Pretraining(Task[PretrainBatch]):
-    """Self-supervised training of an encoder by a method.
+    """Self-supervised training of an encoder by a method, by resolved settings.
 
-    Args:
-        config: the settings, resolved.
-        videos: what to train on.
-        device: where.
-        warm: weights that the encoders begin with; None: random ones, or those of a checkpoint that is put back later.
-        probe: labelled videos that choose the best checkpoint, instead of the health check's own.
+    `warm` are the weights that the encoders begin with (None: random ones, or those of a checkpoint that is put back
+    later); `probe` are labelled videos that choose the best checkpoint, instead of the health check's own.
     """
 
     config: PretrainConfig
@@ -194,9 +189,8 @@ class Pretraining(Task[PretrainBatch]):
     def write_beside(self, run: RunFolder, progress: Progress) -> None:
         """Write the average of the encoder as a file that every command reads."""
         if self.ema is not None:
-            config = self.config
-            facts = {"config": config_to_mapping(config), "method": config.method.name, "epoch": progress.epoch}
-            write_safetensors(run.ema, self.ema.module.state_dict(), facts)
+            config, weights = self.config, self.ema.module.state_dict()
+            write_safetensors(run.ema, weights, config=config, method=config.method.name, epoch=progress.epoch)
 
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
         """Return whether the health after the last epoch is recorded."""
@@ -273,9 +267,8 @@ class Pretraining(Task[PretrainBatch]):
 def warm_start(config: PretrainConfig, resume_from: Path | None) -> WarmStart | None:
     """Return the weights that the encoders of a new run begin with; None: random ones, or a checkpoint's.
 
-    Raises:
-        ConfigError: there are two places to begin from; or none, and the encoder is to be frozen.
-        CheckpointError: the weights cannot be read, or do not fit.
+    Raises ConfigError for two places to begin from, and for an encoder that is to be frozen and has none; or as
+    `read_warm_start`.
     """
     init_from = config.model.init_from
     if init_from is not None and resume_from is not None:

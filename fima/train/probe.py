@@ -16,20 +16,14 @@ from fima.train.health import clip_features
 
 
 def list_probe(folder: Path) -> SplitLists:
-    """List the training and the test videos of a labelled folder.
-
-    Raises:
-        DataError: it is no folder of videos, or has no labels, or one class alone.
-    """
+    """List training and test videos of a labelled folder. Raises DataError where there are not two classes in both."""
     try:
         lists = list_splits(folder, [1])[1]
     except DataError as error:
         raise DataError(f"--run.probe {error}") from None
     if len({video.label for video in lists.test.videos} & {video.label for video in lists.train.videos}) < 2:
-        raise DataError(
-            f"--run.probe {folder}: needs two classes with a training and a test video each; its classes: "
-            f"{', '.join(lists.train.classes)}"
-        )
+        rule = f"needs two classes with a training and a test video each; its classes: {', '.join(lists.train.classes)}"
+        raise DataError(f"--run.probe {folder}: {rule}")
     return lists
 
 

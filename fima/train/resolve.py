@@ -21,10 +21,7 @@ PUBLISHED_UCF101_QUEUE_SHARE = 2_240 / 9_537
 
 
 def published_queue_sizes(num_videos: int) -> tuple[int, int]:
-    """Queue lengths of the published runs, carried over to `num_videos` videos.
-
-    Returns keys in the RGB and the motion queue, and cells in the dense queue.
-    """
+    """Return keys of RGB and motion queue, and cells of the dense one, as published, carried over to `num_videos`."""
     if num_videos >= PUBLISHED_LARGE_SET_VIDEOS:
         return PUBLISHED_LARGE_QUEUE, PUBLISHED_LARGE_CELL_QUEUE
     return max(1, round(num_videos * PUBLISHED_UCF101_QUEUE_SHARE)), 0
@@ -76,10 +73,8 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     number, what = plan.num_samples, "videos" if plan.is_plain else "samples of an epoch"
     batch, queue = config.optim.batch_size, config.method.queue_size or 0
     if batch > number:
-        found.append(
-            f"--optim.batch-size {batch}: more than the {number} {what}; each step sees all of them, "
-            f"choose {number} or less"
-        )
+        remedy = f"each step sees all of them, choose {number} or less"
+        found.append(f"--optim.batch-size {batch}: more than the {number} {what}; {remedy}")
     if queue > QUEUE_WARNING_SHARE * number and not config.method.exclude_same_video:
         found.append(
             f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "

@@ -46,12 +46,8 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
     """Return where the run in a folder goes on.
 
     Where `last.pt` is missing, torn or altered, the newest checkpoint before it is taken, and a warning says so; a run
-    that was ended before its first checkpoint begins again.
-
-    Raises:
-        ConfigError: the folder's run has other settings.
-        DataError: the videos are not those that the run was started with.
-        CheckpointError: there are checkpoints, but none can be read.
+    that was ended before its first checkpoint begins again. Raises ConfigError for other settings, DataError for other
+    videos, and CheckpointError where there are checkpoints but none can be read.
     """
     changes = check_resumed_config(config, run.read_config(type(config)), run)
     if changes and distributed.is_main():
@@ -68,18 +64,12 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         check_same_videos(saved.data, videos, run)
         return Start(progress=saved.progress, saved=saved, file=path)
     if reasons:
-        raise CheckpointError(
-            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
-        )
+        raise CheckpointError(f"{'; '.join(reasons)}; no checkpoint of the run is left: start another --out")
     return Start()
 
 
 def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progress:
-    """Return the progress of a run that has `epoch` epochs of `num_videos` videos behind it.
-
-    Raises:
-        ConfigError: no epoch would be left.
-    """
+    """Return the progress after `epoch` epochs of `num_videos` videos. Raises ConfigError where no epoch is left."""
     if epoch and epoch >= config.optim.epochs:
         raise ConfigError(f"--optim.epochs {config.optim.epochs}: {epoch} are done already; give a larger number")
     return Progress(epoch=epoch, step=epoch * -(-num_videos // config.optim.batch_size))
@@ -91,11 +81,8 @@ def start_from(
     """Return where a new run begins: at a checkpoint of another one, ours or of the authors' program; None: at none.
 
     Weights, queues and momenta are the checkpoint's, the settings are the new run's. An epoch that the checkpoint had
-    begun is begun again. `epoch` counts as done; None takes the checkpoint's, or 0.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or something else.
-        ConfigError: no epoch would be left, or it was trained with another optimiser.
+    begun is begun again. `epoch` counts as done; None takes the checkpoint's, or 0. Raises CheckpointError where the
+    file cannot be read, ConfigError where no epoch is left or it was trained with another optimiser.
     """
     if path is None:
         return Start(progress=first_progress(config, num_videos, epoch or 0))
@@ -136,10 +123,7 @@ def claimed_folder(
     """Hold the folder for this run alone: make it, write `config.yaml`, and drop the records of steps to be done again.
 
     The record has facts for `config.yaml`, besides the settings and the versions; `tested_epoch` whole epochs are
-    behind the last test that counts as done.
-
-    Raises:
-        ConfigError: the folder cannot be written, or another process is at work in it.
+    behind the last test that counts as done. Raises ConfigError where the folder cannot be written or is in use.
     """
     # Two runs may have been given the same folder for their checkpoints.
     is_apart = run.checkpoints is not None and run.checkpoints.resolve() != run.root.resolve()
@@ -178,16 +162,12 @@ def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFold
     """Raise DataError where the videos are not those of `before`, a `data_record`: what comes when would change."""
     now = len(videos.videos)
     remedy = "give its data, or start a new run in another --out"
+    here = f"{videos.root}: {now} training videos"
     if before["num_videos"] != now:
-        raise DataError(
-            f"{videos.root}: {now} training videos, but the run in {run.root} was started with "
-            f"{before['num_videos']}; {remedy}"
-        )
+        raise DataError(f"{here}, but the run in {run.root} was started with {before['num_videos']}; {remedy}")
     if before.get("fingerprint") not in (None, fingerprint(videos)):
         mixed = "" if videos.epoch.is_plain else ", or with other shares, windows or rates"
-        raise DataError(
-            f"{videos.root}: {now} training videos, as in the run in {run.root}, but not the same ones{mixed}; {remedy}"
-        )
+        raise DataError(f"{here}, as in the run in {run.root}, but not the same ones{mixed}; {remedy}")
 
 
 def fingerprint(videos: VideoList) -> str:

@@ -11,11 +11,7 @@ from fima.train.task import Training
 
 
 def save(training: Training, progress: Progress) -> bool:
-    """Write `last.pt`, and a numbered checkpoint where one is due; return whether, as `write_checkpoint` does.
-
-    Raises:
-        TrainingError: a weight is not finite; the checkpoints stay as they were.
-    """
+    """Write `last.pt`, and a numbered checkpoint where one is due; return and raise as `write_checkpoint`."""
     config, run = training.task.config, training.run
     is_due = progress.epoch % config.run.checkpoint_epochs == 0 or progress.epoch == config.optim.epochs
     if progress.step_in_epoch == 0 and is_due:
@@ -33,10 +29,7 @@ def save_last(training: Training, progress: Progress) -> bool:
 def write_checkpoint(training: Training, progress: Progress, path: Path, *, backups: Sequence[Path] = ()) -> bool:
     """Write one checkpoint, in the first process; where that fails, say so aloud and go on.
 
-    Returns whether it is written; True in the other processes.
-
-    Raises:
-        TrainingError: a weight is not finite; the checkpoints stay as they were.
+    Returns whether it is written; True in the other processes. Raises TrainingError where a weight is not finite.
     """
     if not distributed.is_main():
         return True

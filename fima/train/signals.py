@@ -60,12 +60,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def ended_after(grace_seconds: float, note: str = "") -> Iterator[None]:
-    """End the program, and the processes that decode, some time after SIGTERM, unless the block has ended by then.
-
-    Args:
-        grace_seconds: time after SIGTERM; 0: any.
-        note: what else is said then.
-    """
+    """End the program, and the processes that decode, so long after SIGTERM (0: never), unless the block has ended."""
     arrivals, wakeup = os.pipe()
     if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does not ask for it
         os.set_blocking(wakeup, False)
@@ -92,11 +87,7 @@ def ended_after(grace_seconds: float, note: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm_leaves_in_order(grace_seconds: float) -> Iterator[None]:
-    """SIGTERM leaves by an exception, as Ctrl-C does, so that what was begun is removed: files, and other processes.
-
-    Args:
-        grace_seconds: time for that.
-    """
+    """SIGTERM leaves by an exception, as Ctrl-C does, so that what was begun is removed, with so much time for that."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

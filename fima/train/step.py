@@ -54,11 +54,7 @@ class Measured:
             self._arrived.record()
 
     def read(self) -> dict[str, float]:
-        """Wait for the step, and return its numbers by name: losses, statistics, others.
-
-        Raises:
-            NotFiniteError: the loss is not finite.
-        """
+        """Wait for the step, and return its numbers by name. Raises NotFiniteError where the loss is not finite."""
         if self._arrived is not None:
             self._arrived.synchronize()
         numbers = dict(zip(self._names, self._numbers.tolist(), strict=True))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from torch import nn
@@ -12,15 +12,11 @@ from fima.checkpoints.checkpoint import Progress, RunState
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
-from fima.data.labelled import LabelledBatch
-from fima.data.loader import PretrainBatch
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.evaluate.protocols import EvaluationResult
 from fima.train.log import RunLog
 from fima.train.signals import StopRequest
-from fima.train.step import Measured
-
-Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
+from fima.train.step import Batch, Measured
 
 
 class Task(ABC, Generic[Batch]):

@@ -44,12 +44,9 @@ def embed_videos(
 ) -> Embedded | None:
     """Embed videos, each once; what is done is kept in the folder `parts` until everything is done.
 
-    With several processes, all of them call it; each takes its share of the videos. The main one gets the embeddings,
-    with a row for each clip, video or second, the others None. It also calls `report` with the videos done and those to
-    do.
-
-    Raises:
-        DataError: a file cannot be read, or not one video can be decoded.
+    With several processes, all of them call it, and each takes its share of the videos. The main one gets a row for
+    each clip, video or second, and calls `report` with the videos done and those to do; the others get None. Raises
+    DataError where not one video can be decoded.
     """
     began = time.monotonic()
     # Nobody knows whether a function without a key is still the same.

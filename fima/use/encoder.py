@@ -49,11 +49,7 @@ class ClipTransform(nn.Module):
         self.crop_size = crop_size
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return clips, float32 (…, 3, T, S, S), of frames, uint8 (…, T, 3, H, W), with up to one leading dimension.
-
-        Raises:
-            ConfigError: frames of another shape or type.
-        """
+        """Return float32 (3, T, S, S) of uint8 frames (T, 3, H, W), or (B, …) of (B, …); ConfigError for others."""
         if frames.dtype != torch.uint8 or frames.ndim not in (4, 5) or frames.shape[-3] != 3:
             raise ConfigError(
                 f"frames must be uint8 of shape (T, 3, H, W) or (B, T, 3, H, W), not {frames.dtype} of "
@@ -232,11 +228,7 @@ class VideoEncoder(
 def rows_of(
     paths: Sequence[Path], network: Callable[[Tensor], Tensor], settings: ClipSettings, resources: Resources
 ) -> list[VideoRows]:
-    """Return the rows of each video, in the order of the paths; arguments are those of `extract_rows`.
-
-    Raises:
-        VideoError: a file cannot be decoded.
-    """
+    """Return the rows of each video, in the order of the paths, by `extract_rows`; VideoError for one without any."""
     found: dict[int, VideoRows] = {}
     for item in extract_rows(paths, network, settings, resources):
         if isinstance(item, SkippedVideo):
@@ -291,12 +283,7 @@ def exportable(encoder: VideoEncoder) -> Exportable:
 
 
 def open_encoder(source: str, device: torch.device) -> FrozenEncoder:
-    """Open what `load` opens, or an encoder of another program, as evaluation knows all of them.
-
-    Raises:
-        CheckpointError: as `load` and `open_other`.
-        ConfigError: as `open_other`.
-    """
+    """Open what `load` or `open_other` opens, as evaluation knows all of them; raises what these do."""
     found = open_other(source)
     if found is None:
         encoder = load(source)

@@ -41,9 +41,7 @@ else:
 def download(address: str) -> Path:
     """Return the local copy of `hf://OWNER/NAME[@REVISION][/FILE]`: a folder of a saved encoder, or the file.
 
-    Raises:
-        ConfigError: the address is not of that form, or the library is not installed.
-        CheckpointError: the Hub has no such encoder, or cannot be reached.
+    Raises ConfigError for another address or without the library, CheckpointError where the Hub does not give it.
     """
     words = address.removeprefix(HUB_SCHEME).split("/", 2)
     if len(words) < 2 or not all(words):

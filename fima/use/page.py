@@ -1,7 +1,6 @@
 """A page with players for the query and what was found; everything is inside the one file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,10 @@ MOST_SECONDS = 6.0
 PAGE_BYTES = 100_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One video of the page."""
-
-    label: str
-    path: Path
-    when: str
-    """Which moment of it is meant; empty for the whole video."""
-    video: str | None
-    """Its name in the media store; None where there is no video."""
-    reason: str
-
-
 def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, frame_rate: float = 0.0) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML, for a query and the records of `fima search --json`, the nearest first.
 
-    Args:
-        query: a video.
-        found: records of `fima search --json`, the nearest first.
-        title: of the page.
-        frame_rate: by which seconds are counted in files that do not state theirs; 0: unknown.
+    By `frame_rate`, seconds are counted in files that do not state theirs; 0: unknown.
     """
     media = MediaStore(PAGE_BYTES)
     hits = []
@@ -48,7 +30,8 @@ def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, 
     return render("fima.use", "search.html", title=title, media=media, query=whole, hits=hits)
 
 
-def _card(media: MediaStore, path: Path, moment: Moment | None, label: str, frame_rate: float) -> Card:
+def _card(media: MediaStore, path: Path, moment: Moment | None, label: str, frame_rate: float) -> dict[str, Any]:
+    """What the page says of one video: its name in the media store (None where it is not there), and why."""
     name, reason = None, "left out: the page would grow too large"
     shown = moment or (0.0, MOST_SECONDS)
     try:
@@ -58,10 +41,5 @@ def _card(media: MediaStore, path: Path, moment: Moment | None, label: str, fram
         name = media.add(f"{path} {moment}", frames, fps)
     except VideoError as error:
         reason = f"cannot be shown: {error.reason}"
-    return Card(
-        label=label,
-        path=path,
-        when="" if moment is None else f", {moment[0]:.1f} to {moment[1]:.1f} s",
-        video=name,
-        reason=reason,
-    )
+    when = "" if moment is None else f", {moment[0]:.1f} to {moment[1]:.1f} s"
+    return {"label": label, "path": path, "when": when, "video": name, "reason": reason}

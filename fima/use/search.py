@@ -56,9 +56,8 @@ class SearchIndex:
         if not np.isfinite(lengths).all():  # one is enough for a mean that is none
             bad = np.isnan(self._vectors) | (np.abs(self._vectors) > LARGEST)
             odd = np.flatnonzero(bad.any(axis=1))
-            raise DataError(
-                f"{len(odd):,} of {len(self):,} vectors are not finite, such as row {odd[0] if len(odd) else 0}"
-            )
+            row = odd[0] if len(odd) else 0
+            raise DataError(f"{len(odd):,} of {len(self):,} vectors are not finite, such as row {row}")
         self._smallest = max(SMALLEST_SHARE * float(np.linalg.norm(self._mean)), SMALLEST_NORM)
         self._scale = np.where(lengths > self._smallest, 1 / np.maximum(lengths, self._smallest), 0)
         self.all_equal = len(self) > 0 and not self._scale.any()

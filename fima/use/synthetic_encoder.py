@@ -18,11 +18,7 @@ SPAN = 0.85
 
 
 def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
-    """Write a trained encoder as `fima.load` opens it, in float16, and its card in Markdown; each file in one piece.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+    """Write a trained encoder as `fima.load` opens it, in float16, and its card in Markdown. Raises ConfigError."""
     module = video_encoder(encoder, settings)
     whole = exportable(module)
     halved = {name: value.half() if value.is_floating_point() else value for name, value in whole.weights.items()}

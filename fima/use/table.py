@@ -46,11 +46,7 @@ class Embeddings:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that could not be written in the end.
-
-    Raises:
-        ConfigError: no such format, or its library is missing.
-    """
+    """Raise ConfigError for a file that could not be written: there is no such format, or its library is missing."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"-o {path}: must end in one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
@@ -67,11 +63,7 @@ def check_names(path: Path, videos: Iterable[Path]) -> None:
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
-    """Write a file in the format that its name ends in, in one piece.
-
-    Raises:
-        ConfigError: no such format, its library is missing, or the place cannot be written.
-    """
+    """Write a file in the format that its name ends in, in one piece. Raises ConfigError where it cannot be written."""
     check_suffix(path)
     write = {".parquet": _write_parquet, ".npz": _write_npz, ".safetensors": _write_safetensors}[path.suffix]
     with written_whole(path) as temporary:
@@ -79,11 +71,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read what `write_embeddings` wrote.
-
-    Raises:
-        DataError: the file is missing, damaged, or no file of embeddings.
-    """
+    """Read what `write_embeddings` wrote. Raises DataError where the file is missing, damaged, or something else."""
     if not path.is_file():
         raise DataError(f"{path}: no such file of embeddings; write one with `fima embed`")
     readers = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}
@@ -97,9 +85,8 @@ def read_embeddings(path: Path) -> Embeddings:
         # NumPy's message for a file that is no archive recommends to unpickle it.
         unknown = "pickle" in str(error) or not str(error)
         reason = "another kind of file, or damaged" if unknown else str(error).splitlines()[0]
-        raise DataError(
-            f"{path}: not a whole file of embeddings ({reason}); write it again with `fima embed`"
-        ) from None
+        remedy = "write it again with `fima embed`"
+        raise DataError(f"{path}: not a whole file of embeddings ({reason}); {remedy}") from None
 
 
 def _arrays(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:

@@ -1,7 +1,6 @@
 """The model card of an encoder, written from its run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from fima.checkpoints.pretrained import METADATA_KEY, encoder_file
 from fima.checkpoints.run_folder import MAY_CHANGE_ON_RESUME, RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.recipe import flatten, read_yaml
+from fima.recipe import flatten
 from fima.use.export.formats import EXTRA_FILE, INPUT, Format
 from fima.visual.html import render
 from fima.visual.report.runs import read_results
@@ -18,13 +17,6 @@ MACHINE = MAY_CHANGE_ON_RESUME - {"optim.epochs"}
 """Settings of the machine and of the records, which no result depends on."""
 RECORDED = {"layout": "layout", "list": "split", "videos": "num_videos", "classes": "num_classes"}
 """What a card says of the training data, and what a run calls it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    root: Path
-    config: PretrainConfig | FinetuneConfig
-    record: Mapping[str, Any]
 
 
 def model_card(
@@ -47,7 +39,8 @@ def model_card(
         exported: what there is to say of an exported file: its size, and how it compares with PyTorch.
     """
     run = None if source is None else _run_of(source)
-    record = {} if run is None else run.record
+    record = {} if run is None else run.record()
+    config = None if run is None else run.settings()
     known = {shown: record[key] for shown, key in RECORDED.items() if key in record}
     return render(
         "fima.use",
@@ -59,8 +52,8 @@ def model_card(
         exported=exported,
         timing=_timing(facts["preprocessing"]),
         videos={"name": Path(str(record["root"])).name, **known} if "root" in record else {},
-        is_finetuned=run is not None and isinstance(run.config, FinetuneConfig),
-        changed=_changed(run.config) if run is not None and isinstance(run.config, PretrainConfig) else None,
+        is_finetuned=isinstance(config, FinetuneConfig),
+        changed=_changed(config) if isinstance(config, PretrainConfig) else None,
         results=[] if run is None else _results(run.root),
         extra_file=EXTRA_FILE,
         metadata_key=METADATA_KEY,
@@ -68,17 +61,15 @@ def model_card(
     )
 
 
-def _run_of(source: str) -> _Run | None:
+def _run_of(source: str) -> RunFolder | None:
     """The run that an encoder comes from: SOURCE is its folder, or a file among its checkpoints."""
     file = encoder_file(Path(source))
-    config: PretrainConfig | FinetuneConfig
     for root in (Path(source), file.parent.parent):
         try:
             run = RunFolder.of(root)
             if run.config.is_file() and run.checkpoint_folder.resolve() == file.parent.resolve():
-                finetuned = "classifier" in read_yaml(run.config)
-                config = run.read_config(FinetuneConfig) if finetuned else run.read_config(PretrainConfig)
-                return _Run(root=root, config=config, record=run.record())
+                run.settings()
+                return run
         except ConfigError:  # a `config.yaml` of another program
             continue
     return None
@@ -103,11 +94,12 @@ def _changed(config: PretrainConfig) -> dict[str, Any]:
 
 def _results(root: Path) -> list[dict[str, Any]]:
     """Figures of every evaluation in the folder of the run."""
-    found = []
-    for result in read_results(root):
-        content = result.content
-        data = sorted({root.name for root in result.roots})
-        found.append(
-            {"file": Path(result.name).name, "data": data, "figures": content["figures"], "chance": content["chance"]}
-        )
-    return found
+    return [
+        {
+            "file": Path(result.name).name,
+            "data": sorted({root.name for root in result.roots}),
+            "figures": result.content["figures"],
+            "chance": result.content["chance"],
+        }
+        for result in read_results(root)
+    ]

@@ -42,11 +42,7 @@ class Check:
 
 
 def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
-    """Return normalised clips (B, 3, F, S, S) of a few videos: those of a folder, or made ones.
-
-    Raises:
-        DataError: no video of the folder can be decoded.
-    """
+    """Return normalised clips (B, 3, F, S, S) of a few videos, of a folder or made ones. Raises DataError for none."""
     with tempfile.TemporaryDirectory() as folder:
         root = data
         if root is None:
@@ -62,8 +58,7 @@ def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
 def compare(exported: Run, network: Run, clips: Tensor, *, source: Path) -> Check:
     """Compare an opened file with its network on normalised clips (B, 3, F, S, S), in batches of several sizes.
 
-    Raises:
-        TrainingError: the file does not run, or they differ by more than `TOLERANCE`.
+    Raises TrainingError where the file does not run, or they differ by more than `TOLERANCE`.
     """
     with torch.no_grad():
         expected = torch.cat([network(part) for part in torch.split(clips, 2)])

@@ -59,12 +59,7 @@ def check_format(name: Format) -> None:
 
 
 def write(exportable: Exportable, path: Path, name: Format) -> None:
-    """Write a file in one piece.
-
-    Raises:
-        ConfigError: the place cannot be written, or the network takes no clips of that size.
-        TrainingError: PyTorch's exporter cannot express the network.
-    """
+    """Write a file in one piece. Raises ConfigError for the place or the size, TrainingError for the network."""
     writers = {"safetensors": _write_safetensors, "torch-export": _write_torch_export, "onnx": _write_onnx}
     with written_whole(path) as temporary:
         writers[name](exportable, temporary)

@@ -55,13 +55,10 @@ class EpochPlan:
         return cls(windows=np.ones(ends[-1], dtype=np.int64), names=tuple(names), ends=ends, drawn=tuple(sizes))
 
     def mixed(self, weights: Sequence[float], mixing: Mixing) -> "EpochPlan":
-        """The plan with weights of its sets.
+        """The plan with weights of its sets; ConfigError for one so small that its set gives an epoch no sample.
 
         `proportional`: each item of a set comes as often as its weight says. `balanced`: an epoch has as many samples
         as there are items, of each set in proportion to its weight alone.
-
-        Raises:
-            ConfigError: a weight so small that its set gives an epoch no sample.
         """
         items = np.add.reduceat(self.windows, [0, *self.ends[:-1]])
         shares = np.asarray(weights, dtype=np.float64)
@@ -158,10 +155,8 @@ class EpochSampler:
     """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
 
     The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in rank
-    order, and the epoch is filled up from its beginning to a multiple of their number.
-
-    Raises:
-        ConfigError: the batch, of samples over all processes, cannot be shared equally.
+    order, and the epoch is filled up from its beginning to a multiple of their number; ConfigError for a batch that
+    they cannot share equally.
     """
 
     epoch = 0

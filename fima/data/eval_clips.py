@@ -78,10 +78,7 @@ def cut_clips(
     """Cut clips out of an open video: every second instant of the windows that begin at `starts`.
 
     Returns uint8 (len(starts)·len(crops), 3, F, S, S), every crop scaled to side S; the crops of a clip follow one
-    another.
-
-    Raises:
-        VideoError: a frame cannot be decoded.
+    another. Raises VideoError where a frame cannot be decoded.
     """
     wanted = [window.indices(start)[FULL] for start in starts]
     distinct = sorted({i for clip in wanted for i in clip})

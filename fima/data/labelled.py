@@ -54,22 +54,14 @@ class LabelledDataset(TrainDataset[LabelledBatch]):
 def build_labelled_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> GuardedLoader[LabelledBatch]:
-    """The training batches of a classifier; otherwise as `build_pretrain_loader`.
-
-    Raises:
-        DataError: a video without a class.
-    """
+    """The training batches of a classifier, as `build_pretrain_loader`. Raises DataError as `require_labels`."""
     require_labels(videos)
     sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
     return build_loader(LabelledDataset(videos, data, seed), sampler)
 
 
 def require_labels(videos: VideoList) -> None:
-    """Refuse a list with videos whose class is unknown.
-
-    Raises:
-        DataError: names such a video.
-    """
+    """Raise DataError, with an example, for a list with videos whose class is unknown."""
     unknown = [video.path for video in videos.videos if video.label is None]
     if unknown or not videos.classes:
         example = f", such as {unknown[0]}" if unknown else ""

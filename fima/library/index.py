@@ -124,8 +124,7 @@ class VideoIndex:
 def open_index(root: Path, file: Path | None = None) -> Iterator[VideoIndex]:
     """Open the index of a folder, or the index in `file`, and make it where there is none of this version.
 
-    Raises:
-        DataError: it cannot be written, or is a file of another kind.
+    Raises DataError where it cannot be written, or is a file of another kind.
     """
     file = file or default_index_file(root)
     try:

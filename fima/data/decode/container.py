@@ -125,11 +125,7 @@ def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def video_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    """Read the packets of the video stream, in the order of the file.
-
-    Raises:
-        VideoError: a packet is incomplete, or the file cannot be read any further.
-    """
+    """Read the packets of the video stream in the order of the file. Raises VideoError where one is incomplete."""
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -163,8 +159,7 @@ def _check_tail(path: Path, kind: str) -> None:
 def listed_frames(path: Path, container: InputContainer, stream: VideoStream) -> "tuple[array[int], array[int]] | None":
     """When the frames are decoded, and which are key frames, by the container's index; None where it has not all.
 
-    Raises:
-        VideoError: the file ends before the last packet of the index.
+    Raises VideoError where the file ends before the last packet of the index.
     """
     times, keys = array("q"), array("q")
     end = 0

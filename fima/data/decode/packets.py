@@ -146,10 +146,8 @@ class Packets:
     def index(self) -> FrameIndex | None:
         """The frames by the packets' timestamps, from the header where it has them, or else by reading all packets.
 
-        None where timestamps do not tell the frames apart.
-
-        Raises:
-            VideoError: there is no packet, one is incomplete, or the file cannot be read to its end.
+        None where timestamps do not tell the frames apart. Raises VideoError where there is no packet, or one is
+        incomplete.
         """
         return self._from_header() or self._from_packets()
 

@@ -39,8 +39,7 @@ class Rows:
 def read_rows(path: Path) -> Rows:
     """Read a CSV (with a header, separated by commas, semicolons or tabs) or a Parquet file.
 
-    Raises:
-        DataError: the file cannot be read, has two columns of one name, or pyarrow is missing for Parquet.
+    Raises DataError where it cannot be read, has two columns of one name, or pyarrow is missing for Parquet.
     """
     content = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     twice = [name for name, count in Counter(content.columns).items() if count > 1 and name]

@@ -97,8 +97,7 @@ def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
 def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:
     """Return what a further column of a table says of each video, such as its fold; empty text where nothing.
 
-    Raises:
-        DataError: there is no table, or it has no such column.
+    Raises DataError where there is no table or no such column.
     """
     table = find_table(root, annotations)
     if table is None:

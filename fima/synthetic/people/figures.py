@@ -7,17 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fima.synthetic.people import textures
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.programs import Program, draw_program
 from fima.synthetic.people.skeleton import Capsules, capsules
-from fima.synthetic.people.textures import (
-    Blobs,
-    Person,
-    Recording,
-    draw_blobs,
-    draw_person,
-    draw_recording,
-)
 
 NUM_FRAMES = 32
 BATCH = 16
@@ -38,19 +31,16 @@ class Scene:
     """Everything that is to be seen in B videos."""
 
     program: Program
-    person: Person
-    blobs: Blobs
-    recording: Recording
+    person: textures.Person
+    blobs: textures.Blobs
+    recording: textures.Recording
 
 
 def render_people(seed: int, number: int, *, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed.
+    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed; the side S is a multiple of 8.
 
-    The side S is in pixels, a multiple of 8.
-
-    Returns:
-        The frames, uint8 (16, 32, 3, S, S), and the motion parameters, float32 (16, 88) in the order of
-        `programs.PARAMETERS`.
+    Returns the frames, uint8 (16, 32, 3, S, S), and the motion parameters, float32 (16, 88) in the order of
+    `programs.PARAMETERS`.
     """
     draws = Draws.of(seed, RENDERING, number, num_videos=BATCH, device=device)
     scene = draw_scene(draws)
@@ -61,9 +51,9 @@ def draw_scene(draws: Draws) -> Scene:
     """Draw all of a batch of videos but the noise of single frames."""
     return Scene(
         program=draw_program(draws),
-        person=draw_person(draws),
-        blobs=draw_blobs(draws),
-        recording=draw_recording(draws),
+        person=textures.draw_person(draws),
+        blobs=textures.draw_blobs(draws),
+        recording=textures.draw_recording(draws),
     )
 
 
@@ -87,7 +77,7 @@ def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAME
     return (video.clamp(0, 1) * 255).round().to(torch.uint8).transpose(1, 2)
 
 
-def _background(recording: Recording, camera: Tensor, side: int) -> Tensor:
+def _background(recording: textures.Recording, camera: Tensor, side: int) -> Tensor:
     """What the camera sees of the background in each frame, (B, 3, T, S, S)."""
     # From the middle half of the texture, in the coordinates of `grid_sample`, -1..1.
     places = (torch.arange(side, device=camera.device) + 0.5) / side - 0.5
@@ -104,7 +94,7 @@ def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
     return sampled.reshape(*texture.shape[:2], *grid.shape[1:4])
 
 
-def _with_blobs(body: Capsules, blobs: Blobs, times: Tensor) -> Capsules:
+def _with_blobs(body: Capsules, blobs: textures.Blobs, times: Tensor) -> Capsules:
     """The limbs of people, and behind them what wanders there."""
     time = times[:, :, None, None]
     swing = torch.sin(2 * math.pi * blobs.cycles[:, None] * time + blobs.phase[:, None])

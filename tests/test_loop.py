@@ -246,7 +246,7 @@ def test_split_batch_norm_needs_two_videos_a_part_in_every_process(
 ) -> None:
     config = with_settings("model", with_settings("optim", batch_size=8), split_bn=4)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="--model.split-bn 4: must be at most half the 4 videos"):
+    with pytest.raises(ConfigError, match=r"--model\.split-bn 4: must be at most half the 4 videos"):
         pretraining.Pretraining(config, list_videos(videos, "train"), torch.device("cpu"))
 
 

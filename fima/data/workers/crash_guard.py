@@ -244,7 +244,8 @@ class GuardedLoader(Generic[Batch]):
         while True:
             if self._loader is None:
                 # Not where there is a GPU that is not in use: pinning would take it.
-                options = {"persistent_workers": self._workers > 0, "pin_memory": torch.cuda.is_initialized()}
+                in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                options = {"persistent_workers": self._workers > 0, "pin_memory": in_use}
                 self._loader = self._guard.loader(self._batches, sampler=self._order, **options)
             try:
                 for batch in self._guard.items(self._loader):

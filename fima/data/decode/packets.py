@@ -220,21 +220,17 @@ class Packets:
             return None
         if len(timestamps) < num_packets or codec not in TIMESTAMPED_CODECS:
             return None
-        return _index(timestamps, shown, keys)
+        # Every timestamp is there once, and the video begins with a key frame that is shown first.
+        starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
+        if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
+            return None
+        return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _is_in_order(container: InputContainer, stream: VideoStream) -> bool:
     """Whether an MP4 has H.264 whose frames are stored in the order in which they are shown, by its table of times."""
     context = stream.codec_context
     return container.format.name == MP4_FORMAT and context.name == "h264" and not context.has_b_frames
-
-
-def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") -> FrameIndex | None:
-    """The index, where every timestamp is there once and the video begins with a key frame that is shown first."""
-    starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
-    if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
-        return None
-    return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:

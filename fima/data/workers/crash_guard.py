@@ -188,30 +188,22 @@ class Guard:
 
         What they were working on is tried once more, in processes that may crash; what fails is noted in the data set.
         """
-        if not self._is_dead_process(error):
+        # The loader's ways to say that a process is gone, perhaps while it handed over a batch.
+        signs = SIGNS_OF_A_DEAD_PROCESS if isinstance(error, RuntimeError) else ("",)
+        if not self._workers or not any(sign in str(error) for sign in signs):
             return False
-        self._failures = 0 if self._find_culprits() else self._failures + 1
-        self._noted.fill_(-1)
-        return self._failures < MAX_FAILURES
-
-    def _is_dead_process(self, error: Exception) -> bool:
-        """Whether an error is the loader's way to say that a process is gone, perhaps while it handed over a batch."""
-        if isinstance(error, RuntimeError):
-            return any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
-        return self._workers > 0
-
-    def _find_culprits(self) -> bool:
-        """Try what was being worked on once more, in processes that may crash; return whether something fails."""
         attempts = [Attempt(*row) for row in self._noted.tolist() if row[0] >= 0]
         items = [(self._dataset, attempt) for attempt in attempts]
         timeout = self._timeout_seconds or ISOLATED_SECONDS
         found = {
             attempts[place]: outcome.reason
-            for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
+            for place, outcome in run_isolated(_try, items, workers=self._workers, timeout_seconds=timeout)
             if isinstance(outcome, Failed)
         }
         self._dataset.crashed.update(found)
-        return bool(found)
+        self._failures = 0 if found else self._failures + 1
+        self._noted.fill_(-1)
+        return self._failures < MAX_FAILURES
 
 
 class GuardedLoader(Generic[Batch]):

@@ -129,11 +129,9 @@ class Packets:
             yield from video_packets(self._path, container, stream)
 
     def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
-        """The packets from a key packet on.
+        """The packets from a key packet on. Raises VideoError where one is incomplete.
 
-        Raises:
-            TimestampsDisagree: a packet is not what the header promised; from then on the header is not believed.
-            VideoError: a packet is incomplete, or the file cannot be read any further.
+        Raises TimestampsDisagree for one that is not what the header promised, which is not believed from then on.
         """
         if self._listed is not None:
             yield from self._sought(self._listed, number)

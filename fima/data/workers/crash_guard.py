@@ -133,11 +133,8 @@ def require_open_files(workers: int, *, flag: str) -> None:
 class Guard:
     """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
 
-    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes.
-
-    Raises:
-        ConfigError: the system allows too few open files for these processes.
-        TrainingError: there is no shared memory for them.
+    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes. Raises ConfigError where the
+    system allows too few open files for these, and TrainingError where there is no shared memory.
     """
 
     def __init__(self, dataset: Attempting, *, workers: int, flag: str, timeout_seconds: float) -> None:
@@ -207,13 +204,10 @@ class Guard:
 
 
 class GuardedLoader(Generic[Batch]):
-    """Iterates over the batches of one epoch after another.
+    """Iterates over the batches of one epoch after another, in the order of a sampler.
 
-    Args:
-        dataset: gives each item as a batch of one, or raises VideoError.
-        order: which items come when.
-        workers: processes that decode; 0 decodes in this one.
-        timeout_seconds: time for one video; 0: any.
+    The data set gives each item as a batch of one, or raises VideoError. Of its worker processes 0 decode in this one;
+    a video may take `timeout_seconds`, 0: any.
     """
 
     def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:

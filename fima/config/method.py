@@ -45,7 +45,6 @@ class MethodConfig:
     """Encode every n-th frame of the early and late differences; 2 halves their cost."""
     pos_ratio: float = 0.7
     """Cells closer than this share of the larger cell diagonal are positives."""
-
     exclude_same_video: bool = False
     """Keys of the query's own video are not negatives, except its positives'; for long recordings."""
 

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fima.config import OptimConfig
+from fima.config.checks import require
 from fima.config.optim import REFERENCE_BATCH
 from fima.data.layouts.video_list import counted
 from fima.errors import ConfigError
@@ -91,9 +92,8 @@ def freeze_encoders(networks: nn.Module, optimizer: torch.optim.Optimizer, *, fr
 
 def refuse_frozen_random_weights(optim: OptimConfig, remedy: str) -> None:
     """Raise ConfigError, with the remedy, where an encoder is to be frozen that begins with random weights."""
-    if optim.freeze_epochs:
-        flag = f"--optim.freeze-epochs {optim.freeze_epochs}"
-        raise ConfigError(f"{flag}: the encoder would be frozen with random weights; {remedy}")
+    rule = f"the encoder would be frozen with random weights; {remedy}"
+    require(optim.freeze_epochs == 0, "optim.freeze_epochs", optim.freeze_epochs, rule)
 
 
 def moving_average(encoder: nn.Module, decay: float) -> AveragedModel:

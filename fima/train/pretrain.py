@@ -59,20 +59,14 @@ def pretrain(
     resume_from: Path | None = None,
     start_epoch: int | None = None,
 ) -> TrainingResult:
-    """Pre-train an encoder.
+    """Pre-train an encoder, and return how the run ended.
 
-    Args:
-        config: the settings; queue sizes that are None follow from the number of videos.
-        data: folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
-        out: folder of the run; new, unless `resume`.
-        checkpoints: folder of the checkpoints, instead of `checkpoints` in the folder of the run.
-        resume: continue from the run's last checkpoint.
-        resume_from: begin a new run from a checkpoint of another one, or of the authors' program.
-        start_epoch: begin a new run at this epoch of its schedule.
+    `data` is a folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
+    `out` is the folder of the run: new, unless `resume` continues it from its last checkpoint. A new run may begin from
+    a checkpoint of another one, or of the authors' program, and at `start_epoch` of its schedule.
 
-    Raises:
-        UserError: settings, data or folder that the caller can put right.
-        TrainingError: the run had to stop; its last good checkpoint is in place.
+    Raises UserError for settings, data or a folder that the caller can put right; TrainingError where the run had to
+    stop, with its last good checkpoint in place.
     """
     METHODS.check(config.method.name, flag="method.name")
     device = choose_device(config.run.device, flag="run.device")

@@ -196,14 +196,19 @@ def test_videos_that_cannot_be_decoded_are_recorded(tmp_path: Path) -> None:
     assert result.progress.videos_skipped == len(skipped)
 
 
-def test_too_many_skipped_videos_stop_the_run(tmp_path: Path) -> None:
-    folder = make_videos(tmp_path / "videos")
-    for path in sorted(folder.rglob("*.avi"))[:3]:
+def test_too_many_skipped_videos_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_videos(tmp_path / "videos", num_per_class=10)
+    first, *others = [video.path for video in list_videos(folder, "train").videos[:5]]
+    first.write_bytes(b"no video")
+    run, config = RunFolder(tmp_path / "run"), with_settings("optim", epochs=3)
+    assert pretrain(config, data=folder, out=tmp_path / "few").progress.videos_skipped > 0.05 * 3 * 16
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "replaced by another" in line]
+    assert str(first) in said
+    for path in others:
         path.write_bytes(b"no video")
-    run = RunFolder(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"cannot be decoded, more than --data.max-skipped-share 0.05"):
-        pretrain(with_settings("optim", epochs=20), data=folder, out=run.root)
-    assert load_checkpoint(run.last).progress.videos_tried < 40
+    with pytest.raises(TrainingError, match=r"^5 videos cannot be decoded, more than --data.max-skipped-share 0.05"):
+        pretrain(config, data=folder, out=run.root)
+    assert len({line["path"] for line in read_lines(run.skipped)}) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -75,8 +75,8 @@ def check_skipped(progress: Progress, allowed_share: float, epoch_size: float, r
     if len(different) >= FEWEST_SKIPPED:
         raise TrainingError(
             f"{len(different)} videos cannot be decoded, more than --data.max-skipped-share {allowed_share} of an "
-            f"epoch; {run.skipped} says which and why; {run.last_good()}; set them aside in a new run (--data.exclude), or go "
-            "on with --resume and a larger share"
+            f"epoch; {run.skipped} says which and why; {run.last_good()}; leave them out in a new "
+            "run (--data.exclude), or go on with --resume and a larger share"
         )
 
 

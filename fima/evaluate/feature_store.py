@@ -18,7 +18,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.feature_shards import FileState, Found, digest, gathered, read_shard, write_shard
+from fima.evaluate.feature_shards import FileState, Found, digest, read_shard, write_shard
 from fima.evaluate.features import Features, FeatureSource
 from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
@@ -179,7 +179,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
                     write_shard(store.folder, shard)
             raise
         for store, shard in zip(stores, shards, strict=True):
-            everything = gathered(shard)
+            everything = dict(gather_objects(list(shard.items())))
             if is_main():
                 _check_room(store, everything, len(files) - start * world_size())
                 store.keep(everything)

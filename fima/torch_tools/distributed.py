@@ -133,7 +133,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_objects(items: Sequence[T]) -> list[T]:
-    """The items of all processes as one list, in rank order, the same everywhere: few plain values, picklable."""
+    """The items of all processes as one list, in rank order, the same everywhere: picklable values."""
     if world_size() == 1:
         return list(items)
     parts: list[Sequence[T]] = [()] * world_size()

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,19 +131,13 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
 
     Clips are uint8 (num_clips, num_crops, 3, F, S, S). Neither they nor their order depend on the number of processes.
     """
-    parts: dict[int, list[Tensor]] = defaultdict(list)
-    done: set[int] = set()
-    due = 0
-    for item in _guarded_chunks(WindowDataset(paths, settings, limits=resources.limits), resources.workers):
-        if isinstance(item, SkippedVideo):
-            parts.pop(item.index, None)
-        else:
-            parts[item.index].append(item.clips.repeat_interleave(item.copies, dim=0))
-        if isinstance(item, SkippedVideo) or item.is_last:
-            done.add(item.index)
-        while due in done:
-            if due in parts:
-                yield due, torch.cat(parts.pop(due))
+    due, done = 0, dict[int, VideoRows | SkippedVideo]()
+    size = (3, settings.frames, settings.crop_size, settings.crop_size)
+    for found in extract_rows(paths, lambda clips: clips.flatten(1), settings, replace(resources, device=CPU)):
+        done[found.index] = found
+        while first := done.pop(due, None):
+            if isinstance(first, VideoRows):
+                yield due, first.rows.unflatten(2, size)
             due += 1
 
 

@@ -94,11 +94,6 @@ def clip_scores(model: Classifier, clips: Tensor, log_softmax: bool) -> Tensor:
     return logits.double().log_softmax(dim=1) if log_softmax else logits.double()
 
 
-def protocol_name(classifier: ClassifierConfig) -> str:
-    """Return `finetune`, or `linear_sgd` where the encoder is frozen."""
-    return "linear_sgd" if classifier.freeze else "finetune"
-
-
 def averages_log_softmax(classifier: ClassifierConfig) -> bool:
     """Whether the published test averages log-probabilities (I3D) or logits (all others) over the clips."""
     return classifier.backbone == "i3d"
@@ -126,7 +121,7 @@ def classifier_result(
         epoch: whole epochs behind the tested weights.
         selected_by: top-1 that chose them, in percent; None for the last epoch.
     """
-    name = protocol_name(config.classifier)
+    name = "linear_sgd" if config.classifier.freeze else "finetune"
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
         data[test] |= decoded(found.paths, found.undecodable)

@@ -12,7 +12,7 @@ from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.linear_protocols import measure_linear, measure_low_shot, measure_low_shot_curve
-from fima.evaluate.measured import FeatureSets, Measured, by_name, described, figure_name, mean_and_sd
+from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, described, figure_name
 from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.evaluate.retrieval import NUM_NEIGHBOURS, RANKS, TEMPERATURE, knn_scores, retrieve, same_video_share
@@ -120,10 +120,8 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
         chance |= {figure_name(name, key): value for key, value in guessed.items()}
         for figures, agreed in zip(seeds, found, strict=True):
             figures |= {figure_name(name, key): value for key, value in agreed.items()}
-    by_seed = by_name(seeds)
-    means, spread = mean_and_sd(by_seed)
-    return Measured(
-        figures=means,
+    return averaged(
+        by_name(seeds),
         chance=chance,
         settings={
             "features": described(sets),
@@ -132,8 +130,6 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
             "num_seeds": NUM_SEEDS,
             "seed": config.seed,
         },
-        notes={"figures": by_seed},
-        sd=spread,
     )
 
 

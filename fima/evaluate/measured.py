@@ -132,10 +132,23 @@ def by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [draw[name] for draw in draws] for name in draws[0]}
 
 
-def mean_and_sd(draws: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """By figure, the mean over its draws, and their sample standard deviation where there are two or more."""
-    spread = {name: stdev(values) for name, values in draws.items() if len(values) > 1}
-    return {name: mean(values) for name, values in draws.items()}, spread
+def averaged(
+    draws: Mapping[str, Sequence[float]],
+    *,
+    chance: dict[str, float],
+    settings: dict[str, Any],
+    notes: dict[str, Any] | None = None,
+    hits: dict[str, Tensor] | None = None,
+) -> Measured:
+    """Return the mean of each figure over its draws, with their sample standard deviation where there are two."""
+    return Measured(
+        figures={name: mean(values) for name, values in draws.items()},
+        chance=chance,
+        settings=settings,
+        notes={"figures": draws, **(notes or {})},
+        sd={name: stdev(values) for name, values in draws.items() if len(values) > 1},
+        hits=hits or {},
+    )
 
 
 def described(sets: FeatureSets) -> str:

@@ -136,15 +136,9 @@ def map_timeline(
 ) -> MapTimeline:
     """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
 
-    The whole frame is looked at, at the scale of an evaluation: what would be the centre crop is `crop_size` pixels
-    wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is looped.
-
-    Args:
-        encoders: as in `responses`.
-        frames: all frames of the video, uint8 (H, W, 3) each; at least one.
-        window: the instants of a clip in this video.
-        crop_size: side of the crops that the encoder was trained on, in pixels.
-        device: where the encoders are.
+    The whole of each frame, uint8 (H, W, 3), is looked at, at the scale of an evaluation: what would be the centre crop
+    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is
+    looped.
     """
     # By slice of time, the maps that lie in it, and the frame numbers that they stand for.
     bins: dict[int, list[tuple[float, NDArray[np.float32]]]] = {}
@@ -189,12 +183,8 @@ def occlusion_map(encoder: nn.Module, clips: Tensor) -> Tensor:
     and Fergus (2014), who watch a class score in place of f. A quarter of the short side is covered at a time, at
     places an eighth of it apart.
 
-    Args:
-        encoder: (B, 3, F, H, W) normalised RGB -> (B, C, t, h, w), in eval mode.
-        clips: uint8 (B, 3, F, H, W), on the encoder's device.
-
-    Returns:
-        (B, rows, columns) float32, of square cells as far as the frame's aspect allows.
+    Of uint8 clips (B, 3, F, H, W), on the device of the encoder, which is in eval mode: float32 (B, rows, columns), of
+    square cells as far as the frame's aspect allows.
     """
     height, width = clips.shape[-2:]
     short = min(height, width)

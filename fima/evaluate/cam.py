@@ -40,18 +40,11 @@ def foreground_share(
 
     The maps are those of foreground sampling, on the centre crop: `share` is of the map of the RGB clip plus that of
     its frame difference, for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first
-    alone. Videos that cannot be decoded are not counted. With several processes, all of them call it, and each takes
-    its share of the videos.
+    alone. The videos are evenly spread over the list; `batch_size` counts them. Where there are masks, `load_mask`
+    gives that of a video, (T, H, W). With several processes, all of them call it, and each takes its share of the
+    videos.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        videos: the list; what is measured is evenly spread over it.
-        load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
-        settings: how clips are cut out of the videos; `num_crops` is not used.
-        resources: what the work may take; `batch_size` counts videos, not clips.
-
-    Raises:
-        DataError: not one video can be decoded.
+    Raises DataError where not one video can be decoded; others are not counted.
     """
     single = replace(settings, num_crops=1)
     difference_encoder, num_adapted = adapted_to_differences(encoder, videos, single, resources)
@@ -220,8 +213,8 @@ def mask_window(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> 
 def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> Tensor:
     """Return the masks of a video's evaluation clips, cut and scaled as they are: (num_clips, S, S), means over time.
 
-    The mask (T, H, W) says where the object is in each frame of the video at `path`, whose frame rate may decide which
-    of them are in a clip.
+    The mask (T, H, W) says where the object is in each frame of the video, whose frame rate may decide which of them
+    are in a clip.
     """
     num_frames, height, width = mask.shape
     window = mask_window(mask, settings, path)

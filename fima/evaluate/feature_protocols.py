@@ -22,10 +22,8 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
     """Run one of `ALL_FEATURE_PROTOCOLS`; `linear` comes with `linear_low_shot` where that was asked for.
 
     Of several features, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
-    training videos held out of the fit, so that the test videos decide nothing. Clips are for the record.
-
-    Raises:
-        DataError: too few training videos or classes for the linear probe, or too few classes for clustering.
+    training videos held out of the fit, so that the test videos decide nothing. Clips are for the record. Raises
+    DataError for too few training videos or classes for the linear probe, or too few classes for clustering.
     """
     found: dict[str, Measured] = {}
     if name == "same_video":

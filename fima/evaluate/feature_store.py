@@ -98,8 +98,7 @@ class FeatureStore:
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list that was filled in, in the main process.
 
-        Raises:
-            DataError: not one of its videos can be decoded, or features are not finite.
+        Raises DataError where not one of its videos can be decoded, or features are not finite.
         """
         found, labels, paths, undecodable = [], [], [], []
         for place, video in enumerate(videos.videos):
@@ -132,10 +131,8 @@ def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
     """Extract the features of the videos that any of the stores lacks, each decoded once for all; return their number.
 
     The stores have the same clip settings; the first one's resources, `per` and `report` hold. With several processes,
-    all of them call it with the same paths; each extracts its share, and the main one keeps everything.
-
-    Raises:
-        DataError: a file that cannot be read, or no room for the cells.
+    all of them call it with the same paths; each extracts its share, and the main one keeps everything. Raises
+    DataError for a file that cannot be read, or no room for the cells.
     """
     states = {path: FileState.of(path) for path in dict.fromkeys(paths)}
     files = list(dict.fromkeys(states.values()))
@@ -241,8 +238,7 @@ def extract_features(
 ) -> Features:
     """Extract the features of one list of videos in one process, or read them from the cache; see `FeatureStore`.
 
-    Raises:
-        DataError: not one video can be decoded.
+    Raises DataError where not one video can be decoded.
     """
     store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
     store.fill(video.path for video in videos.videos)

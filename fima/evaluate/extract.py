@@ -144,14 +144,9 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
 class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """The clips of videos, a few at a time; several processes take turns at the videos.
 
-    A video that turns out to be damaged after its first clips is skipped as well: what follows them is its
-    `SkippedVideo`.
-
-    Args:
-        paths: the files.
-        settings: how clips are cut; `num_clips` does not count where there is one for every second.
-        per_second: one clip around the middle of every second, instead of `num_clips` evenly spread ones.
-        limits: what a video may take; the time is that for the next clips of it.
+    They are evenly spread over a video, or, `per_second`, around the middle of every second; `num_clips` does not count
+    then. The time of the limits is that for the next clips of a video. One that turns out to be damaged after its first
+    clips is skipped as well: what follows them is its `SkippedVideo`.
     """
 
     def __init__(
@@ -243,8 +238,7 @@ def _in_one_pass(
 ) -> Iterator[Tensor]:
     """Cut overlapping clips while the video is decoded once, holding only the frames that are still needed.
 
-    Yields:
-        uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
+    Yields uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
     """
     wanted = [window.indices(start)[FULL] for start in starts]
 

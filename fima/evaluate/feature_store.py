@@ -36,16 +36,10 @@ Per = Literal["clip", "video", "second"]
 class FeatureStore:
     """Features by video, so that lists that share videos, such as the splits of a data set, share their features.
 
-    The cache holds the features of single videos, under the source's name, the settings, and path, size and
-    modification time of the file.
-
-    Args:
-        source: what turns clips into features.
-        settings: how clips are cut out of the videos.
-        resources: device, batch size, processes that decode, limits.
-        per: what has rows of its own: evenly spread clips, the whole video (their mean), or every second.
-        cache: folder of cached features; None: no cache.
-        report: called in the main process with the videos extracted so far and those to extract.
+    Rows are of what `per` names: evenly spread clips, the whole video (their mean), or every second. The folder
+    `cache`, if any, holds the features of single videos, under the source's name, the settings, and path, size and
+    modification time of the file. `report` is called in the main process with the videos extracted so far and those to
+    extract.
     """
 
     def __init__(

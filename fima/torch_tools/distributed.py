@@ -60,10 +60,7 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
     """Join the process group that `torchrun` describes in the environment; alone, do nothing.
 
     Returns the device of this process: with several processes and `cuda`, the GPU of its local rank. A process that
-    waits longer than the timeout gives up.
-
-    Raises:
-        ConfigError: the processes do not find each other.
+    waits longer than the timeout gives up. Raises ConfigError where the processes do not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
         # Here, since builds of PyTorch without `torch.distributed` have neither.

@@ -13,9 +13,8 @@ import torch
 from fima.checkpoints.run_folder import RunFolder
 from fima.data.clips import WHOLE, Part
 from fima.data.datasets import VideoList, list_videos
-from fima.data.epoch_plan import EpochPlan
+from fima.data.epoch_plan import EpochPlan, EpochSampler
 from fima.data.loader import PretrainBatch, PretrainDataset, build_loader
-from fima.data.sampler import EpochSampler
 from fima.errors import TrainingError
 from fima.train.failures import errors_in_one_line
 from tests.small_runs import with_settings

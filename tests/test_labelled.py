@@ -6,9 +6,8 @@ import torch
 
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
-from fima.data.epoch_plan import EpochPlan
+from fima.data.epoch_plan import EpochPlan, EpochSampler
 from fima.data.labelled import LabelledBatch, build_labelled_loader
-from fima.data.sampler import EpochSampler
 from fima.errors import DataError
 from tests.finetune_runs import SMALL
 from tests.video_files import write_ucf101_avi

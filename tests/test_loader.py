@@ -20,7 +20,7 @@ from fima.data.decode import video
 from fima.data.decode.container import open_video
 from fima.data.decode.kept import VideoStore
 from fima.data.decode.video import VideoReader
-from fima.data.epoch_plan import EpochPlan
+from fima.data.epoch_plan import EpochPlan, EpochSampler
 from fima.data.loader import (
     MAX_TRIES,
     PretrainBatch,
@@ -28,7 +28,6 @@ from fima.data.loader import (
     build_pretrain_loader,
     drawn_timing,
 )
-from fima.data.sampler import EpochSampler
 from fima.data.workers.crash_guard import init_worker
 from fima.errors import ConfigError, VideoError
 from tests.video_files import damage, write_h264_mp4, write_ucf101_avi

@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fima.synthetic.people.bank import render_bank
-from fima.synthetic.people.compression import compress
+from fima.synthetic.people.bank import motion_boxes, render_bank, square_around
 from fima.synthetic.people.draws import Draws
-from fima.synthetic.people.figures import BATCH, NUM_FRAMES, Scene, draw_scene, render, render_people
-from fima.synthetic.people.motion_box import motion_boxes, square_around
+from fima.synthetic.people.figures import BATCH, NUM_FRAMES, Scene, compress, draw_scene, render, render_people
 from fima.synthetic.people.programs import PARAMETERS, Dof, Program, draw_program
 from fima.synthetic.people.textures import fractal
 

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, MethodConfig, OptimConfig, PretrainConfig
 from fima.data.clips import ClipTiming, FrameCount, evenly_spread_starts, window_starts
-from fima.data.epoch_plan import EpochPlan
+from fima.data.epoch_plan import EpochPlan, EpochSampler
 from fima.data.eval_clips import square_crops
 from fima.data.layouts.rows import read_rows
 from fima.data.quarantine import read_quarantine, write_quarantine
-from fima.data.sampler import EpochSampler
 from fima.data.views import Crop, random_crop
 from fima.errors import ConfigError, DataError
 from fima.files.jsonl import keep_lines, read_lines

@@ -32,12 +32,9 @@ NUM_DRAWS = 11
 def draw_colour(generator: np.random.Generator, num_tensors: int, data: DataConfig) -> Tensor:
     """Draws the colour augmentation of `num_tensors` clips, by the probabilities of the settings (docs/method.md).
 
-    The generator advances alike whatever these are.
-
-    Returns:
-        float32 (num_tensors, 11), one row a clip: grayscale (0 or 1); jitter (0 or 1); the order of the four jitter
-            operations (a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue); their factors; the blur's sigma
-            in pixels, 0 for no blur.
+    The generator advances alike whatever these are. Returns float32 (num_tensors, 11), one row a clip: grayscale (0 or
+    1); jitter (0 or 1); the order of the four jitter operations (a permutation of 0 brightness, 1 contrast, 2
+    saturation, 3 hue); their factors; the blur's sigma in pixels, 0 for no blur.
     """
     draws = np.zeros((num_tensors, NUM_DRAWS), dtype=np.float32)
     draws[:, GRAYSCALE] = generator.random(num_tensors) < data.grayscale

@@ -134,11 +134,7 @@ class ClipTiming:
         return f"{self.fps:g} a second" if self.fps else f"stride {self.stride:g}"
 
     def window(self, video: TimedVideo, frames: int) -> Window:
-        """The window of a clip of `frames` frames F in a video.
-
-        Raises:
-            VideoError: frames per second are wanted of a video without a frame rate.
-        """
+        """The window of a clip of F frames in a video. Raises VideoError for `fps` and a video without frame rate."""
         num_instants, times = 2 * frames, None
         if self.span:
             spacing = self.span * video.num_frames / num_instants
@@ -177,11 +173,8 @@ def window_starts(
     """First frames of the two clips of a video, whose windows take `window` frames each.
 
     Sampling is `random`: two different random starts in random order; `same`: one random start for both clips; `near`:
-    a random start and the one that is a window later, or the last one. Starts are multiples of `step_frames`, in a part
-    of the video.
-
-    Returns:
-        Two starts in [0, num_frames - window]; the same one where only one window is possible.
+    a random start and the one that is a window later, or the last one. Starts are multiples of `step_frames` in [0,
+    num_frames - window], in a part of the video; they are the same where only one window is possible.
     """
     all_starts = max(0, num_frames - window) // step_frames + 1
     begin, end = (number * all_starts // part.count for number in (part.number, part.number + 1))

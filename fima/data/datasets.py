@@ -62,8 +62,7 @@ def list_videos(
 def recognise(root: Path, annotations: str | Path | None = None) -> Dataset:
     """Return the name of the data set that `auto` takes a folder for, without listing its videos.
 
-    Raises:
-        DataError: the folder is missing or unreadable, or the annotations are of no known data set.
+    Raises DataError where the folder is missing or unreadable, or the annotations are of no known data set.
     """
     root = Path(root)
     return _recognised(root, _checked(root, annotations)).name

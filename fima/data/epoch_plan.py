@@ -1,11 +1,11 @@
-"""Which samples an epoch has, and in which order: of which video, of which part of it, and how often each set comes.
+"""Which samples an epoch has, in which order and in which batches: of which video, part of it, and set.
 
 An item is a part of a video: the whole of it, or one of its `windows` equal parts. Each set gives an epoch so many of
 its items, as a stream of shuffled passes over them that goes on from one epoch to the next. With one set, each of whose
 items comes once, that is every item in random order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -55,13 +55,10 @@ class EpochPlan:
         return cls(windows=np.ones(ends[-1], dtype=np.int64), names=tuple(names), ends=ends, drawn=tuple(sizes))
 
     def mixed(self, weights: Sequence[float], mixing: Mixing) -> "EpochPlan":
-        """The plan with weights of its sets.
+        """The plan with weights of its sets; ConfigError for one so small that its set gives an epoch no sample.
 
         `proportional`: each item of a set comes as often as its weight says. `balanced`: an epoch has as many samples
         as there are items, of each set in proportion to its weight alone.
-
-        Raises:
-            ConfigError: a weight so small that its set gives an epoch no sample.
         """
         items = np.add.reduceat(self.windows, [0, *self.ends[:-1]])
         shares = np.asarray(weights, dtype=np.float64)
@@ -117,11 +114,11 @@ class EpochPlan:
 
     def video_of(self, place: int) -> int:
         """The video that a place stands for."""
-        return int(np.searchsorted(self._first_items, place % self._num_items, side="right")) - 1
+        return int(np.searchsorted(self._first_items, place % int(self._first_items[-1]), side="right")) - 1
 
     def part_of(self, place: int, video: int) -> Part:
         """The part that is taken of a video: that of the place, or, of a video in its stead, some other."""
-        item, count = place % self._num_items, int(self.windows[video])
+        item, count = place % int(self._first_items[-1]), int(self.windows[video])
         own = item - int(self._first_items[video])
         return Part(own if 0 <= own < count else item % count, count)
 
@@ -132,10 +129,6 @@ class EpochPlan:
     def set_of(self, video: int) -> range:
         """The videos of the set that a video belongs to."""
         return self.sets[self.set_number(video)]
-
-    @property
-    def _num_items(self) -> int:
-        return int(self._first_items[-1])
 
     @cached_property
     def _first_items(self) -> npt.NDArray[np.int64]:
@@ -154,5 +147,43 @@ class EpochPlan:
             items = np.arange(size)
             if high - low < size:
                 items = item_generator(SET_STREAM, seed, number, turn).permutation(size)[low:high]
-            places.append(first + items + (turn - begin // size) * self._num_items)
+            places.append(first + items + (turn - begin // size) * int(self._first_items[-1]))
         return np.concatenate(places)
+
+
+class EpochSampler:
+    """Batches of (epoch, place), in an order that is a function of (seed, epoch) alone.
+
+    The last, short batch is kept. With several processes each takes its contiguous part of every global batch, in rank
+    order, and the epoch is filled up from its beginning to a multiple of their number; ConfigError for a batch that
+    they cannot share equally.
+    """
+
+    epoch = 0
+    start_step = 0
+
+    def __init__(self, plan: EpochPlan, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size % world_size:
+            raise ConfigError(f"--optim.batch-size {batch_size}: must be a multiple of the {world_size} processes")
+        self.plan = plan
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step at which it begins."""
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, whatever the step it begins at."""
+        return -(-self.plan.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.plan.order(self.seed, self.epoch)
+        padded = np.resize(order, -(-len(order) // self.world_size) * self.world_size)
+        for step in range(self.start_step, len(self)):
+            batch = padded[step * self.batch_size : (step + 1) * self.batch_size]
+            share = len(batch) // self.world_size
+            yield [(self.epoch, int(place)) for place in batch[self.rank * share : (self.rank + 1) * share]]

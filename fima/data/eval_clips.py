@@ -78,10 +78,7 @@ def cut_clips(
     """Cut clips out of an open video: every second instant of the windows that begin at `starts`.
 
     Returns uint8 (len(starts)·len(crops), 3, F, S, S), every crop scaled to side S; the crops of a clip follow one
-    another.
-
-    Raises:
-        VideoError: a frame cannot be decoded.
+    another. Raises VideoError where a frame cannot be decoded.
     """
     wanted = [window.indices(start)[FULL] for start in starts]
     distinct = sorted({i for clip in wanted for i in clip})
@@ -101,15 +98,8 @@ def square_crops(
         |  |     |  |        |  0  |  1  |  2  |     side = 0.875 of the short side, centred along it
         +--+-----+--+        +-----+--+--+-----+
 
-    Args:
-        frame_width: W of the source, in pixels.
-        frame_height: H of the source, in pixels.
-        num_crops: 1, the centre; or 3 along the longer side: at its beginning, in its middle, at its end.
-        ori_resolution: the side is 0.875 of so many source pixels, whatever the frame measures, and the whole short
-            side where that is smaller; None: 0.875 of the frame's own short side.
-
-    Returns:
-        `num_crops` squares, the middle one being the single crop.
+    The side is 0.875 of the short side, or of `ori_resolution` source pixels, whatever the frame measures, and the
+    whole short side where that is smaller. Three crops lie along the longer side; the middle one is the single crop.
     """
     short_side = min(frame_width, frame_height)
     side = max(1, min(short_side, round(CENTRE_SHARE * (ori_resolution or short_side))))

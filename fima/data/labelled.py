@@ -10,8 +10,8 @@ from fima.config import DataConfig
 from fima.data.augment import draw_colour
 from fima.data.clips import FULL, WHOLE, Part, window_starts
 from fima.data.datasets import VideoList
+from fima.data.epoch_plan import EpochSampler
 from fima.data.loader import TrainBatch, TrainDataset, build_loader, drawn_timing
-from fima.data.sampler import EpochSampler
 from fima.data.views import crop_and_resize, random_crop
 from fima.data.workers.crash_guard import GuardedLoader
 from fima.errors import DataError
@@ -54,22 +54,14 @@ class LabelledDataset(TrainDataset[LabelledBatch]):
 def build_labelled_loader(
     videos: VideoList, data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> GuardedLoader[LabelledBatch]:
-    """The training batches of a classifier; otherwise as `build_pretrain_loader`.
-
-    Raises:
-        DataError: a video without a class.
-    """
+    """The training batches of a classifier, as `build_pretrain_loader`. Raises DataError as `require_labels`."""
     require_labels(videos)
     sampler = EpochSampler(videos.epoch, batch_size, seed, rank, world_size)
     return build_loader(LabelledDataset(videos, data, seed), sampler)
 
 
 def require_labels(videos: VideoList) -> None:
-    """Refuse a list with videos whose class is unknown.
-
-    Raises:
-        DataError: names such a video.
-    """
+    """Raise DataError, with an example, for a list with videos whose class is unknown."""
     unknown = [video.path for video in videos.videos if video.label is None]
     if unknown or not videos.classes:
         example = f", such as {unknown[0]}" if unknown else ""

@@ -14,8 +14,7 @@ from fima.data.clips import FULL, WHOLE, ClipTiming, Part, window_starts
 from fima.data.datasets import VideoList
 from fima.data.decode.kept import VideoStore
 from fima.data.decode.limits import DecodeLimits
-from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, item_generator
-from fima.data.sampler import EpochSampler
+from fima.data.epoch_plan import REPLACEMENT_STREAM, SAMPLE_STREAM, EpochSampler, item_generator
 from fima.data.views import ClipViews, sample_views
 from fima.data.workers.crash_guard import Attempt, GuardedLoader, watched
 from fima.errors import VideoError
@@ -105,17 +104,12 @@ class TrainDataset(ABC, Generic[Batch]):
 
     @abstractmethod
     def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> Batch:
-        """A sample of a part of video `index`, every choice from the generator.
-
-        Raises:
-            VideoError: the video cannot be decoded.
-        """
+        """A sample of a part of video `index`, every choice from the generator. Raises VideoError."""
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
         """The sample of (epoch, place); that of another video of the set where the one that is due cannot be decoded.
 
-        Raises:
-            VideoError: none of ten videos in a row can be decoded.
+        Raises VideoError where none of ten videos in a row can be decoded.
         """
         epoch, place = item
         skipped: list[SkippedVideo] = []
@@ -148,11 +142,7 @@ class TrainDataset(ABC, Generic[Batch]):
         }
 
     def attempt(self, attempt: Attempt) -> Batch:
-        """One try to draw a sample.
-
-        Raises:
-            VideoError: the video cannot be decoded, or has crashed a process before.
-        """
+        """One try to draw a sample. Raises VideoError for a video that is damaged, or has crashed a process before."""
         with watched(attempt, self.crashed, self.videos.videos[attempt.chosen].path):
             draws = item_generator(SAMPLE_STREAM, self.seed, attempt.epoch, attempt.index, attempt.number)
             part = self.plan.part_of(attempt.index, attempt.chosen)

@@ -45,14 +45,11 @@ def read_quarantine(file: Path) -> set[str]:
 
 
 def exclude(videos: VideoList, file: Path, *, libraries: Sequence[Callable[[], VideoList]] = ()) -> VideoList:
-    """The videos that a list in a file does not name.
+    """The videos that a list in a file does not name. Raises DataError where it cannot be read, or leaves no video.
 
     An entry is a path relative to `videos.root`, with either kind of slash; or one that leads there, absolute or with
     the name of that folder; or a name that only one video has, with, without or with another extension. `libraries`
     list all videos of the data set, where `videos` are a part, and of others: what one of them has is no unknown name.
-
-    Raises:
-        DataError: the file cannot be read, or no video is left.
     """
     entries = read_quarantine(file)
     excluded, unknown, ambiguous = _matches(videos, entries)

@@ -14,10 +14,7 @@ def low_shot(videos: VideoList, count: int, seed: int) -> VideoList:
 
     Every class gives one video before any gives a second, and so on; where a round cannot serve every class, chance
     decides which classes it serves. A smaller count gives a part of what a larger one gives. A list without labels
-    counts as one class.
-
-    Raises:
-        DataError: the list has fewer videos than that, or `count` is below 1.
+    counts as one class. Raises DataError where the list has fewer videos than that, or `count` is below 1.
     """
     if not 1 <= count <= len(videos.videos):
         raise DataError(f"{videos.root}: {count} videos asked for; the {videos.split} list has {len(videos.videos)}")
@@ -47,10 +44,8 @@ def hold_out(videos: VideoList, share: float, seed: int) -> tuple[VideoList, Vid
     """Split a list in two, class by class: the videos that stay and those held out, both in the order of the list.
 
     A class of n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a
-    class of a single video gives none. A list without labels counts as one class.
-
-    Raises:
-        DataError: no class has two videos, or `share` is not in (0, 1).
+    class of a single video gives none. A list without labels counts as one class. Raises DataError where no class has
+    two videos, or `share` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise DataError(f"{videos.root}: cannot hold out a share of {share}; choose one above 0 and below 1")

@@ -41,8 +41,7 @@ class TrainingSet:
 def training_set(word: str) -> TrainingSet:
     """Read `PATH`, `PATH:WEIGHT`, `PATH@fps=12.5` or `PATH:WEIGHT@fps=12.5`; what exists is a path as it stands.
 
-    Raises:
-        ConfigError: the weight is not greater than 0, or there is no such timing.
+    Raises ConfigError for a weight that is not greater than 0, or a timing that is none.
     """
     before, _, option = word.rpartition("@")
     if before and "=" in option and not Path(word).exists():
@@ -78,10 +77,8 @@ def _timing(word: str, option: str) -> dict[str, Any]:
 def chosen_videos(root: Path, settings: DataConfig, split: Split, others: Sequence[Path] = ()) -> VideoList:
     """List one split of the data of a run, without the videos that `data.exclude` names, here or in other sets.
 
-    The list has no object per video, so that the processes that decode share its memory.
-
-    Raises:
-        DataError: as `list_videos`; or the list of excluded videos cannot be read, or leaves nothing.
+    The list has no object per video, so that the processes that decode share its memory. Raises DataError as
+    `list_videos` and `exclude`.
     """
 
     def listed(part: Split, folder: Path = root) -> VideoList:
@@ -95,12 +92,10 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split, others: Sequen
 
 
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
-    """List the training videos of several sets as one, each read in its own layout.
+    """List the training videos of one or several sets as one, each read in its own layout.
 
-    Args:
-        sets: at least one.
-        settings: part and number of the split, excluded and held-out videos, and how the sets are mixed.
-        seed: which videos of each set are held out follows from it.
+    The settings say the part and number of the split, excluded and held-out videos, and how the sets are mixed; which
+    videos of each are held out follows from the seed.
 
     Returns:
         The videos in the order of the sets, classes named `SET/CLASS`; of a single set, its list as it is.

@@ -53,10 +53,9 @@ class Crop:
     flipped: bool
 
     def box(self, frame_width: int, frame_height: int) -> Tensor:
-        """The centres of the corner pixels, as shares of the frame (docs/method.md, views).
+        """The centres of the corner pixels, as shares of the frame (docs/method.md, views), float32 (4,).
 
-        Returns:
-            (x0/(W-1), y0/(H-1), (x0+w-1)/(W-1), (y0+h-1)/(H-1)), float32 (4,); x0 and x1 swapped when flipped.
+        (x0/(W-1), y0/(H-1), (x0+w-1)/(W-1), (y0+h-1)/(H-1)); x0 and x1 swapped when flipped.
         """
         last_x, last_y = max(1, frame_width - 1), max(1, frame_height - 1)
         x0, x1 = self.left / last_x, (self.left + self.width - 1) / last_x

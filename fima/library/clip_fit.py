@@ -120,8 +120,7 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
 def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
     """Compare timing that is not the paper's with a few videos of each set; the list gets a note where some do not fit.
 
-    Raises:
-        ConfigError: none of a set fits: a clip is longer, or has more frames a second, than every one.
+    Raises ConfigError where none of a set fits: a clip is longer, or has more frames a second, than every one.
     """
     plan, notes = videos.epoch, list(videos.notes)
     if not plan.timings:

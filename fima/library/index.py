@@ -73,7 +73,7 @@ class VideoIndex:
             timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
             decode: decode every file to its end as well, unless that was done before.
             drop_others: drop the rows of other files: `paths` are all videos of the folder.
-            progress: called with the number of files done, and of those to be read.
+            progress: called with the files done, and those to be read.
         """
         done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
         rows = self.database.execute(f"SELECT path, CASE WHEN {done_before} THEN size END, mtime_ns FROM videos")
@@ -124,8 +124,7 @@ class VideoIndex:
 def open_index(root: Path, file: Path | None = None) -> Iterator[VideoIndex]:
     """Open the index of a folder, or the index in `file`, and make it where there is none of this version.
 
-    Raises:
-        DataError: it cannot be written, or is a file of another kind.
+    Raises DataError where it cannot be written, or is a file of another kind.
     """
     file = file or default_index_file(root)
     try:

@@ -22,11 +22,7 @@ USUAL_RATE = 25.0
 
 
 def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
-    """List the videos to train on, and what an epoch has of them.
-
-    Raises:
-        UserError: as `training_videos`; or the lengths of the videos cannot be kept in their index.
-    """
+    """List the videos to train on, and what an epoch has of them. Raises as `training_videos` and `windows_of`."""
     videos = training_videos(sets, settings, seed)
     if settings.windows_per_video == 1:
         return videos
@@ -38,10 +34,8 @@ def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
 def windows_of(videos: VideoList, roots: Sequence[Path], data: DataConfig) -> list[int]:
     """Windows of each video in an epoch, the same in all processes; `roots` are the folders of its sets, in order.
 
-    With `auto`, frames and rates are those of the index of each folder, which is brought up to date before.
-
-    Raises:
-        DataError: an index cannot be written.
+    With `auto`, frames and rates are those of the index of each folder, which is brought up to date before. Raises
+    DataError where an index cannot be written.
     """
     if data.windows_per_video != "auto":
         return [int(data.windows_per_video)] * len(videos.videos)

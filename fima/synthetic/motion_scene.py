@@ -261,10 +261,7 @@ def render(
     """Render the object on its trajectory over a background (side, side, 3), side at least `CANVAS_SIDE` · `size_px`.
 
     The camera displaces the background (see `draw_camera`); without one it stands still. `noise` is the source of
-    sensor noise, if there is any.
-
-    Returns:
-        RGB frames (T, H, W, 3), and where the object is in them (T, H, W).
+    sensor noise, if there is any. Returns RGB frames (T, H, W, 3), and where the object is in them (T, H, W).
     """
     row = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     dx = row[None, None, :] - trajectory.x[:, None, None]

@@ -24,15 +24,7 @@ from fima.data.datasets import Video, VideoList
 from fima.data.decode.container import ffmpeg_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import DataError
-from fima.synthetic.motion_scene import (
-    CANVAS_SIDE,
-    Camera,
-    draw_camera,
-    draw_object,
-    draw_texture,
-    draw_trajectory,
-    render,
-)
+from fima.synthetic import motion_scene as scene
 
 CLASSES = (
     "HorizontalDrift",
@@ -64,7 +56,7 @@ class MotionTextureSettings:
     num_train: int = 600
     num_test: int = 400
     """Test videos, each with its counterparts."""
-    camera: Camera = "static"
+    camera: scene.Camera = "static"
     """`moving`: the background pans and shakes, and the frames carry sensor noise."""
     seed: int = 0
     """Every random choice follows from it."""
@@ -85,10 +77,7 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
     """Write the benchmark in the UCF101 layout; return False where it already is there, and is reused.
 
     The same settings give the same bytes. Nothing is left behind when it is interrupted. 0 workers work in this
-    process.
-
-    Raises:
-        DataError: `out` holds something else.
+    process. Raises DataError where `out` holds something else.
     """
     if _holds(out, settings):
         return False
@@ -100,10 +89,7 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
 def list_counterparts(root: Path) -> dict[str, VideoList]:
     """List the test videos' counterparts: the same objects and motions over other backgrounds, and over none.
 
-    They are by the names of `COUNTERPARTS`, in the order of the test videos.
-
-    Raises:
-        DataError: the folder lacks such a list.
+    They are by the names of `COUNTERPARTS`, in the order of the test videos. Raises DataError where a list is missing.
     """
     found = {}
     for kind in COUNTERPARTS:
@@ -238,20 +224,20 @@ def _write_example(job: _Job) -> None:
     rng = {
         name: np.random.default_rng(child) for name, child in zip(streams, sequence.spawn(len(streams)), strict=True)
     }
-    side = math.ceil(CANVAS_SIDE * settings.size_px) + 2
-    backgrounds = {"": draw_texture(rng["background"], side)}
+    side = math.ceil(scene.CANVAS_SIDE * settings.size_px) + 2
+    backgrounds = {"": scene.draw_texture(rng["background"], side)}
     if split == "test":
-        backgrounds["swapped"] = draw_texture(rng["swapped"], side)
-    thing = draw_object(rng["thing"], list(backgrounds.values()))
+        backgrounds["swapped"] = scene.draw_texture(rng["swapped"], side)
+    thing = scene.draw_object(rng["thing"], list(backgrounds.values()))
     if split == "test":
         backgrounds["removed"] = np.full((side, side, 3), 0.5, dtype=np.float32)
     motion = CLASSES[index % len(CLASSES)]
-    trajectory = draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
+    trajectory = scene.draw_trajectory(motion, rng["motion"], num_frames=settings.num_frames, radius=thing.radius)
     moving = settings.camera == "moving"
-    camera = draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
+    camera = scene.draw_camera(rng["camera"], num_frames=settings.num_frames) if moving else None
     for kind, background in backgrounds.items():
         noise = rng[f"{kind}_noise" if kind else "noise"] if moving else None
-        frames, mask = render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
+        frames, mask = scene.render(thing, trajectory, background, size_px=settings.size_px, camera=camera, noise=noise)
         name = _name(split, index, kind)
         _write_video(folder / "data" / name, frames)
         if not kind:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -124,11 +125,7 @@ def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def video_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    """Read the packets of the video stream, in the order of the file.
-
-    Raises:
-        VideoError: a packet is incomplete, or the file cannot be read any further.
-    """
+    """Read the packets of the video stream in the order of the file. Raises VideoError where one is incomplete."""
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -159,11 +156,24 @@ def _check_tail(path: Path, kind: str) -> None:
         raise VideoError(path, NO_END)
 
 
-def check_end(path: Path, container: InputContainer, end: int) -> None:
-    """Compare the size of a file with the byte at which its last packet ends by its index. Raises VideoError."""
-    size = container.size
-    if end > size:
-        raise VideoError(path, f"truncated: {size:,} bytes, but its index goes to byte {end:,}")
+def listed_frames(path: Path, container: InputContainer, stream: VideoStream) -> "tuple[array[int], array[int]] | None":
+    """When the frames are decoded, and which are key frames, by the container's index; None where it has not all.
+
+    Raises VideoError where the file ends before the last packet of the index.
+    """
+    times, keys = array("q"), array("q")
+    end = 0
+    for entry in stream.index_entries:
+        size = entry.size
+        if (reaches := entry.pos + size) > end:
+            end = reaches
+        if size > 0 and not entry.is_discard:
+            if entry.is_keyframe:
+                keys.append(len(times))
+            times.append(entry.timestamp)
+    if end > container.size:
+        raise VideoError(path, f"truncated: {container.size:,} bytes, but its index goes to byte {end:,}")
+    return (times, keys) if times and len(times) == stream.frames else None
 
 
 def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> float:

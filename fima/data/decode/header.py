@@ -6,7 +6,7 @@ two fields: docs/performance.md.
 
 import os
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import h264_length_bytes, h264_picture_header
 from fima.data.decode.container import (
-    check_end,
     frame_rate,
+    listed_frames,
     open_video,
     pixel_aspect,
     ranked_streams,
@@ -81,27 +81,23 @@ def read_header(path: Path) -> VideoHeader:
     with container:
         stream.codec_context.options = {**stream.codec_context.options, **WITHOUT_PIXELS}
         width, height = stream.codec_context.width, stream.codec_context.height
-        times = _listed_times(path, container, stream)
-        counted = times is None
-        first, read_times, num_packets = _first_frame(path, container, stream, to_the_end=counted)
-        num_frames = num_packets if times is None else len(times)
+        listed = listed_frames(path, container, stream)
+        first, read_times, num_packets = _first_frame(path, container, stream, to_the_end=listed is None)
+        num_frames, times = (num_packets, read_times) if listed is None else (len(listed[0]), listed[0])
         if (first.width, first.height) != (width, height):
             reason = f"its header says {width}x{height}, but its frames are {first.width}x{first.height}"
             raise VideoError(path, f"{reason}: `fima prepare` rewrites it")
-        fps = frame_rate(stream, num_frames, read_times if times is None else times)
+        fps = frame_rate(stream, num_frames, times)
         context = stream.codec_context
+        has_fields = first.interlaced or int(context.field_order) not in PROGRESSIVE_ORDERS
         return VideoHeader(
+            **vars(replace(first, interlaced=has_fields)),
             num_frames=num_frames,
-            counted=counted,
+            counted=listed is None,
             fps=fps,
-            width=width,
-            height=height,
             pixel_aspect=float(pixel_aspect(stream)),
             duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, read_times),
             codec=context.name,
-            pixel_format=first.pixel_format,
-            rotation=first.rotation,
-            interlaced=first.interlaced or int(context.field_order) not in PROGRESSIVE_ORDERS,
             chosen=_chosen(container, stream),
         )
 
@@ -116,20 +112,6 @@ def _of_folder(path: Path) -> VideoHeader:
             codec="pictures",
             pixel_format=reader.pixel_format,
         )
-
-
-def _listed_times(path: Path, container: InputContainer, stream: VideoStream) -> "array[int] | None":
-    """Times at which the frames are decoded by the container's index; None where it has none of all frames."""
-    times = array("q")
-    end = 0
-    for entry in stream.index_entries:
-        size = entry.size
-        if (reaches := entry.pos + size) > end:
-            end = reaches
-        if size > 0 and not entry.is_discard:
-            times.append(entry.timestamp)
-    check_end(path, container, end)
-    return times if times and len(times) == stream.frames else None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from fima.data.decode.container import (
     MP4_FORMAT,
     NO_END,
     TRANSPORT_STREAM,
-    check_end,
     frame_rate,
+    listed_frames,
     open_video,
     video_packets,
 )
@@ -146,10 +146,8 @@ class Packets:
     def index(self) -> FrameIndex | None:
         """The frames by the packets' timestamps, from the header where it has them, or else by reading all packets.
 
-        None where timestamps do not tell the frames apart.
-
-        Raises:
-            VideoError: there is no packet, one is incomplete, or the file cannot be read to its end.
+        None where timestamps do not tell the frames apart. Raises VideoError where there is no packet, or one is
+        incomplete.
         """
         return self._from_header() or self._from_packets()
 
@@ -170,22 +168,13 @@ class Packets:
 
     def _from_header(self) -> FrameIndex | None:
         """The index by the table of an MP4 in whose H.264 frames are stored in the order in which they are shown."""
-        entries = self._stream.index_entries
-        if len(entries) != self._stream.frames or not _is_in_order(self._container, self._stream):
+        if not _is_in_order(self._container, self._stream):
             return None
-        timestamps, keys = array("q"), array("q")
-        end = 0
-        for number, entry in enumerate(entries):
-            timestamp, size = entry.timestamp, entry.size
-            if not size or entry.is_discard or (number and timestamp <= timestamps[-1]):
-                return None
-            if entry.is_keyframe:
-                keys.append(number)
-            timestamps.append(timestamp)
-            if (reaches := entry.pos + size) > end:
-                end = reaches
-        check_end(self._path, self._container, end)
-        if not keys or keys[0] != 0:
+        listed = listed_frames(self._path, self._container, self._stream)
+        if listed is None or len(self._stream.index_entries) != self._stream.frames:
+            return None
+        timestamps, keys = listed
+        if (np.diff(timestamps) <= 0).any() or not keys or keys[0] != 0:
             return None
         self._listed = timestamps
         self.fps = frame_rate(self._stream, len(timestamps), timestamps)
@@ -251,10 +240,7 @@ def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") ->
 def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:
     """Refuse a stream whose last picture is cut off: FFmpeg reads on behind its end, so what lies there changes pixels.
 
-    Args:
-        path: the file.
-        since_key: the packets from the last key packet on.
-        stream: what opened the file, with the parameter sets.
+    It is decoded from the last key packet on, with the parameter sets of the stream.
     """
     checksums = []
     for byte_behind in (b"", b"\xaa"):

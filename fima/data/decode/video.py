@@ -137,11 +137,8 @@ class VideoReader:
         """Decodes the whole video from its beginning, and once more from each key frame, and compares the frames.
 
         Returns whether what the container says of key frames and times holds; if not, every `read` decodes the whole
-        file.
-
-        Raises:
-            VideoError: a frame cannot be decoded, is damaged, or is another one when decoding begins at a key frame; or
-                the size of frames changes.
+        file. Raises VideoError where a frame cannot be decoded, is damaged, has another size or is another one the
+        second time.
         """
         digests = array("L")
         for frame in self._decode_in_order():
@@ -161,11 +158,7 @@ class VideoReader:
         return True
 
     def frames(self) -> Iterator[VideoFrame]:
-        """All frames in display order, as the decoder gives them, with what the file says of their time.
-
-        Raises:
-            VideoError: as in `verify`.
-        """
+        """All frames in display order, as the decoder gives them, with their times. Raises VideoError as `verify`."""
         for frame in self._decode_in_order():
             self._check_size(frame)
             yield frame

@@ -14,11 +14,7 @@ VOCABULARY = "Diving48_vocab.json"
 
 
 def list_diving48(request: Request) -> VideoList:
-    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `Diving48_V2_test.json`.
-
-    Raises:
-        DataError: a list is missing or cannot be read, or none of its videos is there.
-    """
+    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `Diving48_V2_test.json`."""
     anno = lists.require_list_folder(request, [*LIST_NAMES.values()])
     if request.split != "all":
         lists.require_list_file(anno / LIST_NAMES[request.split], "Diving48_V2_*.json")

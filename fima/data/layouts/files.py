@@ -63,9 +63,7 @@ def find_files(root: Path) -> Files:
     """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
     A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
-
-    Raises:
-        DataError: no video below the folder.
+    Raises DataError where there is no video.
     """
     videos: list[str] = []
     others: list[str] = []

@@ -1,21 +1,13 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fima.config import Dataset
+from fima.data.layouts import splits
 from fima.data.layouts.files import Files, find_files
 from fima.data.layouts.rows import read_columns
-from fima.data.layouts.splits import (
-    SPELLINGS,
-    leaked_links,
-    nested_splits,
-    one_sided_classes,
-    split_depth,
-    split_of,
-    unread_splits,
-)
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
@@ -38,10 +30,10 @@ def list_folder(request: Request) -> VideoList:
     root, split = request.root, request.split
     files = find_files(root)
     notes = [*_unread_tables(root), *files.notes()]
-    depth = split_depth(files.videos)
+    depth = splits.split_depth(files.videos)
     if depth is not None:
         return split_folders(request, files, depth, notes=notes, dataset="folder")
-    notes += unread_splits(files.videos)
+    notes += splits.unread_splits(files.videos)
     classes = sorted({path.parts[0] for path in files.videos if path.parts})
     if len(classes) > 1 and all(len(path.parts) == 2 for path in files.videos):
         return _class_folders(request, files, classes, notes)
@@ -67,12 +59,9 @@ def split_folders(
 
     Split folders lie `depth` below the root. Where there are both, the test split is the folder that `tested` names,
     `test` or `val`, and the other is in no split. Spaces and underscores in the names of Kinetics' classes are the
-    same.
-
-    Raises:
-        DataError: no video of the split.
+    same. Raises DataError where the split has no video.
     """
-    split_by_path = {path: split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
+    split_by_path = {path: splits.split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
     placed = {path: (*path.parts[:depth], *path.parts[depth + 1 : -1]) for path, name in split_by_path.items() if name}
     shared = len(os.path.commonprefix([*placed.values()]))  # noqa: RUF071 - of tuples of folders
     inner = {path: parts[shared:] for path, parts in placed.items()}
@@ -93,16 +82,19 @@ def split_folders(
         if request.split == "all" or (path in inner and split_by_path[path] == wanted)
     ]
     if not videos:
-        raise _no_split(request, {path.parts[depth] for path in inner}, wanted)
+        kinds = ("train",) if wanted == "train" else ("val", "test")
+        looked_for = ", ".join(word for kind in kinds for word in splits.SPELLINGS[kind])
+        found = ", ".join(sorted({path.parts[depth] for path in inner}))
+        raise DataError(f"{request.root}: no {request.split} split; found {found}, looked for {looked_for}")
     apart = f", {other} apart" if {"val", "test"} <= there else ""
     sides = [{name_of(p) for p in inner if labelled and split_by_path[p] == side} for side in ("train", tested)]
-    splits = " and ".join(sorted(filter(None, there), reverse=True))
+    named = " and ".join(sorted(filter(None, there), reverse=True))
     odd = [
-        *noted([path for path in files.videos if path not in inner], "video", f" outside {splits}, in no split"),
-        *nested_splits(split_by_path, depth),
-        *leaked_links(files.same, split_by_path, tested),
+        *noted([path for path in files.videos if path not in inner], "video", f" outside {named}, in no split"),
+        *splits.nested_splits(split_by_path, depth),
+        *splits.leaked_links(files.same, split_by_path, tested),
         *_unlabelled(path for path, parts in inner.items() if any(inner.values()) and len(parts) != 1),
-        *one_sided_classes(*sides),
+        *splits.one_sided_classes(*sides),
     ]
     return VideoList(
         videos=videos,
@@ -114,12 +106,6 @@ def split_folders(
         missing=files.missing,
         notes=[*notes, *odd],
     )
-
-
-def _no_split(request: Request, found: Collection[str], wanted: str | None) -> DataError:
-    looked_for = SPELLINGS["train"] if wanted == "train" else SPELLINGS["val"] + SPELLINGS["test"]
-    names = f"found {', '.join(sorted(found))}, looked for {', '.join(looked_for)}"
-    return DataError(f"{request.root}: no {request.split} split; {names}")
 
 
 def _unlabelled(odd: Iterable[Path]) -> list[str]:
@@ -158,10 +144,10 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
             f"{root}: no class has {HOLD_OUT_EVERY} videos, so none is held out for the test split; "
             "put the test videos into test/<class>/ and the others into train/<class>/"
         )
-    notes = [*notes, *leaked_links(files.same, split_by_path, "test")]
+    notes = [*notes, *splits.leaked_links(files.same, split_by_path, "test")]
     if split == "test":
         tested = [name for name, paths in paths_of.items() if len(paths) >= HOLD_OUT_EVERY]
-        notes = [*notes, *one_sided_classes(classes, tested)]
+        notes = [*notes, *splits.one_sided_classes(classes, tested)]
     return VideoList(
         videos=videos,
         classes=classes,

@@ -18,11 +18,7 @@ OFFICIAL = {"train": 3_570, "test": 1_530}
 
 
 def list_hmdb51(request: Request) -> VideoList:
-    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither.
-
-    Raises:
-        DataError: a list is missing or cannot be read, or none of its videos is there.
-    """
+    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither."""
     anno = lists.require_list_folder(request, PATTERNS)
     list_files: dict[str, Path] = {}
     splits_there: set[int] = set()

@@ -93,8 +93,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 def read_json_entries(path: Path, *fields: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the objects of a JSON list, each with where it is: "FILE, entry N".
 
-    Raises:
-        DataError: the file cannot be read, or is not a list of objects with these fields.
+    Raises DataError where it cannot be read, or is not a list of objects with these fields.
     """
     content = read_json(path)
     if not isinstance(content, list):
@@ -109,11 +108,7 @@ def read_json_entries(path: Path, *fields: str) -> list[tuple[str, dict[str, Any
 
 
 def inside(name: str, where: str) -> PurePosixPath:
-    """Return a listed path, which has to lie below the folder of videos.
-
-    Raises:
-        DataError: it is absolute or has `..` in it, or is no path of a file.
-    """
+    """Return a listed path; DataError for one that does not lie below the folder of videos, or is none of a file."""
     path = PurePosixPath(name)
     if not path.name:
         raise DataError(f"{where}: {name!r} is not the path of a video")
@@ -174,12 +169,9 @@ class Listing:
 
 
 def join(request: Request, listing: Listing) -> VideoList:
-    """Join lists with the files on the disk.
+    """Join lists with the files on the disk. Raises DataError where none of the videos of the split is there.
 
     The split `all` is every file on the disk, and its missing ones are those that any list names.
-
-    Raises:
-        DataError: none of the videos of the split is there.
     """
     folder, videos, classes = listing.files.root, listing.files.videos, listing.classes
     everything = request.split == "all"

@@ -39,8 +39,7 @@ class Rows:
 def read_rows(path: Path) -> Rows:
     """Read a CSV (with a header, separated by commas, semicolons or tabs) or a Parquet file.
 
-    Raises:
-        DataError: the file cannot be read, has two columns of one name, or pyarrow is missing for Parquet.
+    Raises DataError where it cannot be read, has two columns of one name, or pyarrow is missing for Parquet.
     """
     content = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     twice = [name for name, count in Counter(content.columns).items() if count > 1 and name]
@@ -71,11 +70,7 @@ def _delimiter(header: str) -> str:
 
 
 def _names(header: Iterable[str]) -> list[str]:
-    return [name.casefold() for name in _stripped(header)]
-
-
-def _stripped(fields: Iterable[str]) -> list[str]:
-    return [field.strip() for field in fields]
+    return [name.strip().casefold() for name in header]
 
 
 def _read_csv(path: Path) -> Rows:
@@ -88,7 +83,7 @@ def _read_csv(path: Path) -> Rows:
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if len(fields) == len(columns):
-                rows.append((where, dict(zip(columns, _stripped(fields), strict=True))))
+                rows.append((where, dict(zip(columns, map(str.strip, fields), strict=True))))
             elif fields:
                 unreadable.append(f"{where}: {len(fields)} fields, expected {len(columns)}")
     except csv.Error as error:

@@ -97,8 +97,7 @@ def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
 def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:
     """Return what a further column of a table says of each video, such as its fold; empty text where nothing.
 
-    Raises:
-        DataError: there is no table, or it has no such column.
+    Raises DataError where there is no table or no such column.
     """
     table = find_table(root, annotations)
     if table is None:
@@ -180,8 +179,9 @@ def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | 
 
 def _below(path: Path, root: Path, where: str) -> Path:
     """Return where an absolute path leads, which has to be below the folder of videos."""
-    lexical = _normal(path)
-    folder = next((top for top in (_normal(root.absolute()), root.resolve()) if lexical.is_relative_to(top)), None)
+    # Without `..`, links left as they are.
+    lexical, top = (Path(os.path.normpath(each)) for each in (path, root.absolute()))
+    folder = next((each for each in (top, root.resolve()) if lexical.is_relative_to(each)), None)
     if folder is None:
         raise DataError(
             f"{where}: {path} lies outside the folder of videos, {root}; if that is meant, give a folder that "
@@ -195,11 +195,6 @@ def _relative(name: str, root: Path, where: str) -> Path:
     path = root / inside(name, where)
     other = name.replace("\\", "/")
     return path if other == name or path.exists() else root / inside(other, where)
-
-
-def _normal(path: Path) -> Path:
-    """Return a path without `..`, links left as they are."""
-    return Path(os.path.normpath(path))
 
 
 def _classes(rows: Sequence[_Row]) -> list[str]:

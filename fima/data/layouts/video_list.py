@@ -144,7 +144,7 @@ class Layout:
     recognise: Callable[[Path, Path | None], bool]
     """Whether a root, with its annotations, is this data set beyond doubt."""
     list_videos: Callable[[Request], VideoList]
-    """Lists a split. Raises DataError."""
+    """Lists a split. Raises DataError where a list is missing or cannot be read, or none of its videos is there."""
     accepts: Callable[[Path, Path | None], bool] | None = None
     """What `may_be` asks; None: where it is recognised."""
     numbered_splits: bool = False

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fima.data.sampler import EpochSampler
+from fima.data.epoch_plan import EpochSampler
 from fima.data.workers.batches import in_shared_memory, joined
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, TrainingError, VideoError
@@ -77,8 +77,7 @@ class _Watched:
 def watched(attempt: Attempt, crashed: Mapping[Attempt, str], path: Path) -> Iterator[None]:
     """Work on an attempt while it is noted; a process that takes too long is ended.
 
-    Raises:
-        VideoError: the attempt is among those that crashed, and why.
+    Raises VideoError, with the reason, for an attempt that crashed before.
     """
     if attempt in crashed:
         raise VideoError(path, crashed[attempt])
@@ -115,8 +114,7 @@ def init_worker(worker: int, noted: Tensor | None = None, timeout_seconds: float
 def require_open_files(workers: int, *, flag: str) -> None:
     """Raise the limit of open files where it is low for so many processes that decode; `flag` gave their number.
 
-    Raises:
-        ConfigError: the system allows too few, with which the processes would fail or wait for ever.
+    Raises ConfigError where the system allows so few that they would fail or wait for ever.
     """
     if resource is not None and workers:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -157,13 +157,11 @@ def _work(function: Callable[[Item], Result], connection: Connection) -> None:
         connection.send(None)
         while True:
             for _, item in connection.recv():
-                connection.send(_call(function, item))
-
-
-def _call(function: Callable[[Item], Result], item: Item) -> Result | Failed:
-    try:
-        return function(item)
-    except MemoryError:
-        return Failed("needs too much memory")
-    except Exception as error:
-        return Failed(f"{type(error).__name__}: {error}")
+                outcome: Result | Failed
+                try:
+                    outcome = function(item)
+                except MemoryError:
+                    outcome = Failed("needs too much memory")
+                except Exception as error:
+                    outcome = Failed(f"{type(error).__name__}: {error}")
+                connection.send(outcome)

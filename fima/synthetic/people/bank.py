@@ -1,4 +1,4 @@
-"""Rendered videos that stay on the device, and random clips of them."""
+"""Rendered videos that stay on the device, random clips of them, and where their motion is: what a crop has to hold."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from torch.nn import functional
 from fima.errors import ConfigError
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.figures import BATCH, NUM_FRAMES, render_people
-from fima.synthetic.people.motion_box import motion_boxes, square_around, whole_picture
 
 BOX_SHARE = 0.5
 """How often a clip is cut from the surroundings of the motion, rather than from the whole picture."""
@@ -21,6 +20,16 @@ MIN_AREA = 0.4
 """Smallest area of a crop, as a share of the square that it is cut from."""
 ASPECT = math.log(4 / 3) / 2
 """Largest logarithm of a crop's width over its height."""
+CELLS = 42
+"""Cells of the picture along each side, in which motion is measured."""
+THRESHOLD_SHARE = 0.2
+"""A cell moves from this share of the way between the median and the strongest cell on."""
+STRONGEST = 0.995
+TAIL = 0.02
+"""Share of the motion that may lie beyond each side of the box."""
+LEAST_MOTION = 0.7
+"""In grey levels: with less between the median and the strongest cell, the box is the whole picture."""
+SMALLEST_BOX = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +65,8 @@ class Bank:
 def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) -> Bank:
     """Render the videos 0..`num_videos` - 1 of a seed, and keep them on the device: 96 * S * S bytes a video.
 
-    There are at least 2 videos, of a side S in pixels that is a multiple of 8.
-
-    Raises:
-        ConfigError: the device has too little memory.
+    There are at least 2 videos, of a side S in pixels that is a multiple of 8. Raises ConfigError where they do not
+    fit.
     """
     num_bytes = num_videos * NUM_FRAMES * 3 * side**2
     try:
@@ -106,3 +113,42 @@ def _cut_out(frames: Tensor, crops: Tensor, side: int) -> Tensor:
     pixels = frames.flatten(0, 1).float() / 255
     cut = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     return cut.reshape(num_videos, num_frames, 3, side, side).transpose(1, 2)
+
+
+def motion_boxes(frames: Tensor) -> Tensor:
+    """Return the box of each video's motion: left, top, right and bottom in 0..1, float32 (B, 4).
+
+    Videos are uint8 (B, T, 3, S, S); where hardly anything moves, it is the whole picture.
+    """
+    grey = frames.float().mean(dim=2)
+    cells = functional.adaptive_avg_pool2d(grey, (CELLS, CELLS))
+    motion = cells.diff(dim=1).square().mean(dim=1).sqrt()
+    motion = functional.avg_pool2d(functional.pad(motion[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
+    median = motion.flatten(1).median(dim=1).values
+    above = motion.flatten(1).quantile(STRONGEST, dim=1) - median
+    moving = (motion - (median + THRESHOLD_SHARE * above)[:, None, None]).clamp(min=0)
+    (left, right), (top, bottom) = _extent(moving.sum(dim=1)), _extent(moving.sum(dim=2))
+    boxes = torch.stack([left, top, right, bottom], dim=1)
+    return torch.where((above < LEAST_MOTION)[:, None], whole_picture(frames.device), boxes)
+
+
+def whole_picture(device: torch.device) -> Tensor:
+    """The box of all, (4,), made on the device: a copy to it would wait for what runs there."""
+    return (torch.arange(4, device=device) >= 2).float()
+
+
+def _extent(motion: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last place in 0..1, (B,) each, of motion along one side, (B, cells)."""
+    done = motion.cumsum(dim=1)
+    done = done / done[:, -1:].clamp(min=1e-9)
+    first = (done < TAIL).sum(dim=1) / CELLS
+    last = ((done < 1 - TAIL).sum(dim=1) + 1).clamp(max=CELLS) / CELLS
+    return first, last
+
+
+def square_around(boxes: Tensor, margin: float) -> Tensor:
+    """Return squares about boxes (B, 4), `margin` times their longer side and within the picture, (B, 4)."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    side = (margin * (high - low).amax(dim=1, keepdim=True).clamp(min=SMALLEST_BOX)).clamp(max=1)
+    centre = ((low + high) / 2).clamp(side / 2, 1 - side / 2)
+    return torch.cat([centre - side / 2, centre + side / 2], dim=1)

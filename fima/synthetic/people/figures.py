@@ -7,18 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fima.synthetic.people.compression import BLOCK, compress
+from fima.synthetic.people import textures
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.programs import Program, draw_program
 from fima.synthetic.people.skeleton import Capsules, capsules
-from fima.synthetic.people.textures import (
-    Blobs,
-    Person,
-    Recording,
-    draw_blobs,
-    draw_person,
-    draw_recording,
-)
 
 NUM_FRAMES = 32
 BATCH = 16
@@ -27,6 +19,11 @@ RENDERING = 0
 """Second number of the key of these draws; training has another."""
 CLOTH_REPEATS = 6
 """Repeats of the cloth in the height of the picture."""
+BLOCK = 8
+DEAD_ZONE = 0.25
+"""Coefficients below three quarters of a step become 0."""
+FIRST_FRAME = 0.5
+"""The step of the first frame, relative to that of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +31,16 @@ class Scene:
     """Everything that is to be seen in B videos."""
 
     program: Program
-    person: Person
-    blobs: Blobs
-    recording: Recording
+    person: textures.Person
+    blobs: textures.Blobs
+    recording: textures.Recording
 
 
 def render_people(seed: int, number: int, *, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed.
+    """Render 16 videos of 32 frames: numbers 16 * `number` and the next ones of a seed; the side S is a multiple of 8.
 
-    The side S is in pixels, a multiple of 8.
-
-    Returns:
-        The frames, uint8 (16, 32, 3, S, S), and the motion parameters, float32 (16, 88) in the order of
-        `programs.PARAMETERS`.
+    Returns the frames, uint8 (16, 32, 3, S, S), and the motion parameters, float32 (16, 88) in the order of
+    `programs.PARAMETERS`.
     """
     draws = Draws.of(seed, RENDERING, number, num_videos=BATCH, device=device)
     scene = draw_scene(draws)
@@ -57,9 +51,9 @@ def draw_scene(draws: Draws) -> Scene:
     """Draw all of a batch of videos but the noise of single frames."""
     return Scene(
         program=draw_program(draws),
-        person=draw_person(draws),
-        blobs=draw_blobs(draws),
-        recording=draw_recording(draws),
+        person=textures.draw_person(draws),
+        blobs=textures.draw_blobs(draws),
+        recording=textures.draw_recording(draws),
     )
 
 
@@ -83,7 +77,7 @@ def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAME
     return (video.clamp(0, 1) * 255).round().to(torch.uint8).transpose(1, 2)
 
 
-def _background(recording: Recording, camera: Tensor, side: int) -> Tensor:
+def _background(recording: textures.Recording, camera: Tensor, side: int) -> Tensor:
     """What the camera sees of the background in each frame, (B, 3, T, S, S)."""
     # From the middle half of the texture, in the coordinates of `grid_sample`, -1..1.
     places = (torch.arange(side, device=camera.device) + 0.5) / side - 0.5
@@ -100,7 +94,7 @@ def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
     return sampled.reshape(*texture.shape[:2], *grid.shape[1:4])
 
 
-def _with_blobs(body: Capsules, blobs: Blobs, times: Tensor) -> Capsules:
+def _with_blobs(body: Capsules, blobs: textures.Blobs, times: Tensor) -> Capsules:
     """The limbs of people, and behind them what wanders there."""
     time = times[:, :, None, None]
     swing = torch.sin(2 * math.pi * blobs.cycles[:, None] * time + blobs.phase[:, None])
@@ -145,3 +139,37 @@ def _paint(limbs: Capsules, scene: Scene, image: Tensor) -> Tensor:
         covered = torch.maximum(covered * (1 - inside), inside)
     grid = torch.stack([along_cloth, across_cloth], dim=-1).remainder(1) * 2 - 1
     return image + covered[:, None] * _sampled(scene.person.cloth, grid)
+
+
+def compress(video: Tensor, quantiser: Tensor) -> Tensor:
+    """Return videos (B, C, T, S, S) as a codec without motion compensation would store them.
+
+    Each frame is stored by what the last one lacks: the difference to the last decoded frame is quantised in blocks of
+    8 x 8 by its cosine transform, high frequencies more coarsely, with a dead zone. So regions that hardly change stay
+    as they are, as in real recordings. Values are about 0..1, S a multiple of 8; the quantiser (B,) is the step of the
+    lowest frequency, times 0.4, of which 0 hardly changes anything.
+    """
+    num_videos, side = len(video), video.shape[-1]
+    basis = _cosines(video.device)
+    frequency = torch.arange(BLOCK, device=video.device)
+    weight = 0.4 + 0.1 * (frequency[:, None] + frequency)
+    steps = quantiser.view(-1, 1, 1, 1, 1, 1) * weight[:, None, :] + 1e-4  # (B, 1, 1, 8, 1, 8)
+    decoded = torch.zeros_like(video[:, :, 0])
+    frames = []
+    for place, frame in enumerate(video.unbind(dim=2)):
+        step = steps if place else FIRST_FRAME * steps
+        blocks = (frame - decoded).reshape(num_videos, -1, side // BLOCK, BLOCK, side // BLOCK, BLOCK)
+        coefficients = torch.einsum("ui,bcyixj,vj->bcyuxv", basis, blocks, basis) / step
+        kept = torch.trunc(coefficients + DEAD_ZONE * coefficients.sign()) * step
+        change = torch.einsum("ui,bcyuxv,vj->bcyixj", basis, kept, basis)
+        decoded = decoded + change.flatten(4, 5).flatten(2, 3)
+        frames.append(decoded)
+    return torch.stack(frames, dim=2)
+
+
+def _cosines(device: torch.device) -> Tensor:
+    """Orthonormal cosine transform, (frequency, pixel)."""
+    pixel = torch.arange(BLOCK, device=device)
+    basis = 0.5 * torch.cos(math.pi * (2 * pixel + 1) * pixel[:, None] / (2 * BLOCK))
+    basis[0] *= math.sqrt(0.5)
+    return basis

@@ -106,16 +106,13 @@ class Program:
         gate = gate * (1 - _smooth_step((times - self.stop[:, None]) / rise))
         swinging = torch.maximum(gate, self.through[:, None])[..., None]
         time = times[..., None]
-        base, held, swing, cycles, phase, drift, sway = (
-            values[:, None]
-            for values in (self.base, self.held, self.swing, self.cycles, self.phase, self.drift, self.sway)
-        )
+        phase, swing = self.phase[:, None], self.swing[:, None]
         return (
-            base
-            + held * gate[..., None]
-            + swing * swinging * torch.sin(2 * math.pi * cycles * time + phase)
-            + drift * (time - 0.5)
-            + sway * torch.sin(2 * math.pi * SWAY_CYCLES * time + 3 * phase)
+            self.base[:, None]
+            + self.held[:, None] * gate[..., None]
+            + swing * swinging * torch.sin(2 * math.pi * self.cycles[:, None] * time + phase)
+            + self.drift[:, None] * (time - 0.5)
+            + self.sway[:, None] * torch.sin(2 * math.pi * SWAY_CYCLES * time + 3 * phase)
         )
 
     def parameters(self) -> Tensor:

@@ -264,7 +264,7 @@ def fill_in_process(_: int, splits: Path, folder: Path) -> dict[str, Any]:
     FeatureStore(source, CLIPS, Resources(), cache=folder / "cache").fill(paths_of(videos))
     # Cells are kept in half precision; a process may have found none.
     cells = VideoRows(index=0, rows=torch.ones(2, 3, 4, dtype=torch.half), seconds=torch.zeros(2, 2).double())
-    ((_, shared),) = gather_objects([(FileState("a.avi", 1, 1), cells)] if is_main() else [])
+    ((_file, shared),) = gather_objects([(FileState("a.avi", 1, 1), cells)] if is_main() else [])
     assert isinstance(shared, VideoRows)
     return result | {"num_clips_again": sum(calls), "cells": shared.rows}
 

@@ -137,7 +137,7 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
         done[found.index] = found
         while first := done.pop(due, None):
             if isinstance(first, VideoRows):
-                yield due, first.rows.unflatten(2, size)
+                yield due, first.rows.reshape(*first.rows.shape[:2], *size)
             due += 1
 
 

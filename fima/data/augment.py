@@ -221,15 +221,9 @@ def make_inputs(
 ) -> ClipInputs:
     """What the networks see of one clip: differences of the cropped pixels, then colour, each tensor on its own.
 
-    Args:
-        views: a batch of views on the device, uint8 (B, 3, F, S, S).
-        draws: (B, 4, 11): for `full`, its difference, the `early` and the `late` difference.
-        full_difference: whether the difference of `full` is wanted.
-        frame_differences: whether the differences of `early` and `late` are wanted.
-        local_stride: of those two, every n-th frame is kept.
-
-    Returns:
-        Normalised float32 (B, 3, F, S, S) tensors, those that are wanted.
+    Views are a batch on the device, uint8 (B, 3, F, S, S), the draws (B, 4, 11): for `full`, its difference, the
+    `early` and the `late` difference. Those differences that are wanted are made, of the last two every
+    `local_stride`-th frame. Returns normalised float32 tensors (B, 3, F, S, S).
     """
     wanted = [(0, views.full, 1)]
     if full_difference:

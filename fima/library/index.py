@@ -65,15 +65,10 @@ class VideoIndex:
         """Read the files that are new, changed, or could not be read before; keep the rows as they come.
 
         An interrupted call keeps what it has read, and the next one goes on from there. Two processes may do it at
-        once.
-
-        Args:
-            paths: the videos of the folder, or some of them.
-            workers: processes that read; as many as there are cores if None.
-            timeout_seconds: time for one file, which is then a problem; 20 s for a header, 600 s for decoding, if None.
-            decode: decode every file to its end as well, unless that was done before.
-            drop_others: drop the rows of other files: `paths` are all videos of the folder.
-            progress: called with the files done, and those to be read.
+        once. `paths` are all videos of the folder, whose other rows are dropped; or some of them, without
+        `drop_others`. A file that takes longer than `timeout_seconds` (20 for a header, 600 for decoding, if None) is a
+        problem. `decode` decodes every file to its end as well, unless that was done before. There are as many
+        `workers` as cores if None; `progress` is called with the files done, and those to be read.
         """
         done_before = "decoded IS NOT NULL" if decode else "problem IS NULL OR decoded IS NOT NULL"
         rows = self.database.execute(f"SELECT path, CASE WHEN {done_before} THEN size END, mtime_ns FROM videos")

@@ -86,11 +86,9 @@ def prepare(
     """Carry out what `plan` says, but for what was done before, and copy the list files, relative to `source`.
 
     Every file appears in one piece. `target` gets a record, one JSON object a line, of what was written from what; a
-    source that has changed since is written again. `progress` is called with the videos done, and those to do.
-
-    Raises:
-        ConfigError: `target` was begun with other settings.
-        DataError: another process writes there, it cannot be written, or the disk is full.
+    source that has changed since is written again. `progress` is called with the videos done, and those to do. Raises
+    ConfigError where `target` was begun with other settings, DataError where another process writes there, or it cannot
+    be written.
     """
     try:
         target.mkdir(parents=True, exist_ok=True)

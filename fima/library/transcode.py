@@ -53,10 +53,8 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> int:
     """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound; return their number.
 
     Rotation is applied, pixels become square, fields of interlaced frames are joined; times of frames are kept where
-    they rise, and begin at 0. Frame i of the result is frame i of the source.
-
-    Raises:
-        VideoError: the source cannot be decoded to its end, or the result cannot be written or read again.
+    they rise, and begin at 0. Frame i of the result is frame i of the source. Raises VideoError where the source cannot
+    be decoded to its end, or the result cannot be written or read again.
     """
     with VideoReader(source, probe=True) as reader:
         try:

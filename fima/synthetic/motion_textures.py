@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -196,24 +196,19 @@ def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> N
         (folder / "anno" / file_name).write_text("".join(f"{line}\n" for line in lines))
     splits: tuple[tuple[Split, int], ...] = (("train", settings.num_train), ("test", settings.num_test))
     jobs = [(folder, settings, split, index) for split, count in splits for index in range(count)]
-    _run_jobs(jobs, workers)
+    outcomes: Iterable[tuple[int, Failed | None]] = enumerate(map(_write_example, jobs))
+    if workers:
+        outcomes = run_isolated(
+            _write_example, jobs, workers=workers, timeout_seconds=EXAMPLE_SECONDS, items_at_once=16
+        )
+    for _, outcome in outcomes:
+        if isinstance(outcome, Failed):
+            raise DataError(f"{folder.parent}: a video could not be written ({outcome.reason})")
     (folder / MANIFEST).write_text(json.dumps(_manifest(settings), indent=2) + "\n")
 
 
 _Job = tuple[Path, MotionTextureSettings, Split, int]
 """Folder, settings, split and number of an example."""
-
-
-def _run_jobs(jobs: list[_Job], workers: int) -> None:
-    if workers == 0:
-        for job in jobs:
-            _write_example(job)
-        return
-    for _, outcome in run_isolated(
-        _write_example, jobs, workers=workers, timeout_seconds=EXAMPLE_SECONDS, items_at_once=16
-    ):
-        if isinstance(outcome, Failed):
-            raise DataError(f"{jobs[0][0].parent}: a video could not be written ({outcome.reason})")
 
 
 def _write_example(job: _Job) -> None:

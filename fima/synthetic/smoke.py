@@ -1,6 +1,6 @@
 """The small form of a recipe: every part of it runs, on synthetic videos, in a minute or two on a CPU."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 from fima.config import DataConfig, FinetuneConfig, OptimConfig, PretrainConfig
@@ -21,38 +21,27 @@ def shrink_pretrain(config: PretrainConfig) -> PretrainConfig:
     batch, queues and processes do not.
     """
     cells = config.method.cell_queue_size
-    return dataclasses.replace(
-        config,
-        method=dataclasses.replace(
-            config.method,
-            queue_size=QUEUE_SIZE,
-            cell_queue_size=None if cells is None else min(CELL_QUEUE_SIZE, cells),
-        ),
-        data=_data(config.data),
-        optim=_optim(config.optim),
-        run=dataclasses.replace(config.run, health_videos=min(HEALTH_VIDEOS, config.run.health_videos), log_steps=1),
-    )
+    fewer_cells = None if cells is None else min(CELL_QUEUE_SIZE, cells)
+    method = replace(config.method, queue_size=QUEUE_SIZE, cell_queue_size=fewer_cells)
+    run = replace(config.run, health_videos=min(HEALTH_VIDEOS, config.run.health_videos), log_steps=1)
+    return replace(config, method=method, data=_data(config.data), optim=_optim(config.optim), run=run)
 
 
 def shrink_finetune(config: FinetuneConfig) -> FinetuneConfig:
     """Return the settings with everything cut down that costs time; see `shrink_pretrain`."""
-    return dataclasses.replace(
-        config,
-        classifier=dataclasses.replace(config.classifier, num_classes=None, low_shot=None),
-        data=_data(config.data),
-        optim=_optim(config.optim),
-        run=dataclasses.replace(config.run, log_steps=1),
-        test=dataclasses.replace(config.test, clips=min(TEST_CLIPS, config.test.clips)),
-    )
+    classifier = replace(config.classifier, num_classes=None, low_shot=None)
+    run, test = replace(config.run, log_steps=1), replace(config.test, clips=min(TEST_CLIPS, config.test.clips))
+    data, optim = _data(config.data), _optim(config.optim)
+    return replace(config, classifier=classifier, data=data, optim=optim, run=run, test=test)
 
 
 def _data(data: DataConfig) -> DataConfig:
     size = min(CROP_PX, data.crop_size or CROP_PX)
-    return dataclasses.replace(data, dataset="auto", split=1, annotations=None, crop_size=size, workers=0)
+    return replace(data, dataset="auto", split=1, annotations=None, crop_size=size, workers=0)
 
 
 def _optim(optim: OptimConfig) -> OptimConfig:
-    return dataclasses.replace(optim, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0)
+    return replace(optim, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0)
 
 
 def smoke_videos(out: Path) -> Path:

@@ -45,10 +45,8 @@ def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, Video
     """Open a file and its video stream, to be decoded by one thread.
 
     `probe` lets FFmpeg decode the first pictures, so that size and pixel format are those of the frames; without it
-    H.264 in MP4 opens several times as fast, and the container's word is taken for the size.
-
-    Raises:
-        VideoError: the file is missing, empty, no video, of an unknown codec, or its frames are too large.
+    H.264 in MP4 opens several times as fast, and the container's word is taken for the size. Raises VideoError where
+    the file is missing, empty, no video, of an unknown codec, or its frames are too large.
     """
     try:
         status = path.stat()

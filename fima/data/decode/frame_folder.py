@@ -20,10 +20,7 @@ class FrameFolderReader(VideoReader):
     """Reads chosen frames of a folder of pictures; `VideoReader(folder)` is one.
 
     Frames are in the order of their numbers, of which some may be left out. Pictures do not say how many they are a
-    second, so `fps` is 0.
-
-    Raises:
-        VideoError: the folder cannot be read or has no numbered pictures, or its first picture cannot be decoded.
+    second, so `fps` is 0. Raises VideoError where there are no numbered pictures, or the first cannot be decoded.
     """
 
     def __init__(self, path: Path, *, probe: bool = False) -> None:

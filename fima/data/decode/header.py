@@ -72,8 +72,8 @@ class VideoHeader:
 def read_header(path: Path) -> VideoHeader:
     """Read the header of a video file, and what its first frame tells.
 
-    Raises:
-        VideoError: it cannot be opened, has no video stream or no frame, or not the size or the frames that it states.
+    Raises VideoError where it cannot be opened, has no video stream or no frame, or not the size or the frames that it
+    states.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be entered
         return _of_folder(path)

@@ -129,11 +129,9 @@ class Packets:
             yield from video_packets(self._path, container, stream)
 
     def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
-        """The packets from a key packet on.
+        """The packets from a key packet on. Raises VideoError where one is incomplete.
 
-        Raises:
-            TimestampsDisagree: a packet is not what the header promised; from then on the header is not believed.
-            VideoError: a packet is incomplete, or the file cannot be read any further.
+        Raises TimestampsDisagree for one that is not what the header promised, which is not believed from then on.
         """
         if self._listed is not None:
             yield from self._sought(self._listed, number)
@@ -220,21 +218,17 @@ class Packets:
             return None
         if len(timestamps) < num_packets or codec not in TIMESTAMPED_CODECS:
             return None
-        return _index(timestamps, shown, keys)
+        # Every timestamp is there once, and the video begins with a key frame that is shown first.
+        starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
+        if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
+            return None
+        return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _is_in_order(container: InputContainer, stream: VideoStream) -> bool:
     """Whether an MP4 has H.264 whose frames are stored in the order in which they are shown, by its table of times."""
     context = stream.codec_context
     return container.format.name == MP4_FORMAT and context.name == "h264" and not context.has_b_frames
-
-
-def _index(timestamps: "array[int]", shown: "array[int]", keys: "array[int]") -> FrameIndex | None:
-    """The index, where every timestamp is there once and the video begins with a key frame that is shown first."""
-    starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
-    if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
-        return None
-    return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:

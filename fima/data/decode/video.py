@@ -100,9 +100,8 @@ class VideoReader:
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """The frames with the given numbers, in the given order, which may repeat: RGB, uint8 (len(indices), H, W, 3).
 
-        Raises:
-            IndexError: a number is out of range.
-            VideoError: a frame cannot be decoded, or its size differs from the first frame's.
+        Raises IndexError for a number out of range, VideoError where a frame cannot be decoded or has another size than
+        the first.
         """
         if any(not 0 <= index < self.num_frames for index in indices):
             raise IndexError(f"{self.path}: frames {min(indices)}..{max(indices)} of {self.num_frames}")

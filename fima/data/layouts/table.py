@@ -25,10 +25,8 @@ def list_table(request: Request) -> VideoList:
     """List a table's videos. Paths are relative to the folder of videos, which is the table's own unless given.
 
     Classes are the labels of all splits, in the order of their numbers, or of their names where not all are numbers.
-    The test split is the rows `test`, or the rows `val` where there is none.
-
-    Raises:
-        DataError: the table cannot be read, contradicts itself, or has no video of the split that is there.
+    The test split is the rows `test`, or the rows `val` where there is none. Raises DataError where the table cannot be
+    read, contradicts itself, or has no video of the split that is there.
     """
     table = find_table(request.root, request.annotations)
     assert table is not None

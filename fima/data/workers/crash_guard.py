@@ -133,11 +133,8 @@ def require_open_files(workers: int, *, flag: str) -> None:
 class Guard:
     """Looks after the processes of a loader: what is left when one of them dies, and whether the loader goes on.
 
-    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes.
-
-    Raises:
-        ConfigError: the system allows too few open files for these processes.
-        TrainingError: there is no shared memory for them.
+    A video may take `timeout_seconds`; 0: any time. `flag` gave the number of processes. Raises ConfigError where the
+    system allows too few open files for these, and TrainingError where there is no shared memory.
     """
 
     def __init__(self, dataset: Attempting, *, workers: int, flag: str, timeout_seconds: float) -> None:
@@ -188,46 +185,35 @@ class Guard:
 
         What they were working on is tried once more, in processes that may crash; what fails is noted in the data set.
         """
-        if not self._is_dead_process(error):
+        # The loader's ways to say that a process is gone, perhaps while it handed over a batch.
+        signs = SIGNS_OF_A_DEAD_PROCESS if isinstance(error, RuntimeError) else ("",)
+        if not self._workers or not any(sign in str(error) for sign in signs):
             return False
-        self._failures = 0 if self._find_culprits() else self._failures + 1
-        self._noted.fill_(-1)
-        return self._failures < MAX_FAILURES
-
-    def _is_dead_process(self, error: Exception) -> bool:
-        """Whether an error is the loader's way to say that a process is gone, perhaps while it handed over a batch."""
-        if isinstance(error, RuntimeError):
-            return any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
-        return self._workers > 0
-
-    def _find_culprits(self) -> bool:
-        """Try what was being worked on once more, in processes that may crash; return whether something fails."""
         attempts = [Attempt(*row) for row in self._noted.tolist() if row[0] >= 0]
         items = [(self._dataset, attempt) for attempt in attempts]
         timeout = self._timeout_seconds or ISOLATED_SECONDS
         found = {
             attempts[place]: outcome.reason
-            for place, outcome in run_isolated(_try, items, workers=max(1, self._workers), timeout_seconds=timeout)
+            for place, outcome in run_isolated(_try, items, workers=self._workers, timeout_seconds=timeout)
             if isinstance(outcome, Failed)
         }
         self._dataset.crashed.update(found)
-        return bool(found)
+        self._failures = 0 if found else self._failures + 1
+        self._noted.fill_(-1)
+        return self._failures < MAX_FAILURES
 
 
 class GuardedLoader(Generic[Batch]):
-    """Iterates over the batches of one epoch after another.
+    """Iterates over the batches of one epoch after another, in the order of a sampler.
 
-    Args:
-        dataset: gives each item as a batch of one, or raises VideoError.
-        order: which items come when.
-        workers: processes that decode; 0 decodes in this one.
-        timeout_seconds: time for one video; 0: any.
+    The data set gives each item as a batch of one, or raises VideoError. Of its worker processes 0 decode in this one;
+    a video may take `timeout_seconds`, 0: any.
     """
 
     def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:
         self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
-        self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        self._workers = workers
         self._guard = Guard(dataset, workers=workers, flag="data.workers", timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
@@ -243,7 +229,10 @@ class GuardedLoader(Generic[Batch]):
         step = self._order.start_step
         while True:
             if self._loader is None:
-                self._loader = self._guard.loader(self._batches, sampler=self._order, **self._options)
+                # Not where there is a GPU that is not in use: pinning would take it.
+                in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                options = {"persistent_workers": self._workers > 0, "pin_memory": in_use}
+                self._loader = self._guard.loader(self._batches, sampler=self._order, **options)
             try:
                 for batch in self._guard.items(self._loader):
                     step += 1

@@ -61,10 +61,7 @@ def run_isolated(
 
     A worker that takes longer than `timeout_seconds` over one item, or that dies, is replaced; its other items are
     given to others. Closing the iterator ends all workers. Several `items_at_once` save time where an item takes
-    milliseconds.
-
-    Yields:
-        (position in `items`, result or failure), in the order in which they are done.
+    milliseconds. Yields the position in `items` with the result or failure, in the order in which they are done.
     """
     waiting = deque(enumerate(items))
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")

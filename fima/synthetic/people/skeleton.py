@@ -5,6 +5,7 @@ the origin, and a body is about 1 high. Those of the picture: x right and y down
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,18 +22,13 @@ TO_FRONT, TO_SIDE, ABOUT_VERTICAL = (1, 2), (0, 1), (2, 0)
 """Axes of turns: from up to the front, from the right upwards, and from the front to the right."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limb:
-    """A straight limb with round ends."""
+class Limb(NamedTuple):
+    """A straight limb with round ends: from and to where (B, T, 3), radius in body heights, and which colour it has."""
 
     start: Tensor
-    """(B, T, 3)."""
     end: Tensor
-    """(B, T, 3)."""
     radius: float
-    """In body heights."""
     part: int
-    """Which of the colours it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +50,9 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
 
     Poses are degrees of freedom (B, T, D), the camera is the shift of the picture in each frame, (B, T, 2).
     """
-    limbs = _limbs(pose, person.proportions)
+    starts, ends, radii, parts = zip(*_limbs(pose, person.proportions), strict=True)
     turn = pose[..., Dof.TURN, None]
-    start, end = (
-        _turned(torch.stack(points, dim=2), turn, ABOUT_VERTICAL)
-        for points in ([limb.start for limb in limbs], [limb.end for limb in limbs])
-    )
+    start, end = (_turned(torch.stack(points, dim=2), turn, ABOUT_VERTICAL) for points in (starts, ends))
     # (B, T, 1) body heights → picture heights
     scale = person.height[:, None, None] * (1 + pose[..., Dof.SIZE, None]).clamp(0.4, 2)
 
@@ -69,8 +62,8 @@ def capsules(pose: Tensor, person: Person, camera: Tensor) -> Capsules:
         y = near * points[..., 1] + scale * pose[..., Dof.Y, None]
         return person.place[:, None, None] + camera[:, :, None] + torch.stack([x, -y], dim=-1)
 
-    radius = torch.tensor([limb.radius for limb in limbs], device=pose.device) * person.girth[:, None]
-    colours = person.colours[:, [limb.part for limb in limbs]]
+    radius = torch.tensor(radii, device=pose.device) * person.girth[:, None]
+    colours = person.colours[:, list(parts)]
     order = (start + end)[..., 2].argsort(dim=2)
 
     def sorted_by_depth(values: Tensor) -> Tensor:
@@ -101,10 +94,10 @@ def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
     head, crown = (_lean(point, pose) for point in (head, head + _vector(pose, 0, 0.015, 0)))
     high = torso - SHOULDER_DROP
     limbs = [
-        Limb(start=upper(0, 0.05), end=upper(0, torso - 0.05), radius=0.085, part=SHIRT),
-        Limb(start=upper(-shoulders, high), end=upper(shoulders, high), radius=0.045, part=SHIRT),
-        Limb(start=_lean(neck, pose), end=head, radius=0.035, part=SKIN),
-        Limb(start=head, end=crown, radius=0.062, part=SKIN),
+        Limb(upper(0, 0.05), upper(0, torso - 0.05), 0.085, SHIRT),
+        Limb(upper(-shoulders, high), upper(shoulders, high), 0.045, SHIRT),
+        Limb(_lean(neck, pose), head, 0.035, SKIN),
+        Limb(head, crown, 0.062, SKIN),
     ]
     for side in (0, 1):
         limbs += _arm(pose, length, side)
@@ -129,9 +122,9 @@ def _arm(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     wrist = joint + length["forearm"][..., None] * fore
     shoulder, joint, wrist, tip = (_lean(point, pose) for point in (shoulder, joint, wrist, wrist + HAND * fore))
     return [
-        Limb(start=shoulder, end=joint, radius=0.034, part=SHIRT),
-        Limb(start=joint, end=wrist, radius=0.027, part=SLEEVE),
-        Limb(start=wrist, end=tip, radius=0.03, part=SKIN),
+        Limb(shoulder, joint, 0.034, SHIRT),
+        Limb(joint, wrist, 0.027, SLEEVE),
+        Limb(wrist, tip, 0.03, SKIN),
     ]
 
 
@@ -148,9 +141,9 @@ def _leg(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     ankle = joint + length["shin"][..., None] * direction(hip - knee.clamp(min=0))
     toe = ankle + FOOT * _vector(pose, 0, -0.2, 1)
     return [
-        Limb(start=top, end=joint, radius=0.052, part=TROUSERS),
-        Limb(start=joint, end=ankle, radius=0.037, part=SHIN),
-        Limb(start=ankle, end=toe, radius=0.028, part=SHOE),
+        Limb(top, joint, 0.052, TROUSERS),
+        Limb(joint, ankle, 0.037, SHIN),
+        Limb(ankle, toe, 0.028, SHOE),
     ]
 
 

@@ -141,10 +141,6 @@ class Finetuning(Task[LabelledBatch]):
         found = [*odd, unusual, setup.narrow_test(config, lists), setup.published_schedule(config)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
-        optim = config.optim
-        if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-            within = counted(optim.epochs, "epoch")
-            found.append(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
         return [text for text in found if text is not None]
 
     def checkpoint(self, **state: Any) -> ClassifierCheckpoint:  # noqa: ANN401

@@ -126,7 +126,12 @@ def warnings_about(optim: OptimConfig) -> list[str]:
     if optim.name in USUAL_LR and optim.lr == OptimConfig().lr:
         usual = f"usual for {optim.name}: {USUAL_LR[optim.name]}"
         found.append(f"--optim.lr {optim.lr}: that of SGD, as published; {usual}")
+    within = counted(optim.epochs, "epoch")
+    if optim.schedule == "step" and min(optim.milestones, default=optim.epochs) >= optim.epochs:
+        found.append(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
+    if optim.warmup_epochs >= optim.epochs:
+        what = "the run ends before it reaches its learning rate"
+        found.append(f"--optim.warmup-epochs {optim.warmup_epochs}: the run has {within}; {what}")
     if optim.freeze_epochs >= optim.epochs:
-        within = counted(optim.epochs, "epoch")
         found.append(f"--optim.freeze-epochs {optim.freeze_epochs}: the run has {within}, so the encoder never learns")
     return found

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fima.backbones.registry import build_backbone
-from fima.benchmark.hours import NUM_VIDEOS
+from fima.benchmark.machine import NUM_VIDEOS
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.method import build_method
 from fima.method.inputs import VIEWS, ClipInputs

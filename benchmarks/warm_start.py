@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from fima.commands.study import Trial, make_data, run
+from fima.config.checks import as_words
 from tables import markdown_table
 
 RECIPE = "motion_textures_fima.yaml"
@@ -22,7 +23,7 @@ STARTS: dict[str, dict[str, object]] = {
 
 def knn_by_epoch(trial: Trial, *, data: Path, out: Path, seed: int) -> list[float]:
     """Pre-train, or read what is there already; kNN accuracy after each epoch, in percent."""
-    flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]
+    flags = ["--run.seed", seed, *as_words(trial.settings), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [100 * line["knn_accuracy"] for line in lines if line["kind"] == "health"]

@@ -35,8 +35,10 @@ def read_recipe(path: Path, kind: Any = PretrainConfig) -> Any:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping. Raises ConfigError where it cannot be read, or holds none."""
+    own = RECIPES / path.name  # where there is no such file, the recipe of that name that came with the package
+    is_own = not path.exists() and path.parent in (Path(), Path(RECIPES.name)) and own.is_file()
     try:
-        content = yaml.safe_load(_found(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load((own if is_own else path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -55,12 +57,6 @@ def preset_recipe(name: str) -> Path:
     if name not in names:
         raise ConfigError(f"--preset {name}: there is no such recipe{suggestion(name, names)}")
     return RECIPES / f"{name}.yaml"
-
-
-def _found(path: Path) -> Path:
-    """The file itself; where there is none, the recipe of that name that came with the package."""
-    own = RECIPES / path.name
-    return own if not path.exists() and path.parent in (Path(), Path(RECIPES.name)) and own.is_file() else path
 
 
 def config_from_mapping(content: Mapping[str, Any], kind: type[RunSettings], *, source: str) -> RunSettings:

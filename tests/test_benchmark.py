@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from fima.benchmark import machine, steps
-from fima.benchmark.hours import recipe_hours
-from fima.benchmark.machine import Measured, step_cases
+from fima.benchmark.machine import Measured, recipe_hours, step_cases
 from fima.benchmark.settings import BenchmarkSettings
 from fima.benchmark.steps import (
     Parity,
@@ -165,7 +164,7 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         case=replace(SMALL, backbone="i3d"), step_seconds=0.5, floor_seconds=0.4, key_pass_seconds=0.1
     )
     rest = StepFigures(case=SMALL, error="out of memory")
-    monkeypatch.setattr(machine, "measure_step", lambda case, *_, **__: figures if case.backbone == "i3d" else rest)
+    monkeypatch.setattr(steps, "measure_step", lambda case, *_, **__: figures if case.backbone == "i3d" else rest)
     words = ["--backbones", "i3d", "tiny", "--crop-size", "32", "--device", "cpu", "--price", "2", "--seconds", "9"]
     assert main(["benchmark", *words]) == 0
     printed = capsys.readouterr().out

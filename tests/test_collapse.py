@@ -195,6 +195,17 @@ def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_i
     assert f"best at step {health[1]['step']}" in marked.summary
 
 
+def test_only_what_was_kept_is_to_be_beaten(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first checkpoint cannot be written: a later, weaker one is the best that there is."""
+    run = RunFolder(tmp_path / "run")
+    config = with_settings("run", settings(HEALTHY_LR, epochs=3, probe=str(videos)), health_epochs=1)
+    found, written = iter((0.75, 0.5, 0.6)), iter((False, True, True))
+    monkeypatch.setattr("fima.train.pretrain.probe_accuracy", lambda *arguments: next(found))
+    monkeypatch.setattr("fima.train.pretrain.write_checkpoint", lambda *arguments: next(written))
+    pretrain(config, data=videos, out=run.root)
+    assert [line["best"] for line in read_lines(run.metrics, "health")] == [False, True, True]
+
+
 def test_health_and_the_best_checkpoint_follow_the_videos_held_out(videos: Path, tmp_path: Path) -> None:
     """Half of each class's eight training videos."""
     run = RunFolder(tmp_path / "run")

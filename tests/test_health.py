@@ -138,6 +138,17 @@ def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
     assert found == pytest.approx(sum(hits) / len(hits))
 
 
+def test_a_check_needs_no_more_memory_than_a_part_of_a_training_step(tmp_path: Path) -> None:
+    videos = list_videos(make_videos(tmp_path), "train")
+    config = with_settings("optim", batch_size=8, accumulate=4)
+    method = build_method(config.model, config.method).eval()
+    seen: list[int] = []
+    method.query_encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    features, _ = clip_features(method, videos, config, torch.device("cpu"))
+    assert sum(seen) == 2 * len(features)
+    assert max(seen) == 2
+
+
 def test_two_clips_of_a_video_differ_where_a_clip_may_show_the_whole_of_it(tmp_path: Path) -> None:
     videos = list_videos(make_videos(tmp_path), "train")
     config = replace(SMALL_CONFIG, data=replace(SMALL_CONFIG.data, span=(0.5, 1.0)))

@@ -1,4 +1,5 @@
 import os
+import re
 import shlex
 import signal
 import socket
@@ -95,6 +96,17 @@ def test_processes_that_do_not_meet_are_told_how_to(monkeypatch: pytest.MonkeyPa
             monkeypatch.setenv(name, value)
         with pytest.raises(ConfigError, match="the processes have not met at localhost:"):
             init_from_environment(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("number", "shown"), [("2", "2"), (None, "(not set)")])
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, number: str | None, shown: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if number is not None:
+        monkeypatch.setenv("LOCAL_RANK", number)
+    with pytest.raises(ConfigError, match=re.escape(f"LOCAL_RANK {shown}: each process needs a GPU of its own, and 2")):
+        init_from_environment(torch.device("cuda"))
 
 
 def script(text: str) -> list[str]:

@@ -145,6 +145,8 @@ class TestSchedules:
             ({"name": "adamw"}, "usual for adamw"),
             ({"name": "lars"}, "usual for lars"),
             ({"freeze_epochs": 3, "epochs": 3}, "never learns"),
+            ({"warmup_epochs": 3, "epochs": 3}, "before it reaches its learning rate"),
+            ({"schedule": "step", "milestones": (3, 5), "epochs": 3}, "the rate never falls"),
         ],
     )
     def test_what_is_unwise_is_said(self, values: dict[str, Any], said: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from fima.authors.flags import Program, flags_of
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.config.checks import as_flag
+from fima.config.checks import as_words
 from fima.data.datasets import LAYOUTS, list_videos, recognise
 from fima.errors import CheckpointError, ConfigError
 from fima.recipe import config_from_mapping
@@ -65,13 +65,7 @@ class Translation:
         words = [self.command, *self.positionals]
         for flag, value in self.options.items():
             words += [flag] if value is None else [flag, value]
-        for name, value in self.settings.items():
-            flag = as_flag(name)
-            if value is True:
-                words.append(flag)
-            else:
-                words += [flag, *map(str, value if isinstance(value, list | tuple) else [value])]
-        return words
+        return words + as_words(self.settings)
 
     @property
     def config(self) -> PretrainConfig | FinetuneConfig:
@@ -80,10 +74,9 @@ class Translation:
         for name, value in self.settings.items():
             section, key = name.split(".")
             nested.setdefault(section, {})[key] = value
-        source = "train.py" if self.command == "pretrain" else "eval.py"
         if self.command == "pretrain":
-            return config_from_mapping(nested, PretrainConfig, source=source)
-        return config_from_mapping(nested, FinetuneConfig, source=source)
+            return config_from_mapping(nested, PretrainConfig, source="train.py")
+        return config_from_mapping(nested, FinetuneConfig, source="eval.py")
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:

@@ -2,27 +2,20 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fima.benchmark.hours import RecipeHours, recipe_hours
+from fima.benchmark import steps
 from fima.benchmark.settings import BenchmarkSettings, Precision
-from fima.benchmark.steps import (
-    Parity,
-    StepCase,
-    StepFigures,
-    augmentation_rate,
-    check_parity,
-    largest_batch,
-    measure_step,
-)
+from fima.benchmark.steps import Parity, StepCase, StepFigures
 from fima.benchmark.videos import DecodeFigures, measure_decoding
-from fima.config import DataConfig
+from fima.config import DataConfig, FinetuneConfig
 from fima.data.workers.killable_pool import available_cores
+from fima.recipe import RECIPES, read_recipe, read_yaml
 from fima.train.resolve import computes_in_bfloat16
 from fima.version import __version__
 
@@ -30,6 +23,9 @@ GPU_BATCHES, CPU_BATCHES = (8, 32), (2,)
 GPU_CROP_PX, CPU_CROP_PX = 224, 112
 MOST_SECONDS_A_CASE = 8.0
 OUT_OF_TIME = "out of time; give more --seconds"
+NUM_VIDEOS: Mapping[str, int] = {"ucf101": 9_537, "hmdb51": 3_570, "k400": 240_000}
+"""Training videos: split 1 of UCF101 and HMDB51, and Kinetics-400 in round numbers."""
+FINETUNED_BACKBONE = "i3d"
 
 
 def step_cases(settings: BenchmarkSettings, device: torch.device) -> Iterator[StepCase]:
@@ -53,6 +49,56 @@ def step_cases(settings: BenchmarkSettings, device: torch.device) -> Iterator[St
     for case in cases if settings.compile else ():
         for precision in precisions[:2]:
             yield replace(case, precision=precision, compiled=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeHours:
+    """One recipe."""
+
+    recipe: str
+    videos: int
+    epochs: int
+    videos_per_second: float
+    """At which it would train, if its batches are there in time."""
+
+    @property
+    def hours(self) -> float:
+        """Training, without tests and checkpoints."""
+        return self.videos * self.epochs / self.videos_per_second / 3600
+
+
+def recipe_hours(figures: Sequence[StepFigures]) -> Iterator[RecipeHours]:
+    """The recipes whose encoder and method were measured, at the highest speed.
+
+    Fine-tuning is taken as one forward and backward pass of the encoder, linear probing as one forward pass. Speeds at
+    another crop size are scaled by its area.
+    """
+    for path in sorted(RECIPES.glob("*.yaml")):
+        content = read_yaml(path)
+        if content.get("data", {}).get("dataset") not in NUM_VIDEOS:
+            continue
+        videos = NUM_VIDEOS[content["data"]["dataset"]]
+        if "classifier" in content:
+            config = read_recipe(path, FinetuneConfig)
+            epochs, crop_px = config.optim.epochs, config.data.crop_size
+            which = "key_pass_seconds" if config.classifier.freeze else "query_pass_seconds"
+            rates = _rates(figures, FINETUNED_BACKBONE, None, which, crop_px)
+        else:
+            pretraining = read_recipe(path)
+            epochs, crop_px = pretraining.optim.epochs, pretraining.data.crop_size
+            rates = _rates(figures, pretraining.model.backbone, pretraining.method.name, "step_seconds", crop_px)
+        if rates:
+            yield RecipeHours(recipe=path.stem, videos=videos, epochs=epochs, videos_per_second=max(rates))
+
+
+def _rates(figures: Sequence[StepFigures], backbone: str, method: str | None, which: str, crop_px: int) -> list[float]:
+    """Videos a second at another crop size, for each case of a backbone and a method (None: any)."""
+    found = []
+    for each in figures:
+        seconds: float | None = getattr(each, which)
+        if seconds and each.case.backbone == backbone and method in (None, each.case.method):
+            found.append(each.case.batch_size / seconds * (each.case.crop_size / crop_px) ** 2)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -79,13 +125,13 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
-        steps = [{**asdict(each), "videos_per_second": each.videos_per_second} for each in self.steps]
-        steps = [{**step.pop("case"), **step} for step in steps]
+        rows = [{**asdict(each), "videos_per_second": each.videos_per_second} for each in self.steps]
+        rows = [{**step.pop("case"), **step} for step in rows]
         return {
             "machine": self.machine,
             "decoding": None if self.decoding is None else asdict(self.decoding),
             "augmentation_videos_per_second": self.augmentation,
-            "steps": steps,
+            "steps": rows,
             "largest_batch": self.largest,
             "recipes": [{**asdict(each), "hours": each.hours} for each in self.recipes()],
             "parity": [{**asdict(each), "deviation": each.deviation, "holds": each.holds} for each in self.parity],
@@ -121,20 +167,20 @@ def measure(settings: BenchmarkSettings, device: torch.device, say: Callable[[st
     if settings.parity:
         for backbone in settings.backbones:
             say(f"parity: {backbone}")
-            measured.parity.append(check_parity(backbone, device))
+            measured.parity.append(steps.check_parity(backbone, device))
     say("decoding")
     try:
         measured.decoding = measure_decoding(data, seconds=settings.seconds / 12)
     except Exception as error:  # a PyAV without an encoder for H.264, or none: the rest is worth having
         measured.errors["decoding"] = f"{type(error).__name__}: {error}"
     say("augmentation")
-    measured.augmentation = augmentation_rate(device, data, seconds=settings.seconds / 40)
+    measured.augmentation = steps.augmentation_rate(device, data, seconds=settings.seconds / 40)
     for case in cases:
         if time.monotonic() - begin > settings.seconds:
             measured.steps.append(StepFigures(case=case, error=OUT_OF_TIME))
             continue
         say(f"{case.method} {case.backbone} {case.precision}, {case.batch_size} videos")
-        measured.steps.append(measure_step(case, device, seconds=min(MOST_SECONDS_A_CASE, settings.seconds / 12)))
+        measured.steps.append(steps.measure_step(case, device, seconds=min(MOST_SECONDS_A_CASE, settings.seconds / 12)))
     if device.type == "cuda":
         _find_largest(settings, device, measured, begin, say)
     return measured
@@ -150,7 +196,7 @@ def _find_largest(
             alike = sorted((each for each in alike if each.case.method == "fima"), key=lambda e: e.case.batch_size)
             if len(alike) > 1 and time.monotonic() - begin < settings.seconds:
                 say(f"largest batch: {backbone} {precision}")
-                found = largest_batch(alike[0], alike[-1], device)
+                found = steps.largest_batch(alike[0], alike[-1], device)
                 if found is not None:
                     measured.largest[f"{backbone} {precision}"] = found
 

@@ -19,7 +19,7 @@ from fima.checkpoints.checkpoint import (
 )
 from fima.checkpoints.pretrained import nearest_backbone
 from fima.checkpoints.torch_file import HoldsClassesError, is_plain, read_content, read_inert
-from fima.config import MethodConfig, ModelConfig, OptimConfig, PretrainConfig
+from fima.config import MethodConfig, ModelConfig, PretrainConfig
 from fima.errors import CheckpointError
 from fima.method import build_method
 
@@ -50,7 +50,10 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
     shapes; what these do not tell keeps its default. No value changes, and what has no place in ours is kept in
     `Checkpoint.imported`. Raises CheckpointError where it is of another model or parts are missing.
     """
-    state: Mapping[str, Tensor] = content["state_dict"]
+    rest = dict(content)
+    state: Mapping[str, Tensor] = rest.pop("state_dict")
+    # An empty state stands for none.
+    has_optimizer = {"state", "param_groups"} <= set(content.get("optimizer") or ())
     prefix = convert.PREFIX if all(key.startswith(convert.PREFIX) for key in state) else ""
     try:
         model = convert.official_to_fima(state)
@@ -58,7 +61,13 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
         with torch.device("meta"):
             method = build_method(config.model, config.method)
         check_weights(model, method.state_dict(), source=source, what=f"pre-training of {config.model.backbone}")
-        optimizer, counts_frozen = _optimizer(content, method)
+        if has_optimizer:
+            keys = [key.removeprefix(convert.PREFIX) for key in state]
+            optimizer, counts_frozen = convert.optimizer_to_fima(rest.pop("optimizer"), keys, _trained(method))
+        else:
+            optim, weights = config.optim, [weight for weight in method.parameters() if weight.requires_grad]
+            new = torch.optim.SGD(weights, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+            optimizer, counts_frozen = new.state_dict(), True
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
     epoch = content.get("epoch", 0)
@@ -69,16 +78,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
         optimizer=optimizer,
         data={"num_videos": 0, "layout": "unknown"},
         versions=versions(),
-        imported={
-            "prefix": prefix,
-            "counts_frozen": counts_frozen,
-            "has_optimizer": _has_optimizer(content),
-            "rest": {
-                key: value
-                for key, value in content.items()
-                if key != "state_dict" and not (key == "optimizer" and _has_optimizer(content))
-            },
-        },
+        imported={"prefix": prefix, "counts_frozen": counts_frozen, "has_optimizer": has_optimizer, "rest": rest},
     )
 
 
@@ -110,22 +110,6 @@ def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
             counts_frozen=imported["counts_frozen"],
         )
     return content
-
-
-def _optimizer(content: Mapping[str, Any], method: nn.Module) -> tuple[dict[str, Any], bool]:
-    """Return our optimiser's state, a new one where there is none, and whether theirs counts the frozen weights."""
-    if _has_optimizer(content):
-        keys = [key.removeprefix(convert.PREFIX) for key in content["state_dict"]]
-        return convert.optimizer_to_fima(content["optimizer"], keys, _trained(method))
-    optim = OptimConfig()
-    weights = [weight for weight in method.parameters() if weight.requires_grad]
-    new = torch.optim.SGD(weights, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return new.state_dict(), True
-
-
-def _has_optimizer(content: Mapping[str, Any]) -> bool:
-    """Whether a state is there, and not an empty one that stands for none."""
-    return {"state", "param_groups"} <= set(content.get("optimizer") or ())
 
 
 def _trained(method: nn.Module) -> list[str]:

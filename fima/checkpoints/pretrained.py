@@ -45,8 +45,6 @@ MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.
 METADATA_KEY = "fima"
 """Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
 SAFETENSORS_HEADER_BYTES = 9
-
-
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 """What `save_pretrained` of an encoder writes into a folder."""
@@ -106,10 +104,8 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     (`module.encoder_q.*`); state dicts of a bare network, such as torchvision's video ResNets, where a classifier
     (`fc.*`, `head.*`, `classifier.*`) is dropped, below any keys and prefixes of wrappers; and safetensors files of any
     of these. Objects of other classes among the weights are not made. `backbone` is the architecture that it must have;
-    None takes what the file holds. A folder is taken as by `encoder_file`.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, holds another architecture, or weights are missing or left over.
+    None takes what the file holds. A folder is taken as by `encoder_file`. Raises CheckpointError where the file is
+    missing, damaged, holds another architecture, or weights are missing or left over.
     """
     path = encoder_file(path)
     found = read_encoder(path)

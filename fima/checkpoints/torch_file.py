@@ -6,7 +6,7 @@ import types
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,10 +168,6 @@ def _tensor(tensor: Tensor, *_: object) -> Tensor:
     return tensor
 
 
-def _rebuilt(make: Callable[..., Any], _: object, arguments: tuple[Any, ...], __: object) -> object:
-    return make(*arguments)
-
-
 ALLOWED: dict[str, object] = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
@@ -183,7 +179,7 @@ ALLOWED: dict[str, object] = {
     "torch._utils._rebuild_parameter": _tensor,
     "torch._utils._rebuild_parameter_with_state": _tensor,
     "torch.nn.parameter.Parameter": _tensor,
-    "torch._tensor._rebuild_from_type_v2": _rebuilt,
+    "torch._tensor._rebuild_from_type_v2": lambda make, _, arguments, __: make(*arguments),
 }
 """All that a file can call, apart from making an `Inert`; they make tensors and containers."""
 

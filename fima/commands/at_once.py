@@ -49,7 +49,7 @@ def be_fima(words: Sequence[str]) -> None:
 
 
 def run_at_once(commands: Mapping[str, Sequence[object]], work: Callable[[Sequence[str]], None] = be_fima) -> int:
-    """Run commands, by their words, side by side, and print what they say; return the code of the first that fails."""
+    """Run commands side by side, their names before what they say; return the code of the first that fails, or 0."""
     context = multiprocessing.get_context("forkserver")
     failures: list[int] = []
     children: list[ForkServerProcess] = []

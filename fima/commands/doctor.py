@@ -15,7 +15,7 @@ from rich.table import Table
 from fima.commands.parse import check_recipe, parse
 from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
-from fima.config import DataConfig, PretrainConfig
+from fima.config import PretrainConfig
 from fima.config.checks import require, require_least
 from fima.console import Console
 from fima.data.clip_overrides import with_clips
@@ -49,10 +49,6 @@ class ClipArguments:
     """Frame rate of videos whose files do not state one."""
     span: tuple[float, float] | None = None
     """Share of its video that a clip covers, instead of `stride`."""
-
-    def over(self, recipe: DataConfig) -> DataConfig:
-        """Return the settings of a recipe with those that were given. Raises ConfigError for a wrong one."""
-        return with_clips(recipe, {name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check_system(arguments.json)
     check_recipe(arguments.recipe)
     recipe = PretrainConfig() if arguments.recipe is None else read_recipe(arguments.recipe)
-    clips = arguments.clips.over(recipe.data)
+    given = {name: value for name, value in vars(arguments.clips).items() if value is not None}
+    clips = with_clips(recipe.data, given)
     videos = list_videos(arguments.data, "all")
     with open_index(videos.root, arguments.index) as index:
         with progress("decoding" if arguments.deep else "reading headers") as report:

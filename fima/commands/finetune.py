@@ -15,8 +15,6 @@ from fima.config import FinetuneConfig
 from fima.console import Console
 from fima.files.output import OutputPath
 
-PROG = "fima finetune"
-
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneArguments(RunArguments):
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     default = FinetuneArguments(
         checkpoint=tyro.MISSING, out=tyro.MISSING, config=default_settings(words, FinetuneConfig)
     )
-    arguments = parse(FinetuneArguments, words, prog=PROG, default=default)
+    arguments = parse(FinetuneArguments, words, prog="fima finetune", default=default)
     is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
     data = arguments.videos(None if is_alone else arguments.data)
     check_recipe(arguments.recipe)

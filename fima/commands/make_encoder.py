@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -15,9 +15,6 @@ from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
 from fima.train.encoder_settings import SyntheticEncoderSettings
-
-if TYPE_CHECKING:
-    from fima.train.motion_regression import EpochRecord
 
 CARD, RECORD = "README.md", "training.json"
 
@@ -44,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.data.layouts.video_list import counted
     from fima.synthetic.people.bank import render_bank
     from fima.torch_tools.device import choose_device
-    from fima.train.motion_regression import train_on_people
+    from fima.train.motion_regression import EpochRecord, train_on_people
     from fima.use.synthetic_encoder import write_synthetic_encoder
 
     weights = arguments.out / WEIGHTS_FILE
@@ -58,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     spread = bank.targets.std().item()
     rendered_seconds = time.monotonic() - begun
     print(f"rendered {counted(len(bank), 'video')} in {rendered_seconds:.0f} s; deviation of the targets {spread:.2f}")
-    encoder, epochs = train_on_people(bank, arguments, report=lambda record: _report(record, arguments))
+
+    def report(record: EpochRecord) -> None:
+        rate = record.epoch * arguments.videos / max(record.seconds, 1e-9)
+        done = f"epoch {record.epoch}/{arguments.epochs}"
+        print(f"{done}  loss {record.loss:.4f}  {record.seconds:.0f} s  {rate:.0f} videos/s", flush=True)
+
+    encoder, epochs = train_on_people(bank, arguments, report=report)
     settings = {name: value for name, value in asdict(arguments).items() if name not in ("out", "device")}
     record = {
         "settings": settings,
@@ -71,9 +74,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_file(arguments.out / RECORD, json.dumps(record, indent=1) + "\n")
     print(f"wrote {weights} ({weights.stat().st_size / 2**20:.1f} MiB), {CARD} and {RECORD}")
     return 0
-
-
-def _report(record: EpochRecord, settings: SyntheticEncoderSettings) -> None:
-    rate = record.epoch * settings.videos / max(record.seconds, 1e-9)
-    done = f"epoch {record.epoch}/{settings.epochs}"
-    print(f"{done}  loss {record.loss:.4f}  {record.seconds:.0f} s  {rate:.0f} videos/s", flush=True)

@@ -76,17 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(arguments.device)
     paths = [video.path for given in arguments.videos for video in listed_videos(given)]
     classifier = load_classifier(encoder_file(arguments.model), device=device)
-    found: list[Prediction] = []
-    skipped: list[SkippedVideo] = []
     resources = Resources(
         device=device, batch_size=arguments.batch_size, workers=arguments.workers, limits=arguments.limits
     )
     per_second, frame_rate = arguments.per == "second", arguments.frame_rate
-    for item in predict(classifier, paths, resources, per_second=per_second, frame_rate=frame_rate):
-        if isinstance(item, SkippedVideo):
-            skipped.append(item)
-        else:
-            found.append(item)
+    items = list(predict(classifier, paths, resources, per_second=per_second, frame_rate=frame_rate))
+    skipped = [item for item in items if isinstance(item, SkippedVideo)]
+    found = [item for item in items if not isinstance(item, SkippedVideo)]
     if not found:
         raise DataError(f"none of {len(skipped)} videos can be decoded; {skipped[0].path}: {skipped[0].reason}")
     for video in skipped:

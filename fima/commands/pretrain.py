@@ -16,8 +16,6 @@ from fima.config.checks import require_least
 from fima.data.training_sets import TrainingSet, training_set
 from fima.errors import ConfigError
 
-PROG = "fima pretrain"
-
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainArguments(RunArguments):
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
     """Parse the flags over the settings of the recipe, of the resumed run, or of the paper; and the sets of videos."""
     default = PretrainArguments(out=tyro.MISSING, config=default_settings(words, PretrainConfig))
-    arguments = parse(PretrainArguments, _recipe_beside_sets(words), prog=PROG, default=default)
+    arguments = parse(PretrainArguments, _recipe_beside_sets(words), prog="fima pretrain", default=default)
     given = [word for word in (arguments.data, arguments.recipe, *arguments.more) if word is not None]
     recipes = [word for word in given if is_recipe(Path(word))]
     if len(recipes) > 1:

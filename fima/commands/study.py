@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fima.commands import COMMANDS
-from fima.config.checks import as_flag
+from fima.config.checks import as_words
 from fima.console import Console
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
 from fima.files.atomic import write_file
@@ -40,17 +40,6 @@ class Trial:
     settings: Mapping[str, object] = field(default_factory=dict)
     """Settings that differ from the recipe, by flag name."""
 
-    def flags(self) -> list[str]:
-        """Return the changed settings as command-line words."""
-        words = []
-        for name, value in self.settings.items():
-            flag = as_flag(name)
-            if isinstance(value, bool):
-                words.append(flag if value else flag.replace(".", ".no-"))
-            else:
-                words += [flag, str(value)]
-        return words
-
 
 def run(command: str, *words: object) -> None:
     """Print a `fima` command as one would type it, and run it. Raises SystemExit with its exit code where it fails."""
@@ -71,7 +60,7 @@ def pretrain_and_evaluate(
     """Pre-train in `out` and evaluate the last checkpoint, or read what is there; return `COLUMNS`, in percent."""
     result = result_file(out)
     checkpoint = out / "checkpoints" / "last.pt"
-    flags = ["--run.seed", seed, *trial.flags(), "--auto-resume"]
+    flags = ["--run.seed", seed, *as_words(trial.settings), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
         run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", workers, "--protocols", *protocols)

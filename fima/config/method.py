@@ -45,9 +45,8 @@ class MethodConfig:
     """Encode every n-th frame of the early and late differences; 2 halves their cost."""
     pos_ratio: float = 0.7
     """Cells closer than this share of the larger cell diagonal are positives."""
-
     exclude_same_video: bool = False
-    """Keys of the query's own video are not negatives, except those of the same pair of clips; for long recordings."""
+    """Keys of the query's own video are not negatives, except its positives'; for long recordings."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):

@@ -7,7 +7,10 @@ from fima.method.inputs import ClipInputs, StepLosses
 
 
 class Method(nn.Module):
-    """Networks that learn from two clips of each video. The whole state is saved, and resumed, with a run."""
+    """Networks that learn from two clips of each video. The whole state is saved, and resumed, with a run.
+
+    Every encoder is a child of its own whose name ends with `_encoder`, by which warm starts and freezing find it.
+    """
 
     query_encoder: Backbone
     """What is trained for later use: (B, 3, T, H, W) → (B, C, t, h, w)."""

@@ -60,18 +60,16 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
     """Join the process group that `torchrun` describes in the environment; alone, do nothing.
 
     Returns the device of this process: with several processes and `cuda`, the GPU of its local rank. A process that
-    waits longer than the timeout gives up.
-
-    Raises:
-        ConfigError: the processes do not find each other.
+    waits longer than the timeout gives up. Raises ConfigError where the processes do not find each other, or have no
+    GPU each.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+    if int(os.environ.get("WORLD_SIZE") or "1") > 1 and not is_initialized():
         # Here, since builds of PyTorch without `torch.distributed` have neither.
         from torch._C._distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            device = _own_gpu()
             torch.cuda.set_device(device)
         try:
             timeout = timedelta(minutes=timeout_minutes)
@@ -93,6 +91,17 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
                 "with the same address and a free port"
             ) from None
     return device
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process's local rank."""
+    number, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if not number.isdigit() or int(number) >= count:
+        raise ConfigError(
+            f"LOCAL_RANK {number or '(not set)'}: each process needs a GPU of its own, and {count} are visible; start "
+            f"them by torchrun --nproc-per-node {count}, or give --device cpu (--run.device cpu to train)"
+        )
+    return torch.device("cuda", int(number))
 
 
 def shutdown() -> None:
@@ -133,7 +142,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_objects(items: Sequence[T]) -> list[T]:
-    """The items of all processes as one list, in rank order, the same everywhere: few plain values, picklable."""
+    """The items of all processes as one list, in rank order, the same everywhere: picklable values."""
     if world_size() == 1:
         return list(items)
     parts: list[Sequence[T]] = [()] * world_size()

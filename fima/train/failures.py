@@ -13,7 +13,10 @@ from fima.torch_tools import distributed
 NAMED_VIDEOS = 8
 SKIPPED_JUDGED_AFTER = 20
 REMEDIES = {
-    "out of memory": "Try a smaller --optim.batch-size, --data.crop-size or --data.frames",
+    "out of memory": (
+        "Pre-training goes on with --resume --model.recompute, where that is off; a new run may have a larger "
+        "--optim.accumulate, or a smaller --optim.batch-size, --data.crop-size or --data.frames"
+    ),
     "Expected more than 1 value per channel": (
         "Batch norm needs more than one number a channel: in a step of one video, --data.frames and --data.crop-size "
         "must leave more than one cell; or give another --optim.batch-size"
@@ -48,8 +51,8 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
         text = str(error)
         if distributed.world_size() > 1 and any(sign in text for sign in SIGNS_OF_A_LOST_PROCESS):
             raise TrainingError(
-                f"another process of the run has ended or does not answer ({text.splitlines()[0].strip()}); "
-                f"what it says itself is the cause; {run.last_good()}"
+                f"another process of the run has ended or does not answer within --run.timeout-minutes "
+                f"({text.splitlines()[0].strip()}); what it says itself is the cause; {run.last_good()}"
             ) from None
         remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in text), None)
         if remedy is None:

@@ -54,19 +54,11 @@ def finetune(
     checkpoints: Path | None = None,
     resume: bool = False,
 ) -> TrainingResult:
-    """Train a classifier on an encoder, and test it.
+    """Train a classifier on the encoder of a file (None: random weights), test it, and return how the run ended.
 
-    Args:
-        config: the settings.
-        pretrained: file with the encoder; None for random weights.
-        data: labelled videos with a training and a test split.
-        out: folder of the run; new, unless `resume`.
-        checkpoints: folder of its checkpoints, where they lie apart.
-        resume: continue from the run's last checkpoint.
-
-    Raises:
-        UserError: settings, data, files or folder that the caller can put right.
-        TrainingError: the run had to stop; its last good checkpoint is in place.
+    `data` are labelled videos with a training and a test split. `out` is the folder of the run: new, unless `resume`
+    continues it from its last checkpoint. Raises UserError for settings, data, files or a folder that the caller can
+    put right; TrainingError where the run had to stop, with its last good checkpoint in place.
     """
     device = choose_device(config.run.device, flag="run.device")
     device = distributed.init_from_environment(device, config.run.timeout_minutes)
@@ -149,10 +141,6 @@ class Finetuning(Task[LabelledBatch]):
         found = [*odd, unusual, setup.narrow_test(config, lists), setup.published_schedule(config)]
         if config.classifier.select == "test":
             found.append("--classifier.select test: the epoch is chosen on the test split, so its figure flatters")
-        optim = config.optim
-        if optim.schedule == "step" and min(optim.milestones) >= optim.epochs:
-            within = counted(optim.epochs, "epoch")
-            found.append(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
         return [text for text in found if text is not None]
 
     def checkpoint(self, **state: Any) -> ClassifierCheckpoint:  # noqa: ANN401

@@ -13,7 +13,7 @@ from fima.checkpoints.checkpoint import SCRATCH, ClassifierCheckpoint, LoadedEnc
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, FinetuneConfig, ModelConfig, PretrainConfig
-from fima.config.checks import as_flag
+from fima.config.checks import require
 from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
@@ -44,6 +44,7 @@ WITHOUT_MEANING = (
     "optim.ema_decay",
 )
 """Settings of pre-training alone, which a fine-tuning run leaves at their defaults."""
+WITHOUT_MEANING_FROZEN = ("optim.encoder_lr_scale", "optim.freeze_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +64,12 @@ class LabelledLists:
 def check_settings(config: FinetuneConfig) -> None:
     """Raise ConfigError, with the flag, for settings that would do nothing, or would train on the test split."""
     given, defaults = flatten(config), flatten(FinetuneConfig())
-    for flag in WITHOUT_MEANING:
-        if given[flag] != defaults[flag]:
-            what = f"{as_flag(flag)} {given[flag]}"
-            raise ConfigError(f"{what}: a setting of pre-training; it has no place in fine-tuning")
-    optimizer_class(config.optim.name)
+    idle = dict.fromkeys(WITHOUT_MEANING, "a setting of pre-training; it has no place in fine-tuning")
     if config.classifier.freeze:
-        for flag in ("optim.encoder_lr_scale", "optim.freeze_epochs"):
-            if given[flag] != defaults[flag]:
-                what = f"{as_flag(flag)} {given[flag]}"
-                raise ConfigError(f"{what}: does nothing with --classifier.freeze; leave out one of them")
+        idle |= dict.fromkeys(WITHOUT_MEANING_FROZEN, "does nothing with --classifier.freeze; leave out one of them")
+    for flag, rule in idle.items():
+        require(given[flag] == defaults[flag], flag, given[flag], rule)
+    optimizer_class(config.optim.name)
     if config.classifier.backbone is not None:
         check_backbone(config.classifier.backbone, flag="classifier.backbone")
 
@@ -111,11 +108,9 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     require_labels(test)
     if test.classes != train.classes:
         raise DataError(f"{data}: the test split has other classes than the training split; both need the same ones")
-    if classifier.num_classes not in (None, len(train.classes)):
-        raise ConfigError(
-            f"--classifier.num-classes {classifier.num_classes}: {data} has {len(train.classes)} classes "
-            f"({train.layout}); leave the flag out, or give the data that it is meant for"
-        )
+    count = len(train.classes)
+    rule = f"{data} has {count} classes ({train.layout}); leave the flag out, or give the data that it is meant for"
+    require(classifier.num_classes in (None, count), "classifier.num_classes", classifier.num_classes, rule)
     if classifier.low_shot is not None:
         train = low_shot(train, classifier.low_shot, config.run.seed)
     validation = None

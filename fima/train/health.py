@@ -18,6 +18,7 @@ from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import encode
 from fima.method.base import Method
 from fima.method.heads import pooled
+from fima.torch_tools.distributed import world_size
 from fima.torch_tools.modes import in_eval_mode
 
 COLLAPSED_RANK = 2.0
@@ -175,7 +176,7 @@ def clip_features(
         ClipSettings.of(config.data, num_clips=NUM_CLIPS),
         Resources(
             device=device,
-            batch_size=config.optim.batch_size,
+            batch_size=max(NUM_CLIPS, config.optim.batch_size // (config.optim.accumulate * world_size())),
             workers=config.data.workers,
             limits=DecodeLimits.of(config.data),
         ),

@@ -92,7 +92,7 @@ class SaveClock:
 
 
 def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
-    """Return the sum of the losses (B,) of each set in the global batch, by places in the list (B,), and the number."""
+    """Return the sum of the losses (B,) of each set over all processes, and their number; `index` (B,) are places."""
     number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
     table = each.new_zeros(2, len(plan.ends))
     table.index_add_(1, number, torch.stack([each, torch.ones_like(each)]))

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fima.config import OptimConfig
+from fima.config.checks import require
 from fima.config.optim import REFERENCE_BATCH
 from fima.data.layouts.video_list import counted
 from fima.errors import ConfigError
@@ -91,9 +92,8 @@ def freeze_encoders(networks: nn.Module, optimizer: torch.optim.Optimizer, *, fr
 
 def refuse_frozen_random_weights(optim: OptimConfig, remedy: str) -> None:
     """Raise ConfigError, with the remedy, where an encoder is to be frozen that begins with random weights."""
-    if optim.freeze_epochs:
-        flag = f"--optim.freeze-epochs {optim.freeze_epochs}"
-        raise ConfigError(f"{flag}: the encoder would be frozen with random weights; {remedy}")
+    rule = f"the encoder would be frozen with random weights; {remedy}"
+    require(optim.freeze_epochs == 0, "optim.freeze_epochs", optim.freeze_epochs, rule)
 
 
 def moving_average(encoder: nn.Module, decay: float) -> AveragedModel:
@@ -126,7 +126,12 @@ def warnings_about(optim: OptimConfig) -> list[str]:
     if optim.name in USUAL_LR and optim.lr == OptimConfig().lr:
         usual = f"usual for {optim.name}: {USUAL_LR[optim.name]}"
         found.append(f"--optim.lr {optim.lr}: that of SGD, as published; {usual}")
+    within = counted(optim.epochs, "epoch")
+    if optim.schedule == "step" and min(optim.milestones, default=optim.epochs) >= optim.epochs:
+        found.append(f"--optim.milestones {optim.milestones}: none within {within}, so the rate never falls")
+    if optim.warmup_epochs >= optim.epochs:
+        what = "the run ends before it reaches its learning rate"
+        found.append(f"--optim.warmup-epochs {optim.warmup_epochs}: the run has {within}; {what}")
     if optim.freeze_epochs >= optim.epochs:
-        within = counted(optim.epochs, "epoch")
         found.append(f"--optim.freeze-epochs {optim.freeze_epochs}: the run has {within}, so the encoder never learns")
     return found

@@ -14,6 +14,7 @@ from fima.checkpoints.pretrained import write_safetensors
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
+from fima.config.checks import require
 from fima.data.augment import make_inputs
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
@@ -58,20 +59,14 @@ def pretrain(
     resume_from: Path | None = None,
     start_epoch: int | None = None,
 ) -> TrainingResult:
-    """Pre-train an encoder.
+    """Pre-train an encoder, and return how the run ended.
 
-    Args:
-        config: the settings; queue sizes that are None follow from the number of videos.
-        data: folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
-        out: folder of the run; new, unless `resume`.
-        checkpoints: folder of the checkpoints, instead of `checkpoints` in the folder of the run.
-        resume: continue from the run's last checkpoint.
-        resume_from: begin a new run from a checkpoint of another one, or of the authors' program.
-        start_epoch: begin a new run at this epoch of its schedule.
+    `data` is a folder of videos, or several sets; labels are not used but for the kNN accuracy of the health check.
+    `out` is the folder of the run: new, unless `resume` continues it from its last checkpoint. A new run may begin from
+    a checkpoint of another one, or of the authors' program, and at `start_epoch` of its schedule.
 
-    Raises:
-        UserError: settings, data or folder that the caller can put right.
-        TrainingError: the run had to stop; its last good checkpoint is in place.
+    Raises UserError for settings, data or a folder that the caller can put right; TrainingError where the run had to
+    stop, with its last good checkpoint in place.
     """
     METHODS.check(config.method.name, flag="method.name")
     device = choose_device(config.run.device, flag="run.device")
@@ -124,6 +119,10 @@ class Pretraining(Task[PretrainBatch]):
         self.health_videos = videos.held_out or videos
         self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
+        world_size = distributed.world_size()
+        share, parts = config.optim.batch_size // (config.optim.accumulate * world_size), config.model.split_bn
+        rule = f"must be at most half the {share} videos of a part of a step in each of {world_size} processes"
+        require(parts == 1 or 2 * parts <= share, "model.split_bn", parts, rule)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
         self.warm = warm
@@ -143,7 +142,7 @@ class Pretraining(Task[PretrainBatch]):
             batch_size=config.optim.batch_size,
             seed=config.run.seed,
             rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            world_size=world_size,
             frame_views=config.method.frame_loss,
         )
 
@@ -246,8 +245,8 @@ class Pretraining(Task[PretrainBatch]):
         if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
             return found
         # The file before the record: a run that is killed between the two measures again, and so writes it again.
-        before = [line.get(key) for line in read_lines(run.metrics) if line.get("kind") == "health"]
-        is_best = accuracy > max((value for value in before if value is not None), default=-1.0)
+        before = [line[key] for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get("best")]
+        is_best = accuracy > max(before, default=-1.0)
         return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:

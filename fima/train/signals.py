@@ -7,15 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
+from typing import Self
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SAME_REQUEST_SECONDS = 1.0
 """A second Ctrl-C within this time is an echo: `torchrun` hands its own on to processes that have it already."""
 
 
-class StopRequest:
+class StopRequest(contextlib.ExitStack):
     """Context manager: a signal asks the loop to stop after its step; a Ctrl-C after it ends the program at once.
 
     Other signals after the first change nothing: a scheduler sends several, and the last checkpoint is being written.
@@ -25,27 +25,22 @@ class StopRequest:
     """
 
     def __init__(self, grace_seconds: float) -> None:
+        super().__init__()
         self.signal_number: int | None = None
         self._grace_seconds = grace_seconds
         self._since_seconds = 0.0
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
-        self._deadline = contextlib.ExitStack()
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # signals are for the program of a thread's caller
+            self.callback(self._end_stuck_children)
             for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
-            self._deadline.enter_context(ended_after(self._grace_seconds, "; the last checkpoint is as it was"))
+                self.callback(signal.signal, number, signal.signal(number, self._receive))
+            self.enter_context(ended_after(self._grace_seconds, "; the last checkpoint is as it was"))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._deadline.__exit__(kind, error, trace)
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        if self.signal_number == signal.SIGTERM:
-            _end_children()  # the loader would wait for each of those that are stuck
+    def _end_stuck_children(self) -> None:
+        if self.signal_number == signal.SIGTERM:  # the loader would wait for each of those that are stuck
+            _end_children()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -19,15 +19,6 @@ SPAN = 0.85
 
 def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, *, weights: Path, card: Path) -> None:
     """Write a trained encoder as `fima.load` opens it, in float16, and its card in Markdown. Raises ConfigError."""
-    module = video_encoder(encoder, settings)
-    whole = exportable(module)
-    halved = {name: value.half() if value.is_floating_point() else value for name, value in whole.weights.items()}
-    write(replace(whole, weights=halved), weights, "safetensors")
-    write_file(card, card_of(settings))
-
-
-def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEncoder:
-    """Return the encoder on the CPU with its preprocessing and what is known of its training."""
     data = {"frames": settings.frames, "crop_size": settings.crop_size, "span": [SPAN, SPAN], "flip": 0.0}
     about: dict[str, Any] = {
         "method": MOTION_REGRESSION,
@@ -36,15 +27,13 @@ def video_encoder(encoder: Small, settings: SyntheticEncoderSettings) -> VideoEn
     }
     module = VideoEncoder(backbone="small", frames=settings.frames, crop_size=settings.crop_size, about=about)
     module.encoder.load_state_dict(encoder.state_dict())
-    return module
-
-
-def card_of(settings: SyntheticEncoderSettings) -> str:
-    """Return the model card in Markdown."""
+    whole = exportable(module)
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in whole.weights.items()}
+    write(replace(whole, weights=halved), weights, "safetensors")
     default = SyntheticEncoderSettings()
     names = ("videos", "render_size", "frames", "crop_size", "epochs", "batch_size", "lr", "weight_decay", "seed")
     changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
     flags = "".join(f" {as_flag(flag)} {getattr(settings, flag)}" for flag in changed)
     values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
     command = f"fima make-encoder --out runs/small{flags}"
-    return render("fima.use", "synthetic_card.md", command=command, **values) + "\n"
+    write_file(card, render("fima.use", "synthetic_card.md", command=command, **values) + "\n")

@@ -213,7 +213,7 @@ class GuardedLoader(Generic[Batch]):
     def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:
         self._batches: _Batches[Batch] = _Batches(dataset)
         self._order = order
-        self._options = {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        self._workers = workers
         self._guard = Guard(dataset, workers=workers, flag="data.workers", timeout_seconds=timeout_seconds)
         self._loader: DataLoader[Any] | None = None
 
@@ -229,7 +229,10 @@ class GuardedLoader(Generic[Batch]):
         step = self._order.start_step
         while True:
             if self._loader is None:
-                self._loader = self._guard.loader(self._batches, sampler=self._order, **self._options)
+                # Not where there is a GPU that is not in use: pinning would take it.
+                in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                options = {"persistent_workers": self._workers > 0, "pin_memory": in_use}
+                self._loader = self._guard.loader(self._batches, sampler=self._order, **options)
             try:
                 for batch in self._guard.items(self._loader):
                     step += 1

@@ -1,7 +1,7 @@
 """An exported file against the network that it came from, on clips of real videos."""
 
 import tempfile
-import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +80,4 @@ def compare(exported: Run, network: Run, clips: Tensor, *, source: Path) -> Chec
 
 
 def _speed(run: Run, clips: Tensor) -> float:
-    seconds = []
-    for _ in range(TIMED_RUNS):
-        began = time.perf_counter()
-        run(clips)
-        seconds.append(time.perf_counter() - began)
-    return len(clips) / min(seconds)
+    return len(clips) / min(timeit.repeat(lambda: run(clips), number=1, repeat=TIMED_RUNS))

@@ -20,7 +20,6 @@ from fima.data.datasets import list_videos
 from fima.errors import ConfigError, DataError, TrainingError
 from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
-from fima.torch_tools import distributed
 from fima.train import pretrain as pretraining
 from fima.train.health import Health
 from fima.train.pretrain import pretrain
@@ -244,15 +243,6 @@ def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pyt
     warnings = capsys.readouterr().err
     assert "--optim.batch-size 9: more than the 8 videos" in warnings
     assert "--method.queue-size 4: more than a quarter of the 8 videos" in warnings
-
-
-def test_split_batch_norm_needs_two_videos_a_part_in_every_process(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = with_settings("model", with_settings("optim", batch_size=8), split_bn=4)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ConfigError, match=r"--model\.split-bn 4: must be at most half the 4 videos"):
-        pretraining.Pretraining(config, list_videos(videos, "train"), torch.device("cpu"))
 
 
 def test_queue_sizes_follow_from_the_number_of_videos(videos: Path, tmp_path: Path) -> None:

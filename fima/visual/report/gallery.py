@@ -120,8 +120,7 @@ def make_galleries(
 ) -> Galleries:
     """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
 
-    Raises:
-        DataError: `data` is given and is no folder of videos.
+    Raises DataError where `data` is given and is no folder of videos.
     """
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}

@@ -16,7 +16,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError, VideoError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows
-from fima.evaluate.feature_shards import FileState, gathered
+from fima.evaluate.feature_shards import FileState
 from fima.evaluate.feature_store import FeatureStore, extract_features, fill_together
 from fima.evaluate.features import (
     EncoderMaps,
@@ -27,7 +27,7 @@ from fima.evaluate.features import (
     encoder_source,
     raw_difference_features,
 )
-from fima.torch_tools.distributed import is_main
+from fima.torch_tools.distributed import gather_objects, is_main
 from tests.evaluation_data import BRIGHTNESS, brightness_features, write_three_splits
 from tests.gloo import run_processes
 from tests.test_stages import TwoLayers
@@ -264,7 +264,7 @@ def fill_in_process(_: int, splits: Path, folder: Path) -> dict[str, Any]:
     FeatureStore(source, CLIPS, Resources(), cache=folder / "cache").fill(paths_of(videos))
     # Cells are kept in half precision; a process may have found none.
     cells = VideoRows(index=0, rows=torch.ones(2, 3, 4, dtype=torch.half), seconds=torch.zeros(2, 2).double())
-    (shared,) = gathered({FileState("a.avi", 1, 1): cells} if is_main() else {}).values()
+    ((_file, shared),) = gather_objects([(FileState("a.avi", 1, 1), cells)] if is_main() else [])
     assert isinstance(shared, VideoRows)
     return result | {"num_clips_again": sum(calls), "cells": shared.rows}
 

@@ -1,8 +1,9 @@
 """Class-agnostic activation maps over time: of one clip, and of a whole video in a stream."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -57,8 +58,12 @@ def responses(encoders: ViewEncoders, clips: Tensor) -> Tensor:
 
 def averaged_map(encoders: ViewEncoders, clips: Tensor) -> Tensor:
     """Return `responses` to uint8 clips (B, 3, F, H, W) averaged over time, upsampled bilinearly: float32 (B, H, W)."""
-    maps = responses(encoders, clips).mean(dim=1, keepdim=True)
-    return functional.interpolate(maps, size=clips.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return upsampled(responses(encoders, clips).mean(dim=1), clips.shape[-2:])
+
+
+def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps (B, h, w), bilinearly brought to a size: (B, H, W)."""
+    return functional.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def with_batch_statistics(encoder: nn.Module) -> nn.Module:
@@ -131,36 +136,20 @@ def map_timeline(
 ) -> MapTimeline:
     """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
 
-    The whole frame is looked at, at the scale of an evaluation: what would be the centre crop is `crop_size` pixels
-    wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is looped.
-
-    Args:
-        encoders: as in `responses`.
-        frames: all frames of the video, uint8 (H, W, 3) each; at least one.
-        window: the instants of a clip in this video.
-        crop_size: side of the crops that the encoder was trained on, in pixels.
-        device: where the encoders are.
+    The whole of each frame, uint8 (H, W, 3), is looked at, at the scale of an evaluation: what would be the centre crop
+    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is
+    looped.
     """
     # By slice of time, the maps that lie in it, and the frame numbers that they stand for.
     bins: dict[int, list[tuple[float, NDArray[np.float32]]]] = {}
-    waiting: list[tuple[int, Tensor]] = []
-
-    def look() -> None:
-        clips = torch.stack([clip for _, clip in waiting]).to(device)
-        found = responses(encoders, clips).cpu().numpy()
-        for (start, _), slices in zip(waiting, found, strict=True):
+    clips = _clips(frames, window, crop_size)
+    while some := list(islice(clips, WINDOWS_AT_ONCE)):
+        found = responses(encoders, torch.stack([clip for _, clip in some]).to(device)).cpu().numpy()
+        for (start, _), slices in zip(some, found, strict=True):
             length = window.length / len(slices)
             for number, values in enumerate(slices):
                 centre = start + (number + 0.5) * length - 0.5
                 bins.setdefault(int(centre // length), []).append((centre, values))
-        waiting.clear()
-
-    for start, clip in _clips(frames, window, crop_size):
-        waiting.append((start, clip))
-        if len(waiting) == WINDOWS_AT_ONCE:
-            look()
-    if waiting:
-        look()
     centres = {key: np.mean([centre for centre, _ in bins[key]]) for key in sorted(bins)}
     # The slices of a looped video that lie behind its end show its beginning again.
     inside = [key for key, centre in centres.items() if centre <= window.num_frames] or list(centres)[:1]
@@ -194,12 +183,8 @@ def occlusion_map(encoder: nn.Module, clips: Tensor) -> Tensor:
     and Fergus (2014), who watch a class score in place of f. A quarter of the short side is covered at a time, at
     places an eighth of it apart.
 
-    Args:
-        encoder: (B, 3, F, H, W) normalised RGB -> (B, C, t, h, w), in eval mode.
-        clips: uint8 (B, 3, F, H, W), on the encoder's device.
-
-    Returns:
-        (B, rows, columns) float32, of square cells as far as the frame's aspect allows.
+    Of uint8 clips (B, 3, F, H, W), on the device of the encoder, which is in eval mode: float32 (B, rows, columns), of
+    square cells as far as the frame's aspect allows.
     """
     height, width = clips.shape[-2:]
     short = min(height, width)

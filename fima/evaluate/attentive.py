@@ -185,8 +185,7 @@ def measure_attentive(
 ) -> Measured:
     """Run the protocol `attentive` on cells of `cells_source`; probes are trained on the device.
 
-    Raises:
-        DataError: fewer than two classes, or no class with two training videos.
+    Raises DataError for fewer than two classes, or no class with two training videos.
     """
     check_classes(sets.train.labels, sets.num_classes, "attentive")
 

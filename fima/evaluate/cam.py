@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fima.data.clips import FULL, FrameCount, Window, evenly_spread_starts
@@ -18,7 +17,7 @@ from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, square_crops
 from fima.errors import DataError
-from fima.evaluate.activation import PATCHES, occlusion_map
+from fima.evaluate.activation import PATCHES, occlusion_map, upsampled
 from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import encode, encode_difference
 from fima.evaluate.measured import Measured
@@ -33,9 +32,6 @@ MEASURED_VIDEOS = 500
 OCCLUDED_VIDEOS = 100
 MOVING_SHARE = 0.5
 
-MapMaker = Callable[[Tensor], Sequence[Tensor]]
-"""From clips, uint8 (B, 3, F, S, S), to maps (B, h, w), always as many."""
-
 
 def foreground_share(
     encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
@@ -44,18 +40,11 @@ def foreground_share(
 
     The maps are those of foreground sampling, on the centre crop: `share` is of the map of the RGB clip plus that of
     its frame difference, for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first
-    alone. Videos that cannot be decoded are not counted. With several processes, all of them call it, and each takes
-    its share of the videos.
+    alone. The videos are evenly spread over the list; `batch_size` counts them. Where there are masks, `load_mask`
+    gives that of a video, (T, H, W). With several processes, all of them call it, and each takes its share of the
+    videos.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        videos: the list; what is measured is evenly spread over it.
-        load_mask: from a video's path to its mask (T, H, W); None where there are no masks.
-        settings: how clips are cut out of the videos; `num_crops` is not used.
-        resources: what the work may take; `batch_size` counts videos, not clips.
-
-    Raises:
-        DataError: not one video can be decoded.
+    Raises DataError where not one video can be decoded; others are not counted.
     """
     single = replace(settings, num_crops=1)
     difference_encoder, num_adapted = adapted_to_differences(encoder, videos, single, resources)
@@ -97,7 +86,7 @@ def occlusion_share(
 
 
 def _share_of_maps(
-    maps: MapMaker,
+    maps: Callable[[Tensor], Sequence[Tensor]],
     names: Sequence[str],
     videos: VideoList,
     places: Sequence[int],
@@ -107,10 +96,11 @@ def _share_of_maps(
 ) -> Measured:
     """Measure which part of maps, called `names`, falls on the object, where there are masks, and on what moves.
 
-    A map is shifted so that its minimum is 0 and scaled so that it sums to 1; its product with the foreground is
-    summed. The object is the mask averaged over the clip's frames; what moves are the `moving_pixels`, whose figures
-    begin with `motion_`. A foreground that is in no clip has no figure; chance is its part of the crop, which an even
-    map would get. Each process takes its share of the `places`.
+    `maps` makes them, each (B, h, w), of clips, uint8 (B, 3, F, S, S). A map is shifted so that its minimum is 0 and
+    scaled so that it sums to 1; its product with the foreground is summed. The object is the mask averaged over the
+    clip's frames; what moves are the `moving_pixels`, whose figures begin with `motion_`. A foreground that is in no
+    clip has no figure; chance is its part of the crop, which an even map would get. Each process takes its share of the
+    `places`.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
@@ -122,7 +112,7 @@ def _share_of_maps(
         if load_mask is not None:
             masks = [clip_masks(load_mask(path), settings, path) for path in paths]
             pixels.insert(0, torch.cat(masks).to(resources.device))
-        found = [_upsampled(each, clips.shape[-1]) for each in maps(clips)]
+        found = [upsampled(each, clips.shape[-2:]) for each in maps(clips)]
         for row, foreground in enumerate(pixels):
             there = foreground.amax(dim=(1, 2)) > 0
             parts = [_share_on(foreground, each)[there] for each in found]
@@ -204,11 +194,6 @@ def _batches(
         yield [paths[place] for place, _ in batch], clips.to(resources.device)
 
 
-def _upsampled(maps: Tensor, size: int) -> Tensor:
-    """Maps (B, h, w), bilinearly brought to (B, size, size)."""
-    return functional.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-
-
 def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
     """The part of each map (B, S, S), above its minimum, that falls on the foreground (B, S, S): (B,)."""
     raised = maps - maps.amin(dim=(1, 2), keepdim=True)
@@ -228,18 +213,13 @@ def mask_window(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> 
 def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> Tensor:
     """Return the masks of a video's evaluation clips, cut and scaled as they are: (num_clips, S, S), means over time.
 
-    Args:
-        mask: where the object is in each frame, (T, H, W).
-        settings: the clips.
-        path: the video, whose frame rate may decide which frames are in them.
+    The mask (T, H, W) says where the object is in each frame of the video, whose frame rate may decide which of them
+    are in a clip.
     """
     num_frames, height, width = mask.shape
     window = mask_window(mask, settings, path)
     (crop,) = square_crops(width, height, 1, settings.ori_resolution)
     pixels = torch.from_numpy(mask)[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    clips = []
-    for start in evenly_spread_starts(num_frames, window.reach, settings.num_clips):
-        indices = window.indices(start)[FULL]
-        clips.append(pixels[indices].float().mean(dim=0))
-    size = (settings.crop_size, settings.crop_size)
-    return functional.interpolate(torch.stack(clips)[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    starts = evenly_spread_starts(num_frames, window.reach, settings.num_clips)
+    clips = torch.stack([pixels[window.indices(start)[FULL]].float().mean(dim=0) for start in starts])
+    return upsampled(clips, (settings.crop_size, settings.crop_size))

@@ -50,10 +50,7 @@ def test_classifier(
     """Score every video of a labelled list, each once, however many devices share the work.
 
     The model is on the device of the resources; it is put into eval mode for the test, and back. `log_softmax` averages
-    log-probabilities over the clips instead of logits.
-
-    Raises:
-        DataError: not one video can be decoded.
+    log-probabilities over the clips instead of logits. Raises DataError where not one video can be decoded.
     """
     places = range(distributed.rank(), len(videos.videos), distributed.world_size())
     index: list[int] = []
@@ -94,11 +91,6 @@ def clip_scores(model: Classifier, clips: Tensor, log_softmax: bool) -> Tensor:
     return logits.double().log_softmax(dim=1) if log_softmax else logits.double()
 
 
-def protocol_name(classifier: ClassifierConfig) -> str:
-    """Return `finetune`, or `linear_sgd` where the encoder is frozen."""
-    return "linear_sgd" if classifier.freeze else "finetune"
-
-
 def averages_log_softmax(classifier: ClassifierConfig) -> bool:
     """Whether the published test averages log-probabilities (I3D) or logits (all others) over the clips."""
     return classifier.backbone == "i3d"
@@ -114,19 +106,14 @@ def classifier_result(
     epoch: int,
     selected_by: float | None,
 ) -> EvaluationResult:
-    """Put together what a run has measured.
+    """Put together what a run of these settings, resolved, has measured.
 
-    Args:
-        config: the settings, resolved.
-        lists: by name, the videos that it trained on, `train`; those that the epoch was chosen on, `validation`, where
-            there are such; the test split, `test`, and its counterparts.
-        scores: of the test split and its counterparts.
-        foreground: which part of the activation falls on what moves.
-        source: what the encoder began from.
-        epoch: whole epochs behind the tested weights.
-        selected_by: top-1 that chose them, in percent; None for the last epoch.
+    Lists and scores are by name: of the videos that it trained on, `train`, of those that chose the epoch,
+    `validation`, where there are such, of the test split, `test`, and of its counterparts; only the last two have
+    scores. `source` says what the encoder began from, `epoch` how many whole epochs are behind the tested weights,
+    `selected_by` the top-1 that chose them, in percent; None for the last epoch.
     """
-    name = protocol_name(config.classifier)
+    name = "linear_sgd" if config.classifier.freeze else "finetune"
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
         data[test] |= decoded(found.paths, found.undecodable)
@@ -188,9 +175,7 @@ def measure_classifier(
     """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
 
     Returns what was found, which videos of each test list of the split were decoded, and the paths of the test videos.
-
-    Raises:
-        DataError: not one video of a list can be decoded.
+    Raises DataError where not one video of a list can be decoded.
     """
     assert subject.classifier is not None, "checked when the protocols were chosen"
     trained = subject.classifier.checkpoint.config

@@ -25,10 +25,7 @@ def cluster(rows: Tensor, labels: Tensor, seed: int) -> NDArray[np.int64]:
     """Return the k-means cluster of each row, int (V,), of L2-normalised features (V, C).
 
     There are as many clusters as different labels (V,), which say no more than that. The seed is of the k-means++
-    starts.
-
-    Raises:
-        DataError: fewer than two classes, or not more videos than classes.
+    starts. Raises DataError for fewer than two classes, or not more videos than classes.
     """
     num_clusters = len(np.unique(labels.numpy()))
     if num_clusters < 2:
@@ -62,12 +59,9 @@ def agreement(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> dict[st
 
 
 def clustering(rows: Tensor, labels: Tensor, seed: int) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Cluster features (V, C) of classes (V,) with `NUM_SEEDS` seeds, beginning with `seed`.
+    """Cluster features (V, C) of classes (V,) with `NUM_SEEDS` seeds from `seed` on; raises what `cluster` does.
 
     Returns the agreement by seed, and what guessing gets: the mean agreement of shuffled clusters of the same sizes.
-
-    Raises:
-        DataError: as `cluster`.
     """
     classes = labels.numpy()
     found = [cluster(rows, labels, seed + number) for number in range(NUM_SEEDS)]

@@ -48,10 +48,7 @@ INPUTS = (
 def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resources) -> tuple[Tensor, Tensor]:
     """Return the medians over time of the middle clips of up to 64 videos of a labelled list, and their classes.
 
-    They are uint8 (K, 3, S, S) and int64 (K,).
-
-    Raises:
-        DataError: none of them can be decoded.
+    They are uint8 (K, 3, S, S) and int64 (K,). Raises DataError where none of them can be decoded.
     """
     chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), BACKGROUNDS)]
     single = replace(clips, num_clips=1, num_crops=1)
@@ -92,8 +89,7 @@ def measure_diagnosis(
 ) -> Measured:
     """Run the protocol `diagnosis` on features of `diagnosis_source`, with the classes of the backgrounds, int64 (K,).
 
-    Raises:
-        DataError: too few training videos or classes for the linear probe, or features that are not finite.
+    Raises DataError for too few training videos or classes for the linear probe, or features that are not finite.
     """
     train, test = (_by_input(features, clips) for features in (sets.train, sets.tests["test"]))
     labels, test_labels = sets.train.labels, sets.tests["test"].labels

@@ -1,7 +1,5 @@
 """One evaluation: what all processes do together on the videos; the main one then computes the result from it."""
 
-import hashlib
-import json
 import os
 import re
 from collections import defaultdict
@@ -21,6 +19,7 @@ from fima.evaluate.classifier_result import measure_classifier
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import measure
+from fima.evaluate.feature_shards import digest
 from fima.evaluate.feature_store import FeatureStore, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
 from fima.evaluate.intervals import Tested
@@ -69,6 +68,12 @@ class Collected:
     tested: dict[SplitName, list[str]] = field(default_factory=dict)
     """By split, the paths of the test videos that the protocol `evaluate` looked at."""
 
+    @property
+    def lists_hash(self) -> str:
+        """Hash of all lists of all splits or folds together."""
+        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
+        return digest(sorted(hashes))[:16]
+
     def result(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
         """Compute the figures, in one process, and what each protocol made of each test video.
 
@@ -91,16 +96,13 @@ class Collected:
                 for name, found in evaluated.items()
             }
             results[number] = as_result(measured, encoder=self.described, data=data)
-        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
-        result = replace(combine(results), seed=self.config.seed, lists_hash=_hash(sorted(hashes)))
+        result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
         if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go
-            _remove_reports(reports)
-        for folder, (measured, classes) in tables.items():
-            _write_reports(folder, measured, classes)
+            _replace_reports(reports, tables)
         return result, tested
 
     def _measure(
@@ -134,32 +136,31 @@ class Collected:
 
     def _place(self, name: str) -> int:
         """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
-        return self.protocols.index(name.partition("@")[0].removesuffix("_low_shot"))
+        return self.protocols.index(self.protocol_of(name))
+
+    @staticmethod
+    def protocol_of(name: str) -> str:
+        """Return the protocol whose settings a result lists by this name."""
+        return name.partition("@")[0].removesuffix("_low_shot")
 
 
 def _list_hash(videos: VideoList) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a list's paths below its root, with the classes."""
+    """The `digest` of a list's paths below its root, with the classes, 16 digits of it."""
     root = videos.root.absolute()
     rows = sorted((os.path.relpath(video.path.absolute(), root), video.label) for video in videos.videos)
-    return _hash([videos.classes, rows])
+    return digest([videos.classes, rows])[:16]
 
 
-def _hash(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _write_reports(folder: Path, measured: Mapping[str, Measured], classes: Sequence[str]) -> None:
-    for name, found in measured.items():
-        for test, (scores, labels) in found.scores.items():
-            write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
-
-
-def _remove_reports(reports: Path) -> None:
-    """Remove the tables of an earlier evaluation, which may have measured other protocols."""
+def _replace_reports(reports: Path, tables: Mapping[Path, tuple[Mapping[str, Measured], Sequence[str]]]) -> None:
+    """Write the tables of each folder, and remove those of an earlier evaluation, which may be of other protocols."""
     for folder in (path for pattern in ("*", "fold-*/*", "split-*/*") for path in reports.glob(pattern)):
         if re.split("[@-]", folder.name)[0] in PROTOCOLS:
             for name in (CONFUSION, PER_CLASS):
                 (folder / name).unlink(missing_ok=True)
+    for folder, (measured, classes) in tables.items():
+        for name, found in measured.items():
+            for test, (scores, labels) in found.scores.items():
+                write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
 
 
 def collect(
@@ -174,23 +175,14 @@ def collect(
     """Look at the videos: each is decoded once for the features of all encoders that are shown the same clips of it.
 
     With several processes, all of them call it, and each takes its share of the videos; the main one then computes the
-    results.
+    results. `load_mask` gives the mask of a test video's foreground, where there are masks; `report` is called with the
+    videos whose features are extracted and those to extract.
 
-    Args:
-        subjects: what is measured.
-        splits: labelled lists by the number of the split.
-        config: protocols and settings.
-        device: where the networks are.
-        load_mask: from a test video's path to the mask of its foreground; None where there are no masks.
-        report: called with the videos whose features are extracted and those to extract.
-
-    Raises:
-        ConfigError: a protocol or a split that does not suit a checkpoint.
-        CheckpointError: a classifier for other classes.
-        DataError: nothing that can be decoded.
+    Raises ConfigError for a protocol or a split that does not suit a checkpoint, CheckpointError for a classifier of
+    other classes, DataError where nothing can be decoded.
     """
     chosen = [_protocols(subject, splits, config) for subject in subjects]
-    resources = _resources(config, device)
+    resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
     first = next(iter(splits.values())).train
     backgrounds = {
         subject.clips: read_backgrounds(first, subject.clips, resources)
@@ -232,14 +224,13 @@ def evaluate_source(
 ) -> EvaluationResult:
     """Evaluate any source of features, such as raw frame differences, in one process.
 
-    The result says `described` of the source; features are kept in the folder `cache`, where one is given.
-
-    Raises:
-        DataError: a list without labels, lists of different classes, or nothing that can be decoded.
+    The result says `described` of the source; features are kept in the folder `cache`, where one is given. Raises
+    DataError for a list without labels, lists of different classes, or where nothing can be decoded.
     """
     lists.check_labels()
     splits: dict[SplitName, SplitLists] = {1: lists}
-    stores = _stores({"pooled": source}, clips, _resources(config, device), cache)
+    resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
+    stores = _stores({"pooled": source}, clips, resources, cache)
     _fill(stores.values(), splits)
     return Collected(
         splits=splits,
@@ -281,11 +272,6 @@ def _run_video_protocols(
             measured["foreground"] = foreground_share(*shown)
         if "occlusion" in collected.protocols:
             measured["occlusion"] = occlusion_share(*shown)
-
-
-def _resources(config: EvaluationConfig, device: torch.device) -> Resources:
-    """What the work may take, `batch_size` videos at a time."""
-    return Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
 
 
 def _encoder_sources(subject: Subject, protocols: Sequence[str], config: EvaluationConfig) -> dict[str, FeatureSource]:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,33 +131,22 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
 
     Clips are uint8 (num_clips, num_crops, 3, F, S, S). Neither they nor their order depend on the number of processes.
     """
-    parts: dict[int, list[Tensor]] = defaultdict(list)
-    done: set[int] = set()
-    due = 0
-    for item in _guarded_chunks(WindowDataset(paths, settings, limits=resources.limits), resources.workers):
-        if isinstance(item, SkippedVideo):
-            parts.pop(item.index, None)
-        else:
-            parts[item.index].append(item.clips.repeat_interleave(item.copies, dim=0))
-        if isinstance(item, SkippedVideo) or item.is_last:
-            done.add(item.index)
-        while due in done:
-            if due in parts:
-                yield due, torch.cat(parts.pop(due))
+    due, done = 0, dict[int, VideoRows | SkippedVideo]()
+    size = (3, settings.frames, settings.crop_size, settings.crop_size)
+    for found in extract_rows(paths, lambda clips: clips.flatten(1), settings, replace(resources, device=CPU)):
+        done[found.index] = found
+        while first := done.pop(due, None):
+            if isinstance(first, VideoRows):
+                yield due, first.rows.reshape(*first.rows.shape[:2], *size)
             due += 1
 
 
 class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """The clips of videos, a few at a time; several processes take turns at the videos.
 
-    A video that turns out to be damaged after its first clips is skipped as well: what follows them is its
-    `SkippedVideo`.
-
-    Args:
-        paths: the files.
-        settings: how clips are cut; `num_clips` does not count where there is one for every second.
-        per_second: one clip around the middle of every second, instead of `num_clips` evenly spread ones.
-        limits: what a video may take; the time is that for the next clips of it.
+    They are evenly spread over a video, or, `per_second`, around the middle of every second; `num_clips` does not count
+    then. The time of the limits is that for the next clips of a video. One that turns out to be damaged after its first
+    clips is skipped as well: what follows them is its `SkippedVideo`.
     """
 
     def __init__(
@@ -249,8 +238,7 @@ def _in_one_pass(
 ) -> Iterator[Tensor]:
     """Cut overlapping clips while the video is decoded once, holding only the frames that are still needed.
 
-    Yields:
-        uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
+    Yields uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
     """
     wanted = [window.indices(start)[FULL] for start in starts]
 

@@ -12,7 +12,7 @@ from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.linear_protocols import measure_linear, measure_low_shot, measure_low_shot_curve
-from fima.evaluate.measured import FeatureSets, Measured, by_name, described, figure_name, mean_and_sd
+from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, described, figure_name
 from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.evaluate.retrieval import NUM_NEIGHBOURS, RANKS, TEMPERATURE, knn_scores, retrieve, same_video_share
@@ -22,10 +22,8 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
     """Run one of `ALL_FEATURE_PROTOCOLS`; `linear` comes with `linear_low_shot` where that was asked for.
 
     Of several features, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
-    training videos held out of the fit, so that the test videos decide nothing. Clips are for the record.
-
-    Raises:
-        DataError: too few training videos or classes for the linear probe, or too few classes for clustering.
+    training videos held out of the fit, so that the test videos decide nothing. Clips are for the record. Raises
+    DataError for too few training videos or classes for the linear probe, or too few classes for clustering.
     """
     found: dict[str, Measured] = {}
     if name == "same_video":
@@ -120,10 +118,8 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
         chance |= {figure_name(name, key): value for key, value in guessed.items()}
         for figures, agreed in zip(seeds, found, strict=True):
             figures |= {figure_name(name, key): value for key, value in agreed.items()}
-    by_seed = by_name(seeds)
-    means, spread = mean_and_sd(by_seed)
-    return Measured(
-        figures=means,
+    return averaged(
+        by_name(seeds),
         chance=chance,
         settings={
             "features": described(sets),
@@ -132,8 +128,6 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
             "num_seeds": NUM_SEEDS,
             "seed": config.seed,
         },
-        notes={"figures": by_seed},
-        sd=spread,
     )
 
 

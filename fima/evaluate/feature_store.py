@@ -18,7 +18,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.feature_shards import FileState, Found, digest, gathered, read_shard, write_shard
+from fima.evaluate.feature_shards import FileState, Found, digest, read_shard, write_shard
 from fima.evaluate.features import Features, FeatureSource
 from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
@@ -36,16 +36,10 @@ Per = Literal["clip", "video", "second"]
 class FeatureStore:
     """Features by video, so that lists that share videos, such as the splits of a data set, share their features.
 
-    The cache holds the features of single videos, under the source's name, the settings, and path, size and
-    modification time of the file.
-
-    Args:
-        source: what turns clips into features.
-        settings: how clips are cut out of the videos.
-        resources: device, batch size, processes that decode, limits.
-        per: what has rows of its own: evenly spread clips, the whole video (their mean), or every second.
-        cache: folder of cached features; None: no cache.
-        report: called in the main process with the videos extracted so far and those to extract.
+    Rows are of what `per` names: evenly spread clips, the whole video (their mean), or every second. The folder
+    `cache`, if any, holds the features of single videos, under the source's name, the settings, and path, size and
+    modification time of the file. `report` is called in the main process with the videos extracted so far and those to
+    extract.
     """
 
     def __init__(
@@ -98,8 +92,7 @@ class FeatureStore:
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list that was filled in, in the main process.
 
-        Raises:
-            DataError: not one of its videos can be decoded, or features are not finite.
+        Raises DataError where not one of its videos can be decoded, or features are not finite.
         """
         found, labels, paths, undecodable = [], [], [], []
         for place, video in enumerate(videos.videos):
@@ -132,10 +125,8 @@ def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:
     """Extract the features of the videos that any of the stores lacks, each decoded once for all; return their number.
 
     The stores have the same clip settings; the first one's resources, `per` and `report` hold. With several processes,
-    all of them call it with the same paths; each extracts its share, and the main one keeps everything.
-
-    Raises:
-        DataError: a file that cannot be read, or no room for the cells.
+    all of them call it with the same paths; each extracts its share, and the main one keeps everything. Raises
+    DataError for a file that cannot be read, or no room for the cells.
     """
     states = {path: FileState.of(path) for path in dict.fromkeys(paths)}
     files = list(dict.fromkeys(states.values()))
@@ -179,7 +170,7 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
                     write_shard(store.folder, shard)
             raise
         for store, shard in zip(stores, shards, strict=True):
-            everything = gathered(shard)
+            everything = dict(gather_objects(list(shard.items())))
             if is_main():
                 _check_room(store, everything, len(files) - start * world_size())
                 store.keep(everything)
@@ -241,8 +232,7 @@ def extract_features(
 ) -> Features:
     """Extract the features of one list of videos in one process, or read them from the cache; see `FeatureStore`.
 
-    Raises:
-        DataError: not one video can be decoded.
+    Raises DataError where not one video can be decoded.
     """
     store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
     store.fill(video.path for video in videos.videos)

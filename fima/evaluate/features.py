@@ -107,9 +107,8 @@ STREAM_MAPS = {"rgb": encode, "difference": encode_difference}
 class EncoderMaps:
     """Feature maps of the clips that came last, so that the sources of one extraction share the encoder's passes.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        stages: modules of the encoder whose outputs `depths` averages, with their channels.
+    The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w); stages are its modules whose
+    outputs `depths` averages, with their channels.
     """
 
     def __init__(self, encoder: nn.Module, stages: Mapping[str, int] | None = None) -> None:
@@ -155,18 +154,14 @@ def _keep_average(kept: dict[str, Tensor], name: str, channels: int, *call: Any)
 def encoder_source(
     encoder: nn.Module, name: str, features: Sequence[str] = ("avg",), maps: EncoderMaps | None = None
 ) -> FeatureSource:
-    """Features are an encoder's feature map, pooled over time and space.
+    """Features are an encoder's feature map, pooled over time and space; one pass gives all that is wanted.
 
-    Frame differences go through the encoder with its running statistics, as the RGB clips do.
+    The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), and the name identifies its
+    weights, such as a hash of the checkpoint. Features are what `--features` takes; maps those of the encoder that
+    other sources share, with its stages where there is a `depths`. Frame differences go through the encoder with its
+    running statistics, as the RGB clips do.
 
-    Args:
-        encoder: (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), in eval mode.
-        name: identifies the weights, such as a hash of the checkpoint.
-        features: what is wanted, as `--features` takes it; one pass gives all of it.
-        maps: of the encoder, shared with other sources; with its stages where `features` has `depths`.
-
-    Raises:
-        ConfigError: `depths` of an encoder that does not name its stages.
+    Raises ConfigError for `depths` of an encoder that does not name its stages.
     """
     parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
     stages = stages_of(encoder, features)
@@ -186,8 +181,7 @@ def encoder_source(
 def stages_of(encoder: nn.Module, features: Sequence[str]) -> Mapping[str, int]:
     """Return the stages that `depths` among the features looks at, with their channels; nothing without it.
 
-    Raises:
-        ConfigError: the encoder does not name its stages.
+    Raises ConfigError where the encoder does not name its stages.
     """
     if not any(each.endswith("depths") for each in features):
         return {}

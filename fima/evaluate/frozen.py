@@ -122,10 +122,8 @@ class _Adapted(nn.Module):
 def check_fits(encoder: nn.Module, clips: ClipSettings, *, name: str, device: torch.device) -> bool:
     """Refuse clips that an encoder cannot take; return whether it gives maps of more than one cell.
 
-    The encoder is in eval mode on the device: (B, 3, F, S, S) normalised RGB -> (B, C) or (B, C, t, h, w).
-
-    Raises:
-        ConfigError: it does not take them, or returns something else.
+    The encoder is in eval mode on the device: (B, 3, F, S, S) normalised RGB -> (B, C) or (B, C, t, h, w). Raises
+    ConfigError where it does not take them, or returns something else.
     """
     blank = torch.zeros(1, 3, clips.frames, clips.crop_size, clips.crop_size, device=device)
     try:

@@ -11,7 +11,7 @@ from fima.data.datasets import VideoList
 from fima.data.subsets import low_shot, per_class
 from fima.errors import ConfigError
 from fima.evaluate.linear import INVERSE_REGULARISATIONS, fit_linear_probe
-from fima.evaluate.measured import FeatureSets, Measured, by_name, classified, described, mean_and_sd
+from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, classified, described
 from fima.evaluate.protocols import EvaluationConfig
 
 SHOTS = (1, 2, 5, 10)
@@ -72,10 +72,8 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
     decodable = _decodable(sets)
     seeds = range(config.seed, config.seed + config.low_shot_draws)
     draws = [measure_linear(_on(sets, low_shot(decodable, count, seed)), config) for seed in seeds]
-    by_figure = by_name([draw.figures for draw in draws])
-    means, spread = mean_and_sd(by_figure)
-    return Measured(
-        figures=means,
+    return averaged(
+        by_name([draw.figures for draw in draws]),
         chance=draws[0].chance,
         settings={
             **draws[0].settings,
@@ -83,18 +81,15 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
             "num_draws": len(draws),
             "draw": "as evenly from the classes as possible",
         },
-        notes={"figures": by_figure, "inverse_regularisation": [d.notes["inverse_regularisation"] for d in draws]},
-        sd=spread,
+        notes={"inverse_regularisation": [draw.notes["inverse_regularisation"] for draw in draws]},
     )
 
 
 def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     """The linear probe on 1, 2, 5 and 10 training videos of each class; of a class with fewer, on all of them.
 
-    A size that no class has is left out. C is chosen within the drawn videos.
-
-    Raises:
-        DataError: fewer than two classes.
+    A size that no class has is left out. C is chosen within the drawn videos. Raises DataError for fewer than two
+    classes.
     """
     decodable = _decodable(sets)
     sizes = [shots for shots in SHOTS if shots <= max(_counts(decodable).values())]
@@ -110,11 +105,10 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
         for shots, draws in by_size.items()
         for name, values in by_name([draw.figures for draw in draws]).items()
     }
-    means, spread = mean_and_sd(by_figure)
-    first = by_size[sizes[0]][0]
-    return Measured(
-        figures=means,
-        chance={name: first.chance[name.partition("/")[2]] for name in means},
+    chance = by_size[sizes[0]][0].chance
+    return averaged(
+        by_figure,
+        chance={name: chance[name.partition("/")[2]] for name in by_figure},
         settings={
             **by_size[sizes[-1]][0].settings,
             "videos_per_class": sizes,
@@ -122,11 +116,9 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
             "one_video_per_class": f"C = {ONE_SHOT:g}, as none is left to choose it on",
         },
         notes={
-            "figures": by_figure,
             "classes_with_fewer": {str(shots): _fewer(decodable, shots) for shots in sizes},
             "left_out": [shots for shots in SHOTS if shots not in sizes],
         },
-        sd=spread,
         # The share of the draws that recognise a video.
         hits={
             f"{shots}/{name}": torch.stack([draw.hits[name].double() for draw in draws]).mean(dim=0)

@@ -95,11 +95,8 @@ def load_subject(
 ) -> Subject:
     """Load any encoder that `open_other` or `load_pretrained` opens, and its classifier where it has one of ours.
 
-    The source is a file, a folder, or a name; `backbone` the architecture that a checkpoint must have, if any.
-
-    Raises:
-        CheckpointError: as `load_pretrained`.
-        ConfigError: clips that the encoder cannot take, or as `open_other`.
+    The source is a file, a folder, or a name; `backbone` the architecture that a checkpoint must have, if any. Raises
+    ConfigError for clips that the encoder cannot take, and what `open_other` and `load_pretrained` raise.
     """
     encoder, classifier = open_other(str(source)), None
     is_ours = encoder is None

@@ -79,11 +79,8 @@ def classified(
 ) -> Measured:
     """Return top-1 and top-5 of a classifier on each test list, in percent, and what guessing gets.
 
-    Args:
-        scores: by test list, class scores (V, classes) and labels (V,).
-        num_classes: classes.
-        settings: of the protocol.
-        notes: what was chosen on the way.
+    Scores are, by test list, those of the classes (V, classes) with the labels (V,); notes say what was chosen on the
+    way.
     """
     hits = {test: {f"top{k}": top_k_hits(*found, k) for k in (1, 5)} for test, found in scores.items()}
     figures = {figure_name(test, name): percent(own) for test, found in hits.items() for name, own in found.items()}
@@ -132,10 +129,23 @@ def by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [draw[name] for draw in draws] for name in draws[0]}
 
 
-def mean_and_sd(draws: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """By figure, the mean over its draws, and their sample standard deviation where there are two or more."""
-    spread = {name: stdev(values) for name, values in draws.items() if len(values) > 1}
-    return {name: mean(values) for name, values in draws.items()}, spread
+def averaged(
+    draws: Mapping[str, Sequence[float]],
+    *,
+    chance: dict[str, float],
+    settings: dict[str, Any],
+    notes: dict[str, Any] | None = None,
+    hits: dict[str, Tensor] | None = None,
+) -> Measured:
+    """Return the mean of each figure over its draws, with their sample standard deviation where there are two."""
+    return Measured(
+        figures={name: mean(values) for name, values in draws.items()},
+        chance=chance,
+        settings=settings,
+        notes={"figures": draws, **(notes or {})},
+        sd={name: stdev(values) for name, values in draws.items() if len(values) > 1},
+        hits=hits or {},
+    )
 
 
 def described(sets: FeatureSets) -> str:

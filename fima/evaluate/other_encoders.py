@@ -39,14 +39,12 @@ TORCHVISION_CLIPS = {
 def open_other(source: str) -> FrozenEncoder | None:
     """Open an encoder of another program, on the CPU; None where the source names none, but perhaps one of ours.
 
-    Args:
-        source: `torchvision:NAME`, with the weights that torchvision names, or `torchvision:NAME:FILE`; `hf:FOLDER`, or
-            a folder in the format of `transformers`; an ONNX file; `module:function`, a function without arguments that
-            returns a `FrozenEncoder`. Only the last one runs code that is not of an installed package.
+    A source is `torchvision:NAME`, with the weights that torchvision names, or `torchvision:NAME:FILE`; `hf:FOLDER`, or
+    a folder in the format of `transformers`; an ONNX file; `module:function`, a function without arguments that returns
+    a `FrozenEncoder`. Only the last one runs code that is not of an installed package.
 
-    Raises:
-        CheckpointError: files that are missing or damaged.
-        ConfigError: no such encoder, a library that is missing, or one that takes no video.
+    Raises CheckpointError for files that are missing or damaged; ConfigError where there is no such encoder, a library
+    is missing, or the encoder takes no video.
     """
     path = Path(source)
     if source.startswith(TORCHVISION):

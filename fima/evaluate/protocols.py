@@ -54,11 +54,7 @@ STREAMS = {"rgb": ("rgb",), "difference": ("difference",), "both": ("rgb", "diff
 
 
 def parts_of(features: str) -> list[str]:
-    """Return the parts that features are made of, such as `rgb:avg`.
-
-    Raises:
-        ConfigError: there are no such features.
-    """
+    """Return the parts that features are made of, such as `rgb:avg`. Raises ConfigError for no such features."""
     stream, colon, pool = features.rpartition(":")
     if pool not in POOLS or (stream if colon else "rgb") not in STREAMS:
         raise ConfigError(f"--features {features}: choose from {', '.join(POOLS)}, with difference: or both: before it")
@@ -124,28 +120,17 @@ class EvaluationConfig(ClipOverrides):
         require_least(self, folds=2, num_clips=1, low_shot=2, low_shot_draws=1, seed=0, batch_size=1, workers=0)
 
     def clips_for(self, trained: "ClipSettings") -> "ClipSettings":
-        """Return the clips to show to an encoder that was trained on such ones.
-
-        Raises:
-            ConfigError: a size below what clips have.
-        """
+        """Return the clips to show to an encoder that was trained on such ones; ConfigError for a size too small."""
         clips = self.applied_to(trained)
         return replace(clips, num_clips=self.num_clips, num_crops=self.num_crops, ori_resolution=self.ori_resolution)
 
     def chosen(
         self, clips: "ClipSettings", *, classifier: bool, encoder: bool = True, maps: bool = True
     ) -> tuple[str, ...]:
-        """Return the protocols to run.
+        """Return the protocols to run on such clips, of what has a `classifier`, an `encoder`, or feature `maps`.
 
-        Args:
-            clips: those that are shown.
-            classifier: whether the checkpoint has one.
-            encoder: whether there is one; raw features come without.
-            maps: whether it gives feature maps.
-
-        Raises:
-            ConfigError: a protocol that this checkpoint does not allow, or a setting that no chosen
-                protocol looks at.
+        Raw features come without an encoder. Raises ConfigError for a protocol that this checkpoint does not allow, or
+        a setting that no chosen protocol looks at.
         """
         # All clips of a video are the same then.
         whole_videos = clips.span >= 1

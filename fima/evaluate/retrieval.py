@@ -82,15 +82,8 @@ def knn_scores(
 ) -> Tensor:
     """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 
-    Args:
-        train: (V, C) training features.
-        train_labels: (V,) class numbers.
-        test: (U, C) test features.
-        num_classes: classes.
-        num_neighbours: voters; capped at V.
-
-    Returns:
-        Votes (U, num_classes).
+    Training features are (V, C) of classes (V,), test features (U, C); at most V neighbours vote. Returns the votes,
+    (U, num_classes).
     """
     similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
     nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)

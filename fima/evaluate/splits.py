@@ -34,11 +34,8 @@ def list_splits(
     """List the training and the test videos of some splits, by the number of the split.
 
     Data written by `fima make-data` have two further test lists, `swapped` and `removed`. Layout and annotations are
-    those of `list_videos`, what belongs together that of `find_groups`.
-
-    Raises:
-        ConfigError: no split, or one twice.
-        DataError: as `list_videos`, or a list without labels.
+    those of `list_videos`, what belongs together that of `find_groups`. Raises ConfigError for no split, or one twice;
+    DataError as `list_videos`, or for a list without labels.
     """
     if not numbers or len(set(numbers)) < len(numbers):
         raise ConfigError(f"--splits {' '.join(map(str, numbers)) or '(none)'}: give each split once, such as 1 2 3")
@@ -114,9 +111,8 @@ def list_folds(
     What the folds are is said by `cross_validation`, or by `folds` and `group_by`, of the settings. Layout and
     annotations are those of `list_videos`.
 
-    Raises:
-        ConfigError: `folds` without groups.
-        DataError: as `list_videos`; a missing column, or one with holes; fewer than two folds; a group in two of them.
+    Raises ConfigError for `folds` without groups; DataError as `list_videos`, for a missing column or one with holes,
+    fewer than two folds, or a group in two of them.
     """
     videos = list_videos(root, "all", dataset=dataset, annotations=annotations)
     groups = find_groups(root, videos, config.group_by, annotations)
@@ -165,9 +161,8 @@ def find_groups(
     `group_by` is a column of the table, or a regular expression that is looked for in the path below the root: the
     group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one.
 
-    Raises:
-        ConfigError: no column, and no regular expression either.
-        DataError: the column has holes, or the expression does not match every path.
+    Raises ConfigError for no column and no regular expression either; DataError for a column with holes, or an
+    expression that does not match every path.
     """
     column = GROUP_COLUMN if group_by is None else group_by
     if column.casefold() in table_columns(root, annotations):

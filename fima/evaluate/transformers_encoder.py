@@ -87,9 +87,8 @@ def is_transformers_folder(path: Path) -> bool:
 def open_transformers(path: Path) -> FrozenEncoder:
     """Open a folder of `transformers` without a classifier, on the CPU; code that it may hold is never run.
 
-    Raises:
-        ConfigError: the library is missing, or the model takes no video.
-        CheckpointError: files that are missing or damaged.
+    Raises ConfigError where the library is missing, or the model takes no video; CheckpointError for files that are
+    missing or damaged.
     """
     if not is_transformers_folder(path):
         raise CheckpointError(f"{path}: no folder of a transformers model (no {CONFIG_FILE} with a {MODEL_TYPE})")

@@ -25,14 +25,10 @@ def written_whole(
 ) -> Iterator[Path]:
     """Yield an empty file to write to; when the block ends, it is flushed to the disk and replaces `path`.
 
-    Args:
-        path: the file; its folder is made where it is missing.
-        backups: names for the content before; the first one takes that of `path`, the second that of the first, …
-        kind: of the error for a full disk or a folder that cannot be written; its message names `path`. None: the
-            OSError itself. `path` and the backups are as they were.
-
-    Raises:
-        ConfigError: or what `kind` says.
+    Its folder is made where it is missing. Backups are names for the content before: the first one takes that of
+    `path`, the second that of the first, and so on. Raises an error of the `kind`, whose message names `path`, for a
+    full disk or a folder that cannot be written; None: the OSError itself. `path` and the backups are as they were
+    then.
     """
     temporary = _temporary(path)
     try:

@@ -25,9 +25,7 @@ class FolderLock:
     def take(self) -> None:
         """Take the lock; do nothing where the file system knows no locks.
 
-        Raises:
-            ConfigError: another process holds it.
-            OSError: the folder cannot be written.
+        Raises ConfigError where another process holds it, OSError where the folder cannot be written.
         """
         if fcntl is None:
             return  # type: ignore[unreachable]

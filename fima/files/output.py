@@ -25,14 +25,9 @@ OutputFile = Annotated[Path, IS_WRITTEN, IS_FILE]
 def check_writable(path: Path, *, flag: str | None = None, is_file: bool = False) -> None:
     """Refuse a place that cannot be written, before the work whose result goes there; nothing is left of the trial.
 
-    Args:
-        path: a file or folder that will be written, with the folders above it.
-        flag: the flag that names it, for the message; None where no flag does.
-        is_file: a file will be written.
-
-    Raises:
-        ConfigError: the folder cannot be written, the disk is full, a folder above is a file, or a folder lies where a
-            file will be written.
+    A file or folder will be written there, with the folders above it; the flag, where one names it, is for the message.
+    Raises ConfigError where the folder cannot be written, the disk is full, a folder above is a file, or a folder lies
+    where a file will be written.
     """
     named = path if flag is None else f"--{flag} {path}"
     if is_file and path.is_dir():
@@ -55,14 +50,9 @@ def check_writable(path: Path, *, flag: str | None = None, is_file: bool = False
 
 
 def mark_output(folder: Path, names: Iterable[str]) -> None:
-    """Make a folder for results, with a marker: of all of it, or of these files where it has others already.
+    """Make a folder for results, with a marker: of all of it, or of these names where it has other files already.
 
-    Args:
-        folder: the folder.
-        names: what is going to be written into it.
-
-    Raises:
-        OSError: it cannot be written.
+    Raises OSError where it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):

@@ -60,10 +60,8 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
     """Join the process group that `torchrun` describes in the environment; alone, do nothing.
 
     Returns the device of this process: with several processes and `cuda`, the GPU of its local rank. A process that
-    waits longer than the timeout gives up.
-
-    Raises:
-        ConfigError: the processes do not find each other, or have no GPU each.
+    waits longer than the timeout gives up. Raises ConfigError where the processes do not find each other, or have no
+    GPU each.
     """
     if int(os.environ.get("WORLD_SIZE") or "1") > 1 and not is_initialized():
         # Here, since builds of PyTorch without `torch.distributed` have neither.
@@ -144,7 +142,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_objects(items: Sequence[T]) -> list[T]:
-    """The items of all processes as one list, in rank order, the same everywhere: few plain values, picklable."""
+    """The items of all processes as one list, in rank order, the same everywhere: picklable values."""
     if world_size() == 1:
         return list(items)
     parts: list[Sequence[T]] = [()] * world_size()

@@ -96,8 +96,7 @@ def look_at(
 ) -> VideoMaps:
     """Compute the maps of a video, window by window.
 
-    Raises:
-        VideoError: an encoder counts in frames per second, and the video has no frame rate.
+    Raises VideoError where an encoder counts in frames per second, and the video has no frame rate.
     """
     timelines = {
         encoder.name: map_timeline(
@@ -165,10 +164,8 @@ def side_by_side(
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
     that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
-    below. `num_clips` of the settings is not used. Videos that cannot be decoded are left out, with a warning.
-
-    Raises:
-        DataError: no videos that can be decoded.
+    below. `num_clips` of the settings is not used. Videos that cannot be decoded are left out, with a warning;
+    DataError where none is left.
     """
     single = replace(settings, num_clips=1, num_crops=1)
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}

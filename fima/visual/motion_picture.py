@@ -71,10 +71,7 @@ def motion_view(
     """Cut two clips out of a video as pre-training does, before the colour augmentation, and match their cells.
 
     The seed decides windows and crops, the encoders the foreground; without them, the energy of the frame difference
-    does, on a grid of 32-px cells.
-
-    Raises:
-        VideoError: the video cannot be decoded.
+    does, on a grid of 32-px cells. Raises VideoError where the video cannot be decoded.
     """
     generator = np.random.default_rng(seed)
     clips: list[tuple[int, NDArray[np.uint8], ClipViews]] = []

@@ -34,8 +34,7 @@ def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) 
     - `activation`: the same with the maps of the query encoder, as in foreground sampling.
     - `embeddings`: of clip a of every video, for the projector tab; only the latest are kept.
 
-    Raises:
-        OSError: the files cannot be written.
+    Raises OSError where the files cannot be written.
     """
     device = next(method.parameters()).device
     with in_eval_mode(method):

@@ -41,10 +41,8 @@ def shown_fps(fps: float, kind: VideoFormat) -> tuple[float, int]:
 def video_writer(path: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
     """Yield a function that appends a frame, uint8 (H, W, 3), all of one size; the file appears when it is whole.
 
-    The file is `.mp4` or `.gif`; for MP4, the last row or column is doubled where the size is odd.
-
-    Raises:
-        ConfigError: this installation of FFmpeg cannot write the format.
+    The file is `.mp4` or `.gif`; for MP4, the last row or column is doubled where the size is odd. Raises ConfigError
+    where this installation of FFmpeg cannot write the format.
     """
     kind = path.suffix[1:]
     if ENCODERS[kind] not in av.codecs_available:

@@ -13,7 +13,7 @@ from fima.config import Dataset
 from fima.data.clips import FrameCount
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
-from fima.errors import ConfigError, DataError, VideoError, warn
+from fima.errors import CheckpointError, ConfigError, DataError, VideoError, warn
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
@@ -120,8 +120,7 @@ def make_galleries(
 ) -> Galleries:
     """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
 
-    Raises:
-        DataError: `data` is given and is no folder of videos.
+    Raises DataError where `data` is given and is no folder of videos.
     """
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}
@@ -133,7 +132,7 @@ def make_galleries(
                 raise DataError("no checkpoints/last.pt")
             print(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
             made.append(_run_gallery(run, run.checkpoint, lists, device, sprites))
-        except DataError as error:
+        except (DataError, CheckpointError) as error:
             if data is not None and run.checkpoint is not None:
                 raise
             reasons[run.name] = str(error)

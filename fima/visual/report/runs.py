@@ -139,11 +139,7 @@ class RunRecord:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """Read the folders of runs.
-
-    Raises:
-        ConfigError: a folder that is missing or holds no run, or one that is given twice.
-    """
+    """Read the folders of runs. Raises ConfigError as `read_run`, or for one that is given twice."""
     resolved = [folder.resolve() for folder in folders]
     for position, folder in enumerate(resolved):
         if folder in resolved[:position]:

@@ -194,6 +194,8 @@ def test_onnx_files(shape: list[int | str], tmp_path: Path) -> None:
 
 def test_onnx_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.onnx"
+    write_onnx(path, ["batch", 3, 4, 32, 32], classes=["a", "b", "c"])
+    assert "gives the logits of a classifier, not vectors; export its encoder with --output vectors" in refused(path)
     assert "no such file" in refused(path)
     path.write_text("no graph")
     assert "not an ONNX file" in refused(path)

@@ -26,10 +26,7 @@ ONE_SHOT = 1.0
 def measure_linear(
     sets: FeatureSets, config: EvaluationConfig, candidates: Sequence[float] = INVERSE_REGULARISATIONS
 ) -> Measured:
-    """Fit the linear probe on the training videos, with C of the candidates, and score the test videos.
-
-    Raises DataError as `fit_linear_probe`.
-    """
+    """Fit the linear probe, with C of the candidates, and score the test videos; raises as `fit_linear_probe`."""
     probe = fit_linear_probe(
         sets.train_rows,
         sets.train.labels,

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
@@ -94,10 +93,7 @@ class VideoMaps:
 def look_at(
     shown: Iterable[NamedEncoder], source: FrameSource, video: TimedVideo, *, device: torch.device
 ) -> VideoMaps:
-    """Compute the maps of a video, window by window.
-
-    Raises VideoError where an encoder counts in frames per second, and the video has no frame rate.
-    """
+    """Compute the maps of a video, window by window; VideoError where clips are by rate and it has no frame rate."""
     timelines = {
         encoder.name: map_timeline(
             encoder.encoders,
@@ -125,10 +121,7 @@ def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: flo
 
 
 def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
-    """Write a PNG of moments of the video with their maps, and in the last column the maps averaged over it.
-
-    Tiles are `height` pixels high.
-    """
+    """Write a PNG of moments of the video, `height` px each, with their maps; the last column is the average over it."""
     moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
     kept: list[Picture] = []
     total: NDArray[np.float64] | float = 0.0
@@ -171,7 +164,7 @@ def side_by_side(
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}
     for video in videos:
         try:
-            clip = _middle_clip(video, single)
+            clip = next(WindowDataset([video.path], single).chunks(0)).clips[0, 0]
         except VideoError as error:
             warn(f"{error}; left out")
             continue
@@ -196,11 +189,6 @@ def side_by_side(
             for name, tiles in rows.items()
         ]
     save_picture(in_a_column([*parts, label(legend, NARROWEST_PX)]), out)
-
-
-def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
-    """The clip in the middle of a video, uint8 (3, F, S, S)."""
-    return next(WindowDataset([video.path], settings).chunks(0)).clips[0, 0]
 
 
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Nearest neighbours: do training videos show the class of a video (kNN, retrieval), or only its background?"""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,14 +29,11 @@ def retrieve(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SameVideo:
-    """How often the nearest neighbour of a clip is another clip of its own video."""
+class SameVideo(NamedTuple):
+    """How often a clip's nearest neighbour is another clip of its own video, and is by chance; in percent."""
 
     share: float
-    """In percent."""
     chance: float
-    """In percent."""
     num_left_out: int
     """Videos that have no two different clips."""
 

@@ -67,9 +67,7 @@ def shown_encoder(
     Where they need the batch-norm statistics of frame differences, these are measured on `clips.num_clips` clips of
     each video.
     """
-    difference = None
-    if kind == "both":
-        difference, _ = adapted_to_differences(loaded.encoder, videos, clips, resources)
+    difference = adapted_to_differences(loaded.encoder, videos, clips, resources)[0] if kind == "both" else None
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clips=clips)
 
@@ -121,7 +119,7 @@ def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: flo
 
 
 def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
-    """Write a PNG of moments of the video, `height` px each, with their maps; the last column is the average over it."""
+    """Write a PNG of moments of the video, `height` px each, with their maps; the last column is its average."""
     moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
     kept: list[Picture] = []
     total: NDArray[np.float64] | float = 0.0

@@ -227,7 +227,7 @@ def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
 def embedding_chart(
     name: str, points: NDArray[np.floating[Any]], labels: Sequence[int], classes: Sequence[str]
 ) -> Chart:
-    """Videos as points (V, 2) of a projection, coloured by class (V,), -1 where unknown; `customdata` is their place."""
+    """Videos as points (V, 2) of a projection, coloured by class (V,), -1 if unknown; `customdata` is their place."""
     data: list[dict[str, Any]] = []
     for label in sorted(set(labels)):
         members = [place for place, value in enumerate(labels) if value == label]

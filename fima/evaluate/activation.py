@@ -137,8 +137,7 @@ def map_timeline(
     """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
 
     The whole of each frame, uint8 (H, W, 3), is looked at, at the scale of an evaluation: what would be the centre crop
-    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is
-    looped.
+    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A short video is looped.
     """
     # By slice of time, the maps that lie in it, and the frame numbers that they stand for.
     bins: dict[int, list[tuple[float, NDArray[np.float32]]]] = {}

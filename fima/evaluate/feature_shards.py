@@ -55,10 +55,7 @@ def write_shard(folder: Path, found: Found) -> Path:
 
 
 def read_shard(path: Path) -> dict[FileState, VideoRows]:
-    """Return what a file of the cache holds; rows are read from the disk where they are used.
-
-    Raises SafetensorError where it is damaged, OSError where it cannot be read.
-    """
+    """Return what a file of the cache holds, mapped into memory; SafetensorError or OSError where it cannot be read."""
     with safe_open(path, framework="pt") as stored:
         record = json.loads(stored.metadata()["videos"])
         rows, seconds, counts = (stored.get_tensor(name) for name in ("rows", "seconds", "counts"))

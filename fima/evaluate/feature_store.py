@@ -87,10 +87,7 @@ class FeatureStore:
         return self._found[self.states[path]]
 
     def read(self, videos: VideoList) -> Features:
-        """Return the features of a list that was filled in, in the main process.
-
-        Raises DataError where not one of its videos can be decoded, or features are not finite.
-        """
+        """Return the features of a list, in the main process; DataError where it has none, or some are not finite."""
         found, labels, paths, undecodable = [], [], [], []
         for place, video in enumerate(videos.videos):
             rows = self.rows(video.path)
@@ -227,10 +224,7 @@ def extract_features(
     workers: int = 0,
     cache: Path | None = None,
 ) -> Features:
-    """Extract the features of one list of videos in one process, or read them from the cache; see `FeatureStore`.
-
-    Raises DataError where not one video can be decoded.
-    """
+    """Extract the features of one list in one process, or read them from the cache; raises as `FeatureStore.read`."""
     store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
     store.fill(video.path for video in videos.videos)
     return store.read(videos)

@@ -79,8 +79,7 @@ def knn_scores(
 ) -> Tensor:
     """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 
-    Training features are (V, C) of classes (V,), test features (U, C); at most V neighbours vote. Returns the votes,
-    (U, num_classes).
+    Training features are (V, C) of classes (V,), test features (U, C); V vote at most. The votes are (U, num_classes).
     """
     similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
     nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)

@@ -106,10 +106,7 @@ def look_at(
 
 
 def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
-    """Write the video next to its maps, `height` pixels each: an `.mp4`, or a `.gif` of at most 15 frames a second.
-
-    Its frames per second are 0 where unknown.
-    """
+    """Write a video of `fps`, 0 if unknown, next to its maps, `height` px high: `.mp4`, or `.gif` of at most 15 fps."""
     kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
     rate, every = shown_fps(fps, kind)
     with video_writer(out, rate) as write:
@@ -155,8 +152,7 @@ def side_by_side(
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
     that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
-    below. `num_clips` of the settings is not used. Videos that cannot be decoded are left out, with a warning;
-    DataError where none is left.
+    below. Videos that cannot be decoded are left out, with a warning; DataError where none is left.
     """
     single = replace(settings, num_clips=1, num_crops=1)
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}

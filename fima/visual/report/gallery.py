@@ -111,10 +111,7 @@ class Galleries:
 def make_galleries(
     runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device
 ) -> Galleries:
-    """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
-
-    Raises DataError where `data` is given and is no folder of videos.
-    """
+    """Make galleries of all runs with a checkpoint and data there, or `data`; DataError where that has no videos."""
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}
     sprites: dict[tuple[Path, ...], str] = {}

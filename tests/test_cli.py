@@ -184,6 +184,11 @@ def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Pat
     assert set(result["protocols"]) == {"knn", "retrieval"}
     assert 0 <= result["figures"]["knn/top1"] <= 100
     assert list((run.root / "evaluation" / "cache").iterdir())
+    # Other protocols keep what was found before; the same ones replace their own.
+    for number in range(2):
+        assert main([*argv, "--protocols", "same_video"]) == 0
+        assert f"wrote {run.root / 'evaluation' / 'last-2.json'}" in capsys.readouterr().out, number
+    assert json.loads((run.root / "evaluation" / "last.json").read_text())["figures"] == result["figures"]
     assert "--protocols knm" in refused([*argv, "--protocols", "knm"], capsys)
     assert "no such checkpoint" in refused(["evaluate", "none.pt", str(videos)], capsys)
     assert "--device tpu" in refused([*argv, "--device", "tpu"], capsys)

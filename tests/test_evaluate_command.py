@@ -23,6 +23,7 @@ from fima.evaluate.splits import list_splits
 from fima.torch_tools.distributed import is_main
 from tests.evaluation_data import CLASSES, write_classifier, write_state_dict, write_three_splits
 from tests.gloo import run_processes
+from tests.layout_files import write_lines
 
 Capture = pytest.CaptureFixture[str]
 
@@ -244,10 +245,15 @@ def test_two_processes_give_the_figures_of_one(splits: Path, tmp_path: Path) -> 
 
 
 def test_results_of_the_package_s_encoder_go_to_the_current_folder(tmp_path: Path) -> None:
-    small = load_subject("small", config=EvaluationConfig(), device=CPU).encoder
-    assert evaluation_file(small) == Path("small-evaluation", "small.json")
-    run = replace(small, file=tmp_path / "run" / "checkpoints" / "last.pt")
-    assert evaluation_file(run) == tmp_path / "run" / "evaluation" / "last.json"
-    assert evaluation_file(replace(small, file=tmp_path / "weights.pt")) == tmp_path / "evaluation" / "weights.json"
-    elsewhere = replace(small, file=None, name="a/b: c")
-    assert evaluation_file(elsewhere) == Path("a-b-c-evaluation", "a-b-c.json")
+    small = load_subject("small", config=EvaluationConfig(), device=CPU)
+
+    def file_of(source: Path | str = "small", **changes: Any) -> Path:  # noqa: ANN401
+        return evaluation_file(replace(small, source=str(source), encoder=replace(small.encoder, **changes)))
+
+    assert file_of() == Path("small-evaluation", "small.json")
+    run, apart = tmp_path / "run", tmp_path / "apart" / "last.pt"
+    assert file_of(run, file=run / "checkpoints" / "last.pt") == run / "evaluation" / "last.json"
+    assert file_of(file=tmp_path / "weights.pt") == tmp_path / "evaluation" / "weights.json"
+    assert file_of(file=None, name="a/b: c") == Path("a-b-c-evaluation", "a-b-c.json")
+    write_lines(run / "config.yaml", "{}")
+    assert file_of(run, file=apart) == run / "evaluation" / "last.json"

@@ -20,7 +20,6 @@ from fima.data.datasets import list_videos
 from fima.errors import ConfigError, DataError, TrainingError
 from fima.method.inputs import StepLosses
 from fima.recipe import read_recipe
-from fima.torch_tools import distributed
 from fima.train import pretrain as pretraining
 from fima.train.health import Health
 from fima.train.pretrain import pretrain
@@ -196,14 +195,19 @@ def test_videos_that_cannot_be_decoded_are_recorded(tmp_path: Path) -> None:
     assert result.progress.videos_skipped == len(skipped)
 
 
-def test_too_many_skipped_videos_stop_the_run(tmp_path: Path) -> None:
-    folder = make_videos(tmp_path / "videos")
-    for path in sorted(folder.rglob("*.avi"))[:3]:
+def test_too_many_skipped_videos_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_videos(tmp_path / "videos", num_per_class=10)
+    first, *others = [video.path for video in list_videos(folder, "train").videos[:5]]
+    first.write_bytes(b"no video")
+    run, config = RunFolder(tmp_path / "run"), with_settings("optim", epochs=3)
+    assert pretrain(config, data=folder, out=tmp_path / "few").progress.videos_skipped > 0.05 * 3 * 16
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "replaced by another" in line]
+    assert str(first) in said
+    for path in others:
         path.write_bytes(b"no video")
-    run = RunFolder(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"cannot be decoded, more than --data.max-skipped-share 0.05"):
-        pretrain(with_settings("optim", epochs=20), data=folder, out=run.root)
-    assert load_checkpoint(run.last).progress.videos_tried < 40
+    with pytest.raises(TrainingError, match=r"^5 videos cannot be decoded, more than --data.max-skipped-share 0.05"):
+        pretrain(config, data=folder, out=run.root)
+    assert len({line["path"] for line in read_lines(run.skipped)}) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -239,15 +243,6 @@ def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pyt
     warnings = capsys.readouterr().err
     assert "--optim.batch-size 9: more than the 8 videos" in warnings
     assert "--method.queue-size 4: more than a quarter of the 8 videos" in warnings
-
-
-def test_split_batch_norm_needs_two_videos_a_part_in_every_process(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = with_settings("model", with_settings("optim", batch_size=8), split_bn=4)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ConfigError, match=r"--model\.split-bn 4: must be at most half the 4 videos"):
-        pretraining.Pretraining(config, list_videos(videos, "train"), torch.device("cpu"))
 
 
 def test_queue_sizes_follow_from_the_number_of_videos(videos: Path, tmp_path: Path) -> None:

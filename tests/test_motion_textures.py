@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.errors import ConfigError, DataError
+from fima.synthetic import motion_textures
 from fima.synthetic.motion_scene import (
     LUMA_WEIGHTS,
     MAX_RADIUS,
@@ -60,6 +62,20 @@ def test_same_seed_same_bytes_in_any_number_of_processes(benchmark: Path, tmp_pa
     again = tmp_path / "again"
     make_motion_textures(again, SETTINGS, workers=2)
     assert digests(again) == digests(benchmark)
+
+
+def test_several_processes_may_write_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, settings = tmp_path / "b", replace(SETTINGS, num_train=10, num_test=10)
+    write_all = motion_textures._write_all
+
+    def slower(folder: Path, *arguments: Any) -> None:  # noqa: ANN401
+        monkeypatch.undo()
+        assert make_motion_textures(out, settings, workers=0)
+        write_all(folder, *arguments)
+
+    monkeypatch.setattr(motion_textures, "_write_all", slower)
+    assert not make_motion_textures(out, settings, workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_other_seed_other_videos(benchmark: Path, tmp_path: Path) -> None:

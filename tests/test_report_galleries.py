@@ -48,6 +48,14 @@ def test_galleries_are_of_few_videos_unless_an_evaluation_has_left_the_features_
         assert len(_lists(read_run(run.root, "run"), None).train.videos) == expected
 
 
+def test_a_run_with_a_damaged_checkpoint_is_reported(tmp_path: Path, capsys: Capture) -> None:
+    touch(tmp_path, "videos/a.mp4")
+    run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))
+    touch(run.root, "checkpoints/last.pt")
+    assert main(["report", str(run.root), "-o", str(tmp_path / "page.html"), "--device", "cpu"]) == 0
+    assert "last.pt" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_written_is_reported(tmp_path: Path, capsys: Capture) -> None:
     touch(tmp_path, "videos/a.mp4")
     run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))

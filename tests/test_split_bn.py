@@ -1,12 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fima.config import MethodConfig, ModelConfig
+from fima.data.datasets import list_videos
 from fima.errors import ConfigError
 from fima.method.fima import FIMA
+from fima.torch_tools import distributed
 from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows
-from tests.small_runs import with_settings
+from fima.train.pretrain import Pretraining
+from tests.small_runs import make_videos, with_settings
 
 METHOD = MethodConfig(name="moco", queue_size=4)
 
@@ -67,3 +72,12 @@ def test_more_parts_than_half_the_batch_are_refused() -> None:
         with_settings("model", split_bn=3)
     with pytest.raises(ConfigError, match=r"half the 2 videos"):
         with_settings("optim", with_settings("model", split_bn=2), accumulate=2)
+
+
+def test_split_batch_norm_needs_two_videos_a_part_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_settings("model", with_settings("optim", batch_size=8), split_bn=4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"--model\.split-bn 4: must be at most half the 4 videos"):
+        Pretraining(config, list_videos(make_videos(tmp_path), "train"), torch.device("cpu"))

@@ -74,10 +74,9 @@ class Translation:
         for name, value in self.settings.items():
             section, key = name.split(".")
             nested.setdefault(section, {})[key] = value
-        source = "train.py" if self.command == "pretrain" else "eval.py"
         if self.command == "pretrain":
-            return config_from_mapping(nested, PretrainConfig, source=source)
-        return config_from_mapping(nested, FinetuneConfig, source=source)
+            return config_from_mapping(nested, PretrainConfig, source="train.py")
+        return config_from_mapping(nested, FinetuneConfig, source="eval.py")
 
 
 def translate(program: Program, given: argparse.Namespace, *, processes: int = 1) -> Translation:

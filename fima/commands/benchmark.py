@@ -123,11 +123,8 @@ def _steps_table(steps: Sequence["StepFigures"]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for each in steps:
         case = each.case
-        kind = (
-            case.precision
-            + ("" if case.channels_last else ", channels first")
-            + (", compiled" if case.compiled else "")
-        )
+        layout = "" if case.channels_last else ", channels first"
+        kind = f"{case.precision}{layout}{', compiled' if case.compiled else ''}"
         figures = [
             _number(each.step_seconds, 0, 1e3),
             _number(each.videos_per_second, 1),
@@ -143,8 +140,7 @@ def _steps_table(steps: Sequence["StepFigures"]) -> Table:
 def _recipes_table(measured: "Measured", price: float | None) -> Table:
     table = Table(title="\nrecipes at these speeds, if batches are there in time", title_justify="left")
     table.add_column("recipe")
-    headings = ("videos", "epochs", "videos/s", "hours", *(() if price is None else ("cost",)))
-    for heading in headings:
+    for heading in ("videos", "epochs", "videos/s", "hours", *(() if price is None else ("cost",))):
         table.add_column(heading, justify="right")
     supply = measured.decoding.all_cores if measured.decoding is not None else float("inf")
     for each in measured.recipes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +39,9 @@ class EvaluateArguments(LabelledArguments):
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
     out: OutputFile | None = None
-    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or
-    `<encoder>-evaluation/` where the encoder is not a file. Confusion matrices and accuracies by class go to a folder
+    """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or in
+    `<encoder>-evaluation/` where the encoder is not a file; with a number where that holds other protocols or videos.
+    Confusion matrices and accuracies by class go to a folder
     of the same name next to it."""
     backbone: str | None = None
     """Architecture that the checkpoint must have. None: any."""
@@ -69,8 +72,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _free_or_own(file: Path, collected: Collected) -> Path:
+    """The file, or one numbered from 2, that is not there yet or holds the same protocols on the same videos."""
+    files = (file if number == 1 else file.with_stem(f"{file.stem}-{number}") for number in itertools.count(1))
+    return next(path for path in files if not path.exists() or _is_same(path, collected))
+
+
+def _is_same(path: Path, collected: Collected) -> bool:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        protocols = {collected.protocol_of(name) for name in earlier["protocols"]}
+        return protocols == set(collected.protocols) and earlier["lists_hash"] == collected.lists_hash
+    except (ValueError, KeyError, TypeError):  # damaged, or of a version that did not record it
+        return True
+
+
 def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
-    out = arguments.out or evaluation_file(subject.encoder)
+    out = arguments.out or _free_or_own(evaluation_file(subject), collected)
     reports = out.with_suffix("")
     result, _ = collected.result(reports)
     result.save(out)

@@ -28,13 +28,9 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
     table.add_column("figure")
     # Folds may be many; those of each are in the JSON.
     shown = {} if result.unit == "fold" else result.splits
-    interval_column = ["95 %"] if result.intervals else []
-    for name in (
-        *(f"split {number}" for number in shown),
-        "mean ± sd" if result.splits else "%",
-        *interval_column,
-        "chance",
-    ):
+    splits = [f"split {number}" for number in shown]
+    value_column, interval_column = "mean ± sd" if result.splits else "%", ["95 %"] if result.intervals else []
+    for name in (*splits, value_column, *interval_column, "chance"):
         table.add_column(name, justify="right")
     for name, value in result.figures.items():
         spread = f" ± {result.sd[name]:.1f}" if name in result.sd else ""
@@ -50,11 +46,9 @@ def provenance(results: Mapping[str, EvaluationResult]) -> str:
     first = next(iter(results.values()))
     count = max(1, len(first.splits))
     sampling = {name: _sampling(result) for name, result in results.items()}
-    clips = (
-        [f"clips of {name}: {words}" for name, words in sampling.items()]
-        if len(set(sampling.values())) > 1
-        else [f"clips: {sampling.popitem()[1]}"]
-    )
+    clips = [f"clips of {name}: {words}" for name, words in sampling.items()]
+    if len(set(sampling.values())) == 1:
+        clips = [f"clips: {sampling.popitem()[1]}"]
     versions = {name: found["version"] for result in results.values() for name, found in result.protocols.items()}
     protocols = ", ".join(f"{name} {version}" for name, version in versions.items() if "@" not in name)
     unit = first.unit if count == 1 else f"{first.unit}s"

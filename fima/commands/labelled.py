@@ -22,7 +22,6 @@ from fima.files.output import check_writable
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
-    from fima.evaluate.frozen import FrozenEncoder
     from fima.evaluate.loaded_model import Subject
 
 
@@ -44,19 +43,24 @@ class LabelledArguments:
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
 
 
-def evaluation_file(encoder: FrozenEncoder) -> Path:
+def evaluation_file(subject: Subject) -> Path:
     """Return where results of an encoder go: in the folder of its run, or next to a checkpoint that lies alone.
 
     Those of an encoder that comes with the package, whose folder may be read-only, and of one that is no file go to the
     current folder.
     """
     from fima.checkpoints.pretrained import ENCODERS
+    from fima.checkpoints.run_folder import RunFolder
 
+    encoder, run = subject.encoder, RunFolder(Path(subject.source))
     if encoder.file is None or encoder.file.is_relative_to(ENCODERS):
         name = re.sub(r"[^\w.-]+", "-", encoder.name if encoder.file is None else encoder.file.parent.name)
         return Path(f"{name}-evaluation", f"{name}.json")
     folder = encoder.file.parent
-    folder = folder.parent if folder.name == "checkpoints" else folder
+    if run.config.is_file():  # its checkpoints may lie elsewhere
+        folder = run.root
+    elif folder.name == "checkpoints":
+        folder = folder.parent
     return folder / "evaluation" / f"{encoder.file.stem}.json"
 
 
@@ -137,7 +141,7 @@ def measure_labelled(
             device = distributed.init_from_environment(choose_device(arguments.device))
             for source in sources:
                 subject = load_subject(source, config=config, device=device, backbone=backbone)
-                folder = evaluation_file(subject.encoder).parent
+                folder = evaluation_file(subject).parent
                 check_writable(folder)
                 subjects.append(replace(subject, cache=folder / "cache"))
             splits = list_labelled(arguments, data, subjects)

@@ -10,15 +10,7 @@ from fima.errors import DataError
 
 __all__ = ["Split", "Video", "VideoList", "list_videos", "recognise"]
 
-LAYOUTS: tuple[Layout, ...] = (
-    table.LAYOUT,
-    ucf101.LAYOUT,
-    hmdb51.LAYOUT,
-    diving48.LAYOUT,
-    ssv2.LAYOUT,
-    kinetics.LAYOUT,
-    folder.LAYOUT,
-)
+LAYOUTS: list[Layout] = [each.LAYOUT for each in (table, ucf101, hmdb51, diving48, ssv2, kinetics, folder)]
 """In the order in which they are tried: a plain folder is what nothing else is."""
 
 

@@ -104,10 +104,8 @@ def square_crops(
     short_side = min(frame_width, frame_height)
     side = max(1, min(short_side, round(CENTRE_SHARE * (ori_resolution or short_side))))
     room_x, room_y = frame_width - side, frame_height - side
-    places = [(room_x // 2, room_y // 2)]
-    if num_crops == 3:
-        ends = [(0, room_y // 2), (room_x, room_y // 2)]
-        if frame_height > frame_width:
-            ends = [(room_x // 2, 0), (room_x // 2, room_y)]
-        places = [ends[0], places[0], ends[1]]
+    # Halves of the room along the longer side.
+    steps = (0, 1, 2) if num_crops == 3 else (1,)
+    is_tall = frame_height > frame_width
+    places = [(room_x // 2, room_y * step // 2) if is_tall else (room_x * step // 2, room_y // 2) for step in steps]
     return [Crop(left=left, top=top, width=side, height=side, flipped=False) for left, top in places]

@@ -99,9 +99,6 @@ class TrainDataset(ABC, Generic[Batch]):
         self.crashed: dict[Attempt, str] = {}
         self.store = VideoStore(data.keep_mb)
 
-    def __len__(self) -> int:
-        return len(self.videos.videos)
-
     @abstractmethod
     def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> Batch:
         """A sample of a part of video `index`, every choice from the generator. Raises VideoError."""

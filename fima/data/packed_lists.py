@@ -5,13 +5,11 @@ and thereby copies, the memory that they lie in. Arrays have one counter each.
 """
 
 import os
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
-
-import numpy as np
-import numpy.typing as npt
 
 from fima.data.datasets import Video, VideoList
 
@@ -30,14 +28,12 @@ class PackedVideos(Sequence[Video]):
     """
 
     def __init__(self, videos: Iterable[Video]) -> None:
-        content, ends, labels = bytearray(), [0], []
+        content, self._ends, self._labels = bytearray(), array("q", [0]), array("i")
         for video in videos:
             content += os.fsencode(video.path)
-            ends.append(len(content))
-            labels.append(NO_LABEL if video.label is None else video.label)
-        self._content: npt.NDArray[np.uint8] = np.frombuffer(bytes(content), dtype=np.uint8)
-        self._ends: npt.NDArray[np.int64] = np.array(ends, dtype=np.int64)
-        self._labels: npt.NDArray[np.int32] = np.array(labels, dtype=np.int32)
+            self._ends.append(len(content))
+            self._labels.append(NO_LABEL if video.label is None else video.label)
+        self._content = bytes(content)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -50,8 +46,8 @@ class PackedVideos(Sequence[Video]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        name = os.fsdecode(self._content[self._ends[place] : self._ends[place + 1]].tobytes())
-        label = int(self._labels[place])
+        name = os.fsdecode(self._content[self._ends[place] : self._ends[place + 1]])
+        label = self._labels[place]
         return Video(Path(name), None if label == NO_LABEL else label)
 
 

@@ -134,15 +134,15 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
     names = _names([each.root for each in sets])
     classes: list[str] = []
     videos: list[Video] = []
-    for name, listed in zip(names, lists, strict=True):
+    parts: list[str] = []
+    for name, listed, each in zip(names, lists, sets, strict=True):
         offset = len(classes)
         videos += (Video(v.path, None if v.label is None else v.label + offset) for v in listed.videos)
         classes += [f"{name}/{label}" for label in listed.classes]
-    sizes = [len(listed.videos) for listed in lists]
-    parts = []
-    for name, listed, size, each in zip(names, lists, sizes, sets, strict=True):
         timing = "".join(f", {setting.replace('_', ' ')} {value}" for setting, value in each.timing.items())
-        parts.append(f"{name} ({listed.layout}, {counted(size, 'video')}, weight {each.weight:g}{timing})")
+        size = counted(len(listed.videos), "video")
+        parts.append(f"{name} ({listed.layout}, {size}, weight {each.weight:g}{timing})")
+    sizes = [len(listed.videos) for listed in lists]
     plan = EpochPlan.of_sets(sizes, names).mixed([each.weight for each in sets], settings.mixing)
     if any(each.timing for each in sets):
         plan = replace(plan, timings=tuple(each.timing for each in sets))

@@ -68,6 +68,12 @@ class Collected:
     tested: dict[SplitName, list[str]] = field(default_factory=dict)
     """By split, the paths of the test videos that the protocol `evaluate` looked at."""
 
+    @property
+    def lists_hash(self) -> str:
+        """Hash of all lists of all splits or folds together."""
+        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
+        return digest(sorted(hashes))[:16]
+
     def result(self, reports: Path | None = None) -> tuple[EvaluationResult, Tested]:
         """Compute the figures, in one process, and what each protocol made of each test video.
 
@@ -90,8 +96,7 @@ class Collected:
                 for name, found in evaluated.items()
             }
             results[number] = as_result(measured, encoder=self.described, data=data)
-        hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
-        result = replace(combine(results), seed=self.config.seed, lists_hash=digest(sorted(hashes))[:16])
+        result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
         if all(lists.groups for lists in self.splits.values()):
@@ -131,7 +136,12 @@ class Collected:
 
     def _place(self, name: str) -> int:
         """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
-        return self.protocols.index(name.partition("@")[0].removesuffix("_low_shot"))
+        return self.protocols.index(self.protocol_of(name))
+
+    @staticmethod
+    def protocol_of(name: str) -> str:
+        """Return the protocol whose settings a result lists by this name."""
+        return name.partition("@")[0].removesuffix("_low_shot")
 
 
 def _list_hash(videos: VideoList) -> str:

@@ -20,7 +20,6 @@ USUAL_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 ASPECT_TOLERANCE = 0.01
 DURATION_TOLERANCE_SECONDS = 1.0
 DURATION_TOLERANCE_SHARE = 0.1
-HASH_BLOCK_BYTES = 2**20
 END_BYTES = 2**16
 
 KINDS = {
@@ -230,8 +229,7 @@ def _digest(path: Path, *, whole: bool) -> bytes | None:
             digest.update(file.read(END_BYTES))
             if not whole:
                 file.seek(max(0, size - END_BYTES))
-            while block := file.read(HASH_BLOCK_BYTES):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     except OSError:
         return None
     return digest.digest()

@@ -81,8 +81,13 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
     """
     if _holds(out, settings):
         return False
-    with _written_at_once(out) as folder:
-        _write_all(folder, settings, workers)
+    try:
+        with _written_at_once(out) as folder:
+            _write_all(folder, settings, workers)
+    except OSError:  # another process may have been faster
+        if not _holds(out, settings):
+            raise
+        return False
     return True
 
 

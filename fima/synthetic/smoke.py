@@ -1,5 +1,6 @@
 """The small form of a recipe: every part of it runs, on synthetic videos, in a minute or two on a CPU."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def _data(data: DataConfig) -> DataConfig:
 
 
 def _optim(optim: OptimConfig) -> OptimConfig:
-    return replace(optim, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0)
+    processes = int(os.environ.get("WORLD_SIZE") or "1")
+    batch_size = max(1, BATCH_SIZE // processes) * processes
+    return replace(optim, epochs=1, batch_size=batch_size, warmup_epochs=0)
 
 
 def smoke_videos(out: Path) -> Path:

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
 from fima.errors import TrainingError, UserError, VideoError
+from fima.files.jsonl import read_lines
 from fima.torch_tools import distributed
 
 NAMED_VIDEOS = 8
-SKIPPED_JUDGED_AFTER = 20
+FEWEST_SKIPPED = 5
 REMEDIES = {
     "out of memory": (
         "Pre-training goes on with --resume --model.recompute, where that is off; a new run may have a larger "
@@ -62,13 +63,20 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
         distributed.shutdown()
 
 
-def check_skipped(progress: Progress, allowed_share: float, run: RunFolder) -> None:
-    """Raise TrainingError where more than the allowed share of the videos that were tried cannot be decoded."""
-    skipped, tried = progress.videos_skipped, progress.videos_tried
-    if tried >= SKIPPED_JUDGED_AFTER and skipped / tried > allowed_share:
+def check_skipped(progress: Progress, allowed_share: float, epoch_size: float, run: RunFolder) -> None:
+    """Raise TrainingError where more than the allowed share of the videos cannot be decoded, and five or more of them.
+
+    The share is that of whole epochs, of `epoch_size` videos in this process: of the first few alone, a set with fewer
+    bad ones would have more by chance.
+    """
+    if progress.videos_skipped <= allowed_share * epoch_size * (progress.epoch + 1):
+        return
+    different = {line["path"] for line in read_lines(run.skipped)}
+    if len(different) >= FEWEST_SKIPPED:
         raise TrainingError(
-            f"{skipped} of {tried} videos ({skipped / tried:.0%}) cannot be decoded, more than "
-            f"--data.max-skipped-share {allowed_share}; {run.skipped} says which and why; {run.last_good()}"
+            f"{len(different)} videos cannot be decoded, more than --data.max-skipped-share {allowed_share} of an "
+            f"epoch; {run.skipped} says which and why; {run.last_good()}; leave them out in a new "
+            "run (--data.exclude), or go on with --resume and a larger share"
         )
 
 

@@ -142,12 +142,17 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
         for video in measured.skipped
     ]
     log.record_skipped(skipped)
+    if skipped and not progress.videos_skipped:
+        first = skipped[0]
+        log.warn(f"{first['path']}: {first['reason']}; replaced by another, as are others that {run.skipped} will name")
     progress = dataclasses.replace(
         progress,
         videos_tried=progress.videos_tried + len(measured.paths) + len(skipped),
         videos_skipped=progress.videos_skipped + len(skipped),
     )
-    check_skipped(progress, training.task.config.data.max_skipped_share, run)
+    config = training.task.config
+    epoch_size = len(training.task.loader) * config.optim.batch_size / distributed.world_size()
+    check_skipped(progress, config.data.max_skipped_share, epoch_size, run)
     try:
         numbers = measured.read()
     except NotFiniteError as error:
@@ -155,7 +160,7 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
         advice = "try a lower --optim.lr, or --run.precision fp32"
         raise TrainingError(f"step {step} (epoch {epoch}): {error}; {run.last_good()}; {advice}") from None
     progress = meter.count(progress, measured, numbers)
-    progress = counted_collapse(progress, measured, numbers, training.task.config.optim.warmup_epochs)
+    progress = counted_collapse(progress, measured, numbers, config.optim.warmup_epochs)
     watch(training, progress, numbers)
     return progress
 

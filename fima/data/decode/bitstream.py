@@ -65,7 +65,16 @@ def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], 
     learns an encoder's faults from every picture.
     """
     length_bytes = h264_length_bytes(codec, extradata)
-    return None if length_bytes is None else lambda packet: _h264_is_unreferenced(packet, length_bytes)
+    if length_bytes is None:
+        return None
+
+    def is_unreferenced(packet: bytes) -> bool:
+        # nal_ref_idc is 0 in every slice (ISO 14496-10, 7.4.1).
+        headers = (packet[position] for position, _ in h264_units(packet, length_bytes))
+        reference_ids = [header >> 5 & 3 for header in headers if header & 31 in H264_SLICE_TYPES]
+        return bool(reference_ids) and not any(reference_ids)
+
+    return is_unreferenced
 
 
 def h264_length_bytes(codec: str, extradata: bytes | None) -> int | None:
@@ -90,10 +99,3 @@ def h264_picture_header(packet: bytes, length_bytes: int) -> bytes:
             kept = min(size, SLICE_HEADER_BYTES)
             return packet[: position - length_bytes] + kept.to_bytes(length_bytes, "big") + packet[position:][:kept]
     return packet
-
-
-def _h264_is_unreferenced(packet: bytes, length_bytes: int) -> bool:
-    """Whether nal_ref_idc is 0 in every slice (ISO 14496-10, 7.4.1)."""
-    headers = (packet[position] for position, _ in h264_units(packet, length_bytes))
-    reference_ids = [header >> 5 & 3 for header in headers if header & 31 in H264_SLICE_TYPES]
-    return bool(reference_ids) and not any(reference_ids)

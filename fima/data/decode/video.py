@@ -311,8 +311,7 @@ def _chosen(frames: Iterator[tuple[int, VideoFrame]], wanted: Sequence[int]) -> 
             break
         if number == expected:
             yield number, frame
-            try:
-                expected = next(following)
-            except StopIteration:
+            expected = next(following, -1)
+            if expected < 0:
                 return
     raise TimestampsDisagree

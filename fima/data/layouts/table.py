@@ -46,11 +46,7 @@ def list_table(request: Request) -> VideoList:
     missing = [str(row.path) for row in wanted if not row.path.exists()]
     sides = [[row.label for row in rows if row.label is not None and row.split == side] for side in ("train", tested)]
     gone = set(missing)
-    videos = [
-        Video(row.path, None if row.label is None else label_of[row.label])
-        for row in wanted
-        if str(row.path) not in gone
-    ]
+    videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
     if not videos:
         example = f", such as {missing[0]}" if missing else ""
         none = f"none of its {len(wanted):,} videos of the {request.split} split is there{example}"
@@ -142,12 +138,9 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
     notes = [note for what, which in kinds.items() for note in noted(which, what, "")]
     if column not in (None, "split"):
         notes.append(f"{table}: the column {column} is read as the split, since it has only names of splits")
-    unread = [name for name in content.columns if name not in ("path", "label", column) and looks_like_split(name)]
-    unread += [
-        name
-        for name in content.columns
-        if name not in ("path", "label") and len({split_of(fields[name]) for _, fields in content.rows} - {None}) > 1
-    ]
+    others = [name for name in content.columns if name not in ("path", "label")]
+    unread = [name for name in others if looks_like_split(name)]
+    unread += [name for name in others if len({split_of(fields[name]) for _, fields in content.rows} - {None}) > 1]
     if column is None and unread:
         notes.append(f"{table}: the column {unread[0]} is not read; a column split with train and test is")
     return [*rows.values()], notes

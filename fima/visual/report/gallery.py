@@ -13,7 +13,7 @@ from fima.config import Dataset
 from fima.data.clips import FrameCount
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
-from fima.errors import ConfigError, DataError, VideoError, warn
+from fima.errors import CheckpointError, ConfigError, DataError, VideoError, warn
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
@@ -122,7 +122,7 @@ def make_galleries(
                 raise DataError("no checkpoints/last.pt")
             print(f"{run.name}: features of {len(lists.train.videos)} and {len(lists.test.videos)} videos")
             made.append(_run_gallery(run, run.checkpoint, lists, device, sprites))
-        except DataError as error:
+        except (DataError, CheckpointError) as error:
             if data is not None and run.checkpoint is not None:
                 raise
             reasons[run.name] = str(error)

@@ -36,10 +36,7 @@ Found = dict[FileState, VideoRows | str]
 
 
 def write_shard(folder: Path, found: Found) -> Path:
-    """Write rows in one piece, and return the file: a reader finds all of it or none.
-
-    Videos without rows are tried again the next time: a disk may have been away, or memory short.
-    """
+    """Write rows in one piece, and return the file; videos without any are tried again the next time."""
     videos = {file: rows for file, rows in found.items() if isinstance(rows, VideoRows)}
     rows = [video.rows for video in videos.values()]
     tensors = {

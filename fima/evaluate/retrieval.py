@@ -70,12 +70,7 @@ def centred(features: Tensor, origin: Tensor | None = None) -> Tensor:
 
 
 def knn_scores(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    *,
-    num_classes: int,
-    num_neighbours: int = NUM_NEIGHBOURS,
+    train: Tensor, train_labels: Tensor, test: Tensor, *, num_classes: int, num_neighbours: int = NUM_NEIGHBOURS
 ) -> Tensor:
     """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 

@@ -173,10 +173,7 @@ def read_run(root: Path, name: str) -> RunRecord:
 
 
 def read_results(root: Path) -> list[Result]:
-    """Read the evaluations in the folder of a run, in order of their names; damaged files are passed over.
-
-    Of figures and chance levels, those that are no finite numbers are left out.
-    """
+    """Read the evaluations in the folder of a run, in order of their names, without damaged files and figures."""
     results = []
     for path in sorted([*root.glob("*.json"), *root.glob("evaluation/*.json")]):
         try:

@@ -183,10 +183,7 @@ def _flat(value: object, name: str) -> list[tuple[str, str]]:
 
 
 def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list[ClassGroup]:
-    """Accuracy by class of every report side by side, and the confusion matrices.
-
-    For runs without such a report, `votes` has that of nearest neighbours, by name of the run.
-    """
+    """Accuracy by class, and confusion matrices, of every report; of the `votes` of neighbours for runs without one."""
     groups: dict[str, dict[str, ClassReport]] = {}
     for run in runs:
         fallback = [votes[run.name]] if run.name in votes else []

@@ -51,12 +51,10 @@ PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
 class Collected:
     """What the processes found together; the rest is arithmetic."""
 
+    subject: Subject
     splits: Mapping[SplitName, SplitLists]
     protocols: tuple[str, ...]
     config: EvaluationConfig
-    clips: ClipSettings
-    described: dict[str, Any]
-    """What the result says of the encoder."""
     stores: Mapping[str, FeatureStore]
     """Features of all videos, in the main process, by the names of `STORES`; those that a protocol looks at."""
     background_labels: Tensor = NO_LABELS
@@ -95,7 +93,7 @@ class Collected:
                 name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
                 for name, found in evaluated.items()
             }
-            results[number] = as_result(measured, encoder=self.described, data=data)
+            results[number] = as_result(measured, encoder=self.subject.describe(), data=data)
         result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
@@ -116,21 +114,16 @@ class Collected:
             features = {name: store.read(videos) for name, videos in lists.all.items()}
             evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
             paths = features["test"].paths
-            tests = {name: features[name] for name in lists.tests}
-            sets = FeatureSets(
-                train=features["train"],
-                tests=tests,
-                videos=lists.train,
-                groups=lists.groups,
-                is_fold=isinstance(number, str),
-            )
+            train, tests = features["train"], {name: features[name] for name in lists.tests}
+            is_fold = isinstance(number, str)
+            sets = FeatureSets(train=train, tests=tests, videos=lists.train, groups=lists.groups, is_fold=is_fold)
             if kind == "cells":
-                found["attentive"] = measure_attentive(sets, self.clips, self.config, store.resources.device)
+                found["attentive"] = measure_attentive(sets, self.subject.clips, self.config, store.resources.device)
             elif kind == "diagnosis":
-                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.clips, self.config)
+                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.subject.clips, self.config)
             else:
                 for name in STORES[kind]:
-                    found |= measure(name, sets, self.clips, self.config) if name in self.protocols else {}
+                    found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
         found |= self.measured[number]
         return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
 
@@ -190,18 +183,17 @@ def collect(
     for subject, protocols in zip(subjects, chosen, strict=True):
         behind, labels = backgrounds[subject.clips] if "diagnosis" in protocols else (None, NO_LABELS)
         collected = Collected(
+            subject=subject,
             splits=splits,
             protocols=protocols,
             config=config,
-            clips=subject.clips,
-            described=subject.describe(),
             stores=_stores(subject, protocols, config, behind, resources, report),
             background_labels=labels,
         )
         everything.append(collected)
     _fill((store for collected in everything for store in collected.stores.values()), splits)
-    for subject, collected in zip(subjects, everything, strict=True):
-        _run_video_protocols(subject, collected, load_mask, resources)
+    for collected in everything:
+        _run_video_protocols(collected, load_mask, resources)
     return everything
 
 
@@ -221,10 +213,9 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
     return protocols
 
 
-def _run_video_protocols(
-    subject: Subject, collected: Collected, load_mask: MaskLoader | None, resources: Resources
-) -> None:
+def _run_video_protocols(collected: Collected, load_mask: MaskLoader | None, resources: Resources) -> None:
     """Add what the protocols find that look at the videos themselves."""
+    subject = collected.subject
     for number, lists in collected.splits.items():
         measured = collected.measured[number]
         shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources

@@ -83,8 +83,7 @@ class PretrainBatch(TrainBatch):
 class TrainDataset(ABC, Generic[Batch]):
     """Random samples of videos, each a batch of one; a video that cannot be decoded is replaced by another.
 
-    Every draw of an item (epoch, place) follows from the seed, and what it is drawn from from the list's plan of an
-    epoch.
+    Every draw of an item (epoch, place) follows from the seed; which video it is of, from the plan of an epoch.
     """
 
     def __init__(self, videos: VideoList, data: DataConfig, seed: int) -> None:

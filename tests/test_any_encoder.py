@@ -73,6 +73,8 @@ def test_torchvision_from_its_cache_and_from_a_file(tmp_path: Path, monkeypatch:
         encoder = opened(source)
         assert torch.allclose(encode(encoder.module, some_clips()).mean(dim=(2, 3, 4)), expected, atol=1e-5)
         assert (encoder.clips.frames, encoder.clips.crop_size, encoder.clips.fps) == (16, 112, 15)
+    bare = load_subject(str(cached), config=EvaluationConfig(frames=4, crop_size=32), device=CPU)
+    assert bare.assumption.endswith("torchvision:mc3_18:FILE knows them")
     floor = opened("torchvision:mc3_18").floor
     assert floor is not None
     assert not torch.equal(encode(floor, some_clips()), encode(encoder.module, some_clips()))

@@ -17,6 +17,7 @@ from fima.cli import main
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import CheckpointError
 from fima.method import build_method
+from tests.evaluation_data import write_state_dict
 from tests.reference import golden_numbers, noise, noise_state
 from tests.small_runs import SMALL_CONFIG, with_settings
 from tests.test_checkpoint import make_checkpoint
@@ -241,8 +242,18 @@ def test_an_encoder_alone(to: str, suffix: str, tmp_path: Path) -> None:
     assert loaded.epoch == 3
     weights = loaded.encoder.state_dict()
     assert all(torch.equal(value, saved.model[f"query_encoder.{name}"]) for name, value in weights.items())
-    if suffix == "safetensors":
-        assert (loaded.config, loaded.method) == (SMALL_CONFIG, "fima")
+    assert (loaded.config, loaded.method, loaded.knows_settings) == (SMALL_CONFIG, "fima", True)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_settings_that_are_not_known_stay_unknown(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"encoder.{suffix}"
+    source = write_state_dict(tmp_path / "weights.pt")
+    assert main(["convert", str(source), str(out), "--encoder-only"]) == 0
+    before, after = load_pretrained(source, device=CPU), load_pretrained(out, device=CPU)
+    assert not after.knows_settings
+    assert (after.method, after.epoch) == (before.method, before.epoch)
+    assert_same(after.encoder.state_dict(), before.encoder.state_dict())
 
 
 def test_all_weights_as_safetensors(tmp_path: Path) -> None:

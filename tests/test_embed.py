@@ -18,6 +18,7 @@ from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows, WindowDataset, extract_rows
 from fima.use.table import Embeddings, check_names, read_embeddings, write_embeddings
 from tests.encoder_files import small_encoder, write_checkpoint
+from tests.evaluation_data import write_state_dict
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 Capture = pytest.CaptureFixture[str]
@@ -187,12 +188,26 @@ def test_clips_of_another_size_and_timing(checkpoint: Path, videos: Path, tmp_pa
     np.testing.assert_allclose(found.vectors[1], last.numpy(), atol=1e-5)
 
 
+def test_clips_that_the_file_does_not_say_are_said_aloud(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["--clips", "1", "--frames", "4", "--crop-size", "32"]
+    embedded(tmp_path / "known.npz", checkpoint, videos / "a.avi", *words)
+    assert "does not say" not in capsys.readouterr().err
+    embedded(tmp_path / "unknown.npz", write_state_dict(tmp_path / "bare.pt"), videos / "a.avi", *words)
+    assert (
+        "does not say which clips it was trained on; it is shown 4 frames of 32 px, stride 2" in capsys.readouterr().err
+    )
+
+
 def test_a_single_video_and_a_table(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
     assert embedded(tmp_path / "one.npz", checkpoint, videos / "a.avi").paths == [str(videos / "a.avi")]
     table = tmp_path / "list.csv"
     table.write_text(f"path,label,split\n{videos / 'a.avi'},x,train\n{videos / 'b.mp4'},y,test\n")
     told = ["--annotations", table]
-    assert embedded(tmp_path / "test.npz", checkpoint, "/", *told, "--split", "test").paths == [str(videos / "b.mp4")]
+    words = ["--split", "test"]
+    assert embedded(tmp_path / "test.npz", checkpoint, "/", *told, *words).paths == [str(videos / "b.mp4")]
+    assert embedded(tmp_path / "table.npz", checkpoint, table, *words).paths == [str(videos / "b.mp4")]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
 from fima.use.export.formats import SUFFIXES, Exportable, Format, open_exported, write
 from tests.encoder_files import small_encoder, write_checkpoint
+from tests.evaluation_data import write_state_dict
 from tests.finetune_runs import after
 from tests.small_runs import SMALL_CONFIG
 from tests.video_files import write_ucf101_avi
@@ -272,6 +273,23 @@ def test_refusals(checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert main([*argv, "--format", "onnx"]) == 2
     assert "pip install 'fima-video[onnx]'" in capsys.readouterr().err
+
+
+def test_clips_of_a_video_or_a_table_will_do(tmp_path: Path) -> None:
+    settings = ClipSettings(frames=4, crop_size=32, num_clips=2)
+    names = [f"{number}.avi" for number in range(5)]
+    for name in names:
+        write_ucf101_avi(tmp_path / name, num_frames=8)
+    assert len(real_clips(tmp_path / "0.avi", settings)) == 2
+    (tmp_path / "list.csv").write_text("\n".join(["path", *names]))
+    assert len(real_clips(tmp_path / "list.csv", settings)) == 8  # of four
+
+
+def test_clips_that_are_not_known_are_said_aloud(videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ("--frames", "4", "--crop-size", "32")
+    argv = ["export", str(write_state_dict(tmp_path / "bare.pt")), "--format", "safetensors", "--data", str(videos)]
+    assert main([*argv, "-o", str(tmp_path / "x.safetensors"), *words]) == 0
+    assert "bare.pt: does not say which clips it was trained on" in capsys.readouterr().err
 
 
 def test_made_clips_will_do() -> None:

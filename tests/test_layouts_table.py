@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from fima.data.datasets import list_videos, recognise
+from fima.data.layouts.table import read_column
 from fima.errors import DataError
 from tests.layout_files import labelled, write_lines, write_videos
 from tests.test_datasets import names, touch
@@ -64,14 +65,50 @@ def test_absolute_paths_and_a_folder_apart_from_the_table(tmp_path: Path) -> Non
     listed = list_videos(tmp_path / "far", annotations=write_lines(tmp_path / "u.csv", f"path\n{tmp_path}/far/a.avi"))
     assert [video.path for video in listed.videos] == [tmp_path / "far/a.avi"]
     assert listed.dataset == "table"
-    for folder in (tmp_path / "near", table):
-        with pytest.raises(DataError, match=r"t\.csv, line 2: .*/far/a\.avi lies outside the folder of videos"):
-            list_videos(folder, annotations=None if folder == table else table)
+    with pytest.raises(DataError, match=r"t\.csv, line 2: .*/far/a\.avi lies outside .* give the table itself"):
+        list_videos(tmp_path / "near", annotations=table)
     everywhere = write_lines(
         tmp_path / "tables/e.csv", "path,label", f"{tmp_path}/far/a.avi,x", f"{tmp_path}/near/b.avi,y"
     )
     told = list_videos(Path("/"), annotations=everywhere)
     assert [video.path for video in told.videos] == [tmp_path / "far/a.avi", tmp_path / "near/b.avi"]
+    assert list_videos(everywhere).videos == told.videos
+    assert set(read_column(everywhere, None, "label").values()) == {"x", "y"}
+    beside = write_lines(
+        tmp_path / "near/videos.csv", "path", f"{tmp_path}/far/a.avi", f"{tmp_path}/near/../near/b.avi"
+    )
+    assert [video.path for video in list_videos(beside).videos] == [tmp_path / "far/a.avi", tmp_path / "near/b.avi"]
+    with pytest.raises(DataError, match="lies outside"):  # of somebody who gave the folder, not the list
+        list_videos(tmp_path / "near")
+
+
+@pytest.mark.parametrize("name", ["Class", "category", "action"])
+def test_a_column_of_labels_by_another_name(name: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "t.csv", f"path,{name},fold", "a.avi,run,1", "b.avi,jump,2")
+    listed = list_videos(table)
+    assert labelled(listed) == {"a.avi": "run", "b.avi": "jump"}
+    assert f"{table}: the column {name.casefold()} is read as the label" in listed.warnings()
+
+
+@pytest.mark.parametrize("names", ["kind,fold", "class,action"])
+def test_no_column_of_labels_is_said(names: str, tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi")
+    table = write_lines(tmp_path / "t.csv", f"path,{names}", "a.avi,run,1")
+    listed = list_videos(table)
+    assert labelled(listed) == {"a.avi": None}
+    said = f"{table}: has no column label, so its videos have no class; it has {names.replace(',', ', ')}"
+    assert listed.warnings() == [said]
+
+
+@pytest.mark.parametrize("lines", [["sep=;"], [""], ["SEP=;", " "]])
+def test_lines_before_the_header(lines: list[str], tmp_path: Path) -> None:
+    write_videos(tmp_path, "a, b.avi", "c.avi")
+    write_lines(tmp_path / "videos.csv", *lines, "path;label", "a, b.avi;x", "c.avi;y;z")
+    listed = list_videos(tmp_path)
+    assert labelled(listed) == {"a, b.avi": "x"}
+    bad = f"{tmp_path / 'videos.csv'}, line {len(lines) + 3}: 3 fields, expected 2"
+    assert listed.warnings() == [f"1 unreadable row, such as {bad}"]
 
 
 @pytest.mark.parametrize("way", ["{root}/../outside.avi", "{root}/near/../../outside.avi"])

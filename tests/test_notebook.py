@@ -36,11 +36,17 @@ def shown(cell: dict[str, Any]) -> list[str]:
 
 @pytest.mark.slow  # continuous integration runs the same commands from the pages (test_doc_commands.py)
 def test_the_notebook_runs_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, with the videos elsewhere, under a name with a blank."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)  # what it covers, other tests do
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PATH", os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
-    run = stored()
+    run, videos = stored(), tmp_path / "my videos"
+    begin = next(cell for cell in run.cells if cell.cell_type == "code")
+    assert 'VIDEOS = "videos"' in begin.source
+    begin.source = begin.source.replace('VIDEOS = "videos"', f'VIDEOS = "{videos}"')
+    tmp_path = tmp_path / "notebook"
+    tmp_path.mkdir()
     NotebookClient(run, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     # A line `!fima …` that fails does not stop a notebook.
     assert "fima: error" not in json.dumps(run.cells)

@@ -7,6 +7,7 @@ from fima.cli import main
 from fima.config import FinetuneConfig
 from fima.recipe import flatten, read_recipe, read_yaml
 from fima.synthetic.smoke import shrink_finetune, shrink_pretrain
+from tests.layout_files import write_videos
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 FINETUNE = sorted(path.name for path in RECIPES.glob("*.yaml") if "classifier" in read_yaml(path))
@@ -18,7 +19,7 @@ REPRESENTATIVES = ["ucf101_i3d_fima.yaml", "k400_r2plus1d_18_moco.yaml"]
 @pytest.mark.parametrize("name", PRETRAIN)
 def test_the_small_form_switches_nothing_off(name: str) -> None:
     config = read_recipe(RECIPES / name)
-    small, before = flatten(shrink_pretrain(config)), flatten(config)
+    small, before = flatten(shrink_pretrain(config, synthetic=True)), flatten(config)
     changed = {flag for flag in small if small[flag] != before[flag]}
     assert changed <= {
         "method.queue_size", "method.cell_queue_size", "data.dataset", "data.crop_size", "data.workers",
@@ -30,7 +31,7 @@ def test_the_small_form_switches_nothing_off(name: str) -> None:
 @pytest.mark.parametrize("name", FINETUNE)
 def test_the_small_form_of_fine_tuning_trains_the_same_weights(name: str) -> None:
     config = read_recipe(RECIPES / name, FinetuneConfig)
-    small = shrink_finetune(config)
+    small = shrink_finetune(config, synthetic=True)
     assert small.classifier.freeze == config.classifier.freeze
     assert small.optim.lr == config.optim.lr
     assert small.optim.epochs == 1
@@ -59,6 +60,24 @@ def test_from_pretraining_to_both_kinds_of_classifier(tmp_path: Path) -> None:
 def test_the_other_backbone_and_the_baseline(tmp_path: Path) -> None:
     words = ["pretrain", "--smoke", "--out", str(tmp_path / "moco"), str(RECIPES / "k400_r2plus1d_18_moco.yaml")]
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", [["pretrain"], ["finetune", "--classifier.backbone", "tiny", "scratch"]])
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (["--data.annotations", "none.csv"], "none.csv: no such annotations"),
+        (["--data.dataset", "hmdb51"], "is not HMDB51"),
+        (["--data.split", "2"], "split 2 was asked for"),
+    ],
+)
+def test_settings_of_a_given_folder_are_tried(
+    command: list[str], flag: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_videos(tmp_path, "videos/a.avi", "videos/b.avi")
+    words = [*command, str(tmp_path / "videos"), "--smoke", "--out", str(tmp_path / "run"), *flag]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_data_are_needed_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

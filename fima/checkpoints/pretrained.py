@@ -43,7 +43,7 @@ HEADS = (*CLASSIFIER, "projector.", "projection", "predictor.", "prototypes.", "
 """What is dropped where it lies next to the weights of an encoder."""
 MOTION_PARTS = ("motion_queue", "transformer_decoder.", "embedding1.", "decoder.")
 METADATA_KEY = "fima"
-"""Entry of a safetensors file's metadata that says what `fima convert` knew of the encoder, as JSON."""
+"""What `fima convert` knew of an encoder: an entry of a PyTorch file, of a safetensors file's metadata as JSON."""
 SAFETENSORS_HEADER_BYTES = 9
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -173,8 +173,11 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
         return _rank(num_agreeing, f"{keys}.{prefix}")
 
     _, state = max(candidates, key=lambda found: rank(*found))
-    epoch = content.get("epoch") if isinstance(content, dict) else None
-    return replace(from_state(state), epoch=epoch if isinstance(epoch, int) else None)
+    found, said = from_state(state), content if isinstance(content, dict) else {}
+    if METADATA_KEY in said:
+        return _with_facts(found, said[METADATA_KEY], source)
+    epoch = said.get("epoch")
+    return replace(found, epoch=epoch if isinstance(epoch, int) else None)
 
 
 def _held(content: object, classes: Sequence[str]) -> str:
@@ -244,11 +247,13 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     return held
 
 
-def write_safetensors(
-    path: Path, weights: Mapping[str, Tensor], *, config: PretrainConfig, method: str, epoch: int | None
-) -> None:
-    """Write weights, in one piece, with what is known of them. Raises CheckpointError where that cannot be."""
-    facts = {"config": config_to_mapping(config), "method": method, "epoch": epoch}
+def facts_of(config: PretrainConfig | None, *, method: str, epoch: int | None) -> dict[str, Any]:
+    """Return what a file says of its encoder, plain values; `config` is None where its settings are not known."""
+    return {"config": None if config is None else config_to_mapping(config), "method": method, "epoch": epoch}
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write weights, in one piece, with `facts_of` them. Raises CheckpointError where that cannot be."""
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     with written_whole(path, kind=CheckpointError) as temporary:
         save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(facts)})
@@ -267,9 +272,18 @@ def _from_safetensors(path: Path) -> EncoderFile:
         return _with_saved_settings(found, settings) if path.name == WEIGHTS_FILE and settings.is_file() else found
     try:
         known = json.loads(metadata[METADATA_KEY])
-        config = config_from_mapping(known["config"], PretrainConfig, source=str(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged ({error}); copy it again") from None
+    return _with_facts(found, known, path)
+
+
+def _with_facts(found: EncoderFile, known: Any, path: Path) -> EncoderFile:  # noqa: ANN401
+    """Add what `facts_of` says of an encoder."""
+    try:
+        settings = known["config"]
+        config = None if settings is None else config_from_mapping(settings, PretrainConfig, source=str(path))
         return replace(found, config=config, epoch=known["epoch"], method=known["method"])
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({error}); copy it again") from None
 
 

@@ -29,7 +29,7 @@ class ConvertArguments:
     to: Literal["fima", "official"] = "fima"
     """Whose checkpoint to write."""
     encoder_only: bool = False
-    """Write the encoder alone: its weights, architecture and number of epochs."""
+    """Write the encoder alone: its weights, architecture, number of epochs, and the settings where they are known."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,14 +47,14 @@ def _checkpoint(arguments: ConvertArguments) -> str:
     from fima.checkpoints.checkpoint import save_checkpoint
     from fima.checkpoints.convert import fima_to_official
     from fima.checkpoints.official_checkpoint import export_official, load_training_checkpoint
-    from fima.checkpoints.pretrained import write_safetensors
+    from fima.checkpoints.pretrained import facts_of, write_safetensors
     from fima.checkpoints.torch_file import write_content
 
     checkpoint = load_training_checkpoint(arguments.source)
     config, epoch = checkpoint.config, checkpoint.progress.epoch
     if arguments.out.suffix == ".safetensors":
         weights = fima_to_official(checkpoint.model) if arguments.to == "official" else checkpoint.model
-        write_safetensors(arguments.out, weights, config=config, method=config.method.name, epoch=epoch)
+        write_safetensors(arguments.out, weights, facts_of(config, method=config.method.name, epoch=epoch))
     elif arguments.to == "official":
         write_content(arguments.out, export_official(checkpoint))
     else:
@@ -67,16 +67,18 @@ def _encoder(arguments: ConvertArguments) -> str:
 
     from fima.checkpoints.convert import PREFIX
     from fima.checkpoints.official_checkpoint import ARCHITECTURES
-    from fima.checkpoints.pretrained import load_pretrained, write_safetensors
+    from fima.checkpoints.pretrained import METADATA_KEY, facts_of, load_pretrained, write_safetensors
     from fima.checkpoints.torch_file import write_content
 
     loaded = load_pretrained(arguments.source, device=torch.device("cpu"))
     prefix = f"{PREFIX}encoder_q." if arguments.to == "official" else ""
     weights = {prefix + name: value for name, value in loaded.encoder.state_dict().items()}
+    known = loaded.config if loaded.knows_settings else None
+    facts = facts_of(known, method=loaded.method, epoch=loaded.epoch)
     if arguments.out.suffix == ".safetensors":
-        write_safetensors(arguments.out, weights, config=loaded.config, method=loaded.method, epoch=loaded.epoch)
+        write_safetensors(arguments.out, weights, facts)
     else:
         backbone = loaded.config.model.backbone
-        content = {"arch": ARCHITECTURES.get(backbone, backbone), "state_dict": weights}
+        content = {"arch": ARCHITECTURES.get(backbone, backbone), "state_dict": weights, METADATA_KEY: facts}
         write_content(arguments.out, {**content, **({} if loaded.epoch is None else {"epoch": loaded.epoch})})
     return f"the encoder of {loaded.description}, {len(weights)} tensors"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fima.commands.parse import parse
-from fima.errors import ConfigError
+from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import check_writable
 from fima.recipe import config_to_mapping
@@ -74,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         encoder = _resized(load(arguments.encoder), arguments)
         exportable, description = exportable_encoder(encoder), encoder.description
+        if not encoder.about.get("config"):
+            shown = f"{exportable.clips.frames} frames of {exportable.clips.crop_size} px, {exportable.clips.timing}"
+            doubt = f"does not say which clips it was trained on; {out} is described as one for {shown}"
+            warn(f"{arguments.encoder}: {doubt} (change them with --frames, --crop-size)")
     clips = real_clips(arguments.data, replace(exportable.clips, num_clips=CLIPS_PER_VIDEO, num_crops=1))
     write(exportable, out, arguments.format)
     try:

@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parse(FinetuneArguments, words, prog="fima finetune", default=default)
     is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
-    data = arguments.videos(None if is_alone else arguments.data)
+    given = None if is_alone else arguments.data
+    data = arguments.videos(given)
     check_recipe(arguments.recipe)
     from fima.checkpoints.checkpoint import SCRATCH
     from fima.checkpoints.pretrained import encoder_file
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(
-        shrink_finetune(arguments.config) if arguments.smoke else arguments.config,
+        shrink_finetune(arguments.config, synthetic=given is None) if arguments.smoke else arguments.config,
         pretrained=pretrained,
         data=data,
         out=arguments.out,

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.synthetic.smoke import shrink_pretrain
     from fima.train.pretrain import pretrain
 
-    config = shrink_pretrain(arguments.config) if arguments.smoke else arguments.config
+    config = shrink_pretrain(arguments.config, synthetic=not sets) if arguments.smoke else arguments.config
     resume = arguments.is_resumed
     result = pretrain(
         config,

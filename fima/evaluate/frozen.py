@@ -80,7 +80,7 @@ class FrozenEncoder:
 
     def assumed(self, clips: ClipSettings) -> str:
         """Return what is assumed where it is shown such clips, as a sentence; empty where nothing is."""
-        return self.assumption.replace("{clips}", f"{clips.frames} frames of {clips.crop_size} px")
+        return self.assumption.replace("{clips}", f"{clips.frames} frames of {clips.crop_size} px, {clips.timing}")
 
     def preprocessing(self, clips: ClipSettings) -> str:
         """Return in words what it is shown of videos that are cut into such clips."""

@@ -15,14 +15,9 @@ from fima.checkpoints.torch_file import read_content
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.frozen import FrozenEncoder, check_fits
-from fima.evaluate.other_encoders import open_other
+from fima.evaluate.other_encoders import open_other, unknown_clips
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.recipe import config_to_mapping
-
-UNKNOWN_CLIPS = (
-    "the file does not say which clips it was trained on; it is shown {clips} "
-    "(the paper's are 16 of 224; change them with --frames, --crop-size)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +126,7 @@ def frozen(loaded: LoadedEncoder) -> FrozenEncoder:
         clips=ClipSettings.of(loaded.config.data),
         identity=f"checkpoint {loaded.checkpoint_hash}",
         untrained=lambda: build_backbone(backbone),
-        assumption="" if loaded.knows_settings else UNKNOWN_CLIPS,
+        assumption="" if loaded.knows_settings else unknown_clips(backbone, loaded.method),
         about={
             "checkpoint_hash": loaded.checkpoint_hash,
             "epoch": loaded.epoch,

@@ -61,6 +61,17 @@ def open_other(source: str) -> FrozenEncoder | None:
     return None
 
 
+def unknown_clips(backbone: str, method: str) -> str:
+    """Return the `FrozenEncoder.assumption` of weights whose file does not say which clips they were trained on."""
+    is_torchvision = method == "supervised" and backbone in TORCHVISION_CLIPS
+    return (
+        "the file does not say which clips it was trained on; it is shown {clips} (the paper's are 16 of 224, "
+        "stride 2; change them with --frames, --crop-size, --stride)"
+        + f"; for torchvision's weights, {TORCHVISION}{backbone}:FILE knows them"
+        * is_torchvision
+    )
+
+
 def _open_torchvision(source: str) -> FrozenEncoder:
     # Loading torchvision takes a second, which other encoders need not wait for.
     from torchvision.models import get_model_weights
@@ -142,7 +153,7 @@ def _open_onnx(path: Path) -> FrozenEncoder:
     )
     if known:
         return replace(encoder, clips=clips, mean=tuple(known["mean"]), std=tuple(known["std"]))
-    sentence = "the file does not say how it takes clips; it is shown {clips}, every second frame, normalised as ours"
+    sentence = "the file does not say how it takes clips; it is shown {clips}, normalised as ours"
     return replace(encoder, clips=clips, assumption=sentence)
 
 

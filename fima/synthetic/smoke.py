@@ -15,30 +15,31 @@ TEST_CLIPS = 2
 HEALTH_VIDEOS = 8
 
 
-def shrink_pretrain(config: PretrainConfig) -> PretrainConfig:
+def shrink_pretrain(config: PretrainConfig, *, synthetic: bool) -> PretrainConfig:
     """Return the settings with everything cut down that costs time, and nothing switched off.
 
-    Backbone, losses, decoder, frames, schedule and kinds of augmentation stay; data set, number of epochs, crop size,
-    batch, queues and processes do not.
+    Backbone, losses, decoder, frames, schedule and kinds of augmentation stay; number of epochs, crop size, batch,
+    queues and processes do not. The data set's layout, split and lists stay unless `synthetic` videos take its place.
     """
     cells = config.method.cell_queue_size
     fewer_cells = None if cells is None else min(CELL_QUEUE_SIZE, cells)
     method = replace(config.method, queue_size=QUEUE_SIZE, cell_queue_size=fewer_cells)
     run = replace(config.run, health_videos=min(HEALTH_VIDEOS, config.run.health_videos), log_steps=1)
-    return replace(config, method=method, data=_data(config.data), optim=_optim(config.optim), run=run)
+    return replace(config, method=method, data=_data(config.data, synthetic), optim=_optim(config.optim), run=run)
 
 
-def shrink_finetune(config: FinetuneConfig) -> FinetuneConfig:
+def shrink_finetune(config: FinetuneConfig, *, synthetic: bool) -> FinetuneConfig:
     """Return the settings with everything cut down that costs time; see `shrink_pretrain`."""
-    classifier = replace(config.classifier, num_classes=None, low_shot=None)
+    num_classes = None if synthetic else config.classifier.num_classes
+    classifier = replace(config.classifier, num_classes=num_classes, low_shot=None)
     run, test = replace(config.run, log_steps=1), replace(config.test, clips=min(TEST_CLIPS, config.test.clips))
-    data, optim = _data(config.data), _optim(config.optim)
+    data, optim = _data(config.data, synthetic), _optim(config.optim)
     return replace(config, classifier=classifier, data=data, optim=optim, run=run, test=test)
 
 
-def _data(data: DataConfig) -> DataConfig:
-    size = min(CROP_PX, data.crop_size or CROP_PX)
-    return replace(data, dataset="auto", split=1, annotations=None, crop_size=size, workers=0)
+def _data(data: DataConfig, synthetic: bool) -> DataConfig:
+    data = replace(data, dataset="auto", split=1, annotations=None) if synthetic else data
+    return replace(data, crop_size=min(CROP_PX, data.crop_size or CROP_PX), workers=0)
 
 
 def _optim(optim: OptimConfig) -> OptimConfig:

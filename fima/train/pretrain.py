@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
-from fima.checkpoints.pretrained import write_safetensors
+from fima.checkpoints.pretrained import facts_of, write_safetensors
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
@@ -189,7 +189,7 @@ class Pretraining(Task[PretrainBatch]):
         """Write the average of the encoder as a file that every command reads."""
         if self.ema is not None:
             config, weights = self.config, self.ema.module.state_dict()
-            write_safetensors(run.ema, weights, config=config, method=config.method.name, epoch=progress.epoch)
+            write_safetensors(run.ema, weights, facts_of(config, method=config.method.name, epoch=progress.epoch))
 
     def is_finished(self, run: RunFolder, progress: Progress) -> bool:
         """Return whether the health after the last epoch is recorded."""

@@ -21,7 +21,7 @@ from fima.errors import ConfigError, VideoError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import encode, normalised
 from fima.evaluate.frozen import FrozenEncoder
-from fima.evaluate.other_encoders import open_other
+from fima.evaluate.other_encoders import open_other, unknown_clips
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.torch_tools.device import choose_device
@@ -287,7 +287,14 @@ def open_encoder(source: str, device: torch.device) -> FrozenEncoder:
     found = open_other(source)
     if found is None:
         encoder = load(source)
-        clips, identity = encoder.clip_settings(), encoder.fingerprint
-        found = FrozenEncoder(name=encoder.description, network=encoder.encoder, clips=clips, identity=identity)
+        about = encoder.about
+        assumption = "" if about.get("config") else unknown_clips(encoder.backbone, about.get("method", "encoder"))
+        found = FrozenEncoder(
+            name=encoder.description,
+            network=encoder.encoder,
+            clips=encoder.clip_settings(),
+            identity=encoder.fingerprint,
+            assumption=assumption,
+        )
     found.module.to(device)
     return found

@@ -52,7 +52,7 @@ def read_columns(path: Path) -> list[str]:
     """Return the column names of a CSV in lower case, or nothing where it cannot be read."""
     try:
         with path.open(encoding=encoding_of(path), errors="replace", newline="") as file:
-            line = file.readline()
+            line = next((line for line in file if not _is_before_header(line)), "")
             return _names(next(csv.reader([line], delimiter=_delimiter(line)), []))
     except (OSError, csv.Error):
         return []
@@ -65,6 +65,11 @@ def label_in(fields: Mapping[str, str]) -> str | None:
     return None if label.casefold() in NO_LABEL or NEGATIVE.fullmatch(label) else label
 
 
+def _is_before_header(line: str) -> bool:
+    """Whether a line is blank, or Excel's, which names the separator: `sep=;`."""
+    return not line.strip() or line.casefold().startswith("sep=")
+
+
 def _delimiter(header: str) -> str:
     return max(DELIMITERS, key=header.count)
 
@@ -74,20 +79,21 @@ def _names(header: Iterable[str]) -> list[str]:
 
 
 def _read_csv(path: Path) -> Rows:
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text), strict=True, delimiter=_delimiter(text.partition("\n")[0]))
+    lines = io.StringIO(read_text(path)).readlines()
+    begin = next((number for number, line in enumerate(lines) if not _is_before_header(line)), len(lines))
+    reader = csv.reader(lines[begin:], strict=True, delimiter=_delimiter("".join(lines[begin : begin + 1])))
     rows: list[tuple[str, dict[str, str]]] = []
     unreadable: list[str] = []
     try:
         columns = _names(next(reader, []))
         for fields in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {begin + reader.line_num}"
             if len(fields) == len(columns):
                 rows.append((where, dict(zip(columns, map(str.strip, fields), strict=True))))
             elif fields:
                 unreadable.append(f"{where}: {len(fields)} fields, expected {len(columns)}")
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: cannot be read ({error})") from None
+        raise DataError(f"{path}, line {begin + reader.line_num}: cannot be read ({error})") from None
     return Rows(columns=columns, rows=rows, unreadable=unreadable)
 
 

@@ -12,6 +12,9 @@ from fima.data.layouts.splits import looks_like_split, one_sided_classes, split_
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
+LABELS = frozenset({"labels", "class", "category", "action"})
+"""Names of a column of labels, where none is called `label`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
@@ -24,6 +27,8 @@ class _Row:
 def list_table(request: Request) -> VideoList:
     """List a table's videos. Paths are relative to the folder of videos, which is the table's own unless given.
 
+    Absolute ones have to lie below that folder, unless the table itself is given as the data: one that comes with a
+    folder of videos must not add files that nobody has chosen.
     Classes are the labels of all splits, in the order of their numbers, or of their names where not all are numbers.
     The test split is the rows `test`, or the rows `val` where there is none. Raises DataError where the table cannot be
     read, contradicts itself, or has no video of the split that is there.
@@ -32,7 +37,8 @@ def list_table(request: Request) -> VideoList:
     assert table is not None
     root = request.root if request.root.is_dir() else request.root.parent
     content = read_rows(table)
-    rows, notes = _parse(table, content, root)
+    labels = _name_labels(table, content)
+    rows, notes = _parse(table, content, root, anywhere=request.root == table)
     splits = {row.split for row in rows}
     if request.split == "test" and not splits & {"val", "test"}:
         known = _split_column(content) is not None
@@ -62,7 +68,7 @@ def list_table(request: Request) -> VideoList:
         table=table,
         missing=missing,
         num_listed=len(wanted),
-        notes=[*notes, *one_sided_classes(*sides)],
+        notes=[*labels, *notes, *one_sided_classes(*sides)],
     )
 
 
@@ -102,13 +108,27 @@ def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[P
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
     folder = root if root.is_dir() else root.parent
     return {
-        _row(where, {"path": fields["path"]}, folder, None).path: fields[name]
+        _path(fields["path"], where, folder, anywhere=root == table): fields[name]
         for where, fields in content.rows
         if fields["path"]
     }
 
 
-def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str]]:
+def _name_labels(table: Path, content: Rows) -> list[str]:
+    """Call the column of labels `label` where it has another name that is unmistakable; a note on what was done."""
+    if "label" in content.columns:
+        return []
+    alike = [name for name in content.columns if name in LABELS]
+    if len(alike) == 1:
+        content.columns[content.columns.index(alike[0])] = "label"
+        for _, fields in content.rows:
+            fields["label"] = fields.pop(alike[0])
+        return [f"{table}: the column {alike[0]} is read as the label"]
+    others = [name for name in content.columns if name not in ("path", "split")]
+    return [f"{table}: has no column label, so its videos have no class; it has {', '.join(others)}"] if others else []
+
+
+def _parse(table: Path, content: Rows, root: Path, *, anywhere: bool) -> tuple[list[_Row], list[str]]:
     """Rows, and a note on each kind of row that was passed over."""
     if "path" not in content.columns:
         found = ", ".join(content.columns) or "none"
@@ -124,7 +144,8 @@ def _parse(table: Path, content: Rows, root: Path) -> tuple[list[_Row], list[str
         if not fields["path"]:
             unreadable.append(f"{where}: no path")
             continue
-        row = _row(where, fields, root, column)
+        path = _path(fields["path"], where, root, anywhere=anywhere)
+        row = _row(where, path, fields, column)
         if row.label is None and fields.get("label"):
             unlabelled.append(f"{where}: {fields['label']!r} is no label")
         first = rows.setdefault(row.path, row)
@@ -154,31 +175,28 @@ def _split_column(content: Rows) -> str | None:
     return next((name for name in others if all(split_of(fields[name]) for _, fields in content.rows)), None)
 
 
-def _row(where: str, fields: Mapping[str, str], root: Path, split_column: str | None) -> _Row:
-    path = Path(fields["path"])
+def _row(where: str, path: Path, fields: Mapping[str, str], split_column: str | None) -> _Row:
     name = fields[split_column] if split_column else "train"
     split = split_of(name)
     if split is None:
         raise DataError(f"{where}: unknown split {name!r}; expected train, val, validation or test")
-    return _Row(
-        where=where,
-        path=_below(path, root, where) if path.is_absolute() else _relative(fields["path"], root, where),
-        label=label_in(fields),
-        split=split,
-    )
+    return _Row(where=where, path=path, label=label_in(fields), split=split)
 
 
-def _below(path: Path, root: Path, where: str) -> Path:
-    """Return where an absolute path leads, which has to be below the folder of videos."""
+def _path(name: str, where: str, root: Path, *, anywhere: bool) -> Path:
+    """Return where a listed path leads: below the folder of videos, or `anywhere` if it is absolute."""
+    path = Path(name)
+    if not path.is_absolute():
+        return _relative(name, root, where)
     # Without `..`, links left as they are.
     lexical, top = (Path(os.path.normpath(each)) for each in (path, root.absolute()))
     folder = next((each for each in (top, root.resolve()) if lexical.is_relative_to(each)), None)
-    if folder is None:
-        raise DataError(
-            f"{where}: {path} lies outside the folder of videos, {root}; if that is meant, give a folder that "
-            "holds all of them (/ does) as the data, and the table with the flag for annotations"
-        )
-    return root / lexical.relative_to(folder)  # as a relative one would be: no video by two names
+    if folder is not None:
+        return root / lexical.relative_to(folder)  # as a relative one would be: no video by two names
+    if anywhere:
+        return lexical
+    remedy = "if that is meant, give the table itself as the data"
+    raise DataError(f"{where}: {path} lies outside the folder of videos, {root}; {remedy}")
 
 
 def _relative(name: str, root: Path, where: str) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fima.data.datasets import list_videos
+from fima.data.datasets import Video, list_videos
 from fima.data.eval_clips import ClipSettings
+from fima.data.layouts.rows import TABLE_SUFFIXES
 from fima.errors import DataError, TrainingError, first_line
 from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import normalised
@@ -42,13 +43,18 @@ class Check:
 
 
 def real_clips(data: Path | None, settings: ClipSettings) -> Tensor:
-    """Return normalised clips (B, 3, F, S, S) of a few videos, of a folder or made ones. Raises DataError for none."""
+    """Return normalised clips (B, 3, F, S, S) of a few videos: one, those of a folder or a table, or made ones.
+
+    Raises DataError where none of them can be decoded.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = data
         if root is None:
             root = Path(folder, "made")
             make_motion_textures(root, MotionTextureSettings(num_train=10, num_test=10, size_px=48), workers=1)
-        paths = [root] if root.is_file() else [video.path for video in list_videos(root, "all").videos[:NUM_VIDEOS]]
+        is_one = root.is_file() and root.suffix.lower() not in TABLE_SUFFIXES
+        videos = [Video(root, None)] if is_one else list_videos(root, "all").videos[:NUM_VIDEOS]
+        paths = [video.path for video in videos]
         clips = [clips.flatten(0, 1) for _, clips in decoded_clips(paths, settings, Resources())]
     if not clips:
         raise DataError(f"{data}: none of its first {len(paths)} videos can be decoded; give others to --data")

@@ -25,8 +25,10 @@ from fima.commands.study import (
 )
 from fima.config.method import LIGHT
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.evaluate import evaluate_source
+from fima.evaluate.evaluate import collect
 from fima.evaluate.features import RAW_DIFFERENCE
+from fima.evaluate.frozen import FrozenEncoder
+from fima.evaluate.loaded_model import Subject
 from fima.evaluate.protocols import EvaluationConfig
 from fima.evaluate.splits import list_splits
 from fima.recipe import RECIPES, read_recipe
@@ -66,15 +68,15 @@ def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
     """Evaluate pooled raw frame differences, without any network."""
     config = EvaluationConfig(num_clips=NUM_CLIPS, seed=seed, workers=1)
     settings = read_recipe(RECIPES / FIMA).data
-    result = evaluate_source(
-        RAW_DIFFERENCE,
-        list_splits(data, [1])[1],
-        ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS),
-        config,
-        described={"description": "pooled raw frame differences"},
-        device=torch.device("cpu"),
-    )
-    result.save(out / "result.json")
+    clips = ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS)
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        return RAW_DIFFERENCE.pool((255 * pixels).round().to(torch.uint8))
+
+    encoder = FrozenEncoder(name="pooled raw frame differences", network=network, mean=(0, 0, 0), std=(1, 1, 1))
+    subject = Subject(encoder=encoder, clips=clips, has_maps=False)
+    (collected,) = collect([subject], list_splits(data, [1]), config, device=torch.device("cpu"))
+    collected.result()[0].save(out / "result.json")
     return read_figures(out / "result.json")
 
 

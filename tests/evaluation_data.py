@@ -12,6 +12,7 @@ from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selectio
 from fima.checkpoints.classifier import Classifier
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
 from fima.evaluate.features import FeatureSource
+from fima.evaluate.frozen import FrozenEncoder
 from tests.layout_files import write_lines
 from tests.video_files import write_video
 
@@ -35,6 +36,15 @@ def brightness_features(clips: Tensor) -> Tensor:
 
 
 BRIGHTNESS = FeatureSource(name="brightness", pool=brightness_features)
+
+
+def encoder_of(source: FeatureSource) -> FrozenEncoder:
+    """An encoder that gives a source's features of clips, which it turns back into whole numbers."""
+
+    def network(clips: Tensor) -> Tensor:
+        return source.pool((255 * clips).round().to(torch.uint8))
+
+    return FrozenEncoder(name=source.name, network=network, mean=(0, 0, 0), std=(1, 1, 1), identity=source.name)
 
 
 def write_three_splits(root: Path, *, misplaced: int | None = None) -> Path:

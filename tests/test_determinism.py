@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.torch_tools.determinism import choose_algorithms
+from fima.torch_tools.device import choose_algorithms
 from fima.train import finetune as finetune_module
 from fima.train import pretrain as pretraining
 from fima.train.finetune import finetune

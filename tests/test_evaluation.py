@@ -13,13 +13,14 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.subsets import low_shot
 from fima.errors import ConfigError, DataError
 from fima.evaluate.clustering import clustering
-from fima.evaluate.evaluate import evaluate_source
+from fima.evaluate.evaluate import collect
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
+from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig, SplitLists
 from fima.synthetic.motion_textures import MotionTextureSettings, list_counterparts, make_motion_textures
-from tests.evaluation_data import BRIGHTNESS, gaussians, write_three_splits
+from tests.evaluation_data import BRIGHTNESS, encoder_of, gaussians, write_three_splits
 
 CPU = torch.device("cpu")
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
@@ -47,16 +48,12 @@ def evaluate(
     extra: dict[str, VideoList] | None = None,
     config: EvaluationConfig = CONFIG,
 ) -> dict[str, Any]:
-    result = evaluate_source(
-        source,
-        SplitLists(train=train, test=test, extra_tests=extra or {}),
-        replace(CLIPS, num_crops=config.num_crops),
-        config,
-        described={"description": "no encoder"},
-        device=CPU,
-        cache=folder / "cache",
-    )
-    result.save(folder / "result.json")
+    lists = SplitLists(train=train, test=test, extra_tests=extra or {})
+    lists.check_labels()
+    clips = replace(CLIPS, num_crops=config.num_crops)
+    subject = Subject(encoder=encoder_of(source), clips=clips, has_maps=False, cache=folder / "cache")
+    (collected,) = collect([subject], {1: lists}, config, device=CPU)
+    collected.result()[0].save(folder / "result.json")
     loaded: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return loaded
 
@@ -226,8 +223,8 @@ def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> No
     ("settings", "error"),
     [
         ({"protocols": ("evaluate",)}, "no classifier"),
-        ({"protocols": ("foreground",)}, "foreground: needs an encoder"),
-        ({"protocols": ("occlusion",)}, "occlusion: needs an encoder"),
+        ({"protocols": ("foreground",)}, "foreground: needs feature maps"),
+        ({"protocols": ("attentive",)}, "attentive: needs feature maps"),
         ({"num_clips": 1}, "same_video needs at least 2; without it: --protocols linear knn retrieval"),
         ({"protocols": ("knn",), "low_shot": 5}, "--low-shot: is a setting of the protocol linear"),
         ({"protocols": ("knn",), "l2_normalise": True}, "--l2-normalise: is a setting"),
@@ -235,14 +232,14 @@ def test_wrong_settings_name_the_flag(settings: dict[str, Any], flag: str) -> No
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        EvaluationConfig(**settings).chosen(CLIPS, classifier=False, encoder=False)
+        EvaluationConfig(**settings).chosen(CLIPS, classifier=False, maps=False)
 
 
 def test_what_is_measured_by_default() -> None:
     config = EvaluationConfig()
     of_features = ("linear", "knn", "retrieval", "same_video")
     assert config.chosen(CLIPS, classifier=False) == (*of_features, "foreground")
-    assert config.chosen(CLIPS, classifier=False, encoder=False) == of_features
+    assert config.chosen(CLIPS, classifier=False, maps=False) == of_features
     assert config.chosen(CLIPS, classifier=True) == ("evaluate", "foreground")
     whole, still = replace(CLIPS, span=1.0), replace(CLIPS, frames=1)
     assert config.chosen(whole, classifier=False) == ("linear", "knn", "retrieval", "foreground")

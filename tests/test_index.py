@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fima.data.datasets import Video, list_videos
-from fima.data.packed_lists import PackedVideos
+from fima.data.layouts.video_list import PackedVideos
 from fima.errors import DataError
 from fima.library.index import default_index_file, open_index
 from tests.test_frame_folders import write_pictures

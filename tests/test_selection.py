@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fima.config import DataConfig
-from fima.data.packed_lists import PackedVideos
+from fima.data.layouts.video_list import PackedVideos
 from fima.data.quarantine import write_quarantine
 from fima.data.training_sets import chosen_videos
 from fima.errors import DataError

@@ -14,8 +14,7 @@ from fima.commands.parse import parse
 from fima.commands.progress import progress
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
-from fima.data.layouts.video_list import noted
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import noted, relative_name
 from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, DataError, one_line
 from fima.files.output import OutputFile, OutputPath

@@ -83,10 +83,7 @@ class PretrainBatch(TrainBatch):
 class TrainDataset(ABC, Generic[Batch]):
     """Random samples of videos, each a batch of one; a video that cannot be decoded is replaced by another.
 
-    Args:
-        videos: the list; what an item (epoch, place) is drawn from follows from its plan of an epoch.
-        data: frames, crops.
-        seed: every draw of an item follows from (seed, epoch, place).
+    Every draw of an item (epoch, place) follows from the seed; which video it is of, from the plan of an epoch.
     """
 
     def __init__(self, videos: VideoList, data: DataConfig, seed: int) -> None:

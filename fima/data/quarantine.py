@@ -15,8 +15,7 @@ from pathlib import Path, PurePath
 from fima.data.datasets import VideoList
 from fima.data.layouts.files import is_video
 from fima.data.layouts.lists import read_text
-from fima.data.layouts.video_list import counted
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import counted, relative_name
 from fima.errors import DataError
 from fima.files.atomic import write_file
 

@@ -14,8 +14,7 @@ from fima.config import DataConfig
 from fima.data.clip_overrides import with_clips
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
-from fima.data.layouts.video_list import counted
-from fima.data.packed_lists import PackedVideos, packed
+from fima.data.layouts.video_list import PackedVideos, counted, packed
 from fima.data.quarantine import exclude
 from fima.data.subsets import hold_out
 from fima.errors import ConfigError
@@ -95,14 +94,9 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     """List the training videos of one or several sets as one, each read in its own layout.
 
     The settings say the part and number of the split, excluded and held-out videos, and how the sets are mixed; which
-    videos of each are held out follows from the seed.
-
-    Returns:
-        The videos in the order of the sets, classes named `SET/CLASS`; of a single set, its list as it is.
-
-    Raises:
-        DataError: a set cannot be listed, or none of its videos can be held out.
-        ConfigError: a setting that goes with a single set, a set that is given twice, or a weight that is too small.
+    videos of each are held out follows from the seed. Videos are in the order of the sets, classes named `SET/CLASS`;
+    of a single set, its list comes as it is. Raises DataError as `list_videos` and `hold_out`, and ConfigError for a
+    setting that goes with a single set, a set that is given twice, or a weight that is too small.
     """
     roots = [each.root for each in sets]
     lists = [

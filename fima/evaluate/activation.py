@@ -77,22 +77,13 @@ def with_batch_statistics(encoder: nn.Module) -> nn.Module:
 
 
 def activation_map(model: nn.Module, clip: Tensor, *, kind: MapKind = "both") -> Tensor:
-    """Return where, and when, an encoder responds to a clip.
+    """Return where, and when, an encoder responds to a clip: (T, H, W) float32, interpolated in time and space.
 
-    The frame difference goes through the model with the batch-norm statistics of its own: an encoder's running
-    statistics are those of RGB.
-
-    Args:
-        model: (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w), in eval mode and on the clip's device.
-        clip: uint8 (3, T, H, W), the frames that the encoder sees (in training every second one of a window).
-        kind: `both` adds the response to the frame difference, as in the paper; `rgb` leaves it out; `occlusion` is
-            the `occlusion_map`, the same for all frames.
-
-    Returns:
-        (T, H, W) float32, interpolated linearly in time and space.
-
-    Raises:
-        ValueError: `clip` is not uint8 of shape (3, T, H, W).
+    The model is (B, 3, T, H, W) normalised RGB -> (B, C, t, h, w), in eval mode and on the device of the clip, which is
+    uint8 (3, T, H, W): the frames that the encoder sees (in training every second one of a window). `both` adds the
+    response to the frame difference, as in the paper; `rgb` leaves it out; `occlusion` is the `occlusion_map`, the same
+    for all frames. The difference goes through the model with the batch-norm statistics of its own: an encoder's
+    running statistics are those of RGB. Raises ValueError for a clip of another type or shape.
     """
     if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3:
         raise ValueError(f"clip: expected uint8 (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}")
@@ -137,8 +128,7 @@ def map_timeline(
     """Look at a video through windows that overlap by half, keeping two windows' frames at most, made small.
 
     The whole of each frame, uint8 (H, W, 3), is looked at, at the scale of an evaluation: what would be the centre crop
-    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A video that is shorter than a window is
-    looped.
+    is `crop_size` pixels wide. Where windows overlap, their maps are averaged. A short video is looped.
     """
     # By slice of time, the maps that lie in it, and the frame numbers that they stand for.
     bins: dict[int, list[tuple[float, NDArray[np.float32]]]] = {}

@@ -183,10 +183,7 @@ def _predictions(probes: Sequence[AttentiveProbe], videos: LabelledCells, places
 def measure_attentive(
     sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig, device: torch.device
 ) -> Measured:
-    """Run the protocol `attentive` on cells of `cells_source`; probes are trained on the device.
-
-    Raises DataError for fewer than two classes, or no class with two training videos.
-    """
+    """Run the protocol `attentive` on cells of `cells_source`; DataError for too few videos or classes."""
     check_classes(sets.train.labels, sets.num_classes, "attentive")
 
     def labelled(features: Features) -> LabelledCells:

@@ -40,11 +40,9 @@ def foreground_share(
 
     The maps are those of foreground sampling, on the centre crop: `share` is of the map of the RGB clip plus that of
     its frame difference, for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first
-    alone. The videos are evenly spread over the list; `batch_size` counts them. Where there are masks, `load_mask`
-    gives that of a video, (T, H, W). With several processes, all of them call it, and each takes its share of the
-    videos.
-
-    Raises DataError where not one video can be decoded; others are not counted.
+    alone. The videos are evenly spread over the list; `batch_size` counts them. `load_mask` gives the mask (T, H, W) of
+    one, if any have. With several processes, all of them call it, and each takes its share. Raises DataError where not
+    one video can be decoded.
     """
     single = replace(settings, num_crops=1)
     difference_encoder, num_adapted = adapted_to_differences(encoder, videos, single, resources)
@@ -67,10 +65,7 @@ def foreground_share(
 def occlusion_share(
     encoder: nn.Module, videos: VideoList, load_mask: MaskLoader | None, settings: ClipSettings, resources: Resources
 ) -> Measured:
-    """Run the protocol `occlusion`: which part of the `occlusion_map` falls on what moves, in up to 100 middle clips.
-
-    Arguments and errors are those of `foreground_share`; `num_clips` is not used either.
-    """
+    """Run the protocol `occlusion`: `foreground_share` of the `occlusion_map` of up to 100 middle clips."""
     single = replace(settings, num_crops=1, num_clips=1)
     places = evenly_spread(len(videos.videos), OCCLUDED_VIDEOS)
 
@@ -99,8 +94,7 @@ def _share_of_maps(
     `maps` makes them, each (B, h, w), of clips, uint8 (B, 3, F, S, S). A map is shifted so that its minimum is 0 and
     scaled so that it sums to 1; its product with the foreground is summed. The object is the mask averaged over the
     clip's frames; what moves are the `moving_pixels`, whose figures begin with `motion_`. A foreground that is in no
-    clip has no figure; chance is its part of the crop, which an even map would get. Each process takes its share of the
-    `places`.
+    clip has no figure; chance is its part of the crop, as of an even map. Each process takes its share of the places.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
@@ -213,8 +207,7 @@ def mask_window(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> 
 def clip_masks(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> Tensor:
     """Return the masks of a video's evaluation clips, cut and scaled as they are: (num_clips, S, S), means over time.
 
-    The mask (T, H, W) says where the object is in each frame of the video, whose frame rate may decide which of them
-    are in a clip.
+    The mask (T, H, W) is of the whole video, whose frame rate may decide which frames are in a clip.
     """
     num_frames, height, width = mask.shape
     window = mask_window(mask, settings, path)

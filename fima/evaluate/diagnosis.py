@@ -87,10 +87,7 @@ def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSour
 def measure_diagnosis(
     sets: FeatureSets, background_labels: Tensor, clips: ClipSettings, config: EvaluationConfig
 ) -> Measured:
-    """Run the protocol `diagnosis` on features of `diagnosis_source`, with the classes of the backgrounds, int64 (K,).
-
-    Raises DataError for too few training videos or classes for the linear probe, or features that are not finite.
-    """
+    """Run the protocol `diagnosis`, given the classes of the backgrounds, int64 (K,); raises as `fit_linear_probe`."""
     train, test = (_by_input(features, clips) for features in (sets.train, sets.tests["test"]))
     labels, test_labels = sets.train.labels, sets.tests["test"].labels
 
@@ -233,10 +230,8 @@ def background_places(clips: Tensor, count: int) -> Tensor:
 
 
 def median_frame(clips: Tensor) -> Tensor:
-    """Return the median over time, the lower one of an even number, uint8 (B, 3, 1, S, S) of uint8 (B, 3, F, S, S).
-
-    Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over frames.
-    """
+    """Return the median over time, the lower one of an even number, uint8 (B, 3, 1, S, S) of uint8 (B, 3, F, S, S)."""
+    # Sorting whole frames by exchanges takes a tenth of the time of `Tensor.median` over frames.
     frames = list(clips.unbind(dim=2))
     for number in range(len(frames)):
         for place in range(number % 2, len(frames) - 1, 2):

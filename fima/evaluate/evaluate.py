@@ -51,12 +51,10 @@ PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
 class Collected:
     """What the processes found together; the rest is arithmetic."""
 
+    subject: Subject
     splits: Mapping[SplitName, SplitLists]
     protocols: tuple[str, ...]
     config: EvaluationConfig
-    clips: ClipSettings
-    described: dict[str, Any]
-    """What the result says of the encoder."""
     stores: Mapping[str, FeatureStore]
     """Features of all videos, in the main process, by the names of `STORES`; those that a protocol looks at."""
     background_labels: Tensor = NO_LABELS
@@ -95,7 +93,7 @@ class Collected:
                 name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
                 for name, found in evaluated.items()
             }
-            results[number] = as_result(measured, encoder=self.described, data=data)
+            results[number] = as_result(measured, encoder=self.subject.describe(), data=data)
         result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
             result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
@@ -116,21 +114,16 @@ class Collected:
             features = {name: store.read(videos) for name, videos in lists.all.items()}
             evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
             paths = features["test"].paths
-            tests = {name: features[name] for name in lists.tests}
-            sets = FeatureSets(
-                train=features["train"],
-                tests=tests,
-                videos=lists.train,
-                groups=lists.groups,
-                is_fold=isinstance(number, str),
-            )
+            train, tests = features["train"], {name: features[name] for name in lists.tests}
+            is_fold = isinstance(number, str)
+            sets = FeatureSets(train=train, tests=tests, videos=lists.train, groups=lists.groups, is_fold=is_fold)
             if kind == "cells":
-                found["attentive"] = measure_attentive(sets, self.clips, self.config, store.resources.device)
+                found["attentive"] = measure_attentive(sets, self.subject.clips, self.config, store.resources.device)
             elif kind == "diagnosis":
-                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.clips, self.config)
+                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.subject.clips, self.config)
             else:
                 for name in STORES[kind]:
-                    found |= measure(name, sets, self.clips, self.config) if name in self.protocols else {}
+                    found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
         found |= self.measured[number]
         return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
 
@@ -184,62 +177,24 @@ def collect(
     chosen = [_protocols(subject, splits, config) for subject in subjects]
     resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
     first = next(iter(splits.values())).train
-    backgrounds = {
-        subject.clips: read_backgrounds(first, subject.clips, resources)
-        for subject, protocols in zip(subjects, chosen, strict=True)
-        if "diagnosis" in protocols
-    }
+    diagnosed = {each.clips for each, protocols in zip(subjects, chosen, strict=True) if "diagnosis" in protocols}
+    backgrounds = {clips: read_backgrounds(first, clips, resources) for clips in diagnosed}
     everything = []
     for subject, protocols in zip(subjects, chosen, strict=True):
-        sources, labels = _encoder_sources(subject, protocols, config), NO_LABELS
-        if "diagnosis" in protocols:
-            behind, labels = backgrounds[subject.clips]
-            sources["diagnosis"] = diagnosis_source(subject.encoder, behind)
-        cache = subject.cache if subject.encoder.key is not None else None
+        behind, labels = backgrounds[subject.clips] if "diagnosis" in protocols else (None, NO_LABELS)
         collected = Collected(
+            subject=subject,
             splits=splits,
             protocols=protocols,
             config=config,
-            clips=subject.clips,
-            described=subject.describe(),
-            stores=_stores(sources, subject.clips, resources, cache, report),
+            stores=_stores(subject, protocols, config, behind, resources, report),
             background_labels=labels,
         )
         everything.append(collected)
     _fill((store for collected in everything for store in collected.stores.values()), splits)
-    for subject, collected in zip(subjects, everything, strict=True):
-        _run_video_protocols(subject, collected, load_mask, resources)
+    for collected in everything:
+        _run_video_protocols(collected, load_mask, resources)
     return everything
-
-
-def evaluate_source(
-    source: FeatureSource,
-    lists: SplitLists,
-    clips: ClipSettings,
-    config: EvaluationConfig,
-    *,
-    described: dict[str, Any],
-    device: torch.device,
-    cache: Path | None = None,
-) -> EvaluationResult:
-    """Evaluate any source of features, such as raw frame differences, in one process.
-
-    The result says `described` of the source; features are kept in the folder `cache`, where one is given. Raises
-    DataError for a list without labels, lists of different classes, or where nothing can be decoded.
-    """
-    lists.check_labels()
-    splits: dict[SplitName, SplitLists] = {1: lists}
-    resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
-    stores = _stores({"pooled": source}, clips, resources, cache)
-    _fill(stores.values(), splits)
-    return Collected(
-        splits=splits,
-        protocols=config.chosen(clips, classifier=False, encoder=False),
-        config=config,
-        clips=clips,
-        described={"features": source.name, **described},
-        stores=stores,
-    ).result()[0]
 
 
 def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config: EvaluationConfig) -> tuple[str, ...]:
@@ -258,10 +213,9 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
     return protocols
 
 
-def _run_video_protocols(
-    subject: Subject, collected: Collected, load_mask: MaskLoader | None, resources: Resources
-) -> None:
+def _run_video_protocols(collected: Collected, load_mask: MaskLoader | None, resources: Resources) -> None:
     """Add what the protocols find that look at the videos themselves."""
+    subject = collected.subject
     for number, lists in collected.splits.items():
         measured = collected.measured[number]
         shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
@@ -274,28 +228,27 @@ def _run_video_protocols(
             measured["occlusion"] = occlusion_share(*shown)
 
 
-def _encoder_sources(subject: Subject, protocols: Sequence[str], config: EvaluationConfig) -> dict[str, FeatureSource]:
-    """What the protocols look at of the encoder's feature map, by the names of `STORES`."""
-    module, name = subject.encoder.module, subject.encoder.fingerprint
-    maps = EncoderMaps(module, stages_of(module, config.features))
-    sources = {}
-    if not set(protocols).isdisjoint(STORES["pooled"]):
-        sources["pooled"] = encoder_source(module, name, config.features, maps)
-    if not set(protocols).isdisjoint(STORES["cells"]):
-        sources["cells"] = cells_source(maps, name)
-    return sources
-
-
 def _stores(
-    sources: Mapping[str, FeatureSource],
-    clips: ClipSettings,
+    subject: Subject,
+    protocols: Sequence[str],
+    config: EvaluationConfig,
+    backgrounds: Tensor | None,
     resources: Resources,
-    cache: Path | None,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int], None] | None,
 ) -> dict[str, FeatureStore]:
-    """Where the features of an encoder go, by the names of `STORES`."""
+    """What the protocols look at of an encoder, by the names of `STORES`; `backgrounds` where `diagnosis` is one."""
+    encoder, clips = subject.encoder, subject.clips
+    maps = EncoderMaps(encoder.module, stages_of(encoder.module, config.features))
+    sources: dict[str, FeatureSource] = {}
+    if not set(protocols).isdisjoint(STORES["pooled"]):
+        sources["pooled"] = encoder_source(encoder.module, encoder.fingerprint, config.features, maps)
+    if not set(protocols).isdisjoint(STORES["cells"]):
+        sources["cells"] = cells_source(maps, encoder.fingerprint)
+    if backgrounds is not None:
+        sources["diagnosis"] = diagnosis_source(encoder, backgrounds)
     clips_at_once = min(CLIPS_AT_ONCE, resources.batch_size * clips.num_clips * clips.num_crops)
     resources = replace(resources, batch_size=clips_at_once)
+    cache = subject.cache if encoder.key is not None else None
     return {
         kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
     }

@@ -87,8 +87,7 @@ def extract_rows(
 
     The network takes uint8 clips (B, 3, F, S, S) on the device and gives rows (B, C). Each video is yielded once, as
     its last clip is done; one that cannot be decoded as `SkippedVideo`, as is one that crashes or blocks the process
-    that decodes it, where that is not this one. `per_second` takes a clip for every second, instead of evenly spread
-    ones.
+    that decodes it, where that is not this one. `per_second` takes a clip for every second, not evenly spread ones.
     """
     dataset = WindowDataset(paths, settings, per_second=per_second, limits=resources.limits)
     waiting: list[WindowChunk] = []
@@ -236,10 +235,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
 def _in_one_pass(
     reader: VideoReader, window: Window, starts: Sequence[int], crops: Sequence[Crop], settings: ClipSettings
 ) -> Iterator[Tensor]:
-    """Cut overlapping clips while the video is decoded once, holding only the frames that are still needed.
-
-    Yields uint8 (n·num_crops, 3, F, S, S) for the next n clips, `CLIPS_AT_ONCE` at a time.
-    """
+    """Cut overlapping clips in one pass over the video, uint8 (n·num_crops, 3, F, S, S), `CLIPS_AT_ONCE` at a time."""
     wanted = [window.indices(start)[FULL] for start in starts]
 
     def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:

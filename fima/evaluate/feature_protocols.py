@@ -48,17 +48,14 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
 
 
 def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: Measured) -> float:
-    """Top-1, for retrieval R@1, in percent, on training videos that were held out, a fifth of them at a time.
-
-    Clustering fits nothing to labels: it gives its mean NMI on all training videos.
-    """
+    """Top-1, R@1 of retrieval or NMI of clustering, in percent, on training videos held out, a fifth at a time."""
     if name == "low_shot_curve":
         # By the probe on all training videos: a few of them would choose by chance.
         measured = measure_linear(sets, config)
     if name in ("linear", "low_shot_curve"):
         return float(max(measured.notes["held_out_accuracies"].values()))
     rows, labels = sets.train_rows, sets.train.labels
-    if name == "clustering":
+    if name == "clustering":  # fits nothing to labels
         return mean(each["NMI"] for each in clustering(rows, labels, config.seed)[0])
     folds = torch.from_numpy(inner_folds(labels.numpy(), sets.train_groups, config.seed))
     hits = []

@@ -36,10 +36,7 @@ Found = dict[FileState, VideoRows | str]
 
 
 def write_shard(folder: Path, found: Found) -> Path:
-    """Write rows in one piece, and return the file: a reader finds all of it or none.
-
-    Videos without rows are tried again the next time: a disk may have been away, or memory short.
-    """
+    """Write rows in one piece, and return the file; videos without any are tried again the next time."""
     videos = {file: rows for file, rows in found.items() if isinstance(rows, VideoRows)}
     rows = [video.rows for video in videos.values()]
     tensors = {
@@ -55,10 +52,7 @@ def write_shard(folder: Path, found: Found) -> Path:
 
 
 def read_shard(path: Path) -> dict[FileState, VideoRows]:
-    """Return what a file of the cache holds; rows are read from the disk where they are used.
-
-    Raises SafetensorError where it is damaged, OSError where it cannot be read.
-    """
+    """Return what a file of the cache holds, mapped into memory; SafetensorError or OSError where it cannot be read."""
     with safe_open(path, framework="pt") as stored:
         record = json.loads(stored.metadata()["videos"])
         rows, seconds, counts = (stored.get_tensor(name) for name in ("rows", "seconds", "counts"))

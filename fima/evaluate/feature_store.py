@@ -4,7 +4,8 @@ import contextlib
 import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -33,35 +34,31 @@ NAMED_VIDEOS = 3
 Per = Literal["clip", "video", "second"]
 
 
+@dataclass(eq=False)
 class FeatureStore:
-    """Features by video, so that lists that share videos, such as the splits of a data set, share their features.
+    """Features by video, so that lists that share videos, such as the splits of a data set, share their features."""
 
-    Rows are of what `per` names: evenly spread clips, the whole video (their mean), or every second. The folder
-    `cache`, if any, holds the features of single videos, under the source's name, the settings, and path, size and
-    modification time of the file. `report` is called in the main process with the videos extracted so far and those to
-    extract.
-    """
+    source: FeatureSource
+    settings: ClipSettings
+    resources: Resources
+    _: KW_ONLY
+    per: Per = "clip"
+    """What has rows of its own: evenly spread clips, the whole video (their mean), or every second."""
+    cache: Path | None = None
+    """Folder of features of single videos, by the source's name, the settings, and path, size and modification time of
+    the file; None: no cache."""
+    report: Callable[[int, int], None] | None = None
+    """Called in the main process with the videos extracted so far and those to extract."""
+    states: dict[Path, FileState] = field(default_factory=dict, init=False)
+    """Files as they were looked at: one that changes meanwhile is still the one whose features are here."""
+    _found: Found = field(default_factory=dict, init=False)
 
-    def __init__(
-        self,
-        source: FeatureSource,
-        settings: ClipSettings,
-        resources: Resources,
-        *,
-        per: Per = "clip",
-        cache: Path | None = None,
-        report: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self.source = source
-        self.settings = settings
-        self.resources = resources
-        self.per = per
-        key = {"version": FORMAT_VERSION, "source": source.name, "settings": asdict(settings), "per": per}
-        self.folder = None if cache is None else cache / digest(key)
-        self.report = report
-        self.states: dict[Path, FileState] = {}
-        """Files as they were looked at: one that changes meanwhile is still the one whose features are here."""
-        self._found: Found = {}
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where the cache has the features of this source and these settings."""
+        settings = asdict(self.settings)
+        key = {"version": FORMAT_VERSION, "source": self.source.name, "settings": settings, "per": self.per}
+        return None if self.cache is None else self.cache / digest(key)
 
     def fill(self, paths: Iterable[Path]) -> int:
         """Extract the features of the videos that are neither here nor in the cache; see `fill_together`."""
@@ -90,10 +87,7 @@ class FeatureStore:
         return self._found[self.states[path]]
 
     def read(self, videos: VideoList) -> Features:
-        """Return the features of a list that was filled in, in the main process.
-
-        Raises DataError where not one of its videos can be decoded, or features are not finite.
-        """
+        """Return the features of a list, in the main process; DataError where it has none, or some are not finite."""
         found, labels, paths, undecodable = [], [], [], []
         for place, video in enumerate(videos.videos):
             rows = self.rows(video.path)
@@ -230,10 +224,7 @@ def extract_features(
     workers: int = 0,
     cache: Path | None = None,
 ) -> Features:
-    """Extract the features of one list of videos in one process, or read them from the cache; see `FeatureStore`.
-
-    Raises DataError where not one video can be decoded.
-    """
+    """Extract the features of one list in one process, or read them from the cache; raises as `FeatureStore.read`."""
     store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
     store.fill(video.path for video in videos.videos)
     return store.read(videos)

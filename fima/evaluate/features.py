@@ -158,10 +158,8 @@ def encoder_source(
 
     The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), and the name identifies its
     weights, such as a hash of the checkpoint. Features are what `--features` takes; maps those of the encoder that
-    other sources share, with its stages where there is a `depths`. Frame differences go through the encoder with its
-    running statistics, as the RGB clips do.
-
-    Raises ConfigError for `depths` of an encoder that does not name its stages.
+    other sources share, with its stages where there is a `depths`, for which ConfigError is raised where the encoder
+    names none. Frame differences go through the encoder with its running statistics, as the RGB clips do.
     """
     parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
     stages = stages_of(encoder, features)
@@ -179,10 +177,7 @@ def encoder_source(
 
 
 def stages_of(encoder: nn.Module, features: Sequence[str]) -> Mapping[str, int]:
-    """Return the stages that `depths` among the features looks at, with their channels; nothing without it.
-
-    Raises ConfigError where the encoder does not name its stages.
-    """
+    """Return the stages that `depths` needs, with their channels; ConfigError where the encoder names none."""
     if not any(each.endswith("depths") for each in features):
         return {}
     stages: Mapping[str, int] = getattr(encoder, "stages", {})

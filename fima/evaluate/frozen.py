@@ -48,10 +48,7 @@ class FrozenEncoder:
 
     @cached_property
     def module(self) -> nn.Module:
-        """From clips as `fima.evaluate.features.normalised` makes them to feature maps (B, C, t, h, w), in eval mode.
-
-        Vectors become maps of one cell.
-        """
+        """From what `features.normalised` gives to maps (B, C, t, h, w), of one cell for vectors; in eval mode."""
         is_backbone = isinstance(self.network, nn.Module) and hasattr(self.network, "num_features")
         fits = is_backbone and (self.mean, self.std) == (MEAN, STD)
         return (cast(nn.Module, self.network) if fits else _Adapted(self)).eval()

@@ -115,10 +115,7 @@ class Difference:
 
 
 def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
-    """Return the differences, for each pair of encoders, of all figures that are percentages of the test videos.
-
-    `tested` is what the protocols made of the test videos, by encoder; the seed is that of the bootstrap.
-    """
+    """Return the differences, for each pair of encoders, of all figures that are percentages of the test videos."""
     found = []
     for first, second in itertools.combinations(tested, 2):
         one, other = tested[first], tested[second]

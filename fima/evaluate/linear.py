@@ -56,22 +56,15 @@ def fit_linear_probe(
     candidates: Sequence[float] = INVERSE_REGULARISATIONS,
     groups: Sequence[str] | None = None,
 ) -> LinearProbe:
-    """Fit logistic regression on standardised features.
+    """Fit logistic regression on standardised features (V, C), one row a training video, of class numbers (V,).
 
-    The strength of the regularisation is the one that does best on training videos held out of the fit, each fifth of
-    them in turn; ties go to the stronger one. The probe is then fitted on all training videos.
+    Of the candidates for C, in rising order, the one is taken that does best on training videos held out of the fit,
+    each fifth of them in turn; ties go to the stronger regularisation. The probe is then fitted on all training videos.
+    Where there is one candidate, none is held out.
 
-    Args:
-        features: (V, C), one row a training video.
-        labels: (V,) class numbers.
-        num_classes: classes, with or without training videos.
-        seed: decides the held-out videos.
-        l2_normalise: L2-normalise each row before standardising.
-        candidates: values of C to choose from, in rising order; a single one is taken, and no video is held out.
-        groups: videos of a group are held out together; None: each is its own.
-
-    Raises:
-        DataError: fewer than two classes, or no class with two videos to choose C with.
+    Classes may have no training video. The seed decides what is held out; the videos of a group are held out together.
+    `l2_normalise` is for each row, before it is standardised. Raises DataError for fewer than two classes, or no class
+    with two videos to choose C with.
     """
     check_classes(labels, num_classes, "linear", least=min(2, len(candidates)))
     prepared = _normalise(features) if l2_normalise else features.double()

@@ -26,10 +26,7 @@ ONE_SHOT = 1.0
 def measure_linear(
     sets: FeatureSets, config: EvaluationConfig, candidates: Sequence[float] = INVERSE_REGULARISATIONS
 ) -> Measured:
-    """Fit the linear probe on the training videos, with C of the candidates, and score the test videos.
-
-    Raises DataError as `fit_linear_probe`.
-    """
+    """Fit the linear probe, with C of the candidates, and score the test videos; raises as `fit_linear_probe`."""
     probe = fit_linear_probe(
         sets.train_rows,
         sets.train.labels,
@@ -88,8 +85,7 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
 def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     """The linear probe on 1, 2, 5 and 10 training videos of each class; of a class with fewer, on all of them.
 
-    A size that no class has is left out. C is chosen within the drawn videos. Raises DataError for fewer than two
-    classes.
+    A size that no class has is left out. C is chosen within the drawn videos. Raises as `fit_linear_probe`.
     """
     decodable = _decodable(sets)
     sizes = [shots for shots in SHOTS if shots <= max(_counts(decodable).values())]

@@ -101,7 +101,12 @@ def load_subject(
     encoder, classifier = open_other(str(source)), None
     is_ours = encoder is None
     if encoder is None:
-        encoder, classifier = _load_ours(encoder_file(Path(source)), backbone, device)
+        path = encoder_file(Path(source))
+        loaded = load_pretrained(path, backbone=backbone, device=device)
+        if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
+            classifier = load_classifier(path, device=device)
+            loaded = replace(loaded, encoder=classifier.model.encoder)
+        encoder = replace(frozen(loaded), file=path)
     elif backbone is not None:
         raise ConfigError(f"--backbone {backbone}: is for checkpoints; {source} names its own architecture")
     clips = config.clips_for(encoder.clips)
@@ -110,15 +115,6 @@ def load_subject(
     if not is_ours or (clips.frames, clips.crop_size) != (encoder.clips.frames, encoder.clips.crop_size):
         has_maps = check_fits(encoder.module, clips, name=encoder.name, device=device) or is_ours
     return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps, source=str(source))
-
-
-def _load_ours(path: Path, backbone: str | None, device: torch.device) -> tuple[FrozenEncoder, LoadedClassifier | None]:
-    loaded = load_pretrained(path, backbone=backbone, device=device)
-    classifier = None
-    if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
-        classifier = load_classifier(path, device=device)
-        loaded = replace(loaded, encoder=classifier.model.encoder)
-    return replace(frozen(loaded), file=path), classifier
 
 
 def frozen(loaded: LoadedEncoder) -> FrozenEncoder:

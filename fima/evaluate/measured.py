@@ -79,8 +79,7 @@ def classified(
 ) -> Measured:
     """Return top-1 and top-5 of a classifier on each test list, in percent, and what guessing gets.
 
-    Scores are, by test list, those of the classes (V, classes) with the labels (V,); notes say what was chosen on the
-    way.
+    Scores are, by test list, those of the classes (V, classes) with the labels (V,); notes say what was chosen.
     """
     hits = {test: {f"top{k}": top_k_hits(*found, k) for k in (1, 5)} for test, found in scores.items()}
     figures = {figure_name(test, name): percent(own) for test, found in hits.items() for name, own in found.items()}

@@ -124,26 +124,21 @@ class EvaluationConfig(ClipOverrides):
         clips = self.applied_to(trained)
         return replace(clips, num_clips=self.num_clips, num_crops=self.num_crops, ori_resolution=self.ori_resolution)
 
-    def chosen(
-        self, clips: "ClipSettings", *, classifier: bool, encoder: bool = True, maps: bool = True
-    ) -> tuple[str, ...]:
-        """Return the protocols to run on such clips, of what has a `classifier`, an `encoder`, or feature `maps`.
+    def chosen(self, clips: "ClipSettings", *, classifier: bool, maps: bool = True) -> tuple[str, ...]:
+        """Return the protocols to run on such clips, of an encoder that has a classifier, or feature maps.
 
-        Raw features come without an encoder. Raises ConfigError for a protocol that this checkpoint does not allow, or
-        a setting that no chosen protocol looks at.
+        Raises ConfigError for a protocol that this checkpoint does not allow, or a setting that no chosen protocol
+        looks at.
         """
         # All clips of a video are the same then.
         whole_videos = clips.span >= 1
         default: tuple[str, ...] = ("evaluate",) if classifier else FEATURE_PROTOCOLS
-        default += ("foreground",) if encoder and maps and clips.frames > 1 else ()
+        default += ("foreground",) if maps and clips.frames > 1 else ()
         if whole_videos:
             default = tuple(name for name in default if name != "same_video")
         names = default if self.protocols is None else self.protocols
         if "evaluate" in names and not classifier:
             raise ConfigError("--protocols evaluate: needs a checkpoint of `fima finetune`; this one has no classifier")
-        for name in ("attentive", "foreground", "occlusion", "diagnosis"):
-            if name in names and not encoder:
-                raise ConfigError(f"--protocols {name}: needs an encoder")
         for name in ("foreground", "occlusion", "diagnosis"):
             if name in names and clips.frames < 2:
                 raise ConfigError(f"--protocols {name}: needs clips of two frames or more, not --frames {clips.frames}")

@@ -47,8 +47,7 @@ def write_class_report(folder: Path, scores: Tensor, labels: Tensor, classes: Se
     """Write `confusion.csv` (a row a true class, a column a predicted one, in videos) and `per_class.csv`.
 
     `per_class.csv` has, for each class, its test videos, its accuracy in percent (empty without test videos), and the
-    class that it is most often taken for where that is another one. Scores are (V, classes), labels (V,); the folder is
-    made where it is missing.
+    class that it is most often taken for where that is another one. Scores are (V, classes), labels (V,).
     """
     assert scores.shape[1] == len(classes), "a column of scores for each class"
     counts = confusion_matrix(scores.cpu(), labels.cpu()).tolist()

@@ -1,6 +1,6 @@
 """Nearest neighbours: do training videos show the class of a video (kNN, retrieval), or only its background?"""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,14 +29,11 @@ def retrieve(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SameVideo:
-    """How often the nearest neighbour of a clip is another clip of its own video."""
+class SameVideo(NamedTuple):
+    """How often a clip's nearest neighbour is another clip of its own video, and is by chance; in percent."""
 
     share: float
-    """In percent."""
     chance: float
-    """In percent."""
     num_left_out: int
     """Videos that have no two different clips."""
 
@@ -73,17 +70,11 @@ def centred(features: Tensor, origin: Tensor | None = None) -> Tensor:
 
 
 def knn_scores(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    *,
-    num_classes: int,
-    num_neighbours: int = NUM_NEIGHBOURS,
+    train: Tensor, train_labels: Tensor, test: Tensor, *, num_classes: int, num_neighbours: int = NUM_NEIGHBOURS
 ) -> Tensor:
     """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 
-    Training features are (V, C) of classes (V,), test features (U, C); at most V neighbours vote. Returns the votes,
-    (U, num_classes).
+    Training features are (V, C) of classes (V,), test features (U, C); V vote at most. The votes are (U, num_classes).
     """
     similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
     nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)

@@ -27,8 +27,7 @@ def written_whole(
 
     Its folder is made where it is missing. Backups are names for the content before: the first one takes that of
     `path`, the second that of the first, and so on. Raises an error of the `kind`, whose message names `path`, for a
-    full disk or a folder that cannot be written; None: the OSError itself. `path` and the backups are as they were
-    then.
+    full disk or a folder that cannot be written; None: the OSError itself. `path` and the backups stay as they were.
     """
     temporary = _temporary(path)
     try:

@@ -11,10 +11,7 @@ from fima.files.atomic import write_file
 
 
 class LineFile:
-    """A file of JSON lines; those that cannot be written, since the disk is full, are kept and tried again.
-
-    `warn` is called once with a message, when a line cannot be written.
-    """
+    """A file of JSON lines; those that a full disk refuses are kept and tried again; `warn` is told so, once."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path = path

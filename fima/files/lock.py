@@ -23,10 +23,7 @@ class FolderLock:
             os.register_at_fork(after_in_child=self.release)
 
     def take(self) -> None:
-        """Take the lock; do nothing where the file system knows no locks.
-
-        Raises ConfigError where another process holds it, OSError where the folder cannot be written.
-        """
+        """Take the lock, where the file system knows any; ConfigError where another process holds it, or OSError."""
         if fcntl is None:
             return  # type: ignore[unreachable]
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -50,10 +50,7 @@ def check_writable(path: Path, *, flag: str | None = None, is_file: bool = False
 
 
 def mark_output(folder: Path, names: Iterable[str]) -> None:
-    """Make a folder for results, with a marker: of all of it, or of these names where it has other files already.
-
-    Raises OSError where it cannot be written.
-    """
+    """Make a folder for results, with a marker: of all of it, or of these names among other files. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         (folder / OUTPUT_MARKER).touch()

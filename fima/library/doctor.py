@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import relative_name
 from fima.library.index import FROM_START, VideoIndex
 
 DURATION_EDGES_SECONDS = (0, 1, 2, 5, 10, 20, 60, 300, 3600)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fima.data.decode.header import VideoHeader, read_header
 from fima.data.decode.video import VideoReader
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import relative_name
 from fima.data.workers.killable_pool import Failed, available_cores, run_isolated
 from fima.errors import DataError, VideoError, one_line
 from fima.files.state import file_state

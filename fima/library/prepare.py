@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fima.config.checks import as_flag
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.atomic import remove_leftovers, write_file, written_whole

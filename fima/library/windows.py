@@ -8,7 +8,7 @@ import numpy as np
 
 from fima.config import DataConfig
 from fima.data.datasets import VideoList
-from fima.data.packed_lists import relative_name
+from fima.data.layouts.video_list import relative_name
 from fima.data.training_sets import TrainingSet, training_videos
 from fima.errors import DataError
 from fima.library.index import open_index

@@ -127,10 +127,7 @@ def own_rows(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows (rows, …) of all processes, concatenated in rank order, without gradient, the same everywhere.
-
-    The number of rows may differ between processes, the other sizes may not.
-    """
+    """The rows (rows, …) of all processes, however many each has, in rank order, without gradient, everywhere."""
     if world_size() == 1:
         return x.detach()
     counts = row_counts(x)

@@ -59,10 +59,7 @@ def memory_format(
     precision: Literal["auto", "fp32", "bf16"],
     device: torch.device,
 ) -> torch.memory_format:
-    """Return how a network's weights, and so its feature maps, lie in memory.
-
-    `auto` is exact in float32 on a CPU, and fast elsewhere (benchmarks/exactness.py).
-    """
+    """Return how weights and feature maps lie in memory; `auto` is exact in fp32 on CPUs (benchmarks/exactness.py)."""
     assert precision != "auto", "resolved by the setup of a run"
     exact = precision == "fp32" and device.type == "cpu"
     if setting == "contiguous" or (setting == "auto" and exact):

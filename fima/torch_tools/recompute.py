@@ -12,10 +12,7 @@ from fima.torch_tools.precision import guard
 
 
 def recomputed(encoder: nn.Module, clip: Tensor) -> Tensor:
-    """`encoder(clip)`, whose activations are computed again backward; values and gradients are the same.
-
-    Batch norm counts the clips in its running statistics once, not twice.
-    """
+    """`encoder(clip)`, whose activations are computed again backward; values, gradients and statistics are the same."""
     kind = clip.device.type
     in_bfloat16 = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 

@@ -11,7 +11,7 @@ from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import TrainingError
 from fima.torch_tools import distributed
-from fima.torch_tools.determinism import choose_algorithms
+from fima.torch_tools.device import choose_algorithms
 from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collapse, roll_back, watch
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog

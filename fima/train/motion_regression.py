@@ -17,7 +17,7 @@ from fima.method.heads import GRID_PARTS, grid_pooled
 from fima.synthetic.people.bank import Bank
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.programs import PARAMETERS
-from fima.torch_tools.determinism import choose_algorithms
+from fima.torch_tools.device import choose_algorithms
 from fima.torch_tools.precision import autocast, without_autocast
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.train.resolve import computes_in_bfloat16

@@ -7,10 +7,7 @@ from markupsafe import Markup
 
 
 def render(package: str, template: str, /, **context: object) -> str:
-    """Fill in a file in `templates` of a package, such as `fima.use`.
-
-    In HTML, text is escaped unless it is `Markup`.
-    """
+    """Fill in a file in `templates` of a package, such as `fima.use`; text in HTML is escaped unless `Markup`."""
     return _environment(package).get_template(template).render(context)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
@@ -68,9 +67,7 @@ def shown_encoder(
     Where they need the batch-norm statistics of frame differences, these are measured on `clips.num_clips` clips of
     each video.
     """
-    difference = None
-    if kind == "both":
-        difference, _ = adapted_to_differences(loaded.encoder, videos, clips, resources)
+    difference = adapted_to_differences(loaded.encoder, videos, clips, resources)[0] if kind == "both" else None
     encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clips=clips)
 
@@ -94,10 +91,7 @@ class VideoMaps:
 def look_at(
     shown: Iterable[NamedEncoder], source: FrameSource, video: TimedVideo, *, device: torch.device
 ) -> VideoMaps:
-    """Compute the maps of a video, window by window.
-
-    Raises VideoError where an encoder counts in frames per second, and the video has no frame rate.
-    """
+    """Compute the maps of a video, window by window; VideoError where clips are by rate and it has no frame rate."""
     timelines = {
         encoder.name: map_timeline(
             encoder.encoders,
@@ -112,10 +106,7 @@ def look_at(
 
 
 def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
-    """Write the video next to its maps, `height` pixels each: an `.mp4`, or a `.gif` of at most 15 frames a second.
-
-    Its frames per second are 0 where unknown.
-    """
+    """Write a video of `fps`, 0 if unknown, next to its maps, `height` px high: `.mp4`, or `.gif` of at most 15 fps."""
     kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
     rate, every = shown_fps(fps, kind)
     with video_writer(out, rate) as write:
@@ -125,10 +116,7 @@ def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: flo
 
 
 def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
-    """Write a PNG of moments of the video with their maps, and in the last column the maps averaged over it.
-
-    Tiles are `height` pixels high.
-    """
+    """Write a PNG of moments of the video, `height` px each, with their maps; the last column is its average."""
     moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
     kept: list[Picture] = []
     total: NDArray[np.float64] | float = 0.0
@@ -164,14 +152,13 @@ def side_by_side(
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
     that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
-    below. `num_clips` of the settings is not used. Videos that cannot be decoded are left out, with a warning;
-    DataError where none is left.
+    below. Videos that cannot be decoded are left out, with a warning; DataError where none is left.
     """
     single = replace(settings, num_clips=1, num_crops=1)
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}
     for video in videos:
         try:
-            clip = _middle_clip(video, single)
+            clip = next(WindowDataset([video.path], single).chunks(0)).clips[0, 0]
         except VideoError as error:
             warn(f"{error}; left out")
             continue
@@ -196,11 +183,6 @@ def side_by_side(
             for name, tiles in rows.items()
         ]
     save_picture(in_a_column([*parts, label(legend, NARROWEST_PX)]), out)
-
-
-def _middle_clip(video: Video, settings: ClipSettings) -> Tensor:
-    """The clip in the middle of a video, uint8 (3, F, S, S)."""
-    return next(WindowDataset([video.path], settings).chunks(0)).clips[0, 0]
 
 
 def _middle_mask(mask: NDArray[np.bool_], settings: ClipSettings, path: Path) -> NDArray[np.float32]:

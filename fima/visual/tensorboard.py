@@ -49,10 +49,8 @@ def log_pictures(folder: Path, method: Method, batch: PretrainBatch, step: int) 
     for position in range(len(views[0])):
         rows = [_frames(clips[position]) for clips in views]
         crops.append(in_a_row([frame for row in rows for frame in row]))
-        hot = []
-        for row, found in zip(rows, maps, strict=True):
-            heat = found[position].cpu().numpy()
-            hot += [overlay(frame, heat) for frame in row]
+        heats = [found[position].cpu().numpy() for found in maps]
+        hot = [overlay(frame, heat) for row, heat in zip(rows, heats, strict=True) for frame in row]
         heated.append(in_a_row(hot))
     middle = batch.a.full[:, :, batch.a.full.shape[2] // 2].float().div(255).cpu()
     thumbs = functional.interpolate(middle, size=(THUMB_PX, THUMB_PX), mode="bilinear", antialias=True).clamp(0, 1)

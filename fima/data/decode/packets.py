@@ -46,11 +46,9 @@ class TimestampsDisagree(Exception):
 class FrameIndex:
     """The frames of a video by the timestamps of its packets: one frame a packet, all timestamps different.
 
-    A frame takes eight bytes, a key packet 24 more: an hour of video is less than a megabyte.
-
-    Args:
-        shown: timestamps of the packets whose frames are shown, in any order.
-        keys: number and timestamp of each key packet; among them packet 0, with the first timestamp of all.
+    A frame takes eight bytes, a key packet 24 more: an hour of video is less than a megabyte. The timestamps of the
+    packets whose frames are shown are in any order; keys are number and timestamp of each key packet, among them packet
+    0, with the first timestamp of all.
     """
 
     def __init__(self, shown: "array[int]", keys: Sequence[tuple[int, int]]) -> None:

@@ -1,15 +1,18 @@
 """What every layout makes of a folder: one list of videos, with labels where there are any."""
 
-from collections.abc import Callable, Sequence
+import os
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 from unicodedata import normalize
 
 from fima.config import Dataset
 from fima.data.epoch_plan import EpochPlan
 
 Split = Literal["train", "test", "all"]
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,38 @@ class Video:
     path: Path
     label: int | None
     """Its class, as an index into `VideoList.classes`; None where there are no labels."""
+
+
+class PackedVideos(Sequence[Video]):
+    """Reads like a list of videos, and makes each when it is asked for: processes share it instead of copying it.
+
+    Python counts references inside its objects, so that a forked process that only reads a list of objects still writes
+    to, and thereby copies, the memory that they lie in. Arrays have one counter each. Names of files lie one after
+    another in one block of bytes, as the operating system writes them.
+    """
+
+    def __init__(self, videos: Iterable[Video]) -> None:
+        content, self._ends, self._labels = bytearray(), array("q", [0]), array("i")
+        for video in videos:
+            content += os.fsencode(video.path)
+            self._ends.append(len(content))
+            self._labels.append(NO_LABEL if video.label is None else video.label)
+        self._content = bytes(content)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Video]: ...
+    def __getitem__(self, index: int | slice) -> Video | list[Video]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        name = os.fsdecode(self._content[self._ends[place] : self._ends[place + 1]])
+        label = self._labels[place]
+        return Video(Path(name), None if label == NO_LABEL else label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +140,16 @@ def _classes_alike(classes: Sequence[str]) -> list[str]:
         groups.setdefault("".join(normalize("NFKC", name).casefold().split()), []).append(name)
     alike = [" and ".join(map(ascii, names)) for names in groups.values() if len(names) > 1]
     return [f"classes that are nearly called the same count as different ones: {alike[0]}"] if alike else []
+
+
+def packed(videos: VideoList) -> VideoList:
+    """The list without an object per video."""
+    return replace(videos, videos=PackedVideos(videos.videos))
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A file's name relative to a folder; as it is where it lies elsewhere."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def counted(number: int, noun: str) -> str:

@@ -186,8 +186,8 @@ class Guard:
         What they were working on is tried once more, in processes that may crash; what fails is noted in the data set.
         """
         # The loader's ways to say that a process is gone, perhaps while it handed over a batch.
-        signs = SIGNS_OF_A_DEAD_PROCESS if isinstance(error, RuntimeError) else ("",)
-        if not self._workers or not any(sign in str(error) for sign in signs):
+        is_death = not isinstance(error, RuntimeError) or any(sign in str(error) for sign in SIGNS_OF_A_DEAD_PROCESS)
+        if not self._workers or not is_death:
             return False
         attempts = [Attempt(*row) for row in self._noted.tolist() if row[0] >= 0]
         items = [(self._dataset, attempt) for attempt in attempts]
@@ -206,8 +206,8 @@ class Guard:
 class GuardedLoader(Generic[Batch]):
     """Iterates over the batches of one epoch after another, in the order of a sampler.
 
-    The data set gives each item as a batch of one, or raises VideoError. Of its worker processes 0 decode in this one;
-    a video may take `timeout_seconds`, 0: any.
+    The data set gives each item as a batch of one, or raises VideoError. Without workers this process decodes; a video
+    may take `timeout_seconds`, 0: any time.
     """
 
     def __init__(self, dataset: Attempting, order: EpochSampler, *, workers: int, timeout_seconds: float) -> None:

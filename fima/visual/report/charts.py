@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fima.evaluate.report import ClassReport
-from fima.visual.report.runs import RunRecord
+from fima.visual.report.runs import RunRecord, is_number
 
 RUN_COLOURS = ("#2f7ed8", "#e07b1f", "#2e9e6b", "#c0449a", "#8a63d2", "#b8860b", "#d64545", "#4aa3b5")
 """Distinguishable for most colour-blind people, and of enough contrast on white and on black."""
@@ -77,7 +77,7 @@ def run_colour(number: int) -> str:
 def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """A chart for each number that the metrics of any run hold."""
     lines = [line for run in runs for line in run.lines if line.get("kind") in LINES]
-    found = {key for line in lines for key, value in line.items() if _is_number(value)}
+    found = {key for line in lines for key, value in line.items() if is_number(value)}
     names = [name for name in CURVE_TITLES if name in found]
     names += sorted(name for name in found - CURVE_TITLES.keys() if name.split("/")[0] not in NOT_CURVES)
     return [_curve_chart(name, runs) for name in names]
@@ -87,7 +87,7 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     traces: list[dict[str, Any]] = []
     summaries = []
     for number, run in enumerate(runs):
-        points = {kind: [line for line in run.of_kind(kind) if _is_number(line.get(name))] for kind in LINES}
+        points = {kind: [line for line in run.of_kind(kind) if is_number(line.get(name))] for kind in LINES}
         kinds = [kind for kind in LINES if points[kind]]
         settled = [kind for kind in kinds if kind != "step"] or kinds
         for kind in kinds:
@@ -227,10 +227,7 @@ def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
 def embedding_chart(
     name: str, points: NDArray[np.floating[Any]], labels: Sequence[int], classes: Sequence[str]
 ) -> Chart:
-    """Videos as points (V, 2) of a projection, coloured by class (V,), -1 where unknown.
-
-    `customdata` is the place of the point in the list.
-    """
+    """Videos as points (V, 2) of a projection, coloured by class (V,), -1 if unknown; `customdata` is their place."""
     data: list[dict[str, Any]] = []
     for label in sorted(set(labels)):
         members = [place for place, value in enumerate(labels) if value == label]
@@ -258,10 +255,6 @@ def embedding_chart(
     }
     summary = f"{name} of the pooled features of {len(points)} videos, a colour and a shape for each class."
     return Chart(title=name, summary=summary, data=data, layout=layout, tall=True)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rounded(value: float) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -49,36 +49,29 @@ class Lists:
     """Where their features are kept; None where nothing can be written."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A video of a gallery."""
+class Neighbour(NamedTuple):
+    """A training video that was found for a query; its class is empty where unknown."""
 
     path: Path
     class_name: str
-    """Its class; empty where unknown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neighbour(Shown):
-    """A training video that was found for a query."""
-
     right: bool | None
     """Whether it has the query's class; None where that is not known."""
     similarity: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Query(Shown):
-    """A test video and its nearest training videos."""
+class Query(NamedTuple):
+    """A test video and its nearest training videos, the nearest first; its class is empty where unknown."""
 
+    path: Path
+    class_name: str
     neighbours: list[Neighbour]
-    """Nearest first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActivationVideo(Shown):
-    """A video next to the activation maps of one or more runs."""
+class ActivationVideo(NamedTuple):
+    """A video next to the activation maps of one or more runs; its class is empty where unknown."""
 
+    path: Path
+    class_name: str
     names: list[str]
     """What the panels show, from left to right."""
     media: str | None
@@ -118,10 +111,7 @@ class Galleries:
 def make_galleries(
     runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device
 ) -> Galleries:
-    """Make the galleries of all runs that have a checkpoint and whose data, or the folder `data`, are there.
-
-    Raises DataError where `data` is given and is no folder of videos.
-    """
+    """Make galleries of all runs with a checkpoint and data there, or `data`; DataError where that has no videos."""
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}
     sprites: dict[tuple[Path, ...], str] = {}
@@ -231,9 +221,9 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
         if path in places:
             similarity[row, places[path]] = -torch.inf
 
-    def shown(features: Features, row: int) -> dict[str, Any]:
+    def shown(features: Features, row: int) -> tuple[Path, str]:
         label = int(features.labels[row])
-        return {"path": Path(features.paths[row]), "class_name": classes[label] if label >= 0 else ""}
+        return Path(features.paths[row]), classes[label] if label >= 0 else ""
 
     queries = []
     for row in _middles(len(test.paths), NUM_QUERIES):
@@ -241,12 +231,10 @@ def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Qu
         others = len(train.paths) - (test.paths[row] in places)
         nearest = similarity[row].topk(min(NUM_NEIGHBOURS, others))
         neighbours = [
-            Neighbour(
-                **shown(train, found), right=int(train.labels[found]) == label if label >= 0 else None, similarity=value
-            )
+            Neighbour(*shown(train, found), int(train.labels[found]) == label if label >= 0 else None, value)
             for value, found in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
-        queries.append(Query(**shown(test, row), neighbours=neighbours))
+        queries.append(Query(*shown(test, row), neighbours))
     return queries
 
 

@@ -87,9 +87,8 @@ def excerpt(
 ) -> tuple[list[Picture], float]:
     """Read some seconds of a file, scaled down on the way to (height, W, 3), and the rate of the frames; 0: unknown.
 
-    They begin where a moment does, or lie in the middle of the video; every n-th frame is taken, so that there are
-    about `max_fps` a second. `frame_rate` is for files that do not state theirs; 0: unknown. Raises VideoError where it
-    cannot be decoded.
+    They begin where a moment does, or lie in the middle of the video; every n-th frame is taken, for about `max_fps` a
+    second. `frame_rate` is for files that do not state theirs; 0: unknown. VideoError where it cannot be decoded.
     """
     with VideoReader(path) as reader:
         rate = reader.fps or frame_rate

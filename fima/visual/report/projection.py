@@ -19,10 +19,7 @@ Projections = dict[str, NDArray[np.floating[Any]]]
 
 
 def projections(features: NDArray[np.float32], directions: NDArray[np.float32]) -> tuple[Projections, str]:
-    """Return the videos in two dimensions, (V, 2) by method, or nothing and the reason.
-
-    What is mapped are the directions: the features (V, C), centred and of length 1.
-    """
+    """Return the `directions` of features, both (V, C), in two dimensions, (V, 2) by method, or none and the reason."""
     if len(features) < FEWEST_VIDEOS:
         return {}, f"fewer than {FEWEST_VIDEOS} videos"
     if not (np.isfinite(features).all() and np.isfinite(directions).all()):

@@ -173,10 +173,7 @@ def read_run(root: Path, name: str) -> RunRecord:
 
 
 def read_results(root: Path) -> list[Result]:
-    """Read the evaluations in the folder of a run, in order of their names; damaged files are passed over.
-
-    Of figures and chance levels, those that are no finite numbers are left out.
-    """
+    """Read the evaluations in the folder of a run, in order of their names, without damaged files and figures."""
     results = []
     for path in sorted([*root.glob("*.json"), *root.glob("evaluation/*.json")]):
         try:
@@ -184,13 +181,17 @@ def read_results(root: Path) -> list[Result]:
         except ValueError:
             continue
         if isinstance(content, dict) and all(isinstance(content.get(name), dict) for name in RESULT_SECTIONS):
-            finite = {name: _finite(content[name]) for name in ("figures", "chance")}
+            finite = {
+                name: {figure: value for figure, value in content[name].items() if is_number(value)}
+                for name in ("figures", "chance")
+            }
             results.append(Result(name=path.relative_to(root).as_posix(), content=content | finite))
     return results
 
 
-def _finite(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if isinstance(value, int | float) and math.isfinite(value)}
+def is_number(value: object) -> bool:
+    """Whether a value of a file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_placed(line: Mapping[str, Any]) -> bool:

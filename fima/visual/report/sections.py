@@ -129,11 +129,6 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     columns = {_column(run, result): result for run in runs for result in run.results}
     if not columns:
         return None
-    diagnoses = [
-        diagnosis_of(_column(run, result), run_colour(number), result.content)
-        for number, run in enumerate(runs)
-        for result in run.results
-    ]
     names = list(dict.fromkeys(name for result in columns.values() for name in result.content["figures"]))
     chance = {name: chance_shown(name, [result.content["chance"] for result in columns.values()]) for name in names}
     rows = []
@@ -149,7 +144,12 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     return Results(
         bars=figure_bars(list(main.values()), bars, named_chance) if main else None,
         figures=Table(caption="Results, in percent", header=["figure (%)", *columns, "chance"], rows=rows),
-        diagnoses=[diagnosis for diagnosis in diagnoses if diagnosis is not None],
+        diagnoses=[
+            diagnosis
+            for number, run in enumerate(runs)
+            for result in run.results
+            if (diagnosis := diagnosis_of(_column(run, result), run_colour(number), result.content)) is not None
+        ],
         protocols={column: _protocols(result) for column, result in columns.items()},
     )
 
@@ -183,10 +183,7 @@ def _flat(value: object, name: str) -> list[tuple[str, str]]:
 
 
 def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list[ClassGroup]:
-    """Accuracy by class of every report side by side, and the confusion matrices.
-
-    For runs without such a report, `votes` has that of nearest neighbours, by name of the run.
-    """
+    """Accuracy by class, and confusion matrices, of every report; of the `votes` of neighbours for runs without one."""
     groups: dict[str, dict[str, ClassReport]] = {}
     for run in runs:
         fallback = [votes[run.name]] if run.name in votes else []

@@ -192,10 +192,13 @@ def test_onnx_files(shape: list[int | str], tmp_path: Path) -> None:
     assert not silent.has_maps
 
 
+def test_an_onnx_file_with_logits_is_refused(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "classifier.onnx", ["batch", 3, 4, 32, 32], classes=["a", "b", "c"])
+    assert "gives the logits of a classifier, not vectors; export its encoder with --output vectors" in refused(path)
+
+
 def test_onnx_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.onnx"
-    write_onnx(path, ["batch", 3, 4, 32, 32], classes=["a", "b", "c"])
-    assert "gives the logits of a classifier, not vectors; export its encoder with --output vectors" in refused(path)
     assert "no such file" in refused(path)
     path.write_text("no graph")
     assert "not an ONNX file" in refused(path)

@@ -22,6 +22,7 @@ from fima.train.pretrain import pretrain
 from fima.visual.maps import NamedEncoder, look_at, write_map_picture, write_map_video
 from fima.visual.overlay import in_a_column, label, overlay, resized
 from fima.visual.video_out import shown_fps, video_writer
+from tests.evaluation_data import write_state_dict
 from tests.small_runs import with_settings
 from tests.video_files import decode_all, moving_square, write_video
 
@@ -267,6 +268,14 @@ class TestCommand:
         assert self.cam(run.last, videos, *words, tmp_path / "all.png") == 0
         with Image.open(tmp_path / "all.png") as picture:
             assert picture.height > 400
+
+    def test_clips_that_the_file_does_not_say_are_said_aloud(
+        self, videos: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        bare, file = write_state_dict(tmp_path / "bare.pt"), sorted(videos.rglob("*.avi"))[0]
+        words = ["--map", "rgb", "--frames", "4", "--crop-size", "32", "--out", tmp_path / "map.png"]
+        assert self.cam(bare, file, *words) == 0
+        assert "does not say which clips it was trained on; it is shown 4 frames of 32 px" in capsys.readouterr().err
 
     def test_broken_videos_are_named_and_left_out(
         self, run: RunFolder, videos: Path, tmp_path: Path, capsys: Capture

@@ -223,7 +223,7 @@ def broken(kind: str) -> dict[str, Any]:
         ("shape", "`motion_queue.keys` is (5, 8), not (4, 8)"),
         ("optimizer", "the optimizer is not that of the model"),
         ("encoder", "not a whole pre-training checkpoint"),
-        *((kind, "its state_dict is none; tensors by their names are needed") for kind in STATES),
+        *((kind, "its state_dict has other values than tensors") for kind in STATES),
         ("groups", "not a checkpoint of the authors' pre-training"),
     ],
 )

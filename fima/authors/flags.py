@@ -67,7 +67,7 @@ FLAGS = (
          note="where DIR holds something else: what lies there, with a warning"),
     Flag("-j --workers", "data.workers", "data.workers", int, note="of a machine; its processes share them"),
     Flag("--epochs", "optim.epochs", "optim.epochs", int),
-    Flag("--start_epoch", "`--start-epoch`", "nothing", int, note="`eval.py`: a resumed run knows its epoch"),
+    Flag("--start_epoch", "`--start-epoch`", "nothing", int, note="a resumed run knows its epoch"),
     Flag("-b --batch_size", "optim.batch_size", "optim.batch_size", int, note="over all devices together"),
     Flag("-cs --crop_size", "data.crop_size", "data.crop_size", int),
     Flag("-fpc --frame_per_clip", "data.frames", "data.frames", int),

@@ -55,7 +55,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
     rest = dict(content)
     state, optimizer = rest.pop("state_dict"), content.get("optimizer")
     if not is_state_dict(state):
-        raise CheckpointError(f"{source}: its state_dict is none; tensors by their names are needed")
+        raise CheckpointError(f"{source}: its state_dict has other values than tensors by their names")
     # An empty state stands for none.
     has_optimizer = isinstance(optimizer, Mapping) and {"state", "param_groups"} <= optimizer.keys()
     prefix = convert.PREFIX if all(key.startswith(convert.PREFIX) for key in state) else ""

@@ -174,8 +174,9 @@ def _from_content(content: object, classes: Sequence[str], *, source: Path) -> E
 
     _, state = max(candidates, key=lambda found: rank(*found))
     found, said = from_state(state), content if isinstance(content, dict) else {}
-    if METADATA_KEY in said:
-        return _with_facts(found, said[METADATA_KEY], source)
+    facts = said.get(METADATA_KEY)
+    if isinstance(facts, dict):
+        return _with_facts(found, facts, source)
     epoch = said.get("epoch")
     return replace(found, epoch=epoch if isinstance(epoch, int) else None)
 

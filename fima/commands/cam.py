@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fima.checkpoints.pretrained import load_pretrained
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources
+    from fima.evaluate.loaded_model import frozen
     from fima.torch_tools.device import choose_device
     from fima.visual.maps import shown_encoder
 
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = descriptions if len(set(descriptions)) == len(loaded) else list(map(str, loaded))
     for name, encoder in zip(names, loaded.values(), strict=True):
         clips = arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
+        if assumption := frozen(encoder).assumed(clips):
+            warn(f"{name}: {assumption}")
         shown.append(shown_encoder(name, encoder, videos, clips, resources, kind=arguments.map))
     if arguments.out.suffix == ".png":
         mark_picture(arguments.out)

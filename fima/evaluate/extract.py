@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +140,7 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
             due += 1
 
 
+@dataclass(eq=False)
 class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """The clips of videos, a few at a time; several processes take turns at the videos.
 
@@ -148,21 +149,17 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     clips is skipped as well: what follows them is its `SkippedVideo`.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        settings: ClipSettings,
-        *,
-        per_second: bool = False,
-        limits: DecodeLimits = USUAL_LIMITS,
-    ) -> None:
-        self.paths = paths
-        self.settings = settings
-        self.per_second = per_second
-        self.limits = limits
-        self.left: Sequence[int] = range(len(paths))
-        """Places of the videos that are still wanted."""
-        self.crashed: dict[Attempt, str] = {}
+    paths: Sequence[Path]
+    settings: ClipSettings
+    _: KW_ONLY
+    per_second: bool = False
+    limits: DecodeLimits = USUAL_LIMITS
+    left: Sequence[int] = field(init=False)
+    """Places of the videos that are still wanted."""
+    crashed: dict[Attempt, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = range(len(self.paths))
 
     def __iter__(self) -> Iterator[WindowChunk | SkippedVideo]:
         worker = get_worker_info()

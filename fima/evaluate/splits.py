@@ -44,9 +44,7 @@ def list_splits(
     for number in numbers:
         train = list_videos(root, "train", number, dataset=dataset, annotations=annotations)
         test = list_videos(root, "test", number, dataset=dataset, annotations=annotations)
-        groups: dict[Path, str] = {}
-        for videos in (train, test):
-            groups |= find_groups(root, videos, group_by, annotations)
+        groups = {**find_groups(root, train, group_by, annotations), **find_groups(root, test, group_by, annotations)}
         found[number] = SplitLists(train=train, test=test, extra_tests=extra_tests, groups=groups)
         found[number].check_labels()
     return found

@@ -19,8 +19,7 @@ from fima.evaluate.classifier_result import measure_classifier
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import measure
-from fima.evaluate.feature_shards import digest
-from fima.evaluate.feature_store import FeatureStore, fill_together
+from fima.evaluate.feature_store import FeatureStore, digest, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes

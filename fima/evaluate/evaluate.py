@@ -168,10 +168,8 @@ def collect(
 
     With several processes, all of them call it, and each takes its share of the videos; the main one then computes the
     results. `load_mask` gives the mask of a test video's foreground, where there are masks; `report` is called with the
-    videos whose features are extracted and those to extract.
-
-    Raises ConfigError for a protocol or a split that does not suit a checkpoint, CheckpointError for a classifier of
-    other classes, DataError where nothing can be decoded.
+    videos whose features are extracted and those to extract. Raises ConfigError for a protocol or a split that does not
+    suit a checkpoint, CheckpointError for a classifier of other classes, DataError where nothing can be decoded.
     """
     chosen = [_protocols(subject, splits, config) for subject in subjects]
     resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)

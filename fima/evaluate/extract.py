@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -238,14 +239,10 @@ def _in_one_pass(
     def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:
         return [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]
 
-    ready: list[Tensor] = []
-    for clip in in_one_pass(reader.stream(), wanted, cropped):
-        ready += [torch.cat([frame[number] for frame in clip], dim=1) for number in range(len(crops))]
-        if len(ready) == CLIPS_AT_ONCE * len(crops):
-            yield torch.stack(ready)
-            ready = []
-    if ready:
-        yield torch.stack(ready)
+    clips = in_one_pass(reader.stream(), wanted, cropped)
+    while some := list(islice(clips, CLIPS_AT_ONCE)):
+        every = [[frame[number] for frame in clip] for clip in some for number in range(len(crops))]
+        yield torch.stack([torch.cat(frames, dim=1) for frames in every])
 
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:

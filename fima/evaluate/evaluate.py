@@ -124,15 +124,12 @@ class Collected:
                 for name in STORES[kind]:
                     found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
         found |= self.measured[number]
-        return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
-
-    def _place(self, name: str) -> int:
-        """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
-        return self.protocols.index(self.protocol_of(name))
+        ordered = sorted(found, key=lambda name: self.protocols.index(self.protocol_of(name)))
+        return {name: found[name] for name in ordered}, evaluated, paths
 
     @staticmethod
     def protocol_of(name: str) -> str:
-        """Return the protocol whose settings a result lists by this name."""
+        """Return the protocol whose settings a result lists by a name: `linear` for `linear@max`, `linear_low_shot`."""
         return name.partition("@")[0].removesuffix("_low_shot")
 
 

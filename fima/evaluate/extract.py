@@ -225,9 +225,8 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         last = max(0, num_frames - window.reach)
         begins = range(math.ceil(num_frames / fps - ROUNDING))
         seconds = [(float(begin), min(begin + 1.0, num_frames / fps)) for begin in begins]
-        return [
-            min(last, max(0, round((begin + end) / 2 * fps) - window.length // 2)) for begin, end in seconds
-        ], seconds
+        starts = [min(last, max(0, round((begin + end) / 2 * fps) - window.length // 2)) for begin, end in seconds]
+        return starts, seconds
 
 
 def _in_one_pass(

@@ -192,6 +192,11 @@ def test_onnx_files(shape: list[int | str], tmp_path: Path) -> None:
     assert not silent.has_maps
 
 
+def test_an_onnx_file_with_logits_is_refused(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "classifier.onnx", ["batch", 3, 4, 32, 32], classes=["a", "b", "c"])
+    assert "gives the logits of a classifier, not vectors; export its encoder with --output vectors" in refused(path)
+
+
 def test_onnx_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.onnx"
     assert "no such file" in refused(path)

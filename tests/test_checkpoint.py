@@ -106,6 +106,8 @@ def write_incomplete(path: Path) -> None:
         (write_official, "is converted by `fima convert`"),
         (write_newer, "newer fima"),
         (write_incomplete, "not a complete checkpoint"),
+        (lambda path: torch.save({"format": "fima-pretrain"}, path), "not a complete checkpoint"),
+        (lambda path: torch.save({"format": "fima-pretrain", "format_version": 3, "model": [1]}, path), "than tensors"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, write: Any, message: str) -> None:  # noqa: ANN401

@@ -1,7 +1,7 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +25,13 @@ from tests.test_golden_steps import Recorder, check_losses, inputs
 
 STEP_CASES = ["step_I3D_ucf101", "step_I3D_k400", "step_r2plus1d_18_ucf101"]
 CPU = torch.device("cpu")
+STATES = {
+    "no state": None,
+    "a list": [torch.zeros(1)],
+    "numbers": {0: torch.zeros(1)},
+    "a value": {"module.encoder_q.x": 3},
+}
+"""What stands in files instead of a state dict."""
 
 
 @pytest.mark.parametrize("name", STEP_CASES)
@@ -188,7 +195,7 @@ def test_a_whole_training_file_with_objects_of_other_classes(tmp_path: Path) -> 
     assert restored.keys() == expected.keys()
 
 
-def broken(kind: Literal["left over", "missing", "optimizer", "encoder", "shape"]) -> dict[str, Any]:
+def broken(kind: str) -> dict[str, Any]:
     content = export_official(make_checkpoint())
     state = content["state_dict"]
     if kind == "left over":
@@ -199,6 +206,10 @@ def broken(kind: Literal["left over", "missing", "optimizer", "encoder", "shape"
         state["module.motion_queue"] = torch.zeros(8, 5)
     elif kind == "optimizer":
         content["optimizer"]["param_groups"][0]["params"].pop()
+    elif kind in STATES:
+        content["state_dict"] = STATES[kind]
+    elif kind == "groups":
+        content["optimizer"]["param_groups"] = [3]
     else:
         content["state_dict"] = {key: value for key, value in state.items() if "encoder_q" in key}
     return content
@@ -212,10 +223,12 @@ def broken(kind: Literal["left over", "missing", "optimizer", "encoder", "shape"
         ("shape", "`motion_queue.keys` is (5, 8), not (4, 8)"),
         ("optimizer", "the optimizer is not that of the model"),
         ("encoder", "not a whole pre-training checkpoint"),
+        *((kind, "its state_dict is none; tensors by their names are needed") for kind in STATES),
+        ("groups", "not a checkpoint of the authors' pre-training"),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_refused(
-    kind: Any,  # noqa: ANN401
+    kind: str,
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -263,6 +276,24 @@ def test_all_weights_as_safetensors(tmp_path: Path) -> None:
     assert main(["convert", str(source), str(out)]) == 0
     assert_same(dict(sorted(load_file(out).items())), dict(sorted(saved.model.items())))
     assert load_pretrained(out, device=CPU).method == "fima"
+
+
+def test_an_optimizer_that_is_none_of_pytorchs_is_kept_as_it_is(tmp_path: Path) -> None:
+    content = {**export_official(make_checkpoint()), "optimizer": [{"lr": 0.1}]}
+    torch.save(content, tmp_path / "theirs.pth.tar")
+    back = export_official(load_training_checkpoint(tmp_path / "theirs.pth.tar"))
+    assert back["optimizer"] == [{"lr": 0.1}]
+    assert_same(back["state_dict"], content["state_dict"])
+
+
+def test_a_run_is_its_last_checkpoint(tmp_path: Path) -> None:
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    last.parent.mkdir(parents=True)
+    save_checkpoint(last, make_checkpoint())
+    for number, source in enumerate((last, last.parents[1])):
+        assert main(["convert", str(source), str(tmp_path / f"{number}.pt"), "--to", "official"]) == 0
+    first, second = (torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in (0, 1))
+    assert_same(second, first)
 
 
 def test_no_file_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

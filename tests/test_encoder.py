@@ -82,6 +82,12 @@ def test_clips_are_timed_as_in_training(
     assert f"- frames: 4 per clip, {card}" in model_card("one", encoder.facts(), source=None, name="x")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"{device}: .*(choose auto, cpu|GPUs are visible)"):
+        fima.load("small", device=device)
+
+
 def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds neither a run"):
         fima.load(tmp_path)

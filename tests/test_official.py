@@ -231,6 +231,17 @@ def test_what_changes_nothing_is_said(folder: Path) -> None:
         "--mlp has no effect",
         "--beta has no effect",
     ]
+    words = (
+        "--log_dir LOG --cos --resume --start_epoch 2 --gpu 1 --multiprocessing_distributed --warmup 0 --wp_lr 0.1 UCF"
+    )
+    resumed = translated("train", words)
+    assert {"--start_epoch", "--gpu", "--wp_lr"} == {
+        remark.split(" has no effect")[0] for remark in resumed.remarks if "has no effect" in remark
+    }
+    assert resumed.options == {"--out": "LOG", "--resume": None}
+    assert not any("--wp_lr" in text for text in translated("train", "--cos --warmup 2 --wp_lr 0.1 UCF").remarks)
+    tested = translated("eval", "-e --resume PRETRAINED --gpu 1 --multiprocessing_distributed UCF")
+    assert tested.remarks == ["--gpu has no effect with --multiprocessing_distributed, which takes all GPUs"]
     remarks = translated("eval", "--log_dir LOG -a tiny --schedule 3 --start_epoch 2 UCF").remarks
     assert [remark.split(":")[0] for remark in remarks] == [
         "no --pretrained",

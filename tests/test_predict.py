@@ -1,6 +1,9 @@
 import csv
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +66,24 @@ def test_the_command_names_classes(run: Path, videos: Path, tmp_path: Path, caps
     assert rows[0]["label"] == found[0]["predictions"][0]["label"]
 
 
+def test_an_interrupt_keeps_what_is_there(
+    run: Path, videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted(map(str, videos.rglob("*.avi")))[:3]
+    argv = ["predict", str(run), *files, "--device", "cpu", "--json", "-o", str(tmp_path / "out.json")]
+
+    def interrupted(*given: Any, **settings: Any) -> Iterator[Any]:  # noqa: ANN401
+        yield from islice(predict(*given, **settings), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fima.use.predict.predict", interrupted)
+    assert main(argv) == 130
+    captured = capsys.readouterr()
+    assert [one["path"] for one in json.loads(captured.out)] == files[:2]
+    assert json.loads((tmp_path / "out.json").read_text()) == json.loads(captured.out)
+    assert "2 of 3 videos" in captured.err
+
+
 def test_each_second(run: Path, tmp_path: Path, capsys: Capture) -> None:
     make_videos(tmp_path / "videos", num_per_class=1)
     assert main(["predict", str(run), str(tmp_path / "videos"), "--per", "second", "--device", "cpu"]) == 0
@@ -90,6 +111,7 @@ def test_refusals(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> N
         (["predict", str(tmp_path), good], "holds neither a run"),
         (["predict", str(run), str(tmp_path / "none.avi")], "none.avi: no such file or folder"),
         (["predict", good, good], "no checkpoint"),
+        (["predict", "small", good], "not a checkpoint of `fima finetune`; train one with `fima finetune CHECKPOINT"),
     ):
         assert main([*argv, "--device", "cpu"]) == 2
         assert message in capsys.readouterr().err

@@ -57,8 +57,9 @@ def test_a_new_run_begins_with_the_weights_of_another(finished: Path) -> None:
 def test_the_schedule_goes_on_where_the_checkpoint_was(videos: Path, finished: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "second", tmp_path / "checkpoints")
     config = with_settings("optim", epochs=4)
-    result = pretrain(config, data=videos, out=run.root, checkpoints=run.checkpoints, resume_from=finished)
+    result = pretrain(config, data=videos, out=run.root, checkpoints=run.checkpoints, resume_from=finished.parents[1])
     assert (result.progress.epoch, result.progress.step) == (4, 8)
+    assert run.record()["resume_from"] == str(finished.resolve())
     assert [line["epoch"] for line in read_lines(run.metrics, "epoch")] == [3, 4]
     assert encoder_file(run.root) == run.last.resolve() == (tmp_path / "checkpoints" / "last.pt").resolve()
 

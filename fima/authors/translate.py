@@ -39,6 +39,7 @@ OPTIONS = {
     "--out": "--log_dir",
     "--checkpoints": "--ckp_dir",
     "--resume_from": "--resume",
+    "--start_epoch": "--start_epoch",
     "--run.device": "--gpu",
     "--device": "--gpu",
     **{flag.replace("-", "_").replace("__", "--"): f"--{dest}" for dest, flag in EVALUATION.items()},
@@ -94,8 +95,8 @@ def translate(program: Program, given: argparse.Namespace, *, processes: int = 1
     if given.workers is not None:
         settings["data.workers"] = -(-given.workers // processes)
     _schedule(program, given, translation)
-    if given.gpu is not None and not given.multiprocessing_distributed:
-        settings["run.device"] = f"cuda:{given.gpu}"
+    if (device := _device(given, remarks)) is not None:
+        settings["run.device"] = device
     if program == "eval":
         _finetuning(given, dataset, translation)
     else:
@@ -142,6 +143,14 @@ def reworded(program: Program, message: str) -> str:
     return re.sub(r"--[a-z][a-z0-9_.-]*[a-z0-9]", replace, message)
 
 
+def _device(given: argparse.Namespace, remarks: list[str]) -> str | None:
+    """Return the one device that is asked for, if any."""
+    if given.gpu is not None and given.multiprocessing_distributed:
+        remarks.append("--gpu has no effect with --multiprocessing_distributed, which takes all GPUs")
+        return None
+    return None if given.gpu is None else f"cuda:{given.gpu}"
+
+
 def _schedule(program: Program, given: argparse.Namespace, translation: Translation) -> None:
     settings, remarks = translation.settings, translation.remarks
     milestones = settings.pop("optim.milestones", None)
@@ -161,6 +170,8 @@ def _schedule(program: Program, given: argparse.Namespace, translation: Translat
     falls_in_steps = milestones or program == "eval"
     if given.learning_rate_decay is not None and (given.cos or not falls_in_steps):
         remarks.append("--lr_decay has no effect without the steps of --schedule")
+    if given.warmup_learning_rate is not None and not given.warmup:
+        remarks.append("--wp_lr has no effect without the epochs of --warmup")
 
 
 def _finetuning(given: argparse.Namespace, dataset: str, translation: Translation) -> None:
@@ -215,7 +226,9 @@ def _places(program: Program, given: argparse.Namespace, dataset: str, translati
             f"--resume {resume}: is not the last checkpoint of the run in --log_dir {log_dir}, which is {last}; "
             "to begin from its encoder give it as --pretrained, to measure it add -e"
         )
-    if program == "train" and given.start_epoch:
+    if program == "train" and given.start_epoch and "--resume" in options:
+        translation.remarks.append("--start_epoch has no effect: a resumed run knows its epoch")
+    elif program == "train" and given.start_epoch:
         options["--start-epoch"] = str(given.start_epoch)
 
 
@@ -231,8 +244,8 @@ def _evaluation(given: argparse.Namespace, processes: int) -> Translation:
         value = getattr(given, dest)
         if value is not None:
             options[flag] = str(-(-value // processes) if dest == "workers" else value)
-    if given.gpu is not None and not given.multiprocessing_distributed:
-        options["--device"] = f"cuda:{given.gpu}"
+    if (device := _device(given, remarks)) is not None:
+        options["--device"] = device
     if given.log_dir:
         options["--out"] = str(Path(given.log_dir) / "evaluate.json")
     used = {*EVALUATION, *USED_BY_EVALUATION}

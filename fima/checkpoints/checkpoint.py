@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.backbones.registry import check_backbone
-from fima.checkpoints.torch_file import read_content, refuse_odd_values, write_content
+from fima.checkpoints.torch_file import is_state_dict, read_content, refuse_odd_values, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError
@@ -75,6 +75,8 @@ class RunState:
     """What files of this kind call themselves."""
     COMMAND: ClassVar[str]
     """The command that writes them."""
+    REMEDY: ClassVar[str] = ""
+    """What to do for somebody who gave another file."""
     CONFIG: ClassVar[type[Any]]
 
     progress: Progress
@@ -109,6 +111,9 @@ class ClassifierCheckpoint(RunState):
 
     FORMAT: ClassVar[str] = "fima-classifier"
     COMMAND: ClassVar[str] = "fima finetune"
+    REMEDY: ClassVar[str] = (
+        "; train one with `fima finetune CHECKPOINT LABELLED --out RUN`, or, instead of an exported file, give its run"
+    )
     CONFIG: ClassVar[type[Any]] = FinetuneConfig
 
     config: FinetuneConfig
@@ -198,11 +203,13 @@ def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
     """Return the checkpoint of a kind that `read_content` found in a file. Raises CheckpointError where it is none."""
     if not is_of_kind(content, kind):
         official = isinstance(content, dict) and "state_dict" in content and kind is Checkpoint
-        hint = "; one of the authors' program is converted by `fima convert`" if official else ""
-        raise CheckpointError(f"{source}: a PyTorch file, but not a checkpoint of `{kind.COMMAND}`{hint}")
-    if content["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{source}: written by a newer fima ({content['versions']['fima']}); update fima")
+        hint = "; one of the authors' program is converted by `fima convert`" if official else kind.REMEDY
+        raise CheckpointError(f"{source}: not a checkpoint of `{kind.COMMAND}`{hint}")
     try:
+        if content["format_version"] > FORMAT_VERSION:
+            raise CheckpointError(f"{source}: written by a newer fima ({content['versions']['fima']}); update fima")
+        if not is_state_dict(content["model"]):
+            raise TypeError("its model has other values than tensors")
         values = {f.name: content[f.name] for f in fields(kind) if f.name in content or f.default_factory is MISSING}
         values |= {name: nested(**values[name]) for name, nested in NESTED.items() if name in values}
         values["config"] = config = config_from_mapping(values["config"], kind.CONFIG, source=str(source))

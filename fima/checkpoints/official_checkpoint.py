@@ -17,10 +17,10 @@ from fima.checkpoints.checkpoint import (
     parse_checkpoint,
     versions,
 )
-from fima.checkpoints.pretrained import nearest_backbone
-from fima.checkpoints.torch_file import HoldsClassesError, is_plain, read_content, read_inert
+from fima.checkpoints.pretrained import encoder_file, nearest_backbone
+from fima.checkpoints.torch_file import HoldsClassesError, is_plain, is_state_dict, read_content, read_inert
 from fima.config import MethodConfig, ModelConfig, PretrainConfig
-from fima.errors import CheckpointError
+from fima.errors import CheckpointError, first_line
 from fima.method import build_method
 
 ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18", "tiny": "tiny"}
@@ -30,8 +30,10 @@ ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18",
 def load_training_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of `fima pretrain` or of the authors' pre-training onto the CPU. Raises CheckpointError.
 
-    Entries of the latter with objects of other classes, such as a Namespace of settings, are left out.
+    A folder is taken as by `encoder_file`. Entries of the authors' file with objects of other classes, such as a
+    Namespace of settings, are left out.
     """
+    path = encoder_file(path)
     try:
         content = read_content(path)
     except HoldsClassesError:
@@ -51,9 +53,11 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
     `Checkpoint.imported`. Raises CheckpointError where it is of another model or parts are missing.
     """
     rest = dict(content)
-    state: Mapping[str, Tensor] = rest.pop("state_dict")
+    state, optimizer = rest.pop("state_dict"), content.get("optimizer")
+    if not is_state_dict(state):
+        raise CheckpointError(f"{source}: its state_dict is none; tensors by their names are needed")
     # An empty state stands for none.
-    has_optimizer = {"state", "param_groups"} <= set(content.get("optimizer") or ())
+    has_optimizer = isinstance(optimizer, Mapping) and {"state", "param_groups"} <= optimizer.keys()
     prefix = convert.PREFIX if all(key.startswith(convert.PREFIX) for key in state) else ""
     try:
         model = convert.official_to_fima(state)
@@ -70,6 +74,10 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
             optimizer, counts_frozen = new.state_dict(), True
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+    except Exception as error:  # sizes and an optimiser of another program can be wrong in any way
+        raise CheckpointError(
+            f"{source}: not a checkpoint of the authors' pre-training ({first_line(error)})"
+        ) from None
     epoch = content.get("epoch", 0)
     return Checkpoint(
         config=config,

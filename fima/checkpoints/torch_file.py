@@ -8,7 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -241,6 +241,13 @@ def remedy(path: Path, *, arrays: bool = False) -> str:
         f"; where you trust it, two lines of Python rewrite it: c = torch.load({path.name!r}, weights_only=False); "
         f"torch.save({weights}, 'weights.pth')"
     )
+
+
+def is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether a value that was read from a file has tensors by name, and nothing else."""
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
 
 
 def states(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Tensor]]]:

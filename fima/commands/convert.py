@@ -23,7 +23,7 @@ class ConvertArguments:
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A checkpoint of either program; with `--encoder-only`, any file with an encoder."""
+    """A checkpoint of either program, or the folder of a run; with `--encoder-only`, any file with an encoder."""
     out: Annotated[tyro.conf.Positional[OutputFile], tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     to: Literal["fima", "official"] = "fima"

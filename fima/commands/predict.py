@@ -13,6 +13,7 @@ import tyro
 
 from fima.commands.output import listed_videos
 from fima.commands.parse import parse
+from fima.commands.progress import progress
 from fima.config.checks import require_least
 from fima.data.decode.limits import DecodeLimits
 from fima.errors import ConfigError, DataError, one_line, warn
@@ -80,9 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device, batch_size=arguments.batch_size, workers=arguments.workers, limits=arguments.limits
     )
     per_second, frame_rate = arguments.per == "second", arguments.frame_rate
-    items = list(predict(classifier, paths, resources, per_second=per_second, frame_rate=frame_rate))
+    items: list[Prediction | SkippedVideo] = []
+    done: set[str] = set()
+    interrupt: KeyboardInterrupt | None = None
+    try:
+        with progress("predicting") as report:
+            for item in predict(classifier, paths, resources, per_second=per_second, frame_rate=frame_rate):
+                items.append(item)
+                done.add(str(item.path))
+                report(len(done), len(paths))
+    except KeyboardInterrupt as error:
+        interrupt = error  # what is there is not lost
     skipped = [item for item in items if isinstance(item, SkippedVideo)]
     found = [item for item in items if not isinstance(item, SkippedVideo)]
+    if not found and interrupt is not None:
+        raise interrupt
     if not found:
         raise DataError(f"none of {len(skipped)} videos can be decoded; {skipped[0].path}: {skipped[0].reason}")
     for video in skipped:
@@ -98,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(_line(record, seconds=per_second) for record in records))
         if arguments.out is not None:
             print(f"wrote {arguments.out}")
+    if interrupt is not None:
+        warn(f"these are {len(done)} of {len(paths)} videos")
+        raise interrupt
     return 0
 
 

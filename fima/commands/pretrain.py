@@ -35,7 +35,7 @@ class PretrainArguments(RunArguments):
     """Further sets of videos, before the recipe; `FOLDER:2` comes twice as often as `FOLDER`, and
     `FOLDER@fps=12.5` has clips of its own timing (stride, fps, span or frame-rate)."""
     resume_from: Path | None = None
-    """Start a new run from this checkpoint: of another run, or of the authors' program."""
+    """Start a new run from this checkpoint, or folder of a run: of `fima`, or of the authors' program."""
     start_epoch: int | None = None
     """Start a new run at this epoch of its schedule."""
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)

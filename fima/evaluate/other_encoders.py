@@ -135,7 +135,11 @@ def _open_onnx(path: Path) -> FrozenEncoder:
     frames, height, width = (shape[axis] for axis in (3 - channels[0], 3, 4))
     if isinstance(height, int) and isinstance(width, int) and height != width:
         raise ConfigError(f"{path}: takes clips of {height} x {width} px; only square clips are supported")
-    known = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")).get("preprocessing", {})
+    about = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}"))
+    if "classes" in about:
+        remedy = "export its encoder with --output vectors; its accuracy is measured by `fima evaluate` of the run"
+        raise ConfigError(f"{path}: gives the logits of a classifier, not vectors; {remedy}")
+    known = about.get("preprocessing", {})
 
     def run(clips: Tensor) -> Tensor:
         clips = clips if channels[0] == 1 else clips.transpose(1, 2).contiguous()

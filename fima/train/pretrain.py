@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
-from fima.checkpoints.pretrained import facts_of, write_safetensors
+from fima.checkpoints.pretrained import encoder_file, facts_of, write_safetensors
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
@@ -77,6 +77,7 @@ def pretrain(
         run.require(resume=resume)
         config = as_begun(config, run) if resume else config
         probe = None if config.run.probe is None else list_probe(Path(config.run.probe))
+        resume_from = None if resume_from is None else encoder_file(resume_from)
         warm = None if resume else warm_start(config, resume_from)
         sets = [TrainingSet(root=data)] if isinstance(data, Path) else data
         videos = videos_of_epoch(sets, config.data, config.run.seed)

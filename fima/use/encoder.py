@@ -249,8 +249,9 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
 
     Raises:
         CheckpointError: there is no such encoder, or it is damaged or of another architecture.
+        ConfigError: there is no such device.
     """
-    device = choose_device("auto") if device == "auto" else torch.device(device)
+    device = choose_device(device) if isinstance(device, str) else device
     path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
     path = encoder_file(path)
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))

@@ -16,8 +16,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError, VideoError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows
-from fima.evaluate.feature_shards import FileState
-from fima.evaluate.feature_store import FeatureStore, extract_features, fill_together
+from fima.evaluate.feature_store import FeatureStore, FileState, extract_features, fill_together
 from fima.evaluate.features import (
     EncoderMaps,
     FeatureSource,

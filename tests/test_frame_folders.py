@@ -15,7 +15,7 @@ from fima.data.decode.frame_series import frame_series
 from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
-from fima.evaluate.feature_shards import FileState
+from fima.evaluate.feature_store import FileState
 from tests.layout_files import labelled, write_lines, write_videos
 from tests.test_datasets import names, touch
 

@@ -171,10 +171,8 @@ def occlusion_map(encoder: nn.Module, clips: Tensor) -> Tensor:
 
     `1 − cos(f(x), f(x with the square))`, f the feature map of the RGB clip averaged over time and space; after Zeiler
     and Fergus (2014), who watch a class score in place of f. A quarter of the short side is covered at a time, at
-    places an eighth of it apart.
-
-    Of uint8 clips (B, 3, F, H, W), on the device of the encoder, which is in eval mode: float32 (B, rows, columns), of
-    square cells as far as the frame's aspect allows.
+    places an eighth of it apart. Of uint8 clips (B, 3, F, H, W), on the device of the encoder, which is in eval mode:
+    float32 (B, rows, columns), of square cells as far as the frame's aspect allows.
     """
     height, width = clips.shape[-2:]
     short = min(height, width)

@@ -53,31 +53,22 @@ def test_classifier(
     log-probabilities over the clips instead of logits. Raises DataError where not one video can be decoded.
     """
     places = range(distributed.rank(), len(videos.videos), distributed.world_size())
-    index: list[int] = []
-    scores = [torch.empty(0, model.fc.out_features, dtype=torch.float64)]
-    undecodable: list[SkippedVideo] = []
+    paths = [videos.videos[place].path for place in places]
+    own: list[tuple[int, Tensor | SkippedVideo]] = []
     with in_eval_mode(model):
-        for found in extract_rows(
-            [videos.videos[place].path for place in places],
-            lambda pixels: clip_scores(model, pixels, log_softmax),
-            clips,
-            resources,
-        ):
-            if isinstance(found, SkippedVideo):
-                undecodable.append(replace(found, index=places[found.index]))
-            else:
-                scores.append(found.whole.rows[0])
-                index.append(places[found.index])
-    index = distributed.gather_objects(index)
-    order = torch.tensor(index, dtype=torch.int64).argsort()
-    everything = distributed.gather_rows(torch.cat(scores))[order]
-    skipped = sorted(distributed.gather_objects(undecodable), key=lambda video: video.index)
-    if not index:
+        for item in extract_rows(paths, lambda pixels: clip_scores(model, pixels, log_softmax), clips, resources):
+            place = places[item.index]
+            scored = replace(item, index=place) if isinstance(item, SkippedVideo) else item.whole.rows[0]
+            own.append((place, scored))
+    found = dict(sorted(distributed.gather_objects(own), key=lambda pair: pair[0]))
+    skipped = [item for item in found.values() if isinstance(item, SkippedVideo)]
+    if len(skipped) == len(found):
         first = skipped[0]
         raise DataError(f"{videos.root}: none of {len(skipped)} videos can be decoded; {first.path}: {first.reason}")
-    chosen = [videos.videos[place] for place in sorted(index)]
+    scores = {place: rows for place, rows in found.items() if isinstance(rows, Tensor)}
+    chosen = [videos.videos[place] for place in scores]
     return ClassifierScores(
-        scores=everything,
+        scores=torch.cat(list(scores.values())),
         labels=torch.tensor([-1 if video.label is None else video.label for video in chosen]),
         paths=[str(video.path) for video in chosen],
         undecodable=skipped,

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from fima.evaluate.classifier_result import measure_classifier
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_protocols import measure
-from fima.evaluate.feature_shards import digest
-from fima.evaluate.feature_store import FeatureStore, fill_together
+from fima.evaluate.feature_store import FeatureStore, digest, fill_together
 from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
@@ -125,15 +124,12 @@ class Collected:
                 for name in STORES[kind]:
                     found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
         found |= self.measured[number]
-        return {name: found[name] for name in sorted(found, key=self._place)}, evaluated, paths
-
-    def _place(self, name: str) -> int:
-        """The place among the protocols that were asked for; `linear@max` and `linear_low_shot` go with `linear`."""
-        return self.protocols.index(self.protocol_of(name))
+        ordered = sorted(found, key=lambda name: self.protocols.index(self.protocol_of(name)))
+        return {name: found[name] for name in ordered}, evaluated, paths
 
     @staticmethod
     def protocol_of(name: str) -> str:
-        """Return the protocol whose settings a result lists by this name."""
+        """Return the protocol whose settings a result lists by a name: `linear` for `linear@max`, `linear_low_shot`."""
         return name.partition("@")[0].removesuffix("_low_shot")
 
 
@@ -169,10 +165,8 @@ def collect(
 
     With several processes, all of them call it, and each takes its share of the videos; the main one then computes the
     results. `load_mask` gives the mask of a test video's foreground, where there are masks; `report` is called with the
-    videos whose features are extracted and those to extract.
-
-    Raises ConfigError for a protocol or a split that does not suit a checkpoint, CheckpointError for a classifier of
-    other classes, DataError where nothing can be decoded.
+    videos whose features are extracted and those to extract. Raises ConfigError for a protocol or a split that does not
+    suit a checkpoint, CheckpointError for a classifier of other classes, DataError where nothing can be decoded.
     """
     chosen = [_protocols(subject, splits, config) for subject in subjects]
     resources = Resources(device=device, batch_size=config.batch_size, workers=config.workers, limits=config.limits)
@@ -191,7 +185,12 @@ def collect(
             background_labels=labels,
         )
         everything.append(collected)
-    _fill((store for collected in everything for store in collected.stores.values()), splits)
+    by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
+    for store in (store for collected in everything for store in collected.stores.values()):
+        by_clips[store.settings].append(store)
+    paths = [video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos]
+    for together in by_clips.values():
+        fill_together(together, paths)
     for collected in everything:
         _run_video_protocols(collected, load_mask, resources)
     return everything
@@ -252,14 +251,3 @@ def _stores(
     return {
         kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
     }
-
-
-def _fill(stores: Iterable[FeatureStore], splits: Mapping[SplitName, SplitLists]) -> None:
-    """Extract the features of all videos; each is decoded once for all stores of the same clips."""
-    every_list = (videos for lists in splits.values() for videos in lists.all.values())
-    paths = [video.path for videos in every_list for video in videos.videos]
-    by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
-    for store in stores:
-        by_clips[store.settings].append(store)
-    for together in by_clips.values():
-        fill_together(together, paths)

@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,7 @@ def decoded_clips(paths: Sequence[Path], settings: ClipSettings, resources: Reso
             due += 1
 
 
+@dataclass(eq=False)
 class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     """The clips of videos, a few at a time; several processes take turns at the videos.
 
@@ -148,21 +150,17 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
     clips is skipped as well: what follows them is its `SkippedVideo`.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        settings: ClipSettings,
-        *,
-        per_second: bool = False,
-        limits: DecodeLimits = USUAL_LIMITS,
-    ) -> None:
-        self.paths = paths
-        self.settings = settings
-        self.per_second = per_second
-        self.limits = limits
-        self.left: Sequence[int] = range(len(paths))
-        """Places of the videos that are still wanted."""
-        self.crashed: dict[Attempt, str] = {}
+    paths: Sequence[Path]
+    settings: ClipSettings
+    _: KW_ONLY
+    per_second: bool = False
+    limits: DecodeLimits = USUAL_LIMITS
+    left: Sequence[int] = field(init=False)
+    """Places of the videos that are still wanted."""
+    crashed: dict[Attempt, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = range(len(self.paths))
 
     def __iter__(self) -> Iterator[WindowChunk | SkippedVideo]:
         worker = get_worker_info()
@@ -227,9 +225,8 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         last = max(0, num_frames - window.reach)
         begins = range(math.ceil(num_frames / fps - ROUNDING))
         seconds = [(float(begin), min(begin + 1.0, num_frames / fps)) for begin in begins]
-        return [
-            min(last, max(0, round((begin + end) / 2 * fps) - window.length // 2)) for begin, end in seconds
-        ], seconds
+        starts = [min(last, max(0, round((begin + end) / 2 * fps) - window.length // 2)) for begin, end in seconds]
+        return starts, seconds
 
 
 def _in_one_pass(
@@ -241,14 +238,10 @@ def _in_one_pass(
     def cropped(frame: npt.NDArray[np.uint8]) -> list[Tensor]:
         return [crop_and_resize(frame[None], crop, settings.crop_size) for crop in crops]
 
-    ready: list[Tensor] = []
-    for clip in in_one_pass(reader.stream(), wanted, cropped):
-        ready += [torch.cat([frame[number] for frame in clip], dim=1) for number in range(len(crops))]
-        if len(ready) == CLIPS_AT_ONCE * len(crops):
-            yield torch.stack(ready)
-            ready = []
-    if ready:
-        yield torch.stack(ready)
+    clips = in_one_pass(reader.stream(), wanted, cropped)
+    while some := list(islice(clips, CLIPS_AT_ONCE)):
+        every = [[frame[number] for frame in clip] for clip in some for number in range(len(crops))]
+        yield torch.stack([torch.cat(frames, dim=1) for frames in every])
 
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:

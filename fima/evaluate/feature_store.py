@@ -1,6 +1,8 @@
 """Rows of features, computed once for every video: by all processes together, kept in memory and in a cache."""
 
 import contextlib
+import hashlib
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -8,10 +10,11 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fima.data.datasets import VideoList
@@ -19,8 +22,9 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.feature_shards import FileState, Found, digest, read_shard, write_shard
 from fima.evaluate.features import Features, FeatureSource
+from fima.files.atomic import written_whole
+from fima.files.state import file_state
 from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
 FORMAT_VERSION = 3
@@ -32,6 +36,26 @@ NAMED_VIDEOS = 3
 """Videos that an error names before it counts the others."""
 
 Per = Literal["clip", "video", "second"]
+
+
+class FileState(NamedTuple):
+    """A file as it was when its features were extracted."""
+
+    path: str
+    num_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """What identifies a file's present content. Raises DataError where it cannot be read."""
+        try:
+            return cls(str(path.absolute()), *file_state(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+Found = dict[FileState, VideoRows | str]
+"""The rows of some videos, and why others have none."""
 
 
 @dataclass(eq=False)
@@ -113,6 +137,39 @@ class FeatureStore:
             parts=self.source.parts,
             depth=self.source.depth,
         )
+
+
+def write_shard(folder: Path, found: Found) -> Path:
+    """Write rows in one piece, and return the file; videos without any are tried again the next time."""
+    videos = {file: rows for file, rows in found.items() if isinstance(rows, VideoRows)}
+    rows = [video.rows for video in videos.values()]
+    tensors = {
+        "rows": torch.cat(rows) if rows else torch.zeros(0, 1, 1),
+        "seconds": torch.cat([torch.zeros(0, 2, dtype=torch.float64), *(video.seconds for video in videos.values())]),
+        "counts": torch.tensor([len(each) for each in rows], dtype=torch.int64),
+    }
+    record = {"files": list(videos)}
+    path = folder / f"{digest(record)}.safetensors"
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata={"videos": json.dumps(record)})
+    return path
+
+
+def read_shard(path: Path) -> dict[FileState, VideoRows]:
+    """Return what a file of the cache holds, mapped into memory; SafetensorError or OSError where it cannot be read."""
+    with safe_open(path, framework="pt") as stored:
+        record = json.loads(stored.metadata()["videos"])
+        rows, seconds, counts = (stored.get_tensor(name) for name in ("rows", "seconds", "counts"))
+    parts = (torch.split(each, counts.tolist()) for each in (rows, seconds))
+    return {
+        FileState(*file): VideoRows(index=index, rows=own, seconds=own_seconds)
+        for index, (file, own, own_seconds) in enumerate(zip(record["files"], *parts, strict=True))
+    }
+
+
+def digest(content: object) -> str:
+    """Return the first 32 hexadecimal digits of the SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def fill_together(stores: Sequence[FeatureStore], paths: Iterable[Path]) -> int:

@@ -1,6 +1,7 @@
 """Pooled features of evenly spread clips: what they are, and how a list's are had in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -124,17 +125,11 @@ class EncoderMaps:
             self._clips, self._maps, self._depths = clips, {}, {}
         if stream not in self._maps:
             self._depths[stream] = {}
-            hooks = [
-                self._encoder.get_submodule(name).register_forward_hook(
-                    partial(_keep_average, self._depths[stream], name, channels)
-                )
-                for name, channels in self._stages.items()
-            ]
-            try:
+            with ExitStack() as hooks:
+                for name, channels in self._stages.items():
+                    keep = partial(_keep_average, self._depths[stream], name, channels)
+                    hooks.enter_context(self._encoder.get_submodule(name).register_forward_hook(keep))
                 self._maps[stream] = STREAM_MAPS[stream](self._encoder, clips)
-            finally:
-                for hook in hooks:
-                    hook.remove()
         return self._maps[stream]
 
     def depths(self, clips: Tensor, stream: str = "rgb") -> Tensor:
@@ -205,13 +200,9 @@ def normalised_cells(feature_map: Tensor) -> Tensor:
 
 def pooled_part(feature_map: Tensor, pool: str) -> Tensor:
     """Return what `avg`, `max` or `grid` makes of feature maps (B, C, t, h, w): (B, C), of a grid (B, C·8)."""
-    match pool:
-        case "avg":
-            return feature_map.mean(dim=(2, 3, 4))
-        case "max":
-            return feature_map.amax(dim=(2, 3, 4))
-        case _:
-            return grid_pooled(feature_map)
+    if pool == "grid":
+        return grid_pooled(feature_map)
+    return feature_map.mean(dim=(2, 3, 4)) if pool == "avg" else feature_map.amax(dim=(2, 3, 4))
 
 
 def raw_difference_features(clips: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ def fit_linear_probe(
             model.set_params(C=candidate)
             _fit(model, seen, targets[~held_out])
             hits[position] += (model.predict(unseen) == targets[held_out]).sum()
+    accuracies = {c: float(100 * n / max(1, num_held_out)) for c, n in zip(candidates, hits, strict=True)}
     chosen = candidates[int(hits.argmax())]
     mean, std = _statistics(rows)
     model = LogisticRegression(C=chosen, max_iter=MAX_ITERATIONS)
@@ -89,9 +90,7 @@ def fit_linear_probe(
     weight, bias = _weights(model, num_classes)
     return LinearProbe(
         inverse_regularisation=chosen,
-        held_out_accuracies={c: float(100 * n / num_held_out) for c, n in zip(candidates, hits, strict=True)}
-        if num_held_out
-        else {},
+        held_out_accuracies=accuracies if num_held_out else {},
         selection=selection,
         mean=torch.from_numpy(mean),
         std=torch.from_numpy(std),

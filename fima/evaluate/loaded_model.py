@@ -81,8 +81,7 @@ class Subject:
         own, given = self.classifier.checkpoint.classes, lists.test.classes
         if own == given:
             return
-        pairs = zip(own, given, strict=False)
-        first = next(((a, b) for a, b in pairs if a != b), None)
+        first = next(((a, b) for a, b in zip(own, given, strict=False) if a != b), None)
         what = f"{len(own)} classes, not {len(given)}" if first is None else f"`{first[0]}` where it has `{first[1]}`"
         raise CheckpointError(
             f"{self.source}: its classifier is not for the classes of {lists.test.root} ({what}); "

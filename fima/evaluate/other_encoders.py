@@ -41,10 +41,9 @@ def open_other(source: str) -> FrozenEncoder | None:
 
     A source is `torchvision:NAME`, with the weights that torchvision names, or `torchvision:NAME:FILE`; `hf:FOLDER`, or
     a folder in the format of `transformers`; an ONNX file; `module:function`, a function without arguments that returns
-    a `FrozenEncoder`. Only the last one runs code that is not of an installed package.
-
-    Raises CheckpointError for files that are missing or damaged; ConfigError where there is no such encoder, a library
-    is missing, or the encoder takes no video.
+    a `FrozenEncoder`. Only the last one runs code that is not of an installed package. Raises CheckpointError for files
+    that are missing or damaged; ConfigError where there is no such encoder, a library is missing, or the encoder takes
+    no video.
     """
     path = Path(source)
     if source.startswith(TORCHVISION):

@@ -24,9 +24,8 @@ def retrieve(
     training videos, bool (U,), and the percentage of hits expected for a random order.
     """
     similarity = centred(test, train if is_fold else test) @ centred(train).T
-    return recall_hits(similarity, test_labels, train_labels, RANKS), chance_recall_at_k(
-        test_labels, train_labels, RANKS
-    )
+    chance = chance_recall_at_k(test_labels, train_labels, RANKS)
+    return recall_hits(similarity, test_labels, train_labels, RANKS), chance
 
 
 class SameVideo(NamedTuple):

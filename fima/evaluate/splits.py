@@ -44,9 +44,7 @@ def list_splits(
     for number in numbers:
         train = list_videos(root, "train", number, dataset=dataset, annotations=annotations)
         test = list_videos(root, "test", number, dataset=dataset, annotations=annotations)
-        groups: dict[Path, str] = {}
-        for videos in (train, test):
-            groups |= find_groups(root, videos, group_by, annotations)
+        groups = {**find_groups(root, train, group_by, annotations), **find_groups(root, test, group_by, annotations)}
         found[number] = SplitLists(train=train, test=test, extra_tests=extra_tests, groups=groups)
         found[number].check_labels()
     return found
@@ -74,9 +72,9 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
             name: {key: value for key, value in settings.items() if _everywhere(everything, name, key, value)}
             for name, settings in first.protocols.items()
         },
-        data=_by_name(unit, {name: result.data for name, result in results.items()}),
+        data={f"{unit} {name}": result.data for name, result in results.items()},
         versions=first.versions,
-        notes=_by_name(unit, {name: own for name, result in results.items() if (own := _notes(result, everything))}),
+        notes={f"{unit} {name}": own for name, result in results.items() if (own := _notes(result, everything))},
         sd={name: stdev(values) for name, values in by_figure.items()},
         splits={str(name): result.figures for name, result in results.items()},
         unit=unit,
@@ -99,20 +97,14 @@ def _notes(result: EvaluationResult, results: Sequence[EvaluationResult]) -> dic
     return {name: notes for name, notes in found.items() if notes}
 
 
-def _by_name(unit: str, parts: Mapping[SplitName, Any]) -> dict[str, Any]:
-    return {f"{unit} {name}": part for name, part in parts.items()}
-
-
 def list_folds(
     root: Path, config: EvaluationConfig, *, dataset: Dataset = "auto", annotations: str | Path | None = None
 ) -> dict[SplitName, SplitLists]:
     """List the training and the test videos of every fold: a video is tested in one fold, and trained on in the others.
 
     What the folds are is said by `cross_validation`, or by `folds` and `group_by`, of the settings. Layout and
-    annotations are those of `list_videos`.
-
-    Raises ConfigError for `folds` without groups; DataError as `list_videos`, for a missing column or one with holes,
-    fewer than two folds, or a group in two of them.
+    annotations are those of `list_videos`. Raises ConfigError for `folds` without groups; DataError as `list_videos`,
+    for a missing column or one with holes, fewer than two folds, or a group in two of them.
     """
     videos = list_videos(root, "all", dataset=dataset, annotations=annotations)
     groups = find_groups(root, videos, config.group_by, annotations)
@@ -159,10 +151,9 @@ def find_groups(
     """Return the group of every video; nothing where neither `group_by` nor a column of the table says any.
 
     `group_by` is a column of the table, or a regular expression that is looked for in the path below the root: the
-    group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one.
-
-    Raises ConfigError for no column and no regular expression either; DataError for a column with holes, or an
-    expression that does not match every path.
+    group is what its first pair of brackets matches, or all of it. None: the column `group` where there is one. Raises
+    ConfigError for no column and no regular expression either; DataError for a column with holes, or an expression that
+    does not match every path.
     """
     column = GROUP_COLUMN if group_by is None else group_by
     if column.casefold() in table_columns(root, annotations):
@@ -245,13 +236,9 @@ def _check(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path,
 
 
 def _fold(videos: VideoList, fold_of: Mapping[Path, str], groups: Mapping[Path, str], name: str) -> SplitLists:
-    parts = {
-        split: [video for video in videos.videos if (fold_of[video.path] == name) == (split == "test")]
-        for split in ("train", "test")
-    }
-    clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=[])
-    train, test = (
-        replace(clean, videos=part, split=split, layout=f"{videos.layout}; fold {name}")
-        for split, part in parts.items()
-    )
-    return SplitLists(train=train, test=test, groups=dict(groups))
+    def part(split: str) -> VideoList:
+        chosen = [video for video in videos.videos if (fold_of[video.path] == name) == (split == "test")]
+        clean = replace(videos, missing=[], unlisted=[], num_listed=None, expected=None, notes=[])
+        return replace(clean, videos=chosen, split=split, layout=f"{videos.layout}; fold {name}")
+
+    return SplitLists(train=part("train"), test=part("test"), groups=dict(groups))

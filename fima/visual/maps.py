@@ -132,8 +132,7 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         tiles = [
             overlay(tile, timeline.at(number), timeline.limits) for tile, number in zip(kept, moments, strict=True)
         ]
-        tiles.append(overlay(mean_frame, timeline.mean))
-        rows.append(labelled(in_a_row(tiles), name))
+        rows.append(labelled(in_a_row([*tiles, overlay(mean_frame, timeline.mean)]), name))
     rows.append(label(VIDEO_LEGEND, rows[0].shape[1]))
     save_picture(in_a_column(rows), out)
 

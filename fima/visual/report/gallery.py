@@ -102,11 +102,6 @@ class Galleries:
     reasons: dict[str, str] = field(default_factory=dict)
     """By run, why there is none."""
 
-    @property
-    def class_reports(self) -> dict[str, ClassReport]:
-        """By run, the vote of the nearest neighbours."""
-        return {each.run.name: each.class_report for each in self.runs if each.class_report is not None}
-
 
 def make_galleries(
     runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device

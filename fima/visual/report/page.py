@@ -24,6 +24,7 @@ def build_page(
     runs: Sequence[RunRecord], galleries: Galleries, media: MediaStore, *, with_galleries: bool, title: str
 ) -> str:
     """Put the page together; `galleries` are empty unless they were asked for."""
+    votes = {each.run.name: each.class_report for each in galleries.runs if each.class_report is not None}
     return render(
         "fima.visual.report",
         "page.html",
@@ -37,7 +38,7 @@ def build_page(
         curves=curve_charts(runs),
         epochs=sections.epochs(runs),
         results=sections.results(runs),
-        classes=sections.classes(runs, galleries.class_reports),
+        classes=sections.classes(runs, votes),
         with_galleries=with_galleries,
         galleries=galleries,
         media=media,

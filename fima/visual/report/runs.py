@@ -15,6 +15,7 @@ from fima.files.jsonl import read_lines
 from fima.recipe import RECORD_KEY, read_yaml
 
 RESULT_SECTIONS = ("figures", "chance", "protocols")
+PLACE = ("epoch", "step")
 FIGURE_NAMES = {
     "finetune/top1": "fine-tuned, top-1",
     "linear_sgd/top1": "linear probe by SGD, top-1",
@@ -160,12 +161,14 @@ def read_run(root: Path, name: str) -> RunRecord:
     if not run.config.is_file():
         raise ConfigError(f"{root}: holds no run (no config.yaml); give the folder that was the --out of a run")
     content = read_yaml(run.config)
+    # Whole lines say when they were written.
+    lines = [line for line in read_lines(run.metrics) if all(isinstance(line.get(name), int) for name in PLACE)]
     return RunRecord(
         name=name,
         root=root,
         settings={key: value for key, value in content.items() if key != RECORD_KEY and isinstance(value, dict)},
         record=run.record(),
-        lines=[line for line in read_lines(run.metrics) if _is_placed(line)],
+        lines=lines,
         results=read_results(root),
         class_reports=_read_class_reports(root),
         skipped=read_lines(run.skipped),
@@ -192,11 +195,6 @@ def read_results(root: Path) -> list[Result]:
 def is_number(value: object) -> bool:
     """Whether a value of a file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_placed(line: Mapping[str, Any]) -> bool:
-    """Whether a line of the metrics says when it was written, as all whole ones do."""
-    return all(isinstance(line.get(name), int) for name in ("epoch", "step"))
 
 
 def _read_class_reports(root: Path) -> list[ClassReport]:

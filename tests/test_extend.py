@@ -5,24 +5,30 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 import fima
 from fima.backbones.registry import BACKBONES, backbone_names
 from fima.cli import main
+from fima.config import MethodConfig, ModelConfig
 from fima.data.datasets import list_videos
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.features import encode
 from fima.evaluate.loaded_model import load_subject
 from fima.evaluate.protocols import EvaluationConfig
-from fima.method.inputs import ClipInputs
+from fima.method.fima import FIMA
+from fima.method.heads import Projector, pooled
+from fima.method.inputs import ClipInputs, View
 from fima.method.registry import METHODS
+from fima.method.term import QueryPass, Term, TermLoss
 from fima.train.pretrain import pretrain
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
 from tests.video_files import write_ucf101_avi
@@ -42,9 +48,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = folder / "my_backbone-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-backbone\nVersion: 1\n")
-    entry_points = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    text = re.sub(r'\[project.entry-points."(.*?)"\]', r"[\1]", "".join(entry_points)).replace('"', "")
-    (installed / "entry_points.txt").write_text(text)
+    blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    lines = []
+    for group, names in tomllib.loads("".join(blocks))["project"]["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in names.items())]
+    (installed / "entry_points.txt").write_text("\n".join(lines))
     return folder
 
 
@@ -135,6 +143,56 @@ def test_a_loss_is_trained_and_resumed_from_the_command_line(
     assert [line["epoch"] for line in health] == [1, 2]
     encoder = fima.load(out)
     assert encoder.num_features == 512
+
+
+class SubclassedFIMA(FIMA):
+    """FIMA under another name."""
+
+
+class MotionTerm(Term[Tensor]):
+    """A term of another package: how far a clip's embedding is from that of the other clip's frame difference."""
+
+    name = "motion"
+    views = ("full_difference",)
+    queue = None
+
+    def keys(self, maps: Mapping[View, Tensor], project: Projector) -> Tensor:
+        """Embeddings (B, D)."""
+        embeddings: Tensor = project(pooled(maps["full_difference"]))
+        return embeddings
+
+    def loss(self, query: QueryPass, key_a: Tensor, key_b: Tensor) -> TermLoss:
+        """One minus the mean cosine."""
+        pairs = zip(query.embeddings, (key_b, key_a), strict=True)
+        each = torch.stack([1 - (embedding * key).sum(dim=1) for embedding, key in pairs]).mean(dim=0)
+        return TermLoss(loss=each.mean(), each=each.detach())
+
+
+class FIMAWithATerm(FIMA):
+    """MoCo, and that term at half the weight."""
+
+    def __init__(self, model: ModelConfig, method: MethodConfig) -> None:
+        super().__init__(model, replace(method, frame_weight=0, cell_weight=0))
+        self.terms.append(MotionTerm())
+        self.weights["motion"] = 0.5
+
+
+def first_step(name: str, videos: Path, out: Path) -> dict[str, float]:
+    """The first logged step of a run of a method."""
+    config = with_settings("optim", with_settings("method", name=name), epochs=1)
+    pretrain(config, data=videos, out=out)
+    found: dict[str, float] = read_lines(out / "metrics.jsonl", "step")[0]
+    return found
+
+
+def test_a_subclass_of_fima_has_all_its_losses(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "registered", {"subclass": SubclassedFIMA, "with_a_term": FIMAWithATerm})
+    expected, found = (first_step(name, videos, tmp_path / name) for name in ("fima", "subclass"))
+    for part in ("loss", "instance", "frame", "cell"):
+        assert found[part] == expected[part] > 0
+    other = first_step("with_a_term", videos, tmp_path / "with_a_term")
+    assert "frame" not in other
+    assert other["loss"] == pytest.approx(other["instance"] + other["motion"] / 2, rel=1e-6)
 
 
 def test_the_documented_loss_is_simclrs(imported: Path) -> None:

@@ -57,7 +57,7 @@ class MethodConfig:
         require_least(self, "method.", local_stride=1, queue_size=1, cell_queue_size=0)
         fima_only = "is for the method `fima`; leave it out"
         require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
-        motion = self.frame_weight + self.cell_weight if self.name == "fima" else 0.0
+        motion = self.frame_weight + self.cell_weight if self.name != "moco" else 0.0
         require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
 
     @property
@@ -68,9 +68,9 @@ class MethodConfig:
     @property
     def frame_loss(self) -> bool:
         """Whether the frame-level motion loss is part of the run."""
-        return self.name == "fima" and self.frame_weight > 0
+        return self.name != "moco" and self.frame_weight > 0
 
     @property
     def cell_loss(self) -> bool:
         """Whether the pixel-level motion loss is part of the run."""
-        return self.name == "fima" and self.cell_weight > 0
+        return self.name != "moco" and self.cell_weight > 0

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,12 @@ def collect(
             background_labels=labels,
         )
         everything.append(collected)
-    _fill((store for collected in everything for store in collected.stores.values()), splits)
+    by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
+    for store in (store for collected in everything for store in collected.stores.values()):
+        by_clips[store.settings].append(store)
+    paths = [video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos]
+    for together in by_clips.values():
+        fill_together(together, paths)
     for collected in everything:
         _run_video_protocols(collected, load_mask, resources)
     return everything
@@ -246,14 +251,3 @@ def _stores(
     return {
         kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
     }
-
-
-def _fill(stores: Iterable[FeatureStore], splits: Mapping[SplitName, SplitLists]) -> None:
-    """Extract the features of all videos; each is decoded once for all stores of the same clips."""
-    every_list = (videos for lists in splits.values() for videos in lists.all.values())
-    paths = [video.path for videos in every_list for video in videos.videos]
-    by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
-    for store in stores:
-        by_clips[store.settings].append(store)
-    for together in by_clips.values():
-        fill_together(together, paths)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from fima.backbones.base import Backbone
-from fima.method.inputs import ClipInputs, StepLosses
+from fima.method.inputs import ClipInputs, StepLosses, View
 
 
 class Method(nn.Module):
@@ -16,6 +16,11 @@ class Method(nn.Module):
     """What is trained for later use: (B, 3, T, H, W) → (B, C, t, h, w)."""
     projector: nn.Module
     """From its pooled features, (B, C), to the L2-normalised embeddings, (B, D), that the health check looks at."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views of a clip that `forward` needs; no others are made."""
+        return ("full",)
 
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
         """Return the losses of one step on two clips of each video; the caller runs backward and the optimiser.

@@ -14,7 +14,7 @@ from fima.method.cell import CellTerm
 from fima.method.decoder import MotionDecoder, positional_code
 from fima.method.frame import FrameTerm
 from fima.method.heads import cells
-from fima.method.inputs import VIEWS, ClipInputs, StepLosses
+from fima.method.inputs import VIEWS, ClipInputs, StepLosses, View
 from fima.method.instance import InstanceTerm
 from fima.method.networks import MomentumNetworks
 from fima.method.prediction import MotionPrediction
@@ -57,6 +57,11 @@ class FIMA(MomentumNetworks):
     def queues(self) -> dict[str, KeyQueue]:
         """The queues that the terms use, by the name of the term."""
         return {term.name: term.queue for term in self.terms if term.queue is not None}
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """`full`, for the query encoder, and what the terms need of a clip as a key."""
+        return tuple(view for view in VIEWS if view == "full" or any(view in term.views for term in self.terms))
 
     @torch.no_grad()
     def key_pass(self, clip: ClipInputs) -> dict[str, Any]:

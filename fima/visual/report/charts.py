@@ -119,20 +119,17 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     summaries += [f"{mark} at step {step}" for mark, step, _ in marks]
     layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": named > 1 or len(runs) > 1}
     if marks:
-        layout |= {"shapes": [_line(*mark) for mark in marks], "annotations": [_label(*mark) for mark in marks]}
+        lines, words = zip(*(_mark(*mark) for mark in marks), strict=True)
+        layout |= {"shapes": lines, "annotations": words}
     return Chart(title=title, summary=f"{title} by step: {'; '.join(summaries)}.", data=traces, layout=layout)
 
 
-def _line(mark: str, step: int, colour: str) -> dict[str, Any]:
-    """A vertical line through a chart, as Plotly draws it."""
-    ends = {"x0": step, "x1": step, "yref": "paper", "y0": 0, "y1": 1}
-    return {"type": "line", **ends, "line": {"color": colour, "width": 1, "dash": MARKS[mark]}}
-
-
-def _label(mark: str, step: int, colour: str) -> dict[str, Any]:
-    """The word at the upper end of a vertical line."""
-    font = {"color": colour, "size": 10}
-    return {"x": step, "yref": "paper", "y": 1, "yanchor": "bottom", "text": mark, "showarrow": False, "font": font}
+def _mark(mark: str, step: int, colour: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A vertical line through a chart, and the word at its upper end, as Plotly draws them."""
+    style = {"color": colour, "width": 1, "dash": MARKS[mark]}
+    line = {"type": "line", "x0": step, "x1": step, "yref": "paper", "y0": 0, "y1": 1, "line": style}
+    word = {"x": step, "yref": "paper", "y": 1, "yanchor": "bottom", "text": mark, "showarrow": False}
+    return line, word | {"font": {"color": colour, "size": 10}}
 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:

@@ -43,7 +43,7 @@ INPUTS: Mapping[str, str] = {
     "other.mp4": "other.mp4",
     **{name: name for name in ("UCF101:0.5", "UCF101@stride=1")},
     **{f"OWN_CLIPS{end}": f"people{end}" for end in ("", ":2", ":2@fps=12.5")},
-    **dict.fromkeys(("runs/mine", "runs/small", "RUN…"), "run"),
+    **dict.fromkeys(("runs/mine", "runs/small", "runs/ucf101_i3d_fima", "RUN…"), "run"),
     **dict.fromkeys(("CKPT", "ANY", "OURS.pt", "runs/mine/checkpoints/best.pt"), "run/checkpoints/last.pt"),
     **{"A": "run", "B": "averaged", "C": "classifier"},
     **{f"runs/{name}/checkpoints/last.pt": "run/checkpoints/last.pt" for name in RUNS},

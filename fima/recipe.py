@@ -36,8 +36,8 @@ def read_recipe(path: Path, kind: Any = PretrainConfig) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping. Raises ConfigError where it cannot be read, or holds none."""
     own = RECIPES / path.name  # where there is no such file, the recipe of that name that came with the package
-    is_own = not path.exists() and path.parent in (Path(), Path(RECIPES.name)) and own.is_file()
     try:
+        is_own = not path.exists() and path.parent in (Path(), Path(RECIPES.name)) and own.is_file()
         content = yaml.safe_load((own if is_own else path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); check the path") from None

@@ -208,6 +208,7 @@ def test_too_many_skipped_videos_stop_the_run(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(TrainingError, match=r"^5 videos cannot be decoded, more than --data.max-skipped-share 0.05"):
         pretrain(config, data=folder, out=run.root)
     assert len({line["path"] for line in read_lines(run.skipped)}) == 5
+    assert not run.last.exists()  # it was stopped within the first epoch
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -280,7 +280,7 @@ def test_cam_writes_no_videos_among_those_of_others(
     folder = tmp_path / "videos" / out
     assert main(["cam", str(tmp_path / "none.pt"), str(tmp_path / "videos"), "--out", str(folder)]) == 2
     assert capsys.readouterr().err == (
-        f"fima: error: --out {folder}: has videos, and results would pass for data; choose a new folder\n"
+        f"fima: error: --out {folder}: has videos; results would be taken for data; choose a new folder\n"
     )
 
 

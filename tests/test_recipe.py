@@ -78,6 +78,8 @@ def test_mistakes_are_refused_by_name(tmp_path: Path, text: str, message: str) -
 def test_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the recipe"):
         read_recipe(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"cannot read the recipe \(File name too long\)"):
+        read_recipe(tmp_path / f"{'long' * 100}.yaml")
 
 
 def test_flatten_names_the_flags() -> None:

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
-        raise ConfigError(f"--out {arguments.out}: has videos, and results would pass for data; choose a new folder")
+        raise ConfigError(f"--out {arguments.out}: has videos; results would be taken for data; choose a new folder")
     from fima.checkpoints.pretrained import load_pretrained
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources

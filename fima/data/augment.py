@@ -222,8 +222,8 @@ def make_inputs(
     """What the networks see of one clip: differences of the cropped pixels, then colour, each tensor on its own.
 
     Views are a batch on the device, uint8 (B, 3, F, S, S), the draws (B, 4, 11): for `full`, its difference, the
-    `early` and the `late` difference. Those differences that are wanted are made, of the last two every
-    `local_stride`-th frame. Returns normalised float32 tensors (B, 3, F, S, S).
+    `early` and the `late` difference. The first difference is made with `full_difference`, the last two, of every
+    `local_stride`-th frame, with `frame_differences`. Returns normalised float32 tensors (B, 3, F, S, S).
     """
     wanted = [(0, views.full, 1)]
     if full_difference:

@@ -98,7 +98,10 @@ class TrainDataset(ABC, Generic[Batch]):
 
     @abstractmethod
     def draw(self, index: int, generator: np.random.Generator, part: Part = WHOLE) -> Batch:
-        """A sample of a part of video `index`, every choice from the generator. Raises VideoError."""
+        """A sample of a part of video `index`, every choice from the generator.
+
+        Raises VideoError where it cannot be decoded.
+        """
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
         """The sample of (epoch, place); that of another video of the set where the one that is due cannot be decoded.

@@ -123,7 +123,7 @@ def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def video_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    """Read the packets of the video stream in the order of the file. Raises VideoError where one is incomplete."""
+    """Read the packets of the video stream in the order of the file. Raises VideoError where one cannot be read."""
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:

@@ -127,7 +127,7 @@ class Packets:
             yield from video_packets(self._path, container, stream)
 
     def starting_at(self, number: int) -> Iterator["Packet[VideoStream]"]:
-        """The packets from a key packet on. Raises VideoError where one is incomplete.
+        """The packets from a key packet on. Raises VideoError where one is incomplete, or cannot be read any more.
 
         Raises TimestampsDisagree for one that is not what the header promised, which is not believed from then on.
         """

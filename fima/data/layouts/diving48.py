@@ -14,7 +14,10 @@ VOCABULARY = "Diving48_vocab.json"
 
 
 def list_diving48(request: Request) -> VideoList:
-    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `Diving48_V2_test.json`."""
+    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `…_test.json`.
+
+    Raises DataError as `Layout.list_videos`.
+    """
     anno = lists.require_list_folder(request, [*LIST_NAMES.values()])
     if request.split != "all":
         lists.require_list_file(anno / LIST_NAMES[request.split], "Diving48_V2_*.json")

@@ -18,7 +18,10 @@ OFFICIAL = {"train": 3_570, "test": 1_530}
 
 
 def list_hmdb51(request: Request) -> VideoList:
-    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither."""
+    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither.
+
+    Raises DataError as `Layout.list_videos`.
+    """
     anno = lists.require_list_folder(request, PATTERNS)
     list_files: dict[str, Path] = {}
     splits_there: set[int] = set()

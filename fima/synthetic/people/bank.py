@@ -65,8 +65,8 @@ class Bank:
 def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) -> Bank:
     """Render the videos 0..`num_videos` - 1 of a seed, and keep them on the device: 96 * S * S bytes a video.
 
-    There are at least 2 videos, of a side S in pixels that is a multiple of 8. Raises ConfigError where they do not
-    fit.
+    There are at least 2 videos, of a side S in pixels that is a multiple of 8. Raises ConfigError where the
+    device has too little memory.
     """
     num_bytes = num_videos * NUM_FRAMES * 3 * side**2
     try:

@@ -133,7 +133,7 @@ def _help() -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = int(os.environ.get("WORLD_SIZE") or "1")
     which = f" (process {os.environ.get('RANK')} of {num_processes})" if num_processes > 1 else ""
     print(f"fima: error{which}: {errors.one_line(message)}", file=sys.stderr)
     return code

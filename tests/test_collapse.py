@@ -206,6 +206,15 @@ def test_only_what_was_kept_is_to_be_beaten(videos: Path, tmp_path: Path, monkey
     assert [line["best"] for line in read_lines(run.metrics, "health")] == [False, True, True]
 
 
+def test_a_probe_may_be_given_to_a_run_that_goes_on(videos: Path, tmp_path: Path) -> None:
+    config = with_settings("run", settings(HEALTHY_LR, epochs=1), health_epochs=1)
+    pretrain(config, data=videos, out=tmp_path / "run")
+    longer = with_settings("run", with_settings("optim", config, epochs=2), probe=str(videos))
+    pretrain(longer, data=videos, out=tmp_path / "run", resume=True)
+    first, second = read_lines(tmp_path / "run" / "metrics.jsonl", "health")
+    assert (first["best"], second["best"]) == (True, True)
+
+
 def test_health_and_the_best_checkpoint_follow_the_videos_held_out(videos: Path, tmp_path: Path) -> None:
     """Half of each class's eight training videos."""
     run = RunFolder(tmp_path / "run")

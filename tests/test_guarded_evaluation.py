@@ -163,8 +163,9 @@ def test_a_video_that_is_too_large_is_named(limits: DecodeLimits, reason: str, t
     (item,) = WindowDataset([path], clips, limits=limits)
     assert isinstance(item, SkippedVideo)
     assert item.reason == reason
-    (item,) = WindowDataset([path], clips)
-    assert isinstance(item, WindowChunk)
+    for num_clips, allowed in ((8, DecodeLimits()), (2, DecodeLimits(max_clip_mb=1))):  # what is held is what counts
+        (item,) = WindowDataset([path], replace(clips, num_clips=num_clips), limits=allowed)
+        assert isinstance(item, WindowChunk)
 
 
 def test_limits_come_from_the_flags_and_what_they_left_out_is_tried_again_without_them(

@@ -10,7 +10,7 @@ from fima.errors import ConfigError
 from fima.method.fima import FIMA
 from fima.torch_tools import distributed
 from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows
-from fima.train.pretrain import Pretraining
+from fima.train.resolve import warnings_about
 from tests.small_runs import make_videos, with_settings
 
 METHOD = MethodConfig(name="moco", queue_size=4)
@@ -74,10 +74,13 @@ def test_more_parts_than_half_the_batch_are_refused() -> None:
         with_settings("optim", with_settings("model", split_bn=2), accumulate=2)
 
 
-def test_split_batch_norm_needs_two_videos_a_part_in_every_process(
+def test_fewer_parts_of_the_videos_of_each_process_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    videos = list_videos(make_videos(tmp_path, num_per_class=10), "train")
     config = with_settings("model", with_settings("optim", batch_size=8), split_bn=4)
+    assert not [text for text in warnings_about(config, videos) if "split-bn" in text]
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ConfigError, match=r"--model\.split-bn 4: must be at most half the 4 videos"):
-        Pretraining(config, list_videos(make_videos(tmp_path), "train"), torch.device("cpu"))
+    (said,) = [text for text in warnings_about(config, videos) if "split-bn" in text]
+    assert said.startswith("--model.split-bn 4: each process has 4 videos")
+    assert said.endswith("sees 2 parts of them")

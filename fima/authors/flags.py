@@ -134,7 +134,8 @@ def flags_of(program: Program) -> list[Flag]:
 def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
     """Parse a command line of the authors' programs: the folder as `dir`, and every flag by its `Flag.dest`.
 
-    A flag that is not given is None; `--resume` without a path is an empty text. Raises ConfigError for a wrong one.
+    A flag that is not given is None; `--resume` without a path is an empty text. Raises ConfigError for a wrong one,
+    and SystemExit after `--help`.
     """
     parser = _Parser(
         takes_folder=any(word.startswith("--resume") for word in words),

@@ -17,7 +17,7 @@ from fima.method.losses import full_precision
 
 
 class Classifier(nn.Module):
-    """logits = fc(dropout(pool(encoder(clip)))), the pooled features L2-normalised on request.
+    """logits = fc(dropout(pool(encoder(clip)))), the pooled features L2-normalised before the dropout on request.
 
     The encoder maps normalised RGB (B, 3, T, H, W) to (B, C, t, h, w). With `freeze`, it gets no gradient and stays in
     eval mode, also while `fc` is trained.

@@ -83,7 +83,7 @@ def _is_same(path: Path, collected: Collected) -> bool:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         protocols = {collected.protocol_of(name) for name in earlier["protocols"]}
         return protocols == set(collected.protocols) and earlier["lists_hash"] == collected.lists_hash
-    except (ValueError, KeyError, TypeError):  # damaged, or of a version that did not record it
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or of a version that did not record it
         return True
 
 

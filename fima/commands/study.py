@@ -42,7 +42,7 @@ class Trial:
 
 
 def run(command: str, *words: object) -> None:
-    """Print a `fima` command as one would type it, and run it. Raises SystemExit with its exit code where it fails."""
+    """Print a `fima` command as one would type it, and run it. Raises as it does, or SystemExit with its exit code."""
     argv = [str(word) for word in words]
     show_command(command, *argv)
     if code := importlib.import_module(COMMANDS[command][0]).main(argv):
@@ -63,7 +63,8 @@ def pretrain_and_evaluate(
     flags = ["--run.seed", seed, *as_words(trial.settings), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
-        run("evaluate", checkpoint, data, "--num-clips", NUM_CLIPS, "--workers", workers, "--protocols", *protocols)
+        measured = ["--out", result, "--num-clips", NUM_CLIPS, "--workers", workers]
+        run("evaluate", checkpoint, data, *measured, "--protocols", *protocols)
     return read_figures(result)
 
 

@@ -63,7 +63,7 @@ class DataConfig:
     workers: int = 4
     """Processes that decode; 0 decodes in the training process."""
     max_skipped_share: float = 0.05
-    """The run stops when more than this share of an epoch cannot be decoded, and five videos or more."""
+    """The run stops when more than this share of an epoch cannot be decoded, and five videos or more; 0: any."""
     keep_mb: int = 0
     """Decoded videos that each decoding process keeps, in MB: for sets that fit, and devices faster than decoding."""
     timeout_seconds: float = 600.0

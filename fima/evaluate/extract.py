@@ -190,7 +190,7 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
         """The clips of one video, a few at a time. Raises VideoError."""
         settings = self.settings
         with VideoReader(self.paths[index]) as reader:
-            at_once = 1 if self.per_second else CLIPS_AT_ONCE * settings.frames
+            at_once = 1 if self.per_second else min(CLIPS_AT_ONCE, settings.num_clips) * settings.frames
             self.limits.check(reader, min(reader.num_frames, at_once))
             crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
             window = settings.timing.window(reader, settings.frames)

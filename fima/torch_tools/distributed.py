@@ -57,7 +57,7 @@ def barrier() -> None:
 
 
 def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT_MINUTES) -> torch.device:
-    """Join the process group that `torchrun` describes in the environment; alone, do nothing.
+    """Join the process group that `torchrun` describes in the environment; a numbered GPU becomes the current one.
 
     Returns the device of this process: with several processes and `cuda`, the GPU of its local rank. A process that
     waits longer than the timeout gives up. Raises ConfigError where the processes do not find each other, or have no
@@ -90,6 +90,8 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
                 f"the processes have not met at {address} ({str(error).splitlines()[0]}); start all of them, "
                 "with the same address and a free port"
             ) from None
+    elif device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # what is recorded on the current stream is waited for
     return device
 
 

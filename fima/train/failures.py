@@ -1,5 +1,6 @@
 """What can go wrong in a run, in one line for people: the cause, the checkpoint that is left, and what to try."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -66,13 +67,13 @@ def errors_in_one_line(run: RunFolder) -> Iterator[None]:
 def check_skipped(progress: Progress, allowed_share: float, epoch_size: float, run: RunFolder) -> None:
     """Raise TrainingError where more than the allowed share of the videos cannot be decoded, and five or more of them.
 
-    The share is that of whole epochs, of `epoch_size` videos in this process: of the first few alone, a set with fewer
-    bad ones would have more by chance.
+    The share is that of as many whole epochs, of `epoch_size` videos in this process, as were begun: of the first few
+    videos alone, a set with fewer bad ones would have more by chance. Where none is allowed, the first one stops it.
     """
-    if progress.videos_skipped <= allowed_share * epoch_size * (progress.epoch + 1):
+    if progress.videos_skipped <= allowed_share * epoch_size * math.ceil(progress.videos_tried / epoch_size):
         return
     different = {line["path"] for line in read_lines(run.skipped)}
-    if len(different) >= FEWEST_SKIPPED:
+    if len(different) >= (FEWEST_SKIPPED if allowed_share else 1):
         raise TrainingError(
             f"{len(different)} videos cannot be decoded, more than --data.max-skipped-share {allowed_share} of an "
             f"epoch; {run.skipped} says which and why; {run.last_good()}; leave them out in a new "

@@ -158,7 +158,10 @@ class Finetuning(Task[LabelledBatch]):
         return run.result.exists()
 
     def measure(self, training: Training, progress: Progress) -> None:
-        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch."""
+        """Test after the epochs where it is due, and keep `best.pt` where the run chooses its best epoch.
+
+        A run that was ended during the test does it again when it is resumed.
+        """
         select, last = self.config.classifier.select, progress.epoch == self.config.optim.epochs
         due = progress.epoch % self.config.test.every_epochs == 0 or last
         if self.selection.tested_epoch == progress.epoch or not due or (last and select == "last"):

@@ -100,7 +100,10 @@ class RunLog:
             self._writer = SummaryWriter(str(self._run.root), purge_step=step + 1)
 
     def record(self, kind: str, *, epoch: int, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl` and its numbers to TensorBoard; epochs are counted from 1."""
+        """Append one line to `metrics.jsonl` and its numbers to TensorBoard; epochs are counted from 1.
+
+        Kinds are `step`, `epoch`, `health`, `stopped`, `collapse`, `rollback`, and of tests on the way `TESTS`.
+        """
         if not self._enabled:
             return
         # JSON knows no NaN: a number that is not finite becomes null.

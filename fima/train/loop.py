@@ -9,7 +9,7 @@ from fima.checkpoints.checkpoint import Progress, restore
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
-from fima.errors import TrainingError
+from fima.errors import TrainingError, warn
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_algorithms
 from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collapse, roll_back, watch
@@ -144,14 +144,14 @@ def count(training: Training, meter: EpochMeter, measured: Measured, progress: P
     log.record_skipped(skipped)
     if skipped and not progress.videos_skipped:
         first = skipped[0]
-        log.warn(f"{first['path']}: {first['reason']}; replaced by another, as are others that {run.skipped} will name")
+        warn(f"{first['path']}: {first['reason']}; replaced by another, as are others that {run.skipped} will name")
     progress = dataclasses.replace(
         progress,
         videos_tried=progress.videos_tried + len(measured.paths) + len(skipped),
         videos_skipped=progress.videos_skipped + len(skipped),
     )
     config = training.task.config
-    epoch_size = len(training.task.loader) * config.optim.batch_size / distributed.world_size()
+    epoch_size = training.task.loader.num_samples / distributed.world_size()
     check_skipped(progress, config.data.max_skipped_share, epoch_size, run)
     try:
         numbers = measured.read()

@@ -15,7 +15,6 @@ from fima.checkpoints.pretrained import encoder_file, facts_of, write_safetensor
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.warm_start import WarmStart, read_warm_start
 from fima.config import PretrainConfig
-from fima.config.checks import require
 from fima.data.augment import make_inputs
 from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import counted
@@ -121,10 +120,6 @@ class Pretraining(Task[PretrainBatch]):
         self.health_videos = videos.held_out or videos
         self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
-        world_size = distributed.world_size()
-        share, parts = config.optim.batch_size // (config.optim.accumulate * world_size), config.model.split_bn
-        rule = f"must be at most half the {share} videos of a part of a step in each of {world_size} processes"
-        require(parts == 1 or 2 * parts <= share, "model.split_bn", parts, rule)
         build = METHODS.builder(config.method.name, flag="method.name")
         self.networks = build(config.model, config.method)
         self.warm = warm
@@ -144,7 +139,7 @@ class Pretraining(Task[PretrainBatch]):
             batch_size=config.optim.batch_size,
             seed=config.run.seed,
             rank=distributed.rank(),
-            world_size=world_size,
+            world_size=distributed.world_size(),
             frame_views=needs_frame_views(self.networks),
         )
 
@@ -247,8 +242,9 @@ class Pretraining(Task[PretrainBatch]):
         if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
             return found
         # The file before the record: a run that is killed between the two measures again, and so writes it again.
-        before = [line[key] for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get("best")]
-        is_best = accuracy > max(before, default=-1.0)
+        kept = [line for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get("best")]
+        # Those of before the run had a probe have no figure of it.
+        is_best = accuracy > max((line[key] for line in kept if line.get(key) is not None), default=-1.0)
         return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:

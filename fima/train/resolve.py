@@ -9,6 +9,7 @@ import torch
 from fima.config import MethodConfig, PretrainConfig
 from fima.config.method import LIGHT
 from fima.data.datasets import VideoList
+from fima.data.layouts.video_list import counted
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
 
@@ -75,6 +76,10 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     if batch > number:
         remedy = f"each step sees all of them, choose {number} or less"
         found.append(f"--optim.batch-size {batch}: more than the {number} {what}; {remedy}")
+    parts, share = config.model.split_bn, batch // (config.optim.accumulate * distributed.world_size())
+    if 1 < parts > share // 2:
+        each = f"each process has {counted(share, 'video')} in a part of a step"
+        found.append(f"--model.split-bn {parts}: {each}, so that batch norm sees {max(1, share // 2)} parts of them")
     if queue > QUEUE_WARNING_SHARE * number and not config.method.exclude_same_video:
         found.append(
             f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "

@@ -64,7 +64,9 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         check_same_videos(saved.data, videos, run)
         return Start(progress=saved.progress, saved=saved, file=path)
     if reasons:
-        raise CheckpointError(f"{'; '.join(reasons)}; no checkpoint of the run is left: start another --out")
+        raise CheckpointError(
+            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
+        )
     return Start()
 
 

@@ -251,7 +251,8 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
         CheckpointError: there is no such encoder, or it is damaged or of another architecture.
         ConfigError: there is no such device.
     """
-    device = choose_device(device) if isinstance(device, str) else device
+    is_checked = isinstance(device, str) and not device.startswith(("mps", "xpu"))  # what no command trains on
+    device = choose_device(str(device)) if is_checked else torch.device(device)
     path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
     path = encoder_file(path)
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))

@@ -225,6 +225,11 @@ class GuardedLoader(Generic[Batch]):
         """Steps of a whole epoch."""
         return len(self._order)
 
+    @property
+    def num_samples(self) -> int:
+        """Items of a whole epoch, in all processes."""
+        return self._order.plan.num_samples
+
     def __iter__(self) -> Iterator[Batch]:
         step = self._order.start_step
         while True:

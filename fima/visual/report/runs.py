@@ -91,10 +91,13 @@ class RunRecord:
 
     @property
     def main_figures(self) -> dict[str, float]:
-        """The figures of `FIGURE_NAMES`; those of the last checkpoint replace those of others."""
+        """The figures of `FIGURE_NAMES` on the same videos; those of the last checkpoint replace those of others."""
         found: dict[str, float] = {}
-        for result in sorted(self.results, key=lambda each: each.name.endswith("last.json")):
-            found |= result.content["figures"]
+        ordered = sorted(self.results, key=lambda each: each.name.endswith("last.json"))
+        lists = ordered[-1].content.get("lists_hash") if ordered else None
+        for result in ordered:
+            if not lists or result.content.get("lists_hash", lists) == lists:
+                found |= result.content["figures"]
         return {name: found[name] for name in FIGURE_NAMES if name in found}
 
     @property

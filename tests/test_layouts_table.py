@@ -91,6 +91,14 @@ def test_a_column_of_labels_by_another_name(name: str, tmp_path: Path) -> None:
     assert f"{table}: the column {name.casefold()} is read as the label" in listed.warnings()
 
 
+def test_a_column_of_names_of_splits_is_no_column_of_labels(tmp_path: Path) -> None:
+    write_videos(tmp_path, "a.avi", "b.avi")
+    table = write_lines(tmp_path / "t.csv", ",path,class", "0,a.avi,train", "1,b.avi,test")
+    assert labelled(list_videos(table, "train")) == {"a.avi": None}
+    (said,) = [text for text in list_videos(table, "train").warnings() if "no column label" in text]
+    assert said.endswith("it has class")
+
+
 @pytest.mark.parametrize("names", ["kind,fold", "class,action"])
 def test_no_column_of_labels_is_said(names: str, tmp_path: Path) -> None:
     write_videos(tmp_path, "a.avi")

@@ -133,7 +133,7 @@ def optimizer_to_fima(
 
     The numbers of its weights follow the order of the authors' state dict, whose keys are given without prefix; ours
     follow `trained`, our names of the weights that our optimiser counts. Raises CheckpointError for that of another
-    model.
+    model, or one of several groups.
     """
     counted = len(optimizer["param_groups"][0]["params"]) if len(optimizer["param_groups"]) == 1 else None
     counts_frozen = counted == len(_weights(keys, counts_frozen=True))

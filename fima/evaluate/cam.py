@@ -40,7 +40,8 @@ def foreground_share(
 
     The maps are those of foreground sampling, on the centre crop: `share` is of the map of the RGB clip plus that of
     its frame difference, for which the batch norm's statistics are `adapted_to_differences`; `rgb_share` of the first
-    alone. The videos are evenly spread over the list; `batch_size` counts them. `load_mask` gives the mask (T, H, W) of
+    alone. The encoder, in eval mode, maps normalised RGB (B, 3, F, S, S) to (B, C, t, h, w); `num_crops` does not
+    count. The videos are evenly spread over the list; `batch_size` counts them. `load_mask` gives the mask (T, H, W) of
     one, if any have. With several processes, all of them call it, and each takes its share. Raises DataError where not
     one video can be decoded.
     """

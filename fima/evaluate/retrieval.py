@@ -71,9 +71,10 @@ def centred(features: Tensor, origin: Tensor | None = None) -> Tensor:
 def knn_scores(
     train: Tensor, train_labels: Tensor, test: Tensor, *, num_classes: int, num_neighbours: int = NUM_NEIGHBOURS
 ) -> Tensor:
-    """Let the nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
+    """Let the `num_neighbours` nearest training videos by cosine vote, each with weight exp(cosine / 0.07).
 
-    Training features are (V, C) of classes (V,), test features (U, C); V vote at most. The votes are (U, num_classes).
+    Training features are (V, C) of classes (V,), test features (U, C); of fewer, all V vote. The votes are
+    (U, num_classes).
     """
     similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
     nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)

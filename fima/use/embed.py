@@ -46,7 +46,7 @@ def embed_videos(
 
     With several processes, all of them call it, and each takes its share of the videos. The main one gets a row for
     each clip, video or second, and calls `report` with the videos done and those to do; the others get None. Raises
-    DataError where not one video can be decoded.
+    DataError where a file cannot be read, or not one video can be decoded.
     """
     began = time.monotonic()
     # Nobody knows whether a function without a key is still the same.

@@ -151,7 +151,8 @@ def side_by_side(
 
     Each map is stretched from its own minimum to its own maximum, over the clip's middle frame. The object's outline is
     that of this frame, where `load_mask` gives the mask (T, H, W) of a path. After eight videos, the columns begin anew
-    below. Videos that cannot be decoded are left out, with a warning; DataError where none is left.
+    below. Of the settings, `num_clips` and `num_crops` do not count. Videos that cannot be decoded are left out, with a
+    warning; DataError where none is left.
     """
     single = replace(settings, num_clips=1, num_crops=1)
     rows: dict[str, list[Picture]] = {name: [] for name in (*FRAME_NAMES, *encoders)}

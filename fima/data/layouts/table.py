@@ -118,13 +118,13 @@ def _name_labels(table: Path, content: Rows) -> list[str]:
     """Call the column of labels `label` where it has another name that is unmistakable; a note on what was done."""
     if "label" in content.columns:
         return []
-    alike = [name for name in content.columns if name in LABELS]
+    alike = [name for name in content.columns if name in LABELS and name != _split_column(content)]
     if len(alike) == 1:
         content.columns[content.columns.index(alike[0])] = "label"
         for _, fields in content.rows:
             fields["label"] = fields.pop(alike[0])
         return [f"{table}: the column {alike[0]} is read as the label"]
-    others = [name for name in content.columns if name not in ("path", "split")]
+    others = [name for name in content.columns if name not in ("path", "split", "")]
     return [f"{table}: has no column label, so its videos have no class; it has {', '.join(others)}"] if others else []
 
 

@@ -106,7 +106,10 @@ class Galleries:
 def make_galleries(
     runs: Sequence[RunRecord], media: MediaStore, *, data: Path | None, device: torch.device
 ) -> Galleries:
-    """Make galleries of all runs with a checkpoint and data there, or `data`; DataError where that has no videos."""
+    """Make galleries of all runs with a checkpoint and data there, or `data`; DataError where that has no videos.
+
+    With `data`, a damaged checkpoint raises CheckpointError; without, that run has a reason instead of a gallery.
+    """
     made: list[RunGallery] = []
     reasons: dict[str, str] = {}
     sprites: dict[tuple[Path, ...], str] = {}

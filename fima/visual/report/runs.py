@@ -94,10 +94,12 @@ class RunRecord:
         """The figures of `FIGURE_NAMES` on the same videos; those of the last checkpoint replace those of others."""
         found: dict[str, float] = {}
         ordered = sorted(self.results, key=lambda each: each.name.endswith("last.json"))
-        lists = ordered[-1].content.get("lists_hash") if ordered else None
-        for result in ordered:
-            if not lists or result.content.get("lists_hash", lists) == lists:
-                found |= result.content["figures"]
+        lists = ""
+        for result in reversed(ordered):
+            # Tests of a fine-tuning run, and older results, do not say which lists they are of.
+            lists = lists or result.content.get("lists_hash") or ""
+            if (result.content.get("lists_hash") or lists) == lists:
+                found = result.content["figures"] | found
         return {name: found[name] for name in FIGURE_NAMES if name in found}
 
     @property

@@ -40,6 +40,8 @@ EVERY_FRAME, EVERY_FOURTH = (
     {f"method.{name}": value for name, value in LIGHT.items()} | {"method.local_stride": stride} for stride in (1, 4)
 )
 NO_COLOURS = {"data.grayscale": 0, "data.jitter": 0, "data.blur": 0}
+UNTRAINED: dict[str, object] = {"optim.lr": 0, "optim.epochs": 1}
+SMALL: dict[str, object] = {"model.backbone": "small"}
 TRIALS = {
     "FIMA": Trial(recipe=FIMA),
     "MoCo, equal epochs": Trial(recipe=MOCO),
@@ -60,7 +62,11 @@ TRIALS = {
     "FIMA without colour augmentation": Trial(recipe=FIMA, settings=NO_COLOURS),
     "MoCo without colour augmentation": Trial(recipe=MOCO, settings=NO_COLOURS),
     # A learning rate of 0 leaves the random weights alone, while batch norm sees the data.
-    "untrained": Trial(recipe=MOCO, settings={"optim.lr": 0, "optim.epochs": 1}),
+    "untrained": Trial(recipe=MOCO, settings=UNTRAINED),
+    # An encoder that is shown the motion alone.
+    "FIMA, small": Trial(recipe=FIMA, settings=SMALL),
+    "MoCo, small": Trial(recipe=MOCO, settings=SMALL),
+    "untrained, small": Trial(recipe=MOCO, settings={**SMALL, **UNTRAINED}),
 }
 
 
@@ -85,8 +91,9 @@ def supervised(data: Path, out: Path, seed: int) -> dict[str, float]:
     folder = out / "run"
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     run("finetune", "scratch", data, "--out", folder, "--run.seed", seed, *resume, RECIPES / SUPERVISED)
-    run("evaluate", folder / "checkpoints" / "last.pt", data, "--num-clips", NUM_CLIPS, "--workers", 1)
-    found = json.loads((folder / "evaluation" / "last.json").read_text())["figures"]
+    checkpoint, measured = folder / "checkpoints" / "last.pt", folder / "evaluation.json"
+    run("evaluate", checkpoint, data, "--out", measured, "--num-clips", NUM_CLIPS, "--workers", 1)
+    found = json.loads(measured.read_text())["figures"]
     figures = {name.replace("evaluate", "linear"): value for name, value in found.items()}
     write_json(out / "result.json", {"figures": figures})
     return read_figures(out / "result.json")

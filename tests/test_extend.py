@@ -29,6 +29,7 @@ from fima.method.heads import Projector, pooled
 from fima.method.inputs import ClipInputs, View
 from fima.method.registry import METHODS
 from fima.method.term import QueryPass, Term, TermLoss
+from fima.recipe import read_recipe
 from fima.train.pretrain import pretrain
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
 from tests.video_files import write_ucf101_avi
@@ -196,8 +197,7 @@ def test_a_subclass_of_fima_has_all_its_losses(videos: Path, tmp_path: Path, mon
 
 
 def test_the_documented_loss_is_simclrs(imported: Path) -> None:
-    config = replace(SMALL_CONFIG.method, temperature=0.5)
-    network = module("my_loss").SimCLR(SMALL_CONFIG.model, config).double()
+    network = module("my_loss").SimCLR(SMALL_CONFIG.model, SMALL_CONFIG.method, temperature=0.5).double()
     clips = torch.randn(2, 3, 3, 4, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, b = (ClipInputs(views={"full": clip}, box=torch.zeros(3, 4)) for clip in clips)
     rows = network.eval().projector(network.query_encoder(clips.flatten(0, 1)).mean(dim=(2, 3, 4))).detach()
@@ -214,6 +214,37 @@ def test_a_method_can_be_registered_for_the_process(imported: Path, monkeypatch:
     assert METHODS.names() == ["fima", "moco", "mine", "simclr"]
     with pytest.raises(ConfigError, match="there is one of that name"):
         fima.register_method("moco", module("my_loss").SimCLR)
+
+
+@pytest.mark.parametrize("text", ["0.5", "5e-1"])
+def test_options_are_arguments_of_the_method_and_are_recorded(
+    text: str, imported: Path, videos: Path, tmp_path: Path
+) -> None:
+    words = ["--optim.epochs", "1", "--method.name", "simclr", "--method.options"]
+    for name, option in (("given", [f"temperature={text}"]), ("default", ["temperature=0.1"]), ("none", [])):
+        assert main(["pretrain", str(videos), "--out", str(tmp_path / name), *SMALL_FLAGS, *words, *option]) == 0
+    losses = {name: read_lines(tmp_path / name / "metrics.jsonl", "step")[0]["loss"] for name in ("given", "none")}
+    assert losses["given"] != losses["none"]
+    assert read_lines(tmp_path / "default" / "metrics.jsonl", "step")[0]["loss"] == losses["none"]
+    assert read_recipe(tmp_path / "given" / "config.yaml").method.options == (f"temperature={text}",)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("simclr", "temprature=1", "simclr does not take them .*'temprature'"),
+        ("moco", "temperature=1", "moco does not take them"),
+        ("simclr", "method=1", "simclr does not take them"),
+        ("simclr", "temperature", "must be NAME=VALUE"),
+        ("simclr", "temperature=[1", "not valid YAML"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    name: str, option: str, message: str, imported: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrain(with_settings("method", name=name, options=(option,)), data=tmp_path / "none", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_method_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """The losses and what feeds them, with the paper's values as defaults."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
 from fima.config.checks import require, require_least
+from fima.errors import ConfigError
 
 LIGHT: dict[str, Any] = {"instance_weight": 0.0, "decoder": False, "foreground": False, "local_stride": 2}
 """What `method.cost` `light` sets: two key passes of whole clips and four of half as many frames, instead of eight."""
@@ -47,6 +51,8 @@ class MethodConfig:
     """Cells closer than this share of the larger cell diagonal are positives."""
     exclude_same_video: bool = False
     """Keys of the query's own video are not negatives, except its positives'; for long recordings."""
+    options: tuple[str, ...] = ()
+    """Settings of a method of another package, each as NAME=VALUE: arguments of its constructor (docs/extend.md)."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cell_temperature", "pos_ratio"):
@@ -57,8 +63,23 @@ class MethodConfig:
         require_least(self, "method.", local_stride=1, queue_size=1, cell_queue_size=0)
         fima_only = "is for the method `fima`; leave it out"
         require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
+        self.option_values()
         motion = self.frame_weight + self.cell_weight if self.name != "moco" else 0.0
         require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
+
+    def option_values(self) -> dict[str, Any]:
+        """Return the options by name, each read as YAML reads a value. Raises ConfigError where it cannot."""
+        values: dict[str, Any] = {}
+        for option in self.options:
+            name, _, text = option.partition("=")
+            require(name.isidentifier() and "=" in option, "method.options", option, "must be NAME=VALUE")
+            try:
+                values[name] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigError(f"--method.options {option}: the value is not valid YAML") from None
+            with contextlib.suppress(ValueError, TypeError):  # YAML takes 1e-3 for text
+                values[name] = values[name] if isinstance(values[name], bool | int) else float(values[name])
+        return values
 
     @property
     def instance_loss(self) -> bool:

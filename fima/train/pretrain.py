@@ -28,7 +28,7 @@ from fima.library.windows import videos_of_epoch
 from fima.method.base import Method
 from fima.method.inputs import StepLosses, View
 from fima.method.networks import MomentumNetworks
-from fima.method.registry import METHODS
+from fima.method.registry import method_builder
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
 from fima.torch_tools.precision import autocast, lay_out, memory_format
@@ -68,7 +68,7 @@ def pretrain(
     Raises UserError for settings, data or a folder that the caller can put right; TrainingError where the run had to
     stop, with its last good checkpoint in place.
     """
-    METHODS.check(config.method.name, flag="method.name")
+    method_builder(config.method)
     device = choose_device(config.run.device, flag="run.device")
     device = distributed.init_from_environment(device, config.run.timeout_minutes)
     run = RunFolder(out, checkpoints)
@@ -120,8 +120,7 @@ class Pretraining(Task[PretrainBatch]):
         self.health_videos = videos.held_out or videos
         self.by_set = partial(sums_by_set, videos.epoch) if len(videos.epoch.ends) > 1 else None
         seed_networks(config, device)
-        build = METHODS.builder(config.method.name, flag="method.name")
-        self.networks = build(config.model, config.method)
+        self.networks = method_builder(config.method)(config.model)
         self.warm = warm
         if warm is not None:
             start_encoders_from(warm, self.networks)

@@ -1,8 +1,17 @@
 """What many test files share, made once in each process of the tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests neither see nor fill the caches of whoever runs them, such as the indices of folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +28,19 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     from tests.finetune_runs import pretrain_once
 
     return pretrain_once(videos, tmp_path_factory.mktemp("pretrained") / "run")
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in UCF101's layout with three splits, whose classes are levels of brightness; only to be read."""
+    from tests.evaluation_data import write_three_splits
+
+    return write_three_splits(tmp_path_factory.mktemp("shared") / "ucf")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of pre-training with random weights; only to be read."""
+    from tests.encoder_files import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "last.pt")

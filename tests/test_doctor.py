@@ -28,11 +28,6 @@ from tests.video_files import (
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def doctor(*words: str | Path) -> int:
     return main(["doctor", "--workers", "1", *map(str, words)])
 

@@ -23,7 +23,6 @@ def test_names_of_any_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in odd:
         shutil.copy(video, tmp_path / "videos" / name)
     assert main(["contact-sheet", str(tmp_path / "videos"), "--out", str(tmp_path / "sheet.png")]) == 0
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         assert main(["prepare", str(tmp_path / "videos"), str(tmp_path / "small"), "--workers", "1"]) == 0

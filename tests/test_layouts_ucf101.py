@@ -13,8 +13,8 @@ def write_ucf101(root: Path, videos: str, anno: str) -> None:
     write_videos(root / videos, "Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g08_c01.avi")
     write_videos(root / videos, "YoYo/v_YoYo_g01_c01.avi", "YoYo/v_YoYo_g08_c01.avi", "YoYo/v_YoYo_g26_c01.avi")
     lists = root / anno
-    write_lines(lists / "classInd.txt", "2 Archery", "1 YoYo")
-    write_lines(lists / "trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", "YoYo/v_YoYo_g08_c01.avi 1")
+    write_lines(lists / "classInd.txt", "2 Archery\r", "1 YoYo\r")
+    write_lines(lists / "trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", "YoYo/v_YoYo_g08_c01.avi 1", "")
     write_lines(lists / "testlist01.txt", "Archery/v_Archery_g01_c01.avi", "YoYo/v_YoYo_g01_c01.avi")
     write_lines(lists / "trainlist02.txt", "Archery/v_Archery_g01_c01.avi 2")
     write_lines(lists / "testlist02.txt", "Archery/v_Archery_g08_c01.avi")
@@ -72,6 +72,7 @@ def test_warnings(tmp_path: Path) -> None:
         f"UCF101, split 1, train: 1 of 2 listed videos are there; 1 missing, such as {gone}",
         f"UCF101, split 1, train: 1 video in no list, such as {unlisted}",
     ]
+    assert list_videos(tmp_path).describe()["num_missing"] == 1
     named = list_videos(tmp_path, dataset="ucf101")
     assert named.expected == 9_537
     assert named.describe()["num_expected"] == 9_537
@@ -120,6 +121,18 @@ def test_bad_lines(line: str, message: str, tmp_path: Path) -> None:
     write_ucf101(tmp_path, "data", "anno")
     write_lines(tmp_path / "anno/trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", line)
     with pytest.raises(DataError, match=message):
+        list_videos(tmp_path)
+
+
+def test_bad_lists(tmp_path: Path) -> None:
+    write_ucf101(tmp_path, "data", "anno")
+    with pytest.raises(DataError, match=r"trainlist03\.txt.* has testlist01\.txt, testlist02\.txt, trainlist01\.txt"):
+        list_videos(tmp_path, "train", 3)
+    write_lines(tmp_path / "anno/testlist01.txt", "YoYo/v_8.avi", "YoYo/v_9.avi")
+    with pytest.raises(DataError, match="none of the 2 videos of the test split"):
+        list_videos(tmp_path, "test")
+    write_lines(tmp_path / "anno/classInd.txt", "YoYo 1")
+    with pytest.raises(DataError, match="cannot read the line 'YoYo 1'"):
         list_videos(tmp_path)
 
 

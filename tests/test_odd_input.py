@@ -15,9 +15,9 @@ from fima.data.decode.video import VideoReader
 from fima.data.loader import build_pretrain_loader
 from fima.errors import VideoError
 from tests.odd_videos import UNUSABLE, USABLE, write_rotated
+from tests.test_datasets import without_rights
 from tests.video_files import decode_all, write_ucf101_avi, write_video
 
-NOBODY = 65534
 NOT_UTF8 = os.fsdecode(b"not\xffutf8.avi")
 
 
@@ -45,11 +45,9 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Examined:
     write_ucf101_avi(source / "plain.avi").rename(source / NOT_UTF8)
     (source / "loop").symlink_to(source)
     (source / "nowhere.mp4").symlink_to(source / "nothing.mp4")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        flags = ["--deep", "--workers", "2", "--timeout", "60", "--json", str(report)]
-        doctor = main(["doctor", str(source), *flags, "--quarantine", str(folder / "bad.txt")])
-        prepare = main(["prepare", str(source), str(prepared), "--workers", "2", "--short-side", "16", "--gop", "4"])
+    flags = ["--deep", "--workers", "2", "--timeout", "60", "--json", str(report)]
+    doctor = main(["doctor", str(source), *flags, "--quarantine", str(folder / "bad.txt")])
+    prepare = main(["prepare", str(source), str(prepared), "--workers", "2", "--short-side", "16", "--gop", "4"])
     return Examined(
         source=source,
         prepared=prepared,
@@ -136,17 +134,8 @@ def test_training_goes_on_over_all_of_it(examined: Examined) -> None:
 
 def test_a_file_without_permission(tmp_path: Path) -> None:
     path = write_ucf101_avi(tmp_path / "v.avi")
-    path.chmod(0)
-    if os.geteuid() == 0:
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
-        os.seteuid(NOBODY)
-    try:
-        with pytest.raises(VideoError, match="Permission denied"):
-            read_header(path)
-    finally:
-        if os.getuid() == 0:
-            os.seteuid(0)
+    with without_rights(path), pytest.raises(VideoError, match="Permission denied"):
+        read_header(path)
 
 
 def test_huge_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

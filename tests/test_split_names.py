@@ -16,6 +16,7 @@ from tests.test_datasets import names, touch
 @pytest.mark.parametrize(
     ("train", "test"),
     [
+        ("train", "test"),
         ("train", "valid"),
         ("Train", "Val"),
         ("TRAINING", "Testing"),

@@ -122,7 +122,6 @@ def test_a_default_stream_of_one_picture_is_no_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_names_that_mean_something_to_ffmpeg(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_video(tmp_path / "v" / name / f"{name}.mp4", moving_square(6))
     assert main(["prepare", "--workers", "1", "--", "v", f"{name}"]) == 0
     for path in (Path("v", name, f"{name}.mp4"), Path(name, name, f"{name}.mp4")):

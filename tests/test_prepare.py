@@ -24,11 +24,6 @@ from tests.test_datasets import touch
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def prepare(source: Path, target: Path, *words: str) -> int:
     return main(["prepare", str(source), str(target), "--workers", "1", *words])
 
@@ -180,6 +175,21 @@ def test_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "p").touch()
     assert prepare(tmp_path / "v", tmp_path / "p") == 2
     assert "p: not a folder; name a folder to write to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "labels.csv"])
+def test_files_of_others_are_never_overwritten(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    write_ucf101_avi(source / "a.avi", num_frames=6)
+    (source / "labels.csv").write_text("path,label\na.avi,run\n")
+    target.mkdir()
+    (target / name).write_text("of somebody else")
+    assert prepare(source, target) == 2
+    assert f"{target / name}: would be overwritten" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in target.iterdir()] == [(name, "of somebody else")]
+    (target / name).rename(target / "other.txt")
+    assert prepare(source, target) == 0
+    assert (target / "other.txt").read_text() == "of somebody else"
 
 
 def out_of_space(descriptor: int) -> None:

@@ -20,7 +20,7 @@ from fima.errors import ConfigError, DataError, one_line
 from fima.files.output import OutputFile, OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
-from fima.library.prepare import Job, estimate_bytes, plan, prepare
+from fima.library.prepare import Job, estimate_bytes, plan, prepare, refuse_to_overwrite
 from fima.library.transcode import TranscodeSettings
 
 EXIT_FAILURES = 1
@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = TranscodeSettings(short_side=arguments.short_side, gop=arguments.gop, crf=arguments.crf)
     jobs = plan(source, target, files.videos, settings)
     lists = [path for path in files.others if path.suffix.lower() in LIST_SUFFIXES]
+    refuse_to_overwrite(jobs, lists, target)
     if arguments.check_space:
         _check_space(arguments, jobs, settings)
     try:

@@ -62,6 +62,16 @@ def plan(source: Path, target: Path, videos: Sequence[Path], settings: Transcode
     return [Job(source=source / path, target=target / names[path], settings=settings) for path in videos]
 
 
+def refuse_to_overwrite(jobs: Sequence[Job], lists: Sequence[Path], target: Path) -> None:
+    """Raise ConfigError where a folder that `prepare` has not begun holds a file that it would write."""
+    if (target / RECORD).exists():
+        return
+    written = [*(job.target for job in jobs), *(target / path for path in lists)]
+    there = next((path for path in written if path.exists()), None)
+    if there is not None:
+        raise ConfigError(f"{there}: would be overwritten, and is not of `fima prepare`; choose a new folder")
+
+
 def estimate_bytes(index: VideoIndex, settings: TranscodeSettings) -> int:
     """Disk space that the rewritten videos of an index take, at the upper end of what was measured."""
     rows = index.database.execute("SELECT width, height, pixel_aspect, num_frames FROM videos WHERE problem ISNULL")

@@ -27,7 +27,6 @@ from fima.evaluate.other_encoders import open_other
 from fima.evaluate.protocols import EvaluationConfig
 from fima.use.encoder import preprocessing_of
 from fima.use.table import read_embeddings
-from tests.evaluation_data import write_three_splits
 
 Capture = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -253,11 +252,6 @@ def evaluate(out: Path, *words: object) -> dict[str, Any]:
     assert main([str(word) for word in argv]) == 0
     result: dict[str, Any] = json.loads(out.read_text())
     return result
-
-
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_three_splits(tmp_path_factory.mktemp("any") / "ucf")
 
 
 def test_a_function_of_the_user_is_measured_as_all_encoders(

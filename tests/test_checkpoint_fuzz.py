@@ -19,8 +19,9 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.errors import CheckpointError
 from tests.encoder_files import write_checkpoint
 from tests.test_foreign_checkpoints import Wrapped, optimizer_state
+from tests.test_hostile_files import Malicious
 from tests.test_list_fuzz import LIST_PIECES, NUM_EXAMPLES, edited
-from tests.test_pretrained import CPU, Malicious, moco_state, tiny_state
+from tests.test_pretrained import CPU, moco_state, tiny_state
 
 OPCODES = (b"R", b"c", b"\x93", b"b", b"\x81", b"\x80\x04", b".", b"0", b"cos\nsystem\n", b"\xff" * 4, b"\x8d", b"e")
 """Opcodes of pickles, besides what lists are changed by."""

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -16,18 +18,15 @@ from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError, DataError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows, WindowDataset, extract_rows
+from fima.torch_tools import distributed
 from fima.use.table import Embeddings, check_names, read_embeddings, write_embeddings
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.evaluation_data import write_state_dict
+from tests.gloo import run_processes
 from tests.video_files import damage, moving_square, write_h264_mp4, write_ucf101_avi, write_video
 
 Capture = pytest.CaptureFixture[str]
 FORMATS = ("npz", "safetensors", "parquet")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "last.pt")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +41,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded(out: Path, *argv: object) -> Embeddings:
     assert main(["embed", *map(str, argv), "-o", str(out), "--device", "cpu", "--workers", "0"]) == 0
     return read_embeddings(out)
+
+
+def encoded(checkpoint: Path, path: Path, numbers: range) -> npt.NDArray[np.float32]:
+    """The vector of some frames of a video, by hand."""
+    encoder = fima.load(checkpoint)
+    with VideoReader(path) as reader, torch.no_grad():
+        frames = torch.from_numpy(reader.read(numbers)).permute(0, 3, 1, 2)
+        vector: npt.NDArray[np.float32] = encoder(encoder.transform(frames)[None])[0].numpy()
+    return vector
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -67,12 +75,8 @@ def test_a_row_for_each_video_or_second(checkpoint: Path, videos: Path, tmp_path
     assert whole.seconds.round(2).tolist() == [[0, 2.4], [0, 1.6], [0, 0.12]]
     seconds = embedded(tmp_path / "second.npz", checkpoint, videos, "--per", "second")
     assert seconds.seconds.round(2).tolist() == [[0, 1], [1, 2], [2, 2.4], [0, 1], [1, 1.6], [0, 0.12]]
-    with VideoReader(videos / "a.avi") as reader:
-        frames = torch.from_numpy(reader.read(range(34, 42, 2))).permute(0, 3, 1, 2)
-    encoder = fima.load(checkpoint)
-    with torch.no_grad():
-        middle = encoder(encoder.transform(frames)[None])[0]
-    np.testing.assert_allclose(seconds.vectors[1], middle.numpy(), atol=1e-5)
+    middle = encoded(checkpoint, videos / "a.avi", range(34, 42, 2))
+    np.testing.assert_allclose(seconds.vectors[1], middle, atol=1e-5)
 
 
 @pytest.mark.parametrize("crops", [1, 3])
@@ -93,30 +97,11 @@ def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path:
         assert torch.equal(clips.flatten(0, 1), expected)
 
 
-def rows_of(paths: list[Path], batch_size: int, workers: int = 0) -> dict[int, VideoRows]:
-    settings = ClipSettings(frames=4, crop_size=32, num_clips=11)
-    found = list(
-        extract_rows(paths, small_encoder().vectors, settings, Resources(batch_size=batch_size, workers=workers))
-    )
-    assert not any(isinstance(video, SkippedVideo) for video in found)
-    return {video.index: video for video in found if isinstance(video, VideoRows)}
-
-
-def test_rows_do_not_depend_on_batches_and_processes(videos: Path) -> None:
-    paths = sorted(videos.iterdir())
-    expected = rows_of(paths, batch_size=1)
-    for batch_size, workers in ((5, 0), (100, 0), (13, 2)):
-        found = rows_of(paths, batch_size, workers)
-        assert found.keys() == expected.keys() == {0, 1, 2}
-        for index, video in found.items():
-            torch.testing.assert_close(video.rows, expected[index].rows, atol=1e-5, rtol=0)
-            assert torch.equal(video.seconds, expected[index].seconds)
-
-
 def test_an_interrupted_call_is_continued(
     checkpoint: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    out = tmp_path / "out.npz"
+    out, model = tmp_path / "out.npz", Path(shutil.copy(checkpoint, tmp_path / "model.pt"))
+    videos = Path(shutil.copytree(videos, tmp_path / "videos"))
     real = extract_rows
     asked = []
 
@@ -126,22 +111,44 @@ def test_an_interrupted_call_is_continued(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(feature_store, "extract_rows", interrupted)
-    argv = ["embed", str(checkpoint), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
+    argv = ["embed", str(model), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
     assert main(argv) == 130
     assert not out.exists()
     assert main([*argv, "--clips", "2"]) == 130  # other settings use nothing of it
+    write_checkpoint(model, seed=1)
+    assert main(argv) == 130  # nor do other weights in the same file
+    shutil.copy(checkpoint, model)
+    write_ucf101_avi(videos / "a.avi", num_frames=50, seed=3)  # nor is another video of the same name known
     monkeypatch.setattr(feature_store, "extract_rows", real)
     capsys.readouterr()
     assert main(argv) == 0
     record = json.loads(capsys.readouterr().out)
-    assert asked == [3, 3]
-    assert (record["num_videos"], record["num_continued"], record["num_rows"]) == (3, 2, 3)
+    assert asked == [3, 3, 3]
+    assert (record["num_videos"], record["num_continued"], record["num_rows"]) == (3, 1, 3)
     expected = fima.load(checkpoint).embed(sorted(videos.iterdir()))
     np.testing.assert_allclose(read_embeddings(out).vectors, expected.numpy(), atol=1e-5)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "out.npz", "videos"]
 
 
-def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+def embed_in_process(_: int, words: list[str]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "shutdown", lambda: None)
+        return main(words)
+
+
+def test_two_processes_write_the_file_of_one(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    words = ["--per", "clip", "--clips", "3"]
+    alone = embedded(tmp_path / "alone.npz", checkpoint, videos, *words)
+    out = ["-o", str(tmp_path / "both.npz"), "--device", "cpu", "--workers", "0"]
+    argv = ["embed", str(checkpoint), str(videos), *words, *out]
+    assert run_processes(embed_in_process, 2, tmp_path / "gloo", argv) == [0, 0]
+    both = read_embeddings(tmp_path / "both.npz")
+    assert (both.paths, both.video.tolist()) == (alone.paths, alone.video.tolist())
+    np.testing.assert_allclose(both.vectors, alone.vectors, atol=1e-5)
+    np.testing.assert_array_equal(both.seconds, alone.seconds)
+
+
+def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "videos"
     write_ucf101_avi(folder / "good.avi", num_frames=20)
     (folder / "bad.avi").write_bytes(b"no video")
@@ -155,6 +162,7 @@ def test_videos_that_cannot_be_decoded_are_named(checkpoint: Path, videos: Path,
     (folder / "good.avi").unlink()
     late.unlink()
     assert main(["embed", str(checkpoint), str(folder), "-o", str(tmp_path / "none.npz"), "--workers", "0"]) == 2
+    assert "none of 1 videos can be decoded" in capsys.readouterr().err
 
 
 def test_what_an_earlier_call_has_skipped_is_not_told_again(checkpoint: Path, tmp_path: Path) -> None:
@@ -180,12 +188,8 @@ def test_clips_of_another_size_and_timing(checkpoint: Path, videos: Path, tmp_pa
     words = ["--per", "clip", "--clips", "2", "--frames", "3", "--stride", "4"]
     found = embedded(tmp_path / "out.npz", checkpoint, videos / "a.avi", *words)
     np.testing.assert_allclose(found.seconds, [[0, 12 / 25], [48 / 25, 60 / 25]])
-    with VideoReader(videos / "a.avi") as reader:
-        frames = torch.from_numpy(reader.read(range(48, 60, 4))).permute(0, 3, 1, 2)
-    encoder = fima.load(checkpoint)
-    with torch.no_grad():
-        last = encoder(encoder.transform(frames)[None])[0]
-    np.testing.assert_allclose(found.vectors[1], last.numpy(), atol=1e-5)
+    last = encoded(checkpoint, videos / "a.avi", range(48, 60, 4))
+    np.testing.assert_allclose(found.vectors[1], last, atol=1e-5)
 
 
 def test_clips_that_the_file_does_not_say_are_said_aloud(

@@ -32,11 +32,6 @@ SMALL = ["--num-clips", "2", "--workers", "0", "--device", "cpu"]
 SMALL_CLIPS = ["--frames", "4", "--crop-size", "32"]
 
 
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_three_splits(tmp_path_factory.mktemp("command") / "ucf")
-
-
 def evaluate(*words: object) -> dict[str, Any]:
     argv = [str(word) for word in words]
     assert main(["evaluate", *argv, *SMALL]) == 0
@@ -153,6 +148,7 @@ def test_wrong_splits_are_refused(splits: Path, tmp_path: Path, capsys: Capture)
     assert "--splits 1 1: give each split once" in refused(capsys, checkpoint, splits, "--splits", "1", "1")
     assert "04.txt" in refused(capsys, checkpoint, splits, "--splits", "1", "4")
     assert "no classifier" in refused(capsys, checkpoint, splits, "--protocols", "evaluate", *SMALL_CLIPS)
+    assert "--crop-size 4: must be at least 8" in refused(capsys, checkpoint, splits, "--crop-size", "4")
     assert "--out result: must end in .json" in refused(capsys, checkpoint, splits, "--out", "result")
     for count in ("3", "500"):
         said = f"--low-shot {count}: split 1: takes more than its 3 classes"
@@ -206,6 +202,8 @@ def test_a_classifier_is_not_tested_on_what_it_was_trained_on(splits: Path, tmp_
     for protocols in ("evaluate", "linear"):
         error = refused(capsys, checkpoint, splits, "--protocols", protocols, "--splits", "2", "3")
         assert "trained on the labels of split 2" in error
+        error = refused(capsys, checkpoint, splits, "--protocols", protocols, "--folds", "2", "--group-by", "[^.]+")
+        assert "fold 0: the checkpoint was trained on the labels of split 2" in error
     result = evaluate(checkpoint, splits, "--out", tmp_path / "result.json")
     assert result["data"]["test"]["split_index"] == 2
     other = write_classifier(tmp_path / "other.pt", ["Dark", "Light", "Bright"])
@@ -213,12 +211,6 @@ def test_a_classifier_is_not_tested_on_what_it_was_trained_on(splits: Path, tmp_
     more = write_classifier(tmp_path / "more.pt", [*CLASSES, "Another"])
     assert "4 classes, not 3" in refused(capsys, more, splits)
     evaluate(other, splits, "--protocols", "knn", "--splits", 2, 3, "--out", tmp_path / "result.json")
-
-
-def test_clips_that_are_too_small_for_the_encoder_are_refused(splits: Path, tmp_path: Path, capsys: Capture) -> None:
-    torch.manual_seed(0)
-    checkpoint = write_state_dict(tmp_path / "weights.pt")
-    assert "--crop-size 4: must be at least 8" in refused(capsys, checkpoint, splits, "--crop-size", "4")
 
 
 def figures_in_process(_: int, checkpoint: Path, splits: Path, cache: Path | None) -> dict[str, float] | None:

@@ -30,11 +30,6 @@ from tests.video_files import write_ucf101_avi
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("encoder") / "last.pt")
-
-
 def exported(checkpoint: Path, videos: Path, out: Path, name: str, capsys: Capture, *words: str) -> dict[str, object]:
     argv = ["export", str(checkpoint), "--format", name, "-o", str(out), "--data", str(videos), "--json", *words]
     assert main(argv) == 0
@@ -75,20 +70,26 @@ def test_the_code_of_the_card_runs(
     assert not re.search(r"\d\.\d{7}", card), "figures are rounded"
 
 
+@pytest.fixture(scope="module")
+def classifier(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of fine-tuning."""
+    out = tmp_path_factory.mktemp("classifier") / "run"
+    after(videos, out)
+    return out
+
+
 def test_the_code_of_a_classifiers_card(
-    videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    classifier: Path, videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after(videos, tmp_path / "run")
-    capsys.readouterr()
     for name in ("safetensors", "torch-export"):
         out = tmp_path / f"classifier{SUFFIXES[name]}"
-        exported(tmp_path / "run", videos, out, name, capsys, "--output", "logits")
+        exported(classifier, videos, out, name, capsys, "--output", "logits")
         found = used(out, monkeypatch)
         assert found["weights"]["fc.weight"].shape == (2, 512) if name == "safetensors" else len(found["classes"]) == 2
         card = out.with_name(f"{out.name}.md").read_text()
         assert "self-supervised" not in card.split("# ")[0]
         assert "Trained with the labels of videos." in card
-    words = ["export", str(tmp_path / "run"), "--output", "logits", "--format", "safetensors", "-o"]
+    words = ["export", str(classifier), "--output", "logits", "--format", "safetensors", "-o"]
     assert main([*words, str(tmp_path / "none.safetensors"), "--frames", "0"]) == 2
     assert "--frames 0: must be at least 1" in capsys.readouterr().err
 
@@ -140,16 +141,21 @@ def test_a_config_of_another_program_is_no_run(checkpoint: Path, videos: Path, t
         assert "Not recorded." in out.with_name(f"{out.name}.md").read_text()
 
 
-def test_a_file_without_its_card_does_not_stay(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_differs_or_has_no_card_does_not_stay(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def fails(*_: object, **__: object) -> str:
         raise RuntimeError("no card")
 
+    words = ["export", str(checkpoint), "--format", "safetensors", "-o", str(tmp_path / "encoder.safetensors")]
+    with monkeypatch.context() as patch:
+        patch.setattr("fima.use.export.formats.open_exported", lambda *_, module: lambda clips: 1.001 * module(clips))
+        assert main(words) == 1
+    assert "encoder.safetensors: differs from PyTorch by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr("fima.use.export.card.model_card", fails)
-    out = tmp_path / "encoder.safetensors"
     with pytest.raises(RuntimeError, match="no card"):
-        main(["export", str(checkpoint), "--format", "safetensors", "-o", str(out)])
+        main(words)
     assert not list(tmp_path.iterdir())
 
 
@@ -199,10 +205,8 @@ def test_onnx_with_vectors_and_logits(checkpoint: Path, videos: Path, tmp_path: 
         torch.testing.assert_close(torch.from_numpy(vectors), fima.load(checkpoint)(clips), atol=1e-4, rtol=0)
 
 
-def test_logits_of_a_classifier(videos: Path, tmp_path: Path, capsys: Capture) -> None:
-    after(videos, tmp_path / "run")
-    capsys.readouterr()
-    last = tmp_path / "run" / "checkpoints" / "last.pt"
+def test_logits_of_a_classifier(classifier: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    last = classifier / "checkpoints" / "last.pt"
     out = tmp_path / "classifier.safetensors"
     exported(last, videos, out, "safetensors", capsys, "--output", "logits")
     assert fima.load(out).fingerprint == fima.load(last).fingerprint

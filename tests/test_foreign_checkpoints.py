@@ -23,7 +23,8 @@ from fima.backbones.registry import build_backbone
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.torch_file import read_inert
 from fima.errors import CheckpointError
-from tests.test_pretrained import CPU, Malicious, refusal, tiny_state
+from tests.test_hostile_files import Malicious
+from tests.test_pretrained import CPU, refusal, tiny_state
 
 
 class Stage(enum.Enum):

@@ -1,9 +1,10 @@
 """Files of strangers: whatever takes one, runs nothing of it, and refuses it in one line."""
 
+import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 from fima.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_checkpoint
+from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import CheckpointError
+from fima.evaluate.features import encode
 from tests.small_runs import SMALL_FLAGS
+from tests.test_any_encoder import opened, save, some_clips
+from tests.test_pretrained import tiny_state
 
 Write = Callable[[Path, object], None]
 COMMANDS = {
@@ -31,14 +36,14 @@ COMMANDS = {
 }
 
 
-@dataclass
 class Malicious:
-    """Writes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
-    path: Path
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return os.system, (f"touch {self.path}",)
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.trace),)
 
 
 def as_zip(path: Path, content: object) -> None:
@@ -54,13 +59,16 @@ def as_pickle(path: Path, content: object) -> None:
 
 
 @pytest.mark.parametrize("write", [as_zip, as_old_torch_file, as_pickle])
+@pytest.mark.parametrize("read", [load_checkpoint, partial(load_pretrained, device=torch.device("cpu"))])
 @pytest.mark.parametrize("own", [True, False], ids=["as ours", "as the authors'"])
-def test_code_in_a_checkpoint_is_not_run(write: Write, own: bool, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(
+    write: Write, read: Callable[[Path], object], own: bool, tmp_path: Path
+) -> None:
     ours = {"format": Checkpoint.FORMAT, "format_version": FORMAT_VERSION, "model": {}}
-    content = {**(ours if own else {"state_dict": {}}), "arch": Malicious(tmp_path / "owned")}
+    content = {**(ours if own else {"state_dict": tiny_state()}), "arch": Malicious(tmp_path / "owned")}
     write(tmp_path / "last.pt", content)
-    with pytest.raises(CheckpointError, match=r"last.pt: .*(not loaded|no checkpoint)"):
-        load_checkpoint(tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last.pt: .*(not loaded|no checkpoint|holds no weights)"):
+        read(tmp_path / "last.pt")
     assert not (tmp_path / "owned").exists()
 
 
@@ -103,4 +111,15 @@ def test_vectors_that_hold_code_are_refused(videos: Path, tmp_path: Path, capsys
     np.savez(vectors, vectors=np.array([Malicious(tmp_path / "owned")], dtype=object))
     assert main(["search", str(vectors), str(next(videos.rglob("*.avi")))]) == 2
     assert f"{vectors}: " in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()
+
+
+def test_code_in_a_folder_of_transformers_is_not_run(tmp_path: Path) -> None:
+    save("videomae", 1, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    own = {"AutoConfig": "stranger.Config", "AutoModel": "stranger.Model"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "auto_map": own}))
+    code = f"open({str(tmp_path / 'owned')!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    (tmp_path / "model" / "stranger.py").write_text(code)
+    assert encode(opened(tmp_path / "model").module, some_clips()).isfinite().all()
     assert not (tmp_path / "owned").exists()

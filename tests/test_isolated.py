@@ -41,10 +41,13 @@ def test_one_bad_item_costs_only_itself(items_at_once: int) -> None:
 
 
 def test_closing_ends_the_workers() -> None:
+    before = set(multiprocessing.active_children())
     items: list[int | str] = ["hang", 7]
     outcomes = run_isolated(work, items, workers=2, timeout_seconds=100)
     assert next(outcomes) == (1, 49)
+    assert set(multiprocessing.active_children()) > before
     outcomes.close()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def note_the_exit(item: str) -> None:

@@ -1,5 +1,3 @@
-import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,31 +167,6 @@ def test_left_over_missing_and_misshapen_weights_are_named(tmp_path: Path) -> No
     assert "`layers.4.weight` is (2, 2), not (32, 16, 3, 3, 3)" in refusal(path)
     save_checkpoint(path, make_checkpoint(config=with_settings("model", backbone="r3d_18")))
     assert "not of this backbone r3d_18" in refusal(path)
-
-
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_code_in_a_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> None:
-    path, trace = tmp_path / "model.pth", tmp_path / "trace"
-    content = {"state_dict": {**tiny_state(), "x": Malicious(trace)}}
-    if legacy:
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path)
-    refusal(path)
-    assert not trace.exists()
-    with pytest.raises(OSError, match="trace"):
-        # The trap works: reading without care springs it, into a folder that is not there.
-        pickle.loads(pickle.dumps(Malicious(trace / "below")))
 
 
 @pytest.mark.parametrize("write", ["new", "legacy", "safetensors"])

@@ -1,11 +1,10 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from fima.config import DataConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.errors import ConfigError
-from fima.recipe import config_from_mapping, config_to_mapping, flatten, read_recipe
+from fima.recipe import flatten, read_recipe
 from tests.small_runs import SMALL_CONFIG
 
 EVERY_KIND = PretrainConfig(
@@ -19,14 +18,6 @@ def recipe(folder: Path, text: str) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(text)
     return path
-
-
-@pytest.mark.parametrize("config", [PretrainConfig(), SMALL_CONFIG, EVERY_KIND])
-def test_settings_survive_yaml(config: PretrainConfig) -> None:
-    assert (
-        config_from_mapping(yaml.safe_load(yaml.safe_dump(config_to_mapping(config))), PretrainConfig, source="test")
-        == config
-    )
 
 
 def test_what_a_recipe_leaves_out_keeps_its_default(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from fima.checkpoints.classifier import Classifier, load_classifier
 from fima.config import ClassifierConfig, FinetuneConfig
 from fima.errors import CheckpointError
 from fima.evaluate.classifier_result import averages_log_softmax
-from tests.video_files import truncate
 
 CLIPS = torch.randn(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -139,17 +138,9 @@ def test_files_that_are_no_classifier_are_refused_by_name(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"`fc.weight` is \(5, 512\), not \(2, 512\)"):
         load_classifier(path, device=CPU)
     content = torch.load(path, weights_only=True)
-    torch.save({**content, "format_version": 99}, path)
-    with pytest.raises(CheckpointError, match="newer fima"):
-        load_checkpoint(path, ClassifierCheckpoint)
     torch.save({key: value for key, value in content.items() if key != "selection"}, path)
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         load_checkpoint(path, ClassifierCheckpoint)
-    truncate(path, 0.5)
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_checkpoint(path, ClassifierCheckpoint)
-    with pytest.raises(CheckpointError, match="no such checkpoint file"):
-        load_checkpoint(tmp_path / "other.pt", ClassifierCheckpoint)
 
 
 @pytest.mark.parametrize(("backbone", "expected"), [("i3d", True), ("r2plus1d_18", False), ("tiny", False)])

@@ -1,8 +1,6 @@
 """`fima compare`: differences of encoders on the same videos, with intervals over the same groups."""
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +10,30 @@ import torch
 from fima.cli import main
 from fima.commands.figures import comparison_table, provenance
 from fima.data.decode.video import VideoReader
+from fima.data.eval_clips import ClipSettings
 from fima.evaluate import intervals
+from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import differences
 from fima.evaluate.measured import Measured
 from fima.evaluate.protocols import EvaluationResult, chance_shown
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]
-ENCODERS = """
-import fima, torch
+ONE, OTHER = f"{__name__}:bright", f"{__name__}:short"
 
-def encoder(name, network, frames=4):
-    clips = fima.ClipSettings(frames=frames, crop_size=32)
-    return fima.FrozenEncoder(name=name, network=network, clips=clips, mean=(0, 0, 0), std=(1, 1, 1))
 
-def bright():
-    return encoder("brightness", lambda clips: clips.mean(dim=(2, 3, 4)))
+def bright(frames: int = 4) -> FrozenEncoder:
+    """What the commands below are given: the colours of a clip."""
+    clips = ClipSettings(frames=frames, crop_size=32)
+    name = "brightness" if frames == 4 else f"{frames} frames"
+    return FrozenEncoder(
+        name=name, network=lambda pixels: pixels.mean(dim=(2, 3, 4)), clips=clips, mean=(0, 0, 0), std=(1, 1, 1)
+    )
 
-def short():
-    return encoder("two frames", lambda clips: clips.mean(dim=(2, 3, 4)), 2)
-"""
+
+def short() -> FrozenEncoder:
+    """The same of clips of two frames."""
+    return bright(2)
 
 
 @pytest.fixture
@@ -109,24 +111,16 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "two_encoders.py").write_text(ENCODERS)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop("two_encoders", None)
-
-
-def test_two_encoders_in_one_table(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:
-    words = ["compare", "A=two_encoders:bright", "B=two_encoders:bright", "--on", str(videos)]
+def test_two_encoders_in_one_table(videos: Path, tmp_path: Path, capsys: Capture, opened: list[Path]) -> None:
+    words = ["compare", f"A={ONE}", f"B={ONE}", "--on", str(videos)]
     words += ["--cross-validation", "group", "--protocols", "linear", "--num-clips", "2", "--workers", "0"]
-    assert main([*words, "--device", "cpu", "--out", "c.json"]) == 0
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "c.json")]) == 0
     output = capsys.readouterr().out
     assert "linear/top1" in output
     assert "100.0 (100.0 to 100.0)" in output
     assert "A: brightness, 4 frames, stride 2, 32 px, mean 0 0 0, std 1 1 1" in output
     assert "no difference between A and B is shown: +0.0 points (95 %: +0.0 to +0.0)" in output
-    content = json.loads((folder / "c.json").read_text())
+    content = json.loads((tmp_path / "c.json").read_text())
     assert content["encoders"]["A"]["figures"]["linear/top1"] == 100
     assert content["encoders"]["A"]["figures"] == content["encoders"]["B"]["figures"]
     assert {each["figure"] for each in content["differences"]} == {"linear/top1", "linear/top5"}
@@ -162,23 +156,23 @@ def test_chance_is_a_range_where_results_have_levels_of_their_own() -> None:
     assert list(column.cells) == ["15.9 to 16.8"]
 
 
-def test_encoders_with_clips_of_their_own(videos: Path, folder: Path, capsys: Capture, opened: list[Path]) -> None:
-    words = ["compare", "A=two_encoders:bright", "B=two_encoders:short", "C=two_encoders:bright", "--on", str(videos)]
+def test_encoders_with_clips_of_their_own(videos: Path, tmp_path: Path, capsys: Capture, opened: list[Path]) -> None:
+    words = ["compare", f"A={ONE}", f"B={OTHER}", f"C={ONE}", "--on", str(videos)]
     words += ["--cross-validation", "group", "--protocols", "knn", "--num-clips", "1", "--workers", "0"]
-    assert main([*words, "--device", "cpu", "--out", "c.json"]) == 0
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "c.json")]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "clips of A: frames 4, crop_size 32" in output
     assert "clips of B: frames 2, crop_size 32" in output
     assert sorted(opened.count(path) for path in set(opened)) == [2] * 16
-    content = json.loads((folder / "c.json").read_text())
+    content = json.loads((tmp_path / "c.json").read_text())
     shown = [each["protocols"]["knn"]["clips"]["frames"] for each in content["encoders"].values()]
     assert shown == [4, 2, 4]
 
 
-def test_encoders_that_cannot_be_compared(videos: Path, folder: Path, capsys: Capture) -> None:
+def test_encoders_that_cannot_be_compared(videos: Path, capsys: Capture) -> None:
     assert main(["compare", "a", "--on", str(videos)]) == 2
     assert "two encoders or more" in capsys.readouterr().err
     assert main(["compare", "a", "b", "X=a", "X=c", "--on", str(videos)]) == 2
     assert "two encoders are called X; give them names, such as A=c B=c" in capsys.readouterr().err
-    assert main(["compare", "two_encoders:bright", "torchvision:none", "--on", str(videos), "--device", "cpu"]) == 2
+    assert main(["compare", ONE, "torchvision:none", "--on", str(videos), "--device", "cpu"]) == 2
     assert "torchvision has no such video network" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig, SplitLists
 from fima.synthetic.motion_textures import MotionTextureSettings, list_counterparts, make_motion_textures
-from tests.evaluation_data import BRIGHTNESS, encoder_of, gaussians, write_three_splits
+from tests.evaluation_data import BRIGHTNESS, encoder_of, gaussians
 
 CPU = torch.device("cpu")
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
@@ -32,11 +32,6 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluation") / "motion"
     make_motion_textures(out, MotionTextureSettings(num_train=40, num_test=20, size_px=40, num_frames=12), workers=0)
     return out
-
-
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_three_splits(tmp_path_factory.mktemp("evaluation") / "ucf")
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Lists of videos to exclude, in the forms in which people write them."""
+"""Which videos settings choose; lists of those to exclude, in the forms in which people write them."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import pytest
 
 from fima.config import DataConfig
 from fima.data.datasets import list_videos
-from fima.data.quarantine import exclude
+from fima.data.layouts.video_list import PackedVideos
+from fima.data.quarantine import exclude, write_quarantine
 from fima.data.training_sets import TrainingSet, chosen_videos, training_videos
+from fima.errors import DataError
 from tests.test_datasets import names, touch
 
 
@@ -75,3 +77,22 @@ def test_an_entry_of_another_set_is_no_unknown_one(lab: Path) -> None:
     chosen = training_videos(sets, DataConfig(exclude=str(file), part="all"))
     assert len(chosen.videos) == 4 + 2
     assert chosen.warnings() == [f"{file}: 1 of 3 entries name no video, such as 'walk/9.mp4'"]
+
+
+def test_the_settings_choose_the_videos(videos: Path, tmp_path: Path) -> None:
+    assert len(chosen_videos(videos, DataConfig(), "train").videos) == 8
+    assert len(chosen_videos(videos, DataConfig(), "all").videos) == 10
+    listed = tmp_path / "quarantine.txt"
+    write_quarantine(listed, ["a/00.avi", "b/01.avi"])
+    kept = chosen_videos(videos, DataConfig(exclude=str(listed)), "all")
+    assert len(kept.videos) == 8
+    assert isinstance(kept.videos, PackedVideos)
+    assert not {"a/00.avi", "b/01.avi"} & {str(video.path.relative_to(videos)) for video in kept.videos}
+    assert "2 videos excluded" in kept.layout
+
+
+def test_other_layouts_are_refused(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="UCF101"):
+        chosen_videos(videos, DataConfig(dataset="ucf101"), "train")
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        chosen_videos(videos, DataConfig(exclude=str(tmp_path / "missing.txt")), "train")

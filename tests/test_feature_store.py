@@ -27,17 +27,12 @@ from fima.evaluate.features import (
     raw_difference_features,
 )
 from fima.torch_tools.distributed import gather_objects, is_main
-from tests.evaluation_data import BRIGHTNESS, brightness_features, write_three_splits
+from tests.evaluation_data import BRIGHTNESS, brightness_features
 from tests.gloo import run_processes
 from tests.test_stages import TwoLayers
 
 CPU = torch.device("cpu")
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
-
-
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_three_splits(tmp_path_factory.mktemp("features") / "ucf")
 
 
 class CountingReader(VideoReader):

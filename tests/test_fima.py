@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fima.config import MethodConfig, ModelConfig
-from fima.errors import ConfigError
 from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs, StepLosses
 from fima.method.instance import InstanceTerm
-from fima.method.momentum import frozen_copy, update_average
 from fima.method.prediction import early_and_late
 
 MODEL = ModelConfig(backbone="tiny", projector_hidden=32, embedding_dim=16, decoder_dim=32)
@@ -144,14 +142,6 @@ def test_each_ablation_changes_its_own_loss_only() -> None:
     torch.testing.assert_close(without["frame"], full["frame"])
 
 
-def test_without_the_decoder_the_cells_themselves_predict() -> None:
-    network = build(ABLATIONS["no decoder"]).eval()
-    features = torch.randn(2, 512, 2, 3, 4)
-    prediction = network.predict_motion(features, torch.randn_like(features))
-    torch.testing.assert_close(prediction.cells[1, 1, 5], network.projector(features[1, :, 1, 1, 1]))
-    torch.testing.assert_close(prediction.frames[0], network.projector(features[:, :, 0].mean(dim=(2, 3))))
-
-
 @pytest.mark.parametrize(
     ("num_slices", "early", "late"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [1, 2]), (4, [0, 1], [2, 3])]
 )
@@ -181,42 +171,15 @@ def test_short_batches_and_batches_larger_than_the_queues_make_a_step() -> None:
     assert int(network.queues["frame"].position) == 4 * 7 % 3
 
 
-def test_queues_are_written_in_the_published_order() -> None:
-    network = build(dataclasses.replace(METHOD, queue_size=50, cell_queue_size=500)).eval()
+def test_the_buffers_of_the_key_networks_are_their_own() -> None:
+    """Of weights, they are an average, which test_whole_step.py compares with the equation."""
+    network = build(METHOD)
     step(network)
-    a, b = (network.key_pass(clip_inputs(seed)) for seed in (1, 2))
-    torch.testing.assert_close(network.queues["instance"].keys[:6], torch.cat([b["instance"], a["instance"]]))
-    torch.testing.assert_close(network.queues["frame"].keys[:12], torch.cat([*b["frame"], *a["frame"]]))
-    cells = [clip["cell"].cells[:, index].flatten(0, 1) for clip in (b, a) for index in range(2)]
-    expected = torch.cat(cells)
-    torch.testing.assert_close(network.queues["cell"].keys[: len(expected)], expected)
-
-
-def test_the_key_networks_follow_before_the_key_pass_and_buffers_do_not() -> None:
-    network = build(dataclasses.replace(METHOD, key_momentum=0.75))
-    with torch.no_grad():
-        for parameter in network.query_encoder.parameters():
-            parameter.add_(1)
-    before = [parameter.clone() for parameter in network.key_encoder.parameters()]
-    step(network)
-    for old, key in zip(before, network.key_encoder.parameters(), strict=True):
-        torch.testing.assert_close(key, old + 0.25)
     statistics = dict(network.query_encoder.named_buffers())
     means = [name for name in statistics if name.endswith("running_mean")]
     assert means
     for name in means:
         assert not torch.equal(network.key_encoder.get_buffer(name), statistics[name])
-
-
-def test_update_average() -> None:
-    query = nn.Linear(2, 2)
-    key = frozen_copy(query)
-    nn.init.zeros_(query.weight)
-    expected = 0.9 * key.weight
-    update_average(key, query, 0.9)
-    torch.testing.assert_close(key.weight, expected)
-    assert not key.weight.requires_grad
-    assert query.weight.requires_grad
 
 
 def test_a_step_under_autocast_has_float32_losses_near_the_exact_ones() -> None:
@@ -239,17 +202,6 @@ def test_training_with_fima_lowers_its_loss() -> None:
         optimizer.step()
         totals.append(result.total.item())
     assert totals[-1] < totals[0] - 0.5
-
-
-def test_what_is_missing_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"method\.queue_size"):
-        build(MethodConfig(cell_queue_size=0))
-    with pytest.raises(ConfigError, match=r"method\.cell_queue_size"):
-        build(MethodConfig(queue_size=5))
-    clip = clip_inputs(1)
-    a = ClipInputs(views={"full": clip.full, "full_difference": clip["full_difference"]}, box=clip.box)
-    with pytest.raises(ValueError, match="no view `early_difference`"):
-        build(METHOD)(a, a)
 
 
 def test_moco_needs_no_differences() -> None:

@@ -17,16 +17,12 @@ from fima.config import MethodConfig
 from fima.errors import CheckpointError
 from fima.method import build_method
 from fima.train.pretrain import start_encoders_from
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch."""
-    folder = tmp_path_factory.mktemp("run")
-    videos = make_videos(folder / "videos")
-    assert main(["pretrain", str(videos), "--out", str(folder / "first"), *SMALL_FLAGS, "--optim.epochs", "1"]) == 0
-    return folder
+@pytest.fixture
+def run(pretrained: Path) -> Path:
+    return pretrained.parent.parent
 
 
 def saved(run: Path) -> dict[str, torch.Tensor]:
@@ -38,9 +34,9 @@ def test_both_encoders_have_its_weights_and_nothing_else_has(run: Path) -> None:
     torch.manual_seed(5)
     method = build_method(SMALL_CONFIG.model, MethodConfig(queue_size=4, cell_queue_size=0))
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    warm = read_warm_start(str(run / "first"), "tiny")
+    warm = read_warm_start(str(run), "tiny")
     start_encoders_from(warm, method)
-    after, source = method.state_dict(), saved(run / "first")
+    after, source = method.state_dict(), saved(run)
     encoder = {name.removeprefix("query_encoder."): value for name, value in source.items() if "query_encoder" in name}
     assert len(encoder) > 5
     for name, value in encoder.items():
@@ -53,13 +49,15 @@ def test_both_encoders_have_its_weights_and_nothing_else_has(run: Path) -> None:
     assert set(warm.left_over) == {name for name in source if "query_encoder" not in name}
 
 
-def test_a_run_begins_with_them_and_is_resumed_from_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = run / "second"
-    words = ["pretrain", str(run / "videos"), "--out", str(out), *SMALL_FLAGS, "--model.init-from", str(run / "first")]
+def test_a_run_begins_with_them_and_is_resumed_from_its_own(
+    run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "second"
+    words = ["pretrain", str(videos), "--out", str(out), *SMALL_FLAGS, "--model.init-from", str(run)]
     assert main([*words, "--optim.epochs", "1", "--optim.lr", "0", "--method.key-momentum", "1"]) == 0
-    assert "first" in capsys.readouterr().out
+    assert f"encoder from {run}" in capsys.readouterr().out
     name = "query_encoder.layers.1.weight"
-    assert torch.equal(saved(out)[name], saved(run / "first")[name])
+    assert torch.equal(saved(out)[name], saved(run)[name])
     assert main([*words, "--optim.epochs", "2", "--optim.lr", "0", "--method.key-momentum", "1", "--resume"]) == 0
     said = capsys.readouterr().out
     assert "continuing after step" in said
@@ -74,7 +72,7 @@ def test_the_encoder_of_the_package_is_no_image_network() -> None:
 
 def test_another_architecture_is_refused(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"its encoder is tiny, not small; give --model\.backbone tiny"):
-        read_warm_start(str(run / "first"), "small")
+        read_warm_start(str(run), "small")
 
 
 TORCHVISION = {
@@ -169,7 +167,7 @@ def test_a_name_of_torchvision_is_looked_up_in_the_cache(tmp_path: Path, monkeyp
 
 
 def test_what_is_not_loaded_is_told_with_the_reason(run: Path) -> None:
-    found = read_encoder(encoder_file(run / "first"))
+    found = read_encoder(encoder_file(run))
     weights = {name: value for name, value in found.weights.items() if name != "layers.1.weight"}
     weights["layers.2.bias"] = torch.zeros(7)
     lines = fitted(replace(found, weights=weights), "a.pth", "tiny").lines()
@@ -177,14 +175,14 @@ def test_what_is_not_loaded_is_told_with_the_reason(run: Path) -> None:
     assert "in the file, not of the encoder: " in lines[2]
 
 
-def test_a_run_has_one_beginning(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["pretrain", str(run / "videos"), *SMALL_FLAGS, "--model.init-from", "small"]
-    last = str(run / "first" / "checkpoints" / "last.pt")
-    assert main([*words, "--out", str(run / "third"), "--resume-from", last]) == 2
+def test_a_run_has_one_beginning(run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["pretrain", str(videos), *SMALL_FLAGS, "--model.init-from", "small"]
+    last = str(run / "checkpoints" / "last.pt")
+    assert main([*words, "--out", str(tmp_path / "third"), "--resume-from", last]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--model.init-from small, --resume-from {last}: " in line
     assert "give one of them" in line
-    assert main([*words, "--out", str(run / "first"), "--resume", "--optim.epochs", "1"]) == 2
+    assert main([*words, "--out", str(run), "--resume", "--optim.epochs", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--model.init-from small: the run in" in line
     assert "drop the flag" in line

@@ -9,7 +9,6 @@ import torch
 import fima
 from fima.checkpoints.pretrained import ENCODERS, WEIGHTS_FILE
 from fima.cli import main
-from fima.errors import CheckpointError
 from fima.synthetic.people.bank import Bank, render_bank, standardised
 from fima.train.encoder_settings import SyntheticEncoderSettings
 from fima.train.motion_regression import EpochRecord, rate, regression_loss, train_on_people
@@ -121,14 +120,6 @@ def test_the_shipped_encoder_is_small_and_known_by_its_name(tmp_path: Path, monk
     assert (encoder.backbone, encoder.transform.frames, encoder.transform.crop_size) == ("small", 16, 80)
     assert encoder.num_features == 192
     assert encoder.clip_settings().span == pytest.approx(0.85)
-
-
-def test_what_is_called_like_a_shipped_encoder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("small").mkdir()
-    (Path("small") / "config.yaml").touch()  # a run without a checkpoint
-    with pytest.raises(CheckpointError, match="small: holds neither"):
-        fima.load("small")
 
 
 def test_the_shipped_encoder_sees_motion_alone() -> None:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import PretrainConfig
 from fima.data.views import Crop, crop_and_resize
@@ -17,9 +16,8 @@ from fima.errors import VideoError
 from fima.evaluate.activation import ViewEncoders
 from fima.method.foreground import foreground_mask
 from fima.method.losses import positive_pairs
-from fima.train.pretrain import pretrain
 from fima.visual.motion_picture import MotionView, draw_motion, motion_view
-from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
+from tests.small_runs import with_settings
 from tests.video_files import decode_all, moving_square, write_video
 
 CPU = torch.device("cpu")
@@ -136,12 +134,8 @@ def test_command(video: Path, tmp_path: Path, capsys: Capture, monkeypatch: pyte
     assert "none.avi" in capsys.readouterr().err
 
 
-def test_command_with_a_checkpoint(video: Path, tmp_path: Path, capsys: Capture) -> None:
-    config = replace(SMALL_CONFIG, optim=replace(SMALL_CONFIG.optim, epochs=1))
-    config = with_settings("run", config, health_epochs=0)
-    pretrain(config, data=make_videos(tmp_path / "data", num_per_class=3), out=tmp_path / "run")
-    last = RunFolder(tmp_path / "run").last
-    argv = ["motion", str(video), "--checkpoint", str(last), "--out", str(tmp_path / "m.png"), "--seed", "3"]
+def test_command_with_a_checkpoint(video: Path, pretrained: Path, tmp_path: Path, capsys: Capture) -> None:
+    argv = ["motion", str(video), "--checkpoint", str(pretrained), "--out", str(tmp_path / "m.png"), "--seed", "3"]
     assert main([*argv, "--device", "cpu"]) == 0
     assert "foreground by fima tiny, 1 epoch" in capsys.readouterr().out
     assert (tmp_path / "m.png").exists()

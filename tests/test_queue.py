@@ -12,18 +12,19 @@ def test_starts_with_unit_vectors() -> None:
     torch.testing.assert_close(KeyQueue(7, 16).keys.norm(dim=1), torch.ones(7))
 
 
-@pytest.mark.parametrize("writes", [[3, 3, 3], [5], [1, 7, 2], [12], [2, 13, 4], [0, 6, 0]])
-def test_the_newest_rows_remain_whatever_the_batches(writes: list[int]) -> None:
-    queue = KeyQueue(5, 2)
+@pytest.mark.parametrize("size", [1, 5, 30])
+@pytest.mark.parametrize("writes", [[3, 3, 3], [5], [1, 7, 2], [12], [2, 13, 4], [0, 6, 0], [50, 31, 1]])
+def test_the_newest_rows_remain_whatever_the_batches(size: int, writes: list[int]) -> None:
+    queue = KeyQueue(size, 2)
     expected = dict(enumerate(queue.keys[:, 0].tolist()))
     written = 0
     for num in writes:
         queue.write(rows(written, num))
         for row in range(written, written + num):
-            expected[row % 5] = float(row)
+            expected[row % size] = float(row)
         written += num
         assert queue.keys[:, 0].tolist() == list(expected.values())
-        assert int(queue.position) == written % 5
+        assert int(queue.position) == written % size
 
 
 def test_a_snapshot_keeps_its_values_for_the_backward_pass() -> None:

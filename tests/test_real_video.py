@@ -8,6 +8,12 @@ import pytest
 from real_video import cell_folder, main
 
 
+def write_hits(out: Path, row: str, fold: str, seed: int, **content: object) -> None:
+    file = cell_folder(out, row, fold, seed) / "hits.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
 def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = tmp_path / "videos.csv", tmp_path / "out"
     table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,p,0\nc.mp4,x,q,1\nd.mp4,y,q,1\n")
@@ -18,12 +24,8 @@ def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, caps
     for (fold, seed), hits in linear.items():
         found = {"fima": {"linear": hits, "knn": hits, "r1": [False, False]}, "supervised": {"linear": [True, False]}}
         for row, of_row in found.items():
-            file = cell_folder(out, row, fold, seed) / "hits.json"
-            file.parent.mkdir(parents=True)
-            file.write_text(json.dumps({"videos": videos[fold], "hits": of_row}))
-    file = cell_folder(out, "moco", "0", 0) / "hits.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"videos": videos["0"], "hits": {"linear": [True, True]}}))
+            write_hits(out, row, fold, seed, videos=videos[fold], hits=of_row)
+    write_hits(out, "moco", "0", 0, videos=videos["0"], hits={"linear": [True, True]})
     rows = ["--rows", "fima", "supervised", "moco", "--seeds", "0", "1", "--folds"]
     main([str(table), "--out", str(out), *rows])
     shown = capsys.readouterr().out
@@ -64,17 +66,15 @@ def test_another_table_does_not_get_these_figures(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
     table.write_text("path,label,group,fold\na.mp4,x,p,0\nb.mp4,y,q,1\n")
-    file = cell_folder(out, "fima", "0", 0) / "hits.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"videos": ["b.mp4"], "hits": {"linear": [True]}}))
+    write_hits(out, "fima", "0", 0, videos=["b.mp4"], hits={"linear": [True]})
     words = [str(table), "--out", str(out), "--rows", "fima", "--folds"]
     with pytest.raises(SystemExit, match="of another table, or of other folds"):
         main(words)
-    mine = {"videos": ["a.mp4"], "hits": {"linear": [True]}}
-    file.write_text(json.dumps({**mine, "labels": ["y"]}))
+    write_hits(out, "fima", "0", 0, videos=["a.mp4"], hits={"linear": [True]}, labels=["y"])
     with pytest.raises(SystemExit, match="of videos with other labels"):
         main(words)
-    file.write_text(json.dumps({**mine, "settings": {"extra": ["--optim.epochs", "2"]}}))
+    settings = {"extra": ["--optim.epochs", "2"]}
+    write_hits(out, "fima", "0", 0, videos=["a.mp4"], hits={"linear": [True]}, settings=settings)
     with pytest.raises(SystemExit, match="was measured with another --recipe, --shipped or --extra"):
         main(words)
 
@@ -86,10 +86,8 @@ def test_two_rows_are_compared_on_the_videos_that_both_have(tmp_path: Path, caps
     for name in "pqrst":
         (tmp_path / f"{name}.mp4").touch()
     for row, hits in {"fima_warm": [True, True, True, False], "shipped": [False, True, False, False]}.items():
-        file = cell_folder(out, row, "0", 0) / "hits.json"
-        file.parent.mkdir(parents=True)
-        videos = [f"{name}.mp4" for name in "pqrs"]
-        file.write_text(json.dumps({"videos": videos, "hits": {"linear": hits, "knn": hits, "r1": hits[::-1]}}))
+        found = {"linear": hits, "knn": hits, "r1": hits[::-1]}
+        write_hits(out, row, "0", 0, videos=[f"{name}.mp4" for name in "pqrs"], hits=found)
     main([str(table), "--out", str(out), "--rows", "fima_warm", "shipped", "--seeds", "0", "--folds"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "the package's encoder as it is, 4 groups: kNN +50.0 (+0.0 to +100.0)" in shown

@@ -76,6 +76,7 @@ def assert_reads_like_sequential_decoding(path: Path) -> None:
             np.testing.assert_array_equal(reader.read(window), reference[window])
         scattered = rng.integers(len(reference), size=9).tolist()
         np.testing.assert_array_equal(reader.read(scattered), reference[scattered])
+        np.testing.assert_array_equal(np.stack(list(reader.stream())), reference)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -1,7 +1,11 @@
 """Runs a function in several processes that form a gloo group."""
 
+import os
+import socket
+import subprocess
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,38 @@ def run_processes(function: Callable[..., Any], num_processes: int, folder: Path
     if failures or any(process.exitcode != 0 for process in processes):
         raise RuntimeError("\n".join(failures) or f"exit codes {[process.exitcode for process in processes]}")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(num_processes)]
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def start_as_one_run(*commands: Sequence[object], stderr: int = subprocess.STDOUT) -> list[subprocess.Popen[str]]:
+    """Start a `fima` command in a process for each rank, as `torchrun` does."""
+    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "fima", *map(str, words)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        for rank, words in enumerate(commands)
+    ]
+
+
+def communicated(processes: Sequence[subprocess.Popen[str]], timeout: float = TIMEOUT_SECONDS) -> list[tuple[str, str]]:
+    """Return what processes that end by themselves print, and what they say of errors; none is left behind."""
+    try:
+        return [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _process(

@@ -1,7 +1,7 @@
 import json
+import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint
 from fima.checkpoints.classifier import Classifier, load_classifier
+from fima.checkpoints.pretrained import encoder_file
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import FinetuneConfig
@@ -26,32 +27,11 @@ from fima.train.finetune import Finetuning, finetune
 from fima.train.task import TrainingResult
 from tests.finetune_runs import FROZEN, SMALL, after, changed
 from tests.small_runs import make_videos, read_lines
+from tests.test_loop import assert_same_training, at_step, raise_signal
 from tests.video_files import truncate
 
 CPU = torch.device("cpu")
 MOTION_SHARES = ("foreground/motion_share", "foreground/motion_rgb_share")
-
-
-def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401
-    """Equality bit for bit of nested dicts, lists, tensors and numbers."""
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same_state, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else bool(first == second)
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
-    """Call `act` in the `step`-th forward pass, counted from 1."""
-    original, calls = finetuning.forward, [0]
-
-    def forward(*arguments: Any) -> Any:  # noqa: ANN401
-        calls[0] += 1
-        if calls[0] == step:
-            act()
-        return original(*arguments)
-
-    monkeypatch.setattr(finetuning, "forward", forward)
 
 
 def test_a_run_is_whole(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,25 +121,41 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     whole = after(videos, tmp_path / "whole", config)
     run = RunFolder(tmp_path / "parts")
     with monkeypatch.context() as patch:
-        at_step(patch, stop_step, lambda: signal.raise_signal(signal.SIGTERM))
+        at_step(patch, stop_step, raise_signal(signal.SIGTERM), of=finetuning)
         outcome = finetune(config, pretrained=None, data=videos, out=run.root)
     assert (outcome.signal_number, outcome.progress.step) == (signal.SIGTERM, stop_step)
     assert not run.result.exists()
     torch.manual_seed(999)
     assert finetune(config, pretrained=None, data=videos, out=run.root, resume=True).signal_number is None
-    assert_same(load_checkpoint(run.last, ClassifierCheckpoint), whole)
+    assert_same_training(load_checkpoint(run.last, ClassifierCheckpoint), whole)
     other = RunFolder(tmp_path / "whole")
-    assert_same(load_checkpoint(run.best, ClassifierCheckpoint), load_checkpoint(other.best, ClassifierCheckpoint))
+    assert_same_training(
+        load_checkpoint(run.best, ClassifierCheckpoint), load_checkpoint(other.best, ClassifierCheckpoint)
+    )
     for kind in ("step", "validation"):
         losses = [[line.get("loss", line.get("top1")) for line in read_lines(x.metrics, kind)] for x in (run, other)]
         assert losses[0] == losses[1]
     assert json.loads(run.result.read_text())["figures"] == json.loads(other.result.read_text())["figures"]
 
 
-def assert_same(first: ClassifierCheckpoint, second: ClassifierCheckpoint) -> None:
-    assert (first.progress, first.selection) == (second.progress, second.selection)
-    for name in ("model", "optimizer"):
-        assert same_state(getattr(first, name), getattr(second, name)), name
+def test_a_damaged_checkpoint_costs_an_epoch_and_other_videos_are_refused(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    whole = after(videos, run.root)
+    result = run.result.read_bytes()
+    run.numbered(2).unlink()
+    truncate(run.last, 0.5)
+    others = Path(shutil.copytree(videos, tmp_path / "others"))
+    (others / "a" / "00.avi").rename(others / "a" / "new.avi")
+    with pytest.raises(DataError, match=r"8 training videos, as in the run .* but not the same ones"):
+        finetune(SMALL, pretrained=None, data=others, out=run.root, resume=True)
+    capsys.readouterr()
+    finetune(SMALL, pretrained=None, data=videos, out=run.root, resume=True)
+    assert f"GOING BACK TO {run.before_last(1)[0]}" in capsys.readouterr().err
+    assert_same_training(load_checkpoint(run.last, ClassifierCheckpoint), whole)
+    assert run.result.read_bytes() == result
+    assert [line["step"] for line in read_lines(run.metrics, "step")] == [1, 2, 3, 4]
 
 
 def test_a_run_that_is_ended_in_a_test_does_it_again(
@@ -241,6 +237,7 @@ class TestSelection:
         assert (best.progress.epoch, last.progress.epoch) == (2, 3)
         assert torch.equal(self.tested, best.model["fc.weight"])
         assert not torch.equal(self.tested, last.model["fc.weight"])
+        assert encoder_file(run.root) == run.best, "what every command takes for the folder of the run"
 
     def test_selection_on_the_test_split_is_said_in_words(
         self, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -258,7 +255,8 @@ class TestSelection:
         assert [set(paths) for paths in self.lists] == [test] * 3
         assert outcome.result is not None
         assert outcome.result.figures["finetune/top1"] == 0
-        assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+        assert encoder_file(tmp_path / "run") == RunFolder(tmp_path / "run").last
+        assert not RunFolder(tmp_path / "run").best.exists()
 
 
 def test_synthetic_videos_are_tested_with_other_backgrounds_and_by_their_masks(tmp_path: Path) -> None:

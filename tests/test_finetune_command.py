@@ -1,10 +1,6 @@
 """`fima finetune` from the command line, what it refuses, and two processes as one run."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +31,7 @@ from fima.train.finetune_setup import (
     resolve,
 )
 from tests.finetune_runs import FROZEN, SMALL, after, changed
+from tests.gloo import communicated, start_as_one_run
 from tests.video_files import write_ucf101_avi
 
 DEFAULTS = flatten(FinetuneConfig())
@@ -245,29 +242,12 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     config = changed("data", FROZEN, workers=1)
     alone = after(videos, tmp_path / "alone", config).model
     run = RunFolder(tmp_path / "run")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    words = ["finetune", "scratch", str(videos), "--out", str(run.root), *flags(config)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fima", *words],
-            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in "01"
-    ]
-    try:
-        outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "2 x cpu" in outputs[0]
-    assert "linear_sgd/top1" in outputs[0]
-    assert "top1" not in outputs[1]
+    processes = start_as_one_run(*[["finetune", "scratch", videos, "--out", run.root, *flags(config)]] * 2)
+    (first, _), (second, _) = communicated(processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "2 x cpu" in first
+    assert "linear_sgd/top1" in first
+    assert "top1" not in second
     result = json.loads(run.result.read_text())
     assert result["data"]["test"]["num_evaluated"] == 2
     assert result["protocols"]["linear_sgd"]["processes"] == 2

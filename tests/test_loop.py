@@ -1,18 +1,15 @@
 import math
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from fima.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from fima.checkpoints.checkpoint import Checkpoint, Run, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import PretrainConfig
@@ -25,22 +22,29 @@ from fima.train.health import Health
 from fima.train.pretrain import pretrain
 from fima.train.resolve import with_precision
 from fima.train.step import step_seed
+from tests.gloo import communicated, start_as_one_run
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.video_files import truncate
 
 Forward = Callable[..., StepLosses]
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[StepLosses], StepLosses | None]) -> None:
-    """Let `act` see, and replace, the losses of the `step`-th forward pass, counted from 1."""
-    original, calls = pretraining.forward, [0]
+def at_step(
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    act: Callable[[StepLosses], StepLosses | None],
+    *,
+    of: ModuleType = pretraining,
+) -> None:
+    """Let `act` see, and replace, the losses of the `step`-th forward pass of a kind of training, counted from 1."""
+    original, calls = of.forward, [0]
 
     def forward(*arguments: Any, **options: Any) -> StepLosses:  # noqa: ANN401
         losses = original(*arguments, **options)
         calls[0] += 1
         return (act(losses) or losses) if calls[0] == step else losses
 
-    monkeypatch.setattr(pretraining, "forward", forward)
+    monkeypatch.setattr(of, "forward", forward)
 
 
 def raise_signal(number: signal.Signals) -> Callable[[StepLosses], None]:
@@ -58,8 +62,8 @@ def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401
     return bool(first == second)
 
 
-def assert_same_training(first: Checkpoint, second: Checkpoint) -> None:
-    for name in ("progress", "model", "optimizer"):
+def assert_same_training(first: Run, second: Run) -> None:
+    for name in ("progress", "model", "optimizer", *(["selection"] if hasattr(first, "selection") else [])):
         assert same_state(getattr(first, name), getattr(second, name)), name
 
 
@@ -116,10 +120,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(videos: Path,
     assert not same_state(first.model, other.model)
 
 
-@pytest.mark.parametrize("stop_step", [1, 2, 3], ids=["inside epoch 1", "end of epoch 1", "inside epoch 2"])
+@pytest.mark.parametrize(
+    ("stop_step", "workers"), [(1, 1), (2, 0), (3, 0)], ids=["inside epoch 1", "end of epoch 1", "inside epoch 2"]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    stop_step: int, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_step: int, workers: int, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also with another number of processes that decode than before."""
     whole = load_after(videos, tmp_path / "whole", SMALL_CONFIG)
     run = RunFolder(tmp_path / "parts")
     with monkeypatch.context() as patch:
@@ -127,7 +134,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         result = pretrain(SMALL_CONFIG, data=videos, out=run.root)
     assert (result.signal_number, result.progress.step) == (signal.SIGTERM, stop_step)
     torch.manual_seed(999)
-    assert pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True).signal_number is None
+    resumed = with_settings("data", workers=workers)
+    assert pretrain(resumed, data=videos, out=run.root, resume=True).signal_number is None
     assert_same_training(load_checkpoint(run.last), whole)
     losses = [[line["loss"] for line in read_lines(folder / "metrics.jsonl", "step")] for folder in tmp_path.iterdir()]
     assert losses[0] == losses[1]
@@ -319,25 +327,11 @@ def test_bf16_runs_and_its_losses_are_finite(videos: Path, tmp_path: Path) -> No
 
 def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS]
-    processes = [
-        subprocess.Popen(
-            command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for rank in "01"
-    ]
-    try:
-        outputs = [process.communicate(timeout=600)[0].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "2 x cpu" in outputs[0]
-    assert outputs[0].count("epoch 2/2") == 1
-    assert "epoch" not in outputs[1]
+    processes = start_as_one_run(*[["pretrain", videos, "--out", run.root, *SMALL_FLAGS]] * 2)
+    (first, _), (second, _) = communicated(processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "2 x cpu" in first
+    assert first.count("epoch 2/2") == 1
+    assert "epoch" not in second
     assert [line["step"] for line in read_lines(run.metrics, "step")] == [1, 2, 3, 4]
     assert load_checkpoint(run.last).progress.epoch == 2

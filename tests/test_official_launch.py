@@ -18,6 +18,7 @@ from fima.authors.main import main
 from fima.checkpoints.checkpoint import save_checkpoint
 from fima.errors import ConfigError
 from fima.torch_tools.distributed import init_from_environment
+from tests.gloo import free_port
 from tests.test_checkpoint import make_checkpoint
 from tests.test_official import DISTRIBUTED, REPOSITORY, write_ucf101
 from tests.video_files import write_ucf101_avi
@@ -68,13 +69,6 @@ def test_processes_from_the_environment() -> None:
     assert (started.total, started.node_rank, started.gpu, started.opens_port) == (3, 2, 1, False)
     with pytest.raises(ConfigError, match="the variable RANK is ``, not a number"):
         launch("--dist_url env://", WORLD_SIZE="2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_port_that_is_taken_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.errors import ConfigError
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
+from tests.gloo import communicated, start_as_one_run
 from tests.small_runs import SMALL_FLAGS
 
 LONGEST_SECONDS = 120
@@ -31,19 +31,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def start_pair(folders: list[Path], out: Path, *flags: str) -> list[subprocess.Popen[str]]:
     """Start two processes of one run, each with its own folder of videos."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "fima", "pretrain", str(folder), "--out", str(out), *SMALL_FLAGS, *flags],
-            env=environment(**shared, RANK=rank, LOCAL_RANK=rank),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank, folder in zip("01", folders, strict=True)
-    ]
+    commands = (["pretrain", folder, "--out", out, *SMALL_FLAGS, *flags] for folder in folders)
+    return start_as_one_run(*commands, stderr=subprocess.PIPE)
 
 
 def wait_for_step(run: RunFolder, step: int) -> None:
@@ -56,11 +45,7 @@ def wait_for_step(run: RunFolder, step: int) -> None:
 
 def errors(processes: list[subprocess.Popen[str]]) -> list[str]:
     """What processes that end by themselves say."""
-    try:
-        return [process.communicate(timeout=LONGEST_SECONDS)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    return [said for _, said in communicated(processes, LONGEST_SECONDS)]
 
 
 def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from fima.checkpoints.checkpoint import load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.files.jsonl import read_lines
+from tests.gloo import free_port
 from tests.small_runs import SMALL_FLAGS, make_videos
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -30,13 +30,10 @@ def stand_in(path: Path, text: str) -> None:
 def batch_script(folder: Path, videos: Path, run: RunFolder) -> list[str]:
     """The script on one node with one process, in a folder with the stand-ins; returns what starts it."""
     (text,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     flags = shlex.join([*SMALL_FLAGS, "--optim.epochs", str(EPOCHS), "--run.health-epochs", "0"])
     for old, new in (
         ("--nproc-per-node 8", "--nproc-per-node 1"),
-        (":29500", f":{port}"),
+        (":29500", f":{free_port()}"),
         ("/data/videos", str(videos)),
         ("/shared/runs/mine", str(run.root)),
         ("--auto-resume", f"--auto-resume {flags}"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
+from fima.config import DataConfig, FinetuneConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.recipe import flatten
 from tests.video_files import write_ucf101_avi
 
@@ -18,13 +18,20 @@ SMALL_CONFIG = PretrainConfig(
     optim=OptimConfig(epochs=2, batch_size=4, lr=0.05),
     run=RunConfig(device="cpu", precision="fp32", health_epochs=1, log_steps=1, grace_seconds=600),
 )
-DEFAULTS = flatten(PretrainConfig())
-SMALL_FLAGS = [
-    word
-    for flag, value in flatten(SMALL_CONFIG).items()
-    if value != DEFAULTS[flag]
-    for word in (f"--{flag}", str(value))
-]
+
+
+def flags_of(config: PretrainConfig | FinetuneConfig) -> list[str]:
+    """Settings that are not the defaults, as words of a command line."""
+    defaults = flatten(type(config)())
+    words = []
+    for name, value in flatten(config).items():
+        if value != defaults[name]:
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            words += [f"--{name}", *map(str, values)]
+    return words
+
+
+SMALL_FLAGS = flags_of(SMALL_CONFIG)
 
 
 def with_settings(section: str, config: PretrainConfig = SMALL_CONFIG, **values: Any) -> PretrainConfig:  # noqa: ANN401

@@ -1,5 +1,6 @@
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,62 +53,31 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
-def write_missing(path: Path) -> None:
-    """Nothing there."""
-
-
-def write_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def write_empty(path: Path) -> None:
-    path.touch()
-
-
 def write_truncated(path: Path) -> None:
     save_checkpoint(path, make_checkpoint())
     path.write_bytes(path.read_bytes()[:-5000])
 
 
-def write_text(path: Path) -> None:
-    path.write_text("not a checkpoint at all")
-
-
-def write_code(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Path("x")))
-
-
-def write_other_program(path: Path) -> None:
-    torch.save({"epoch": 3, "model": {}}, path)
-
-
-def write_official(path: Path) -> None:
-    torch.save({"epoch": 3, "arch": "I3D", "state_dict": {}}, path)
-
-
-def write_newer(path: Path) -> None:
-    torch.save({"format": "fima-pretrain", "format_version": 99, "versions": {"fima": "9.0"}}, path)
-
-
-def write_incomplete(path: Path) -> None:
-    torch.save({"format": "fima-pretrain", "format_version": 1}, path)
+def written(**content: object) -> Callable[[Path], None]:
+    """What writes a file of PyTorch with some content."""
+    return lambda path: torch.save(content, path)
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_missing, "no such checkpoint"),
-        (write_folder, "is a folder"),
-        (write_empty, "the file is empty"),
+        (lambda path: None, "no such checkpoint"),
+        (Path.mkdir, "is a folder"),
+        (Path.touch, "the file is empty"),
         (write_truncated, "truncated"),
-        (write_text, "no checkpoint"),
-        (write_code, "no checkpoint"),
-        (write_other_program, "not a checkpoint of `fima pretrain`"),
-        (write_official, "is converted by `fima convert`"),
-        (write_newer, "newer fima"),
-        (write_incomplete, "not a complete checkpoint"),
-        (lambda path: torch.save({"format": "fima-pretrain"}, path), "not a complete checkpoint"),
-        (lambda path: torch.save({"format": "fima-pretrain", "format_version": 3, "model": [1]}, path), "than tensors"),
+        (lambda path: path.write_text("not a checkpoint at all"), "no checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Path("x"))), "no checkpoint"),
+        (written(epoch=3, model={}), "not a checkpoint of `fima pretrain`"),
+        (written(epoch=3, arch="I3D", state_dict={}), "is converted by `fima convert`"),
+        (written(format="fima-pretrain", format_version=99, versions={"fima": "9.0"}), "newer fima"),
+        (written(format="fima-pretrain", format_version=1), "not a complete checkpoint"),
+        (written(format="fima-pretrain"), "not a complete checkpoint"),
+        (written(format="fima-pretrain", format_version=3, model=[1]), "than tensors"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, write: Any, message: str) -> None:  # noqa: ANN401

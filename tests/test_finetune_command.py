@@ -17,7 +17,7 @@ from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, ModelConfi
 from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError
 from fima.files.lock import FolderLock
-from fima.recipe import flatten, read_recipe
+from fima.recipe import read_recipe
 from fima.train.finetune import finetune
 from fima.train.finetune_setup import (
     LabelledLists,
@@ -32,20 +32,8 @@ from fima.train.finetune_setup import (
 )
 from tests.finetune_runs import FROZEN, SMALL, after, changed
 from tests.gloo import communicated, start_as_one_run
+from tests.small_runs import flags_of
 from tests.video_files import write_ucf101_avi
-
-DEFAULTS = flatten(FinetuneConfig())
-
-
-def flags(config: FinetuneConfig) -> list[str]:
-    """Settings as command-line words."""
-    words = []
-    for name, value in flatten(config).items():
-        if value != DEFAULTS[name] and value is not True:
-            words += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-        elif value != DEFAULTS[name]:
-            words.append(f"--{name}")
-    return words
 
 
 def test_settings_that_make_no_sense_are_refused(videos: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -124,7 +112,7 @@ def test_the_command_trains_tests_and_continues(
 ) -> None:
     run = RunFolder(tmp_path / "run")
     argv = ["finetune", "scratch", str(videos), "--out", str(run.root)]
-    assert main([*argv, *flags(SMALL)]) == 0
+    assert main([*argv, *flags_of(SMALL)]) == 0
     assert "finetune/top1" in capsys.readouterr().out
     assert read_recipe(run.config, FinetuneConfig) == SMALL
     assert main([*argv, "--resume"]) == 0
@@ -152,7 +140,7 @@ def test_clips_are_those_that_the_encoder_was_trained_on(
     small = changed("data", frames=0, crop_size=0)
     run = RunFolder(tmp_path / "run")
     argv = ["finetune", str(pretrained.parent.parent), str(videos), "--out", str(run.root)]
-    assert main([*argv, *flags(small)]) == 0
+    assert main([*argv, *flags_of(small)]) == 0
     told = capsys.readouterr()
     assert "from fima tiny, 1 epoch · clips of 4 frames, 32 px, as it was trained" in told.out
     assert "the encoder was trained on" not in told.err
@@ -160,7 +148,7 @@ def test_clips_are_those_that_the_encoder_was_trained_on(
     assert json.loads(run.result.read_text())["protocols"]["finetune"]["test_clips"]["frames"] == 4
     # Neither a resumed run nor its queued repetition names them.
     assert main([*argv, "--resume", "--optim.epochs", "3"]) == 0
-    assert main([*argv, "--auto-resume", *flags(changed("optim", small, epochs=4))]) == 0
+    assert main([*argv, "--auto-resume", *flags_of(changed("optim", small, epochs=4))]) == 0
     assert sizes(run) == (4, 32)
     assert main([*argv, "--resume", "--data.frames", "8"]) == 2
     assert "--data.frames 8: the run in" in capsys.readouterr().err
@@ -172,7 +160,7 @@ def test_other_clips_are_warned_of(
     run, recipe = RunFolder(tmp_path / "run"), tmp_path / "recipe.yaml"
     recipe.write_text("data: {frames: 8, blur: 0, workers: 0}")
     argv = ["finetune", str(pretrained), str(videos), str(recipe), "--out", str(run.root)]
-    assert main([*argv, *flags(changed("optim", changed("data", frames=0, crop_size=0), epochs=1))]) == 0
+    assert main([*argv, *flags_of(changed("optim", changed("data", frames=0, crop_size=0), epochs=1))]) == 0
     told = capsys.readouterr()
     assert "clips of 8 frames, 32 px" in told.out
     warned = "--data.frames 8, --data.crop-size 32: the encoder was trained on clips of 4 frames, 32 px"
@@ -242,7 +230,7 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     config = changed("data", FROZEN, workers=1)
     alone = after(videos, tmp_path / "alone", config).model
     run = RunFolder(tmp_path / "run")
-    processes = start_as_one_run(*[["finetune", "scratch", videos, "--out", run.root, *flags(config)]] * 2)
+    processes = start_as_one_run(*[["finetune", "scratch", videos, "--out", run.root, *flags_of(config)]] * 2)
     (first, _), (second, _) = communicated(processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
     assert "2 x cpu" in first

@@ -10,6 +10,12 @@ from tests.layout_files import labelled, write_lines, write_videos
 from tests.test_datasets import names, touch
 
 
+def table_of(root: Path, *lines: str) -> Path:
+    """Three videos with a table beside them."""
+    write_videos(root, "a.avi", "b.avi", "c.avi")
+    return write_lines(root / "t.csv", *lines)
+
+
 def test_csv_as_root(tmp_path: Path) -> None:
     write_videos(tmp_path, "clips/a, b.avi", "clips/c.avi", "clips/d.avi", "clips/e.avi", "clips/unnamed.avi")
     table = write_lines(
@@ -47,8 +53,7 @@ def test_validation_rows_test_where_there_are_no_others(tmp_path: Path) -> None:
 
 
 def test_without_split_column(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,10", "b.avi,9", "c.avi,")
+    table = table_of(tmp_path, "path,label", "a.avi,10", "b.avi,9", "c.avi,")
     train = list_videos(table)
     assert train.classes == ["9", "10"]
     assert labelled(train) == {"a.avi": "10", "b.avi": "9", "c.avi": None}
@@ -84,16 +89,14 @@ def test_absolute_paths_and_a_folder_apart_from_the_table(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["Class", "category", "action"])
 def test_a_column_of_labels_by_another_name(name: str, tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi")
-    table = write_lines(tmp_path / "t.csv", f"path,{name},fold", "a.avi,run,1", "b.avi,jump,2")
+    table = table_of(tmp_path, f"path,{name},fold", "a.avi,run,1", "b.avi,jump,2")
     listed = list_videos(table)
     assert labelled(listed) == {"a.avi": "run", "b.avi": "jump"}
     assert f"{table}: the column {name.casefold()} is read as the label" in listed.warnings()
 
 
 def test_a_column_of_names_of_splits_is_no_column_of_labels(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi")
-    table = write_lines(tmp_path / "t.csv", ",path,class", "0,a.avi,train", "1,b.avi,test")
+    table = table_of(tmp_path, ",path,class", "0,a.avi,train", "1,b.avi,test")
     assert labelled(list_videos(table, "train")) == {"a.avi": None}
     (said,) = [text for text in list_videos(table, "train").warnings() if "no column label" in text]
     assert said.endswith("it has class")
@@ -128,8 +131,7 @@ def test_no_way_around_leads_out(way: str, tmp_path: Path) -> None:
 
 
 def test_odd_rows_are_named(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,x", "a.avi,x", "b.avi", ",y", "b.avi,y,train")
+    table = table_of(tmp_path, "path,label", "a.avi,x", "a.avi,x", "b.avi", ",y", "b.avi,y,train")
     listed = list_videos(table)
     assert labelled(listed) == {"a.avi": "x"}
     assert listed.warnings() == [
@@ -204,8 +206,7 @@ def test_columns_in_any_case_and_with_any_delimiter(header: str, tmp_path: Path)
 
 
 def test_a_column_that_may_be_a_split_is_named(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label,is_test", "a.avi,run,0", "b.avi,run,1")
+    table = table_of(tmp_path, "path,label,is_test", "a.avi,run,0", "b.avi,run,1")
     assert list_videos(table).warnings() == [
         f"{table}: the column is_test is not read; a column split with train and test is"
     ]
@@ -217,8 +218,7 @@ def test_a_column_that_may_be_a_split_is_named(tmp_path: Path) -> None:
     "missing", ["", "-1", "NaN", "None", "unlabelled", "Unlabeled", "null", "N/A", "<NA>", "-1.0", "-100", "#N/A"]
 )
 def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,1", f"b.avi,{missing}", "c.avi,0")
+    table = table_of(tmp_path, "path,label", "a.avi,1", f"b.avi,{missing}", "c.avi,0")
     listed = list_videos(table)
     assert listed.classes == ["0", "1"]
     assert labelled(listed) == {"a.avi": "1", "b.avi": None, "c.avi": "0"}
@@ -227,8 +227,7 @@ def test_missing_labels_are_no_class(missing: str, tmp_path: Path) -> None:
 
 
 def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label", "a.avi,10.0", "b.avi,2.0", "c.avi,-3.5")
+    table = table_of(tmp_path, "path,label", "a.avi,10.0", "b.avi,2.0", "c.avi,-3.5")
     assert list_videos(table).classes == ["-3.5", "2", "10"]
     write_lines(table, "path,label", "a.avi,10", "b.avi,2", "c.avi,run")
     assert list_videos(table).classes == ["10", "2", "run"]
@@ -236,8 +235,7 @@ def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("2", "2.0"), ("caf\u00e9", "cafe\u0301")])
 def test_two_spellings_of_a_label_are_one_class(first: str, second: str, tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label", f"a.avi,{first}", f"b.avi,{second}")
+    table = table_of(tmp_path, "path,label", f"a.avi,{first}", f"b.avi,{second}")
     assert list_videos(table).classes == [first]
 
 
@@ -251,8 +249,7 @@ def test_a_video_by_two_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_column_with_some_names_of_splits_is_named(tmp_path: Path) -> None:
-    write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
-    table = write_lines(tmp_path / "t.csv", "path,label,subset", "a.avi,run,train", "b.avi,run,test", "c.avi,run,")
+    table = table_of(tmp_path, "path,label,subset", "a.avi,run,train", "b.avi,run,test", "c.avi,run,")
     assert list_videos(table).warnings() == [
         f"{table}: the column subset is not read; a column split with train and test is"
     ]

@@ -10,6 +10,7 @@ from fima.authors.translate import Translation, reworded, translate
 from fima.config import DataConfig, FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
 from fima.recipe import flatten
+from tests.test_datasets import touch
 
 REPOSITORY = Path(__file__).parents[1]
 DISTRIBUTED = "--dist_url 'tcp://localhost:10001' --multiprocessing_distributed --world_size 1 --rank 0"
@@ -43,16 +44,8 @@ def write_ucf101(root: Path, num_classes: int = 101) -> Path:
 def write_hmdb51(root: Path) -> Path:
     write_classes(root, 51)
     for number in range(51):
-        path = root / "data" / f"Class{number:03d}" / "clip.avi"
-        path.touch()
+        touch(root, f"data/Class{number:03d}/clip.avi")
         (root / "anno" / f"Class{number:03d}_test_split1.txt").write_text("clip.avi 1\n")
-    return root
-
-
-def write_k400(root: Path) -> Path:
-    for name in ("abseiling", "zumba"):
-        (root / "train_256" / name).mkdir(parents=True)
-        (root / "train_256" / name / "clip.mp4").touch()
     return root
 
 
@@ -62,8 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_ucf101(tmp_path / "UCF")
     write_hmdb51(tmp_path / "HMDB")
-    write_k400(tmp_path / "K400")
-    (tmp_path / "PRETRAINED").touch()
+    touch(tmp_path, *(f"K400/train_256/{name}/clip.mp4" for name in ("abseiling", "zumba")), "PRETRAINED")
     return tmp_path
 
 

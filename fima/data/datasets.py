@@ -1,6 +1,7 @@
 """Finding the videos of a data set, with labels and a train/test split where it has them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from fima.config import Dataset
@@ -46,9 +47,9 @@ def list_videos(
     layout = _recognised(root, lists) if dataset == "auto" else _named(dataset, root, lists)
     if split_index != 1 and not layout.numbered_splits:
         raise DataError(f"{root}: split {split_index} was asked for, but {layout.title} has only one; ask for split 1")
-    return layout.list_videos(
-        Request(root=root, annotations=lists, split=split, split_index=split_index, named=dataset != "auto")
-    )
+    named = dataset != "auto"
+    request = Request(root=root, annotations=lists, split=split, split_index=split_index, named=named)
+    return replace(layout.list_videos(request), dataset=layout.name)
 
 
 def recognise(root: Path, annotations: str | Path | None = None) -> Dataset:

@@ -1,5 +1,6 @@
 """Diving48, second version of the labels: JSON lists next to the videos."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,21 +36,12 @@ def list_diving48(request: Request) -> VideoList:
                 raise DataError(f"{where}: the label is {label!r}, expected {known}")
             if item.get("start_frame"):
                 cut.append(name)
-            entries.append(Entry(keys=(name,), shown=f"{name}.mp4", label=label, split=split))
+            entries.append(Entry(keys=(f"//{name}",), shown=f"{name}.mp4", label=label, split=split))
     if not classes:
         classes = [str(label) for label in range(1 + max((entry.label or 0 for entry in entries), default=0))]
     starts = noted(cut, "listed clip", " with a start inside the file", "; whole files are used")
-    files = find_files(request.root)
-    listing = lists.Listing(
-        dataset="diving48",
-        layout="Diving48 V2",
-        files=files,
-        index=lists.index_names(files.videos),
-        entries=entries,
-        classes=classes,
-        notes=[f"Diving48 V2: {note}" for note in starts],
-    )
-    return lists.join(request, listing)
+    found = lists.join(request, find_files(request.root), entries, classes, layout="Diving48 V2")
+    return replace(found, notes=[*(f"Diving48 V2: {note}" for note in starts), *found.notes])
 
 
 def _read_vocabulary(path: Path) -> list[str]:

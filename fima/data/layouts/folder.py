@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fima.config import Dataset
 from fima.data.layouts import splits
 from fima.data.layouts.files import Files, find_files
 from fima.data.layouts.rows import read_columns
@@ -32,7 +31,7 @@ def list_folder(request: Request) -> VideoList:
     notes = [*_unread_tables(root), *files.notes()]
     depth = splits.split_depth(files.videos)
     if depth is not None:
-        return split_folders(request, files, depth, notes=notes, dataset="folder")
+        return split_folders(request, files, depth, notes=notes)
     notes += splits.unread_splits(files.videos)
     classes = sorted({path.parts[0] for path in files.videos if path.parts})
     if len(classes) > 1 and all(len(path.parts) == 2 for path in files.videos):
@@ -53,12 +52,12 @@ def list_folder(request: Request) -> VideoList:
 
 
 def split_folders(
-    request: Request, files: Files, depth: int, *, notes: Sequence[str], dataset: Dataset, tested: str = "test"
+    request: Request, files: Files, depth: int, *, notes: Sequence[str], tested: str = "test", spaced: bool = False
 ) -> VideoList:
     """List videos in `<split>/<class>/<video>` or `<class>/<split>/<video>`; without labels where not all lie so.
 
     Split folders lie `depth` below the root. Where there are both, the test split is the folder that `tested` names,
-    `test` or `val`, and the other is in no split. Spaces and underscores in the names of Kinetics' classes are the
+    `test` or `val`, and the other is in no split. With `spaced`, spaces and underscores in the names of classes are the
     same. Raises DataError where the split has no video.
     """
     split_by_path = {path: splits.split_of(path.parts[depth]) for path in files.videos if len(path.parts) > depth + 1}
@@ -67,7 +66,7 @@ def split_folders(
     inner = {path: parts[shared:] for path, parts in placed.items()}
 
     def name_of(path: Path) -> str:
-        return inner[path][0].replace("_", " ") if dataset == "k400" else inner[path][0]
+        return inner[path][0].replace("_", " ") if spaced else inner[path][0]
 
     labelled = all(len(parts) == 1 for parts in inner.values())
     names = {name_of(path): inner[path][0] for path in reversed(inner)} if labelled else {}
@@ -102,7 +101,6 @@ def split_folders(
         root=request.root,
         split=request.split,
         layout=f"split folders {'with class folders' if labelled else 'without labels'}{apart}",
-        dataset=dataset,
         missing=files.missing,
         notes=[*notes, *odd],
     )

@@ -34,7 +34,6 @@ def list_hmdb51(request: Request) -> VideoList:
         raise DataError(f"{anno}: no <class>_test_split{request.split_index}.txt; there are {sorted(splits_there)}")
     classes = sorted(list_files)
     folder = lists.class_folder_parent(request.root, VIDEO_FOLDERS, classes)
-    files = find_files(folder)
     label_of = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
     for name, list_file in list_files.items():
@@ -44,17 +43,15 @@ def list_hmdb51(request: Request) -> VideoList:
                 raise DataError(f"{where}: cannot read {line!r}; expected a file name and 0, 1 or 2")
             video = name / lists.inside(match["video"], where)
             entries.append(lists.path_entry(folder, video, label_of[name], SPLIT_OF_FLAG[match["flag"]]))
-    listing = lists.Listing(
-        dataset="hmdb51",
+    return lists.join(
+        request,
+        find_files(folder),
+        entries,
+        classes,
         layout="HMDB51" if request.split == "all" else f"HMDB51, split {request.split_index}",
-        files=files,
-        index=lists.index_paths(files.videos),
-        entries=entries,
-        classes=classes,
         expected=lists.expected_videos(request, OFFICIAL, certain=len(classes) == NUM_CLASSES),
         folder_labels=label_of,
     )
-    return lists.join(request, listing)
 
 
 LAYOUT = Layout(

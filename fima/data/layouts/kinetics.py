@@ -41,7 +41,7 @@ def find_lists(root: Path, annotations: Path | None) -> list[Path]:
 def _by_folders(request: Request) -> VideoList:
     files = find_files(request.root)
     files = replace(files, videos=[path for path in files.videos if split_of(path.parts[0])])
-    listed = split_folders(request, files, 0, notes=files.notes(), dataset="k400", tested="val")
+    listed = split_folders(request, files, 0, notes=files.notes(), tested="val", spaced=True)
     return replace(listed, layout=f"Kinetics-400, {listed.layout}")
 
 
@@ -65,31 +65,20 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
     tested = "val" if any(split == "val" for split, *_ in rows) else "test"
     videos = {"val": "validate", "test": "test"}[tested]
     layout = "Kinetics-400, official list" + (f" ({videos} videos)" if request.split == "test" else "")
-    files = find_files(request.root)
-    index = lists.index_names(files.videos)
-    for path in files.videos:
-        # The same name may lie in several folders: the one named after the class is meant.
-        index.setdefault(f"{path.parent.name.replace('_', ' ')}/{path.stem}", path)
-    listing = lists.Listing(
-        dataset="k400",
-        layout=layout,
-        files=files,
-        index=index,
-        entries=[
-            _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
-            for split, label, name, start, end in rows
-        ],
-        classes=classes,
-        notes=notes,
-    )
-    return lists.join(request, listing)
+    entries = [
+        _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
+        for split, label, name, start, end in rows
+    ]
+    found = lists.join(request, find_files(request.root), entries, classes, layout=layout)
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _entry(name: str, start: int, end: int, label: str | None, split: str, label_of: dict[str, int]) -> Entry:
     clip = f"{name}_{start:06d}_{end:06d}"
     folder = (label or "").replace("_", " ")
     return Entry(
-        keys=(f"{folder}/{clip}", clip, f"{folder}/{name}", name),
+        # The same name may lie in several folders: the one named after the class is meant.
+        keys=(f"//{folder}/{clip}", f"//{clip}", f"//{folder}/{name}", f"//{name}"),
         shown=f"{label}/{clip}" if label else clip,
         label=None if label is None else label_of[label],
         split=split,

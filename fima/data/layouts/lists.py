@@ -3,11 +3,10 @@
 import json
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from fima.config import Dataset
 from fima.data.layouts.files import Files
 from fima.data.layouts.splits import leaked_links, one_sided_classes
 from fima.data.layouts.video_list import Request, Video, VideoList, noted
@@ -21,7 +20,7 @@ class Entry:
     """One line of a list."""
 
     keys: tuple[str, ...]
-    """What its file may be called, as keys of the index of files; the first that is there counts."""
+    """What its file may be called, as `index_files` does; the first that is there counts."""
     shown: str
     """What to call it where it is missing."""
     label: int | None
@@ -125,20 +124,19 @@ def plain_name(name: object, where: str) -> str:
     return text
 
 
-def index_paths(videos: Iterable[Path]) -> dict[str, Path]:
-    """Return files by path, and by path without extension: re-encoded videos often have another one."""
+def index_files(videos: Iterable[Path]) -> dict[str, Path]:
+    """Return files by path, with and without extension: re-encoded videos often have another one.
+
+    And wherever they lie, as `//NAME`, and as `//CLASS/NAME` in a folder of that name; of several the first.
+    """
     index: dict[str, Path] = {}
     for path in videos:
-        index.setdefault(path.with_suffix("").as_posix(), path)
-        index[path.as_posix()] = path
-    return index
-
-
-def index_names(videos: Iterable[Path]) -> dict[str, Path]:
-    """Return files by name without extension, wherever they lie; of several the first."""
-    index: dict[str, Path] = {}
-    for path in videos:
-        index.setdefault(path.stem, path)
+        whole = path.as_posix()
+        bare = whole.removesuffix(path.suffix)
+        folder, _, name = bare.rpartition("/")
+        for key in (bare, f"//{name}", f"//{folder.rpartition('/')[2].replace('_', ' ')}/{name}"):
+            index.setdefault(key, path)
+        index[whole] = path
     return index
 
 
@@ -148,37 +146,25 @@ def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str)
     return Entry(keys=keys, shown=str(folder / path), label=label, split=split)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """A data set by its lists, and the files that they name."""
+def join(
+    request: Request,
+    files: Files,
+    entries: Sequence[Entry],
+    classes: list[str],
+    *,
+    layout: str,
+    expected: int | None = None,
+    folder_labels: Mapping[str, int] | None = None,
+) -> VideoList:
+    """Join the lines of all lists with the files on the disk. Raises DataError where no video of the split is there.
 
-    dataset: Dataset
-    layout: str
-    """How the folder was read, in words."""
-    files: Files
-    index: Mapping[str, Path]
-    """The videos by the keys of the entries."""
-    entries: Sequence[Entry]
-    """The lines of all lists."""
-    classes: list[str]
-    expected: int | None = None
-    """Videos of the official split."""
-    folder_labels: Mapping[str, int] = field(default_factory=dict)
-    """Label by top folder, for files that are in no list."""
-    notes: Sequence[str] = ()
-
-
-def join(request: Request, listing: Listing) -> VideoList:
-    """Join lists with the files on the disk. Raises DataError where none of the videos of the split is there.
-
-    The split `all` is every file on the disk, and its missing ones are those that any list names.
+    The split `all` is every file on the disk, and its missing ones are those that any list names. `layout` says in
+    words how the folder was read, `expected` is the official number of videos of the split, and files that are in no
+    list have the label of their top folder, if any.
     """
-    folder, videos, classes = listing.files.root, listing.files.videos, listing.classes
+    folder, videos, index = files.root, files.videos, index_files(files.videos)
     everything = request.split == "all"
-    lines = [
-        (entry, next((listing.index[key] for key in entry.keys if key in listing.index), None))
-        for entry in listing.entries
-    ]
+    lines = [(entry, next((index[key] for key in entry.keys if key in index), None)) for entry in entries]
     # The first line that names a file, of any split; and that of each different video of this split, there or not.
     named = {path: entry for entry, path in reversed(lines) if path is not None}
     own = [(path or entry.keys, entry) for entry, path in lines if request.split in (entry.split, "all")]
@@ -191,9 +177,9 @@ def join(request: Request, listing: Listing) -> VideoList:
         raise DataError(f"{folder}: none of the {len(listed):,} videos of the {request.split} split is there{example}")
 
     def label_of(path: Path) -> int | None:
-        return named[path].label if path in named else listing.folder_labels.get(path.parts[0])
+        return named[path].label if path in named else (folder_labels or {}).get(path.parts[0])
 
-    labels = [{entry.label for entry in listing.entries if entry.split == split} for split in ("train", "test")]
+    labels = [{entry.label for entry in entries if entry.split == split} for split in ("train", "test")]
     sides = [[classes[label] for label in each if label is not None] for each in labels]
     repeated = [entry.shown for video, entry in own if listed[video] is not entry]
     leaked = [
@@ -203,23 +189,21 @@ def join(request: Request, listing: Listing) -> VideoList:
     ]
     odd = noted(repeated, "video", " listed more than once")
     odd += noted(leaked, "video", " listed for training and for testing")
-    linked = leaked_links(listing.files.same, {path: entry.split for path, entry in named.items()}, "test")
+    linked = leaked_links(files.same, {path: entry.split for path, entry in named.items()}, "test")
     return VideoList(
         videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in listed],
         classes=classes,
         root=request.root,
         split=request.split,
-        layout=listing.layout,
-        dataset=listing.dataset,
+        layout=layout,
         missing=missing,
         unlisted=[] if everything else [str(folder / path) for path in videos if path not in named],
         num_listed=len(listed) or None,
-        expected=listing.expected,
+        expected=expected,
         notes=[
-            *listing.notes,
-            *(f"{listing.layout}: {note}" for note in odd),
+            *(f"{layout}: {note}" for note in odd),
             *linked,
-            *listing.files.notes(with_lists=False),
+            *files.notes(with_lists=False),
             *one_sided_classes(*sides),
         ],
     )

@@ -36,21 +36,18 @@ def list_ssv2(request: Request) -> VideoList:
     unlabelled = _file(anno, "test")
     for where, item in lists.read_json_entries(unlabelled, "id") if unlabelled.is_file() else []:
         entries.append(_entry(lists.plain_name(item["id"], where), None, "unlabelled"))
-    files = find_files(request.root)
-    listing = lists.Listing(
-        dataset="ssv2",
+    return lists.join(
+        request,
+        find_files(request.root),
+        entries,
+        sorted(label_of, key=label_of.__getitem__),
         layout=f"Something-Something V2{', validation' if request.split == 'test' else ''}",
-        files=files,
-        index=lists.index_names(files.videos),
-        entries=entries,
-        classes=sorted(label_of, key=label_of.__getitem__),
         expected=lists.expected_videos(request, OFFICIAL, certain=len(label_of) == NUM_CLASSES),
     )
-    return lists.join(request, listing)
 
 
 def _entry(name: str, label: int | None, split: str) -> Entry:
-    return Entry(keys=(name,), shown=f"{name}.webm", label=label, split=split)
+    return Entry(keys=(f"//{name}",), shown=f"{name}.webm", label=label, split=split)
 
 
 def _file(anno: Path, kind: str) -> Path:

@@ -64,7 +64,6 @@ def list_table(request: Request) -> VideoList:
         root=root,
         split=request.split,
         layout=f"table {table.name}" + (", rows val" if request.split == "test" and names == {"val"} else ""),
-        dataset="table",
         table=table,
         missing=missing,
         num_listed=len(wanted),

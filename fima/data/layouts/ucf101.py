@@ -47,17 +47,15 @@ def list_ucf101(request: Request) -> VideoList:
                 raise DataError(f"{where}: {name} has the number {number}, which is another class in {index_file}")
             entries.append(lists.path_entry(folder, path, label_of.get(path.parts[0]), split))
     official = OFFICIAL.get(request.split_index, {})
-    listing = lists.Listing(
-        dataset="ucf101",
+    return lists.join(
+        request,
+        files,
+        entries,
+        classes,
         layout="UCF101" if request.split == "all" else f"UCF101, split {request.split_index}",
-        files=files,
-        index=lists.index_paths(files.videos),
-        entries=entries,
-        classes=classes,
         expected=lists.expected_videos(request, official, certain=len(classes) == NUM_CLASSES),
         folder_labels=label_of,
     )
-    return lists.join(request, listing)
 
 
 def _read_classes(index_file: Path) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,52 +65,39 @@ def find_files(root: Path) -> Files:
     A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
     Raises DataError where there is no video.
     """
-    videos: list[str] = []
-    others: list[str] = []
-    missing: list[str] = []
-    outputs: list[str] = []
-    again: list[str] = []
-    inodes: list[int] = []
+    found: dict[str, list[str]] = defaultdict(list)
+    inodes: dict[str, int] = {}
     pictures: dict[str, list[str]] = {}
-    for folder, entries in _walk(root, missing, outputs, again):
-        before = len(videos)
+    for folder, entries in _walk(root, found):
+        before = len(inodes)
         here: list[str] = []
         for entry in entries:
             relative = f"{folder}{entry.name}"
             if not is_video(entry.name):
-                (here if _suffix(entry.name) in IMAGE_EXTENSIONS else others).append(relative)
+                (here if _suffix(entry.name) in IMAGE_EXTENSIONS else found["others"]).append(relative)
             elif (inode := _inode(entry)) is not None:
-                videos.append(relative)
-                inodes.append(inode)
+                inodes[relative] = inode
             else:
-                missing.append(str(root / relative))
-        if here and len(videos) == before:
+                found["missing"].append(str(root / relative))
+        if here and len(inodes) == before:
             pictures[folder] = here
         else:
-            others += here
-    same = _same(root, videos, inodes)
-    frame_folders = _frame_folders(pictures, {name.count("/") for name in videos}, others)
-    files = Files(
-        root=root,
-        videos=_sorted([*videos, *frame_folders]),
-        others=_sorted(others),
-        missing=sorted(missing),
-        frame_folders=_sorted(frame_folders),
-        outputs=_sorted(outputs),
-        same=same,
-        again=_sorted(again),
-    )
+            found["others"] += here
+    found["frame_folders"] = _frame_folders(pictures, {name.count("/") for name in inodes}, found["others"])
+    found["videos"] = [*inodes, *found["frame_folders"]]
+    names = ("videos", "others", "frame_folders", "outputs", "again")
+    same, missing = _same(root, inodes), sorted(found["missing"])
+    files = Files(root=root, same=same, missing=missing, **{name: _sorted(found[name]) for name in names})
     if not files.videos:
         raise DataError(_nothing_found(files))
     return files
 
 
-def _walk(
-    root: Path, missing: list[str], outputs: list[str], again: list[str]
-) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+def _walk(root: Path, found: Mapping[str, list[str]]) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
     """Yield each folder with the files in it; links after the folders themselves, so that these keep their names.
 
-    Notes folders that cannot be read in `missing`, results of fima in `outputs`, and other names of folders in `again`.
+    Notes in `found` folders that cannot be read ("missing"), results of fima ("outputs"), and other names of folders
+    ("again").
     """
     visited: set[str] = set()
     pending, links = [""], list[str]()
@@ -118,25 +105,25 @@ def _walk(
         folder = (pending or links).pop()
         real = os.path.realpath(root / folder)
         if real in visited:
-            again.append(folder)
+            found["again"].append(folder)
             continue
         visited.add(real)
         try:
             # Entries of scandir know their kind: no call to the file system per video, of which there may be 240,000.
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            missing.append(str(error.filename))
+            found["missing"].append(str(error.filename))
             continue
         marked = marked_outputs(root / folder) if any(entry.name == OUTPUT_MARKER for entry in entries) else None
         if folder and marked == frozenset():
-            outputs.append(folder)
+            found["outputs"].append(folder)
             continue
         files = []
         for entry in entries:
             if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 continue
             if marked and entry.name in marked:
-                outputs.append(f"{folder}{entry.name}")
+                found["outputs"].append(f"{folder}{entry.name}")
             elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 - takes the entry itself
                 (links if entry.is_symlink() else pending).append(f"{folder}{entry.name}/")
             else:
@@ -155,15 +142,13 @@ def _inode(entry: os.DirEntry[str]) -> int | None:
     return status.st_ino if stat.S_ISREG(status.st_mode) else None
 
 
-def _same(root: Path, names: Sequence[str], inodes: Sequence[int]) -> list[list[Path]]:
-    """Return the names that are one file. Numbers of files tell those of one disk apart."""
-    if len(set(inodes)) == len(inodes):
-        return []
+def _same(root: Path, inodes: Mapping[str, int]) -> list[list[Path]]:
+    """Return the names that are one file, given the number of each. Numbers tell files of one disk apart."""
     groups: dict[int, list[str]] = defaultdict(list)
-    for inode, name in zip(inodes, names, strict=True):
+    for name, inode in inodes.items():
         groups[inode].append(name)
     found = []
-    for group in groups.values():
+    for group in (group for group in groups.values() if len(group) > 1):
         one = [name for name in group if os.path.samefile(root / group[0], root / name)]  # noqa: PTH121
         found += [_sorted(one)] if len(one) > 1 else []
     return found

@@ -268,12 +268,10 @@ def test_files_that_are_no_embeddings_are_refused(tmp_path: Path) -> None:
         read_embeddings(tmp_path / "b.npz")
 
 
-def test_clips_that_the_encoder_cannot_take_are_refused(
-    videos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32)
-    monkeypatch.setattr("fima.use.encoder.load", lambda source: encoder)
-    assert main(["embed", "x", str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
+def test_clips_that_the_encoder_cannot_take_are_refused(videos: Path, tmp_path: Path, capsys: Capture) -> None:
+    saved = tmp_path / "s3d"
+    fima.VideoEncoder(backbone="s3d", frames=4, crop_size=32).save_pretrained(saved)
+    assert main(["embed", str(saved), str(videos), "-o", str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert "--frames 4 --crop-size 32: " in error
     assert "s3d takes no such clips" in error

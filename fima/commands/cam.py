@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -80,25 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
         raise ConfigError(f"--out {arguments.out}: has videos; results would be taken for data; choose a new folder")
-    from fima.checkpoints.pretrained import load_pretrained
-    from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources
-    from fima.evaluate.loaded_model import frozen
+    from fima.evaluate.loaded_model import open_checkpoint
     from fima.torch_tools.device import choose_device
     from fima.visual.maps import shown_encoder
 
     device = choose_device(arguments.device)
     paths = [arguments.checkpoint] if arguments.compare is None else [arguments.checkpoint, arguments.compare]
-    loaded = {path: load_pretrained(path, device=device) for path in paths}
+    loaded = {path: open_checkpoint(path, device=device) for path in paths}
     videos = _videos(arguments)
     resources = Resources(device=device, batch_size=1)
     shown = []
-    descriptions = [encoder.description for encoder in loaded.values()]
+    descriptions = [encoder.name for encoder in loaded.values()]
     # Files, where what the encoders are does not tell them apart.
     names = descriptions if len(set(descriptions)) == len(loaded) else list(map(str, loaded))
     for name, encoder in zip(names, loaded.values(), strict=True):
-        clips = arguments.clips.applied_to(ClipSettings.of(encoder.config.data, num_clips=ADAPTING_CLIPS))
-        if assumption := frozen(encoder).assumed(clips):
+        clips = arguments.clips.applied_to(replace(encoder.clips, num_clips=ADAPTING_CLIPS))
+        if assumption := encoder.assumed(clips):
             warn(f"{name}: {assumption}")
         shown.append(shown_encoder(name, encoder, videos, clips, resources, kind=arguments.map))
     if arguments.out.suffix == ".png":
@@ -136,7 +134,7 @@ def _write(
             written.append(out.with_name(f"{out.name}.{arguments.format}"))
             write_map_video(maps, reader.stream, written[0], fps=reader.fps, height=arguments.height)
         written.append(out.with_name(f"{out.name}.png"))
-        write_map_picture(maps, reader.stream, written[-1], height=arguments.height)
+        write_map_picture(maps, reader.stream, written[-1], num_frames=reader.num_frames, height=arguments.height)
     return written
 
 

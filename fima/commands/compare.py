@@ -21,7 +21,6 @@ from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
-    from fima.evaluate.loaded_model import Subject
 
 PROTOCOLS = ("linear", "knn", "retrieval")
 
@@ -72,10 +71,10 @@ def _named(given: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Collected]]) -> None:
+def _write(arguments: CompareArguments, measured: dict[str, Collected]) -> None:
     from fima.evaluate.intervals import differences
 
-    found = {name: collected.result() for name, (_, collected) in measured.items()}
+    found = {name: collected.result() for name, collected in measured.items()}
     results = {name: result for name, (result, _) in found.items()}
     apart = differences({name: tested for name, (_, tested) in found.items()}, arguments.config.seed)
     content = {
@@ -89,8 +88,9 @@ def _write(arguments: CompareArguments, measured: dict[str, tuple[Subject, Colle
         print(arguments.out.read_text(encoding="utf-8"), end="")
         return
     Console().print(comparison_table(results, str(arguments.on)))
-    for name, (subject, _) in measured.items():
-        print(f"{name}: {subject.encoder.name}, {subject.encoder.preprocessing(subject.clips)}")
+    for name, collected in measured.items():
+        encoder = collected.subject.encoder
+        print(f"{name}: {encoder.name}, {encoder.preprocessing(collected.subject.clips)}")
     print(*(str(difference) for difference in apart if difference.is_main), sep="\n")
     for name, result in results.items():
         if result.verdict:

@@ -21,7 +21,6 @@ from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
-    from fima.evaluate.loaded_model import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
         arguments = replace(arguments, config=config)
     words = (arguments.checkpoint,)
-    for subject, collected in measure_labelled(arguments, arguments.data, words, backbone=arguments.backbone):
-        _write(arguments, subject, collected)
+    for collected in measure_labelled(arguments, arguments.data, words, backbone=arguments.backbone):
+        _write(arguments, collected)
     return 0
 
 
@@ -86,7 +85,8 @@ def _is_same(path: Path, collected: Collected) -> bool:
         return True
 
 
-def _write(arguments: EvaluateArguments, subject: Subject, collected: Collected) -> None:
+def _write(arguments: EvaluateArguments, collected: Collected) -> None:
+    subject = collected.subject
     out = arguments.out or _free_or_own(evaluation_file(subject), collected)
     reports = out.with_suffix("")
     result, _ = collected.result(reports)

@@ -124,10 +124,10 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
 
 def measure_labelled(
     arguments: LabelledArguments, data: Path, sources: Sequence[str], *, backbone: str | None = None
-) -> list[tuple[Subject, Collected]]:
+) -> list[Collected]:
     """Look at the videos with encoders, in all processes; their features are kept in the folders of their results.
 
-    Each encoder comes with what was found, in the main process. The others need not wait for the arithmetic on it.
+    Returns what was found of each, in the main process. The others need not wait for the arithmetic on it.
     """
     from fima.evaluate.evaluate import collect
     from fima.evaluate.loaded_model import load_subject
@@ -152,4 +152,4 @@ def measure_labelled(
                 found = collect(subjects, splits, config, device=device, load_mask=masks, report=report)
     finally:
         distributed.shutdown()
-    return list(zip(subjects, found, strict=True)) if is_main else []
+    return found if is_main else []

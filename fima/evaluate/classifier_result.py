@@ -13,11 +13,10 @@ from fima.data.clips import TIMING
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
-from fima.errors import DataError
-from fima.evaluate.extract import Resources, extract_rows
+from fima.evaluate.extract import Decoded, Resources, extract_rows, told_apart
 from fima.evaluate.features import normalised
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import Measured, as_result, classified, decoded
+from fima.evaluate.measured import Measured, as_result, classified
 from fima.evaluate.metrics import top_k_accuracy
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationResult, SplitLists
 from fima.torch_tools import distributed
@@ -28,16 +27,11 @@ AUGMENTATION = ("min_area", "max_area", "flip", "grayscale", "jitter", "blur", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierScores:
-    """Scores of the videos that can be decoded, in the order of the list; the same on every device."""
+class ClassifierScores(Decoded):
+    """Scores of the videos that can be decoded; the same on every device."""
 
     scores: Tensor
     """(V, classes) float64: log-probabilities or logits, averaged over the clips of a video."""
-    labels: Tensor
-    """(V,) class numbers."""
-    paths: list[str]
-    undecodable: list[SkippedVideo]
-    """The other files of the list."""
 
     def top(self, k: int) -> float:
         """Return the top-k accuracy in percent."""
@@ -54,25 +48,14 @@ def test_classifier(
     """
     places = range(distributed.rank(), len(videos.videos), distributed.world_size())
     paths = [videos.videos[place].path for place in places]
-    own: list[tuple[int, Tensor | SkippedVideo]] = []
+    own: list[tuple[int, Tensor | str]] = []
     with in_eval_mode(model):
         for item in extract_rows(paths, lambda pixels: clip_scores(model, pixels, log_softmax), clips, resources):
-            place = places[item.index]
-            scored = replace(item, index=place) if isinstance(item, SkippedVideo) else item.whole.rows[0]
-            own.append((place, scored))
-    found = dict(sorted(distributed.gather_objects(own), key=lambda pair: pair[0]))
-    skipped = [item for item in found.values() if isinstance(item, SkippedVideo)]
-    if len(skipped) == len(found):
-        first = skipped[0]
-        raise DataError(f"{videos.root}: none of {len(skipped)} videos can be decoded; {first.path}: {first.reason}")
-    scores = {place: rows for place, rows in found.items() if isinstance(rows, Tensor)}
-    chosen = [videos.videos[place] for place in scores]
-    return ClassifierScores(
-        scores=torch.cat(list(scores.values())),
-        labels=torch.tensor([-1 if video.label is None else video.label for video in chosen]),
-        paths=[str(video.path) for video in chosen],
-        undecodable=skipped,
-    )
+            scored = item.reason if isinstance(item, SkippedVideo) else item.whole.rows[0]
+            own.append((places[item.index], scored))
+    found = sorted(distributed.gather_objects(own), key=lambda pair: pair[0])
+    scores, decoded = told_apart(videos, [each for _, each in found])
+    return ClassifierScores(scores=torch.cat(scores), **vars(decoded))
 
 
 def clip_scores(model: Classifier, clips: Tensor, log_softmax: bool) -> Tensor:
@@ -107,7 +90,7 @@ def classifier_result(
     name = "linear_sgd" if config.classifier.freeze else "finetune"
     data = {key: dict[str, Any](videos.describe()) for key, videos in lists.items()}
     for test, found in scores.items():
-        data[test] |= decoded(found.paths, found.undecodable)
+        data[test] |= found.describe()
     measured = {
         name: classified(
             {test: (found.scores, found.labels) for test, found in scores.items()},
@@ -162,11 +145,10 @@ def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, An
 
 def measure_classifier(
     subject: Subject, lists: SplitLists, resources: Resources
-) -> tuple[Measured, dict[str, dict[str, Any]], list[str]]:
+) -> tuple[Measured, dict[str, ClassifierScores]]:
     """Run the protocol `evaluate`: the checkpoint's own classifier, its scores averaged over clips and crops.
 
-    Returns what was found, which videos of each test list of the split were decoded, and the paths of the test videos.
-    Raises DataError where not one video of a list can be decoded.
+    Returns what was found, and the scores by test list. Raises DataError where not one video of a list can be decoded.
     """
     assert subject.classifier is not None, "checked when the protocols were chosen"
     trained = subject.classifier.checkpoint.config
@@ -197,5 +179,4 @@ def measure_classifier(
         "selection": trained.classifier.select,
         "trained_on_split": trained.data.split,
     }
-    evaluated = {name: decoded(found.paths, found.undecodable) for name, found in tested.items()}
-    return classified(scores, len(lists.test.classes), settings), evaluated, tested["test"].paths
+    return classified(scores, len(lists.test.classes), settings), tested

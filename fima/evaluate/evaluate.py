@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +16,15 @@ from fima.evaluate.attentive import measure_attentive
 from fima.evaluate.cam import MaskLoader, foreground_share, occlusion_share
 from fima.evaluate.classifier_result import measure_classifier
 from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_backgrounds, verdict
-from fima.evaluate.extract import Resources
+from fima.evaluate.extract import Decoded, Resources
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.feature_store import FeatureStore, digest, fill_together
-from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, stages_of
+from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
 from fima.evaluate.linear_protocols import check_low_shot
 from fima.evaluate.loaded_model import Subject
-from fima.evaluate.measured import FeatureSets, Measured, as_result, decoded
+from fima.evaluate.measured import FeatureSets, Measured, as_result
 from fima.evaluate.protocols import (
     ALL_FEATURE_PROTOCOLS,
     PROTOCOLS,
@@ -60,10 +59,8 @@ class Collected:
     """Classes of the backgrounds that the protocol `diagnosis` puts behind others."""
     measured: dict[SplitName, dict[str, Measured]] = field(default_factory=lambda: defaultdict(dict))
     """By split and protocol, those that do not look at features."""
-    evaluated: dict[SplitName, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
-    """By split and list, what the result says of the videos of the protocol `evaluate`."""
-    tested: dict[SplitName, list[str]] = field(default_factory=dict)
-    """By split, the paths of the test videos that the protocol `evaluate` looked at."""
+    evaluated: dict[SplitName, Mapping[str, Decoded]] = field(default_factory=dict)
+    """By split and test list, the videos that the protocol `evaluate` looked at."""
 
     @property
     def lists_hash(self) -> str:
@@ -82,15 +79,16 @@ class Collected:
         tables: dict[Path, tuple[dict[str, Measured], Sequence[str]]] = {}
         for number, lists in self.splits.items():
             unit = "fold" if isinstance(number, str) else "split"
-            measured, evaluated, paths = self._measure(number, lists)
-            tested.add(number, measured, paths, lists.groups)
+            measured, evaluated = self._measure(number, lists)
+            tested.add(number, measured, evaluated["test"].paths if "test" in evaluated else [], lists.groups)
             if reports is not None:
                 folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
                 tables[folder] = measured, lists.test.classes
             which = {"fold" if unit == "fold" else "split_index": number}
             data = {
-                name: {**lists.all[name].describe(), **which, "list_hash": _list_hash(lists.all[name]), **found}
-                for name, found in evaluated.items()
+                name: {**videos.describe(), **which, "list_hash": _list_hash(videos), **evaluated[name].describe()}
+                for name, videos in lists.all.items()
+                if name in evaluated
             }
             results[number] = as_result(measured, encoder=self.subject.describe(), data=data)
         result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
@@ -102,17 +100,13 @@ class Collected:
             _replace_reports(reports, tables)
         return result, tested
 
-    def _measure(
-        self, number: SplitName, lists: SplitLists
-    ) -> tuple[dict[str, Measured], dict[str, dict[str, Any]], list[str]]:
-        """What was found, which videos of each list were looked at, and the paths of the test videos among them."""
-        paths = self.tested.get(number, [])
+    def _measure(self, number: SplitName, lists: SplitLists) -> tuple[dict[str, Measured], dict[str, Decoded]]:
+        """What was found, and which videos of each list were looked at."""
         found: dict[str, Measured] = {}
-        evaluated = dict(self.evaluated[number])
+        evaluated = dict(self.evaluated.get(number, {}))
         for kind, store in self.stores.items():
             features = {name: store.read(videos) for name, videos in lists.all.items()}
-            evaluated |= {name: decoded(each.paths, each.undecodable) for name, each in features.items()}
-            paths = features["test"].paths
+            evaluated |= features
             train, tests = features["train"], {name: features[name] for name in lists.tests}
             is_fold = isinstance(number, str)
             sets = FeatureSets(train=train, tests=tests, videos=lists.train, groups=lists.groups, is_fold=is_fold)
@@ -125,7 +119,7 @@ class Collected:
                     found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
         found |= self.measured[number]
         ordered = sorted(found, key=lambda name: self.protocols.index(self.protocol_of(name)))
-        return {name: found[name] for name in ordered}, evaluated, paths
+        return {name: found[name] for name in ordered}, evaluated
 
     @staticmethod
     def protocol_of(name: str) -> str:
@@ -219,8 +213,7 @@ def _run_video_protocols(collected: Collected, load_mask: MaskLoader | None, res
         measured = collected.measured[number]
         shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
         if "evaluate" in collected.protocols:
-            found = measure_classifier(subject, lists, resources)
-            measured["evaluate"], collected.evaluated[number], collected.tested[number] = found
+            measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
         if "foreground" in collected.protocols:
             measured["foreground"] = foreground_share(*shown)
         if "occlusion" in collected.protocols:
@@ -237,7 +230,7 @@ def _stores(
 ) -> dict[str, FeatureStore]:
     """What the protocols look at of an encoder, by the names of `STORES`; `backgrounds` where `diagnosis` is one."""
     encoder, clips = subject.encoder, subject.clips
-    maps = EncoderMaps(encoder.module, stages_of(encoder.module, config.features))
+    maps = EncoderMaps(encoder.module, config.features)
     sources: dict[str, FeatureSource] = {}
     if not set(protocols).isdisjoint(STORES["pooled"]):
         sources["pooled"] = encoder_source(encoder.module, encoder.fingerprint, config.features, maps)

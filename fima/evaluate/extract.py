@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,21 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fima.data.clips import FULL, ROUNDING, Window, evenly_spread_starts, in_one_pass
+from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, cut_clips, square_crops
 from fima.data.loader import SkippedVideo
 from fima.data.views import Crop, crop_and_resize
 from fima.data.workers.crash_guard import Attempt, Guard, watched
-from fima.errors import VideoError
+from fima.errors import DataError, VideoError
 
 CHUNKS_AHEAD = 4
 CLIPS_AT_ONCE = 8
 """Clips of a video that are held at a time, so that memory does not grow with its length."""
 CPU = torch.device("cpu")
+
+Rows = TypeVar("Rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,44 @@ class VideoRows:
         ends = self.seconds.new_tensor([[self.seconds[0, 0], self.seconds[:, 1].max()]])
         # Crops first, as where each clip has a row of its own.
         return VideoRows(index=self.index, rows=self.rows.mean(dim=1).mean(dim=0)[None, None], seconds=ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """The videos of a list that can be decoded, in its order."""
+
+    labels: Tensor
+    """(V,) class numbers; -1 where unknown."""
+    paths: list[str]
+    undecodable: list[SkippedVideo]
+    """The other files of the list."""
+
+    def describe(self) -> dict[str, Any]:
+        """What results say of the list: how many could be decoded, and which could not."""
+        undecodable = [{"path": video.path, "reason": video.reason} for video in self.undecodable]
+        return {"num_evaluated": len(self.paths), "undecodable": undecodable}
+
+
+def told_apart(videos: VideoList, found: Sequence[Rows | str]) -> tuple[list[Rows], Decoded]:
+    """Return what was found of the videos of a list that can be decoded, and which these are, given why others cannot.
+
+    Raises DataError where there is none.
+    """
+    pairs = list(zip(videos.videos, found, strict=True))
+    chosen = [video for video, each in pairs if not isinstance(each, str)]
+    undecodable = [
+        SkippedVideo(path=str(video.path), reason=reason, epoch=0, index=place)
+        for place, (video, reason) in enumerate(pairs)
+        if isinstance(reason, str)
+    ]
+    if not chosen:
+        first = undecodable[0]
+        raise DataError(
+            f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
+        )
+    labels = torch.tensor([-1 if video.label is None else video.label for video in chosen])
+    decoded = Decoded(labels=labels, paths=[str(video.path) for video in chosen], undecodable=undecodable)
+    return [each for each in found if not isinstance(each, str)], decoded
 
 
 @dataclass(frozen=True, kw_only=True)

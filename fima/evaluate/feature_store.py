@@ -21,7 +21,7 @@ from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.errors import DataError
-from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.extract import Resources, VideoRows, extract_rows, told_apart
 from fima.evaluate.features import Features, FeatureSource
 from fima.files.atomic import written_whole
 from fima.files.state import file_state
@@ -112,28 +112,14 @@ class FeatureStore:
 
     def read(self, videos: VideoList) -> Features:
         """Return the features of a list, in the main process; DataError where it has none, or some are not finite."""
-        found, labels, paths, undecodable = [], [], [], []
-        for place, video in enumerate(videos.videos):
-            rows = self.rows(video.path)
-            if isinstance(rows, str):
-                undecodable.append(SkippedVideo(path=str(video.path), reason=rows, epoch=0, index=place))
-                continue
-            found.append(rows.rows.flatten(0, 1))
-            labels.append(-1 if video.label is None else video.label)
-            paths.append(str(video.path))
-        if not found:
-            first = undecodable[0]
-            raise DataError(
-                f"{videos.root}: none of {len(undecodable)} videos can be decoded; {first.path}: {first.reason}"
-            )
-        _check_finite(found, paths, videos.root)
+        rows, decoded = told_apart(videos, [self.rows(video.path) for video in videos.videos])
+        found = [each.rows.flatten(0, 1) for each in rows]
+        _check_finite(found, decoded.paths, videos.root)
         return Features(
             # Cells are stacked a batch at a time: together they may be larger than memory.
             pooled=torch.empty(0) if self.source.on_disk else torch.stack(found),
             cells=found if self.source.on_disk else [],
-            labels=torch.tensor(labels),
-            paths=paths,
-            undecodable=undecodable,
+            **vars(decoded),
             parts=self.source.parts,
             depth=self.source.depth,
         )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
-from fima.data.loader import SkippedVideo
 from fima.errors import ConfigError
+from fima.evaluate.extract import Decoded
 from fima.evaluate.protocols import parts_of
 from fima.method.heads import grid_pooled
 from fima.method.motion import frame_difference
@@ -42,16 +42,11 @@ class FeatureSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class Features(Decoded):
     """Features of the videos that can be decoded, in the order of the list; `parts` and `depth` as in the source."""
 
     pooled: Tensor
     """(V, num_clips·num_crops, C), float32; the crops of a clip follow one another."""
-    labels: Tensor
-    """(V,) class numbers; -1 where unknown."""
-    paths: list[str]
-    undecodable: list[SkippedVideo]
-    """The other files of the list."""
     parts: tuple[str, ...] = (PLAIN,)
     depth: int = 0
     cells: list[Tensor] = field(default_factory=list)
@@ -108,13 +103,18 @@ STREAM_MAPS = {"rgb": encode, "difference": encode_difference}
 class EncoderMaps:
     """Feature maps of the clips that came last, so that the sources of one extraction share the encoder's passes.
 
-    The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w); stages are its modules whose
-    outputs `depths` averages, with their channels.
+    The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w). Features are what `--features`
+    takes; for a `depths`, which averages the outputs of stages, ConfigError is raised where the encoder names none.
     """
 
-    def __init__(self, encoder: nn.Module, stages: Mapping[str, int] | None = None) -> None:
+    def __init__(self, encoder: nn.Module, features: Sequence[str] = ()) -> None:
         self._encoder = encoder
-        self._stages = stages or {}
+        self.stages: Mapping[str, int] = {}
+        """Channels by module."""
+        if any(each.endswith("depths") for each in features):
+            self.stages = getattr(encoder, "stages", {})
+            if not self.stages:
+                raise ConfigError("--features depths: this encoder does not name its stages; choose other features")
         self._clips: Tensor | None = None
         self._maps: dict[str, Tensor] = {}
         self._depths: dict[str, dict[str, Tensor]] = {}
@@ -126,7 +126,7 @@ class EncoderMaps:
         if stream not in self._maps:
             self._depths[stream] = {}
             with ExitStack() as hooks:
-                for name, channels in self._stages.items():
+                for name, channels in self.stages.items():
                     keep = partial(_keep_average, self._depths[stream], name, channels)
                     hooks.enter_context(self._encoder.get_submodule(name).register_forward_hook(keep))
                 self._maps[stream] = STREAM_MAPS[stream](self._encoder, clips)
@@ -135,7 +135,7 @@ class EncoderMaps:
     def depths(self, clips: Tensor, stream: str = "rgb") -> Tensor:
         """The average of each stage's output, side by side: (B, sum of the channels)."""
         self.map(clips, stream)
-        return torch.cat([self._depths[stream][name] for name in self._stages], dim=1)
+        return torch.cat([self._depths[stream][name] for name in self.stages], dim=1)
 
 
 def _keep_average(kept: dict[str, Tensor], name: str, channels: int, *call: Any) -> None:  # noqa: ANN401
@@ -152,13 +152,12 @@ def encoder_source(
     """Features are an encoder's feature map, pooled over time and space; one pass gives all that is wanted.
 
     The encoder, in eval mode, is (B, 3, F, S, S) normalised RGB -> (B, C, t, h, w), and the name identifies its
-    weights, such as a hash of the checkpoint. Features are what `--features` takes; maps those of the encoder that
-    other sources share, with its stages where there is a `depths`, for which ConfigError is raised where the encoder
-    names none. Frame differences go through the encoder with its running statistics, as the RGB clips do.
+    weights, such as a hash of the checkpoint. Features, and what they raise, are those of `EncoderMaps`; maps those of
+    the same features, where other sources share them. Frame differences go through the encoder with its running
+    statistics, as the RGB clips do.
     """
     parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
-    stages = stages_of(encoder, features)
-    shared = maps or EncoderMaps(encoder, stages)
+    shared = maps or EncoderMaps(encoder, features)
 
     def pool_part(clips: Tensor, part: str) -> Tensor:
         stream, _, how = part.partition(":")
@@ -168,17 +167,7 @@ def encoder_source(
         return torch.cat([pool_part(clips, part) for part in parts], dim=1)
 
     named = name if parts == (PLAIN,) else f"{name}, {' '.join(parts)}"
-    return FeatureSource(name=named, pool=pool, parts=parts, depth=sum(stages.values()))
-
-
-def stages_of(encoder: nn.Module, features: Sequence[str]) -> Mapping[str, int]:
-    """Return the stages that `depths` needs, with their channels; ConfigError where the encoder names none."""
-    if not any(each.endswith("depths") for each in features):
-        return {}
-    stages: Mapping[str, int] = getattr(encoder, "stages", {})
-    if not stages:
-        raise ConfigError("--features depths: this encoder does not name its stages; choose other features")
-    return stages
+    return FeatureSource(name=named, pool=pool, parts=parts, depth=sum(shared.stages.values()))
 
 
 def cells_source(maps: EncoderMaps, name: str) -> FeatureSource:

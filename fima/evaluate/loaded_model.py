@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, LoadedEncoder, is_of_kind
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, is_of_kind
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.torch_file import read_content
@@ -101,11 +101,11 @@ def load_subject(
     is_ours = encoder is None
     if encoder is None:
         path = encoder_file(Path(source))
-        loaded = load_pretrained(path, backbone=backbone, device=device)
-        if loaded.knows_settings and zipfile.is_zipfile(path) and is_of_kind(read_content(path), ClassifierCheckpoint):
+        encoder = open_checkpoint(path, backbone=backbone, device=device)
+        is_whole = encoder.about["config"] is not None and zipfile.is_zipfile(path)
+        if is_whole and is_of_kind(read_content(path), ClassifierCheckpoint):
             classifier = load_classifier(path, device=device)
-            loaded = replace(loaded, encoder=classifier.model.encoder)
-        encoder = replace(frozen(loaded), file=path)
+            encoder = replace(encoder, network=classifier.model.encoder)
     elif backbone is not None:
         raise ConfigError(f"--backbone {backbone}: is for checkpoints; {source} names its own architecture")
     clips = config.clips_for(encoder.clips)
@@ -116,8 +116,9 @@ def load_subject(
     return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps, source=str(source))
 
 
-def frozen(loaded: LoadedEncoder) -> FrozenEncoder:
-    """Return an encoder of a checkpoint as evaluation knows all of them."""
+def open_checkpoint(path: Path, *, backbone: str | None = None, device: torch.device) -> FrozenEncoder:
+    """Open an encoder of ours as evaluation knows all of them; arguments and errors are those of `load_pretrained`."""
+    loaded = load_pretrained(path, backbone=backbone, device=device)
     backbone = loaded.config.model.backbone
     return FrozenEncoder(
         name=loaded.description,
@@ -125,6 +126,7 @@ def frozen(loaded: LoadedEncoder) -> FrozenEncoder:
         clips=ClipSettings.of(loaded.config.data),
         identity=f"checkpoint {loaded.checkpoint_hash}",
         untrained=lambda: build_backbone(backbone),
+        file=loaded.file,
         assumption="" if loaded.knows_settings else unknown_clips(backbone, loaded.method),
         about={
             "checkpoint_hash": loaded.checkpoint_hash,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
-from fima.data.loader import SkippedVideo
 from fima.evaluate.features import Features
 from fima.evaluate.metrics import percent, top_k_hits
 from fima.evaluate.protocols import EvaluationResult
@@ -87,14 +86,6 @@ def classified(
     return Measured(
         figures=figures, chance=chance, settings=settings, notes=notes or {}, scores=dict(scores), hits=hits["test"]
     )
-
-
-def decoded(paths: Sequence[str], undecodable: Sequence[SkippedVideo]) -> dict[str, Any]:
-    """Return what results say of the videos of a list: how many could be decoded, and which could not."""
-    return {
-        "num_evaluated": len(paths),
-        "undecodable": [{"path": video.path, "reason": video.reason} for video in undecodable],
-    }
 
 
 def figure_name(test: str, figure: str) -> str:

@@ -21,7 +21,8 @@ from fima.errors import ConfigError, VideoError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import encode, normalised
 from fima.evaluate.frozen import FrozenEncoder
-from fima.evaluate.other_encoders import open_other, unknown_clips
+from fima.evaluate.loaded_model import open_checkpoint
+from fima.evaluate.other_encoders import open_other
 from fima.method.heads import pooled
 from fima.recipe import config_to_mapping
 from fima.torch_tools.device import choose_device
@@ -253,8 +254,7 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     """
     is_checked = isinstance(device, str) and not device.startswith(("mps", "xpu"))  # what no command trains on
     device = choose_device(str(device)) if is_checked else torch.device(device)
-    path = download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
-    path = encoder_file(path)
+    path = encoder_file(_local(source))
     loaded = load_pretrained(path, backbone=backbone, device=torch.device("cpu"))
     data = loaded.config.data
     encoder = VideoEncoder(
@@ -273,6 +273,10 @@ def load(source: Source, *, backbone: str | None = None, device: str | torch.dev
     return encoder.to(device)
 
 
+def _local(source: Source) -> Path:
+    return download(str(source)) if str(source).startswith(HUB_SCHEME) else Path(source)
+
+
 def exportable(encoder: VideoEncoder) -> Exportable:
     """Return what there is to export of an encoder."""
     return Exportable(
@@ -288,15 +292,8 @@ def open_encoder(source: str, device: torch.device) -> FrozenEncoder:
     """Open what `load` or `open_other` opens, as evaluation knows all of them; raises what these do."""
     found = open_other(source)
     if found is None:
-        encoder = load(source)
-        about = encoder.about
-        assumption = "" if about.get("config") else unknown_clips(encoder.backbone, about.get("method", "encoder"))
-        found = FrozenEncoder(
-            name=encoder.description,
-            network=encoder.encoder,
-            clips=encoder.clip_settings(),
-            identity=encoder.fingerprint,
-            assumption=assumption,
-        )
+        found = open_checkpoint(_local(source), device=device)
+        # The fingerprint of a `VideoEncoder`: of the weights, whatever file they came from.
+        found = replace(found, identity=weights_hash(found.module, found.about["backbone"]))
     found.module.to(device)
     return found

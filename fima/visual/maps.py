@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fima.checkpoints.checkpoint import LoadedEncoder
 from fima.data.clips import FULL, TimedVideo, evenly_spread_starts
 from fima.data.datasets import Video, VideoList
 from fima.data.eval_clips import ClipSettings
@@ -16,6 +15,7 @@ from fima.errors import DataError, VideoError, warn
 from fima.evaluate.activation import MapKind, MapTimeline, ViewEncoders, averaged_map, map_timeline
 from fima.evaluate.cam import MaskLoader, adapted_to_differences, clip_masks, mask_window
 from fima.evaluate.extract import Resources, WindowDataset
+from fima.evaluate.frozen import FrozenEncoder
 from fima.visual.overlay import (
     Picture,
     in_a_column,
@@ -55,44 +55,31 @@ class NamedEncoder:
 
 def shown_encoder(
     name: str,
-    loaded: LoadedEncoder,
+    encoder: FrozenEncoder,
     videos: VideoList,
     clips: ClipSettings,
     resources: Resources,
     *,
     kind: MapKind = "both",
 ) -> NamedEncoder:
-    """Return the encoder of a checkpoint, under a name, with what its maps need.
+    """Return an encoder, under a name, with what its maps need.
 
     Where they need the batch-norm statistics of frame differences, these are measured on `clips.num_clips` clips of
     each video.
     """
-    difference = adapted_to_differences(loaded.encoder, videos, clips, resources)[0] if kind == "both" else None
-    encoders = ViewEncoders(rgb=loaded.encoder, difference=difference, occlusion=kind == "occlusion")
+    difference = adapted_to_differences(encoder.module, videos, clips, resources)[0] if kind == "both" else None
+    encoders = ViewEncoders(rgb=encoder.module, difference=difference, occlusion=kind == "occlusion")
     return NamedEncoder(name=name, encoders=encoders, clips=clips)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoMaps:
-    """The maps of one video by the name of the encoder, and what is needed to show them."""
-
-    timelines: Mapping[str, MapTimeline]
-    num_frames: int
-
-    def panels(self, frame: Picture, number: int) -> Picture:
-        """Frame `number` next to its maps, maps coloured from lowest to highest value in the whole video."""
-        maps = [
-            labelled(overlay(frame, timeline.at(number), timeline.limits), name)
-            for name, timeline in self.timelines.items()
-        ]
-        return in_a_row([labelled(frame, "video"), *maps])
 
 
 def look_at(
     shown: Iterable[NamedEncoder], source: FrameSource, video: TimedVideo, *, device: torch.device
-) -> VideoMaps:
-    """Compute the maps of a video, window by window; VideoError where clips are by rate and it has no frame rate."""
-    timelines = {
+) -> dict[str, MapTimeline]:
+    """Compute the maps of a video, window by window, by the name of the encoder.
+
+    Raises VideoError where clips are by rate and it has no frame rate.
+    """
+    return {
         encoder.name: map_timeline(
             encoder.encoders,
             source(),
@@ -102,22 +89,31 @@ def look_at(
         )
         for encoder in shown
     }
-    return VideoMaps(timelines=timelines, num_frames=video.num_frames)
 
 
-def write_map_video(maps: VideoMaps, source: FrameSource, out: Path, *, fps: float, height: int) -> None:
+def panels(maps: Mapping[str, MapTimeline], frame: Picture, number: int) -> Picture:
+    """Frame `number` next to its maps, which are coloured from lowest to highest value in the whole video."""
+    tiles = [labelled(overlay(frame, found.at(number), found.limits), name) for name, found in maps.items()]
+    return in_a_row([labelled(frame, "video"), *tiles])
+
+
+def write_map_video(
+    maps: Mapping[str, MapTimeline], source: FrameSource, out: Path, *, fps: float, height: int
+) -> None:
     """Write a video of `fps`, 0 if unknown, next to its maps, `height` px high: `.mp4`, or `.gif` of at most 15 fps."""
     kind: VideoFormat = "gif" if out.suffix == ".gif" else "mp4"
     rate, every = shown_fps(fps, kind)
     with video_writer(out, rate) as write:
         for number, frame in enumerate(source()):
             if number % every == 0:
-                write(maps.panels(resized(frame, height), number))
+                write(panels(maps, resized(frame, height), number))
 
 
-def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height: int) -> None:
+def write_map_picture(
+    maps: Mapping[str, MapTimeline], source: FrameSource, out: Path, *, num_frames: int, height: int
+) -> None:
     """Write a PNG of moments of the video, `height` px each, with their maps; the last column is its average."""
-    moments = np.linspace(0, maps.num_frames - 1, min(NUM_MOMENTS, maps.num_frames)).round().astype(int).tolist()
+    moments = np.linspace(0, num_frames - 1, min(NUM_MOMENTS, num_frames)).round().astype(int).tolist()
     kept: list[Picture] = []
     total: NDArray[np.float64] | float = 0.0
     for number, frame in enumerate(source()):
@@ -125,14 +121,12 @@ def write_map_picture(maps: VideoMaps, source: FrameSource, out: Path, *, height
         total = total + small.astype(np.float64)
         if number in moments:
             kept.append(small)
-    mean_frame = np.asarray(total / maps.num_frames, dtype=np.uint8)
+    mean_frame = np.asarray(total / num_frames, dtype=np.uint8)
     frames = [labelled(tile, f"frame {number}") for tile, number in zip(kept, moments, strict=True)]
     rows = [in_a_row([*frames, labelled(mean_frame, "average")])]
-    for name, timeline in maps.timelines.items():
-        tiles = [
-            overlay(tile, timeline.at(number), timeline.limits) for tile, number in zip(kept, moments, strict=True)
-        ]
-        rows.append(labelled(in_a_row([*tiles, overlay(mean_frame, timeline.mean)]), name))
+    for name, found in maps.items():
+        tiles = [overlay(tile, found.at(number), found.limits) for tile, number in zip(kept, moments, strict=True)]
+        rows.append(labelled(in_a_row([*tiles, overlay(mean_frame, found.mean)]), name))
     rows.append(label(VIDEO_LEGEND, rows[0].shape[1]))
     save_picture(in_a_column(rows), out)
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
-from matplotlib.patches import ConnectionPatch, Polygon
+from matplotlib.patches import ConnectionPatch, Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -51,6 +51,11 @@ class ClipPicture:
     """The crop in the source frame, (4,); x0 > x1 when it is mirrored."""
     mask: Tensor
     """Foreground cells, bool (h, w)."""
+
+    @property
+    def last_pixel(self) -> Tensor:
+        """Column and row of the last pixel of a whole frame, (2,): where the box's coordinates are 1."""
+        return torch.tensor([self.frames.shape[2] - 1, self.frames.shape[1] - 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +177,13 @@ def _draw_cells(axes: Axes, clip: ClipPicture, name: str) -> None:
     axes.set_axis_off()
     axes.imshow(middle.mean(axis=2), cmap="gray", vmin=-60, vmax=320, interpolation="bicubic")
     colour = COLOURS_OF_CLIPS[name]
-    for place, corners in enumerate(_cell_corners(clip)):
-        filled = bool(clip.mask.flatten()[place])
-        axes.add_patch(Polygon(corners, facecolor=(colour, 0.28 if filled else 0), edgecolor=(colour, 0.5), lw=0.6))
-    x0, y0, x1, y1 = _pixels(clip)
-    axes.add_patch(Polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill=False, edgecolor=colour, lw=2.2))
+    x, y, right, bottom = (clip.box * clip.last_pixel.repeat(2)).tolist()
+    rows, columns = clip.mask.shape
+    wide, high = (right - x) / columns, (bottom - y) / rows
+    for (row, column), filled in np.ndenumerate(clip.mask.numpy()):
+        corner, face = (x + column * wide, y + row * high), (colour, 0.28 if filled else 0)
+        axes.add_patch(Rectangle(corner, wide, high, facecolor=face, edgecolor=(colour, 0.5), lw=0.6))
+    axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=colour, lw=2.2))
     axes.set_title(f"crop of clip {name} in its frame", fontsize=9, loc="left", fontweight="bold", color="#16181d")
 
 
@@ -184,9 +191,7 @@ def _draw_matches(figure: Figure, panels: list[Axes], view: MotionView) -> int:
     """Join each cell of clip a to its positives in clip b; returns how many cells have one."""
     centres = []
     for clip in (view.a, view.b):
-        height, width = clip.mask.shape
-        size = torch.tensor([clip.frames.shape[2] - 1, clip.frames.shape[1] - 1])
-        centres.append((cell_centres(clip.box[None], height, width)[0] * size).tolist())
+        centres.append((cell_centres(clip.box[None], *clip.mask.shape)[0] * clip.last_pixel).tolist())
     matched = view.pairs.any(dim=1).nonzero()[:, 0].tolist()
     for order, cell in enumerate(matched):
         colour = colormaps["turbo"](0.05 + 0.9 * order / max(1, len(matched) - 1))
@@ -196,21 +201,3 @@ def _draw_matches(figure: Figure, panels: list[Axes], view: MotionView) -> int:
             ends = centres[0][cell], centres[1][other], panels[0].transData, panels[1].transData
             figure.add_artist(ConnectionPatch(*ends, color=colour, lw=0.7, alpha=0.75))
     return len(matched)
-
-
-def _pixels(clip: ClipPicture) -> list[float]:
-    """The box in pixels of the frame: x0, y0, x1, y1."""
-    height, width = clip.frames.shape[1:3]
-    return [float(value) for value in clip.box * torch.tensor([width - 1, height - 1, width - 1, height - 1])]
-
-
-def _cell_corners(clip: ClipPicture) -> list[list[tuple[float, float]]]:
-    """The corners of each cell in pixels of the frame, row by row."""
-    rows, columns = clip.mask.shape
-    x0, y0, x1, y1 = _pixels(clip)
-    xs, ys = np.linspace(x0, x1, columns + 1).tolist(), np.linspace(y0, y1, rows + 1).tolist()
-    return [
-        [(xs[j], ys[i]), (xs[j + 1], ys[i]), (xs[j + 1], ys[i + 1]), (xs[j], ys[i + 1])]
-        for i in range(rows)
-        for j in range(columns)
-    ]

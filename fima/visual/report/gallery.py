@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import torch
 
-from fima.checkpoints.checkpoint import LoadedEncoder
-from fima.checkpoints.pretrained import load_pretrained
 from fima.config import Dataset
 from fima.data.clips import FrameCount
 from fima.data.datasets import VideoList, list_videos
@@ -18,10 +16,12 @@ from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import Features, encoder_source
+from fima.evaluate.frozen import FrozenEncoder
+from fima.evaluate.loaded_model import open_checkpoint
 from fima.evaluate.report import ClassReport, confusion_matrix
 from fima.evaluate.retrieval import centred, knn_scores
 from fima.files.output import check_writable
-from fima.visual.maps import look_at, shown_encoder
+from fima.visual.maps import look_at, panels, shown_encoder
 from fima.visual.report.feature_maps import FeatureMap, feature_map
 from fima.visual.report.media import PREVIEW_SECONDS, MediaStore, excerpt
 from fima.visual.report.runs import RunRecord
@@ -83,7 +83,7 @@ class RunGallery:
     """What the last checkpoint of one run makes of its data."""
 
     run: RunRecord
-    loaded: LoadedEncoder
+    encoder: FrozenEncoder
     lists: Lists
     queries: list[Query]
     map: FeatureMap
@@ -178,9 +178,9 @@ def _few(videos: VideoList) -> VideoList:
 def _run_gallery(
     run: RunRecord, checkpoint: Path, lists: Lists, device: torch.device, sprites: dict[tuple[Path, ...], str]
 ) -> RunGallery:
-    loaded = load_pretrained(checkpoint, device=device)
-    settings = _clip_settings(run, loaded)
-    source = encoder_source(loaded.encoder, f"checkpoint {loaded.checkpoint_hash}")
+    encoder = open_checkpoint(checkpoint, device=device)
+    settings = _clip_settings(run, encoder)
+    source = encoder_source(encoder.module, encoder.fingerprint)
     train, test = (
         extract_features(source, videos, settings, device=device, cache=lists.cache)
         for videos in (lists.train, lists.test)
@@ -193,7 +193,7 @@ def _run_gallery(
         report = ClassReport(name="kNN on the last checkpoint", classes=classes, counts=counts)
     return RunGallery(
         run=run,
-        loaded=loaded,
+        encoder=encoder,
         lists=lists,
         queries=_queries(train, test, classes),
         map=feature_map(test, classes, sprites),
@@ -201,14 +201,14 @@ def _run_gallery(
     )
 
 
-def _clip_settings(run: RunRecord, loaded: LoadedEncoder) -> ClipSettings:
+def _clip_settings(run: RunRecord, encoder: FrozenEncoder) -> ClipSettings:
     """Clips as in the run's evaluation, so that its cached features serve; else a few."""
     for result in run.results:
         for name in ("retrieval", "knn", "linear"):
             clips = result.content["protocols"].get(name, {}).get("clips")
             if isinstance(clips, dict):
                 return ClipSettings(**clips)
-    return ClipSettings.of(loaded.config.data, num_clips=NUM_CLIPS)
+    return replace(encoder.clips, num_clips=NUM_CLIPS)
 
 
 def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Query]:
@@ -247,9 +247,7 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
     test = group[0].lists.test
     resources = Resources(device=device, batch_size=8)
     shown = [
-        shown_encoder(
-            each.run.name, each.loaded, test, ClipSettings.of(each.loaded.config.data, num_clips=1), resources
-        )
+        shown_encoder(each.run.name, each.encoder, test, replace(each.encoder.clips, num_clips=1), resources)
         for each in group
     ]
     names = [encoder.name for encoder in shown]
@@ -261,13 +259,16 @@ def _activation_videos(group: Sequence[RunGallery], media: MediaStore, device: t
             maps = look_at(shown, lambda frames=frames: frames, shot, device=device)  # type: ignore[misc]
         except VideoError:
             continue
-        panels = (maps.panels(frame, number) for number, frame in enumerate(frames))
         found.append(
             ActivationVideo(
                 path=video.path,
                 class_name=test.classes[video.label] if video.label is not None else "",
                 names=["video", *names],
-                media=media.add(f"activation {video.path} {' '.join(names)}", panels, fps),
+                media=media.add(
+                    f"activation {video.path} {' '.join(names)}",
+                    (panels(maps, frame, number) for number, frame in enumerate(frames)),
+                    fps,
+                ),
             )
         )
     return found

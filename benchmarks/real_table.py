@@ -49,7 +49,15 @@ ROWS = {
     "motion_hog": Row("motion HOG"),
     "one_frame": Row("HOG of one frame"),
 }
-COMPARED = (("fima", "moco"), ("fima", "moco_compute"), ("fima_warm", "moco_warm"), ("fima_warm", "shipped"))
+COMPARED = (
+    ("fima", "moco"),
+    ("fima", "moco_compute"),
+    ("fima_warm", "moco_warm"),
+    ("light_warm", "moco_warm"),
+    ("fima_warm", "shipped"),
+    ("light_warm", "shipped"),
+    ("moco_warm", "shipped"),
+)
 
 
 @dataclass(frozen=True)

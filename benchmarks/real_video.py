@@ -256,7 +256,7 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
             if np.isnan(hits[name]).any():
                 cells.append("–")
                 continue
-            low, high = interval(100 * drawn_means(hits[name], listed.groups))
+            low, high = interval(100 * drawn_means(hits[name], listed.groups), len(set(listed.groups)))
             cells.append(f"{100 * hits[name].mean():.1f} ({low:.1f}–{high:.1f})")
         table.add_row(ROWS[row].title, *cells)
     console = Console(width=120)
@@ -271,9 +271,9 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
             )
             both = np.flatnonzero(~np.isnan(difference))
             groups = [listed.groups[place] for place in both]
-            if len(set(groups)) >= FEWEST_GROUPS:
-                low, high = interval(100 * drawn_means(difference[both], groups))
-                what = f"{ROWS[ours].title} minus {ROWS[other].title}, {len(set(groups))} groups"
+            if (num_groups := len(set(groups))) >= FEWEST_GROUPS:
+                low, high = interval(100 * drawn_means(difference[both], groups), num_groups)
+                what = f"{ROWS[ours].title} minus {ROWS[other].title}, {num_groups} groups"
                 console.print(f"{what}: {title} {100 * difference[both].mean():+.1f} ({low:+.1f} to {high:+.1f})")
 
 

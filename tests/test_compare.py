@@ -19,6 +19,7 @@ from fima.evaluate.protocols import EvaluationResult, chance_shown
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]
+HITS, OTHER_HITS = [1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0], [0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0]
 ONE, OTHER = f"{__name__}:bright", f"{__name__}:short"
 
 
@@ -59,33 +60,33 @@ def of_people(hits: list[int], videos: list[int]) -> intervals.Tested:
 
 
 def test_differences_against_a_loop() -> None:
-    one = of_people([1, 1, 1, 0, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5, 6, 7])
+    one = of_people(HITS, list(range(12)))
     # It could not be shown the first video, and lists the others in another order.
-    other = of_people([0, 1, 0, 0, 1, 0, 0], [7, 6, 5, 4, 3, 2, 1])
+    other = of_people(OTHER_HITS, list(range(11, 0, -1)))
     (found,) = differences({"A": one, "B": other}, seed=3)
-    first = dict(zip(range(8), [1, 1, 1, 0, 1, 1, 1, 1], strict=True))
-    second = dict(zip([7, 6, 5, 4, 3, 2, 1], [0, 1, 0, 0, 1, 0, 0], strict=True))
+    first = dict(enumerate(HITS))
+    second = dict(zip(range(11, 0, -1), OTHER_HITS, strict=True))
     people: dict[int, list[int]] = {}
-    for video in range(1, 8):
+    for video in range(1, 12):
         people.setdefault(video // 2, []).append(first[video] - second[video])
-    assert found.num_videos == 7
+    assert found.num_videos == 11
     assert found.points == pytest.approx(100 * np.mean([value for values in people.values() for value in values]))
     names = sorted(people)
     draws = []
-    for counts in np.random.default_rng(3).multinomial(4, [0.25] * 4, size=2000):
+    for counts in np.random.default_rng(3).multinomial(6, [1 / 6] * 6, size=2000):
         drawn = [value for name, count in zip(names, counts, strict=True) for value in people[name] * count]
         draws.append(100 * sum(drawn) / len(drawn))
-    assert found.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+    assert found.interval == pytest.approx(tuple(np.percentile(draws, [0.24335, 99.75665])))
 
 
-@pytest.mark.parametrize(("num_people", "expected"), [(2, {}), (3, {}), (4, {"linear/top1": (50.0, 50.0)})])
+@pytest.mark.parametrize(("num_people", "expected"), [(2, {}), (5, {}), (6, {"linear/top1": (50.0, 50.0)})])
 def test_a_few_people_have_no_interval(num_people: int, expected: dict[str, tuple[float, float]]) -> None:
     """Two people who are both recognised half of the time do not prove exactly 50 %."""
     assert of_people([1, 0] * num_people, list(range(2 * num_people))).intervals(seed=0) == expected
 
 
 def test_what_is_said_of_a_difference() -> None:
-    better, worse = of_people([1] * 8, list(range(8))), of_people([0] * 8, list(range(8)))
+    better, worse = of_people([1] * 12, list(range(12))), of_people([0] * 12, list(range(12)))
     (found,) = differences({"A": better, "B": worse}, seed=0)
     assert str(found) == "linear/top1: A is better than B by 100.0 points (95 %: 100.0 to 100.0)"
     (found,) = differences({"B": worse, "A": better}, seed=0)
@@ -94,16 +95,16 @@ def test_what_is_said_of_a_difference() -> None:
     assert str(found).startswith("linear/top1: no difference between A and C is shown: +0.0 points")
     alone = of_people([1, 0], [0, 1])
     (found,) = differences({"A": alone, "B": of_people([0, 0], [0, 1])}, seed=0)
-    assert str(found) == "linear/top1: A and B differ by +50.0 points; no interval, with fewer than 4 groups"
+    assert str(found) == "linear/top1: A and B differ by +50.0 points; no interval, with fewer than 6 groups"
     assert differences({"A": alone, "B": of_people([1], [5])}, seed=0) == []
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of brightness by four people, with a table."""
+    """Two classes of brightness by six people, with a table."""
     root = tmp_path_factory.mktemp("people")
     rows = ["path,label,group"]
-    for number in range(16):
+    for number in range(24):
         person, label = divmod(number // 2, 2)
         write_video(root / f"{number}.avi", np.full((8, 32, 32, 3), 40 + 150 * label + number, dtype=np.uint8))
         rows.append(f"{number}.avi,{('dark', 'bright')[label]},{person}")
@@ -124,11 +125,11 @@ def test_two_encoders_in_one_table(videos: Path, tmp_path: Path, capsys: Capture
     assert content["encoders"]["A"]["figures"]["linear/top1"] == 100
     assert content["encoders"]["A"]["figures"] == content["encoders"]["B"]["figures"]
     assert {each["figure"] for each in content["differences"]} == {"linear/top1", "linear/top5"}
-    assert content["differences"][0]["num_videos"] == 16
+    assert content["differences"][0]["num_videos"] == 24
     # Both are shown the same clips, so that each video is decoded once.
-    assert len(opened) == len(set(opened)) == 16
+    assert len(opened) == len(set(opened)) == 24
     lists = content["encoders"]["B"]["lists_hash"]
-    line = f"4 folds ({lists}) · seed 0 · clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
+    line = f"6 folds ({lists}) · seed 0 · clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
     assert content["provenance"] == f"{line} · protocols: linear 1"
     assert content["provenance"] in " ".join(output.split())
 
@@ -163,7 +164,7 @@ def test_encoders_with_clips_of_their_own(videos: Path, tmp_path: Path, capsys: 
     output = " ".join(capsys.readouterr().out.split())
     assert "clips of A: frames 4, crop_size 32" in output
     assert "clips of B: frames 2, crop_size 32" in output
-    assert sorted(opened.count(path) for path in set(opened)) == [2] * 16
+    assert sorted(opened.count(path) for path in set(opened)) == [2] * 24
     content = json.loads((tmp_path / "c.json").read_text())
     shown = [each["protocols"]["knn"]["clips"]["frames"] for each in content["encoders"].values()]
     assert shown == [4, 2, 4]

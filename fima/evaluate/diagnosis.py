@@ -150,13 +150,14 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     """Return in words how much of what the encoder knows about the classes remains of each input, with intervals.
 
     What it knows is the top-1 of the probe above chance, in percent; what remains is the same of a probe of the input.
-    Intervals are by bootstrap over the groups of the test videos; none of fewer than four.
+    Intervals are by bootstrap over the groups of the test videos; none of fewer than six.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
     draws = {name: 100 * drawn_means(values, tested.groups, seed=seed) - chance for name, values in hits.items()}
     above = {name: 100 * float(values.mean()) - chance for name, values in hits.items()}
-    has_intervals = (tested.num_groups or 0) >= FEWEST_GROUPS
-    if (interval(draws["as_is"])[0] if has_intervals else above["as_is"]) <= 0:
+    num_groups = tested.num_groups or 0
+    has_intervals = num_groups >= FEWEST_GROUPS
+    if (interval(draws["as_is"], num_groups)[0] if has_intervals else above["as_is"]) <= 0:
         return "The encoder does not tell these classes better than guessing does, so there is nothing to divide."
 
     def share(name: str) -> float:
@@ -165,7 +166,7 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     def said(name: str) -> str:
         if not has_intervals:
             return f"{100 * share(name):.0f} %"
-        low, high = interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1))
+        low, high = interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1), num_groups)
         return f"{100 * share(name):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
     has_background, has_foreground = share("background") >= 0.5, share("swapped") >= 0.5

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 from fima.evaluate.measured import Measured
 
 DRAWS = 2000
 LEVEL = 95
-"""Percent of the draws that lie in an interval."""
-FEWEST_GROUPS = 4
-"""Of three or fewer, more than 2.5 % of the draws hold the worst group alone, and as many the best: an interval goes
-from one to the other, and two groups that are alike seem to leave no doubt."""
+"""Percent of the intervals that hold the true figure."""
+FEWEST_GROUPS = 6
+"""Of fewer groups there are too few different draws: intervals miss more often than their level says."""
 MAIN_FIGURES = ("top1", "R@1", "as_is")
 """Figures whose differences are put into words."""
 
@@ -51,11 +51,12 @@ class Tested:
         return {name: values for name, values in joined.items() if len(values) == len(self.groups)}
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
-        """The 95 % intervals of the figures, in percent; none of fewer than four groups."""
+        """The 95 % intervals of the figures, in percent; none of fewer than six groups."""
         if (self.num_groups or 0) < FEWEST_GROUPS:
             return {}
         return {
-            name: interval(100 * drawn_means(values, self.groups, seed=seed)) for name, values in self.hits().items()
+            name: interval(100 * drawn_means(values, self.groups, seed=seed), len(set(self.groups)))
+            for name, values in self.hits().items()
         }
 
 
@@ -71,9 +72,16 @@ def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int
     return np.asarray(draws @ sums / (draws @ counts))
 
 
-def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of draws."""
-    low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
+def interval(draws: NDArray[np.float64], num_groups: int) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of draws of so many groups.
+
+    Draws of n groups vary by (n - 1) / n of the variance, and with the tails of a normal distribution instead of
+    Student's: the percentiles are further out by as much (the expanded percentile interval; Hesterberg, What teachers
+    should know about the bootstrap, The American Statistician 69, 2015).
+    """
+    student = stdtrit(num_groups - 1, 0.5 - LEVEL / 200)
+    tail = 100 * ndtr(np.sqrt(num_groups / (num_groups - 1)) * student)
+    low, high = np.percentile(draws, [tail, 100 - tail])
     return float(low), float(high)
 
 
@@ -88,7 +96,7 @@ class Difference:
     points: float
     """The first's figure minus the second's, in percentage points, on the videos that both could be shown."""
     interval: tuple[float, float] | None
-    """95 %, by bootstrap over groups of videos, both encoders on the same draws; None with fewer than four groups."""
+    """95 %, by bootstrap over groups of videos, both encoders on the same draws; None with fewer than six groups."""
     num_videos: int
 
     @property
@@ -128,14 +136,14 @@ def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
             if figure not in other_hits or not pairs:
                 continue
             apart = 100 * (hits[rows] - other_hits[figure][other_rows])
-            draws = drawn_means(apart, groups, seed=seed)
+            draws, num_groups = drawn_means(apart, groups, seed=seed), len(set(groups))
             found.append(
                 Difference(
                     figure=figure,
                     first=first,
                     second=second,
                     points=float(apart.mean()),
-                    interval=interval(draws) if len(set(groups)) >= FEWEST_GROUPS else None,
+                    interval=interval(draws, num_groups) if num_groups >= FEWEST_GROUPS else None,
                     num_videos=len(pairs),
                 )
             )

@@ -19,7 +19,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.evaluate.extract import Resources
 from fima.evaluate.intervals import FEWEST_GROUPS, drawn_means, interval
-from fima.recipe import config_to_mapping, read_recipe
+from fima.recipe import config_from_mapping, config_to_mapping, read_recipe
 from fima.torch_tools.device import choose_device
 from fima.use.predict import predict
 from real_features import Floats, frame_differences, frame_hog, motion_hog, network_features, recognise
@@ -219,6 +219,15 @@ def run_cells(arguments: argparse.Namespace, listed: Listed) -> bool:
         return all(list(pool.map(work, cells)))
 
 
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of figures, with the defaults of what could not be set when they were measured."""
+    parts = ("model", "data")
+    recipe = settings.get("recipe", {name: settings[name] for name in parts if name in settings})
+    whole = config_to_mapping(config_from_mapping(recipe, PretrainConfig, source="the recipe of the figures"))
+    added = {"recipe": whole} if "recipe" in settings else {name: whole[name] for name in recipe}
+    return {**settings, **added}
+
+
 def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[str, Floats]:
     """Share of its seeds in which each video was recognised, by metric, (V,); NaN where it was not measured."""
     place = {path: number for number, path in enumerate(listed.paths)}
@@ -231,7 +240,7 @@ def read_hits(arguments: argparse.Namespace, listed: Listed, row: str) -> dict[s
             if set(found["videos"]) != set(np.array(listed.paths)[listed.test(fold)]):
                 raise SystemExit(f"{file}: is of another table, or of other folds; choose another --out")
             settings = settings_of(row, arguments)
-            if found.get("settings", settings) != settings:
+            if completed(found.get("settings", settings)) != settings:
                 raise SystemExit(
                     f"{file}: was measured with another --recipe, --shipped or --extra; choose another --out"
                 )

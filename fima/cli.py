@@ -26,10 +26,13 @@ PLACE_ERRORS = tuple(
 GRACE_SECONDS = 4.0
 """Time after SIGTERM; a training run has a setting for its own."""
 LIMITS = "too little memory, or a limit of the system, which `ulimit -a` shows"
+LOST = "another process of this command has ended; what it says itself is the cause"
 SIGNS = {
     "failed to map segment": LIMITS,
     "can't allocate memory": LIMITS,
     "can't start new thread": LIMITS,
+    "Connection closed by peer": LOST,
+    "Connection reset by peer": LOST,
     "Could not determine home directory": "set HOME to a folder",
 }
 """What libraries say of a machine that lacks something, and what it means."""

@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,6 @@ def without_rights(path: Path) -> Iterator[None]:
     mode, is_root = path.stat().st_mode, os.geteuid() == 0
     path.chmod(0)
     if is_root:
-        for folder in path.parents[:3]:
-            folder.chmod(0o755)
         os.seteuid(NOBODY)
     try:
         yield
@@ -108,9 +107,18 @@ def without_rights(path: Path) -> Iterator[None]:
         path.chmod(mode)
 
 
-def test_unreadable_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "a.mp4", "closed/b.mp4")
-    with without_rights(tmp_path / "closed"):
-        listed = list_videos(tmp_path)
+@contextmanager
+def folder_of_everybody() -> Iterator[Path]:
+    """A temporary folder that nobody else reaches through folders of one user, as pytest's are."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_unreadable_folders() -> None:
+    with folder_of_everybody() as root:
+        touch(root, "a.mp4", "closed/b.mp4")
+        with without_rights(root / "closed"):
+            listed = list_videos(root)
     assert names(listed) == ["a.mp4"]
-    assert listed.missing == [str(tmp_path / "closed")]
+    assert listed.missing == [str(root / "closed")]

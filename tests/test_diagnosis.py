@@ -131,3 +131,19 @@ def test_it_names_what_decides(
         assert figures["diagnosis/swapped"] >= 75
         assert figures["diagnosis/swapped/clips_of_background"] < 60
     assert result["intervals"]["diagnosis/as_is"][1] >= figures["diagnosis/as_is"]
+
+
+def test_guessing_is_guessing_the_most_frequent_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thirds of the videos are of one class: an input that tells nothing gets two thirds, and not half."""
+    videos = write_videos(tmp_path / "videos", 0, background=False, motion=True)
+    header, *rows = (videos / "videos.csv").read_text().splitlines()
+    merged = [row.replace(",1,", ",0,", 1) for row in rows]
+    (videos / "videos.csv").write_text("\n".join([header, *merged]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", f"{__name__}:colour_and_change", videos, "--out", "result.json", "--diagnose"]
+    words += ["--num-clips", 2, "--workers", 0, "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    result = json.loads(Path("result.json").read_text())
+    assert result["chance"]["diagnosis/as_is"] == pytest.approx(200 / 3)
+    assert result["chance"]["diagnosis/background"] == pytest.approx(200 / 3)
+    assert result["verdict"].startswith("Motion decides"), (result["verdict"], result["figures"])

@@ -81,14 +81,14 @@ def test_another_table_does_not_get_these_figures(tmp_path: Path) -> None:
 
 def test_two_rows_are_compared_on_the_videos_that_both_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = tmp_path / "videos.csv", tmp_path / "out"
-    folds = {"pqrs": "0", "t": "1"}
+    folds = {"pqrsuv": "0", "t": "1"}
     table.write_text("path,label,group,fold\n" + "".join(f"{p}.mp4,x,{p},{folds[f]}\n" for f in folds for p in f))
-    for name in "pqrst":
+    for name in "pqrsuvt":
         (tmp_path / f"{name}.mp4").touch()
-    for row, hits in {"fima_warm": [True, True, True, False], "shipped": [False, True, False, False]}.items():
+    for row, hits in {"fima_warm": [True] * 5 + [False], "shipped": [True] * 2 + [False] * 4}.items():
         found = {"linear": hits, "knn": hits, "r1": hits[::-1]}
-        write_hits(out, row, "0", 0, videos=[f"{name}.mp4" for name in "pqrs"], hits=found)
+        write_hits(out, row, "0", 0, videos=[f"{name}.mp4" for name in "pqrsuv"], hits=found)
     main([str(table), "--out", str(out), "--rows", "fima_warm", "shipped", "--seeds", "0", "--folds"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "the package's encoder as it is, 4 groups: kNN +50.0 (+0.0 to +100.0)" in shown
+    assert "the package's encoder as it is, 6 groups: kNN +50.0 (+0.0 to +100.0)" in shown
     assert "not all folds measured yet: fima_warm, shipped" in shown

@@ -105,9 +105,11 @@ def measure_diagnosis(
             hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
     figures = {name: percent(values) for name, values in hits.items()}
     figures |= _fooled(whole, test, test_labels, background_labels)
+    most_frequent = torch.bincount(labels).argmax()
+    chance = max(100 / sets.num_classes, percent(test_labels == most_frequent))
     return Measured(
         figures=figures,
-        chance=dict.fromkeys(figures, 100 / sets.num_classes),
+        chance=dict.fromkeys(figures, chance),
         settings={
             "version": PROTOCOL_VERSIONS["diagnosis"],
             "clips": vars(clips),
@@ -216,7 +218,7 @@ def shown_inputs(clips: Tensor, backgrounds: Tensor) -> Iterator[tuple[str, Tens
     yield "foreground", before(grey)
     yield "background", shown.copy_(still)
     yield "half_speed", ordered(frames // 2)
-    yield "double_speed", ordered(frames * 2 % num_frames)
+    yield "double_speed", ordered(frames % ((num_frames + 1) // 2) * 2)
     yield "swapped", before(behind)
 
 

@@ -29,7 +29,7 @@ PROTOCOL_TABLE = {
     "foreground": (3, "share of the activation on moving regions", "an encoder; better with masks"),
     "occlusion": (1, "share of the occlusion sensitivity on moving regions", "an encoder; better with masks"),
     "diagnosis": (
-        1,
+        2,
         "accuracy that remains without order, motion, foreground or background",
         "an encoder, and as linear",
     ),

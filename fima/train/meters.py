@@ -93,7 +93,7 @@ class SaveClock:
 
 def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:
     """Return the sum of the losses (B,) of each set over all processes, and their number; `index` (B,) are places."""
-    number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device)
+    number = torch.bucketize(index, torch.tensor(plan.ends), right=True).to(each.device, non_blocking=True)
     table = each.new_zeros(2, len(plan.ends))
     table.index_add_(1, number, torch.stack([each, torch.ones_like(each)]))
     sums, counts = distributed.all_reduce_sum(table)

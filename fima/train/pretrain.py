@@ -332,7 +332,7 @@ def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, u
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
     if method.exclude_same_video:
-        clips = [replace(clip, videos=batch.index.to(clip.full.device)) for clip in clips]
+        clips = [replace(clip, videos=batch.index.to(clip.full.device, non_blocking=True)) for clip in clips]
     with autocast(clips[0].full.device, config.run.precision):
         losses: StepLosses = model(*clips, update_keys=update_keys)
     return losses

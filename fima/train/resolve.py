@@ -53,10 +53,10 @@ def with_cost(config: PretrainConfig) -> PretrainConfig:
 
 
 def with_precision(config: RunSettings, device: torch.device) -> RunSettings:
-    """Return the settings with the fast precision of the device instead of `auto`, so that the run keeps it."""
+    """Return the settings with the fast precision of all devices instead of `auto`, so that the run keeps it."""
     if config.run.precision != "auto":
         return config
-    precision: Literal["fp32", "bf16"] = "bf16" if computes_in_bfloat16(device) else "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32" if distributed.any_process(not computes_in_bfloat16(device)) else "bf16"
     return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
 
 

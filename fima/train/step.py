@@ -51,7 +51,7 @@ class Measured:
                 for value in (numbers, queries)
             )
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(numbers.device))
 
     def read(self) -> dict[str, float]:
         """Wait for the step, and return its numbers by name. Raises NotFiniteError where the loss is not finite."""

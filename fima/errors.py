@@ -78,7 +78,7 @@ class CollapseError(TrainingError):
 def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return `; did you mean "..."?` for the nearest of the choices, or a list of them when none is near."""
     known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from fima.cli import main
 from fima.data.augment import MEAN, STD
 from fima.data.eval_clips import ClipSettings
-from fima.evaluate.diagnosis import INPUTS, background_places, shown_inputs
+from fima.evaluate import intervals
+from fima.evaluate.diagnosis import INPUTS, background_places, shown_inputs, verdict
 from fima.evaluate.frozen import FrozenEncoder
+from fima.evaluate.measured import Measured
 from tests.video_files import write_video
 
 SIDE, FRAMES = 32, 16
@@ -118,7 +120,7 @@ def test_it_names_what_decides(
     words += ["--num-clips", 2, "--workers", 0, "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     result = json.loads(out.read_text())
-    assert result["verdict"].startswith(expected), (result["verdict"], result["figures"])
+    assert expected in result["verdict"], (result["verdict"], result["figures"])
     figures = result["figures"]
     assert figures["diagnosis/as_is"] >= 75
     # It has no weights, so it is its own floor.
@@ -131,6 +133,20 @@ def test_it_names_what_decides(
         assert figures["diagnosis/swapped"] >= 75
         assert figures["diagnosis/swapped/clips_of_background"] < 60
     assert result["intervals"]["diagnosis/as_is"][1] >= figures["diagnosis/as_is"]
+
+
+@pytest.mark.parametrize(("num_groups", "sure"), [(5, False), (8, False), (80, True)])
+def test_few_videos_decide_nothing(num_groups: int, sure: bool) -> None:
+    """Of 4 classes, three quarters of what is known above guessing is in the motion, and a tenth in the background."""
+    rng, tested, count = np.random.default_rng(0), intervals.Tested(), 4 * num_groups
+    rates = {"as_is": 0.85, "one_frame": 0.3, "background": 0.3, "swapped": 0.7}
+    hits = {name: torch.from_numpy(rng.random(count) < rates.get(name, 0.5)) for name in INPUTS}
+    paths = [f"{number}.mp4" for number in range(count)]
+    groups = {Path(path): str(number // 4) for number, path in enumerate(paths)}
+    tested.add(1, {"diagnosis": Measured(figures={}, chance={}, settings={}, hits=hits)}, paths, groups)
+    said = verdict(tested, 25, seed=0)
+    assert said.startswith("Motion decides: of what" if sure else "Too few test videos to be sure, but perhaps:"), said
+    assert ("to" in said.split("background alone")[0].split("frame")[1]) == (num_groups > 5)
 
 
 def test_guessing_is_guessing_the_most_frequent_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,10 @@ def test_folders_by_an_expression_keep_people_together(videos: Path) -> None:
         ({"cross_validation": "fold", "group_by": "torn"}, r"group x is in the folds 0 \(ann_0.avi\) and 1"),
         ({"folds": 9, "group_by": "group"}, r"4 groups \(ann, bob, cleo\) cannot make 9 folds"),
         ({"folds": 2, "group_by": "(ann"}, "neither a column nor a regular expression"),
-        ({"folds": 2, "group_by": "ann"}, "does not match .*bob_0.avi"),
+        (
+            {"folds": 2, "group_by": "ann"},
+            "no column of a table, and .* not match .*bob_0.avi",
+        ),
     ],
 )
 def test_bad_folds_are_refused_in_one_line(config: dict[str, Any], message: str, videos: Path, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def archived(kind: Literal["tar", "zip"]) -> bytes:
         (bz2.compress(b"weights"), "bunzip2"),
         (lzma.compress(b"weights"), "unxz"),
         (b"Entry not found", "a server's message: 'Entry not found'"),
+        (b"path,label\na.mp4,wave\n", "a text, such as a table or a server's message: 'path,label'"),
         (b"", "the file is empty"),
         (archived("tar"), "a tar archive; unpack it"),
         (archived("zip"), "an archive that holds model.pth; unpack it"),

@@ -1,6 +1,7 @@
 """Runs in several processes: one that fails, one that hangs, one that is killed and started again; and on two nodes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,17 @@ def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path
     assert f"fima: error (process 1 of 2): {tmp_path / 'nothing'}" in second
     assert "fima: error (process 0 of 2): another process of the run has ended" in first
     assert "Traceback" not in first + second
+
+
+def test_processes_that_read_different_checkpoints_do_not_go_on(videos: Path, pretrained: Path, tmp_path: Path) -> None:
+    runs = [RunFolder(Path(shutil.copytree(pretrained.parents[1], tmp_path / name))) for name in "ab"]
+    runs[1].last.unlink()
+    words = ["--resume", *SMALL_FLAGS, "--optim.epochs", "9"]
+    processes = start_as_one_run(*(["pretrain", videos, "--out", run.root, *words] for run in runs))
+    for said, _ in communicated(processes, LONGEST_SECONDS):
+        assert "the processes would go on from different checkpoints (process 0: last.pt of step" in said
+    assert [process.returncode for process in processes] == [2, 2]
+    assert not runs[1].last.exists()
 
 
 @pytest.mark.slow

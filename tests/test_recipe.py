@@ -54,7 +54,8 @@ def test_whole_numbers_and_text_are_numbers_where_a_float_is_needed(tmp_path: Pa
         ("optim: {lr: -1}", "--optim.lr -1.0: must be 0 or more"),
         ("optim: 3", "`optim` holds settings, not a number"),
         ("- a\n- b", "a recipe is a mapping"),
-        ("a: [", "not valid YAML"),
+        ("a: [", "not valid YAML: line 1: "),
+        ("optim:\n\tlr: 1", "not valid YAML: line 2: a tab; YAML is indented by spaces"),
     ],
 )
 def test_mistakes_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:

@@ -74,6 +74,39 @@ def test_hold_out_follows_from_the_seed() -> None:
     assert len({tuple(hold_out(videos, 0.2, seed)[1].videos) for seed in range(4)}) == 4
 
 
+def grouped(videos: VideoList, count: int) -> dict[Path, str]:
+    """Every so many-th video is of the same group."""
+    return {video.path: f"person {place % count}" for place, video in enumerate(videos.videos)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("share", "held"), [(0.05, 1), (0.2, 2), (0.5, 5), (0.99, 9)])
+def test_whole_groups_are_held_out(share: float, held: int, seed: int) -> None:
+    videos = make_list(30, 30)
+    groups = grouped(videos, 10)
+    kept, tested = hold_out(videos, share, seed, groups)
+    names = [{groups[video.path] for video in part.videos} for part in (kept, tested)]
+    assert not names[0] & names[1]
+    assert len(names[1]) == held
+    assert len(kept.videos) + len(tested.videos) == 60
+    assert tested.layout == f"made; {6 * held} in whole groups held out of 60"
+
+
+def test_groups_that_have_all_of_a_class_are_not_held_out() -> None:
+    videos = make_list(6, 6)
+    by_class = {video.path: str(video.label) for video in videos.videos}
+    assert hold_out(videos, 0.5, 0, by_class) == hold_out(videos, 0.5, 0)
+    alone = {**grouped(videos, 3), **{video.path: "alone" for video in videos.videos if video.label == 1}}
+    for seed in range(4):
+        assert counts(hold_out(videos, 0.3, seed, alone)[1]) == [4, 0]
+
+
+def test_a_video_without_a_group_is_one_of_its_own() -> None:
+    videos = make_list(10)
+    _, tested = hold_out(videos, 0.2, 0, {videos.videos[0].path: "", videos.videos[1].path: "p"})
+    assert len(tested.videos) == 2
+
+
 def test_hold_out_that_cannot_be() -> None:
     with pytest.raises(DataError, match="no class has two videos"):
         hold_out(make_list(1, 1), 0.5, seed=0)

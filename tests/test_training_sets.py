@@ -13,7 +13,7 @@ import torch
 from fima.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.config import DataConfig, PretrainConfig
+from fima.config import ClassifierConfig, DataConfig, FinetuneConfig, PretrainConfig
 from fima.data.clips import Part, window_starts
 from fima.data.epoch_plan import EpochPlan, item_generator
 from fima.data.loader import PretrainDataset, build_pretrain_loader
@@ -22,6 +22,7 @@ from fima.errors import ConfigError, DataError
 from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch
 from fima.method import build_method
+from fima.train.finetune_setup import find_lists
 from fima.train.health import check_health
 from fima.train.pretrain import pretrain
 from fima.train.resume import fingerprint
@@ -327,3 +328,20 @@ def test_wrong_sets_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert main(["pretrain", *words, "--out", str(tmp_path / "run")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_persons_of_a_table_are_held_out_whole(tmp_path: Path) -> None:
+    persons = [f"person {number % 5}" for number in range(20)]
+    lines = [f"{number:02d}.mp4,{'ab'[number // 10]},{person},train" for number, person in enumerate(persons)]
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label,group,split", *lines, "t.mp4,a,other,test", ""]))
+    for name in (*(f"{number:02d}.mp4" for number in range(20)), "t.mp4"):
+        (tmp_path / name).touch()
+    kept = training_videos([TrainingSet(root=tmp_path)], DataConfig(held_out_share=0.25))
+    config = FinetuneConfig(classifier=ClassifierConfig(select="validation", held_out_share=0.25))
+    labelled = find_lists(config, tmp_path)
+    assert kept.held_out is not None
+    assert labelled.validation is not None
+    for train, held_out in ((kept, kept.held_out), (labelled.train, labelled.validation)):
+        seen, unseen = ({persons[int(video.path.stem)] for video in part.videos} for part in (train, held_out))
+        assert not seen & unseen
+        assert (len(seen), len(unseen)) == (4, 1)

@@ -223,11 +223,12 @@ def from_state(state: Mapping[str, Tensor]) -> EncoderFile:
 
 
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:
-    """Return the backbone that has most of these names with these shapes; None where none has any."""
+    """Return the backbone of which most names are here, with their shapes; None where it is fewer than a third."""
     shapes = {name: value.shape for name, value in weights.items()}
-    agreeing = {name: len(_shapes(name).items() & shapes.items()) for name in backbone_names()}
-    best = max(agreeing, key=lambda name: agreeing[name])
-    return best if agreeing[best] else None
+    # Other networks share names and sizes of a few layers with ours.
+    there = {name: len(own.items() & shapes.items()) / len(own) for name in backbone_names() if (own := _shapes(name))}
+    best = max(there, key=lambda name: there[name])
+    return best if there[best] >= 1 / 3 else None
 
 
 @functools.cache

@@ -28,7 +28,7 @@ OTHER_KINDS = {
     (b"\x89hdf",): "an HDF5 file, as Keras writes them; save its weights with torch.save",
 }
 """How files begin that are mistaken for checkpoints, in lower case."""
-SENTENCE = re.compile(rb"[ -~]*[A-Za-z] [A-Za-z][ -~]*")
+SENTENCE = re.compile(rb"[ -~]*[A-Za-z][ ,][A-Za-z][ -~]*")
 TAR = slice(257, 262)
 """Where a tar archive says what it is."""
 # fmt: off
@@ -89,8 +89,9 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
         reason = "holds more than plain tensors and values, so it is not loaded" if starts_as_zip else "no checkpoint"
         raise HoldsClassesError(f"{path}: {reason}") from None
     except Exception as error:  # a damaged pickle can fail in any way
-        said = re.split(r"\n|\. ", str(error))[0]
-        reason = f"damaged or no checkpoint ({said})" if said else "damaged or no checkpoint"
+        # What those that are not of PyTorch say is of its insides, such as the number of an instruction.
+        said = re.split(r"\n|\. ", str(error))[0] if isinstance(error, RuntimeError) else type(error).__name__
+        reason = f"damaged or no checkpoint ({said}); copy or download it again, or use another one"
     raise CheckpointError(f"{path}: {reason}")
 
 
@@ -110,7 +111,9 @@ def refuse_other_kinds(path: Path) -> None:
             raise CheckpointError(f"{path}: {what}")
     line = begin.strip().split(b"\n")[0].strip()[:LONGEST_QUOTE]
     if SENTENCE.fullmatch(line):
-        raise CheckpointError(f"{path}: no checkpoint but a text, such as a server's message: {line.decode()!r}")
+        raise CheckpointError(
+            f"{path}: no checkpoint but a text, such as a table or a server's message: {line.decode()!r}"
+        )
 
 
 def _refuse_archives(path: Path) -> None:

@@ -29,7 +29,8 @@ class ClassifierConfig:
     """Which epoch is the result: the last one; the best on held-out training videos; or the best on the TEST split, as
     in the authors' program, which inflates the result."""
     held_out_share: float = 0.1
-    """Share of each class's training videos that `--classifier.select validation` holds out."""
+    """Share of each class's training videos that `--classifier.select validation` holds out; whole groups where a table
+    has a column `group`."""
 
     def __post_init__(self) -> None:
         require_least(self, "classifier.", num_classes=2, low_shot=2)

@@ -25,8 +25,8 @@ class DataConfig:
     part: Literal["train", "all"] = "train"
     """`all` trains on every video, including the test split and videos held out for testing."""
     held_out_share: float = 0.0
-    """Share of each class (of all videos, without labels) that is held out of pre-training; health checks, and so
-    `best.pt`, then use only these videos. 0: they use training videos."""
+    """Share of each class (of all videos, without labels) that is held out of pre-training, in whole groups where a
+    table has a column `group`; health checks, and so `best.pt`, then use only these videos. 0: training videos."""
     frames: int = 16
     """Frames F per clip; a clip is a window of 2·F source frames. 0, in fine-tuning: as the encoder was trained."""
     stride: float = 2.0

@@ -1,7 +1,9 @@
-"""Parts of a list of videos: few to train on, and some held out of the training, class by class."""
+"""Parts of a list of videos: few to train on, and some held out of the training, by class or by group."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -40,25 +42,46 @@ def per_class(videos: VideoList, count: int, seed: int) -> VideoList:
     return _part(videos, drawn, f"at most {count} videos of each class")
 
 
-def hold_out(videos: VideoList, share: float, seed: int) -> tuple[VideoList, VideoList]:
-    """Split a list in two, class by class: the videos that stay and those held out, both in the order of the list.
+def hold_out(
+    videos: VideoList, share: float, seed: int, groups: Mapping[Path, str] | None = None
+) -> tuple[VideoList, VideoList]:
+    """Split a list in two: the videos that stay and those held out, both in the order of the list.
 
-    A class of n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a
-    class of a single video gives none. A list without labels counts as one class. Raises DataError where no class has
-    two videos, or `share` is not in (0, 1).
+    With `groups` by path, such as the persons, whole groups are held out, about that share of the videos; a video
+    without one is a group of its own. Otherwise, or where each group has all of a class, it goes class by class: one of
+    n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a class of a
+    single video gives none. A list without labels counts as one class. Raises DataError where no class has two videos,
+    or `share` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise DataError(f"{videos.root}: cannot hold out a share of {share}; choose one above 0 and below 1")
-    held: list[int] = []
-    for places in _shuffled_classes(videos, np.random.default_rng(seed)):
+    held = _grouped_places(videos, share, seed, groups) if groups else []
+    how = "in whole groups " if held else ""
+    for places in () if held else _shuffled_classes(videos, np.random.default_rng(seed)):
         held += places[: min(len(places) - 1, max(1, round(share * len(places))))]
     if not held:
         raise DataError(f"{videos.root}: no class has two videos, so none can be held out")
     kept = set(range(len(videos.videos))).difference(held)
     return (
-        _part(videos, kept, f"without {len(held)} held out"),
-        _part(videos, held, f"{len(held)} held out of {len(videos.videos)}"),
+        _part(videos, kept, f"without {len(held)} {how}held out"),
+        _part(videos, held, f"{len(held)} {how}held out of {len(videos.videos)}"),
     )
+
+
+def _grouped_places(videos: VideoList, share: float, seed: int, groups: Mapping[Path, str]) -> list[int]:
+    """Places of about a share of the videos, in whole groups in random order; every class keeps a video."""
+    members: dict[str, list[int]] = {}
+    for place, video in enumerate(videos.videos):
+        members.setdefault(groups.get(video.path) or str(video.path), []).append(place)
+    left = Counter(video.label for video in videos.videos)
+    held: list[int] = []
+    for name in np.random.default_rng(seed).permutation(sorted(members)):
+        own = Counter(videos.videos[place].label for place in members[name])
+        is_too_many = bool(held) and len(held) + len(members[name]) / 2 > share * len(videos.videos)
+        if not is_too_many and all(count < left[label] for label, count in own.items()):
+            held += members[name]
+            left -= own
+    return held
 
 
 def _shuffled_classes(videos: VideoList, generator: np.random.Generator) -> list[list[int]]:

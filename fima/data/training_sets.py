@@ -14,6 +14,7 @@ from fima.config import DataConfig
 from fima.data.clip_overrides import with_clips
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
+from fima.data.layouts.table import read_groups
 from fima.data.layouts.video_list import PackedVideos, counted, packed
 from fima.data.quarantine import exclude
 from fima.data.subsets import hold_out
@@ -104,7 +105,9 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     ]
     if not settings.held_out_share:
         return _as_one(sets, lists, settings)
-    parts = zip(*(hold_out(each, settings.held_out_share, seed) for each in lists), strict=True)
+    groups = [read_groups(root, settings.annotations) for root in roots]
+    share = settings.held_out_share
+    parts = zip(*(hold_out(each, share, seed, own) for each, own in zip(lists, groups, strict=True)), strict=True)
     kept, held_out = ([packed(each) for each in part] for part in parts)
     found = _as_one(sets, kept, settings)
     # Of few videos, a weight may leave no sample of an epoch; these are in none.

@@ -165,10 +165,13 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     def share(name: str) -> float:
         return min(1.0, max(0.0, above[name] / above["as_is"]))
 
+    def bounds(name: str) -> tuple[float, float]:
+        return interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1), num_groups)
+
     def said(name: str) -> str:
         if not has_intervals:
             return f"{100 * share(name):.0f} %"
-        low, high = interval(np.clip(draws[name] / np.maximum(draws["as_is"], 1e-9), 0, 1), num_groups)
+        low, high = bounds(name)
         return f"{100 * share(name):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
     has_background, has_foreground = share("background") >= 0.5, share("swapped") >= 0.5
@@ -178,8 +181,10 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
         (True, True): "Background and motion both tell the classes",
         (False, False): "Neither background nor motion tells the classes alone",
     }[has_background, has_foreground]
+    is_sure = has_intervals and not any(low < 0.5 <= high for low, high in map(bounds, ("background", "swapped")))
+    unsure = "" if is_sure else "Too few test videos to be sure, but perhaps: "
     return (
-        f"{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
+        f"{unsure}{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
         f"{said('background')} in the background alone, {said('swapped')} in what moves, before other backgrounds."
     )
 

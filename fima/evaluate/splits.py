@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 
 from fima.config import Dataset
 from fima.data.datasets import list_videos
-from fima.data.layouts.table import read_column, table_columns
+from fima.data.layouts.table import GROUP_COLUMN, read_column, table_columns
 from fima.data.layouts.video_list import VideoList, counted
 from fima.errors import ConfigError, DataError
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.synthetic.motion_textures import has_masks, list_counterparts
-
-GROUP_COLUMN = "group"
-"""The column of a table that says, unless another is named, which videos belong together."""
 
 
 def list_splits(
@@ -170,7 +167,12 @@ def find_groups(
         name = video.path.relative_to(videos.root).as_posix() if below else str(video.path)
         match = pattern.search(name)
         if match is None:
-            raise DataError(f"--group-by {group_by}: does not match {name}; the expression must match every path")
+            columns = ", ".join(table_columns(root, annotations))
+            known = f"; its columns are {columns}" if columns else ""
+            raise DataError(
+                f"--group-by {group_by}: no column of a table, and as a regular expression it does not match {name}, "
+                f"as it must every path{known}"
+            )
         found[video.path] = match.group(1 if pattern.groups else 0) or ""
     return _complete(videos, found, group_by)
 

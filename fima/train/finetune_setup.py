@@ -19,6 +19,7 @@ from fima.data.datasets import VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import CENTRE_SHARE, square_crops
 from fima.data.labelled import require_labels
+from fima.data.layouts.table import read_groups
 from fima.data.subsets import hold_out, low_shot
 from fima.data.training_sets import chosen_videos
 from fima.errors import CheckpointError, ConfigError, DataError, VideoError
@@ -115,7 +116,8 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
         train = low_shot(train, classifier.low_shot, config.run.seed)
     validation = None
     if classifier.select == "validation":
-        train, validation = hold_out(train, classifier.held_out_share, config.run.seed)
+        groups = read_groups(data, settings.annotations)
+        train, validation = hold_out(train, classifier.held_out_share, config.run.seed, groups)
     masked = has_masks(data)
     counterparts = list_counterparts(data) if masked else {}
     return LabelledLists(

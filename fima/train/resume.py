@@ -47,27 +47,42 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
 
     Where `last.pt` is missing, torn or altered, the newest checkpoint before it is taken, and a warning says so; a run
     that was ended before its first checkpoint begins again. Raises ConfigError for other settings, DataError for other
-    videos, and CheckpointError where there are checkpoints but none can be read.
+    videos, and CheckpointError where there are checkpoints but none can be read, or processes read different ones.
     """
     changes = check_resumed_config(config, run.read_config(type(config)), run)
     if changes and distributed.is_main():
         print(f"{run.root}: goes on with {', '.join(changes)}")
-    reasons = []
+    start, reasons = _newest_readable(run, kind)
+    own = None if start.file is None else f"{start.file.name} of step {start.progress.step}"
+    found = distributed.gather_objects([own])
+    if len({*found}) > 1:
+        named = ", ".join(f"process {rank}: {name or 'none'}" for rank, name in enumerate(found))
+        raise CheckpointError(
+            f"{run.root}: the processes would go on from different checkpoints ({named}); give an --out, and "
+            "--checkpoints, that all of them share"
+        )
+    if start.saved is None and reasons:
+        raise CheckpointError(
+            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
+        )
+    if start.saved is not None:
+        if reasons and distributed.is_main():
+            warn(f"{'; '.join(reasons)}; GOING BACK TO {start.file}")
+        check_same_videos(start.saved.data, videos, run)
+    return start
+
+
+def _newest_readable(run: RunFolder, kind: type[Run]) -> tuple[Start[Run], list[str]]:
+    """Where a run goes on, and why not at newer checkpoints."""
+    reasons: list[str] = []
     for path in run.to_resume_from():
         try:
             saved = load_checkpoint(path, kind)
         except CheckpointError as error:
             reasons.append(str(error))
-            continue
-        if reasons and distributed.is_main():
-            warn(f"{'; '.join(reasons)}; GOING BACK TO {path}")
-        check_same_videos(saved.data, videos, run)
-        return Start(progress=saved.progress, saved=saved, file=path)
-    if reasons:
-        raise CheckpointError(
-            f"{'; '.join(reasons)}; no checkpoint of the run is left: start it again in another --out"
-        )
-    return Start()
+        else:
+            return Start(progress=saved.progress, saved=saved, file=path), reasons
+    return Start(), reasons
 
 
 def first_progress(config: PretrainConfig, num_videos: int, epoch: int) -> Progress:

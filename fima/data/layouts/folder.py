@@ -39,7 +39,10 @@ def list_folder(request: Request) -> VideoList:
     odd = [path for path in files.videos if len(path.parts) != 2]
     notes += _unlabelled(odd) if 2 * len(odd) < len(files.videos) else []
     if split == "test":
-        raise DataError(f"{root}: has no labels, so no test split; use class folders, or the split 'all'")
+        raise DataError(
+            f"{root}: has no labels, so no test split; two folders or more, each with videos of a class, or a table "
+            "of videos give them"
+        )
     return VideoList(
         videos=[Video(root / path, None) for path in files.videos],
         classes=[],

@@ -112,7 +112,8 @@ def inside(name: str, where: str) -> PurePosixPath:
     if not path.name:
         raise DataError(f"{where}: {name!r} is not the path of a video")
     if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).anchor:
-        raise DataError(f"{where}: {name} points outside the folder of videos; list paths that are relative to it")
+        remedy = "list paths below it, or, in a table that is itself the data, absolute ones"
+        raise DataError(f"{where}: {name} points outside the folder of videos; {remedy}")
     return path
 
 
@@ -174,7 +175,8 @@ def join(
     missing = [entry.shown for video, entry in listed.items() if not isinstance(video, Path)]
     if len(missing) == len(listed) and not (everything and videos):
         example = f", such as {missing[0]}" if missing else ""
-        raise DataError(f"{folder}: none of the {len(listed):,} videos of the {request.split} split is there{example}")
+        part = "" if request.split == "all" else f" of the {request.split} split"
+        raise DataError(f"{folder}: none of the videos{part} is there ({len(listed):,} listed{example})")
 
     def label_of(path: Path) -> int | None:
         return named[path].label if path in named else (folder_labels or {}).get(path.parts[0])

@@ -12,6 +12,8 @@ from fima.data.layouts.splits import looks_like_split, one_sided_classes, split_
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
+GROUP_COLUMN = "group"
+"""The column that says, unless another is named, which videos belong together."""
 LABELS = frozenset({"labels", "class", "category", "action"})
 """Names of a column of labels, where none is called `label`."""
 
@@ -55,7 +57,8 @@ def list_table(request: Request) -> VideoList:
     videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
     if not videos:
         example = f", such as {missing[0]}" if missing else ""
-        none = f"none of its {len(wanted):,} videos of the {request.split} split is there{example}"
+        part = "" if request.split == "all" else f" of the {request.split} split"
+        none = f"none of its videos{part} is there ({len(wanted):,} listed{example})"
         remedy = "; --data.dataset folder reads the folder without it" if request.root.is_dir() else ""
         raise DataError(f"{table}: {none}{remedy}")
     return VideoList(
@@ -91,6 +94,11 @@ def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
     """Return the names of a table's columns; nothing where the root is not read as a table."""
     table = find_table(root, annotations)
     return [] if table is None else read_rows(table).columns
+
+
+def read_groups(root: Path, annotations: str | Path | None) -> dict[Path, str]:
+    """Return what a table's column `group` says of each video; nothing where there is no such column."""
+    return read_column(root, annotations, GROUP_COLUMN) if GROUP_COLUMN in table_columns(root, annotations) else {}
 
 
 def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:

@@ -147,6 +147,15 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_other_videos_are_refused(
     run.numbered(2).unlink()
     truncate(run.last, 0.5)
     others = Path(shutil.copytree(videos, tmp_path / "others"))
+    names = {
+        split: [f"{each.path.parent.name}/{each.path.name}" for each in list_videos(videos, split).videos]
+        for split in ("train", "test")
+    }
+    rows = [f"{name},{'ba'[name > 'b']},{split}" for split in names for name in names[split]]
+    (others / "videos.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(DataError, match=r"the labels of its training videos are not those that the run"):
+        finetune(SMALL, pretrained=None, data=others, out=run.root, resume=True)
+    (others / "videos.csv").unlink()
     (others / "a" / "00.avi").rename(others / "a" / "new.avi")
     with pytest.raises(DataError, match=r"8 training videos, as in the run .* but not the same ones"):
         finetune(SMALL, pretrained=None, data=others, out=run.root, resume=True)

@@ -28,6 +28,7 @@ from fima.recipe import flatten
 from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
 from fima.train.optimizer import optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import with_precision
+from fima.train.resume import labels_fingerprint
 
 NARROW_SHARE = 0.6
 """Smallest share of the short side that the crops of a test may cover without a warning."""
@@ -212,9 +213,13 @@ def published_schedule(config: FinetuneConfig) -> str | None:
 
 
 def check_same_task(saved: ClassifierCheckpoint, run: RunFolder, encoder: LoadedEncoder, lists: LabelledLists) -> None:
-    """Raise DataError where a run would go on with other classes, CheckpointError with another encoder."""
-    if saved.classes != lists.train.classes:
-        raise DataError(f"{lists.train.root}: its classes are not those that the run in {run.root} was started with")
+    """Raise DataError where a run would go on with other classes or labels, CheckpointError with another encoder."""
+    changed = "its classes are" if saved.classes != lists.train.classes else ""
+    if saved.data.get("labels") not in (None, labels_fingerprint(lists.train)):
+        changed = changed or "the labels of its training videos are"
+    if changed:
+        remedy = "give its data, or start a new run in another --out"
+        raise DataError(f"{lists.train.root}: {changed} not those that the run in {run.root} began with; {remedy}")
     before, now = (source.get("checkpoint_hash", SCRATCH) for source in (saved.source, encoder.source))
     if before != now:
         raise CheckpointError(

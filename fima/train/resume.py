@@ -199,7 +199,13 @@ def fingerprint(videos: VideoList) -> str:
     return digest.hexdigest()[:16]
 
 
+def labels_fingerprint(videos: VideoList) -> str:
+    """Return 16 hexadecimal digits that change with the classes of the videos, in their order."""
+    return hashlib.sha256(repr([video.label for video in videos.videos]).encode()).hexdigest()[:16]
+
+
 def data_record(videos: VideoList) -> dict[str, Any]:
     """Return what checkpoints and `config.yaml` say of the videos that a run trains on."""
     table = {} if videos.table is None else {"table": str(videos.table.resolve())}
-    return {**videos.describe(), "root": str(videos.root.resolve()), **table, "fingerprint": fingerprint(videos)}
+    digests = {"fingerprint": fingerprint(videos), "labels": labels_fingerprint(videos)}
+    return {**videos.describe(), "root": str(videos.root.resolve()), **table, **digests}

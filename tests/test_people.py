@@ -35,7 +35,7 @@ def still_program(num_videos: int = 1) -> Program:
 
 def scene_of(program: Program) -> Scene:
     """One person in the middle of a picture without noise, camera motion, compression, or anything else."""
-    scene = draw_scene(draws(3))
+    scene = draw_scene(draws(3), num_frames=8)
     nothing = torch.zeros(1)
     recording = replace(
         scene.recording,
@@ -48,8 +48,8 @@ def scene_of(program: Program) -> Scene:
         girth=torch.ones(1), proportions=torch.ones(1, 8),
         height=torch.tensor([0.8]), place=torch.tensor([[MIDDLE, HIPS]]),
     )  # fmt: skip
-    blobs = replace(scene.blobs, radius=torch.full((1, 2), -1.0))
-    return Scene(program=program, person=person, blobs=blobs, recording=recording)
+    blobs = replace(scene.blobs, radius=torch.full((1, 8, 2), -1.0))
+    return replace(scene, program=program, person=person, blobs=blobs, recording=recording)
 
 
 def change_of(**values: float) -> Tensor:
@@ -57,7 +57,7 @@ def change_of(**values: float) -> Tensor:
     held = torch.zeros(1, len(Dof))
     for name, value in values.items():
         held[0, Dof[name]] = value
-    video = render(scene_of(replace(still_program(), held=held)), 64, draws(9), num_frames=8)
+    video = render(scene_of(replace(still_program(), held=held)), 64, draws(9))
     return (video[0, -1].float() - video[0, 0].float()).abs().mean(dim=0)
 
 
@@ -144,7 +144,7 @@ def test_arms_move_above_the_hips_and_legs_below_them() -> None:
 def test_the_person_moves_across_and_up(name: str, amount: float, axis: int, sign: int) -> None:
     held = torch.zeros(1, len(Dof))
     held[0, Dof[name]] = amount
-    video = render(scene_of(replace(still_program(), held=held)), 64, draws(9), num_frames=8)[0].float().mean(dim=1)
+    video = render(scene_of(replace(still_program(), held=held)), 64, draws(9))[0].float().mean(dim=1)
     dark = (video < 160).float()
     places = torch.arange(64.0)
     weights = [frame.sum(dim=1 - axis) for frame in (dark[0], dark[-1])]

@@ -20,6 +20,7 @@ from fima.checkpoints.checkpoint import (
     Checkpoint,
     ClassifierCheckpoint,
     LoadedEncoder,
+    RunState,
     below,
     file_hash,
     is_of_kind,
@@ -141,23 +142,18 @@ def read_encoder(path: Path) -> EncoderFile:
         classifier = parse_checkpoint(content, ClassifierCheckpoint, source=path)
         settings = classifier.config
         model = ModelConfig(backbone=cast(Any, settings.classifier.backbone))
-        return EncoderFile(
-            weights=below(classifier.model, "encoder."),
-            left_over=tuple(name for name in classifier.model if not name.startswith("encoder.")),
-            method="supervised",
-            config=PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run),
-            epoch=classifier.progress.epoch,
-        )
+        config = PretrainConfig(model=model, data=settings.data, optim=settings.optim, run=settings.run)
+        return _from_run(classifier, "encoder.", config, method="supervised")
     if is_of_kind(content, Checkpoint):
         checkpoint = parse_checkpoint(content, Checkpoint, source=path)
-        return EncoderFile(
-            weights=below(checkpoint.model, ENCODER_PREFIX),
-            left_over=tuple(name for name in checkpoint.model if not name.startswith(ENCODER_PREFIX)),
-            method=checkpoint.config.method.name,
-            config=checkpoint.config,
-            epoch=checkpoint.progress.epoch,
-        )
+        return _from_run(checkpoint, ENCODER_PREFIX, checkpoint.config, method=checkpoint.config.method.name)
     return _from_content(content, [], source=path)
+
+
+def _from_run(saved: RunState, prefix: str, config: PretrainConfig, *, method: str) -> EncoderFile:
+    left_over = tuple(name for name in saved.model if not name.startswith(prefix))
+    weights, epoch = below(saved.model, prefix), saved.progress.epoch
+    return EncoderFile(weights=weights, method=method, config=config, epoch=epoch, left_over=left_over)
 
 
 def _from_content(content: object, classes: Sequence[str], *, source: Path) -> EncoderFile:

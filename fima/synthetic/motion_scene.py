@@ -53,13 +53,11 @@ class Trajectory:
 
 # ------------------------------------------------------------------------------------------------------- textures
 def _bilinear(image: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Sample an image (H, W[, C]) at pixel positions x, y of any shape, clamped at its border."""
+    """Sample an image (H, W, C) at pixel positions x, y of any shape, clamped at its border."""
     height, width = image.shape[:2]
     x, y = np.clip(x, 0, width - 1.001), np.clip(y, 0, height - 1.001)
     left, top = x.astype(np.int64), y.astype(np.int64)
-    fx, fy = x - left, y - top
-    if image.ndim == 3:
-        fx, fy = fx[..., None], fy[..., None]
+    fx, fy = (x - left)[..., None], (y - top)[..., None]
     upper = image[top, left] * (1 - fx) + image[top, left + 1] * fx
     lower = image[top + 1, left] * (1 - fx) + image[top + 1, left + 1] * fx
     return np.asarray(upper * (1 - fy) + lower * fy, dtype=np.float32)

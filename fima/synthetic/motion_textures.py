@@ -10,7 +10,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,13 +80,18 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
     """
     if _holds(out, settings):
         return False
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        with _written_at_once(out) as folder:
-            _write_all(folder, settings, workers)
+        folder.chmod(0o755)
+        _write_all(folder, settings, workers)
+        folder.rename(out)
     except OSError:  # another process may have been faster
         if not _holds(out, settings):
             raise
         return False
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
@@ -156,20 +160,6 @@ def _holds(out: Path, settings: MotionTextureSettings) -> bool:
     if missing:
         raise DataError(f"{out}: {len(missing)} videos are missing, data/{missing[0]} first; remove the folder")
     return True
-
-
-@contextmanager
-def _written_at_once(out: Path) -> Iterator[Path]:
-    """A folder next to `out` that takes its name when the block succeeds and vanishes when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _name(split: Split, index: int, kind: str = "") -> str:

@@ -13,6 +13,7 @@ from fima.synthetic.people.programs import Program, draw_program
 from fima.synthetic.people.skeleton import Capsules, capsules
 
 NUM_FRAMES = 32
+NUM_BLOBS = 2
 BATCH = 16
 """Videos that are drawn and rendered together; a video is a function of the seed, its number and the device's kind."""
 RENDERING = 0
@@ -32,8 +33,11 @@ class Scene:
 
     program: Program
     person: textures.Person
-    blobs: textures.Blobs
+    blobs: Capsules
+    """What wanders behind the person: N = 2, in some of the videos."""
     recording: textures.Recording
+    times: Tensor
+    """Of the frames, in 0..1, (B, T)."""
 
 
 def render_people(seed: int, number: int, *, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,30 +51,52 @@ def render_people(seed: int, number: int, *, side: int, device: torch.device) ->
     return render(scene, side, draws), scene.program.parameters()
 
 
-def draw_scene(draws: Draws) -> Scene:
-    """Draw all of a batch of videos but the noise of single frames."""
+def draw_scene(draws: Draws, *, num_frames: int = NUM_FRAMES) -> Scene:
+    """Draw all of a batch of videos but the noise of single frames, which are evenly spread over its time 0..1."""
+    times = ((torch.arange(num_frames, device=draws.device) + 0.5) / num_frames).expand(draws.num_videos, -1)
     return Scene(
         program=draw_program(draws),
         person=textures.draw_person(draws),
-        blobs=textures.draw_blobs(draws),
+        blobs=_draw_blobs(draws, times),
         recording=textures.draw_recording(draws),
+        times=times,
     )
 
 
-def render(scene: Scene, side: int, draws: Draws, *, num_frames: int = NUM_FRAMES) -> Tensor:
-    """Render a scene as videos, uint8 (B, T, 3, S, S), evenly spread over the time 0..1 of its program.
+def _draw_blobs(draws: Draws, times: Tensor) -> Capsules:
+    """Draw what wanders and swings behind the people of a batch of videos: in a fifth of them."""
+    present = draws.chance(0.2, 1) > 0
+    place = draws.uniform(0, 1, NUM_BLOBS, 2)
+    drift, amplitude = draws.uniform(-0.6, 0.6, NUM_BLOBS, 2), draws.uniform(0, 0.1, NUM_BLOBS, 2)
+    cycles, phase = draws.uniform(1, 5, NUM_BLOBS, 1), draws.uniform(0, 6, NUM_BLOBS, 1)
+    extent = draws.uniform(-0.06, 0.06, NUM_BLOBS, 2)
+    radius = torch.where(present, draws.uniform(0.02, 0.09, NUM_BLOBS), -1.0)
+    colours = draws.uniform(0, 1, NUM_BLOBS, 3)
+    time, num_frames = times[:, :, None, None], times.shape[1]
+    swing = torch.sin(2 * math.pi * cycles[:, None] * time + phase[:, None])
+    start = place[:, None] + drift[:, None] * (time - 0.5) + amplitude[:, None] * swing
+    return Capsules(
+        start=start,
+        end=start + extent[:, None],
+        radius=radius[:, None].expand(-1, num_frames, -1),
+        colours=colours[:, None].expand(-1, num_frames, -1, -1),
+    )
+
+
+def render(scene: Scene, side: int, draws: Draws) -> Tensor:
+    """Render a scene as videos, uint8 (B, T, 3, S, S).
 
     S is a multiple of 8; the draws are those of the shake, flicker and noise of single frames.
     """
     assert side % BLOCK == 0, "compressed in whole blocks"
-    recording = scene.recording
-    num_videos = len(scene.program)
-    times = (torch.arange(num_frames, device=draws.device) + 0.5) / num_frames
-    times = times.expand(num_videos, -1)
+    recording, times = scene.recording, scene.times
+    num_frames = times.shape[1]
     camera = recording.pan[:, None] * (times[..., None] - 0.5)
     camera = camera + recording.shake[:, None, None] * draws.normal(1, num_frames, 2)
     body = capsules(scene.program.values(times), scene.person, camera)
-    image = _paint(_with_blobs(body, scene.blobs, times), scene, _background(recording, camera, side))
+    behind = vars(scene.blobs)
+    limbs = Capsules(**{name: torch.cat([each, getattr(body, name)], dim=2) for name, each in behind.items()})
+    image = _paint(limbs, scene, _background(recording, camera, side))
     flicker = recording.flicker.view(-1, 1, 1, 1, 1) * draws.normal(1, 1, num_frames, 1, 1)
     noise = recording.noise.view(-1, 1, 1, 1, 1) * draws.normal(1, *image.shape[1:])
     video = compress((image * (1 + flicker) + noise).clamp(0, 1), recording.quantiser)
@@ -92,20 +118,6 @@ def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
     rows = grid.flatten(1, 2)
     sampled = functional.grid_sample(texture, rows, align_corners=False, padding_mode="reflection")
     return sampled.reshape(*texture.shape[:2], *grid.shape[1:4])
-
-
-def _with_blobs(body: Capsules, blobs: textures.Blobs, times: Tensor) -> Capsules:
-    """The limbs of people, and behind them what wanders there."""
-    time = times[:, :, None, None]
-    swing = torch.sin(2 * math.pi * blobs.cycles[:, None] * time + blobs.phase[:, None])
-    start = blobs.place[:, None] + blobs.drift[:, None] * (time - 0.5) + blobs.swing[:, None] * swing
-    num_frames = times.shape[1]
-    return Capsules(
-        start=torch.cat([start, body.start], dim=2),
-        end=torch.cat([start + blobs.extent[:, None], body.end], dim=2),
-        radius=torch.cat([blobs.radius[:, None].expand(-1, num_frames, -1), body.radius], dim=2),
-        colours=torch.cat([blobs.colours[:, None].expand(-1, num_frames, -1, -1), body.colours], dim=2),
-    )
 
 
 def _paint(limbs: Capsules, scene: Scene, image: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from fima.synthetic.people.draws import Draws
 BACKGROUND_SIDE = 192
 CLOTH_SIDE = 64
 NUM_RECTANGLES = 5
-NUM_BLOBS = 2
 SHAPE_SPREAD = 0.15
 SKIN_TONE = (1.0, 0.78, 0.65)
 SHIRT, SLEEVE, TROUSERS, SKIN, SHIN, SHOE = range(6)
@@ -45,28 +44,6 @@ class Person:
     """Of the body, in heights of the picture, (B,)."""
     place: Tensor
     """Of the hips in the picture, x and y in 0..1, (B, 2)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blobs:
-    """Things that wander behind the person, in some videos; N = 2 a video."""
-
-    place: Tensor
-    """At time 1/2, in 0..1, (B, N, 2)."""
-    drift: Tensor
-    """Way from the beginning to the end, (B, N, 2)."""
-    swing: Tensor
-    """Amplitude of their oscillation, (B, N, 2)."""
-    cycles: Tensor
-    """Oscillations in the video, (B, N, 1)."""
-    phase: Tensor
-    """Of the oscillation, (B, N, 1)."""
-    extent: Tensor
-    """From one end to the other, (B, N, 2)."""
-    radius: Tensor
-    """Half of the thickness, (B, N); negative in videos without blobs."""
-    colours: Tensor
-    """RGB, (B, N, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,21 +115,6 @@ def _colours(draws: Draws) -> Tensor:
     sleeve = torch.where(draws.chance(0.5, 1) > 0, skin, shirt)
     shin = torch.where(draws.chance(0.25, 1) > 0, skin, trousers)
     return torch.stack([shirt, sleeve, trousers, skin, shin, trousers * 0.5], dim=1)
-
-
-def draw_blobs(draws: Draws) -> Blobs:
-    """Draw what wanders behind the people of a batch of videos: in a fifth of them."""
-    present = draws.chance(0.2, 1) > 0
-    return Blobs(
-        place=draws.uniform(0, 1, NUM_BLOBS, 2),
-        drift=draws.uniform(-0.6, 0.6, NUM_BLOBS, 2),
-        swing=draws.uniform(0, 0.1, NUM_BLOBS, 2),
-        cycles=draws.uniform(1, 5, NUM_BLOBS, 1),
-        phase=draws.uniform(0, 6, NUM_BLOBS, 1),
-        extent=draws.uniform(-0.06, 0.06, NUM_BLOBS, 2),
-        radius=torch.where(present, draws.uniform(0.02, 0.09, NUM_BLOBS), -1.0),
-        colours=draws.uniform(0, 1, NUM_BLOBS, 3),
-    )
 
 
 def draw_recording(draws: Draws) -> Recording:

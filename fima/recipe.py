@@ -42,10 +42,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror}); check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        reason = f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
-        if "'\\t'" in reason:
-            reason = f"line {mark.line + 1}: a tab; YAML is indented by spaces"
+        reason = " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            is_tab = "'\\t'" in (error.problem or "")
+            what = "a tab; YAML is indented by spaces" if is_tab else error.problem
+            reason = f"line {error.problem_mark.line + 1}: {what}"
         raise ConfigError(f"{path}: not valid YAML: {reason}") from None
     if content is None:
         return {}

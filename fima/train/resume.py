@@ -54,7 +54,7 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         print(f"{run.root}: goes on with {', '.join(changes)}")
     start, reasons = _newest_readable(run, kind)
     own = None if start.file is None else f"{start.file.name} of step {start.progress.step}"
-    found = distributed.gather_objects([own])
+    found: list[str | None] = distributed.gather_objects([own])
     if len({*found}) > 1:
         named = ", ".join(f"process {rank}: {name or 'none'}" for rank, name in enumerate(found))
         raise CheckpointError(

@@ -146,7 +146,7 @@ def generated_pages() -> dict[str, Callable[[], str]]:
 def commands_page() -> str:
     """Return what `--help` prints, for every command."""
     parts = ["# Commands", "What `fima COMMAND --help` prints. How flags go together is in the pages on each task."]
-    for name, (_, what) in COMMANDS.items():
+    for name, what in COMMANDS.items():
         parts += [f"## fima {name}", f"{what[0].upper()}{what[1:]}.", f"```text\n{command_help(name)}\n```"]
     return "\n\n".join(parts) + "\n"
 

@@ -1,19 +1,18 @@
 """The `fima` command: picks a subcommand, and turns errors into one line and an exit code."""
 
 import errno
-import importlib
 import io
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 from fima import errors
 from fima.commands import COMMANDS
 from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
+from fima.console import Console
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.signals import sigterm_leaves_in_order
 
@@ -28,12 +27,14 @@ GRACE_SECONDS = 4.0
 LIMITS = "too little memory, or a limit of the system, which `ulimit -a` shows"
 LOST = "another process of this command has ended; what it says itself is the cause"
 SIGNS = {
-    "failed to map segment": LIMITS,
-    "can't allocate memory": LIMITS,
-    "can't start new thread": LIMITS,
-    "Connection closed by peer": LOST,
-    "Connection reset by peer": LOST,
-    "Could not determine home directory": "set HOME to a folder",
+    "failed to map segment": f": {LIMITS}",
+    "can't allocate memory": f": {LIMITS}",
+    "can't start new thread": f": {LIMITS}",
+    "Connection closed by peer": f": {LOST}",
+    "Connection reset by peer": f": {LOST}",
+    "Could not determine home directory": ": set HOME to a folder",
+    "out of memory": "; try a smaller --batch-size, --num-clips or --crop-size, where the command has it",
+    "DataLoader worker (pid": "; a process that decodes has died: fewer --workers need less memory",
 }
 """What libraries say of a machine that lacks something, and what it means."""
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         meaning = next((meaning for sign, meaning in SIGNS.items() if sign in str(error)), None)
         if meaning is None and not isinstance(error, MemoryError):
             raise
-        return _fail(f"{errors.first_line(error)}: {meaning or LIMITS}", errors.EXIT_TRAINING_ERROR)
+        return _fail(f"{errors.first_line(error)}{meaning or f': {LIMITS}'}", errors.EXIT_TRAINING_ERROR)
     except SystemExit as exit_request:
         # The parser prints its own message and leaves with a code; callers of main() get that code.
         return exit_request.code if isinstance(exit_request.code, int) else errors.EXIT_USER_ERROR
@@ -112,9 +113,15 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     with speaking(verbosity, result_on_stdout=asks_for_help or asks_for_result):
         # Imported here so that `--help` and a mistyped command answer without loading PyTorch.
-        command = importlib.import_module(COMMANDS[name][0])
+        from fima.commands.parse import run_command
+
+        if name == "evaluate" and "--list-protocols" in words:  # which needs none of the other arguments
+            from fima.commands.figures import protocols_table
+
+            Console().print(protocols_table())
+            return 0
         try:
-            return cast(Callable[[Sequence[str]], int], command.main)(words)
+            return run_command(name, words)
         except SystemExit as leaving:
             if asks_for_help and not leaving.code:
                 print(HELP)
@@ -123,7 +130,7 @@ def _run(arguments: list[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return (
         "usage: fima COMMAND [OPTIONS]\n\n"
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"

@@ -214,10 +214,10 @@ def test_a_reader_that_leaves_ends_a_command_quietly(argv: list[str], videos: Pa
 def test_another_broken_pipe_is_no_reader_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as that to a process that decodes and has died."""
 
-    def broken(words: object) -> int:
+    def broken(*words: object) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr("fima.commands.embed.main", broken)
+    monkeypatch.setattr("fima.commands.parse.run_command", broken)
     with pytest.raises(BrokenPipeError):
         main(["embed"])
 
@@ -259,10 +259,10 @@ def test_sigterm_leaves_no_process_and_no_file(tmp_path: Path) -> None:
 def test_what_a_machine_lacks_is_one_line(
     error: Exception, remedy: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(words: object) -> int:
+    def fails(*words: object) -> int:
         raise error
 
-    monkeypatch.setattr("fima.commands.embed.main", fails)
+    monkeypatch.setattr("fima.commands.parse.run_command", fails)
     assert main(["embed"]) == 1
     said = capsys.readouterr().err
     assert remedy in said

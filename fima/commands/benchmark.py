@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from fima.benchmark.settings import BenchmarkSettings
-from fima.commands.parse import parse
 from fima.commands.verbosity import is_quiet
 from fima.console import Console
 from fima.errors import ConfigError
@@ -39,9 +38,8 @@ class BenchmarkArguments(BenchmarkSettings):
     """Print everything as one JSON object."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: BenchmarkArguments) -> int:
     """Run the command and return its exit code."""
-    arguments = parse(BenchmarkArguments, argv, prog="fima benchmark")
     from fima.backbones.registry import check_backbone
     from fima.benchmark.machine import measure
     from fima.torch_tools.device import choose_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fima.commands.output import listed_videos
-from fima.commands.parse import parse
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList
@@ -73,9 +71,8 @@ class CamArguments:
             raise ConfigError(f"--out {self.out}: is a file; name a folder, or one .png for all videos")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(CamArguments, argv, prog="fima cam")
+def main(arguments: CamArguments) -> None:
+    """Run the command."""
     if not arguments.videos:
         raise ConfigError("no video given; `fima cam CHECKPOINT VIDEO… --out FOLDER`")
     if arguments.out.suffix != ".png" and arguments.format != "png" and has_videos(arguments.out):
@@ -102,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out.suffix == ".png":
         mark_picture(arguments.out)
         _write_one_picture(arguments, shown, videos, device)
-        return 0
+        return
     outputs = _outputs(videos)
     suffixes = {"png", arguments.format}
     mark_output(arguments.out, [f"{name}.{suffix}" for name in outputs for suffix in sorted(suffixes)])
@@ -117,7 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wrote {' and '.join(map(str, written))}")
     if num_failed == len(videos.videos):
         raise DataError(f"none of {num_failed} videos could be decoded; see above")
-    return 0
 
 
 def _write(

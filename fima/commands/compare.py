@@ -12,7 +12,6 @@ import tyro
 
 from fima.commands.figures import comparison_table, provenance
 from fima.commands.labelled import LabelledArguments, measure_labelled, say_what_was_left_out
-from fima.commands.parse import parse
 from fima.config.checks import require
 from fima.console import Console
 from fima.errors import ConfigError
@@ -44,16 +43,14 @@ class CompareArguments(LabelledArguments):
         require(self.out.suffix == ".json", "out", self.out, "must end in .json")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(CompareArguments, argv, prog="fima compare")
+def main(arguments: CompareArguments) -> None:
+    """Run the command."""
     sources = _named(arguments.encoders)
     config = replace(arguments.config, protocols=arguments.config.protocols or PROTOCOLS)
     arguments = replace(arguments, config=config)
     measured = measure_labelled(arguments, arguments.on, list(sources.values()))
     if measured:
         _write(arguments, dict(zip(sources, measured, strict=True)))
-    return 0
 
 
 def _named(given: Sequence[str]) -> dict[str, str]:

@@ -1,15 +1,14 @@
 """`fima completion`: commands and options for the Tab key."""
 
-import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import tyro
 
 from fima.commands import COMMANDS
 from fima.commands.flag_errors import POSITIONAL, flags_in, read_page
-from fima.commands.parse import parse
+from fima.commands.parse import run_command
 from fima.commands.verbosity import QUIET, VERBOSE
 
 ZSH = """\
@@ -48,11 +47,9 @@ class CompletionArguments:
     """Your shell."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(CompletionArguments, argv, prog="fima completion")
+def main(arguments: CompletionArguments) -> None:
+    """Run the command."""
     print(completion_script(arguments.shell), end="")
-    return 0
 
 
 def completion_script(shell: Literal["bash", "zsh"]) -> str:
@@ -62,8 +59,8 @@ def completion_script(shell: Literal["bash", "zsh"]) -> str:
     (`--tyro-print-completion`) has no names of files for arguments without a flag, and splits those with blanks.
     """
     options, choices = [], []
-    for command, (module, _) in COMMANDS.items():
-        page = read_page(lambda module=module: importlib.import_module(module).main(["--help"]))  # type: ignore[misc]
+    for command in COMMANDS:
+        page = read_page(partial(run_command, command, ["--help"]))
         values = {QUIET: [], VERBOSE: [], **flags_in(page)}
         options.append(f'            {command}) words="{" ".join(sorted(values.keys() - {POSITIONAL}))}" ;;')
         for flag, offered in values.items():

@@ -1,13 +1,11 @@
 """`fima contact-sheet`: the videos of a folder at a glance."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
 from fima.errors import warn
@@ -33,9 +31,8 @@ class ContactSheetArguments:
     """Frames per row."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(ContactSheetArguments, argv, prog="fima contact-sheet")
+def main(arguments: ContactSheetArguments) -> None:
+    """Run the command."""
     from fima.visual.contact_sheet import contact_sheet
 
     videos = list_videos(arguments.data, arguments.split)
@@ -47,4 +44,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     note = f" ({unreadable} videos could not be decoded and are grey)" if unreadable else ""
     print(f"wrote {arguments.out}{note}")
-    return 0

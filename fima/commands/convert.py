@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.output import OutputFile
 
@@ -32,15 +30,13 @@ class ConvertArguments:
     """Write the encoder alone: its weights, architecture, number of epochs, and the settings where they are known."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(ConvertArguments, argv, prog="fima convert")
+def main(arguments: ConvertArguments) -> None:
+    """Run the command."""
     out = arguments.out
     if out.exists():
         raise ConfigError(f"{out}: already exists; choose another name, or remove it")
     what = _encoder(arguments) if arguments.encoder_only else _checkpoint(arguments)
     print(f"wrote {out}: {what}")
-    return 0
 
 
 def _checkpoint(arguments: ConvertArguments) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,6 @@ from rich.text import Text
 
 from fima.commands import study
 from fima.commands.at_once import load_ahead, run_at_once
-from fima.commands.parse import parse
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
@@ -81,9 +80,8 @@ class DemoArguments:
         return {name: self.folder / f"{name}-{self.seed}" for name in RECIPES}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: DemoArguments) -> int:
     """Run the command and return its exit code."""
-    arguments = parse(DemoArguments, argv, prog="fima demo")
     check_writable(arguments.folder, flag="out")
     return _compare(arguments) if arguments.method is None else _train(arguments, arguments.method)
 

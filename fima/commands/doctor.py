@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from fima.commands.parse import check_recipe, parse
+from fima.commands.parse import check_recipe
 from fima.commands.progress import progress
 from fima.commands.system import check_system, show_checks
 from fima.config import PretrainConfig
@@ -88,9 +88,8 @@ class DoctorArguments:
         require(self.timeout is None or self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: DoctorArguments) -> int:
     """Run the command and return its exit code: 0, or 1 where a video cannot be used."""
-    arguments = parse(DoctorArguments, argv, prog="fima doctor")
     if arguments.data is None:
         return _check_system(arguments.json)
     check_recipe(arguments.recipe)

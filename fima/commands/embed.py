@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fima.commands.output import listed_videos, show_next
-from fima.commands.parse import errors_in_one_line, parse
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.config.checks import require_least
@@ -76,9 +74,8 @@ class EmbedArguments:
             raise ConfigError(f"--span {self.clips_shown.span:g}: a clip of --per second covers that second")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(EmbedArguments, argv, prog="fima embed")
+def main(arguments: EmbedArguments) -> None:
+    """Run the command."""
     from fima.evaluate.extract import Resources
     from fima.evaluate.frozen import check_fits
     from fima.torch_tools import distributed
@@ -109,14 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_fits(encoder.module, settings, name=encoder.name, device=device)
         if distributed.is_main() and (assumption := encoder.assumed(settings)):
             warn(assumption)
-        with errors_in_one_line(), progress("embedding") as report:
+        with progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()
     if embedded is not None:
         _write(arguments, embedded)
         shutil.rmtree(parts, ignore_errors=True)
-    return 0
 
 
 def _paths(arguments: EmbedArguments) -> list[Path]:

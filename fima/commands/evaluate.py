@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.figures import figures_table, protocols_table
+from fima.commands.figures import figures_table
 from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled, say_what_was_left_out
-from fima.commands.parse import parse
 from fima.config.checks import require
 from fima.console import Console
 from fima.files.output import OutputFile
@@ -53,13 +50,8 @@ class EvaluateArguments(LabelledArguments):
         require(self.out is None or self.out.suffix == ".json", "out", self.out, "must end in .json")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    if "--list-protocols" in (sys.argv[1:] if argv is None else argv):
-        # Before the other arguments are read, since it needs none of them.
-        Console().print(protocols_table())
-        return 0
-    arguments = parse(EvaluateArguments, argv, prog="fima evaluate")
+def main(arguments: EvaluateArguments) -> None:
+    """Run the command."""
     if arguments.diagnose:
         given = arguments.config.protocols or ()
         config = replace(arguments.config, protocols=tuple(dict.fromkeys((*given, "diagnosis"))))
@@ -67,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = (arguments.checkpoint,)
     for collected in measure_labelled(arguments, arguments.data, words, backbone=arguments.backbone):
         _write(arguments, collected)
-    return 0
 
 
 def _free_or_own(file: Path, collected: Collected) -> Path:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import check_writable
@@ -49,9 +47,8 @@ class ExportArguments:
     """Print what was done as one JSON object."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(ExportArguments, argv, prog="fima export")
+def main(arguments: ExportArguments) -> None:
+    """Run the command."""
     from fima.use.encoder import exportable as exportable_encoder
     from fima.use.encoder import load
     from fima.use.export.card import model_card
@@ -100,11 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         record = {"out": str(out), "format": arguments.format, "num_bytes": num_bytes, **asdict(check)}
         print(json.dumps(record))
-        return 0
+        return
     side = exportable.clips.crop_size
     taken = f"clips (batch, 3, {exportable.clips.frames}, {side}, {side})"
     print(f"wrote {out} ({size}) and {card_path.name}: {taken} -> {exportable.output}\n{_compared(check)}")
-    return 0
 
 
 def _compared(check: Check) -> str:

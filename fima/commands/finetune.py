@@ -1,7 +1,5 @@
 """`fima finetune`: train a classifier on an encoder, and test it."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +8,7 @@ import tyro
 
 from fima.commands.figures import figures_table
 from fima.commands.output import show_next
-from fima.commands.parse import RunArguments, check_recipe, default_settings, is_recipe, parse
+from fima.commands.parse import RunArguments, check_recipe, is_recipe
 from fima.config import FinetuneConfig
 from fima.console import Console
 from fima.files.output import OutputPath
@@ -40,13 +38,8 @@ class FinetuneArguments(RunArguments):
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: FinetuneArguments) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    default = FinetuneArguments(
-        checkpoint=tyro.MISSING, out=tyro.MISSING, config=default_settings(words, FinetuneConfig)
-    )
-    arguments = parse(FinetuneArguments, words, prog="fima finetune", default=default)
     is_alone = arguments.recipe is None and arguments.data is not None and is_recipe(arguments.data)
     given = None if is_alone else arguments.data
     data = arguments.videos(given)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.parse import errors_in_one_line
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
@@ -137,19 +136,18 @@ def measure_labelled(
 
     config, subjects = arguments.config, []
     try:
-        with errors_in_one_line():
-            device = distributed.init_from_environment(choose_device(arguments.device))
-            for source in sources:
-                subject = load_subject(source, config=config, device=device, backbone=backbone)
-                folder = evaluation_file(subject).parent
-                check_writable(folder)
-                subjects.append(replace(subject, cache=folder / "cache"))
-            splits = list_labelled(arguments, data, subjects)
-            is_main, masks = distributed.is_main(), load_mask if has_masks(data) else None
-            if is_main:
-                say_aloud(subjects, splits, config)
-            with progress(f"features of {', '.join(sources)}") as report:
-                found = collect(subjects, splits, config, device=device, load_mask=masks, report=report)
+        device = distributed.init_from_environment(choose_device(arguments.device))
+        for source in sources:
+            subject = load_subject(source, config=config, device=device, backbone=backbone)
+            folder = evaluation_file(subject).parent
+            check_writable(folder)
+            subjects.append(replace(subject, cache=folder / "cache"))
+        splits = list_labelled(arguments, data, subjects)
+        is_main, masks = distributed.is_main(), load_mask if has_masks(data) else None
+        if is_main:
+            say_aloud(subjects, splits, config)
+        with progress(f"features of {', '.join(sources)}") as report:
+            found = collect(subjects, splits, config, device=device, load_mask=masks, report=report)
     finally:
         distributed.shutdown()
     return found if is_main else []

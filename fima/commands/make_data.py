@@ -1,13 +1,11 @@
 """`fima make-data`: write a synthetic data set."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.config.checks import require_least
 from fima.files.output import OutputPath
 
@@ -36,9 +34,8 @@ class MakeDataArguments:
         require_least(self, num_train=1, num_test=1, seed=0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(MakeDataArguments, argv, prog="fima make-data")
+def main(arguments: MakeDataArguments) -> None:
+    """Run the command."""
     from fima.synthetic.motion_textures import MotionTextureSettings, make_motion_textures
 
     began = time.monotonic()
@@ -50,4 +47,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     count = f"{arguments.num_train} training videos, {arguments.num_test} test videos"
     print(f"{arguments.out}: {count}, {f'written in {time.monotonic() - began:.0f} s' if is_new else 'there already'}")
-    return 0

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
@@ -31,9 +29,8 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     """Folder to write, for `fima.load`: `model.safetensors` (half precision), its card `README.md`, `training.json`."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(MakeEncoderArguments, argv, prog="fima make-encoder")
+def main(arguments: MakeEncoderArguments) -> None:
+    """Run the command."""
     import torch
 
     from fima.checkpoints.checkpoint import versions
@@ -73,4 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_synthetic_encoder(encoder, arguments, weights=weights, card=arguments.out / CARD)
     write_file(arguments.out / RECORD, json.dumps(record, indent=1) + "\n")
     print(f"wrote {weights} ({weights.stat().st_size / 2**20:.1f} MiB), {CARD} and {RECORD}")
-    return 0

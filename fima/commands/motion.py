@@ -1,13 +1,11 @@
 """`fima motion`: the method's own view of a video."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.config import PretrainConfig
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import mark_picture
@@ -39,9 +37,8 @@ class MotionArguments:
         require(self.out is None or self.out.suffix == ".png", "out", self.out, "must end in .png")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(MotionArguments, argv, prog="fima motion")
+def main(arguments: MotionArguments) -> None:
+    """Run the command."""
     out = arguments.out or Path(f"{arguments.video.stem}_motion.png")
     check_writable(out, flag="out", is_file=True)
     from fima.checkpoints.pretrained import load_pretrained
@@ -59,4 +56,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     mark_picture(out)
     draw_motion(view, out, title=f"{arguments.video.name} · foreground by {by}")
     print(f"foreground by {by}; wrote {out}")
-    return 0

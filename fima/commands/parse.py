@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -16,7 +17,7 @@ import tyro
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
-from fima.errors import ConfigError, TrainingError
+from fima.errors import ConfigError
 from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
 
@@ -24,10 +25,6 @@ UNBROKEN = 100_000
 """Columns of a terminal on which no line is broken."""
 POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 RECIPE_SUFFIXES = (".yaml", ".yml")
-REMEDIES = {
-    "out of memory": "try a smaller --batch-size, --num-clips or --crop-size",
-    "DataLoader worker (pid": "a process that decodes has died; try fewer --workers, they may need too much memory",
-}
 
 Arguments = TypeVar("Arguments")
 
@@ -68,16 +65,25 @@ class RunArguments:
         return smoke_videos(self.out)
 
 
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Run a command with the words after its name, and return its exit code.
+
+    It is `main` in the module of that name; the class of the arguments that it takes has its flags. Leaves with
+    SystemExit after `--help`. Raises ConfigError where a flag or a value is wrong or missing, or a place for results
+    cannot be written, and what the command raises.
+    """
+    main = importlib.import_module(f"fima.commands.{name.replace('-', '_')}").main
+    code: int | None = main(parse(get_type_hints(main)["arguments"], argv, prog=f"fima {name}"))
+    return code or 0
+
+
 @contextlib.contextmanager
 def _paragraphs_joined() -> Iterator[None]:
     """Let tyro wrap the docstring of a flag as one paragraph: it breaks it where the source does, and remembers it."""
     read = docstring_parser.parse_from_object
 
-    def read_joined(
-        obj: Any,  # noqa: ANN401
-        style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO,
-    ) -> docstring_parser.Docstring:
-        found = read(obj, style)
+    def read_joined(*given: Any, **named: Any) -> docstring_parser.Docstring:  # noqa: ANN401
+        found = read(*given, **named)
         for parameter in found.params:
             parameter.description = " ".join((parameter.description or "").split())
         return found
@@ -90,17 +96,16 @@ def _paragraphs_joined() -> Iterator[None]:
 
 
 @_paragraphs_joined()
-def parse(
-    kind: type[Arguments], argv: Sequence[str] | None, *, prog: str, default: Arguments | None = None
-) -> Arguments:
+def parse(kind: type[Arguments], argv: Sequence[str], *, prog: str) -> Arguments:
     """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
 
-    `argv` are the arguments after the command's name, those of the process when None; `prog` is what help and errors
-    call the command; `default` has the values of the flags that are not given. Leaves with SystemExit after `--help`.
-    Raises ConfigError where a flag or a value is wrong or missing, or a place for results cannot be written.
+    `prog` is what help and errors call the command. The flags of a training that are not given are those of its recipe.
     """
-    words = [_as_meant(word) for word in (sys.argv[1:] if argv is None else argv)]
-    options = {} if default is None else {"default": default}
+    words, options = [_as_meant(word) for word in argv], {}
+    if issubclass(kind, RunArguments):
+        given = {each.name: tyro.MISSING for each in fields(kind) if each.default is each.default_factory is MISSING}
+        given["config"] = default_settings(words, get_type_hints(kind)["config"])
+        words, options = _recipe_beside_sets(words), {"default": kind(**given)}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
         return run(args=words)
@@ -165,6 +170,18 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     return kind()
 
 
+def _recipe_beside_sets(words: list[str]) -> list[str]:
+    """The words with a recipe that comes later moved next to several sets at their beginning, for the parser's sake."""
+    num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    later = words[num_sets:]
+    words_after = (word for before, word in pairwise(later) if before != "--out")
+    recipe = next((word for word in words_after if not word.startswith("-") and is_recipe(Path(word))), None)
+    if num_sets < 2 or recipe is None:
+        return words
+    later.remove(recipe)
+    return [*words[:num_sets], recipe, *later]
+
+
 def check_recipe(path: Path | None) -> None:
     """Raise ConfigError, with what a recipe looks like, for a second folder where one is expected."""
     if path is not None and not is_recipe(path):
@@ -174,15 +191,3 @@ def check_recipe(path: Path | None) -> None:
 def is_recipe(path: Path) -> bool:
     """Whether a word of the command line names a recipe."""
     return path.suffix in RECIPE_SUFFIXES
-
-
-@contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Say in one line what can go wrong on a machine that is too small."""
-    try:
-        yield
-    except RuntimeError as error:
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(error)), None)
-        if remedy is None:
-            raise
-        raise TrainingError(f"{str(error).splitlines()[0].strip()}; {remedy}") from None

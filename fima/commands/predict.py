@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fima.commands.output import listed_videos
-from fima.commands.parse import parse
 from fima.commands.progress import progress
 from fima.config.checks import require_least
 from fima.data.decode.limits import DecodeLimits
@@ -64,9 +63,8 @@ class PredictArguments:
             raise ConfigError(f"-o {self.out}: must end in .json or .csv")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(PredictArguments, argv, prog="fima predict")
+def main(arguments: PredictArguments) -> None:
+    """Run the command."""
     from fima.checkpoints.classifier import load_classifier
     from fima.checkpoints.pretrained import encoder_file
     from fima.data.loader import SkippedVideo
@@ -114,7 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupt is not None:
         warn(f"these are {len(done)} of {len(paths)} videos")
         raise interrupt
-    return 0
 
 
 def _record(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:

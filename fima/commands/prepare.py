@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 from rich.filesize import decimal
 
-from fima.commands.parse import parse
 from fima.commands.progress import progress
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
@@ -64,9 +63,8 @@ class PrepareArguments:
         require(self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: PrepareArguments) -> int:
     """Run the command and return its exit code: 0, or 1 where a video was not rewritten."""
-    arguments = parse(PrepareArguments, argv, prog="fima prepare")
     source, target = arguments.source, arguments.target
     if not source.is_dir():
         what = "not a folder" if source.exists() else "no such folder"

@@ -1,7 +1,5 @@
 """`fima pretrain`: pre-train an encoder."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +8,7 @@ import tyro
 
 from fima.backbones.registry import check_backbone
 from fima.commands.output import show_next
-from fima.commands.parse import RunArguments, default_settings, is_recipe, parse
+from fima.commands.parse import RunArguments, is_recipe
 from fima.config import PretrainConfig
 from fima.config.checks import require_least
 from fima.data.training_sets import TrainingSet, training_set
@@ -41,10 +39,9 @@ class PretrainArguments(RunArguments):
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: PretrainArguments) -> int:
     """Run the command and return its exit code: 0, or 128 + the signal that stopped the run."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments, sets = _parse(words)
+    sets = _sets(arguments)
     from fima.synthetic.smoke import shrink_pretrain
     from fima.train.pretrain import pretrain
 
@@ -70,10 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
-    """Parse the flags over the settings of the recipe, of the resumed run, or of the paper; and the sets of videos."""
-    default = PretrainArguments(out=tyro.MISSING, config=default_settings(words, PretrainConfig))
-    arguments = parse(PretrainArguments, _recipe_beside_sets(words), prog="fima pretrain", default=default)
+def _sets(arguments: PretrainArguments) -> list[TrainingSet]:
+    """The sets of videos among the words without a flag. Raises ConfigError for flags that exclude each other."""
     given = [word for word in (arguments.data, arguments.recipe, *arguments.more) if word is not None]
     recipes = [word for word in given if is_recipe(Path(word))]
     if len(recipes) > 1:
@@ -82,15 +77,4 @@ def _parse(words: list[str]) -> tuple[PretrainArguments, list[TrainingSet]]:
         raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
     require_least(arguments, start_epoch=0)
     check_backbone(arguments.config.model.backbone, flag="model.backbone")
-    return arguments, [training_set(word) for word in given if word not in recipes]
-
-
-def _recipe_beside_sets(words: list[str]) -> list[str]:
-    """The words with a recipe that comes later moved next to several sets at their beginning, for the parser's sake."""
-    num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    later = words[num_sets:]
-    recipe = next((word for word in later if not word.startswith("-") and is_recipe(Path(word))), None)
-    if num_sets < 2 or recipe is None:
-        return words
-    later.remove(recipe)
-    return [*words[:num_sets], recipe, *later]
+    return [training_set(word) for word in given if word not in recipes]

@@ -1,13 +1,11 @@
 """`fima report`: one page about runs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import parse
 from fima.config.checks import require
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -41,9 +39,8 @@ class ReportArguments:
         require(self.data is None or self.gallery, "data", self.data, rule)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(ReportArguments, argv, prog="fima report")
+def main(arguments: ReportArguments) -> None:
+    """Run the command."""
     if not arguments.runs:
         raise ConfigError("no run given; `fima report RUN… -o report.html`")
     from fima.torch_tools.device import choose_device
@@ -68,4 +65,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if num_bytes > LARGEST_PAGE_BYTES:
         warn(f"the page has {num_bytes / 1e6:.1f} MB; give fewer runs")
     print(f"wrote {arguments.out} ({num_bytes / 1e6:.1f} MB)")
-    return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fima.commands.parse import UNBROKEN, parse
+from fima.commands.parse import UNBROKEN
 from fima.config.checks import require_least
 from fima.console import Console
 from fima.errors import CheckpointError, DataError, warn
@@ -57,9 +57,8 @@ class SearchArguments:
         require_least(self, k=1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parse(SearchArguments, argv, prog="fima search")
+def main(arguments: SearchArguments) -> None:
+    """Run the command."""
     from fima.use.table import read_embeddings
 
     began = time.monotonic()
@@ -94,14 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_file(arguments.html, search_page(arguments.query, records, title=title, frame_rate=frame_rate))
     if arguments.json:
         print(json.dumps(records, indent=1))
-        return 0
+        return
     _print_table(records)
     print(
         f"{len(index):,} vectors: read in {opened - began:.2f} s, searched in {searched - asked:.3f} s"
         + ("; the query is one of its videos" if is_known else "")
         + ("" if arguments.html is None else f"; wrote {arguments.html}")
     )
-    return 0
 
 
 def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:

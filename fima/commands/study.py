@@ -1,13 +1,12 @@
 """What the demo and the benchmarks share: `fima` commands that are printed, run, and not run again."""
 
-import importlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fima.commands import COMMANDS
+from fima.commands.parse import run_command
 from fima.config.checks import as_words
 from fima.console import Console
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
@@ -45,7 +44,7 @@ def run(command: str, *words: object) -> None:
     """Print a `fima` command as one would type it, and run it. Raises as it does, or SystemExit with its exit code."""
     argv = [str(word) for word in words]
     show_command(command, *argv)
-    if code := importlib.import_module(COMMANDS[command][0]).main(argv):
+    if code := run_command(command, argv):
         raise SystemExit(code)
 
 

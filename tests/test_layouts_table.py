@@ -233,6 +233,17 @@ def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
     assert list_videos(table).classes == ["10", "2", "run"]
 
 
+def test_a_video_with_another_extension_is_the_listed_one_unless_it_is_listed_itself(tmp_path: Path) -> None:
+    write_lines(tmp_path / "t.csv", "path,label", "a.avi,x", "b.avi,y", "b.mp4,z", "c/d.avi,x")
+    touch(tmp_path, "a.mp4", "a.txt", "b.mp4", "d.mp4")
+    listed = list_videos(tmp_path / "t.csv")
+    assert {video.path.name: listed.classes[video.label or 0] for video in listed.videos} == {
+        "a.mp4": "x",
+        "b.mp4": "z",
+    }
+    assert listed.missing == [str(tmp_path / "b.avi"), str(tmp_path / "c" / "d.avi")]
+
+
 @pytest.mark.parametrize(("first", "second"), [("2", "2.0"), ("caf\u00e9", "cafe\u0301")])
 def test_two_spellings_of_a_label_are_one_class(first: str, second: str, tmp_path: Path) -> None:
     table = table_of(tmp_path, "path,label", f"a.avi,{first}", f"b.avi,{second}")

@@ -17,6 +17,7 @@ from fima.cli import main
 from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
+from fima.evaluate.splits import find_groups
 from fima.library.prepare import Job, plan
 from fima.library.transcode import TranscodeSettings, target_size
 from tests.odd_videos import write_anamorphic, write_packed_avi
@@ -52,6 +53,25 @@ def test_tree_labels_and_lists_stay(tmp_path: Path) -> None:
             (video.path.stem, video.label) for video in before.videos
         ]
         assert not after.missing
+
+
+def test_a_table_is_one_of_the_rewritten_videos(tmp_path: Path) -> None:
+    source, target = tmp_path / "v", tmp_path / "p"
+    for name in ("x/1.avi", "x/2.avi", "x/2.mkv", "y/1.avi", "y/2.avi"):
+        write_ucf101_avi(source / name, num_frames=6)
+    write_h264_mp4(source / "y" / "3.mp4", num_frames=6)
+    names = ("x/1.avi", "x/2.avi", "x/2.mkv", "y/1.avi", "y/2.avi", "y/3.mp4")
+    rows = [f"{name},{name[0]},person {number}" for number, name in enumerate(names)]
+    (source / "videos.csv").write_text("\n".join(["path,label,group", *rows]))
+    assert prepare(source, target) == 0
+    for data in (target, target / "videos.csv"):
+        videos = list_videos(data, "all")
+        found = {video.path.relative_to(target).as_posix(): video.label for video in videos.videos}
+        assert found == {
+            "x/1.mp4": 0, "x/2.avi.mp4": 0, "x/2.mkv.mp4": 0, "y/1.mp4": 1, "y/2.mp4": 1, "y/3.mp4": 1
+        }  # fmt: skip
+        groups = find_groups(data, videos, None)
+        assert {path.name: name for path, name in groups.items()}["2.mkv.mp4"] == "person 2"
 
 
 def test_frames_stay_and_key_frames_are_frequent(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fima.data.layouts.files import is_video
 from fima.data.layouts.kinetics import find_lists
 from fima.data.layouts.lists import inside
 from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, label_in, read_columns, read_rows
@@ -45,7 +46,10 @@ def list_table(request: Request) -> VideoList:
     if request.split == "test" and not splits & {"val", "test"}:
         known = _split_column(content) is not None
         reason = f"has only rows of {', '.join(sorted(splits))}" if known else "has no column split"
-        raise DataError(f"{table}: {reason}, so no test split; add a column split with train and test")
+        folds = (
+            f"; to evaluate, --cross-validation {GROUP_COLUMN} needs none" if GROUP_COLUMN in content.columns else ""
+        )
+        raise DataError(f"{table}: {reason}, so no test split; add a column split with train and test{folds}")
     tested = "test" if "test" in splits else "val"
     names = {"train": {"train"}, "all": splits, "test": {tested}}[request.split]
     wanted = [row for row in rows if row.split in names]
@@ -113,12 +117,8 @@ def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[P
     content, name = read_rows(table), name.casefold()
     if name not in content.columns:
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
-    folder = root if root.is_dir() else root.parent
-    return {
-        _path(fields["path"], where, folder, anywhere=root == table): fields[name]
-        for where, fields in content.rows
-        if fields["path"]
-    }
+    places = _Places(root if root.is_dir() else root.parent, content, anywhere=root == table)
+    return {places.find(fields["path"], where): fields[name] for where, fields in content.rows if fields["path"]}
 
 
 def _name_labels(table: Path, content: Rows) -> list[str]:
@@ -147,11 +147,12 @@ def _parse(table: Path, content: Rows, root: Path, *, anywhere: bool) -> tuple[l
     unlabelled: list[str] = []
     repeated: list[str] = []
     rows: dict[Path, _Row] = {}
+    places = _Places(root, content, anywhere=anywhere)
     for where, fields in content.rows:
         if not fields["path"]:
             unreadable.append(f"{where}: no path")
             continue
-        path = _path(fields["path"], where, root, anywhere=anywhere)
+        path = places.find(fields["path"], where)
         row = _row(where, path, fields, column)
         if row.label is None and fields.get("label"):
             unlabelled.append(f"{where}: {fields['label']!r} is no label")
@@ -190,20 +191,41 @@ def _row(where: str, path: Path, fields: Mapping[str, str], split_column: str | 
     return _Row(where=where, path=path, label=label_in(fields), split=split)
 
 
-def _path(name: str, where: str, root: Path, *, anywhere: bool) -> Path:
-    """Return where a listed path leads: below the folder of videos, or `anywhere` if it is absolute."""
-    path = Path(name)
-    if not path.is_absolute():
-        return _relative(name, root, where)
-    # Without `..`, links left as they are.
-    lexical, top = (Path(os.path.normpath(each)) for each in (path, root.absolute()))
-    folder = next((each for each in (top, root.resolve()) if lexical.is_relative_to(each)), None)
-    if folder is not None:
-        return root / lexical.relative_to(folder)  # as a relative one would be: no video by two names
-    if anywhere:
-        return lexical
-    remedy = "if that is meant, give the table itself as the data"
-    raise DataError(f"{where}: {path} lies outside the folder of videos, {root}; {remedy}")
+class _Places:
+    """Where the listed paths lead: below the folder of videos, or `anywhere` if they are absolute."""
+
+    def __init__(self, root: Path, content: Rows, *, anywhere: bool) -> None:
+        self.root, self.anywhere = root, anywhere
+        self._listed = {root / fields["path"] for _, fields in content.rows}
+        self._there: dict[Path, dict[str, Path]] = {}
+
+    def find(self, name: str, where: str) -> Path:
+        """Return the file of a listed path; one with another extension where it was re-encoded, by `fima prepare` say.
+
+        Raises DataError for one that leads out of the folder.
+        """
+        path = self._path(Path(name), name, where)
+        if path.exists():
+            return path
+        if path.parent not in self._there:
+            videos = sorted(each for each in path.parent.glob("*") if is_video(each.name))
+            others = (each for each in videos if each not in self._listed)
+            self._there[path.parent] = {each.stem: each for each in others}
+        there = self._there[path.parent]
+        return there.get(path.name) or there.get(path.stem) or path
+
+    def _path(self, path: Path, name: str, where: str) -> Path:
+        if not path.is_absolute():
+            return _relative(name, self.root, where)
+        # Without `..`, links left as they are.
+        lexical, top = (Path(os.path.normpath(each)) for each in (path, self.root.absolute()))
+        folder = next((each for each in (top, self.root.resolve()) if lexical.is_relative_to(each)), None)
+        if folder is not None:
+            return self.root / lexical.relative_to(folder)  # as a relative one would be: no video by two names
+        if self.anywhere:
+            return lexical
+        remedy = "if that is meant, give the table itself as the data"
+        raise DataError(f"{where}: {path} lies outside the folder of videos, {self.root}; {remedy}")
 
 
 def _relative(name: str, root: Path, where: str) -> Path:

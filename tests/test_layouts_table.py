@@ -250,6 +250,25 @@ def test_two_spellings_of_a_label_are_one_class(first: str, second: str, tmp_pat
     assert list_videos(table).classes == [first]
 
 
+def test_a_file_in_training_and_test_by_two_names_is_said(tmp_path: Path) -> None:
+    table = table_of(tmp_path, "path,label,split", "a.avi,x,train", "b.avi,y,train", "c.avi,y,test", "d.avi,x,test")
+    (tmp_path / "d.avi").symlink_to(tmp_path / "a.avi")
+    for split in ("train", "test"):
+        (said,) = list_videos(table, split).warnings()
+        assert said.startswith("1 video in training and in the test part by links, such as ")
+
+
+def test_a_repeated_row_with_another_value_of_a_column_is_refused(tmp_path: Path) -> None:
+    table = table_of(tmp_path, "path,label,group", "a.avi,x,p", "b.avi,y,q", "a.avi,x,p")
+    assert {path.name: group for path, group in read_column(table, None, "group").items()} == {
+        "a.avi": "p",
+        "b.avi": "q",
+    }
+    write_lines(table, "path,label,group", "a.avi,x,p", "b.avi,y,q", "a.avi,x,q")
+    with pytest.raises(DataError, match=r"t\.csv, line 4: a\.avi has another group than in .*t\.csv, line 2"):
+        read_column(table, None, "group")
+
+
 def test_a_video_by_two_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_videos(tmp_path, "run/a.avi")
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,10 @@ import torch
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
+from fima.config import DataConfig
 from fima.data.datasets import VideoList, list_videos
+from fima.data.training_sets import TrainingSet, training_videos
+from fima.errors import DataError
 from fima.evaluate.features import Features
 from fima.train.resume import data_record
 from fima.visual.report.gallery import _lists, _queries
@@ -35,6 +38,24 @@ def test_galleries_of_a_table_are_of_its_rows(tmp_path: Path) -> None:
     assert names(found.train) == ["a/0.mp4", "b/1.mp4"]
     assert names(found.test) == ["a/1.mp4", "b/0.mp4"]
     assert (found.labelled, found.test.classes) == (True, ["jump", "run"])
+
+
+def test_galleries_of_a_table_elsewhere_and_without_some_labels(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"videos/{number}.mp4" for number in range(4)))
+    (tmp_path / "lists").mkdir()
+    rows = ["0.mp4,x,train", "1.mp4,y,train", "2.mp4,x,test", "3.mp4,,test"]
+    lines = (f"{tmp_path / 'videos'}/{row}" for row in rows)
+    table = write_lines(tmp_path / "lists" / "videos.csv", "path,label,split", *lines)
+    found = _lists(recorded(tmp_path / "run", list_videos(table)), None)
+    assert [video.path.name for video in found.test.videos] == ["2.mp4", "3.mp4"]
+    assert not found.labelled
+
+
+def test_several_sets_are_not_taken_for_what_lies_around_them(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in ("one", "two", "private") for number in range(3)))
+    videos = training_videos([TrainingSet(root=tmp_path / name) for name in ("one", "two")], DataConfig())
+    with pytest.raises(DataError, match="several sets; give one to --data"):
+        _lists(recorded(tmp_path / "run", videos), None)
 
 
 def test_galleries_are_of_few_videos_unless_an_evaluation_has_left_the_features_of_these(tmp_path: Path) -> None:

@@ -92,6 +92,18 @@ def test_whole_groups_are_held_out(share: float, held: int, seed: int) -> None:
     assert tested.layout == f"made; {6 * held} in whole groups held out of 60"
 
 
+@pytest.mark.parametrize("sizes", [(80, 10, 10), (60, 20, 10, 10)])
+def test_a_large_group_is_not_held_out_for_a_small_share(sizes: tuple[int, ...]) -> None:
+    videos = make_list(100, labelled=False)
+    cameras = [str(camera) for camera, size in enumerate(sizes) for _ in range(size)]
+    groups = {video.path: camera for video, camera in zip(videos.videos, cameras, strict=True)}
+    for seed in range(8):
+        assert len(hold_out(videos, 0.1, seed, groups)[1].videos) in (10, 20)
+        kept, smallest = hold_out(videos, 0.02, seed, groups)
+        assert len(smallest.videos) == 10
+        assert kept.notes == ["root: 10 of 100 videos are held out: no group is smaller"]
+
+
 def test_groups_that_have_all_of_a_class_are_not_held_out() -> None:
     videos = make_list(6, 6)
     by_class = {video.path: str(video.label) for video in videos.videos}

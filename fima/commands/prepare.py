@@ -15,11 +15,11 @@ from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.layouts.video_list import noted, relative_name
 from fima.data.workers.killable_pool import available_cores
-from fima.errors import ConfigError, DataError, one_line
+from fima.errors import ConfigError, DataError, one_line, warn
 from fima.files.output import OutputFile, OutputPath
 from fima.library.doctor import why_missing
 from fima.library.index import open_index
-from fima.library.prepare import Job, estimate_bytes, plan, prepare, refuse_to_overwrite
+from fima.library.prepare import Job, differences, estimate_bytes, plan, prepare, refuse_to_overwrite
 from fima.library.transcode import TranscodeSettings
 
 EXIT_FAILURES = 1
@@ -105,6 +105,8 @@ def main(arguments: PrepareArguments) -> int:
         print(f"{target}: {note}")
     for note in files.notes(with_lists=False):
         print(f"{source}: {note}")
+    for note in differences(jobs, lists, source, target):
+        warn(note)
     _show_failures(failures)
     return EXIT_FAILURES if failures else 0
 

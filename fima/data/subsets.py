@@ -47,11 +47,11 @@ def hold_out(
 ) -> tuple[VideoList, VideoList]:
     """Split a list in two: the videos that stay and those held out, both in the order of the list.
 
-    With `groups` by path, such as the persons, whole groups are held out, about that share of the videos; a video
-    without one is a group of its own. Otherwise, or where each group has all of a class, it goes class by class: one of
-    n videos gives round(share · n) of them, at least one, to the second list, and keeps at least one; a class of a
-    single video gives none. A list without labels counts as one class. Raises DataError where no class has two videos,
-    or `share` is not in (0, 1).
+    With `groups` by path, such as the persons, whole groups are held out, as many as come nearest to that share of the
+    videos, and the smallest where all are larger, which a note says; a video without one is a group of its own.
+    Otherwise, or where each group has all of a class, it goes class by class: one of n videos gives round(share · n) of
+    them, at least one, to the second list, and keeps at least one; a class of a single video gives none. A list without
+    labels counts as one class. Raises DataError where no class has two videos, or `share` is not in (0, 1).
     """
     if not 0 < share < 1:
         raise DataError(f"{videos.root}: cannot hold out a share of {share}; choose one above 0 and below 1")
@@ -62,6 +62,9 @@ def hold_out(
     if not held:
         raise DataError(f"{videos.root}: no class has two videos, so none can be held out")
     kept = set(range(len(videos.videos))).difference(held)
+    if how and len(held) > 2 * share * len(videos.videos):
+        note = f"{videos.root}: {len(held)} of {len(videos.videos)} videos are held out: no group is smaller"
+        videos = replace(videos, notes=[*videos.notes, note])
     return (
         _part(videos, kept, f"without {len(held)} {how}held out"),
         _part(videos, held, f"{len(held)} {how}held out of {len(videos.videos)}"),
@@ -74,14 +77,19 @@ def _grouped_places(videos: VideoList, share: float, seed: int, groups: Mapping[
     for place, video in enumerate(videos.videos):
         members.setdefault(groups.get(video.path) or str(video.path), []).append(place)
     left = Counter(video.label for video in videos.videos)
+    labels = {name: Counter(videos.videos[place].label for place in places) for name, places in members.items()}
+    order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(members))]
     held: list[int] = []
-    for name in np.random.default_rng(seed).permutation(sorted(members)):
-        own = Counter(videos.videos[place].label for place in members[name])
-        is_too_many = bool(held) and len(held) + len(members[name]) / 2 > share * len(videos.videos)
-        if not is_too_many and all(count < left[label] for label, count in own.items()):
+
+    def leaves_all(name: str) -> bool:
+        return all(count < left[label] for label, count in labels[name].items())
+
+    for name in order:
+        fits = len(held) + len(members[name]) / 2 <= share * len(videos.videos)
+        if fits and leaves_all(name):
             held += members[name]
-            left -= own
-    return held
+            left -= labels[name]
+    return held or min((members[name] for name in order if leaves_all(name)), key=len, default=[])
 
 
 def _shuffled_classes(videos: VideoList, generator: np.random.Generator) -> list[list[int]]:

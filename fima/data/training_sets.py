@@ -99,13 +99,20 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     of a single set, its list comes as it is. Raises DataError as `list_videos` and `hold_out`, and ConfigError for a
     setting that goes with a single set, a set that is given twice, or a weight that is too small.
     """
+    for name in ONE_FOLDER if len(sets) > 1 else ():
+        if getattr(settings, name) != getattr(DataConfig(), name):
+            raise ConfigError(
+                f"--data.{name} {getattr(settings, name)}: goes with one folder, and {len(sets)} are given; write a "
+                "table of videos for a set that is not recognised by itself"
+            )
     roots = [each.root for each in sets]
     lists = [
         chosen_videos(root, settings, settings.part, [other for other in roots if other != root]) for root in roots
     ]
     if not settings.held_out_share:
         return _as_one(sets, lists, settings)
-    groups = [read_groups(root, settings.annotations) for root in roots]
+    listed = zip(lists, roots, strict=True)
+    groups = [read_groups(each, root, settings.annotations) for each, root in listed]
     share = settings.held_out_share
     parts = zip(*(hold_out(each, share, seed, own) for each, own in zip(lists, groups, strict=True)), strict=True)
     kept, held_out = ([packed(each) for each in part] for part in parts)
@@ -122,12 +129,6 @@ def _as_one(sets: Sequence[TrainingSet], lists: Sequence[VideoList], settings: D
             name = next(iter(sets[0].timing)).replace("_", "-")
             raise ConfigError(f"{sets[0].root}@{name}=: is for one of several sets; give --data.{name} instead")
         return lists[0]
-    for name in ONE_FOLDER:
-        if getattr(settings, name) != getattr(DataConfig(), name):
-            raise ConfigError(
-                f"--data.{name} {getattr(settings, name)}: goes with one folder, and {len(sets)} are given; write a "
-                "table of videos for a set that is not recognised by itself"
-            )
     names = _names([each.root for each in sets])
     classes: list[str] = []
     videos: list[Video] = []

@@ -153,7 +153,7 @@ def find_groups(
     does not match every path.
     """
     column = GROUP_COLUMN if group_by is None else group_by
-    if column.casefold() in table_columns(root, annotations):
+    if videos.table is not None and column.casefold() in table_columns(root, annotations):
         return _complete(videos, read_column(root, annotations, column), column)
     if group_by is None:
         return {}

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fima.config.checks import as_flag
-from fima.data.layouts.video_list import relative_name
+from fima.data.datasets import list_videos
+from fima.data.layouts.rows import read_columns, read_rows
+from fima.data.layouts.video_list import counted, relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, DataError, VideoError
 from fima.files.atomic import remove_leftovers, write_file, written_whole
@@ -55,7 +57,11 @@ def plan(source: Path, target: Path, videos: Sequence[Path], settings: Transcode
     Names that would be the same keep their ending before the new one.
     """
     # In the name of a folder of pictures, a dot is part of the name.
-    names = {path: Path(f"{path}.mp4") if (source / path).is_dir() else path.with_suffix(".mp4") for path in videos}
+    # A source that is itself such a folder has no other name.
+    own = {path: source.resolve().name if path == Path() else path for path in videos}
+    names = {
+        path: Path(f"{own[path]}.mp4") if (source / path).is_dir() else path.with_suffix(".mp4") for path in videos
+    }
     while crowded := {name for name, number in Counter(names.values()).items() if number > 1}:
         # A longer name may be that of another video.
         names = {path: Path(f"{path}.mp4") if name in crowded else name for path, name in names.items()}
@@ -120,6 +126,30 @@ def prepare(
         failures=failures | lost,
         left_over=sorted(name for name in known if (target / name).exists()),
     )
+
+
+def differences(jobs: Sequence[Job], lists: Sequence[Path], source: Path, target: Path) -> list[str]:
+    """Say where the rewritten folder, with the copied list files, would be used as other data than its source."""
+    notes = []
+    tables = [target / path for path in lists if path.suffix.lower() in (".csv", ".tsv")]
+    for table in (table for table in tables if "path" in read_columns(table)):
+        paths = (Path(fields["path"]) for _, fields in read_rows(table).rows)
+        absolute = next((path for path in paths if path.is_absolute()), None)
+        if absolute is not None:
+            what = f"names absolute paths, such as {absolute}, which still lead to the old files"
+            notes.append(f"{table}: {what}; make them relative")
+    try:
+        before, after = ({video.path for video in list_videos(root, "test").videos} for root in (source, target))
+    except DataError:  # without labels
+        return notes
+    target_of = {job.source: job.target for job in jobs}
+    if differing := {target_of.get(path, path) for path in before} ^ after:
+        example = min(differing).relative_to(target) if min(differing).is_relative_to(target) else min(differing)
+        notes.append(
+            f"{target}: its test split is not that of {source}: {counted(len(differing), 'video')}, such as {example}, "
+            "in one of them; what was trained on the one may have seen test videos of the other"
+        )
+    return notes
 
 
 def _carry_out(

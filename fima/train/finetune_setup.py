@@ -117,7 +117,7 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
         train = low_shot(train, classifier.low_shot, config.run.seed)
     validation = None
     if classifier.select == "validation":
-        groups = read_groups(data, settings.annotations)
+        groups = read_groups(train, data, settings.annotations)
         train, validation = hold_out(train, classifier.held_out_share, config.run.seed, groups)
     masked = has_masks(data)
     counterparts = list_counterparts(data) if masked else {}

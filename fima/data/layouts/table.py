@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fima.data.layouts.files import is_video
 from fima.data.layouts.kinetics import find_lists
 from fima.data.layouts.lists import inside
 from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, label_in, read_columns, read_rows
-from fima.data.layouts.splits import looks_like_split, one_sided_classes, split_of
+from fima.data.layouts.splits import leaked_links, looks_like_split, one_sided_classes, split_of
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
 
@@ -74,8 +75,19 @@ def list_table(request: Request) -> VideoList:
         table=table,
         missing=missing,
         num_listed=len(wanted),
-        notes=[*labels, *notes, *one_sided_classes(*sides)],
+        notes=[*labels, *notes, *one_sided_classes(*sides), *_leaked(rows, tested)],
     )
+
+
+def _leaked(rows: Sequence[_Row], tested: str) -> list[str]:
+    """Say which files are in training and in the test part by two names."""
+    names: dict[tuple[int, int], list[Path]] = {}
+    for row in rows if {row.split for row in rows} >= {"train", tested} else ():
+        with suppress(OSError):
+            status = row.path.stat()
+            names.setdefault((status.st_dev, status.st_ino), []).append(row.path)
+    same = [paths for paths in names.values() if len(paths) > 1]
+    return leaked_links(same, {row.path: row.split for row in rows}, tested)
 
 
 def find_table(root: Path, annotations: str | Path | None) -> Path | None:
@@ -100,9 +112,10 @@ def table_columns(root: Path, annotations: str | Path | None) -> list[str]:
     return [] if table is None else read_rows(table).columns
 
 
-def read_groups(root: Path, annotations: str | Path | None) -> dict[Path, str]:
-    """Return what a table's column `group` says of each video; nothing where there is no such column."""
-    return read_column(root, annotations, GROUP_COLUMN) if GROUP_COLUMN in table_columns(root, annotations) else {}
+def read_groups(videos: VideoList, root: Path, annotations: str | Path | None) -> dict[Path, str]:
+    """Return what the column `group` says of each video of a table; nothing where there is no such column."""
+    is_there = videos.table is not None and GROUP_COLUMN in table_columns(root, annotations)
+    return read_column(root, annotations, GROUP_COLUMN) if is_there else {}
 
 
 def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[Path, str]:
@@ -118,7 +131,13 @@ def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[P
     if name not in content.columns:
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
     places = _Places(root if root.is_dir() else root.parent, content, anywhere=root == table)
-    return {places.find(fields["path"], where): fields[name] for where, fields in content.rows if fields["path"]}
+    found: dict[Path, tuple[str, str]] = {}
+    for where, fields in content.rows:
+        if fields["path"]:
+            value, first = found.setdefault(places.find(fields["path"], where), (fields[name], where))
+            if value != fields[name]:
+                raise DataError(f"{where}: {fields['path']} has another {name} than in {first}")
+    return {path: value for path, (value, _) in found.items()}
 
 
 def _name_labels(table: Path, content: Rows) -> list[str]:

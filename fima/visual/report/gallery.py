@@ -140,15 +140,20 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
     recorded = run.record.get("root")
     if data is None and not recorded:
         raise DataError("the run does not say where its data are; give --data")
+    if data is None and len(run.record.get("sets") or ()) > 1:
+        raise DataError("the run trained on several sets; give one to --data")
     root = data if data is not None else Path(str(recorded))
     split = run.setting("data", "split") or 1
     # Another folder need not have the layout that the run's settings name.
     dataset: Dataset = (run.setting("data", "dataset") or "auto") if data is None else "auto"
-    annotations = run.record.get("table") or run.setting("data", "annotations") if data is None else None
+    annotations = run.setting("data", "annotations") if data is None else None
+    if data is None and annotations is None and run.record.get("table"):
+        root = Path(str(run.record["table"]))  # which may name videos elsewhere
     try:
         train = list_videos(root, "train", split, dataset=dataset, annotations=annotations)
         test = list_videos(root, "test", split, dataset=dataset, annotations=annotations)
         labelled = bool(train.classes) and train.classes == test.classes
+        labelled = labelled and all(video.label is not None for part in (train, test) for video in part.videos)
     except DataError:
         train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
         labelled = False
@@ -156,7 +161,7 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
     cache = _cache(run)
     if train.root.resolve() not in evaluated or cache is None or not cache.is_dir():
         train, test = (_few(videos) for videos in (train, test))
-    return Lists(root=root, train=train, test=test, labelled=labelled, cache=cache)
+    return Lists(root=train.root, train=train, test=test, labelled=labelled, cache=cache)
 
 
 def _cache(run: RunRecord) -> Path | None:

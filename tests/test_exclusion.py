@@ -79,6 +79,39 @@ def test_an_entry_of_another_set_is_no_unknown_one(lab: Path) -> None:
     assert chosen.warnings() == [f"{file}: 1 of 3 entries name no video, such as 'walk/9.mp4'"]
 
 
+def test_the_path_of_a_video_elsewhere_is_no_short_name_of_one_here(tmp_path: Path) -> None:
+    """What `fima doctor` found in one set or part must not cost a video of another one that is called the same."""
+    touch(
+        tmp_path,
+        "one/1.mp4",
+        "one/2.mp4",
+        "two/x/1.mp4",
+        "two/x/2.mp4",
+        "three/1.mp4",
+        "three/old/2.mp4",
+        "three/2.mp4",
+    )
+    file = tmp_path / "list.txt"
+    file.write_text("1.mp4\n")
+    sets = [TrainingSet(root=tmp_path / name) for name in ("one", "two")]
+    chosen = training_videos(sets, DataConfig(exclude=str(file)))
+    assert sorted(str(video.path.relative_to(tmp_path)) for video in chosen.videos) == [
+        "one/2.mp4",
+        "two/x/1.mp4",
+        "two/x/2.mp4",
+    ]
+    assert chosen.warnings() == []
+    sets.append(TrainingSet(root=tmp_path / "three"))
+    both = training_videos(sets, DataConfig(exclude=str(file)))
+    assert len(both.videos) == 5
+    assert both.warnings() == [
+        f"{file}: 1 of 1 entries name a video in several sets, and exclude it in each, such as '1.mp4'"
+    ]
+    (tmp_path / "three" / "videos.csv").write_text("path,split\n1.mp4,train\nold/2.mp4,train\n2.mp4,test\n")
+    file.write_text("2.mp4\n")
+    assert names(chosen_videos(tmp_path / "three", DataConfig(exclude=str(file)), "train")) == ["1.mp4", "old/2.mp4"]
+
+
 def test_the_settings_choose_the_videos(videos: Path, tmp_path: Path) -> None:
     assert len(chosen_videos(videos, DataConfig(), "train").videos) == 8
     assert len(chosen_videos(videos, DataConfig(), "all").videos) == 10

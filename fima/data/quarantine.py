@@ -50,46 +50,54 @@ def exclude(videos: VideoList, file: Path, *, libraries: Sequence[Callable[[], V
     the name of that folder; or a name that only one video has, with, without or with another extension. `libraries`
     list all videos of the data set, where `videos` are a part, and of others: what one of them has is no unknown name.
     """
-    entries = read_quarantine(file)
-    excluded, unknown, ambiguous = _matches(videos, entries)
-    for library in libraries:
-        if unknown:
-            _, unknown, _ = _matches(library(), unknown)
+    entries, own = read_quarantine(file), _Names(videos)
+    meant = {entry: name for entry in entries if (name := own.exact(entry)) is not None}
+    others = [_Names(library()) for library in libraries] if len(meant) < len(entries) or len(libraries) > 1 else []
+    elsewhere = {entry for entry in entries for other in others if other.exact(entry) and other.root != own.root}
+    # What is the path of a video in another part, or in another set, is not the short name of one here.
+    short = {entry for entry in entries if entry not in meant and not any(other.exact(entry) for other in others)}
+    near = {entry: own.near(entry) for entry in short}
+    ambiguous = {entry for entry, names in near.items() if len(names) > 1}
+    unknown = {entry for entry in short if not near[entry] and not any(other.near(entry) for other in others)}
+    excluded = {*meant.values(), *(name for names in near.values() if len(names) == 1 for name in names)}
     kept = [video for video in videos.videos if relative_name(video.path, videos.root) not in excluded]
     if not kept:
         raise DataError(f"{file}: excludes all {len(videos.videos)} videos of {videos.root}")
     notes = [
         f"{file}: {len(which)} of {len(entries)} entries {how}, such as {sorted(which)[0]!r}"
-        for how, which in {"name no video": unknown, "name several videos, so none is excluded": ambiguous}.items()
+        for how, which in {
+            "name no video": unknown,
+            "name several videos, so none is excluded": ambiguous,
+            "name a video in several sets, and exclude it in each": elsewhere & meant.keys(),
+        }.items()
         if which
     ]
     layout = f"{videos.layout}; {counted(len(videos.videos) - len(kept), 'video')} excluded"
     return replace(videos, videos=kept, layout=layout, notes=[*videos.notes, *notes])
 
 
-def _matches(videos: VideoList, entries: Iterable[str]) -> tuple[set[str], set[str], set[str]]:
-    """The relative names that entries mean, the entries that mean none, and those that mean several."""
-    names = {relative_name(video.path, videos.root) for video in videos.videos}
-    short: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        path = PurePath(name)
-        for key in {str(path.with_suffix("")), path.name, path.stem}:
-            short[key].add(name)
-    folders = {videos.root.absolute(), videos.root.resolve()}
-    found: set[str] = set()
-    unknown: set[str] = set()
-    ambiguous: set[str] = set()
-    for entry in entries:
-        spellings = list(_spellings(entry, folders))
-        exact = next((name for name in spellings if name in names), None)
+class _Names:
+    """What the videos of a list may be called."""
+
+    def __init__(self, videos: VideoList) -> None:
+        self.root = videos.root
+        self._folders = {videos.root.absolute(), videos.root.resolve()}
+        self._names = {relative_name(video.path, videos.root) for video in videos.videos}
+        self._short: dict[str, set[str]] = defaultdict(set)
+        for name in self._names:
+            path = PurePath(name)
+            for key in {str(path.with_suffix("")), path.name, path.stem}:
+                self._short[key].add(name)
+
+    def exact(self, entry: str) -> str | None:
+        """The relative name of the video that an entry leads to."""
+        return next((name for name in _spellings(entry, self._folders) if name in self._names), None)
+
+    def near(self, entry: str) -> set[str]:
+        """The relative names of the videos that an entry names in short."""
+        spellings = list(_spellings(entry, self._folders))
         bare = [str(PurePath(name).with_suffix("")) for name in spellings if is_video(name)]
-        near = next((short[name] for name in [*spellings, *bare] if name in short), set())
-        meant = near if exact is None else {exact}
-        if len(meant) == 1:
-            found |= meant
-        else:
-            (ambiguous if meant else unknown).add(entry)
-    return found, unknown, ambiguous
+        return next((self._short[name] for name in [*spellings, *bare] if name in self._short), set())
 
 
 def _spellings(entry: str, folders: Iterable[Path]) -> Iterator[str]:

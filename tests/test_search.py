@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -136,6 +137,15 @@ def test_a_video_is_known_from_any_folder(
         assert "the query is one of its videos" in capsys.readouterr().out
     shutil.copy("videos/1.avi", "other.avi")
     assert main(["search", "sub/r.npz", "other.avi", "-k", "1", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    # Another video by a name of the index is not the one that was embedded.
+    shutil.copy("videos/2.avi", "videos/1.avi")
+    later = (tmp_path / "sub/r.npz").stat().st_mtime + 10
+    os.utime("videos/1.avi", (later, later))
+    assert main(["search", "sub/r.npz", "videos/1.avi", "-k", "1", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "is one of its videos" not in said
+    assert str(tmp_path / "videos" / "2.avi") in said
 
 
 def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path: Path, capsys: Capture) -> None:

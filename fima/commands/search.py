@@ -116,9 +116,11 @@ def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:
 
 
 def _known_vector(arguments: SearchArguments, stored: Embeddings) -> Floats | None:
-    """The vector of a video of the index; None for another one, and where the index is of other clips (seconds)."""
+    """The vector of a video of the index; None for another one, and where the index is older, or of seconds."""
     if arguments.encoder is not None or stored.about.get("per") not in ("video", "clip"):
         return None
+    if arguments.query.exists() and arguments.query.stat().st_mtime > arguments.index.stat().st_mtime:
+        return None  # another file by that name
     for path in {str(arguments.query.absolute()), str(arguments.query.resolve())}:
         if path in stored.paths:
             rows = stored.vectors[stored.video == stored.paths.index(path)]

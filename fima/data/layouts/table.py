@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from fima.data.layouts.files import is_video
 from fima.data.layouts.kinetics import find_lists
@@ -219,7 +220,8 @@ class _Places:
         self._there: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str, where: str) -> Path:
-        """Return the file of a listed path; one with another extension where it was re-encoded, by `fima prepare` say.
+        """Return the file of a listed path; one with another extension where it was re-encoded, by `fima prepare` say,
+        or with accents of their own in its name.
 
         Raises DataError for one that leads out of the folder.
         """
@@ -229,9 +231,9 @@ class _Places:
         if path.parent not in self._there:
             videos = sorted(each for each in path.parent.glob("*") if is_video(each.name))
             others = (each for each in videos if each not in self._listed)
-            self._there[path.parent] = {each.stem: each for each in others}
+            self._there[path.parent] = {normalize("NFC", each.stem): each for each in others}
         there = self._there[path.parent]
-        return there.get(path.name) or there.get(path.stem) or path
+        return there.get(normalize("NFC", path.name)) or there.get(normalize("NFC", path.stem)) or path
 
     def _path(self, path: Path, name: str, where: str) -> Path:
         if not path.is_absolute():

@@ -233,14 +233,13 @@ def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
     assert list_videos(table).classes == ["10", "2", "run"]
 
 
-def test_a_video_with_another_extension_is_the_listed_one_unless_it_is_listed_itself(tmp_path: Path) -> None:
-    write_lines(tmp_path / "t.csv", "path,label", "a.avi,x", "b.avi,y", "b.mp4,z", "c/d.avi,x")
-    touch(tmp_path, "a.mp4", "a.txt", "b.mp4", "d.mp4")
+def test_a_video_with_another_extension_or_accent_is_the_listed_one_unless_it_is_listed_itself(tmp_path: Path) -> None:
+    lines = ["path,label", "a.avi,x", "b.avi,y", "b.mp4,z", "c/d.avi,x", "caf\u00e9.avi,y"]
+    write_lines(tmp_path / "t.csv", *lines)
+    touch(tmp_path, "a.mp4", "a.txt", "b.mp4", "d.mp4", "cafe\u0301.avi")
     listed = list_videos(tmp_path / "t.csv")
-    assert {video.path.name: listed.classes[video.label or 0] for video in listed.videos} == {
-        "a.mp4": "x",
-        "b.mp4": "z",
-    }
+    found = {video.path.name: listed.classes[video.label or 0] for video in listed.videos}
+    assert found == {"a.mp4": "x", "b.mp4": "z", "cafe\u0301.avi": "y"}
     assert listed.missing == [str(tmp_path / "b.avi"), str(tmp_path / "c" / "d.avi")]
 
 

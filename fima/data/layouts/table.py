@@ -220,10 +220,9 @@ class _Places:
         self._there: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str, where: str) -> Path:
-        """Return the file of a listed path; one with another extension where it was re-encoded, by `fima prepare` say,
-        or with accents of their own in its name.
+        """Return the file of a listed path, also where its extension, or the form of its accents, is another one.
 
-        Raises DataError for one that leads out of the folder.
+        So it is after `fima prepare`, and on other systems. Raises DataError for one that leads out of the folder.
         """
         path = self._path(Path(name), name, where)
         if path.exists():

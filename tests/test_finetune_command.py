@@ -1,6 +1,7 @@
 """`fima finetune` from the command line, what it refuses, and two processes as one run."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,19 @@ def test_clips_are_timed_as_in_pre_training_unless_told_otherwise(given: dict[st
     assert (data.stride, data.fps, data.span) == expected
     assert (data.frames, data.crop_size) == (8, 32)
     assert clips_shown(trained.data) == "8 frames, 32 px, span (0.7, 1.0)"
+
+
+def test_a_deleted_video_moves_the_test_split_which_is_said(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after(videos, tmp_path / "run")
+    fewer = Path(shutil.copytree(videos, tmp_path / "fewer"))
+    words = ["evaluate", str(tmp_path / "run"), "--protocols", "evaluate", "--num-clips", "1", "--device", "cpu"]
+    assert main([*words, str(fewer), "--workers", "0"]) == 0
+    assert "held out for testing, and" not in capsys.readouterr().err
+    for label in "ab":
+        shutil.copy(fewer / label / f"0{'ab'.index(label)}.avi", fewer / label / "99.avi")
+    assert main([*words, str(fewer), "--workers", "0"]) == 0
+    said = capsys.readouterr().err
+    assert f"{fewer}: 10 training videos, where the classifier had 8" in said
+    assert "it may have been trained on some of these" in said

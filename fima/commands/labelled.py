@@ -99,6 +99,7 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
 
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
     sentences = [subject.assumption for subject in subjects if subject.assumption]
+    sentences += [said for subject in subjects for lists in splits.values() if (said := subject.doubt(lists))]
     if "low_shot_curve" in (config.protocols or ()):
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}

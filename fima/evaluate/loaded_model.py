@@ -13,6 +13,7 @@ from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.torch_file import read_content
 from fima.data.eval_clips import ClipSettings
+from fima.data.layouts.folder import HELD_OUT
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.frozen import FrozenEncoder, check_fits
 from fima.evaluate.other_encoders import open_other, unknown_clips
@@ -74,6 +75,17 @@ class Subject:
                 f"{flag}: the checkpoint was trained on the labels of split {own}, whose training videos "
                 f"are among its test videos; evaluate it on split {own}"
             )
+
+    def doubt(self, lists: SplitLists) -> str | None:
+        """Say where class folders have other training videos than the classifier's: their test videos move up, too."""
+        before = {} if self.classifier is None else self.classifier.checkpoint.data
+        train, number = lists.train, before.get("num_videos")
+        if before.get("layout") != train.layout or not train.layout.endswith(HELD_OUT) or number == len(train.videos):
+            return None
+        return (
+            f"{train.root}: {len(train.videos)} training videos, where the classifier had {number}: files were added "
+            "or are gone, so other ones are held out for testing, and it may have been trained on some of these"
+        )
 
     def check_classes(self, lists: SplitLists) -> None:
         """Raise CheckpointError, with the first class that differs, for data of other classes than the classifier's."""

@@ -11,6 +11,7 @@ from fima.data.layouts.video_list import Layout, Request, Video, VideoList, note
 from fima.errors import DataError
 
 HOLD_OUT_EVERY = 5
+HELD_OUT = f"every {HOLD_OUT_EVERY}th video of a class held out for testing"
 
 
 def list_folder(request: Request) -> VideoList:
@@ -154,7 +155,7 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
         classes=classes,
         root=root,
         split=split,
-        layout=f"class folders, every {HOLD_OUT_EVERY}th video of a class held out for testing",
+        layout=f"class folders, {HELD_OUT}",
         missing=files.missing,
         notes=notes,
     )

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from fima.checkpoints.checkpoint import file_hash
 from fima.cli import main
 from fima.commands.labelled import evaluation_file
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.classifier_result import test_classifier as score_videos
 from fima.evaluate.evaluate import collect
 from fima.evaluate.extract import Resources
-from fima.evaluate.loaded_model import load_subject
+from fima.evaluate.loaded_model import _program_of, load_subject
 from fima.evaluate.protocols import PROTOCOLS, EvaluationConfig
 from fima.evaluate.splits import list_splits
 from fima.torch_tools.distributed import is_main
@@ -249,3 +251,20 @@ def test_results_of_the_package_s_encoder_go_to_the_current_folder(tmp_path: Pat
     assert file_of(file=None, name="a/b: c") == Path("a-b-c-evaluation", "a-b-c.json")
     write_lines(run / "config.yaml", "{}")
     assert file_of(run, file=apart) == run / "evaluation" / "last.json"
+
+
+def test_maps_alone_are_measured_in_folds(checkpoint: Path, splits: Path, tmp_path: Path) -> None:
+    words = ["--group-by", "(.)[.]avi", "--folds", 2, "--protocols", "foreground", *SMALL_CLIPS]
+    result = evaluate(checkpoint, splits, *words, "--out", tmp_path / "result.json")
+    assert len(result["splits"]) == 2
+    assert "foreground/motion_share" in result["figures"]
+
+
+class EditedNetwork(nn.Module):
+    """A backbone of another program than this package."""
+
+
+def test_features_of_an_edited_backbone_are_other_ones() -> None:
+    ours, theirs = (_program_of(name, EditedNetwork()) for name in ("tiny", "another"))
+    assert ours == ""
+    assert theirs == f" {file_hash(Path(__file__))}"

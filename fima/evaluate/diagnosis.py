@@ -105,8 +105,8 @@ def measure_diagnosis(
             hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
     figures = {name: percent(values) for name, values in hits.items()}
     figures |= _fooled(whole, test, test_labels, background_labels)
-    most_frequent = torch.bincount(labels).argmax()
-    chance = max(100 / sets.num_classes, percent(test_labels == most_frequent))
+    # Of one fold: in all of them together, at least one over the number of classes, which is seen to there.
+    chance = percent(test_labels == torch.bincount(labels).argmax())
     return Measured(
         figures=figures,
         chance=dict.fromkeys(figures, chance),

@@ -93,7 +93,10 @@ class Collected:
             results[number] = as_result(measured, encoder=self.subject.describe(), data=data)
         result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
-            result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
+            least = 100 / len(next(iter(self.splits.values())).test.classes)
+            own = {name: max(least, level) for name, level in result.chance.items() if name.startswith("diagnosis/")}
+            result = replace(result, chance={**result.chance, **own})
+            result = replace(result, verdict=verdict(tested, own["diagnosis/as_is"], self.config.seed))
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
         if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go

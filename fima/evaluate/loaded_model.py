@@ -1,14 +1,16 @@
 """What an evaluation measures: an encoder of any program, with its classifier where the checkpoint has one."""
 
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from fima.backbones.registry import build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, is_of_kind
+from fima.backbones.registry import BACKBONES, build_backbone
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, file_hash, is_of_kind
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.torch_file import read_content
@@ -128,6 +130,14 @@ def load_subject(
     return Subject(encoder=encoder, clips=clips, classifier=classifier, has_maps=has_maps, source=str(source))
 
 
+def _program_of(backbone: str, encoder: nn.Module) -> str:
+    """The hash of a plug-in's program: the same weights in an edited one give other features."""
+    if backbone in BACKBONES.built_in:
+        return ""
+    file = getattr(sys.modules.get(type(encoder).__module__), "__file__", None)
+    return "" if file is None else f" {file_hash(Path(file))}"
+
+
 def open_checkpoint(path: Path, *, backbone: str | None = None, device: torch.device) -> FrozenEncoder:
     """Open an encoder of ours as evaluation knows all of them; arguments and errors are those of `load_pretrained`."""
     loaded = load_pretrained(path, backbone=backbone, device=device)
@@ -136,7 +146,7 @@ def open_checkpoint(path: Path, *, backbone: str | None = None, device: torch.de
         name=loaded.description,
         network=loaded.encoder,
         clips=ClipSettings.of(loaded.config.data),
-        identity=f"checkpoint {loaded.checkpoint_hash}",
+        identity=f"checkpoint {loaded.checkpoint_hash}{_program_of(backbone, loaded.encoder)}",
         untrained=lambda: build_backbone(backbone),
         file=loaded.file,
         assumption="" if loaded.knows_settings else unknown_clips(backbone, loaded.method),

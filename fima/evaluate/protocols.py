@@ -162,6 +162,10 @@ class EvaluationConfig(ClipOverrides):
         for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):
             if given and "linear" not in names:
                 raise ConfigError(f"{as_flag(name)}: is a setting of the protocol linear; add it to --protocols")
+        if self.features != EvaluationConfig().features and {"attentive", "diagnosis"}.issuperset(names):
+            raise ConfigError(
+                "--features: not looked at by attentive and diagnosis; add linear, knn or others to --protocols"
+            )
         return names
 
 

@@ -60,7 +60,9 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
     unit = "fold" if all(isinstance(name, str) for name in results) else "split"
     in_all = [name for name in first.figures if all(name in result.figures for result in everything)]
     by_figure = {name: [result.figures[name] for result in everything] for name in in_all}
-    counts = [result.data["test"]["num_evaluated"] if unit == "fold" else 1 for result in everything]
+    # Where only maps are measured, no list of videos has features.
+    tested = [result.data.get("test", {}).get("num_evaluated", 1) for result in everything]
+    counts = tested if unit == "fold" else [1] * len(everything)
     return EvaluationResult(
         figures={name: fmean(values, counts) for name, values in by_figure.items()},
         chance={name: fmean((result.chance[name] for result in everything), counts) for name in in_all},

@@ -23,6 +23,9 @@ REMEDIES = {
         "Batch norm needs more than one number a channel: in a step of one video, --data.frames and --data.crop-size "
         "must leave more than one cell; or give another --optim.batch-size"
     ),
+    "Expected to have finished reduction": (
+        "A method has weights that no loss reaches; several processes need requires_grad_(False) for these"
+    ),
     "DataLoader worker (pid": "A process that decodes has died; try fewer --data.workers, they may lack memory",
 }
 SIGNS_OF_A_LOST_PROCESS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")

@@ -213,11 +213,16 @@ def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
         values = {f.name: content[f.name] for f in fields(kind) if f.name in content or f.default_factory is MISSING}
         values |= {name: nested(**values[name]) for name, nested in NESTED.items() if name in values}
         values["config"] = config = config_from_mapping(values["config"], kind.CONFIG, source=str(source))
-        if isinstance(config, PretrainConfig):
-            check_backbone(config.model.backbone, flag="model.backbone")
-        return kind(**values)
+        checkpoint = kind(**values)
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{source}: not a complete checkpoint ({error})") from None
+    try:
+        if isinstance(config, PretrainConfig):
+            check_backbone(config.model.backbone, flag="model.backbone")
+    except ConfigError as error:
+        remedy = "install the package that it comes with, or register it first, with fima.register_backbone"
+        raise CheckpointError(f"{source}: {error}; {remedy}") from None
+    return checkpoint
 
 
 def is_of_kind(content: object, kind: type[RunState]) -> TypeGuard[dict[str, Any]]:

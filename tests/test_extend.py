@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fima
-from fima.backbones.registry import BACKBONES, backbone_names
+from fima.backbones.registry import BACKBONES, backbone_names, build_backbone
 from fima.cli import main
 from fima.config import MethodConfig, ModelConfig
 from fima.data.datasets import list_videos
@@ -100,6 +100,23 @@ def test_a_backbone_of_another_package(
     monkeypatch.setattr(BACKBONES, "registered", {})
     with pytest.raises(CheckpointError, match="no such backbone"):
         fima.load(out)
+
+
+def test_backbones_of_other_packages_do_not_stand_in_the_way_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_rates() -> object:
+        assert [rate.item() for rate in torch.linspace(0, 0.1, 4)]  # on the meta device, there are none
+        return build_backbone("tiny")
+
+    def broken() -> object:
+        raise ImportError("no module named abc_def")
+
+    monkeypatch.setattr(BACKBONES, "registered", {"with_rates": with_rates, "broken": broken})
+    assert fima.load("small").description.startswith("small")
+    said = capsys.readouterr().err
+    assert "the backbone broken of another package cannot be built (no module named abc_def)" in said
+    assert "with_rates" not in said
 
 
 def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fima.backbones.registry import backbone_names, build_backbone
+from fima.backbones.registry import BACKBONES, backbone_names, build_backbone
 from fima.checkpoints.checkpoint import (
     ENCODER_PREFIX,
     Checkpoint,
@@ -30,7 +30,7 @@ from fima.checkpoints.checkpoint import (
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_inert, refuse_other_kinds, remedy, states
 from fima.config import ModelConfig, PretrainConfig
-from fima.errors import CheckpointError, ConfigError
+from fima.errors import CheckpointError, ConfigError, first_line, warn
 from fima.files.atomic import written_whole
 from fima.recipe import config_from_mapping, config_to_mapping
 
@@ -191,7 +191,7 @@ def _rank(num_agreeing: int, place: str) -> tuple[int, bool]:
 
 def _located(state: Mapping[str, Tensor]) -> tuple[int, str]:
     """How many weights of a backbone a state dict has, and what comes before their names, below whatever wrappers."""
-    backbones = {name: _shapes(name) for name in backbone_names()}
+    backbones = _known_shapes()
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for name, value in state.items():
         starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
@@ -222,15 +222,33 @@ def nearest_backbone(weights: Mapping[str, Tensor]) -> str | None:
     """Return the backbone of which most names are here, with their shapes; None where it is fewer than a third."""
     shapes = {name: value.shape for name, value in weights.items()}
     # Other networks share names and sizes of a few layers with ours.
-    there = {name: len(own.items() & shapes.items()) / len(own) for name in backbone_names() if (own := _shapes(name))}
+    there = {name: len(own.items() & shapes.items()) / len(own) for name, own in _known_shapes().items() if own}
     best = max(there, key=lambda name: there[name])
     return best if there[best] >= 1 / 3 else None
 
 
 @functools.cache
-def _shapes(backbone: str) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: value.shape for name, value in build_backbone(backbone).state_dict().items()}
+def shapes_of(backbone: str) -> dict[str, torch.Size]:
+    """Return the shapes of a backbone's weights and buffers by name. Raises what building it raises."""
+    try:
+        with torch.device("meta"):
+            network = build_backbone(backbone)
+    except Exception:  # a plug-in may look at values, which are not there
+        network = build_backbone(backbone)
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def _known_shapes() -> dict[str, dict[str, torch.Size]]:
+    """Those of all backbones; of plug-ins that cannot be built, none, with a warning: another may be asked for."""
+    found = {}
+    for name in backbone_names():
+        try:
+            found[name] = shapes_of(name)
+        except Exception as error:
+            if name in BACKBONES.built_in:
+                raise
+            warn(f"the backbone {name} of another package cannot be built ({first_line(error)}), so it is passed over")
+    return found
 
 
 def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:

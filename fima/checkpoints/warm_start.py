@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import Size, Tensor
 
-from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import described
-from fima.checkpoints.pretrained import EncoderFile, encoder_file, nearest_backbone, read_encoder
+from fima.checkpoints.pretrained import EncoderFile, encoder_file, nearest_backbone, read_encoder, shapes_of
 from fima.errors import CheckpointError, suggestion
 
 LEAST_SHARE = 0.5
@@ -88,8 +87,7 @@ def fitted(found: EncoderFile, source: str, backbone: str) -> WarmStart:
     if found.config is not None and held != backbone:
         remedy = f"give --model.backbone {held}, or --model.init-from None to start from random weights"
         raise CheckpointError(f"--model.init-from {source}: its encoder is {held}, not {backbone}; {remedy}")
-    with torch.device("meta"):
-        own = {name: value.shape for name, value in build_backbone(backbone).state_dict().items()}
+    own = shapes_of(backbone)
     weights = {name: value for name, value in found.weights.items() if own.get(name) == value.shape}
     num_inflated, left_over, dimensions = 0, list(found.left_over), {value.ndim for value in found.weights.values()}
     if _share(weights, own) < LEAST_SHARE and 4 in dimensions and 5 not in dimensions:

@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from fima.checkpoints.checkpoint import load_checkpoint, restore
-from fima.checkpoints.pretrained import encoder_file
+from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError
@@ -101,3 +102,33 @@ def test_a_record_that_was_damaged_by_hand_is_named(record: str, tmp_path: Path)
     for read in (RunFolder.of, partial(read_run, name="run")):
         with pytest.raises(ConfigError, match=r"config\.yaml: its `record` is damaged"):
             read(tmp_path)
+
+
+def test_what_the_authors_file_does_not_say_is_not_known_of_the_converted_one(finished: Path, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs.pth.tar", tmp_path / "ours.pt"
+    assert main(["convert", str(finished), str(theirs), "--to", "official"]) == 0
+    assert main(["convert", str(theirs), str(ours)]) == 0
+    known = {
+        file: load_pretrained(file, device=torch.device("cpu")).knows_settings for file in (finished, theirs, ours)
+    }
+    assert known == {finished: True, theirs: False, ours: False}
+
+
+def test_a_list_beside_the_videos_moves_with_them(videos: Path, tmp_path: Path) -> None:
+    here, there = (tmp_path / name for name in ("here", "there"))
+    shutil.copytree(videos, here / "videos")
+    rows = [f"{path.relative_to(videos)},train" for path in sorted(videos.glob("*/*.avi"))]
+    (here / "list.csv").write_text("\n".join(["path,split", *rows]))
+    (here / "bad.txt").write_text(f"{sorted(videos.glob('*/*.avi'))[0].relative_to(videos)}\n")
+    words = ["--out", str(tmp_path / "run"), *SMALL_FLAGS, "--run.health-epochs", "0"]
+
+    def lists(folder: Path) -> list[str]:
+        return ["--data.annotations", str(folder / "list.csv"), "--data.exclude", str(folder / "bad.txt")]
+
+    assert main(["pretrain", str(here / "videos"), *words, *lists(here)]) == 0
+    here.rename(there)
+    more = ["--resume", "--optim.epochs", "3"]
+    assert main(["pretrain", str(there / "videos"), *words, *lists(there), *more]) == 0
+    (there / "bad.txt").write_text("")
+    more = ["--resume", "--optim.epochs", "4"]
+    assert main(["pretrain", str(there / "videos"), *words, *lists(there), *more]) == 2

@@ -146,11 +146,13 @@ def read_encoder(path: Path) -> EncoderFile:
         return _from_run(classifier, "encoder.", config, method="supervised")
     if is_of_kind(content, Checkpoint):
         checkpoint = parse_checkpoint(content, Checkpoint, source=path)
-        return _from_run(checkpoint, ENCODER_PREFIX, checkpoint.config, method=checkpoint.config.method.name)
+        # A converted file of the authors' program does not say which clips it was trained on.
+        known = None if checkpoint.imported else checkpoint.config
+        return _from_run(checkpoint, ENCODER_PREFIX, known, method=checkpoint.config.method.name)
     return _from_content(content, [], source=path)
 
 
-def _from_run(saved: RunState, prefix: str, config: PretrainConfig, *, method: str) -> EncoderFile:
+def _from_run(saved: RunState, prefix: str, config: PretrainConfig | None, *, method: str) -> EncoderFile:
     left_over = tuple(name for name in saved.model if not name.startswith(prefix))
     weights, epoch = below(saved.model, prefix), saved.progress.epoch
     return EncoderFile(weights=weights, method=method, config=config, epoch=epoch, left_over=left_over)

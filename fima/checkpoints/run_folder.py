@@ -17,6 +17,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {
         "model.compile",
         "model.recompute",
+        "data.annotations",  # the videos that they name are compared
+        "data.exclude",
         "data.keep_mb",
         "data.workers",
         "data.max_skipped_share",

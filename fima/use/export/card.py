@@ -42,6 +42,7 @@ def model_card(
     record = {} if run is None else run.record()
     config = None if run is None else run.settings()
     known = {shown: record[key] for shown, key in RECORDED.items() if key in record}
+    is_finetuned = isinstance(config, FinetuneConfig)
     return render(
         "fima.use",
         "model_card.md",
@@ -52,9 +53,9 @@ def model_card(
         exported=exported,
         timing=_timing(facts["preprocessing"]),
         videos={"name": Path(str(record["root"])).name, **known} if "root" in record else {},
-        is_finetuned=isinstance(config, FinetuneConfig),
+        is_finetuned=is_finetuned,
         changed=_changed(config) if isinstance(config, PretrainConfig) else None,
-        results=[] if run is None else _results(run.root),
+        results=[] if run is None else _results(run.root, None if is_finetuned else facts.get("checkpoint_hash")),
         extra_file=EXTRA_FILE,
         metadata_key=METADATA_KEY,
         input=INPUT,
@@ -92,8 +93,8 @@ def _changed(config: PretrainConfig) -> dict[str, Any]:
     return {name: value for name, value in flatten(config).items() if name not in MACHINE and value != defaults[name]}
 
 
-def _results(root: Path) -> list[dict[str, Any]]:
-    """Figures of every evaluation in the folder of the run."""
+def _results(root: Path, checkpoint_hash: str | None) -> list[dict[str, Any]]:
+    """Figures of the evaluations in the folder of the run, of these weights where their hash is known."""
     return [
         {
             "file": Path(result.name).name,
@@ -102,4 +103,6 @@ def _results(root: Path) -> list[dict[str, Any]]:
             "chance": result.content["chance"],
         }
         for result in read_results(root)
+        if checkpoint_hash is None
+        or result.content.get("encoder", {}).get("checkpoint_hash") in (None, checkpoint_hash)
     ]

@@ -150,7 +150,7 @@ def test_odd_rows_are_named(tmp_path: Path) -> None:
         (["path,label,split", "a.avi,x,trian"], r"t\.csv, line 2: unknown split 'trian'"),
         (["path,label", "../a.avi,x"], r"t\.csv, line 2: \.\./a\.avi points outside"),
         (["path,label", "a.avi,x", "./a.avi,y"], r"line 3: \./a\.avi has another label or split than in .*line 2"),
-        (["path,label", "gone.avi,x"], "none of its videos of the train split is there .1 listed, such as .*gone"),
+        (["path,label", "gone.avi,x"], "none of the videos of the train split is there .1 listed, such as .*gone"),
         (["path,label", '"a.avi,x'], "cannot be read"),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_stray_videos_csv_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column path"):
         list_videos(own)
     write_lines(own, "path,title", "elsewhere/x.avi,x")
-    with pytest.raises(DataError, match=r"none of its videos .* --data\.dataset folder"):
+    with pytest.raises(DataError, match=r"none of the videos .* --data\.dataset folder"):
         list_videos(tmp_path)
     assert len(list_videos(tmp_path, dataset="folder").videos) == 2
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fima.data.layouts.files import Files
 from fima.data.layouts.splits import leaked_links, one_sided_classes
-from fima.data.layouts.video_list import Request, Video, VideoList, noted
+from fima.data.layouts.video_list import Request, Video, VideoList, none_there, noted
 from fima.errors import DataError
 
 LIST_FOLDERS = ("anno", "annotations", "labels", "splits", "ucfTrainTestlist", "testTrainMulti_7030_splits", ".")
@@ -174,9 +174,7 @@ def join(
         listed.setdefault(video, entry)
     missing = [entry.shown for video, entry in listed.items() if not isinstance(video, Path)]
     if len(missing) == len(listed) and not (everything and videos):
-        example = f", such as {missing[0]}" if missing else ""
-        part = "" if request.split == "all" else f" of the {request.split} split"
-        raise DataError(f"{folder}: none of the videos{part} is there ({len(listed):,} listed{example})")
+        raise DataError(f"{folder}: {none_there(request.split, len(listed), missing)}")
 
     def label_of(path: Path) -> int | None:
         return named[path].label if path in named else (folder_labels or {}).get(path.parts[0])

@@ -12,7 +12,7 @@ from fima.data.layouts.kinetics import find_lists
 from fima.data.layouts.lists import inside
 from fima.data.layouts.rows import TABLE_SUFFIXES, Rows, label_in, read_columns, read_rows
 from fima.data.layouts.splits import leaked_links, looks_like_split, one_sided_classes, split_of
-from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
+from fima.data.layouts.video_list import Layout, Request, Video, VideoList, none_there, noted
 from fima.errors import DataError
 
 GROUP_COLUMN = "group"
@@ -62,11 +62,8 @@ def list_table(request: Request) -> VideoList:
     gone = set(missing)
     videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
     if not videos:
-        example = f", such as {missing[0]}" if missing else ""
-        part = "" if request.split == "all" else f" of the {request.split} split"
-        none = f"none of its videos{part} is there ({len(wanted):,} listed{example})"
         remedy = "; --data.dataset folder reads the folder without it" if request.root.is_dir() else ""
-        raise DataError(f"{table}: {none}{remedy}")
+        raise DataError(f"{table}: {none_there(request.split, len(wanted), missing)}{remedy}")
     return VideoList(
         videos=sorted(videos, key=lambda video: video.path),
         classes=classes,

@@ -157,6 +157,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def none_there(split: str, num_listed: int, missing: Sequence[str]) -> str:
+    """Say that not one video of a split is there, of so many that are listed, with one that is missing."""
+    part = "" if split == "all" else f" of the {split} split"
+    example = f", such as {missing[0]}" if missing else ""
+    return f"none of the videos{part} is there ({num_listed:,} listed{example})"
+
+
 def noted(found: Sequence[object], noun: str, how: str, advice: str = "") -> list[str]:
     """A note on what was found, with the first as an example: "2 videos in no list, such as a.mp4"; nothing of none."""
     return [f"{counted(len(found), noun)}{how}, such as {found[0]}{advice}"] if found else []

@@ -215,6 +215,20 @@ def test_a_probe_may_be_given_to_a_run_that_goes_on(videos: Path, tmp_path: Path
     assert (first["best"], second["best"]) == (True, True)
 
 
+def test_accuracies_on_other_videos_are_not_to_be_beaten(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on with another probe, on which all accuracies are lower; and then with the first one again."""
+    run, other = RunFolder(tmp_path / "run"), make_videos(tmp_path / "other", num_per_class=5)
+    found = iter((0.75, 0.5, 0.6))
+    monkeypatch.setattr("fima.train.pretrain.probe_accuracy", lambda *arguments: next(found))
+    for epochs, probe in enumerate((videos, other, videos), start=1):
+        config = with_settings("run", settings(HEALTHY_LR, epochs=epochs, probe=str(probe)), health_epochs=1)
+        pretrain(config, data=videos, out=run.root, resume=epochs > 1)
+    assert [line["best"] for line in read_lines(run.metrics, "health")] == [True, True, True]
+    assert load_checkpoint(run.best).progress.epoch == 3
+
+
 def test_health_and_the_best_checkpoint_follow_the_videos_held_out(videos: Path, tmp_path: Path) -> None:
     """Half of each class's eight training videos."""
     run = RunFolder(tmp_path / "run")

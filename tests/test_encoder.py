@@ -311,5 +311,5 @@ def test_an_encoder_that_comes_with_the_package_is_opened_by_its_name(
     (tmp_path / "little").mkdir()  # such as the results of `fima evaluate little --out little.json`
     assert fima.load("little").fingerprint == loaded.fingerprint
     (tmp_path / "little" / "config.yaml").touch()
-    with pytest.raises(CheckpointError, match="little: holds neither a run"):
+    with pytest.raises(CheckpointError, match="little: is a run without its last checkpoint"):
         fima.load("little")

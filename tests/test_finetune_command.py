@@ -31,9 +31,10 @@ from fima.train.finetune_setup import (
     published_schedule,
     resolve,
 )
-from tests.finetune_runs import FROZEN, SMALL, after, changed
+from fima.train.pretrain import pretrain
+from tests.finetune_runs import FROZEN, SMALL, after, changed, pretrain_once
 from tests.gloo import communicated, start_as_one_run
-from tests.small_runs import flags_of
+from tests.small_runs import flags_of, with_settings
 from tests.video_files import write_ucf101_avi
 
 
@@ -106,6 +107,44 @@ def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
     with pytest.raises(ConfigError, match=r"--checkpoints .*apart: already holds those of a run"):
         finetune(SMALL, pretrained=None, data=videos, out=tmp_path / "other", checkpoints=apart)
+
+
+def test_checkpoints_may_be_moved_to_another_disk(videos: Path, tmp_path: Path) -> None:
+    out, disk, longer = tmp_path / "run", tmp_path / "disk", changed("optim", epochs=3)
+    finetune(SMALL, pretrained=None, data=videos, out=out)
+    (out / "checkpoints").rename(disk)
+    with pytest.raises(CheckpointError, match=r"run: is a run without its last checkpoint: there is no .*last.pt"):
+        load_pretrained(out, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"has its checkpoints in .*checkpoints; give --checkpoints with where they"):
+        finetune(longer, pretrained=None, data=videos, out=out, checkpoints=tmp_path / "nothing", resume=True)
+    finetune(longer, pretrained=None, data=videos, out=out, checkpoints=disk, resume=True)
+    assert RunFolder.of(out).last == disk / "last.pt"
+    disk.rename(out / "checkpoints")
+    assert RunFolder.of(out).last == out / "checkpoints" / "last.pt"
+    (out / "checkpoints").rename(disk)
+    (out / "checkpoints").symlink_to(disk)
+    longest = changed("optim", epochs=4)
+    assert finetune(longest, pretrained=None, data=videos, out=out, resume=True).progress.epoch == 4
+    assert finetune(longest, pretrained=None, data=videos, out=out, resume=True).progress.epoch == 4
+
+
+def test_a_run_goes_on_where_its_pre_training_has_gone_on(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, out, longer = RunFolder(tmp_path / "first"), tmp_path / "run", changed("optim", epochs=3)
+    pretrain_once(videos, first.root)
+    whole = after(videos, tmp_path / "whole", longer, start=first.last)
+    before = after(videos, out, start=first.last).source
+    more = with_settings("run", with_settings("optim", epochs=2), health_epochs=0)
+    pretrain(more, data=videos, out=first.root, resume=True)
+    capsys.readouterr()
+    finetune(longer, pretrained=first.last, data=videos, out=out, resume=True)
+    said = capsys.readouterr()
+    assert "last.pt has changed since the run in" in said.err
+    assert "fima tiny, 1 epoch" in said.out
+    resumed = load_checkpoint(RunFolder(out).last, ClassifierCheckpoint)
+    assert resumed.source == before == RunFolder(out).record()["source"]
+    assert all(torch.equal(resumed.model[name], weights) for name, weights in whole.model.items())
 
 
 def test_the_command_trains_tests_and_continues(

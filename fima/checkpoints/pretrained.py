@@ -83,8 +83,10 @@ def encoder_file(source: Path) -> Path:
                 return path
         # A folder of results may bear the name of the encoder that was measured.
         if run.config.exists() or not (is_name and source.name in names):
-            held = f"neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
-            raise CheckpointError(f"{source}: holds {held}")
+            held = f"holds neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
+            if run.config.exists():
+                held = f"is a run without its last checkpoint: there is no {run.last}; give a checkpoint file"
+            raise CheckpointError(f"{source}: {held}")
     elif source.exists() or not is_name:
         return source
     if source.name not in names:

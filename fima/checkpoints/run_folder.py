@@ -72,10 +72,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, root: Path) -> "RunFolder":
-        """That of a run, with its checkpoints where `config.yaml` says that they are. Raises ConfigError."""
+        """That of a run, with its checkpoints where `config.yaml` says that they are, or where they were moved to.
+
+        Raises ConfigError.
+        """
         run = cls(root)
         apart = run.record().get("checkpoints") if run.config.is_file() else None
-        return run if apart is None else cls(root, Path(apart))
+        return run if apart is None or run.to_resume_from() else cls(root, Path(apart))
 
     @property
     def is_finetuned(self) -> bool:
@@ -108,10 +111,11 @@ class RunFolder:
             if not self.config.exists():
                 what = f"{self.root} holds no run; check --out, or leave --resume out to start one"
                 raise ConfigError(f"--resume: {what}")
-            recorded = self.record().get("checkpoints", str(self.root.resolve() / "checkpoints"))
-            if str(self.checkpoint_folder.resolve()) != recorded:
+            recorded = Path(self.record().get("checkpoints", self.root / "checkpoints")).resolve()
+            were_moved = self.to_resume_from() and not RunFolder(self.root, recorded).to_resume_from()
+            if self.checkpoint_folder.resolve() != recorded and not were_moved:
                 what = f"the run in {self.root} has its checkpoints in {recorded}; give --checkpoints"
-                raise ConfigError(f"--resume: {what}")
+                raise ConfigError(f"--resume: {what}{'' if recorded.is_dir() else ' with where they are now'}")
             return
         remedy = "choose another --out"
         others = (self.best, self.healthy)

@@ -77,7 +77,7 @@ def finetune(
             setup.check_same_task(start.saved, run, encoder, lists)
         task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
-            task.selection = start.saved.selection
+            task.go_on(start.saved)
         return train(task, run, device, start)
 
 
@@ -91,7 +91,8 @@ class Finetuning(Task[LabelledBatch]):
         self, config: FinetuneConfig, encoder: LoadedEncoder, lists: setup.LabelledLists, device: torch.device
     ) -> None:
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
-        self.facts = {"source": encoder.source}
+        self.source = encoder.source
+        self.facts = {"source": self.source}
         self.selection = Selection()
         seed_networks(config, device)
         classifier = Classifier(cast(Backbone, encoder.encoder), len(lists.train.classes), config.classifier)
@@ -106,6 +107,11 @@ class Finetuning(Task[LabelledBatch]):
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
+
+    def go_on(self, saved: ClassifierCheckpoint) -> None:
+        """Take over what a checkpoint of the run says of its best epoch and of the encoder that it began from."""
+        self.selection, self.source = saved.selection, saved.source
+        self.facts = {"source": self.source}
 
     @property
     def tested_epoch(self) -> int:  # type: ignore[override]
@@ -125,7 +131,8 @@ class Finetuning(Task[LabelledBatch]):
         config, lists = self.config, self.lists
         what = "linear probing" if config.classifier.freeze else "fine-tuning"
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        begin = "random weights" if self.encoder.file is None else self.encoder.description
+        learnt = self.source.get("description", self.encoder.description)
+        begin = "random weights" if self.encoder.file is None else learnt
         clips, _ = setup.clips_in_words(config, self.encoder)
         return [
             f"{what} · {config.classifier.backbone} · {num_weights:,} weights that learn · from {begin} · {clips}",
@@ -148,7 +155,7 @@ class Finetuning(Task[LabelledBatch]):
         return ClassifierCheckpoint(
             config=self.config,
             classes=self.lists.train.classes,
-            source=self.encoder.source,
+            source=self.source,
             selection=self.selection,
             **state,
         )
@@ -197,7 +204,7 @@ class Finetuning(Task[LabelledBatch]):
             lists={"train": lists.train, **validation, **tests},
             scores=scores,
             foreground=self.foreground(training.device),
-            source=self.encoder.source,
+            source=self.source,
             epoch=epoch,
             selected_by=selection.top1,
         )

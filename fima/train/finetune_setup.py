@@ -22,10 +22,11 @@ from fima.data.labelled import require_labels
 from fima.data.layouts.table import read_groups
 from fima.data.subsets import hold_out, low_shot
 from fima.data.training_sets import chosen_videos
-from fima.errors import CheckpointError, ConfigError, DataError, VideoError
+from fima.errors import CheckpointError, ConfigError, DataError, VideoError, warn
 from fima.evaluate.cam import MaskLoader
 from fima.recipe import flatten
 from fima.synthetic.motion_textures import has_masks, list_counterparts, load_mask
+from fima.torch_tools import distributed
 from fima.train.optimizer import optimizer_class, refuse_frozen_random_weights
 from fima.train.resolve import with_precision
 from fima.train.resume import labels_fingerprint
@@ -213,16 +214,27 @@ def published_schedule(config: FinetuneConfig) -> str | None:
 
 
 def check_same_task(saved: ClassifierCheckpoint, run: RunFolder, encoder: LoadedEncoder, lists: LabelledLists) -> None:
-    """Raise DataError where a run would go on with other classes or labels, CheckpointError with another encoder."""
+    """Raise DataError where a run would go on with other classes or labels, CheckpointError with another encoder.
+
+    A file that its pre-training has written again since is the same one: the run goes on with its own weights.
+    """
     changed = "its classes are" if saved.classes != lists.train.classes else ""
     if saved.data.get("labels") not in (None, labels_fingerprint(lists.train)):
         changed = changed or "the labels of its training videos are"
     if changed:
         remedy = "give its data, or start a new run in another --out"
         raise DataError(f"{lists.train.root}: {changed} not those that the run in {run.root} began with; {remedy}")
-    before, now = (source.get("checkpoint_hash", SCRATCH) for source in (saved.source, encoder.source))
-    if before != now:
+    begun, given = saved.source, encoder.source
+    before, now = (source.get("checkpoint_hash", SCRATCH) for source in (begun, given))
+    if before == now:
+        return
+    if SCRATCH in (before, now) or given["file"] != begun["file"]:
         raise CheckpointError(
-            f"{encoder.source['file']} ({now}): the run in {run.root} was started from {saved.source['file']} "
-            f"({before}); give that, or start a new run in another --out"
+            f"{given['file']} ({now}): the run in {run.root} was started from {begun['file']} ({before}); give that, "
+            "or start a new run in another --out"
+        )
+    if distributed.is_main():
+        warn(
+            f"{given['file']} has changed since the run in {run.root} began; it goes on with what it has learnt from "
+            "the weights of that time, and not with the new ones"
         )

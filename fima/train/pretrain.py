@@ -40,7 +40,7 @@ from fima.train.meters import sums_by_set
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
-from fima.train.resume import Start, as_begun, last_checkpoint, origin_record, recorded_origin, start_from
+from fima.train.resume import Start, as_begun, fingerprint, last_checkpoint, origin_record, recorded_origin, start_from
 from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
@@ -242,9 +242,18 @@ class Pretraining(Task[PretrainBatch]):
             return found
         # The file before the record: a run that is killed between the two measures again, and so writes it again.
         kept = [line for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get("best")]
-        # Those of before the run had a probe have no figure of it.
-        is_best = accuracy > max((line[key] for line in kept if line.get(key) is not None), default=-1.0)
-        return {**found, "best": is_best and write_checkpoint(training, progress, run.best)}
+        holder = kept[-1] if kept else {}
+        # Those of before the run had a probe have no figure of it; those of older versions do not say what chose.
+        to_beat = holder.get(key) if holder.get("chosen_by", self.judge) == self.judge else None
+        is_best = to_beat is None or accuracy > to_beat
+        return {**found, "chosen_by": self.judge, "best": is_best and write_checkpoint(training, progress, run.best)}
+
+    @property
+    def judge(self) -> str:
+        """Which videos choose the best checkpoint; accuracies on others are not compared with theirs."""
+        if self.probe is None:
+            return f"{self.config.run.health_videos} health videos"
+        return f"probe {fingerprint(self.probe.train)} {fingerprint(self.probe.test)}"
 
     def show(self, training: Training, batch: PretrainBatch, progress: Progress) -> None:
         """Show what the networks make of the epoch's last batch."""

@@ -117,8 +117,15 @@ def test_damaged_files_of_a_run_are_passed_over(tmp_path: Path) -> None:
     # An evaluation on other videos is no row of the same table; tests of a training do not say which theirs are.
     for name, figures, lists in (("last", "linear/top1", "here"), ("last-2", "retrieval/R@1", "elsewhere")):
         content = {"figures": {figures: 10.0}, "chance": {}, "protocols": {}, "lists_hash": lists}
+        content["encoder"] = {"epoch": 1}
         write_lines(folder.root / "evaluation" / f"{name}.json", json.dumps(content))
     assert read_run(folder.root, "run").main_figures == {"knn/top1": 50.0, "linear/top1": 10.0}
     out = tmp_path / "page.html"
     assert main(["report", str(folder.root), "-o", str(out), "--no-gallery"]) == 0
-    assert "1 of 2 epochs, 4 steps" in out.read_text(encoding="utf-8")
+    page = out.read_text(encoding="utf-8")
+    assert "1 of 2 epochs, 4 steps" in page
+    assert "after epoch" not in page
+    write_lines(folder.metrics, line, line.replace('"epoch": 1', '"epoch": 2'))
+    assert read_run(folder.root, "run").figure_epochs == {"linear/top1": 1}
+    assert main(["report", str(folder.root), "-o", str(out), "--no-gallery"]) == 0
+    assert "<strong>10.0 %</strong> after epoch 1</li>" in out.read_text(encoding="utf-8")

@@ -10,14 +10,14 @@ from fima.checkpoints.checkpoint import load_checkpoint, restore
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.errors import ConfigError
+from fima.errors import ConfigError, DataError
 from fima.method import build_method
 from fima.method.inputs import StepLosses
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from fima.visual.report.runs import read_run
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, read_lines, with_settings
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
 from tests.test_loop import assert_same_training, at_step
 
 
@@ -132,3 +132,10 @@ def test_a_list_beside_the_videos_moves_with_them(videos: Path, tmp_path: Path) 
     (there / "bad.txt").write_text("")
     more = ["--resume", "--optim.epochs", "4"]
     assert main(["pretrain", str(there / "videos"), *words, *lists(there), *more]) == 2
+
+
+def test_other_videos_are_named_as_such_where_the_queues_follow_from_their_number(videos: Path, tmp_path: Path) -> None:
+    config = with_settings("method", with_settings("optim", epochs=1), queue_size=None, cell_queue_size=None)
+    pretrain(config, data=videos, out=tmp_path / "run")
+    with pytest.raises(DataError, match=r"4 training videos, but the run .* was started with 8"):
+        pretrain(config, data=make_videos(tmp_path / "few", 2), out=tmp_path / "run", resume=True)

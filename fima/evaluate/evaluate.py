@@ -203,7 +203,9 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
         labels = torch.tensor([video.label for video in lists.train.videos])
         where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
         for name in (each for each in protocols if each in PROBES):
-            check_classes(labels, len(lists.train.classes), name, least=PROBES[name], where=where)
+            # Of several features, the probe on training videos that are held out says which.
+            least = PROBES["linear"] if len(config.features) > 1 else PROBES[name]
+            check_classes(labels, len(lists.train.classes), name, least=least, where=where)
         if "linear" in protocols and config.low_shot is not None:
             check_low_shot(config.low_shot, labels, where)
     return protocols

@@ -1,6 +1,5 @@
 """What an evaluation measures: an encoder of any program, with its classifier where the checkpoint has one."""
 
-import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from fima.backbones.registry import BACKBONES, build_backbone
-from fima.checkpoints.checkpoint import ClassifierCheckpoint, file_hash, is_of_kind
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, is_of_kind
 from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.torch_file import read_content
@@ -18,7 +17,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.layouts.folder import HELD_OUT
 from fima.errors import CheckpointError, ConfigError
 from fima.evaluate.frozen import FrozenEncoder, check_fits
-from fima.evaluate.other_encoders import open_other, unknown_clips
+from fima.evaluate.other_encoders import open_other, program_hash, unknown_clips
 from fima.evaluate.protocols import EvaluationConfig, SplitLists, SplitName
 from fima.recipe import config_to_mapping
 
@@ -131,11 +130,8 @@ def load_subject(
 
 
 def _program_of(backbone: str, encoder: nn.Module) -> str:
-    """The hash of a plug-in's program: the same weights in an edited one give other features."""
-    if backbone in BACKBONES.built_in:
-        return ""
-    file = getattr(sys.modules.get(type(encoder).__module__), "__file__", None)
-    return "" if file is None else f" {file_hash(Path(file))}"
+    """The hash of a plug-in's program; of our own backbones, none."""
+    return "" if backbone in BACKBONES.built_in else f" {program_hash(type(encoder).__module__)}".rstrip()
 
 
 def open_checkpoint(path: Path, *, backbone: str | None = None, device: torch.device) -> FrozenEncoder:

@@ -17,12 +17,15 @@ from fima.checkpoints.checkpoint import file_hash, load_weights
 from fima.checkpoints.pretrained import METADATA_KEY, EncoderFile, from_state, read_encoder
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, UserError, first_line, suggestion
+from fima.evaluate.feature_store import digest
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.transformers_encoder import is_transformers_folder, open_transformers
 from fima.version import pip_install
 
 TORCHVISION = "torchvision:"
 TRANSFORMERS = "hf:"
+INSTALLED = "site-packages"
+"""The folder of installed packages."""
 TORCHVISION_CLIPS = {
     "r3d_18": (16, 15.0),
     "mc3_18": (16, 15.0),
@@ -175,8 +178,26 @@ def _call(module: str, function: str) -> FrozenEncoder:
         sys.path.remove(str(Path.cwd()))
     if not isinstance(found, FrozenEncoder):
         raise ConfigError(f"{source}: returns {type(found).__name__}; it must return a fima.FrozenEncoder")
-    program = getattr(sys.modules[module], "__file__", None)
-    if found.identity is None and found.key is not None and program is not None:
-        # The same weights in an edited program give other features.
-        return replace(found, identity=f"{found.key} {file_hash(Path(program))}")
+    program = program_hash(module)
+    if found.identity is None and found.key is not None and program:
+        return replace(found, identity=f"{found.key} {program}")
     return found
+
+
+def program_hash(module: str) -> str:
+    """Return a hash of a module of another program, and of what it imports from its own package or folder; or `""`.
+
+    The same weights in an edited program give other features. Installed packages are not looked at.
+    """
+    places = [getattr(sys.modules.get(name), "__file__", None) for name in (module.partition(".")[0], module)]
+    package = next((place for place in places if place is not None), None)
+    if package is None:
+        return ""
+    own, folder = {Path(package)}, Path(package).parent
+    if Path(package).name == "__init__.py" or INSTALLED not in folder.parts:
+        loaded = [each for name, each in sys.modules.items() if name.partition(".")[0] not in ("fima", "__main__")]
+        paths = [Path(file) for each in loaded if (file := getattr(each, "__file__", None)) is not None]
+        own |= {
+            path for path in paths if path.is_relative_to(folder) and INSTALLED not in path.relative_to(folder).parts
+        }
+    return digest(sorted(file_hash(path) for path in own if path.is_file()))[:16]

@@ -22,6 +22,9 @@ from fima.method.queue import VIDEO_IDS
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
 
+QUEUES = ("queue_size", "cell_queue_size")
+"""Settings of the method that follow from the number of videos where nobody gives them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Generic[Run]):
@@ -35,11 +38,18 @@ class Start(Generic[Run]):
 
 
 def as_begun(config: RunSettings, run: RunFolder) -> RunSettings:
-    """Return the settings of a resumed run, `auto` precision being what it was when the run began, on any device."""
-    if config.run.precision != "auto":
-        return config
-    precision = run.read_config(type(config)).run.precision
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
+    """Return the settings of a resumed run, what they leave open being what it was when the run began.
+
+    That is `auto` precision, on any device, and the length of the queues, with any number of videos.
+    """
+    begun = run.read_config(type(config))
+    precision = begun.run.precision if config.run.precision == "auto" else config.run.precision
+    found: dict[str, Any] = {"run": dataclasses.replace(config.run, precision=precision)}
+    if isinstance(config, PretrainConfig):
+        before = run.read_config(PretrainConfig).method
+        lengths = {name: getattr(before, name) for name in QUEUES if getattr(config.method, name) is None}
+        found["method"] = dataclasses.replace(config.method, **lengths)
+    return dataclasses.replace(config, **found)
 
 
 def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos: VideoList) -> Start[Run]:

@@ -49,6 +49,12 @@ class Result:
         data = self.content.get("data") or {}
         return [Path(str(about["root"])) for about in data.values() if "root" in about]
 
+    @property
+    def epoch(self) -> int | None:
+        """Whole epochs behind the weights that `fima evaluate` measured; None where it does not say."""
+        epoch = (self.content.get("encoder") or {}).get("epoch") if self.name.startswith("evaluation/") else None
+        return epoch if isinstance(epoch, int) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
@@ -92,14 +98,24 @@ class RunRecord:
     @property
     def main_figures(self) -> dict[str, float]:
         """The figures of `FIGURE_NAMES` on the same videos; those of the last checkpoint replace those of others."""
-        found: dict[str, float] = {}
+        return {name: result.content["figures"][name] for name, result in self._main_results.items()}
+
+    @property
+    def figure_epochs(self) -> dict[str, int]:
+        """The main figures of weights of an earlier epoch than the last one, and which epoch that is."""
+        epochs = {name: result.epoch for name, result in self._main_results.items()}
+        return {name: epoch for name, epoch in epochs.items() if epoch is not None and epoch < self.num_epochs}
+
+    @property
+    def _main_results(self) -> dict[str, Result]:
+        found: dict[str, Result] = {}
         ordered = sorted(self.results, key=lambda each: each.name.endswith("last.json"))
         lists = ""
         for result in reversed(ordered):
             # Tests of a fine-tuning run, and older results, do not say which lists they are of.
             lists = lists or result.content.get("lists_hash") or ""
             if (result.content.get("lists_hash") or lists) == lists:
-                found = result.content["figures"] | found
+                found = dict.fromkeys(result.content["figures"], result) | found
         return {name: found[name] for name in FIGURE_NAMES if name in found}
 
     @property
@@ -115,12 +131,16 @@ class RunRecord:
         return best + [(kind, line["step"]) for kind in ("collapse", "rollback") for line in self.of_kind(kind)]
 
     @property
+    def num_epochs(self) -> int:
+        """Whole epochs that are done."""
+        return max((line["epoch"] for line in self.of_kind("epoch")), default=0)
+
+    @property
     def progress(self) -> str:
         """Epochs and steps, in words."""
-        done = max((line["epoch"] for line in self.of_kind("epoch")), default=0)
         steps = max((line.get("step", 0) for line in self.lines), default=0)
         batch_size = self.setting("optim", "batch_size")
-        return f"{done} of {self.setting('optim', 'epochs')} epochs, {steps:,} steps of {batch_size} videos"
+        return f"{self.num_epochs} of {self.setting('optim', 'epochs')} epochs, {steps:,} steps of {batch_size} videos"
 
     @property
     def training_time(self) -> str:

@@ -1,6 +1,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fima.checkpoints.classifier import load_classifier
+from fima.checkpoints.classifier import LoadedClassifier, load_classifier
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.data.datasets import list_videos
@@ -20,6 +21,7 @@ from tests.finetune_runs import after, changed
 from tests.layout_files import write_lines
 from tests.small_runs import make_videos
 from tests.test_frame_folders import write_pictures
+from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
 
@@ -90,6 +92,20 @@ def test_each_second(run: Path, tmp_path: Path, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(" 0.0-0.5 s: " in line for line in lines)
+
+
+def test_a_second_is_that_second_where_training_clips_covered_a_share_of_the_video(run: Path, tmp_path: Path) -> None:
+    trained = load_classifier(RunFolder(run).last, device=torch.device("cpu"))
+    config = trained.checkpoint.config
+    spread = replace(config, data=replace(config.data, span=(0.85, 0.85)))
+    classifier = replace(trained, checkpoint=replace(trained.checkpoint, config=spread))
+    video = write_ucf101_avi(tmp_path / "long.avi", num_frames=100)
+
+    def seconds(chosen: LoadedClassifier) -> torch.Tensor:
+        found = predict(chosen, [video], Resources(), per_second=True)
+        return torch.stack([one.probabilities for one in found if isinstance(one, Prediction)])
+
+    assert torch.equal(seconds(classifier), seconds(trained))
 
 
 def test_seconds_of_pictures_and_a_table(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -34,13 +34,16 @@ def predict(
 ) -> Iterator[Prediction | SkippedVideo]:
     """Classify videos as `fima finetune` tests them: scores averaged over clips and crops, then a softmax.
 
-    `per_second` gives one prediction for every second, instead of one for the whole video, in order of time.
+    `per_second` gives one prediction for every second, instead of one for the whole video, in order of time; where the
+    classifier was trained on a share of each video, their frames are two frames of the video apart.
     `frame_rate` is that of videos whose files do not state one; None: as in training. Videos that cannot be decoded
     come as `SkippedVideo`.
     """
     config = classifier.checkpoint.config
     settings = test_clips(config)
     settings = settings if frame_rate is None else replace(settings, frame_rate=frame_rate)
+    # The clip of a second covers that second, not a share of the video.
+    settings = replace(settings, span=0.0) if per_second else settings
     log_softmax = averages_log_softmax(config.classifier)
 
     def scores(clips: Tensor) -> Tensor:

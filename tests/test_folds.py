@@ -268,6 +268,19 @@ def test_few_groups_have_no_intervals_and_are_named(
     assert json.loads(Path("found.json").read_text())["intervals"] == {}
 
 
+def test_the_features_of_a_curve_are_chosen_on_two_videos_of_a_class(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, table = write_state_dict(tmp_path / "weights.pt"), tmp_path / "one_each.csv"
+    rows = (videos / "videos.csv").read_text().split()[1:]
+    table.write_text("\n".join([COLUMNS, *(row for row in rows if "_0" in row and ("ann" in row or "bob" in row))]))
+    words = ["evaluate", checkpoint, videos, "--annotations", table, "--cross-validation", "group", "--frames", 4]
+    words += ["--crop-size", 32, "--device", "cpu", "--protocols", "low_shot_curve", "--features", "avg", "max"]
+    monkeypatch.setattr("fima.evaluate.extract.VideoReader", None)
+    assert main([str(word) for word in words]) == 2
+    assert "the low_shot_curve probe needs two classes and two videos of a class" in capsys.readouterr().err
+
+
 def test_the_command_over_folds(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ def measure(path: Path, data: DataConfig, num_samples: int, batch_size: int) -> 
             spent["decode"] += decode
             spent["convert"] += clock() - begin - seek - decode
         begin = clock()
-        for clip in (frames[:window], frames[window:]):
+        for clip in (frames[: 2 * data.frames], frames[2 * data.frames :]):
             sample_views(clip, data, generator)
         spent["crop"] += clock() - begin
         begin = clock()
@@ -94,7 +94,7 @@ def main() -> None:
     print(f"{'ms per video (two clips)':<26}{columns}  videos/s  floor")
     with tempfile.TemporaryDirectory() as name:
         for path in sample_videos(Path(name), arguments.videos):
-            spent = measure(path, data, arguments.samples, arguments.batch_size)
+            spent = measure(path, data, arguments.samples, min(arguments.batch_size, arguments.samples))
             whole = spent["whole"] + spent["collate"]
             floor = spent["seek"] + spent["decode"] + spent["convert"]
             times = "".join(f"{spent[stage]:9.2f}" for stage in STAGES)

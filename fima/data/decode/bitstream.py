@@ -1,6 +1,6 @@
 """What bytes tell without decoding: packed B-frames of MPEG-4, pictures of H.264 to leave out, the end of a JPEG.
 
-All of it pays for itself: docs/performance.md.
+All of it pays for itself: docs/data.md.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
 """Videos that are valid but unusual, and files that only look like videos, made on the spot."""
 
 import os
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +50,20 @@ def write_rotated(path: Path, degrees: int = 90) -> Path:
         for pixels in moving_square(12):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """A video that players show by a display matrix: the place (x, y) at (a·x + c·y, b·x + d·y)."""
+    write_video(path, moving_square(12), codec="libx264")
+    content = path.read_bytes()
+    plain, matrix = (
+        struct.pack(">9i", *(n << 16 for n in numbers), 0, 0, 1 << 30)
+        for numbers in ((1, 0, 0, 0, 1, 0), (a, b, 0, c, d, 0))
+    )
+    header = content.index(b"tkhd")
+    place = content.index(plain, header)
+    path.write_bytes(content[:place] + matrix + content[place + len(plain) :])
     return path
 
 
@@ -144,6 +159,7 @@ def write_empty(path: Path) -> Path:
 
 USABLE: dict[str, Callable[[Path], Path]] = {
     "rotated.mp4": write_rotated,
+    "mirrored.mp4": lambda path: write_matrix(path, 1, 0, 0, -1),
     "odd_size.mkv": lambda path: write_video(path, moving_square(12, 45, 63), codec="ffv1"),
     "ten_bits.mkv": lambda path: write_pixel_format(path, "yuv420p10le"),
     "gray.avi": lambda path: write_pixel_format(path, "gray"),

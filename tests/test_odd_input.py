@@ -14,7 +14,8 @@ from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.data.loader import build_pretrain_loader
 from fima.errors import VideoError
-from tests.odd_videos import UNUSABLE, USABLE, write_rotated
+from fima.library.transcode import TranscodeSettings, transcode
+from tests.odd_videos import UNUSABLE, USABLE, write_matrix, write_rotated
 from tests.test_datasets import folder_of_everybody, without_rights
 from tests.video_files import decode_all, write_ucf101_avi, write_video
 
@@ -90,6 +91,7 @@ def test_unusable(name: str, examined: Examined) -> None:
     ("name", "kind"),
     [
         ("rotated.mp4", "rotated"),
+        ("mirrored.mp4", "rotated"),
         ("interlaced.mp4", "interlaced"),
         ("ten_bits.mkv", "pixel format"),
         ("gray.avi", "pixel format"),
@@ -116,6 +118,18 @@ def test_rotation_is_applied(examined: Examined, tmp_path: Path) -> None:
     upright = upright[rows][:, columns]
     assert np.corrcoef(upright.ravel(), small.ravel())[0, 1] > 0.9
     assert np.corrcoef(upright[::-1, ::-1].ravel(), small.ravel())[0, 1] < 0.5
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0)], ids=str)
+def test_mirrored_videos_become_what_players_show(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    path, rewritten = write_matrix(tmp_path / "v.mp4", *matrix), tmp_path / "w.mp4"
+    a, b, c, d = matrix
+    frames = decode_all(path).astype(int)
+    shown = frames[:, ::d, ::a] if a else frames.swapaxes(1, 2)[:, ::b, ::c]
+    transcode(path, rewritten, TranscodeSettings(crf=4))
+    assert np.abs(decode_all(rewritten) - shown).mean() < 5
+    assert read_header(path).mirrored == (a * d < b * c)
+    assert not read_header(rewritten).mirrored
 
 
 def test_uneven_times_are_kept(examined: Examined) -> None:

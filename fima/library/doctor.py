@@ -181,8 +181,9 @@ def _histogram(database: sqlite3.Connection) -> dict[str, int]:
 
 def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
     """What needs care about one video: kind and particulars."""
-    if row["rotation"]:
-        yield "rotated", f"by {row['rotation']} degrees"
+    turned = [f"by {row['rotation']} degrees"] if row["rotation"] else []
+    if turned or row["mirrored"]:
+        yield "rotated", ", then ".join([*(["mirrored left to right"] if row["mirrored"] else []), *turned])
     if row["interlaced"]:
         yield "interlaced", "its frames hold two fields each"
     if row["pixel_format"] not in USUAL_PIXEL_FORMATS:

@@ -15,14 +15,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fima.data.decode.container import ffmpeg_name, rate_fraction
+from fima.data.decode.orientation import orientation
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 
 DEFAULT_FPS = 25.0
 MOST_FPS = 1000
 PRESET, TUNE = "veryfast", "fastdecode"
-TURNS = {0: (), 90: ("cclock",), 180: ("clock", "clock"), 270: ("clock",)}
-"""Filters that undo FFmpeg's angle of a display matrix, which is counted anticlockwise."""
+TURNS = {90: ("clock",), 180: ("clock", "clock"), 270: ("cclock",)}
+"""Filters that turn frames by so many degrees clockwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 
 def transcode(source: Path, target: Path, settings: TranscodeSettings) -> int:
     """Write an MP4 with H.264 (8 bits, 4:2:0) that has the frames of `source`, without sound; return their number.
 
-    Rotation is applied, pixels become square, fields of interlaced frames are joined; times of frames are kept where
-    they rise, and begin at 0. Frame i of the result is frame i of the source. Raises VideoError where the source cannot
-    be decoded to its end, or the result cannot be written or read again.
+    Frames are mirrored and turned as players show them, pixels become square, fields of interlaced frames are joined;
+    times of frames are kept where they rise, and begin at 0. Frame i of the result is frame i of the source. Raises
+    VideoError where the source cannot be decoded to its end, or the result cannot be written or read again.
     """
     with VideoReader(source, probe=True) as reader:
         try:
@@ -126,14 +127,16 @@ def _filtered(frames: Iterator[VideoFrame], reader: VideoReader, settings: Trans
 
 
 def _graph(frame: VideoFrame, reader: VideoReader, settings: TranscodeSettings) -> Graph:
-    turns = TURNS.get(frame.rotation % 360, ())
+    shown = orientation(frame)
     width, height = target_size(frame.width, frame.height, settings.short_side, float(reader.pixel_aspect))
     graph = Graph()
     nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=reader.time_base)]
     if frame.interlaced_frame:
         nodes.append(graph.add("yadif", "mode=send_frame:deint=interlaced"))
     nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
-    nodes += [graph.add("transpose", turn) for turn in turns]
+    if shown.mirrored:
+        nodes.append(graph.add("hflip"))
+    nodes += [graph.add("transpose", turn) for turn in TURNS.get(shown.rotation, ())]
     nodes.append(graph.add("format", "yuv420p"))
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()

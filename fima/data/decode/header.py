@@ -26,6 +26,7 @@ from fima.data.decode.container import (
     video_packets,
 )
 from fima.data.decode.frame_folder import FrameFolderReader
+from fima.data.decode.orientation import orientation
 from fima.errors import VideoError
 
 PROGRESSIVE_ORDERS = (0, 1)
@@ -63,6 +64,8 @@ class VideoHeader:
     """FFmpeg's name, such as yuv420p."""
     rotation: int = 0
     """Degrees clockwise by which a player turns the frames: 0, 90, 180 or 270."""
+    mirrored: bool = False
+    """Whether a player mirrors the frames left to right before it turns them."""
     interlaced: bool = False
     """Whether the stream says that its frames hold two fields each."""
     chosen: str = ""
@@ -121,8 +124,9 @@ class _Picture:
     width: int
     height: int
     pixel_format: str
-    rotation: int
-    interlaced: bool
+    rotation: int = 0
+    mirrored: bool = False
+    interlaced: bool = False
 
 
 def _known(path: Path, container: InputContainer, context: VideoCodecContext) -> list[_Picture]:
@@ -136,7 +140,7 @@ def _known(path: Path, container: InputContainer, context: VideoCodecContext) ->
         start = file.read(MATROSKA_START_BYTES).partition(MATROSKA_CLUSTER)[0]
     if MATROSKA_TRACKS not in start or MATROSKA_PROJECTION in start:
         return []
-    return [_Picture(context.width, context.height, context.pix_fmt, rotation=0, interlaced=False)]
+    return [_Picture(context.width, context.height, context.pix_fmt)]
 
 
 def _first_frame(
@@ -170,7 +174,13 @@ def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> list[
         given = Packet(h264_picture_header(bytes(packet), length_bytes))
     try:
         return [
-            _Picture(frame.width, frame.height, frame.format.name, -frame.rotation % 360, frame.interlaced_frame)
+            _Picture(
+                frame.width,
+                frame.height,
+                frame.format.name,
+                interlaced=frame.interlaced_frame,
+                **vars(orientation(frame)),
+            )
             for frame in (context.decode(given) or context.decode(None))[:1]
         ]
     except av.FFmpegError:  # damage is for those to find who decode the whole file

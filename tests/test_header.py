@@ -105,3 +105,13 @@ def test_a_header_that_contradicts_its_stream_is_named(tmp_path: Path) -> None:
         np.testing.assert_array_equal(reader.read(range(reader.num_frames)), frames)
     assert main(["prepare", str(tmp_path / "v"), str(tmp_path / "p"), "--no-check-space"]) == 0
     assert read_header(tmp_path / "p" / "a.mp4").width == 64
+
+
+def test_an_edit_list_that_leaves_nothing_is_no_frame(tmp_path: Path) -> None:
+    path = write_edit_list(tmp_path / "v.mp4")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"elst") + 16
+    content[start : start + 4] = (2**30).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match="no frame"):
+        read_header(path)

@@ -30,6 +30,8 @@ MAX_FRAME_PIXELS = 2**26
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 INCOMPLETE = "truncated or damaged: a packet is incomplete"
 NO_END = "truncated: its last picture has no end"
+PROGRESSIVE = 1
+"""FFmpeg's number of the order of fields in pictures that have none."""
 RATE_TOLERANCE = 0.1
 MAX_DENOMINATOR = 1001
 EXTREME_ASPECT = 8

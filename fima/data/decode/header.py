@@ -4,8 +4,10 @@ Of the first frame, pixels are decoded only where its codec has no other way to 
 two fields: docs/performance.md.
 """
 
+import math
 import os
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import h264_length_bytes, h264_picture_header
 from fima.data.decode.container import (
+    PROGRESSIVE,
     frame_rate,
     listed_frames,
     open_video,
@@ -29,7 +33,7 @@ from fima.data.decode.frame_folder import FrameFolderReader
 from fima.data.decode.orientation import orientation
 from fima.errors import VideoError
 
-PROGRESSIVE_ORDERS = (0, 1)
+UNKNOWN_ORDER = 0
 WITHOUT_PIXELS = {"ec": "0"}
 """The decoder does not conceal what is missing in a picture."""
 MATROSKA_FORMAT = "matroska,webm"
@@ -85,21 +89,25 @@ def read_header(path: Path) -> VideoHeader:
         stream.codec_context.options = {**stream.codec_context.options, **WITHOUT_PIXELS}
         width, height = stream.codec_context.width, stream.codec_context.height
         listed = listed_frames(path, container, stream)
-        first, read_times, num_packets = _first_frame(path, container, stream, to_the_end=listed is None)
-        num_frames, times = (num_packets, read_times) if listed is None else (len(listed[0]), listed[0])
+        found = _first_frame(path, container, stream, to_the_end=listed is None)
+        first, times = found.picture, found.times if listed is None else listed[0]
+        num_packets = found.num_packets if listed is None else len(listed[0])
+        num_frames = math.ceil(num_packets / found.packets_per_frame)
+        if not num_frames:
+            raise VideoError(path, "no frame")
         if (first.width, first.height) != (width, height):
             reason = f"its header says {width}x{height}, but its frames are {first.width}x{first.height}"
             raise VideoError(path, f"{reason}: `fima prepare` rewrites it")
         fps = frame_rate(stream, num_frames, times)
         context = stream.codec_context
-        has_fields = first.interlaced or int(context.field_order) not in PROGRESSIVE_ORDERS
+        has_fields = first.interlaced or int(context.field_order) not in (UNKNOWN_ORDER, PROGRESSIVE)
         return VideoHeader(
             **vars(replace(first, interlaced=has_fields)),
             num_frames=num_frames,
             counted=listed is None,
             fps=fps,
             pixel_aspect=float(pixel_aspect(stream)),
-            duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, read_times),
+            duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, found.times),
             codec=context.name,
             chosen=_chosen(container, stream),
         )
@@ -143,12 +151,23 @@ def _known(path: Path, container: InputContainer, context: VideoCodecContext) ->
     return [_Picture(context.width, context.height, context.pix_fmt)]
 
 
-def _first_frame(
-    path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool
-) -> tuple[_Picture, "array[int]", int]:
-    """What the first frame tells; of the packets that were read the times, and the number of those that are shown."""
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was read of the packets."""
+
+    picture: _Picture
+    times: "array[int]"
+    num_packets: int
+    """Those whose frames are shown."""
+    packets_per_frame: int
+    """Two where each is a field, by the first frame."""
+
+
+def _first_frame(path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool) -> _Found:
+    """Read packets up to the first that gives a frame, or to the end."""
     num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
-    frames = _known(path, container, stream.codec_context)
+    frames, packets_per_frame = _known(path, container, stream.codec_context), 1
+    last: list[Packet[VideoStream]] = []
     for packet in video_packets(path, container, stream):
         if not packet.is_discard:
             num_packets += 1
@@ -156,6 +175,9 @@ def _first_frame(
                 times.append(packet.pts)
         if not frames:
             frames = _decoded(stream.codec_context, packet)
+            if not frames and last and (frames := _pictures(stream.codec_context, [*last, packet])):
+                packets_per_frame = 2
+            last = [packet]
         if frames and not to_the_end:
             break
     # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
@@ -163,30 +185,39 @@ def _first_frame(
         raise VideoError(path, f"truncated or damaged: {num_packets} of {stream.frames} frames can be read")
     if not frames:
         raise VideoError(path, "no frame")
-    return frames[0], times, num_packets
+    return _Found(picture=frames[0], times=times, num_packets=num_packets, packets_per_frame=packets_per_frame)
 
 
 def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> list[_Picture]:
     """What the frame of a packet tells; the decoder has to give it at once, and where it can, without its pixels."""
     length_bytes = h264_length_bytes(context.name, context.extradata)
-    given: Packet[Any] = packet
     if length_bytes is not None:
-        given = Packet(h264_picture_header(bytes(packet), length_bytes))
+        head = Packet(h264_picture_header(bytes(packet), length_bytes))
+        if frames := _pictures(context, [head]):
+            return frames
+    return _pictures(context, [packet])  # of two fields, the head has one only
+
+
+def _pictures(context: VideoCodecContext, packets: Iterable["Packet[Any]"]) -> list[_Picture]:
+    """What the first frame of some packets tells, if they give one."""
+    frames: list[VideoFrame] = []
     try:
-        return [
-            _Picture(
-                frame.width,
-                frame.height,
-                frame.format.name,
-                interlaced=frame.interlaced_frame,
-                **vars(orientation(frame)),
-            )
-            for frame in (context.decode(given) or context.decode(None))[:1]
-        ]
+        for packet in (*packets, None):
+            frames = frames or context.decode(packet)
     except av.FFmpegError:  # damage is for those to find who decode the whole file
         return []
     finally:
         context.flush_buffers()
+    return [
+        _Picture(
+            frame.width,
+            frame.height,
+            frame.format.name,
+            interlaced=frame.interlaced_frame,
+            **vars(orientation(frame)),
+        )
+        for frame in frames[:1]
+    ]
 
 
 def _duration(container: InputContainer, stream: VideoStream, seconds: float, times: "array[int]") -> float:

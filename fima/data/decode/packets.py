@@ -20,6 +20,7 @@ from fima.data.decode.bitstream import PackedFrames
 from fima.data.decode.container import (
     MP4_FORMAT,
     NO_END,
+    PROGRESSIVE,
     TRANSPORT_STREAM,
     frame_rate,
     listed_frames,
@@ -35,6 +36,8 @@ SHORTEST_JUMP_FRAMES = 4
 NUM_BYTES_BEHIND = 64
 WITHOUT_SIZES = (("h264", "h264"), ("hevc", "hevc"), ("hevc", TRANSPORT_STREAM))
 """Codecs and formats of which FFmpeg does not notice that the last picture is cut off."""
+FIELD_CODEC, LOOKED_AT_FOR_FIELDS = "h264", 8
+"""The codec of `TIMESTAMPED_CODECS` whose packets may be single fields, and how many packets tell."""
 DV_FORMAT = "dv"
 TIMESTAMPED_CODECS = frozenset({"av1", "h264", "hevc", "libdav1d", "mpeg4", "vp9"})
 
@@ -180,6 +183,7 @@ class Packets:
         codec = self._stream.codec_context.name
         timestamps, shown, keys = array("q"), array("q"), array("q")
         kept: list[Packet[VideoStream]] | None = []
+        first: list[Packet[VideoStream]] = []
         num_packets = num_shown = kept_bytes = 0
         since_key: list[Packet[VideoStream]] = []
         has_no_sizes = (codec, self._container.format.name) in WITHOUT_SIZES
@@ -197,6 +201,8 @@ class Packets:
                 timestamps.append(timestamp)
                 if not packet.is_discard:
                     shown.append(timestamp)
+            if num_packets <= LOOKED_AT_FOR_FIELDS:
+                first.append(packet)
             if codec == "mpeg4":
                 packed.add(bytes(packet))
             if kept is not None:
@@ -220,13 +226,36 @@ class Packets:
         starts_with_key = bool(keys) and keys[0] == 0 and timestamps[0] == min(timestamps)
         if not shown or not starts_with_key or len(np.unique(timestamps)) < len(timestamps):
             return None
+        if _are_fields(first, self._stream.codec_context):
+            return None
         return FrameIndex(shown, [(number, timestamps[number]) for number in keys])
 
 
 def _is_in_order(container: InputContainer, stream: VideoStream) -> bool:
     """Whether an MP4 has H.264 whose frames are stored in the order in which they are shown, by its table of times."""
     context = stream.codec_context
-    return container.format.name == MP4_FORMAT and context.name == "h264" and not context.has_b_frames
+    is_h264 = container.format.name == MP4_FORMAT and context.name == "h264"
+    return is_h264 and not context.has_b_frames and int(context.field_order) == PROGRESSIVE
+
+
+def _are_fields(packets: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> bool:
+    """Whether the first packets of a stream give fewer frames than they are: each is a field, and two make a frame."""
+    if stream.name != FIELD_CODEC or int(stream.field_order) == PROGRESSIVE:
+        return False
+    num_frames = 0
+    with contextlib.suppress(av.FFmpegError):
+        context = _new_decoder(stream)
+        for packet in (*packets, None):
+            num_frames += len(context.decode(packet))
+    return num_frames < len(packets)
+
+
+def _new_decoder(stream: VideoCodecContext) -> VideoCodecContext:
+    """Another decoder, in one thread, with the parameter sets of the stream."""
+    context = VideoCodecContext.create(stream.name, "r")
+    assert isinstance(context, VideoCodecContext)
+    context.extradata, context.thread_count = stream.extradata, 1
+    return context
 
 
 def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> None:
@@ -236,9 +265,7 @@ def _check_last_picture(path: Path, since_key: Sequence["Packet[VideoStream]"], 
     """
     checksums = []
     for byte_behind in (b"", b"\xaa"):
-        context = VideoCodecContext.create(stream.name, "r")
-        assert isinstance(context, VideoCodecContext)
-        context.extradata, context.thread_count = stream.extradata, 1
+        context = _new_decoder(stream)
         *others, last = map(bytes, since_key)
         found = 0
         with contextlib.suppress(av.FFmpegError):

@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from fima.data.decode.bitstream import unreferenced_test
-from fima.data.decode.container import open_video, pixel_aspect
+from fima.data.decode.container import frame_rate, open_video, pixel_aspect
 from fima.data.decode.packets import FrameIndex, Packets, TimestampsDisagree
 from fima.errors import VideoError
 
@@ -225,6 +225,8 @@ class VideoReader:
             raise VideoError(self.path, "no frame")
         if kept_bytes <= KEPT_FRAME_BYTES:
             self._frames = kept
+        if times:  # there may be two packets a frame, one for each field
+            self.fps = frame_rate(self._stream, self.num_frames, times)
         is_rising = len(times) == self.num_frames and all(first < second for first, second in pairwise(times))
         self._times = times if is_rising else None
 

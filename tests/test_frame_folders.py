@@ -117,6 +117,17 @@ def test_class_folders_of_them_beside_videos(tmp_path: Path) -> None:
     ]
 
 
+def test_frames_beside_their_video_are_not_there_twice(tmp_path: Path) -> None:
+    """Of class folders, one of the two would be in training, and the other in the test split."""
+    for number in range(5):
+        write_videos(tmp_path, f"run/{number}.avi")
+        write_pictures(tmp_path / f"run/{number}", 1, 2, 3)
+        write_pictures(tmp_path / f"jump/{number}", 1, 2, 3)
+    listed = list_videos(tmp_path, "all")
+    assert set(labelled(listed)) == {f"run/{i}.avi" for i in range(5)} | {f"jump/{i}" for i in range(5)}
+    assert listed.warnings()[0] == "15 files passed over: 15 .png"
+
+
 def test_splits_lists_and_tables_of_them(tmp_path: Path) -> None:
     for clip in ("train/run/1", "train/jump/2", "val/run/3", "val/jump/4"):
         write_pictures(tmp_path / "split" / clip, 1, 2)

@@ -62,7 +62,8 @@ class Files:
 def find_files(root: Path) -> Files:
     """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
-    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only.
+    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only. One
+    with the name of a video next to itself holds frames of that video, which would be there twice, and is passed over.
     Raises DataError where there is no video.
     """
     found: dict[str, list[str]] = defaultdict(list)
@@ -83,7 +84,7 @@ def find_files(root: Path) -> Files:
             pictures[folder] = here
         else:
             found["others"] += here
-    found["frame_folders"] = _frame_folders(pictures, {name.count("/") for name in inodes}, found["others"])
+    found["frame_folders"] = _frame_folders(pictures, inodes, found["others"])
     found["videos"] = [*inodes, *found["frame_folders"]]
     names = ("videos", "others", "frame_folders", "outputs", "again")
     same, missing = _same(root, inodes), sorted(found["missing"])
@@ -154,12 +155,16 @@ def _same(root: Path, inodes: Mapping[str, int]) -> list[list[Path]]:
     return found
 
 
-def _frame_folders(pictures: Mapping[str, list[str]], depths: Collection[int], others: list[str]) -> list[str]:
-    """Return the folders that are videos, given the depths of files that are; other pictures go to `others`."""
+def _frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str], others: list[str]) -> list[str]:
+    """Return the folders that are videos, given the files that are; other pictures go to `others`."""
+    depths, bare = set[int](), set[str]()
+    if pictures:
+        depths = {name.count("/") for name in videos}
+        bare = {os.path.splitext(name)[0] for name in videos}  # noqa: PTH122 - on as many names as there are files
     found: list[str] = []
     for folder, paths in pictures.items():
         frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}
-        if frames and (not depths or folder.count("/") - 1 in depths):
+        if frames and folder.rstrip("/") not in bare and (not depths or folder.count("/") - 1 in depths):
             found.append(folder.rstrip("/") or ".")
         else:
             frames = set()

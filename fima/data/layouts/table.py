@@ -57,7 +57,7 @@ def list_table(request: Request) -> VideoList:
     wanted = [row for row in rows if row.split in names]
     classes = _classes(rows)
     label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
-    missing = [str(row.path) for row in wanted if not row.path.exists()]
+    missing = [str(row.path) for row in wanted if not _is_there(row.path)]
     sides = [[row.label for row in rows if row.label is not None and row.split == side] for side in ("train", tested)]
     gone = set(missing)
     videos = [Video(row.path, label_of.get(row.label)) for row in wanted if str(row.path) not in gone]
@@ -222,7 +222,9 @@ class _Places:
         So it is after `fima prepare`, and on other systems. Raises DataError for one that leads out of the folder.
         """
         path = self._path(Path(name), name, where)
-        if path.exists():
+        if _is_there(path):
+            return path
+        if not _is_there(path.parent):
             return path
         if path.parent not in self._there:
             videos = sorted(each for each in path.parent.glob("*") if is_video(each.name))
@@ -245,11 +247,16 @@ class _Places:
         raise DataError(f"{where}: {path} lies outside the folder of videos, {self.root}; {remedy}")
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a path leads to something: not if it is too long, or goes through a folder that may not be entered."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for these
+
+
 def _relative(name: str, root: Path, where: str) -> Path:
     """Return a path below the folder of videos, in either kind of slash."""
     path = root / inside(name, where)
     other = name.replace("\\", "/")
-    return path if other == name or path.exists() else root / inside(other, where)
+    return path if other == name or _is_there(path) else root / inside(other, where)
 
 
 def _classes(rows: Sequence[_Row]) -> list[str]:

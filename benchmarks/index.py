@@ -9,13 +9,14 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from statistics import median
 
 import av
 
 from fima.data.datasets import VideoList
-from fima.data.decode.header import read_header
+from fima.data.decode.header import VideoHeader, read_header
 from fima.library.doctor import diagnose
 from fima.library.index import COLUMNS, open_index
 from sample_videos import sample_videos
@@ -81,7 +82,17 @@ def whole(folder: Path, paths: list[Path], copies: int, workers: int) -> None:
 def rows(folder: Path, num_videos: int) -> None:
     """Time that the doctor's figures of so many videos take, from an index that is written already."""
     file = folder / "rows.sqlite"
-    values = (0, None, None, 300, 0, 30.0, 340, 256, 1.0, 10.0, "h264", "yuv420p", 0, 0, "")
+    header = VideoHeader(
+        num_frames=300,
+        fps=30.0,
+        width=340,
+        height=256,
+        pixel_aspect=1.0,
+        duration_seconds=10.0,
+        codec="h264",
+        pixel_format="yuv420p",
+    )
+    values = (0, None, None, *astuple(header))
     content = (
         (f"train_256/some class name/{number:011d}_000010_000020.mp4", number, *values) for number in range(num_videos)
     )

@@ -86,6 +86,12 @@ def mpeg4(path: Path, b_frames: int = 0) -> Path:
     return write_video(path, moving_square(40), b_frames=b_frames)
 
 
+def delayed(path: Path) -> Path:
+    """H.264 in which nothing is worth a B-frame, although there may be some: all is shown two frames later."""
+    noise = np.random.default_rng(0).integers(0, 255, (24, 48, 64, 3), dtype=np.uint8)
+    return write_video(path, noise, codec="libx264", gop_frames=8, b_frames=2)
+
+
 def two_rates(path: Path) -> Path:
     """Ten frames a second, then a hundred."""
     times = [*range(0, 2000, 100), *range(2000, 2200, 10)]
@@ -126,6 +132,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "wrong_places.avi": lambda path: overwritten(mpeg4(path), b"idx1", bytes(160), after=164),
     "wrong_cues.mkv": lambda path: overwritten(h264(path, b_frames=2), b"\x1c\x53\xbb\x6b", bytes(12), after=4),
     "late_start.mp4": write_late_start,
+    "delayed.mp4": delayed,
     "two_rates.mp4": two_rates,
     "uneven.mp4": write_uneven_mkv,
     "lossy_early.ts": lambda path: lossy_ts(path, 30),
@@ -152,7 +159,13 @@ def test_a_frame_by_seeking_is_that_of_decoding_from_the_beginning(name: str, tm
 
 @pytest.mark.parametrize(
     ("name", "holds"),
-    [("mpeg4_no_table.mp4", False), ("h264_no_table.mp4", False), ("refreshed.mp4", False), ("uneven.mp4", True)],
+    [
+        ("mpeg4_no_table.mp4", False),
+        ("h264_no_table.mp4", False),
+        ("refreshed.mp4", False),
+        ("uneven.mp4", True),
+        ("delayed.mp4", True),
+    ],
 )
 def test_verify_tells_whether_key_frames_are_what_they_are_called(name: str, holds: bool, tmp_path: Path) -> None:
     with VideoReader(KINDS[name](tmp_path / name)) as reader:

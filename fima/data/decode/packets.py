@@ -234,8 +234,11 @@ class Packets:
 def _is_in_order(container: InputContainer, stream: VideoStream) -> bool:
     """Whether an MP4 has H.264 whose frames are stored in the order in which they are shown, by its table of times."""
     context = stream.codec_context
-    is_h264 = container.format.name == MP4_FORMAT and context.name == "h264"
-    return is_h264 and not context.has_b_frames and int(context.field_order) == PROGRESSIVE
+    if container.format.name != MP4_FORMAT or context.name != "h264" or context.has_b_frames:
+        return False
+    # Frames may all be shown later than they are decoded, as if there were B-frames.
+    first = next((entry.timestamp for entry in stream.index_entries), None)
+    return int(context.field_order) == PROGRESSIVE and stream.start_time in (None, first)
 
 
 def _are_fields(packets: Sequence["Packet[VideoStream]"], stream: VideoCodecContext) -> bool:

@@ -86,7 +86,8 @@ def test_seconds_in_one_pass_are_the_clips_read_one_by_one(crops: int, tmp_path:
     for frames in (4, 20, 200):
         settings = ClipSettings(frames=frames, crop_size=16, num_crops=3 if crops == 3 else 1)
         chunks = list(WindowDataset([path], settings, per_second=True))
-        clips = torch.cat([chunk.clips for chunk in chunks if not isinstance(chunk, SkippedVideo)])
+        shown = [chunk for chunk in chunks if not isinstance(chunk, SkippedVideo)]
+        clips = torch.cat([chunk.clips.repeat_interleave(chunk.copies, dim=0) for chunk in shown])
         assert clips.shape == (12, crops, 3, frames, 16, 16)
         spans = [(second, min(second + 1, 282 / 25)) for second in range(12)]
         starts = [min(max(0, 282 - 2 * frames), max(0, round((begin + end) / 2 * 25) - frames)) for begin, end in spans]

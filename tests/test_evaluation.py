@@ -71,7 +71,7 @@ def test_evaluation_result_says_everything(benchmark: Path, tmp_path: Path) -> N
     # Motion tells the class and differences show motion: three times what guessing gets, 8 of 20 videos when written.
     assert figures["linear/top1"] >= 30
     versions = {name: protocol["version"] for name, protocol in result["protocols"].items()}
-    assert versions == {"linear": 1, "knn": 1, "retrieval": 2, "same_video": 2}
+    assert versions == {"linear": 1, "knn": 1, "retrieval": 2, "same_video": 3}
     assert result["protocols"]["linear"]["clips"] == vars(CLIPS)
     assert result["data"]["swapped"]["num_evaluated"] == result["data"]["removed"]["num_evaluated"] == 20
     assert result["data"]["test"]["split_index"] == 1

@@ -1,15 +1,22 @@
 """What is computed from features: linear probe, nearest neighbours, retrieval, same video."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
+from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError
+from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.metrics import percent, top_k_accuracy
 from fima.evaluate.retrieval import knn_scores, retrieve, same_video_share
 from tests.evaluation_data import gaussians
+from tests.video_files import moving_square, write_video
 
 
 def test_linear_probe_is_logistic_regression_on_standardised_features() -> None:
@@ -125,3 +132,24 @@ def test_same_video_share_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -
     whole = same_video_share(clips)
     monkeypatch.setattr("fima.evaluate.retrieval.ROWS_AT_ONCE", 7)
     assert same_video_share(clips) == whole
+
+
+@pytest.mark.parametrize(("per_second", "num_frames"), [(False, 11), (True, 88)])
+def test_clips_that_begin_at_one_frame_have_one_vector_in_all_batches(
+    tmp_path: Path, per_second: bool, num_frames: int
+) -> None:
+    """In another batch, its last digits would differ, and it would be its own nearest neighbour."""
+    # 10 windows of 8 frames in 11 begin at 4 places; those of 80 frames around 4 seconds in 88, at both ends.
+    clips = ClipSettings(frames=40 if per_second else 4, crop_size=16, num_clips=10)
+    num_rows, num_different = (4, 2) if per_second else (10, 4)
+    paths = [write_video(tmp_path / f"{seed}.avi", moving_square(num_frames, seed=seed)) for seed in range(3)]
+    batches = itertools.count()
+
+    def network(pixels: Tensor) -> Tensor:
+        return pixels.float().mean(dim=(1, 2, 3, 4))[:, None] + 1e-3 * next(batches)
+
+    for video in extract_rows(paths, network, clips, Resources(batch_size=3), per_second=per_second):
+        assert isinstance(video, VideoRows)
+        assert len(video.rows) == len(video.seconds) == num_rows
+        assert len(torch.unique(video.rows, dim=0)) == num_different
+        assert (video.seconds[1:, 0] >= video.seconds[:-1, 0]).all()

@@ -1,7 +1,7 @@
 """What a network makes of the clips of videos: evenly spread, or one for every second, decoded while it computes."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
@@ -109,13 +109,13 @@ class WindowChunk:
     clips: Tensor
     """uint8 (n, num_crops, 3, F, S, S)."""
     seconds: Tensor
-    """From when to when, float64 (n·copies, 2), at the video's mean frame rate; NaN where it has none."""
+    """From when to when, float64 (sum of the copies, 2), at the video's mean frame rate; NaN where it has none."""
     is_last: bool
     """Whether no clip of the video is left."""
     number: int
     """How many of them came before."""
-    copies: int = 1
-    """How many clips each stands for: where all clips of a video are the same, one is decoded and encoded."""
+    copies: Tensor
+    """How many clips each stands for, int64 (n,): of clips that begin at the same frame, one is decoded and encoded."""
 
 
 def extract_rows(
@@ -237,22 +237,23 @@ class WindowDataset(IterableDataset[WindowChunk | SkippedVideo]):
             crops = square_crops(reader.width, reader.height, settings.num_crops, settings.ori_resolution)
             window = settings.timing.window(reader, settings.frames)
             starts, seconds = self._places(reader, window)
-            # Clips of a whole video, and those of one that is shorter than a clip.
-            copies = len(starts) if len(set(starts)) == 1 and not self.per_second else 1
-            starts = starts[: len(starts) // copies]
-            groups = [starts[at : at + CLIPS_AT_ONCE] for at in range(0, len(starts), CLIPS_AT_ONCE)]
+            # Starts rise. Encoded twice, in other batches, a clip would differ from itself in the last digits.
+            num_same = Counter(starts)
+            distinct, copies = list(num_same), torch.split(torch.tensor(list(num_same.values())), CLIPS_AT_ONCE)
+            groups = [distinct[at : at + CLIPS_AT_ONCE] for at in range(0, len(distinct), CLIPS_AT_ONCE)]
+            times = torch.split(torch.tensor(seconds, dtype=torch.float64), [int(each.sum()) for each in copies])
             if self.per_second:
-                clips = _in_one_pass(reader, window, starts, crops, settings)
+                clips = _in_one_pass(reader, window, distinct, crops, settings)
             else:
                 clips = (cut_clips(reader, window, group, crops, crop_size=settings.crop_size) for group in groups)
             for number, (group, pixels) in enumerate(zip(groups, clips, strict=True)):
                 yield WindowChunk(
                     index=index,
                     clips=pixels.reshape(len(group), len(crops), *pixels.shape[1:]),
-                    seconds=torch.tensor(seconds[number * CLIPS_AT_ONCE :][: len(group) * copies], dtype=torch.float64),
+                    seconds=times[number],
                     is_last=number == len(groups) - 1,
                     number=number,
-                    copies=copies,
+                    copies=copies[number],
                 )
 
     def _places(self, reader: VideoReader, window: Window) -> tuple[list[int], list[tuple[float, float]]]:

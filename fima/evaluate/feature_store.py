@@ -27,7 +27,7 @@ from fima.files.atomic import written_whole
 from fima.files.state import file_state
 from fima.torch_tools.distributed import gather_objects, is_main, rank, world_size
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SHARD_VIDEOS = 200
 """Videos per file of the cache and process: a crash loses at most so many, an interrupt none that is done."""
 SHARD_VIDEOS_OF_CELLS = 25

@@ -22,7 +22,7 @@ PROTOCOL_TABLE = {
     "linear_low_shot": (1, "the same on few training videos, several draws", "linear with --low-shot N"),
     "knn": (1, "20 nearest training videos vote", "training videos"),
     "retrieval": (2, "R@1, 5, 10, 20, 50 of test videos among training videos", "training videos"),
-    "same_video": (2, "how often the nearest clip is of the same video", "two different clips a video"),
+    "same_video": (3, "how often the nearest clip is of the same video", "two different clips a video"),
     "clustering": (1, "agreement of k-means clusters with the classes", "two classes, more test videos than classes"),
     "attentive": (1, "one cross-attention block on the cells of the feature map", "an encoder, and as linear"),
     "low_shot_curve": (1, "linear on 1, 2, 5 and 10 training videos a class, five draws", "two classes"),

@@ -15,7 +15,7 @@ from fima.evaluate import intervals
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import differences
 from fima.evaluate.measured import Measured
-from fima.evaluate.protocols import EvaluationResult, chance_shown
+from fima.evaluate.protocols import EvaluationResult, SplitName, chance_shown
 from tests.video_files import write_video
 
 Capture = pytest.CaptureFixture[str]
@@ -83,6 +83,24 @@ def test_differences_against_a_loop() -> None:
 def test_a_few_people_have_no_interval(num_people: int, expected: dict[str, tuple[float, float]]) -> None:
     """Two people who are both recognised half of the time do not prove exactly 50 %."""
     assert of_people([1, 0] * num_people, list(range(2 * num_people))).intervals(seed=0) == expected
+
+
+@pytest.mark.parametrize(("splits", "expected"), [((1, 2), 50.0), (("1", "2"), 25.0)])
+def test_official_splits_count_the_same_and_folds_by_their_videos(
+    splits: tuple[SplitName, ...], expected: float
+) -> None:
+    """As in the figures: six people are recognised in the 12 videos of one split, and not in the 36 of the other."""
+    found, other = intervals.Tested(), intervals.Tested()
+    for split, num_videos, hit in zip(splits, (12, 36), (True, False), strict=True):
+        paths = [f"{split}-{number}.avi" for number in range(num_videos)]
+        groups = {Path(path): f"person {number % 6}" for number, path in enumerate(paths)}
+        for tested, is_hit in ((found, hit), (other, False)):
+            hits = {"top1": torch.full((num_videos,), is_hit)}
+            tested.add(split, {"linear": Measured(figures={}, chance={}, settings={}, hits=hits)}, paths, groups)
+    assert found.intervals(seed=0)["linear/top1"] == pytest.approx((expected, expected))
+    (difference,) = differences({"A": found, "B": other}, seed=0)
+    assert difference.points == pytest.approx(expected)
+    assert difference.interval == pytest.approx((expected, expected))
 
 
 def test_what_is_said_of_a_difference() -> None:

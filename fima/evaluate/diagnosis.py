@@ -155,8 +155,12 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     Intervals are by bootstrap over the groups of the test videos; none of fewer than six.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
-    draws = {name: 100 * drawn_means(values, tested.groups, seed=seed) - chance for name, values in hits.items()}
-    above = {name: 100 * float(values.mean()) - chance for name, values in hits.items()}
+    weights = tested.weights
+    draws = {
+        name: 100 * drawn_means(values, tested.groups, weights=weights, seed=seed) - chance
+        for name, values in hits.items()
+    }
+    above = {name: 100 * float(np.average(values, weights=weights)) - chance for name, values in hits.items()}
     num_groups = tested.num_groups or 0
     has_intervals = num_groups >= FEWEST_GROUPS
     if (interval(draws["as_is"], num_groups)[0] if has_intervals else above["as_is"]) <= 0:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from fima.evaluate.measured import Measured
+from fima.evaluate.protocols import SplitName
 
 DRAWS = 2000
 LEVEL = 95
@@ -28,6 +29,8 @@ class Tested:
         """The split and the file of each."""
         self.groups: list[str] = []
         """The group of each; its file where none is known."""
+        self.splits: list[SplitName] = []
+        """The split of each."""
         self._hits: dict[str, list[NDArray[np.float64]]] = {}
 
     @property
@@ -35,12 +38,18 @@ class Tested:
         """Groups of the test videos; None where none is known."""
         return len(set(self.groups)) or None
 
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """How much each video counts, (V,); see `split_weights`."""
+        return split_weights(self.splits)
+
     def add(
-        self, split: object, measured: Mapping[str, Measured], paths: Sequence[str], groups: Mapping[Path, str]
+        self, split: SplitName, measured: Mapping[str, Measured], paths: Sequence[str], groups: Mapping[Path, str]
     ) -> None:
         """Count the test videos of a split that the protocols looked at, given their files and the groups of files."""
         self.videos += [f"{split} {path}" for path in paths]
         self.groups += [groups.get(Path(path), path) for path in paths]
+        self.splits += [split] * len(paths)
         for name, found in measured.items():
             for figure, hits in found.hits.items():
                 self._hits.setdefault(f"{name}/{figure}", []).append(hits.double().numpy())
@@ -55,19 +64,39 @@ class Tested:
         if (self.num_groups or 0) < FEWEST_GROUPS:
             return {}
         return {
-            name: interval(100 * drawn_means(values, self.groups, seed=seed), len(set(self.groups)))
+            name: interval(
+                100 * drawn_means(values, self.groups, weights=self.weights, seed=seed), len(set(self.groups))
+            )
             for name, values in self.hits().items()
         }
 
 
-def drawn_means(values: NDArray[np.float64], groups: Sequence[str], *, seed: int = 0) -> NDArray[np.float64]:
+def split_weights(splits: Sequence[SplitName]) -> NDArray[np.float64]:
+    """Return how much each video counts given its split, (V,), 1 in the mean.
+
+    Figures are means over official splits, whatever their sizes; in folds, which have names, every video counts once.
+    """
+    names, codes, counts = np.unique([str(split) for split in splits], return_inverse=True, return_counts=True)
+    if any(isinstance(split, str) for split in splits):
+        return np.ones(len(splits))
+    return np.asarray(len(splits) / len(names) / counts[codes])
+
+
+def drawn_means(
+    values: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    seed: int = 0,
+) -> NDArray[np.float64]:
     """Return the mean over all videos in each of 2,000 draws of as many groups, with replacement: (2000,).
 
-    Values (V,) are one a video, such as 1 for one that was recognised and 0 for another. A seed draws the same groups
-    for other values of the same videos.
+    Values (V,) are one a video, such as 1 for one that was recognised and 0 for another; so are the weights, equal by
+    default. A seed draws the same groups for other values of the same videos.
     """
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
-    sums, counts = (np.bincount(codes, weights, minlength=len(names)) for weights in (values, np.ones(len(values))))
+    weights = np.ones(len(values)) if weights is None else weights
+    sums, counts = (np.bincount(codes, each, minlength=len(names)) for each in (weights * values, weights))
     draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
     return np.asarray(draws @ sums / (draws @ counts))
 
@@ -129,20 +158,23 @@ def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
         one, other = tested[first], tested[second]
         places = {video: place for place, video in enumerate(other.videos)}
         pairs = [(place, places[video]) for place, video in enumerate(one.videos) if video in places]
-        rows, other_rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        if not pairs:
+            continue
+        rows, other_rows = np.array(pairs, dtype=np.int64).T
         groups = [one.groups[row] for row in rows]
+        weights = split_weights([one.splits[row] for row in rows])
         other_hits = other.hits()
         for figure, hits in one.hits().items():
-            if figure not in other_hits or not pairs:
+            if figure not in other_hits:
                 continue
             apart = 100 * (hits[rows] - other_hits[figure][other_rows])
-            draws, num_groups = drawn_means(apart, groups, seed=seed), len(set(groups))
+            draws, num_groups = drawn_means(apart, groups, weights=weights, seed=seed), len(set(groups))
             found.append(
                 Difference(
                     figure=figure,
                     first=first,
                     second=second,
-                    points=float(apart.mean()),
+                    points=float(np.average(apart, weights=weights)),
                     interval=interval(draws, num_groups) if num_groups >= FEWEST_GROUPS else None,
                     num_videos=len(pairs),
                 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fima.evaluate.metrics import top_k_hits
 from fima.evaluate.report import confusion_matrix, write_class_report
 
 CLASSES = ["Clean, and Jerk", 'A "quoted" one', "Übung", "never tested"]
@@ -30,6 +31,14 @@ def test_confusion_matrix_against_a_loop() -> None:
         for taken_for in range(5):
             pairs = zip(labels.tolist(), found.argmax(dim=1).tolist(), strict=True)
             assert counts[true, taken_for] == sum(pair == (true, taken_for) for pair in pairs)
+
+
+def test_confusion_matrix_is_that_of_the_figure_where_scores_are_equal() -> None:
+    """Votes of equally near videos are: of 60 rows of 9 scores, most have two highest ones."""
+    found = torch.randint(3, (60, 9), generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(60) % 9
+    counts = confusion_matrix(found, labels)
+    assert counts.diagonal().sum() == top_k_hits(found, labels, 1).sum()
 
 
 def test_files_keep_the_names_of_the_classes(tmp_path: Path) -> None:

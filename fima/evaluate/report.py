@@ -18,7 +18,8 @@ PER_CLASS = "per_class.csv"
 def confusion_matrix(scores: Tensor, labels: Tensor) -> Tensor:
     """Count videos by true class (V,), in rows, and by the highest of scores (V, classes), in columns."""
     num_classes = scores.shape[1]
-    pairs = labels * num_classes + scores.argmax(dim=1)
+    # As the figures: of equal scores, `argmax` may take another one.
+    pairs = labels * num_classes + scores.topk(1, dim=1).indices[:, 0]
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -7,7 +7,7 @@ folds. For every fold, encoders are pre-trained on the videos of the other folds
 is fitted on the features of these videos; its strength, and the window of the clips (as in training, or consecutive
 frames), are chosen on held-out groups among them. It is tested on the fold, so every video is tested once a seed. The
 supervised rows train encoder and linear layer with the labels of the other folds, by `recipes/small_finetune.yaml`.
-Intervals are of the mean over groups (bootstrap, 95 %).
+Intervals are of the mean over the videos, by bootstrap over six groups or more (95 %).
 
 What is done is not done again: stop it at any time, and repeat the command. `--jobs` runs several trainings at once.
 """
@@ -258,6 +258,7 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
     """Print the table, and what FIMA has over MoCo and over what it began with, on the videos that both have."""
     measured = {row: read_hits(arguments, listed, row) for row in arguments.rows}
     found = {row: hits for row, hits in measured.items() if not np.isnan(hits["linear"]).any()}
+    num_groups = len(set(listed.groups))
     table = Table("", *(f"{title} top-1" for title in METRICS.values()), box=None)
     for row, hits in found.items():
         cells = []
@@ -265,11 +266,15 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
             if np.isnan(hits[name]).any():
                 cells.append("–")
                 continue
-            low, high = interval(100 * drawn_means(hits[name], listed.groups), len(set(listed.groups)))
-            cells.append(f"{100 * hits[name].mean():.1f} ({low:.1f}–{high:.1f})")
+            spread = ""
+            if num_groups >= FEWEST_GROUPS:
+                low, high = interval(100 * drawn_means(hits[name], listed.groups), num_groups)
+                spread = f" ({low:.1f}–{high:.1f})"
+            cells.append(f"{100 * hits[name].mean():.1f}{spread}")
         table.add_row(ROWS[row].title, *cells)
     console = Console(width=120)
-    console.print(f"{len(listed.paths)} videos, {len(set(listed.groups))} groups, {len(listed.fold_names)} folds")
+    few = "" if num_groups >= FEWEST_GROUPS else f"; intervals need {FEWEST_GROUPS} groups"
+    console.print(f"{len(listed.paths)} videos, {num_groups} groups, {len(listed.fold_names)} folds{few}")
     console.print(table)
     if missing := [row for row in arguments.rows if row not in found]:
         console.print(f"not all folds measured yet: {', '.join(missing)}")
@@ -280,9 +285,9 @@ def show(arguments: argparse.Namespace, listed: Listed) -> None:
             )
             both = np.flatnonzero(~np.isnan(difference))
             groups = [listed.groups[place] for place in both]
-            if (num_groups := len(set(groups))) >= FEWEST_GROUPS:
-                low, high = interval(100 * drawn_means(difference[both], groups), num_groups)
-                what = f"{ROWS[ours].title} minus {ROWS[other].title}, {num_groups} groups"
+            if (num_both := len(set(groups))) >= FEWEST_GROUPS:
+                low, high = interval(100 * drawn_means(difference[both], groups), num_both)
+                what = f"{ROWS[ours].title} minus {ROWS[other].title}, {num_both} groups"
                 console.print(f"{what}: {title} {100 * difference[both].mean():+.1f} ({low:+.1f} to {high:+.1f})")
 
 

@@ -29,12 +29,13 @@ def test_the_table_averages_seeds_and_names_what_is_missing(tmp_path: Path, caps
     rows = ["--rows", "fima", "supervised", "moco", "--seeds", "0", "1", "--folds"]
     main([str(table), "--out", str(out), *rows])
     shown = capsys.readouterr().out
-    assert "4 videos, 2 groups, 2 folds" in shown
-    # By person: p 100, q 75 in the mean over the seeds.
-    assert "FIMA, from scratch" in shown
-    assert "87.5 (75.0–100.0)" in shown
-    (supervised,) = [line for line in shown.splitlines() if line.lstrip().startswith("supervised")]
-    assert supervised.split()[-4:] == ["50.0", "(50.0–50.0)", "–", "–"]
+    assert "4 videos, 2 groups, 2 folds; intervals need 6 groups" in shown
+    # By person: p 100, q 75 in the mean over the seeds. Two people say nothing of others, half of each no more.
+    fima, supervised = (
+        next(line for line in shown.splitlines() if line.lstrip().startswith(title)) for title in ("FIMA", "supervised")
+    )
+    assert fima.split()[-3:] == ["87.5", "87.5", "0.0"]
+    assert supervised.split()[-4:] == ["scratch", "50.0", "–", "–"]
     assert "not all folds measured yet: moco" in shown
 
 
@@ -77,6 +78,20 @@ def test_another_table_does_not_get_these_figures(tmp_path: Path) -> None:
     write_hits(out, "fima", "0", 0, videos=["a.mp4"], hits={"linear": [True]}, settings=settings)
     with pytest.raises(SystemExit, match="was measured with another --recipe, --shipped or --extra"):
         main(words)
+
+
+def test_six_people_have_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = tmp_path / "videos.csv", tmp_path / "out"
+    table.write_text("path,label,group,fold\n" + "".join(f"{p}.mp4,x,{p},{int(p > 'c')}\n" for p in "abcdef"))
+    for name in "abcdef":
+        (tmp_path / f"{name}.mp4").touch()
+    for fold, names in enumerate(("abc", "def")):
+        videos = [f"{name}.mp4" for name in names]
+        write_hits(out, "fima", str(fold), 0, videos=videos, hits={"linear": [True, True, False]})
+    main([str(table), "--out", str(out), "--rows", "fima", "--seeds", "0", "--folds"])
+    shown = capsys.readouterr().out
+    assert "6 videos, 6 groups, 2 folds\n" in shown
+    assert "66.7 (16.7–100.0)" in shown
 
 
 def test_two_rows_are_compared_on_the_videos_that_both_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from tests.video_files import write_video
 PEOPLE = ("ann", "bob", "cleo", "dan")
 CLASSES = ("dark", "bright")
 COLUMNS = "path,label,fold,group"
+LOW_SHOT = ("linear_low_shot/top1", "low_shot_curve/1/top1")
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +288,7 @@ def test_the_command_over_folds(
     checkpoint, out = write_state_dict(tmp_path / "weights.pt"), tmp_path / "result.json"
     words = ["evaluate", checkpoint, videos, "--frames", 4, "--crop-size", 32, "--num-clips", 1, "--workers", 0]
     words += ["--device", "cpu", "--out", out, "--protocols", "linear", "knn", "retrieval", "attentive"]
-    words += ["low_shot_curve"]
+    words += ["low_shot_curve", "--low-shot", 6]
     monkeypatch.setattr(linear_protocols, "SHOTS", (1, 10))
     monkeypatch.setattr(intervals, "FEWEST_GROUPS", 4)
     monkeypatch.setattr(attentive, "EPOCHS", (1,))
@@ -297,8 +298,9 @@ def test_the_command_over_folds(
     result = json.loads(out.read_text())
     assert list(result["splits"]) == list(PEOPLE)
     assert result["unit"] == "fold"
+    assert result["grouping"] == {"cross_validation": "group"}
     assert result["num_groups"] == 4
-    for name in ("linear/top1", "knn@both:avg/top1", "retrieval/R@1", "attentive/top1", "low_shot_curve/1/top1"):
+    for name in ("linear/top1", "knn@both:avg/top1", "retrieval/R@1", "attentive/top1", *LOW_SHOT):
         values = [figures[name] for figures in result["splits"].values()]
         assert result["figures"][name] == pytest.approx(np.mean(values))
         low, high = result["intervals"][name]

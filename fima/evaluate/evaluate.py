@@ -82,7 +82,8 @@ class Collected:
             measured, evaluated = self._measure(number, lists)
             tested.add(number, measured, evaluated["test"].paths if "test" in evaluated else [], lists.groups)
             if reports is not None:
-                folder = reports / f"{unit}-{number}" if len(self.splits) > 1 else reports
+                # A slash in the name of a fold makes no folder of its own.
+                folder = reports / f"{unit}-{number}".replace("/", "%2F") if len(self.splits) > 1 else reports
                 tables[folder] = measured, lists.test.classes
             which = {"fold" if unit == "fold" else "split_index": number}
             data = {
@@ -91,7 +92,9 @@ class Collected:
                 if name in evaluated
             }
             results[number] = as_result(measured, encoder=self.subject.describe(), data=data)
-        result = replace(combine(results), seed=self.config.seed, lists_hash=self.lists_hash)
+        given = {name: getattr(self.config, name) for name in ("cross_validation", "folds", "group_by")}
+        grouping = {name: value for name, value in given.items() if value is not None}
+        result = replace(combine(results), grouping=grouping, seed=self.config.seed, lists_hash=self.lists_hash)
         if "diagnosis" in self.protocols:
             least = 100 / len(next(iter(self.splits.values())).test.classes)
             own = {name: max(least, level) for name, level in result.chance.items() if name.startswith("diagnosis/")}

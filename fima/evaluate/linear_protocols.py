@@ -79,6 +79,7 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
             "draw": "as evenly from the classes as possible",
         },
         notes={"inverse_regularisation": [draw.notes["inverse_regularisation"] for draw in draws]},
+        hits=_mean_hits(draws),
     )
 
 
@@ -115,13 +116,13 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
             "classes_with_fewer": {str(shots): _fewer(decodable, shots) for shots in sizes},
             "left_out": [shots for shots in SHOTS if shots not in sizes],
         },
-        # The share of the draws that recognise a video.
-        hits={
-            f"{shots}/{name}": torch.stack([draw.hits[name].double() for draw in draws]).mean(dim=0)
-            for shots, draws in by_size.items()
-            for name in draws[0].hits
-        },
+        hits={f"{shots}/{name}": hits for shots, draws in by_size.items() for name, hits in _mean_hits(draws).items()},
     )
+
+
+def _mean_hits(draws: Sequence[Measured]) -> dict[str, Tensor]:
+    """By figure, the share of the draws that recognise a video, (V,)."""
+    return {name: torch.stack([draw.hits[name].double() for draw in draws]).mean(dim=0) for name in draws[0].hits}
 
 
 def curve_warnings(lists: Iterable[VideoList]) -> list[str]:

@@ -232,6 +232,8 @@ class EvaluationResult:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals of the figures, by bootstrap over the groups of the test videos, where these are known."""
     num_groups: int | None = None
+    grouping: dict[str, str | int] = field(default_factory=dict)
+    """What folds and groups are: `cross_validation`, `folds` and `group_by` of the settings, where they were given."""
     seed: int = 0
     lists_hash: str = ""
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""

@@ -23,7 +23,7 @@ from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig, SplitLists
-from fima.evaluate.splits import grouped_folds, list_folds
+from fima.evaluate.splits import _balanced, grouped_folds, list_folds
 from tests.evaluation_data import write_state_dict
 from tests.test_evaluation import CLIPS, CONFIG
 from tests.video_files import write_video
@@ -185,6 +185,15 @@ def test_more_folds_than_videos_of_a_class_are_still_of_whole_groups() -> None:
     assert sorted(set(folds.tolist())) == [0, 1, 2, 3]
     assert folds[0] == folds[1]
     assert folds[2] == folds[3]
+
+
+def test_there_are_as_many_folds_as_asked_for() -> None:
+    """Spreading the classes evenly over five folds of these five people would leave one without any."""
+    pairs = zip("abccdddddddeeeeee", [2, 0, 1, 1, *[0] * 13], strict=True)
+    listed = [Video(Path(f"{person}{number}.avi"), label) for number, (person, label) in enumerate(pairs)]
+    videos = VideoList(videos=listed, classes=["x", "y", "z"], root=Path(), split="all", layout="")
+    fold_of = _balanced(videos, {video.path: video.path.name[0] for video in listed}, 5, 0)
+    assert len({(fold, path.name[0]) for path, fold in fold_of.items()}) == len(set(fold_of.values())) == 5
 
 
 def test_inner_folds_keep_groups_together() -> None:

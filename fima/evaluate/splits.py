@@ -203,6 +203,9 @@ def _balanced(videos: VideoList, groups: Mapping[Path, str], count: int, seed: i
             f"{count} folds"
         )
     numbers = grouped_folds(np.array(labels), names, count, seed)
+    if len(np.unique(numbers)) < count:
+        # Spreading the classes left a fold without videos; regardless of the classes, every fold gets some.
+        numbers = grouped_folds(np.arange(len(names)), names, count, seed)
     return {video.path: str(number) for video, number in zip(videos.videos, numbers.tolist(), strict=True)}
 
 

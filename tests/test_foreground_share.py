@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fima.backbones.registry import build_backbone
 from fima.data.datasets import VideoList, list_videos
 from fima.data.eval_clips import ClipSettings
+from fima.errors import DataError
 from fima.evaluate.cam import adapted_to_differences, foreground_share
 from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import encode_difference
@@ -95,3 +96,21 @@ def test_crops_do_not_change_the_share_and_the_original_resolution_does(videos: 
     assert chance(replace(CLIPS, num_crops=3)) == chance(CLIPS)
     # The crop of 24 pixels ends at column 32: it holds 8 of the patch's 12 columns, among fewer pixels.
     assert chance(replace(CLIPS, ori_resolution=27)) == pytest.approx(100 * 8 * 12 / 24**2, rel=0.05)
+
+
+def test_maps_that_are_not_finite_are_no_even_maps(videos: VideoList) -> None:
+    """They had the share of an even map: that of chance."""
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x[:, :1] > 0, torch.nan, x[:, :1])
+
+    with pytest.raises(DataError, match="NaN or infinite maps"):
+        foreground_share(Broken(), videos, None, CLIPS, VIDEOS)
+
+    class Even(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+    even = foreground_share(Even(), videos, None, CLIPS, VIDEOS)
+    assert even.figures == pytest.approx(even.chance)

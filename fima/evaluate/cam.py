@@ -117,6 +117,8 @@ def _share_of_maps(
     sums, (num_videos, num_clips) = all_reduce_sum(sums), all_reduce_sum(counts).tolist()
     if not num_videos:
         raise DataError(f"{videos.root}: none of {len(videos.videos)} videos can be decoded")
+    if not sums.isfinite().all():
+        raise DataError(f"{videos.root}: the encoder gives NaN or infinite maps for these videos; check its weights")
     figures, chance = {}, {}
     for foreground_name, (*shares, area, num_there) in zip(foregrounds, sums.tolist(), strict=True):
         for name, share in zip(names, shares, strict=True):
@@ -193,7 +195,7 @@ def _share_on(foreground: Tensor, maps: Tensor) -> Tensor:
     """The part of each map (B, S, S), above its minimum, that falls on the foreground (B, S, S): (B,)."""
     raised = maps - maps.amin(dim=(1, 2), keepdim=True)
     # A map that is the same everywhere has no maximum to point at; it counts as spread evenly.
-    raised = torch.where(raised.amax(dim=(1, 2), keepdim=True) > 0, raised, torch.ones_like(raised))
+    raised = torch.where(raised.amax(dim=(1, 2), keepdim=True) == 0, torch.ones_like(raised), raised)
     return (raised * foreground).sum(dim=(1, 2)) / raised.sum(dim=(1, 2))
 
 

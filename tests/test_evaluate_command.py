@@ -1,6 +1,7 @@
 """`fima evaluate`: splits, checkpoints of other programs, classifiers, several processes."""
 
 import csv
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from fima.checkpoints.checkpoint import file_hash
 from fima.cli import main
 from fima.commands.labelled import evaluation_file
 from fima.data.eval_clips import ClipSettings
@@ -260,11 +259,13 @@ def test_maps_alone_are_measured_in_folds(checkpoint: Path, splits: Path, tmp_pa
     assert "foreground/motion_share" in result["figures"]
 
 
-class EditedNetwork(nn.Module):
-    """A backbone of another program than this package."""
-
-
-def test_features_of_an_edited_backbone_are_other_ones() -> None:
-    ours, theirs = (_program_of(name, EditedNetwork()) for name in ("tiny", "another"))
-    assert ours == ""
-    assert theirs == f" {file_hash(Path(__file__))}"
+def test_features_of_an_edited_backbone_are_other_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    program = tmp_path / "edited_network.py"
+    write_lines(program, "from torch import nn", "class Network(nn.Module):", "    num_features = 8")
+    network = importlib.import_module("edited_network").Network()
+    before = _program_of("another", network)
+    assert _program_of("another", network) == before != ""
+    assert _program_of("tiny", network) == ""
+    program.write_text(program.read_text().replace("8", "9"))
+    assert _program_of("another", network) not in (before, "")

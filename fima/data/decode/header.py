@@ -1,7 +1,7 @@
 """What the header and the first frame of a video file tell; packets are counted only where the header has no index.
 
 Of the first frame, pixels are decoded only where its codec has no other way to say how it is turned, and whether it has
-two fields: docs/performance.md.
+two fields: docs/data.md.
 """
 
 import math

@@ -1,5 +1,6 @@
 """Encoders of other programs: torchvision's, ONNX files, functions; `transformers` has a module of its own."""
 
+import ast
 import importlib
 import json
 import sys
@@ -187,17 +188,47 @@ def _call(module: str, function: str) -> FrozenEncoder:
 def program_hash(module: str) -> str:
     """Return a hash of a module of another program, and of what it imports from its own package or folder; or `""`.
 
-    The same weights in an edited program give other features. Installed packages are not looked at.
+    The same weights in an edited program give other features. Installed packages are not looked at, unless it is one.
     """
-    places = [getattr(sys.modules.get(name), "__file__", None) for name in (module.partition(".")[0], module)]
-    package = next((place for place in places if place is not None), None)
-    if package is None:
+    root = _file_of(module.partition(".")[0]) or _file_of(module)
+    if root is None:
         return ""
-    own, folder = {Path(package)}, Path(package).parent
-    if Path(package).name == "__init__.py" or INSTALLED not in folder.parts:
-        loaded = [each for name, each in sys.modules.items() if name.partition(".")[0] not in ("fima", "__main__")]
-        paths = [Path(file) for each in loaded if (file := getattr(each, "__file__", None)) is not None]
-        own |= {
-            path for path in paths if path.is_relative_to(folder) and INSTALLED not in path.relative_to(folder).parts
-        }
-    return digest(sorted(file_hash(path) for path in own if path.is_file()))[:16]
+    own, todo = set[Path](), [module]
+    while todo:
+        name = todo.pop()
+        file = None if name.partition(".")[0] == "fima" else _file_of(name)
+        if file is not None and file not in own and _is_beside(file, root):
+            own.add(file)
+            todo += _imported(name, file)
+    return digest(sorted(file_hash(file) for file in own))[:16]
+
+
+def _is_beside(file: Path, root: Path) -> bool:
+    """Whether a file belongs to the package of `root`, or to the program in its folder."""
+    if root.name != "__init__.py" and INSTALLED in root.parts:
+        return file == root
+    return file.is_relative_to(root.parent) and INSTALLED not in file.relative_to(root.parent).parts
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def _imported(module: str, file: Path) -> list[str]:
+    """Names of the packages around a module, and of those that its text imports."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    found = [package]
+    try:
+        statements = list(ast.walk(ast.parse(file.read_bytes()))) if file.suffix == ".py" else []
+    except (SyntaxError, ValueError):  # in the middle of an edit
+        return found
+    for statement in statements:
+        if isinstance(statement, ast.Import):
+            found += [each.name for each in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            # Of a module without a package, what is relative has failed, and something else was imported.
+            above = package.split(".")[: len(package.split(".")) - statement.level + 1] if statement.level else []
+            base = ".".join([*above, *([statement.module] if statement.module else [])])
+            found += [base, *(f"{base}.{each.name}" for each in statement.names)]
+    return found

@@ -120,6 +120,7 @@ def test_embeddings_do_not_depend_on_batches_and_processes(videos: list[Path]) -
     torch.testing.assert_close(encoder.embed(videos, batch_size=64), one.mean(dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.embed(videos, batch_size=7, workers=2, per="clip"), one, atol=1e-5, rtol=0)
     assert encoder.embed([]).shape == (0, 512)
+    assert encoder.embed([], clips=3, per="clip").shape == (0, 3, 512)
 
 
 def test_transform_and_forward_give_what_embed_gives(videos: list[Path]) -> None:
@@ -134,8 +135,12 @@ def test_transform_and_forward_give_what_embed_gives(videos: list[Path]) -> None
         vector = encoder(clip[None])
         assert torch.equal(encoder.feature_map(clip[None]).mean(dim=(2, 3, 4)), vector)
     torch.testing.assert_close(vector[0], encoder.embed(videos[0], clips=1), atol=1e-5, rtol=0)
-    for wrong in (frames.float(), frames[0], frames.permute(0, 2, 3, 1)):
-        with pytest.raises(ConfigError, match="frames must be uint8"):
+    assert encoder.transform(frames[None][:0]).shape == (0, 3, 4, 32, 32)
+    both = torch.stack([frames, frames.flip(3)])
+    assert torch.equal(encoder.transform(both)[1], encoder.transform(both[1]))
+    array: Any = frames.numpy()
+    for wrong in (frames.float(), frames[0], frames.permute(0, 2, 3, 1), frames[..., :0], array):
+        with pytest.raises(ConfigError, match="frames must be a uint8 tensor"):
             encoder.transform(wrong)
 
 

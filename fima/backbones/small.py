@@ -167,5 +167,7 @@ class Small(Backbone):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, 192, t, h, w) of clips (B, 3, T, H, W)."""
-        features: Tensor = self.blocks(self.stem(self.motion(clip)))
+        # The motion is in float32 also where all weights are in half precision.
+        motion = self.motion(clip).to(self.stem[0].weight.dtype)
+        features: Tensor = self.blocks(self.stem(motion))
         return features

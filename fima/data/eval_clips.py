@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fima.config import DataConfig, FinetuneConfig
-from fima.config.checks import require_least
+from fima.config.checks import require, require_least
 from fima.data.clips import FULL, PUBLISHED_STRIDE, ClipTiming, Window
 from fima.data.decode.video import VideoReader
 from fima.data.views import Crop, crop_and_resize
@@ -44,6 +44,7 @@ class ClipSettings:
 
     def __post_init__(self) -> None:
         require_least(self, frames=1, crop_size=8, num_clips=1, ori_resolution=8)
+        require(self.num_crops in (1, 3), "num_crops", self.num_crops, "choose 1 or 3")
 
     @classmethod
     def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fima.config.checks import require_least
 from fima.data.clips import FULL, ROUNDING, Window, evenly_spread_starts, in_one_pass
 from fima.data.datasets import VideoList
 from fima.data.decode.limits import USUAL_LIMITS, DecodeLimits
@@ -42,6 +43,9 @@ class Resources:
     workers: int = 0
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+    def __post_init__(self) -> None:
+        require_least(self, batch_size=1, workers=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from fima.data.loader import SkippedVideo
 from fima.data.views import crop_and_resize
 from fima.errors import ConfigError, VideoError
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
-from fima.evaluate.features import encode, normalised
+from fima.evaluate.features import feature_map, normalised
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import open_checkpoint
 from fima.evaluate.other_encoders import open_other
@@ -31,6 +31,10 @@ from fima.use.export.formats import Exportable
 from fima.use.hub import HUB_SCHEME, HubMixin, download
 
 Source = str | Path
+
+
+def _described(given: object) -> str:
+    return f"{given.dtype} of {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
 
 
 class ClipTransform(nn.Module):
@@ -51,15 +55,17 @@ class ClipTransform(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return float32 (3, T, S, S) of uint8 frames (T, 3, H, W), or (B, …) of (B, …); ConfigError for others."""
-        if frames.dtype != torch.uint8 or frames.ndim not in (4, 5) or frames.shape[-3] != 3:
+        fits = isinstance(frames, Tensor) and frames.dtype == torch.uint8 and frames.ndim in (4, 5)
+        if not fits or frames.shape[-3] != 3 or 0 in frames.shape[-2:]:
             raise ConfigError(
-                f"frames must be uint8 of shape (T, 3, H, W) or (B, T, 3, H, W), not {frames.dtype} of "
-                f"{tuple(frames.shape)}"
+                f"frames must be a uint8 tensor of shape (T, 3, H, W) or (B, T, 3, H, W), not {_described(frames)}"
             )
         batch = frames if frames.ndim == 5 else frames[None]
         (crop,) = square_crops(frames.shape[-1], frames.shape[-2])
-        pixels = batch.permute(0, 1, 3, 4, 2).cpu().numpy()
-        clips = torch.stack([crop_and_resize(clip, crop, self.crop_size) for clip in pixels]).to(frames.device)
+        # All frames as those of one clip: none depends on another.
+        pixels = batch.flatten(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        resized = crop_and_resize(pixels, crop, self.crop_size).to(frames.device)
+        clips = resized.unflatten(1, batch.shape[:2]).transpose(0, 1).contiguous()
         result = normalised(clips.float() / 255)
         return result if frames.ndim == 5 else result[0]
 
@@ -158,17 +164,28 @@ class VideoEncoder(
         return ModelCard(model_card(self.description, self.facts(), source=self.source, name=name))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return vectors (B, C) of clips (B, 3, T, H, W) as `transform` makes them: its feature map's mean."""
-        return pooled(self.encoder(clips))
+        """Return vectors (B, C) of clips (B, 3, T, H, W) as `transform` makes them: its feature map's mean.
+
+        Clips are of the floating point of the weights, and so are the vectors. Raises ConfigError for other clips.
+        """
+        return pooled(self.feature_map(clips))
 
     def feature_map(self, clips: Tensor) -> Tensor:
-        """Return the feature map (B, C, t, h, w) of clips (B, 3, T, H, W) as `transform` makes them."""
+        """Return the feature map (B, C, t, h, w) of clips (B, 3, T, H, W) as `forward` takes them."""
+        if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
+            raise ConfigError(
+                "clips must be floating point of shape (B, 3, T, H, W), as `transform` makes them, not "
+                f"{_described(clips)}"
+            )
         features: Tensor = self.encoder(clips)
         return features
 
     def vectors(self, clips: Tensor) -> Tensor:
-        """Return float32 vectors (B, C) of uint8 clips (B, 3, T, H, W), without gradients."""
-        return pooled(encode(self.encoder, clips.to(self.device)))
+        """Return float32 vectors (B, C) of uint8 clips (B, 3, T, H, W), without gradients; ConfigError for others."""
+        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
+            raise ConfigError(f"clips must be uint8 of shape (B, 3, T, H, W), not {_described(clips)}")
+        pixels = normalised(clips.to(self.device).float().div_(255))
+        return pooled(feature_map(self.encoder, pixels.to(next(self.parameters()).dtype)))
 
     def clip_settings(
         self, *, clips: int = 10, crops: NumCrops = 1, frames: int | None = None, crop_size: int | None = None
@@ -211,16 +228,16 @@ class VideoEncoder(
 
         Raises:
             VideoError: a file cannot be decoded.
-            ConfigError: `per` is neither.
+            ConfigError: an argument is none of these.
         """
         if per not in ("video", "clip"):
             raise ConfigError(f"per={per!r}: choose 'video' or 'clip'; `fima embed --per second` gives one a second")
         several = not isinstance(videos, (str, Path))
         paths = [Path(videos)] if isinstance(videos, (str, Path)) else [Path(video) for video in videos]
-        if not paths:
-            return torch.empty(0, self.num_features)
         settings = settings or self.clip_settings(clips=clips, crops=crops)
         resources = Resources(device=self.device, batch_size=batch_size, workers=workers)
+        if not paths:
+            return torch.empty(0, *([] if per == "video" else [settings.num_clips]), self.num_features)
         found = rows_of(paths, self.vectors, settings, resources)
         rows = [each.whole.rows[0, 0] if per == "video" else each.rows.mean(dim=1) for each in found]
         return torch.stack(rows) if several else rows[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fima.checkpoints.run_folder import RunFolder
 from fima.files.jsonl import read_lines
 from fima.train import log
 from fima.train.pretrain import pretrain
@@ -26,6 +27,22 @@ def test_a_terminal_sees_the_steps_and_the_loss(
     assert f"loss {line['loss']:.3f}" in said
     assert "epoch 1/1 · loss" in said
     assert "epoch 1/1" not in capsys.readouterr().out  # above the bar, and only there
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_a_narrow_terminal_sees_the_time_that_is_left(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(log, "Console", lambda: Console(file=screen, force_terminal=True, width=width))
+    losses = {"loss": 16.2256, "instance": 4.63, "frame": 5.8861, "cell": 5.7095}
+    with log.RunLog(RunFolder(tmp_path), num_steps=1200, first_step=0, enabled=True) as records:
+        records.advance(1200, losses, {"videos_per_second": 46.3, "data_wait_share": 0.06})
+    last = screen.getvalue().split("step")[-1]
+    assert "1200/1200" in last
+    assert "0:00:00" in last
+    assert "loss 16.226" in last or width == 40
+    assert "…" not in last
 
 
 def test_a_run_goes_on_without_tensorboard(

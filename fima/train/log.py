@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rich.progress
+from rich.table import Column
 
 from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
@@ -19,6 +20,9 @@ with warnings.catch_warnings():
     from torch.utils.tensorboard import SummaryWriter
 
 
+NARROWEST_BAR = 4
+
+
 class RunLog:
     """Records of a run, after `first_step` of `num_steps` steps; where it is not `enabled`, it writes nothing."""
 
@@ -27,7 +31,7 @@ class RunLog:
         self._metrics = LineFile(run.metrics, self.warn)
         self._skipped = LineFile(run.skipped, self.warn)
         self._writer: SummaryWriter | None = None
-        self._progress = None
+        self._progress, self._num_steps = None, num_steps
         if not enabled:
             return
         self._writer = SummaryWriter(str(run.root), purge_step=first_step + 1 if first_step else None)
@@ -36,9 +40,9 @@ class RunLog:
             self._progress = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
                 rich.progress.BarColumn(bar_width=20),
-                rich.progress.MofNCompleteColumn(),
+                rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 rich.progress.TextColumn("{task.fields[status]}"),
-                rich.progress.TimeRemainingColumn(),
+                rich.progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
                 console=console,
             )
             self._task = self._progress.add_task("step", total=num_steps, completed=first_step, status="")
@@ -69,10 +73,17 @@ class RunLog:
 
     def advance(self, step: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
         """Move the progress bar to `step`, with its losses."""
-        if self._progress is not None:
-            parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            status = f"{parts} · {rates['videos_per_second']:.1f} videos/s · {rates['data_wait_share']:.0%} waiting"
-            self._progress.update(self._task, completed=step, status=status)
+        if self._progress is None:
+            return
+        parts = [f"{name} {value:.3f}" for name, value in losses.items()]
+        speed = f"{rates['videos_per_second']:.1f} videos/s"
+        waiting = f"{speed} · {rates['data_wait_share']:.0%} waiting"
+        # On a narrow terminal, what matters least goes, and not the time that is left.
+        texts = (f"{' '.join(parts)} · {waiting}", f"{parts[0]} · {waiting}", f"{parts[0]} · {speed}", parts[0], "")
+        others = len(f"step  {self._num_steps}/{self._num_steps}  0:00:00 ") + NARROWEST_BAR
+        room = self._progress.console.width - others
+        status = next(text for text in texts if len(text) <= max(0, room))
+        self._progress.update(self._task, completed=step, status=status)
 
     def epoch(self, progress: Progress, num_epochs: int, values: Mapping[str, float], losses: Sequence[str]) -> None:
         """Record the means of the epoch that has ended, and say them, with the losses among them, in one line."""

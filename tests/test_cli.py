@@ -117,6 +117,8 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
         (["--lr", "0.1"], "--lr: unknown flag; did you mean `--optim.lr`? ("),
         (["--epochs=3"], "--epochs: unknown flag; did you mean `--optim.epochs`? ("),
         (["--xyzzy"], "--xyzzy: unknown flag (`fima pretrain --help` lists the flags)"),
+        (["--gpu", "0"], "--gpu: unknown flag (`fima pretrain --help` lists the flags)"),
+        (["--verbos"], "--verbos: unknown flag; did you mean `--verbose`? ("),
         (["--optim.schedule", "cosin"], "--optim.schedule cosin: invalid choice; did you mean `cosine`? ("),
         (["--optim.epochs", "many"], "--optim.epochs many: a whole number is needed ("),
         (["--optim.lr", "fast"], "--optim.lr fast: a number is needed ("),
@@ -131,6 +133,15 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
     )
     assert "missing: INDEX: A file that `fima embed` wrote; VIDEO: The video to look for" in refused(["search"], capsys)
     assert "--epr: unknown flag; did you mean `--per`?" in refused(["embed", "a", "b", "--epr", "x"], capsys)
+    for argv, message in (
+        (["pretrain", "a", "-o", "x"], "-o: unknown flag; did you mean `--out`? ("),
+        (["pretrain", "a", "--output", "x"], "--output: unknown flag; did you mean `--out`? ("),
+        (["cam", "a", "b", "-o", "maps"], "-o: unknown flag; did you mean `--out`? ("),
+        (["predict", "a", "b", "-n", "3"], "-n: unknown flag ("),
+        (["doctor", "a", "-v"], "-v: unknown flag; did you mean `--verbose`? ("),
+        (["embed", "a", "b", "-o"], "-o/--out: a value must follow ("),
+    ):
+        assert message in refused(argv, capsys)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim: {epoch: 3}")
     assert "did you mean `epochs`?" in refused([*start, str(recipe)], capsys)

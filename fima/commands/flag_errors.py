@@ -28,6 +28,8 @@ COLUMNS = 110
 """Width of the page that is read: every flag begins a line, and none is broken."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
+SHORT = re.compile(r"-[A-Za-z]")
+SHORTS = re.compile(rf"(?<![\w-]){SHORT.pattern}(?![\w-])")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
 CHOICES = re.compile(r"\{([\w.,-]+)\}")
 POSITIONAL = ""
@@ -42,16 +44,17 @@ def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], 
     head = _first_section(frame)
     text = " ".join(line.strip() for line in head)
     known = {_plain(flag): flag for flag in flags}
-    unknown = [
-        flag for flag in (word.split("=")[0] for word in words) if flag[:2] == "--" and _plain(flag) not in known
-    ]
+    typed = (word.split("=")[0] for word in words)
+    unknown = [flag for flag in typed if (flag[:2] == "--" or SHORT.fullmatch(flag)) and _plain(flag) not in known]
     no_value = NO_VALUE.search(text)
     # The parser takes a flag for a missing positional argument, and names the field of the program.
     is_positional = no_value is not None and not no_value["flag"].startswith("-")
     dashed = [word for word in words if DASHED_NAME.match(word)]
     if dashed and (is_positional or no_value or "Unrecognized options" in frame):
         return f"{dashed[0]}: unknown flag, and no such file; a name that begins with a dash is written ./{dashed[0]}"
-    if unknown and (is_positional or "Unrecognized options" in frame):
+    if is_positional:
+        unknown = [flag for flag in unknown if flag[:2] == "--"]
+    if unknown and (is_positional or "Unrecognized options" in frame or text.startswith("Missing from")):
         return f"{unknown[0]}: unknown flag{_flag_suggestion(unknown[0], known)}"
     if is_positional:
         return f"missing argument: {usage}"
@@ -104,10 +107,17 @@ def _unreadable(flag: str, reason: str) -> str:
 
 
 def _flag_suggestion(flag: str, known: dict[str, str]) -> str:
-    """The flag of that name in another section, or the nearest one; nothing where none is near."""
-    word = _plain(flag)
-    near = [option for plain, option in known.items() if plain.endswith(f".{word[2:]}")]
-    near = near or [known[plain] for plain in difflib.get_close_matches(word, known, n=1, cutoff=SURE)]
+    """The flag of that name in another section, or the nearest one; of a letter, the only one that begins with it."""
+    names = {plain.lstrip("-"): option for plain, option in known.items()}
+    word = _plain(flag).lstrip("-")
+    if SHORT.fullmatch(flag):
+        near = [option for name, option in names.items() if name[:1] == word and name[1:] and "." not in name]
+        near = [option for option in near if not option.startswith("--no-")]
+        near = near if len(near) == 1 else []
+    else:
+        near = [option for name, option in names.items() if name.endswith(f".{word}")]
+        # Without the dashes, in which all are alike.
+        near = near or [names[name] for name in difflib.get_close_matches(word, names, n=1, cutoff=SURE)]
     return f"; did you mean {' or '.join(f'`{option}`' for option in near)}?" if near else ""
 
 
@@ -134,6 +144,12 @@ def read_page(print_help: Callable[[], object]) -> str:
     with terminal_of(COLUMNS), contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         print_help()
     return COLOUR.sub("", page.getvalue())
+
+
+def short_flags_in(page: str) -> list[str]:
+    """Return the flags of one letter that a page lists."""
+    entries = filter(None, map(ENTRY.match, page.splitlines()))
+    return [flag for entry in entries for flag in SHORTS.findall(entry["names"])]
 
 
 def flags_in(page: str) -> dict[str, list[str]]:

@@ -114,6 +114,26 @@ def test_other_commands_try_the_place_first_too(
 
 
 @pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("contact-sheet {videos} --out {place}/sheet", "must end in .png"),
+        ("contact-sheet {videos} --out {place}/sheet.xyz", "must end in .png"),
+        ("contact-sheet {videos} --out {place}/sheet.png --num-frames 0", "--num-frames 0: must be at least 1"),
+        ("cam {model} {videos} --out {place}/maps.jpg", "name a folder, or one .png"),
+        ("cam {model} {videos} --out {place}/maps.mp4", "name a folder, or one .png"),
+    ],
+)
+def test_a_file_that_no_picture_can_be_is_refused_before_the_work(
+    command: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "videos/a/1.mp4")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(command.format(videos=tmp_path / "videos", model=tmp_path / "none.pt", place=tmp_path).split()) == 2
+    assert reason in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("command", "name", "reason"),
     [
         ("doctor {videos} --json {place}", "found.json", "is a folder"),

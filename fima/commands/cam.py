@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ADAPTING_CLIPS = 4
 SMALLEST_HEIGHT_PX = 32
+OTHER_FILES = (".jpg", ".jpeg", ".gif", ".mp4", ".pdf", ".webp")
+"""Suffixes by which somebody means a file, which a folder of that name would not be."""
 TITLES: dict[MapKind, str] = {
     "both": "Where the encoder responds",
     "rgb": "Where the encoder responds to the frames",
@@ -65,6 +67,8 @@ class CamArguments:
 
     def __post_init__(self) -> None:
         require_least(self, num_videos=0, height=SMALLEST_HEIGHT_PX)
+        if self.out.suffix.lower() in OTHER_FILES and not self.out.is_dir():
+            raise ConfigError(f"--out {self.out}: name a folder, or one .png for all videos")
         if self.out.suffix == ".png" and self.out.is_dir():
             raise ConfigError(f"--out {self.out}: is a folder; name a file, or a folder without .png")
         if self.out.suffix != ".png" and self.out.is_file():

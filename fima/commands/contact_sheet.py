@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fima.config.checks import require, require_least
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
 from fima.errors import warn
@@ -30,10 +31,16 @@ class ContactSheetArguments:
     num_frames: int = 8
     """Frames per row."""
 
+    def __post_init__(self) -> None:
+        require_least(self, examples_per_class=1, num_frames=1)
+
 
 def main(arguments: ContactSheetArguments) -> None:
     """Run the command."""
     from fima.visual.contact_sheet import contact_sheet
+    from fima.visual.overlay import is_picture_name
+
+    require(is_picture_name(arguments.out), "out", arguments.out, "must end in .png")
 
     videos = list_videos(arguments.data, arguments.split)
     for sentence in videos.warnings():

@@ -98,6 +98,11 @@ def in_a_column(pictures: Sequence[Picture]) -> Picture:
     return np.concatenate([part for picture in filled for part in (gap, picture)][1:])
 
 
+def is_picture_name(path: Path) -> bool:
+    """Whether a suffix says in which format a picture can be written."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
 def save_picture(picture: Picture, out: Path) -> None:
     """Write a picture in the format of its suffix, in one piece."""
     with written_whole(out) as temporary:

@@ -15,7 +15,7 @@ from fima.cli import main
 from fima.commands import at_once, demo, study
 from fima.commands.at_once import run_at_once
 from fima.commands.make_data import MakeDataArguments
-from fima.evaluate.protocols import FEATURE_PROTOCOLS
+from fima.evaluate.protocols import FEATURE_PROTOCOLS, PROTOCOL_VERSIONS
 from fima.recipe import RECIPES, read_recipe
 from fima.train.resolve import published_queue_sizes
 from tests.long_command import wait_long
@@ -33,7 +33,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ran.append([command, *map(str, words)])
         if command == "evaluate":
             result = study.result_file(Path(str(words[0])).parents[1])
-            study.write_json(result, {"figures": FIGURES})
+            study.write_json(result, {"figures": FIGURES, "protocols": {"knn": {"version": PROTOCOL_VERSIONS["knn"]}}})
 
     monkeypatch.setattr(study, "run", record)
     monkeypatch.setattr(demo, "load_ahead", lambda: None)
@@ -76,6 +76,21 @@ def test_the_demo(
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"everything on one page: {folder / 'report.html'}"
     assert ("FIMA light" in printed) == ("Smaller than `fima demo`" in printed) == bool(flags)
+
+
+def test_a_result_is_measured_again_where_a_protocol_has_changed(commands: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+
+    def measured() -> list[str]:
+        commands.clear()
+        study.pretrain_and_evaluate(study.Trial(recipe="moco.yaml"), data=tmp_path, out=tmp_path, seed=0)
+        return [words[0] for words in commands]
+
+    assert [measured(), measured()] == [["pretrain", "evaluate"], ["pretrain"]]
+    result = study.result_file(tmp_path)
+    study.write_json(result, {"figures": FIGURES, "protocols": {"knn@max": {"version": 0}}})
+    assert [measured(), measured()] == [["pretrain", "evaluate"], ["pretrain"]]
 
 
 def test_the_quick_demo_says_what_is_smaller() -> None:

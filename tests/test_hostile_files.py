@@ -15,11 +15,13 @@ from fima.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_checkpo
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
-from fima.errors import CheckpointError
+from fima.data.decode.video import VideoReader
+from fima.errors import CheckpointError, VideoError
 from fima.evaluate.features import encode
 from tests.small_runs import SMALL_FLAGS
 from tests.test_any_encoder import opened, save, some_clips
 from tests.test_pretrained import tiny_state
+from tests.video_files import write_ucf101_avi
 
 Write = Callable[[Path, object], None]
 COMMANDS = {
@@ -123,3 +125,11 @@ def test_code_in_a_folder_of_transformers_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "model" / "stranger.py").write_text(code)
     assert encode(opened(tmp_path / "model").module, some_clips()).isfinite().all()
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_video_that_is_a_list_of_other_files_is_refused(tmp_path: Path) -> None:
+    write_ucf101_avi(tmp_path / "secret.avi")
+    path = tmp_path / "video.avi"
+    path.write_text("ffconcat version 1.0\nfile secret.avi\n")
+    with pytest.raises(VideoError, match=r"video.avi.*a list of other files, not a video"):
+        VideoReader(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fima.commands.parse import run_command
 from fima.config.checks import as_words
 from fima.console import Console
-from fima.evaluate.protocols import FEATURE_PROTOCOLS
+from fima.evaluate.protocols import FEATURE_PROTOCOLS, PROTOCOL_VERSIONS
 from fima.files.atomic import write_file
 
 NUM_CLIPS = 3
@@ -61,10 +61,18 @@ def pretrain_and_evaluate(
     checkpoint = out / "checkpoints" / "last.pt"
     flags = ["--run.seed", seed, *as_words(trial.settings), "--auto-resume"]
     run("pretrain", data, "--out", out, *flags, f"recipes/{trial.recipe}")
-    if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
+    if not _is_current(result, checkpoint):
         measured = ["--out", result, "--num-clips", NUM_CLIPS, "--workers", workers]
         run("evaluate", checkpoint, data, *measured, "--protocols", *protocols)
     return read_figures(result)
+
+
+def _is_current(result: Path, checkpoint: Path) -> bool:
+    """Whether a result is of the checkpoint, and of the protocols as they are now."""
+    if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
+        return False
+    measured = json.loads(result.read_text(encoding="utf-8"))["protocols"]
+    return all(found["version"] == PROTOCOL_VERSIONS[name.partition("@")[0]] for name, found in measured.items())
 
 
 def result_file(run_folder: Path) -> Path:

@@ -19,6 +19,8 @@ from fima.errors import VideoError
 MP4_FORMAT = "mov,mp4,m4a,3gp,3g2,mj2"
 TRANSPORT_STREAM = "mpegts"
 GIF_FORMAT, JPEGS_FORMAT = "gif", "mjpeg"
+LISTS = ("concat", "hls", "dash", "sdp")
+"""Formats that name other files or addresses: of a stranger's file, these are not opened."""
 GIF_TRAILER = b"\0;"
 TAIL_BYTES = 2**20
 FORMATS = {".avi": "avi"} | dict.fromkeys((".m4v", ".mov", ".mp4"), MP4_FORMAT)
@@ -48,7 +50,7 @@ def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, Video
 
     `probe` lets FFmpeg decode the first pictures, so that size and pixel format are those of the frames; without it
     H.264 in MP4 opens several times as fast, and the container's word is taken for the size. Raises VideoError where
-    the file is missing, empty, no video, of an unknown codec, or its frames are too large.
+    the file is missing, empty, no video, of an unknown codec or a list of other files, or its frames are too large.
     """
     try:
         status = path.stat()
@@ -62,6 +64,8 @@ def open_video(path: Path, *, probe: bool = True) -> tuple[InputContainer, Video
             raise
         raise VideoError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     try:
+        if container.format.name in LISTS:
+            raise VideoError(path, "a list of other files, not a video")
         stream = _prepared_stream(path, container)
         if container.format.name == TRANSPORT_STREAM:
             _check_first_packet(path, stream.index)

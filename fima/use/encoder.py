@@ -65,7 +65,7 @@ class ClipTransform(nn.Module):
         # All frames as those of one clip: none depends on another.
         pixels = batch.flatten(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         resized = crop_and_resize(pixels, crop, self.crop_size).to(frames.device)
-        clips = resized.unflatten(1, batch.shape[:2]).transpose(0, 1).contiguous()
+        clips = resized.reshape(3, *batch.shape[:2], *resized.shape[-2:]).transpose(0, 1).contiguous()
         result = normalised(clips.float() / 255)
         return result if frames.ndim == 5 else result[0]
 

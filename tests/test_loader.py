@@ -1,5 +1,6 @@
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -315,3 +316,11 @@ def test_workers_ignore_interrupts_and_use_one_thread(monkeypatch: pytest.Monkey
     worker: Callable[[int], None] = init_worker
     worker(0)
     assert set(calls) == {(0, 0), (signal.SIGINT, signal.SIG_IGN), (signal.SIGUSR1, signal.SIG_IGN)}
+
+
+def test_more_processes_than_cores_need_no_advice(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        next(iter(build_pretrain_loader(videos, replace(DATA, workers=2), batch_size=2, seed=0)))
+    assert [str(warning.message) for warning in seen if "DataLoader" in str(warning.message)] == []

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ class Guard:
 
     def loader(self, dataset: "Dataset[Any]", **options: Any) -> "DataLoader[Any]":  # noqa: ANN401
         """A loader with these processes, of a data set whose items are batches."""
+        # PyTorch's advice on processes and cores, a paragraph each time; how long is waited for data is said anyway.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         return DataLoader(
             dataset,
             batch_size=None,

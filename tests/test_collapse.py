@@ -192,7 +192,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_probe_and_the_report_marks_i
     record = read_run(run.root, "run")
     marked = {chart.title: chart for chart in curve_charts([record])}["Probe: kNN accuracy"]
     assert [shape["x0"] for shape in marked.layout["shapes"]] == [health[1]["step"]]
-    assert f"best at step {health[1]['step']}" in marked.summary
+    assert f"mark of run: best at step {health[1]['step']}" in marked.summary
 
 
 def test_only_what_was_kept_is_to_be_beaten(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

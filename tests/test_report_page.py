@@ -146,6 +146,7 @@ def test_videos_without_labels(tmp_path: Path) -> None:
         (["RUN", "RUN"], "given twice"),
         (["none"], "none: no such folder"),
         (["EMPTY"], "holds no run"),
+        (["CHECKPOINT"], "last.pt: is a file; give the folder of a run"),
         (["RUN", "-o", "page.pdf"], "--out page.pdf: must end in .html"),
         (["RUN", "--data", "none"], "none: no such folder"),
         (["RUN", "--data", "none", "--no-gallery"], "is for the galleries"),
@@ -154,7 +155,7 @@ def test_videos_without_labels(tmp_path: Path) -> None:
 def test_wrong_words_are_refused(
     runs: list[Path], tmp_path: Path, words: list[str], message: str, capsys: Capture
 ) -> None:
-    places = {"RUN": str(runs[0]), "EMPTY": str(tmp_path)}
+    places = {"RUN": str(runs[0]), "EMPTY": str(tmp_path), "CHECKPOINT": str(RunFolder(runs[0]).last)}
     assert main(["report", *(places.get(word, word) for word in words)]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
 
@@ -243,7 +244,9 @@ class TestBrowser:
         )
         assert len(played) > 3
         assert all(played)
-        assert "pause" in browser.find_element("css selector", f"#panel-{name} .play").text
+        button = browser.find_element("css selector", f"#panel-{name} .play")
+        assert "pause" in button.text
+        assert (button.get_attribute("aria-label") or "pause").startswith("pause")
         browser.find_element("id", "tab-Overview").click()
         assert browser.execute_script("return [...document.querySelectorAll('video')].every((video) => video.paused)")
 

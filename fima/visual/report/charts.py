@@ -116,12 +116,13 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     title = CURVE_TITLES.get(measure, measure.replace("_", " ")) + (f", {of_set}" if of_set else "")
     named = sum(trace["showlegend"] for trace in traces)
     marks = [(mark, step, run_colour(number)) for number, run in enumerate(runs) for mark, step in run.marks]
-    summaries += [f"{mark} at step {step}" for mark, step, _ in marks]
+    # Of the run, not of this number.
+    summaries += [f"mark of {run.name}: {mark} at step {step}" for run in runs for mark, step in run.marks]
     layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": named > 1 or len(runs) > 1}
     if marks:
         lines, words = zip(*(_mark(*mark) for mark in marks), strict=True)
         layout |= {"shapes": lines, "annotations": words}
-    return Chart(title=title, summary=f"{title} by step: {'; '.join(summaries)}.", data=traces, layout=layout)
+    return Chart(title=title, summary=f"By step: {'; '.join(summaries)}.", data=traces, layout=layout)
 
 
 def _mark(mark: str, step: int, colour: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -181,6 +181,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 def read_run(root: Path, name: str) -> RunRecord:
     """Read the folder of one run. Raises ConfigError where it is missing, holds none, or its record is damaged."""
     run = RunFolder(root)
+    if root.is_file():
+        raise ConfigError(f"{root}: is a file; give the folder of a run (its --out)")
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")
     if not run.config.is_file():

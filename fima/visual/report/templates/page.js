@@ -79,7 +79,12 @@
       const start = videos.some((video) => video.paused);
       videos.forEach((video) => (start ? video.play() : video.pause()));
     });
-    const update = () => { button.textContent = videos.some((video) => !video.paused) ? "❚❚ pause" : "▶ play"; };
+    const label = button.getAttribute("aria-label");
+    const update = () => {
+      const playing = videos.some((video) => !video.paused);
+      button.textContent = playing ? "❚❚ pause" : "▶ play";
+      if (label) button.setAttribute("aria-label", playing ? label.replace("play", "pause") : label);
+    };
     videos.forEach((video) => ["play", "pause"].forEach((name) => video.addEventListener(name, update)));
   });
   document.querySelectorAll(".player").forEach((player) => {

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fima.errors import ConfigError
+from fima.evaluate.frozen import FrozenEncoder
 from fima.use.encoder import VideoEncoder
 from tests.encoder_files import small_encoder
 from tests.video_files import write_ucf101_avi
@@ -22,6 +23,10 @@ def test_clips_that_would_give_wrong_vectors_are_refused() -> None:
         for wrong in (frames_first, pixels, clips[0]):
             with pytest.raises(ConfigError, match=r"clips must be floating point of shape \(B, 3, T, H, W\)"):
                 call(wrong)
+    frozen = FrozenEncoder(name="small", network=encoder.encoder)
+    assert torch.equal(frozen.vectors(pixels), encoder.vectors(pixels))
+    with pytest.raises(ConfigError, match=r"clips must be uint8 of shape \(B, 3, F, S, S\)"):
+        frozen.vectors(clips)
     for wrong in (clips, 255 * clips, pixels.transpose(1, 2)):
         with pytest.raises(ConfigError, match=r"clips must be uint8 of shape \(B, 3, T, H, W\)"):
             encoder.vectors(wrong)

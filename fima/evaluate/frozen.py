@@ -75,7 +75,13 @@ class FrozenEncoder:
             return replace(self, network=self.untrained()).module
 
     def vectors(self, clips: Tensor) -> Tensor:
-        """Return float32 vectors (B, C) of uint8 clips (B, 3, F, S, S) on its device: the mean of its feature map."""
+        """Return float32 vectors (B, C) of uint8 clips (B, 3, F, S, S) on its device: the mean of its feature map.
+
+        Raises ConfigError for clips of another type.
+        """
+        if clips.dtype != torch.uint8:
+            given = f"{clips.dtype} of {tuple(clips.shape)}"
+            raise ConfigError(f"clips must be uint8 of shape (B, 3, F, S, S), not {given}")
         return pooled(encode(self.module, clips))
 
     def assumed(self, clips: ClipSettings) -> str:

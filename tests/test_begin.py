@@ -21,9 +21,10 @@ def never() -> bool:
 
 def test_few_videos_or_no_gpu_begin_with_the_small_encoder() -> None:
     assert first_training("my videos", [SHORT] * 999, never) == (
-        "to begin: fima pretrain 'my videos' --out runs/mine --preset small  (fewer than 1,000 videos)"
+        "to begin: fima pretrain 'my videos' --out runs/mine --preset small  "
+        "(fewer than 1,000 videos; clips fit any length)"
     )
-    assert "--preset small  (no GPU)" in first_training("v", [SHORT] * 1000, lambda: False)
+    assert "--preset small  (no GPU; clips fit any length)" in first_training("v", [SHORT] * 1000, lambda: False)
     assert "--preset" not in first_training("v", [SHORT] * 1000, lambda: True)
 
 
@@ -31,6 +32,8 @@ def test_on_very_few_videos_the_encoder_is_used_as_it_is() -> None:
     for number in (1, 20, 99):
         assert first_training("v", [SHORT] * number, never).startswith("to begin: fima embed small v -o vectors.npz  (")
     assert "pretrain" in first_training("v", [SHORT] * 100, never)
+    few_and_long = "to begin: fima embed small v -o vectors.npz --per second  (fewer than 100 videos"
+    assert first_training("v", [LONG] * 20, never).startswith(few_and_long)
 
 
 def test_fewer_videos_get_more_epochs_than_the_recipe_has() -> None:

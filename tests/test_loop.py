@@ -248,10 +248,13 @@ def test_collapse_is_said_aloud(
 
 
 def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pretrain(with_settings("optim", batch_size=9, epochs=1), data=videos, out=tmp_path / "run")
+    config = with_settings("method", with_settings("optim", batch_size=9, epochs=1), queue_size=9)
+    pretrain(config, data=videos, out=tmp_path / "run")
     warnings = capsys.readouterr().err
     assert "--optim.batch-size 9: more than the 8 videos" in warnings
-    assert "--method.queue-size 4: more than a quarter of the 8 videos" in warnings
+    assert "--method.queue-size 9: more than the 8 videos, so it holds" in warnings
+    pretrain(with_settings("method", config, queue_size=8), data=videos, out=tmp_path / "shorter")
+    assert "--method.queue-size" not in capsys.readouterr().err
 
 
 def test_queue_sizes_follow_from_the_number_of_videos(videos: Path, tmp_path: Path) -> None:

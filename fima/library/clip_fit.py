@@ -170,16 +170,18 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
 
     Whether there is a GPU is asked only where that decides.
     """
+    seconds = [frames / rate for frames, rate in lengths if rate > 0]
+    long = bool(seconds) and median(seconds) > LONG_SECONDS
     if len(lengths) < FEWEST_VIDEOS:
-        embed = f"fima embed small {shlex.quote(root)} -o vectors.npz"
+        each = " --per second" if long else ""
+        embed = f"fima embed small {shlex.quote(root)} -o vectors.npz{each}"
         return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} videos: the package's encoder as it is)"
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
     many = len(lengths) >= FEW_VIDEOS
     if many and has_gpu():
         return f"to begin: {command}  (I3D at 224 px, the paper's settings)"
     why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} videos"
-    seconds = [frames / rate for frames, rate in lengths if rate > 0]
-    long = bool(seconds) and median(seconds) > LONG_SECONDS
-    timing = " --data.span None --data.fps 12.5" if long else ""
+    # The line above it on the paper's clips may advise a stride, which a span does not go with.
+    timing, fits = (" --data.span None --data.fps 12.5", "long videos") if long else ("", "clips fit any length")
     epochs = " --optim.epochs 50" if len(lengths) < RECIPE_VIDEOS else ""
-    return f"to begin: {command} --preset small{timing}{epochs}  ({why}{', long videos' if long else ''})"
+    return f"to begin: {command} --preset small{timing}{epochs}  ({why}; {fits})"

@@ -13,7 +13,6 @@ from fima.data.layouts.video_list import counted
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
 
-QUEUE_WARNING_SHARE = 0.25
 FIRST_GPUS_WITH_BFLOAT16 = (8, 0)
 PUBLISHED_LARGE_SET_VIDEOS = 200_000
 PUBLISHED_LARGE_QUEUE = 65_536
@@ -80,10 +79,10 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
     if 1 < parts > share // 2:
         each = f"each process has {counted(share, 'video')} in a part of a step"
         found.append(f"--model.split-bn {parts}: {each}, so that batch norm sees {max(1, share // 2)} parts of them")
-    if queue > QUEUE_WARNING_SHARE * number and not config.method.exclude_same_video:
+    if queue > number and not config.method.exclude_same_video:
         found.append(
-            f"--method.queue-size {queue}: more than a quarter of the {number} {what}, so it often holds a video's "
-            f"own old key as a false negative; the paper's share is {published_queue_sizes(number)[0]}, and "
-            "--method.exclude-same-video leaves such keys out"
+            f"--method.queue-size {queue}: more than the {number} {what}, so it holds a video's own old keys as false "
+            f"negatives; the paper's share is {published_queue_sizes(number)[0]}, and --method.exclude-same-video "
+            "leaves such keys out"
         )
     return found

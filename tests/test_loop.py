@@ -257,6 +257,16 @@ def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pyt
     assert "--method.queue-size" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("part", "said"), [("train", True), ("all", False)])
+def test_videos_that_are_left_out_of_class_folders_may_be_trained_on(
+    part: str, said: bool, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_settings("data", with_settings("optim", epochs=1), part=part)
+    pretrain(config, data=videos, out=tmp_path / "run")
+    hint = "every 5th video of a class held out for testing; --data.part all trains on these, too)"
+    assert (hint in capsys.readouterr().out) == said
+
+
 def test_queue_sizes_follow_from_the_number_of_videos(videos: Path, tmp_path: Path) -> None:
     config = with_settings("method", with_settings("optim", epochs=1), queue_size=None, cell_queue_size=None)
     pretrain(config, data=videos, out=tmp_path / "run")

@@ -39,7 +39,7 @@ from fima.train.loop import seed_networks, train
 from fima.train.meters import sums_by_set
 from fima.train.optimizer import encoders_of, moving_average, optimizer_class, refuse_frozen_random_weights
 from fima.train.probe import list_probe, probe_accuracy
-from fima.train.resolve import warnings_about, with_cost, with_precision, with_queue_sizes
+from fima.train.resolve import layout_in_words, warnings_about, with_cost, with_precision, with_queue_sizes
 from fima.train.resume import Start, as_begun, fingerprint, last_checkpoint, origin_record, recorded_origin, start_from
 from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
@@ -165,7 +165,8 @@ class Pretraining(Task[PretrainBatch]):
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
             *([] if self.warm is None else self.warm.lines()),
-            f"{len(videos.videos)} videos ({videos.layout}){windows} · {counted(len(self.loader), 'step')} an epoch",
+            f"{len(videos.videos)} videos ({layout_in_words(videos)}){windows} · "
+            f"{counted(len(self.loader), 'step')} an epoch",
         ]
 
     def warnings(self) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from fima.config import MethodConfig, PretrainConfig
 from fima.config.method import LIGHT
 from fima.data.datasets import VideoList
+from fima.data.layouts.folder import HELD_OUT
 from fima.data.layouts.video_list import counted
 from fima.recipe import RunSettings
 from fima.torch_tools import distributed
@@ -65,6 +66,12 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= FIRST_GPUS_WITH_BFLOAT16
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def layout_in_words(videos: VideoList) -> str:
+    """Return the layout, and how to train on the videos that it leaves out."""
+    leaves_some_out = videos.split == "train" and videos.layout.endswith(HELD_OUT)
+    return f"{videos.layout}; --data.part all trains on these, too" if leaves_some_out else videos.layout
 
 
 def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:

@@ -1,8 +1,9 @@
 """Errors for people: each says what was wrong, which file or flag, and what to do."""
 
+import contextlib
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
@@ -31,7 +32,22 @@ def one_line(text: str) -> str:
 
 def warn(text: str) -> None:
     """Print a warning for people, one line on stderr."""
-    print(f"fima: warning: {one_line(text)}", file=sys.stderr, flush=True)
+    with outliving_its_output():
+        print(f"fima: warning: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def outliving_its_output() -> Iterator[None]:
+    """A context in which a line that cannot be printed is no reason to stop, as into a file on a full disk.
+
+    Raises BrokenPipeError where nobody reads any more.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass  # it stays in the buffer, and comes with the next line that can be printed
 
 
 class ConfigError(UserError):

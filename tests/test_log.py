@@ -1,6 +1,7 @@
 """What a run says on a terminal, and what it does when its records cannot be written."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from fima.files.jsonl import read_lines
 from fima.train import log
 from fima.train.pretrain import pretrain
 from tests.small_runs import with_settings
+
+
+class FullDisk(io.StringIO):
+    """What a file on a full disk is to a program whose output goes there."""
+
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
 
 ONE_EPOCH = with_settings("run", with_settings("optim", epochs=1), health_epochs=0)
 
@@ -57,3 +66,17 @@ def test_a_run_goes_on_without_tensorboard(
     assert capsys.readouterr().err.count("no more events for TensorBoard: they cannot be written (No space left") == 1
     kinds = [line["kind"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert kinds == ["step", "step", "epoch"]
+
+
+def test_a_run_goes_on_where_its_output_goes_to_a_full_disk(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = FullDisk(), FullDisk()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        result = pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
+    assert result.progress.epoch == 1
+    assert "epoch 1/1" in out.getvalue()
+    assert "fima: warning: --method.queue-size 4" in err.getvalue()
+    assert RunFolder(tmp_path / "run").last.exists()

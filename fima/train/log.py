@@ -11,7 +11,7 @@ from rich.table import Column
 from fima.checkpoints.checkpoint import Progress
 from fima.checkpoints.run_folder import RunFolder
 from fima.console import Console
-from fima.errors import warn
+from fima.errors import outliving_its_output, warn
 from fima.files.jsonl import LineFile
 from fima.train.health import Health
 
@@ -61,10 +61,11 @@ class RunLog:
         """Print one line to stdout, above the progress bar where there is one."""
         if not self._enabled:
             return
-        if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, flush=True)
+        with outliving_its_output():
+            if self._progress is not None:
+                self._progress.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """Print one line to stderr, marked as a warning."""

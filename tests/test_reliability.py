@@ -4,18 +4,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fima.checkpoints.checkpoint import load_checkpoint
+from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint, save_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
+from fima.evaluate.classifier_result import ClassifierScores
 from fima.files.jsonl import LineFile, keep_lines, read_lines
 from fima.files.lock import FolderLock
 from fima.train import save as saving
+from fima.train.finetune import finetune
 from fima.train.pretrain import pretrain
+from tests.finetune_runs import changed
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
 from tests.video_files import truncate
 
@@ -195,6 +199,27 @@ def test_a_run_that_cannot_save_its_end_says_so(
         pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
     # `last.pt` and `best.pt` after each of the two epochs, as no other was kept, and the numbered one at the end.
     assert capsys.readouterr().err.count("CHECKPOINT NOT WRITTEN") == 5
+
+
+def test_an_epoch_that_cannot_be_kept_is_not_chosen(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = RunFolder(tmp_path / "run"), list[Path]()
+
+    def full_at_first(path: Path, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        if path == run.best and not tries:
+            tries.append(path)
+            raise CheckpointError(f"{path}: cannot be written (No space left on device)")
+        save_checkpoint(path, *arguments, **options)
+
+    monkeypatch.setattr(saving, "save_checkpoint", full_at_first)
+    monkeypatch.setattr(ClassifierScores, "top", lambda *arguments: 50.0)  # so that the first epoch is the best
+    config = changed("classifier", select="validation", held_out_share=0.25)
+    outcome = finetune(config, pretrained=None, data=videos, out=run.root)
+    assert outcome.result is not None
+    assert outcome.result.notes["finetune"]["epoch"] == 2
+    best = load_checkpoint(run.best, ClassifierCheckpoint)
+    assert best.progress.epoch == best.selection.epoch == 2
 
 
 def test_damaged_and_hostile_videos_stop_nothing() -> None:

@@ -179,10 +179,12 @@ class Finetuning(Task[LabelledBatch]):
         figures = {"top1": scores.top(1), "top5": scores.top(5)}
         training.log.record(kind, epoch=progress.epoch, step=progress.step, values=figures)
         training.log.say(f"{kind} · top-1 {figures['top1']:.2f} · top-5 {figures['top5']:.2f}")
-        self.selection = dataclasses.replace(self.selection, tested_epoch=progress.epoch)
-        if select != "last" and (self.selection.top1 is None or figures["top1"] > self.selection.top1):
-            self.selection = dataclasses.replace(self.selection, epoch=progress.epoch, top1=figures["top1"])
-            write_checkpoint(training, progress, training.run.best)
+        tested = self.selection = dataclasses.replace(self.selection, tested_epoch=progress.epoch)
+        if select != "last" and (tested.top1 is None or figures["top1"] > tested.top1):
+            self.selection = dataclasses.replace(tested, epoch=progress.epoch, top1=figures["top1"])
+            # What is chosen must be there at the end: where it cannot be written, the best before it stays chosen.
+            if distributed.any_process(not write_checkpoint(training, progress, training.run.best)):
+                self.selection = tested
 
     def finish(self, training: Training, progress: Progress) -> EvaluationResult:
         """Test the weights of the chosen epoch, and write `result.json` and the tables by class."""

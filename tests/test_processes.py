@@ -58,6 +58,20 @@ def test_a_process_that_fails_says_why_and_the_other_ends(videos: Path, tmp_path
     assert "Traceback" not in first + second
 
 
+def test_processes_with_other_videos_or_settings_are_no_run(videos: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(videos, tmp_path / "copy"))
+    (other / "a" / "00.avi").rename(other / "a" / "renamed.avi")
+    run = tmp_path / "run"
+    for said in errors(start_pair([videos, other], run)):
+        assert f"process 1 of the run has {other}: 8 training videos, not those of process 0 ({videos}: 8)" in said
+    commands = (["pretrain", videos, "--out", run, *SMALL_FLAGS, "--optim.lr", lr] for lr in ("0.05", "0.1"))
+    processes = start_as_one_run(*commands, stderr=subprocess.PIPE)
+    for said in errors(processes):
+        assert "process 1 of the run has --optim.lr 0.1: process 0 has 0.05" in said
+    assert [process.returncode for process in processes] == [2, 2]
+    assert not run.exists()
+
+
 def test_processes_that_read_different_checkpoints_do_not_go_on(videos: Path, pretrained: Path, tmp_path: Path) -> None:
     runs = [RunFolder(Path(shutil.copytree(pretrained.parents[1], tmp_path / name))) for name in "ab"]
     runs[1].last.unlink()

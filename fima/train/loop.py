@@ -17,7 +17,7 @@ from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
 from fima.train.meters import EpochMeter, SaveClock
 from fima.train.optimizer import build_optimizer, encoders_of, freeze_encoders, in_words, set_rates, warnings_about
-from fima.train.resume import Start, claimed_folder, data_record
+from fima.train.resume import Start, claimed_folder, data_record, require_one_run
 from fima.train.save import save
 from fima.train.schedule import learning_rate
 from fima.train.signals import StopRequest
@@ -48,6 +48,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         restore(start.saved, task.networks, optimizer, source=start.file or run.last)
         task.restore_average(start.saved)
     data, num_steps = data_record(task.videos), num_epochs * len(task.loader)
+    require_one_run(config, data)
     with (
         claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,

@@ -11,15 +11,16 @@ from typing import Any, Generic
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, Run, load_checkpoint, versions
 from fima.checkpoints.official_checkpoint import load_training_checkpoint
-from fima.checkpoints.run_folder import RunFolder, check_resumed_config
+from fima.checkpoints.run_folder import MAY_CHANGE_ON_RESUME, RunFolder, check_resumed_config
 from fima.config import FinetuneConfig, PretrainConfig
+from fima.config.checks import as_flag
 from fima.data.datasets import VideoList
 from fima.errors import CheckpointError, ConfigError, DataError, warn
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
 from fima.files.output import check_writable, mark_output
 from fima.method.queue import VIDEO_IDS
-from fima.recipe import RunSettings
+from fima.recipe import RunSettings, flatten
 from fima.torch_tools import distributed
 
 QUEUES = ("queue_size", "cell_queue_size")
@@ -183,6 +184,26 @@ def claimed_folder(
         lock.release()
         if apart is not None:
             apart.release()
+
+
+def require_one_run(config: PretrainConfig | FinetuneConfig, data: Mapping[str, Any]) -> None:
+    """Raise an error where the processes of a run have other settings or other videos, by their `data_record`.
+
+    Each takes its share of what it believes to be the batch, so that nothing else would tell. Raises ConfigError for
+    settings that decide what is computed, DataError for the videos.
+    """
+    may_differ = MAY_CHANGE_ON_RESUME - {"optim.epochs"}
+    settings = {flag: value for flag, value in flatten(config).items() if flag not in may_differ}
+    videos = (data["num_videos"], data["fingerprint"], data["labels"])
+    first, *others = distributed.gather_objects([(settings, videos, data["root"])])
+    for number, (own, listed, root) in enumerate(others, start=1):
+        for flag, value in own.items():
+            if value != first[0][flag]:
+                what = f"{as_flag(flag)} {value}: process 0 has {first[0][flag]}"
+                raise ConfigError(f"process {number} of the run has {what}; give all processes the same settings")
+        if listed != first[1]:
+            what = f"{root}: {listed[0]} training videos, not those of process 0 ({first[2]}: {first[1][0]})"
+            raise DataError(f"process {number} of the run has {what}; give all processes the same videos")
 
 
 def check_same_videos(before: Mapping[str, Any], videos: VideoList, run: RunFolder) -> None:

@@ -1,10 +1,12 @@
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fima.checkpoints.checkpoint import load_checkpoint, restore
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
@@ -18,7 +20,7 @@ from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from fima.visual.report.runs import read_run
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
-from tests.test_loop import assert_same_training, at_step
+from tests.test_loop import assert_same_training, at_step, raise_signal
 
 
 def kill(losses: StepLosses) -> None:
@@ -139,3 +141,29 @@ def test_other_videos_are_named_as_such_where_the_queues_follow_from_their_numbe
     pretrain(config, data=videos, out=tmp_path / "run")
     with pytest.raises(DataError, match=r"4 training videos, but the run .* was started with 8"):
         pretrain(config, data=make_videos(tmp_path / "few", 2), out=tmp_path / "run", resume=True)
+
+
+def test_fewer_epochs_than_have_begun_are_refused(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, raise_signal(signal.SIGUSR1))
+        pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run")
+    fewer = with_settings("optim", epochs=1)
+    with pytest.raises(ConfigError, match=r"--optim.epochs 1: epoch 2 has begun.* give 2 or more"):
+        pretrain(fewer, data=videos, out=tmp_path / "run", resume=True)
+    assert pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run", resume=True).progress.epoch == 2
+
+
+def test_curves_of_a_run_that_begins_again_are_not_doubled(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_settings("run", with_settings("optim", batch_size=2), health_epochs=0, picture_epochs=0)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, kill)
+        with pytest.raises(InterruptedError):
+            pretrain(config, data=videos, out=tmp_path / "run")
+    pretrain(config, data=videos, out=tmp_path / "run", resume=True)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == [*range(1, 9)]

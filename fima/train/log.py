@@ -34,7 +34,8 @@ class RunLog:
         self._progress, self._num_steps = None, num_steps
         if not enabled:
             return
-        self._writer = SummaryWriter(str(run.root), purge_step=first_step + 1 if first_step else None)
+        # Also at the very beginning: a run that was ended before its first checkpoint may have left events.
+        self._writer = SummaryWriter(str(run.root), purge_step=first_step + 1)
         console = Console()
         if console.is_terminal:
             self._progress = rich.progress.Progress(

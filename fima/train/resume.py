@@ -80,6 +80,10 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         if reasons and distributed.is_main():
             warn(f"{'; '.join(reasons)}; GOING BACK TO {start.file}")
         check_same_videos(start.saved.data, videos, run)
+    if start.progress.step_in_epoch and start.progress.epoch >= config.optim.epochs:
+        begun = start.progress.epoch + 1
+        what = f"epoch {begun} has begun, whose weights are not those of the epoch before; give {begun} or more"
+        raise ConfigError(f"--optim.epochs {config.optim.epochs}: {what}")
     return start
 
 

@@ -71,12 +71,12 @@ def test_a_run_goes_on_without_tensorboard(
 def test_a_run_goes_on_where_its_output_goes_to_a_full_disk(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, err = FullDisk(), FullDisk()
+    out, err, config = FullDisk(), FullDisk(), with_settings("optim", ONE_EPOCH, batch_size=9)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
-        result = pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
+        result = pretrain(config, data=videos, out=tmp_path / "run")
     assert result.progress.epoch == 1
     assert "epoch 1/1" in out.getvalue()
-    assert "fima: warning: --method.queue-size 4" in err.getvalue()
+    assert "fima: warning: --optim.batch-size 9: more than the 8 videos" in err.getvalue()
     assert RunFolder(tmp_path / "run").last.exists()

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ SIGNS = {
     "DataLoader worker (pid": "; a process that decodes has died: fewer --workers need less memory",
 }
 """What libraries say of a machine that lacks something, and what it means."""
+LOST_TERMINAL = 128 + getattr(signal, "SIGHUP", 0)
+"""Exit code of a run that stopped, and saved, since its terminal was gone."""
 RESULT_ON_STDOUT = ("search", "predict", "doctor", "completion")
 """Commands whose result is what they print; that of the others is what they write, unless they are asked for JSON."""
 
@@ -54,7 +57,12 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         with sigterm_leaves_in_order(GRACE_SECONDS):
             code = _run(arguments)
         # What is still in the buffer is written here, where it is known what to do when nobody reads it.
-        print(end="", flush=True)
+        try:
+            print(end="", flush=True)
+        except OSError:
+            if code != LOST_TERMINAL:
+                raise
+            discard_output()
         return code
     except errors.UserError as error:
         return _fail(reword(str(error)), errors.EXIT_USER_ERROR)

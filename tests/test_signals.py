@@ -1,5 +1,7 @@
 """Ctrl-C and the signals of schedulers: requests to stop, and what becomes of a run."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -160,3 +162,31 @@ class TestSignals:
                         pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
         pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
         assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
+
+
+def test_a_terminal_that_is_lost_stops_a_run_after_its_step(videos: Path, tmp_path: Path) -> None:
+    """As of an ssh session whose connection breaks."""
+    run = RunFolder(tmp_path / "run")
+    words = ["-m", "fima", "pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--optim.epochs", "1000"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, *words])
+    seen = b""
+    while b"epoch 2/" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    done = load_checkpoint(run.last).progress
+    assert done.step == max(line["step"] for line in read_lines(run.metrics) if line["kind"] == "step")
+
+
+@pytest.mark.parametrize(("before", "expected"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_nohup_is_respected(before: signal.Handlers, expected: bool) -> None:
+    earlier = signal.signal(signal.SIGHUP, before)
+    try:
+        with StopRequest(0) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert (stop.signal_number == signal.SIGHUP) == expected
+    finally:
+        signal.signal(signal.SIGHUP, earlier)

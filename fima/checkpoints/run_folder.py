@@ -155,14 +155,15 @@ class RunFolder:
 
     def has_record(self, kind: str, epoch: int) -> bool:
         """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
-        return any((line.get("kind"), line["epoch"]) == (kind, epoch) for line in read_lines(self.metrics))
+        return any((line.get("kind"), line.get("epoch")) == (kind, epoch) for line in read_lines(self.metrics))
 
     def forget_after(self, step: int, tested_epoch: int = 0) -> None:
         """Drop what a resumed run does again: lines after an optimiser step, tests after a whole epoch, the result."""
 
         def is_done(line: dict[str, Any]) -> bool:
-            tested = line.get("kind") not in TESTS or line["epoch"] <= tested_epoch
-            return line["step"] <= step and tested and line.get("kind") != "result"
+            # A line that was edited by hand may lack either.
+            tested = line.get("kind") not in TESTS or line.get("epoch", 0) <= tested_epoch
+            return line.get("step", 0) <= step and tested and line.get("kind") != "result"
 
         self.result.unlink(missing_ok=True)  # of a run that goes on for more epochs: other weights are tested then
         for path in (self.metrics, self.skipped):

@@ -54,7 +54,8 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            with outliving_its_output():
+                self._progress.stop()
         self.flush_to_disk()
         self._draw(lambda writer: writer.close())
 

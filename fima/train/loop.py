@@ -73,7 +73,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
                     break
                 if freeze_encoders(task.networks, optimizer, frozen=progress.epoch < config.optim.freeze_epochs):
                     training = dataclasses.replace(training, model=distributed.data_parallel(task.networks))
-                progress = train_epoch(training, progress)
+                progress, last_batch = train_epoch(training, progress)
             except CollapsedError as collapse:
                 progress = roll_back(training, collapse)
                 continue
@@ -81,14 +81,17 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             if progress.epoch < num_epochs and stop_requested(stop):
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
                 return TrainingResult(progress=progress, signal_number=stop.signal_number)
+            # After the epoch is saved, which pictures are no reason to lose.
+            task.show(training, last_batch, progress)
+            del last_batch  # hundreds of megabytes, which the next epoch need not hold
         require_saved(is_saved, run)
         result = task.finish(training, progress)
         log.say(f"finished: {run.last if result is None else run.result}")
     return TrainingResult(progress=progress, result=result if distributed.is_main() else None)
 
 
-def train_epoch(training: Training, progress: Progress) -> Progress:
-    """Train one epoch, or the rest of it; less where a signal stops it. Returns the progress after it."""
+def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
+    """Train one epoch, or the rest of it; less where a signal stops it. Returns the progress, and the last batch."""
     task, config = training.task, training.task.config
     lr = learning_rate(config.optim, progress.epoch) * ROLLBACK_FACTOR**progress.rollbacks
     num_steps = config.optim.epochs * len(task.loader)
@@ -128,8 +131,7 @@ def train_epoch(training: Training, progress: Progress) -> Progress:
         progress = count(training, meter, waiting, progress)
     if progress.step_in_epoch == len(task.loader):
         progress = meter.epoch_ends(progress, config.optim.epochs)
-        task.show(training, batch, progress)
-    return progress
+    return progress, batch
 
 
 def count(training: Training, meter: EpochMeter, measured: Measured, progress: Progress) -> Progress:

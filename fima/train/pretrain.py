@@ -268,6 +268,8 @@ class Pretraining(Task[PretrainBatch]):
             log_pictures(folder, self.networks, batch, progress.step)
         except OSError as error:
             training.log.warn(f"{folder}: no pictures, since they cannot be written ({error.strerror})")
+        except torch.cuda.OutOfMemoryError:
+            training.log.warn(f"{folder}: no pictures, since the GPU has no memory for them")
 
 
 def warm_start(config: PretrainConfig, resume_from: Path | None) -> WarmStart | None:

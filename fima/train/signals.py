@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME_REQUEST_SECONDS = 1.0
 """A second Ctrl-C within this time is an echo: `torchrun` hands its own on to processes that have it already."""
 
@@ -34,7 +35,9 @@ class StopRequest(contextlib.ExitStack):
         if threading.current_thread() is threading.main_thread():  # signals are for the program of a thread's caller
             self.callback(self._end_stuck_children)
             for number in SIGNALS:
-                self.callback(signal.signal, number, signal.signal(number, self._receive))
+                # nohup has a lost terminal ignored; Ctrl-C is also ignored in a shell's background, where it means us.
+                if signal.Signals(number).name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                    self.callback(signal.signal, number, signal.signal(number, self._receive))
             self.enter_context(ended_after(self._grace_seconds, "; the last checkpoint is as it was"))
         return self
 
@@ -47,8 +50,9 @@ class StopRequest(contextlib.ExitStack):
         if self.signal_number is None:
             self.signal_number, self._since_seconds = number, now
             name = signal.Signals(number).name
-            # Not `print`, which the signal may have interrupted.
-            os.write(2, f"fima: {name}: stopping after this step; Ctrl-C stops at once\n".encode())
+            with contextlib.suppress(OSError):  # a terminal that is lost takes no more
+                # Not `print`, which the signal may have interrupted.
+                os.write(2, f"fima: {name}: stopping after this step; Ctrl-C stops at once\n".encode())
         elif number == signal.SIGINT and now - self._since_seconds > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
 

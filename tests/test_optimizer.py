@@ -1,7 +1,6 @@
 """`--optim`: SGD, AdamW and LARS, their rates and schedules, the frozen encoder and its moving average."""
 
 import dataclasses
-import math
 import random
 import sys
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from fima.torch_tools import distributed
 from fima.train import loop
 from fima.train.optimizer import build_optimizer, in_words, moving_average, set_rates, warnings_about
 from fima.train.pretrain import Pretraining, pretrain
-from fima.train.schedule import cosine, learning_rate
+from fima.train.schedule import learning_rate
 from kill_resume import combination, compare
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, with_settings
 
@@ -116,11 +115,6 @@ class TestSchedules:
         assert "learning rate 0.15 = 0.3 x sqrt(64/256) (sqrt)" in in_words(
             dataclasses.replace(optim, lr_scaling="sqrt")
         )
-
-    def test_a_cosine_goes_from_start_to_end(self) -> None:
-        assert [cosine(0.9, 1.0, done) for done in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
-        assert cosine(0.04, 0.4, 0.25) == pytest.approx(0.4 - 0.36 * (1 + math.sqrt(0.5)) / 2)
-        assert cosine(0.9, None, 0.3) == 0.9
 
     def test_weight_decay_moves_where_there_is_any(self) -> None:
         optim = OptimConfig(name="adamw", lr=0.1, weight_decay=0.04, weight_decay_end=0.4, encoder_lr_scale=0.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fima.config import OptimConfig
-from fima.train.schedule import learning_rate
+from fima.train.schedule import cosine, learning_rate
 
 
 def test_cosine_starts_at_lr_and_would_reach_zero_after_the_last_epoch() -> None:
@@ -49,3 +49,9 @@ def test_every_epoch_of_a_warmup_learns() -> None:
 def test_warmup_longer_than_the_run() -> None:
     optim = OptimConfig(epochs=2, lr=0.04, warmup_epochs=4, warmup_lr=0.02)
     assert [learning_rate(optim, epoch) for epoch in range(2)] == pytest.approx([0.02, 0.025])
+
+
+def test_a_cosine_goes_from_start_to_end() -> None:
+    assert [cosine(0.9, 1.0, done) for done in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
+    assert cosine(0.04, 0.4, 0.25) == pytest.approx(0.4 - 0.36 * (1 + math.sqrt(0.5)) / 2)
+    assert cosine(0.9, None, 0.3) == 0.9

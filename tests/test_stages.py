@@ -1,9 +1,15 @@
 """Features of several depths of a network."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fima.backbones.base import Backbone
+from fima.backbones.i3d import I3D
+from fima.backbones.small import Small
+from fima.backbones.tiny import Tiny
 from fima.errors import ConfigError
 from fima.evaluate.features import (
     Features,
@@ -49,3 +55,25 @@ def test_depths_are_the_averages_of_all_stages() -> None:
     assert found.columns("grid").shape == (2, 1, 40)
     with pytest.raises(ConfigError, match="--features depths: this encoder does not name its stages"):
         encoder_source(nn.Identity(), "x", ("avg", "depths"))
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (I3D, ["mixed_3c", "mixed_4f", "mixed_5c"]),
+        (Small, ["stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3"]),
+        (Tiny, [f"layers.{number}" for number in (3, 6, 9, 12, 15)]),
+    ],
+)
+def test_stages_are_modules_that_give_so_many_channels(build: type[Backbone], names: list[str]) -> None:
+    encoder, found = build().eval(), dict[str, int]()
+
+    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        found[name] = output.shape[1]
+
+    for name in names:
+        encoder.get_submodule(name).register_forward_hook(partial(record, name))
+    with torch.no_grad():
+        encoder(torch.randn(1, 3, 8, 64, 64))
+    assert list(encoder.stages) == names
+    assert encoder.stages == found

@@ -17,7 +17,7 @@ from fima.method.decoder import DecoderLayer, MotionDecoder, positional_code
 from fima.method.fima import FIMA
 from fima.method.heads import Projector
 from fima.method.inputs import VIEWS, ClipInputs, View
-from fima.method.registry import METHODS, register_method
+from fima.method.registry import METHODS, method_builder, register_method
 from tests.reference import cell_motion_loop, frame_motion_loop, info_nce_loop, noise, positive_pairs_loop
 
 Weights = dict[str, Tensor]
@@ -345,6 +345,6 @@ def test_dropout_acts_on_attention_and_activations() -> None:
 def test_a_method_that_is_registered_is_built_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "registered", {})
     register_method("mine", build_method)
-    built = METHODS.builder("mine", flag="method.name")(MODEL, VARIANTS["cell alone"])
+    built = method_builder(replace(VARIANTS["cell alone"], name="mine"))(MODEL)
     assert isinstance(built, FIMA)
     assert [*built.queues] == ["cell"]

@@ -49,6 +49,10 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         task.restore_average(start.saved)
     data, num_steps = data_record(task.videos), num_epochs * len(task.loader)
     require_one_run(config, data)
+    if progress.step:
+        # As the uninterrupted run has them here, so that what is saved before the next step is the same.
+        last = progress.epoch - (progress.step_in_epoch == 0)
+        set_rates(optimizer, config.optim, rate_of(config, last, progress), (progress.step - 1) / num_steps)
     with (
         claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,
@@ -90,10 +94,15 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
     return TrainingResult(progress=progress, result=result if distributed.is_main() else None)
 
 
+def rate_of(config: PretrainConfig | FinetuneConfig, epoch: int, progress: Progress) -> float:
+    """Return the learning rate of an epoch, counted from 0, after as many collapses as there were."""
+    return learning_rate(config.optim, epoch) * ROLLBACK_FACTOR**progress.rollbacks
+
+
 def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
     """Train one epoch, or the rest of it; less where a signal stops it. Returns the progress, and the last batch."""
     task, config = training.task, training.task.config
-    lr = learning_rate(config.optim, progress.epoch) * ROLLBACK_FACTOR**progress.rollbacks
+    lr = rate_of(config, progress.epoch, progress)
     num_steps = config.optim.epochs * len(task.loader)
     task.networks.train()
     if progress.epoch < config.optim.freeze_epochs:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fima.checkpoints.checkpoint import load_checkpoint, restore
+from fima.checkpoints.checkpoint import load_checkpoint, restore, versions
 from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
@@ -167,3 +167,14 @@ def test_curves_of_a_run_that_begins_again_are_not_doubled(
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert [event.step for event in events.Scalars("step/loss")] == [*range(1, 9)]
+
+
+def test_a_run_that_goes_on_with_another_torch_says_so(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(with_settings("optim", epochs=1), data=videos, out=tmp_path / "run")
+    monkeypatch.setattr("fima.train.resume.versions", lambda: {**versions(), "torch": "9.0"})
+    pretrain(SMALL_CONFIG, data=videos, out=tmp_path / "run", resume=True)
+    said = capsys.readouterr().out
+    assert f"goes on with --optim.epochs 2 (before: 1), torch 9.0 (before: {torch.__version__})" in said
+    assert "fima" not in said.partition("goes on with")[2].partition("\n")[0]

@@ -61,9 +61,13 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
     videos, and CheckpointError where there are checkpoints but none can be read, or processes read different ones.
     """
     changes = check_resumed_config(config, run.read_config(type(config)), run)
+    start, reasons = _newest_readable(run, kind)
+    before = versions() if start.saved is None else start.saved.versions
+    changes += [
+        f"{name} {now} (before: {before[name]})" for name, now in versions().items() if before.get(name, now) != now
+    ]
     if changes and distributed.is_main():
         print(f"{run.root}: goes on with {', '.join(changes)}")
-    start, reasons = _newest_readable(run, kind)
     own = None if start.file is None else f"{start.file.name} of step {start.progress.step}"
     found: list[str | None] = distributed.gather_objects([own])
     if len({*found}) > 1:

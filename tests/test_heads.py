@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool3d, normalize
@@ -5,9 +7,10 @@ from torch.nn.functional import adaptive_avg_pool3d, normalize
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
 from fima.method import build_method
+from fima.method.base import Method
 from fima.method.heads import Projector, cells, grid_pooled, pooled
 from fima.method.prediction import early_and_late
-from fima.method.registry import method_builder
+from fima.method.registry import METHODS, method_builder
 
 
 def test_a_projector_is_two_layers_with_a_relu_between_them() -> None:
@@ -50,6 +53,17 @@ def test_the_token_of_a_clip_begins_small() -> None:
     assert token.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_options_that_a_method_does_not_take_are_named() -> None:
+def test_options_reach_a_method_and_those_that_it_does_not_take_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[object] = []
+
+    def build(model: ModelConfig, method: MethodConfig, *, depth: int) -> Method:
+        got.extend([model.backbone, method.name, depth])
+        return build_method(model, replace(method, name="fima", queue_size=2, cell_queue_size=0))
+
+    monkeypatch.setattr(METHODS, "registered", {"mine": build})
+    method_builder(MethodConfig(name="mine", options=("depth=3",)))(ModelConfig(backbone="tiny"))
+    assert got == ["tiny", "mine", 3]
+    with pytest.raises(ConfigError, match=r"^--method\.name min: .*mine"):
+        method_builder(MethodConfig(name="min"))
     with pytest.raises(ConfigError, match=r"^--method\.options a=1 b=x: fima does not take them \(.*'a'"):
         method_builder(MethodConfig(options=("a=1", "b=x")))

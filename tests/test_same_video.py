@@ -125,6 +125,7 @@ def test_each_loss_is_that_of_loops_that_pass_over_the_own_video(method: FIMA) -
     for name, value in expected.items():
         torch.testing.assert_close(step.parts[name], value.detach(), rtol=1e-9, atol=1e-11)
     assert step.each is not None
+    assert len(set(step.each.tolist())) == len(VIDEOS)
     assert (pairs.flatten(1).any(dim=1)).all()
     torch.testing.assert_close(step.each.mean(), step.total.detach(), rtol=1e-6, atol=1e-6)
 
@@ -143,3 +144,11 @@ def test_without_it_the_ids_change_nothing_and_no_queue_has_them() -> None:
 def test_clips_must_say_their_videos(method: FIMA) -> None:
     with pytest.raises(ValueError, match="do not say of which videos"):
         method(replace(clip(2, VIDEOS), videos=None), clip(3, VIDEOS))
+
+
+def test_without_a_queue_of_cells_only_those_of_the_batch_are_left_out() -> None:
+    torch.manual_seed(0)
+    alone = build_method(MODEL, replace(METHOD, cell_queue_size=0, instance_weight=0, frame_weight=0)).double().eval()
+    one_video, others = clip(2, [0, 0]), clip(2, [0, 1])
+    found = [alone(each, each, update_keys=False).total for each in (one_video, others)]
+    assert found[0] < found[1]  # fewer negatives

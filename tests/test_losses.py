@@ -53,6 +53,26 @@ def test_info_nce_says_how_well_the_positives_stand_out() -> None:
     assert not contrast.positive_similarity.requires_grad
 
 
+def test_negatives_that_do_not_count_are_not_in_the_similarity_either() -> None:
+    query, key, negatives = units(3, 4), units(3, 4), units(5, 4)
+    excluded = torch.zeros(3, 5, dtype=torch.bool)
+    excluded[0, :2], excluded[1] = True, True
+    found = info_nce(query, key, negatives, temperature=0.1, excluded=excluded)
+    expected = (query[0] @ negatives[2:].mean(dim=0) + query[2] @ negatives.mean(dim=0)) / 3
+    torch.testing.assert_close(found.negative_similarity, expected)
+
+
+@pytest.mark.parametrize("similarities_at_a_time", [1, 14, 1000])
+def test_keys_that_do_not_count_are_left_out_whatever_fits_into_memory(
+    similarities_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "MAX_SIMILARITIES", similarities_at_a_time)
+    query, keys, excluded = units(6, 4), units(7, 4), torch.zeros(3, 7, dtype=torch.bool)
+    excluded[0, 1], excluded[1, 2:5], excluded[2, 6] = True, True, True
+    logits = (query @ keys.T / 0.1).masked_fill(excluded.repeat_interleave(2, dim=0), float("-inf"))
+    torch.testing.assert_close(log_sum_exp(query, keys, 0.1, excluded), logits.logsumexp(dim=1))
+
+
 def test_frame_motion_agrees_with_the_loop() -> None:
     predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
     same_gradients(

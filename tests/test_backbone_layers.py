@@ -322,3 +322,12 @@ def test_the_convolutions_of_small_are_three_dimensional_ones() -> None:
 def test_same_padding_puts_the_larger_half_behind() -> None:
     assert same_padding((7, 7, 7), (2, 2, 2)) == [2, 3, 2, 3, 2, 3]
     assert same_padding((1, 3, 3), (1, 2, 2)) == [0, 1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("sizes", [(5, 8, 8), (4, 7, 8), (4, 8, 7)])
+def test_odd_sizes_are_convolved_as_others_in_bfloat16(sizes: tuple[int, int, int]) -> None:
+    unit = ConvUnit(3, 8, 7, 2).eval()
+    clip = torch.randn(1, 3, *sizes)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = unit(clip)
+    torch.testing.assert_close(found.float(), unit(clip), rtol=0.02, atol=0.02)

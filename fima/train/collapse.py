@@ -76,7 +76,9 @@ def respond(training: Training, progress: Progress, when: str, seen: str) -> Non
     """
     run, log, action = training.run, training.log, training.task.config.run.on_collapse
     reason = f"THE REPRESENTATION HAS COLLAPSED {when}: its embeddings hardly depend on the video ({seen})"
-    if action == "rollback" and progress.rollbacks < MOST_ROLLBACKS and run.healthy.exists():
+    may_go_back = action == "rollback" and progress.rollbacks < MOST_ROLLBACKS
+    # The first process looks: a disk of the network may not show the file to all of them at once.
+    if may_go_back and distributed.any_process(distributed.is_main() and run.healthy.exists()):
         raise CollapsedError(progress, reason)
     values = {"on_collapse": action, "reason": reason, "rollbacks": progress.rollbacks}
     epoch = progress.epoch + (progress.step_in_epoch > 0)

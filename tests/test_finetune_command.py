@@ -270,7 +270,8 @@ def test_two_processes_are_one_run(videos: Path, tmp_path: Path) -> None:
     config = changed("data", FROZEN, workers=1)
     alone = after(videos, tmp_path / "alone", config).model
     run = RunFolder(tmp_path / "run")
-    processes = start_as_one_run(*[["finetune", "scratch", videos, "--out", run.root, *flags_of(config)]] * 2)
+    flags = [*flags_of(config), "--run.timeout-minutes", "inf"]
+    processes = start_as_one_run(*[["finetune", "scratch", videos, "--out", run.root, *flags]] * 2)
     (first, _), (second, _) = communicated(processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
     assert "2 x cpu" in first

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 
 TIMEOUT_MINUTES = 30.0
+MOST_MINUTES = 366 * 24 * 60
+"""A year stands for `inf`, and for what no clock of the libraries can count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def init_from_environment(device: torch.device, timeout_minutes: float = TIMEOUT
             device = _own_gpu()
             torch.cuda.set_device(device)
         try:
-            timeout = timedelta(minutes=timeout_minutes)
+            timeout = timedelta(minutes=min(timeout_minutes, MOST_MINUTES))
             store, rank, size = next(rendezvous("env://", timeout=timeout))
             # torchrun keeps its store when it starts the processes again: without a prefix of their own they would look
             # for each other under the addresses of those that have died.

@@ -56,9 +56,9 @@ def test_info_nce_says_how_well_the_positives_stand_out() -> None:
 def test_negatives_that_do_not_count_are_not_in_the_similarity_either() -> None:
     query, key, negatives = units(3, 4), units(3, 4), units(5, 4)
     excluded = torch.zeros(3, 5, dtype=torch.bool)
-    excluded[0, :2], excluded[1] = True, True
+    excluded[0, :4], excluded[1] = True, True
     found = info_nce(query, key, negatives, temperature=0.1, excluded=excluded)
-    expected = (query[0] @ negatives[2:].mean(dim=0) + query[2] @ negatives.mean(dim=0)) / 3
+    expected = (query[0] @ negatives[4] + query[2] @ negatives.mean(dim=0)) / 3
     torch.testing.assert_close(found.negative_similarity, expected)
 
 
@@ -80,8 +80,10 @@ def test_frame_motion_agrees_with_the_loop() -> None:
         lambda p: torch.stack(frame_motion_loop(p, keys, queue, TAU)).sum(),
         predictions,
     )
-    each = frame_motion(predictions, keys, keys, queue, temperature=TAU).kinds
-    torch.testing.assert_close(each, torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
+    found = frame_motion(predictions, keys, keys, queue, temperature=TAU)
+    torch.testing.assert_close(found.kinds, torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
+    assert len(set(found.each.tolist())) == 3
+    torch.testing.assert_close(found.each.mean(), found.kinds.mean())
 
 
 def test_keys_of_the_same_kind_are_not_negatives_of_one_another() -> None:

@@ -12,6 +12,7 @@ from fima.data.clips import (
     FULL,
     ClipTiming,
     FrameCount,
+    Part,
     Window,
     evenly_spread_starts,
     in_one_pass,
@@ -166,6 +167,13 @@ def test_starts_are_multiples_of_the_step() -> None:
     assert {start for pair in pairs for start in pair} == {0, 5, 10}
     assert all(first != second for first, second in pairs)
     assert window_starts(12, 8, generator, step_frames=5) == (0, 0)
+
+
+def test_starts_in_a_part_of_a_video_are_its_own() -> None:
+    generator = np.random.default_rng(0)
+    pairs = [window_starts(108, 8, generator, step_frames=5, part=Part(number=1, count=3)) for _ in range(300)]
+    assert {start for pair in pairs for start in pair} == {35, 40, 45, 50, 55, 60, 65}
+    assert window_starts(18, 8, generator, step_frames=5, part=Part(number=2, count=3)) == (10, 10)
 
 
 class Kept:

@@ -25,6 +25,13 @@ def crops(width: int, height: int, count: int, min_area: float = 0.2, flip: floa
     return [random_crop(width, height, data, rng) for _ in range(count)]
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 2), (2, 1), (1, 5), (5, 1)])
+def test_a_crop_has_a_pixel_however_small_the_frame(width: int, height: int) -> None:
+    for crop in crops(width, height, count=300, min_area=0.01):
+        assert 1 <= crop.width <= width - crop.left
+        assert 1 <= crop.height <= height - crop.top
+
+
 def test_crops_fit_and_keep_to_area_and_aspect() -> None:
     for crop in crops(340, 256, 500):
         assert 0 <= crop.left <= 340 - crop.width

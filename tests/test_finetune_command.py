@@ -117,6 +117,10 @@ def test_checkpoints_may_be_moved_to_another_disk(videos: Path, tmp_path: Path) 
         load_pretrained(out, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"has its checkpoints in .*checkpoints; give --checkpoints with where they"):
         finetune(longer, pretrained=None, data=videos, out=out, checkpoints=tmp_path / "nothing", resume=True)
+    finetune(changed("optim", lr=0.01), pretrained=None, data=videos, out=tmp_path / "another")
+    other = tmp_path / "another" / "checkpoints"
+    with pytest.raises(CheckpointError, match=r"last.pt: is of a run with other settings than that in .*run; give the"):
+        finetune(longer, pretrained=None, data=videos, out=out, checkpoints=other, resume=True)
     finetune(longer, pretrained=None, data=videos, out=out, checkpoints=disk, resume=True)
     assert RunFolder.of(out).last == disk / "last.pt"
     disk.rename(out / "checkpoints")

@@ -72,7 +72,7 @@ def _is_current(result: Path, checkpoint: Path) -> bool:
     if not result.exists() or result.stat().st_mtime < checkpoint.stat().st_mtime:
         return False
     measured = json.loads(result.read_text(encoding="utf-8"))["protocols"]
-    return all(found["version"] == PROTOCOL_VERSIONS[name.partition("@")[0]] for name, found in measured.items())
+    return all(found["version"] == PROTOCOL_VERSIONS.get(name.partition("@")[0]) for name, found in measured.items())
 
 
 def result_file(run_folder: Path) -> Path:

@@ -84,6 +84,10 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
         if reasons and distributed.is_main():
             warn(f"{'; '.join(reasons)}; GOING BACK TO {start.file}")
         check_same_videos(start.saved.data, videos, run)
+        saved = flatten(start.saved.config)
+        if any(saved[flag] != value for flag, value in flatten(config).items() if flag not in MAY_CHANGE_ON_RESUME):
+            what = f"is of a run with other settings than that in {run.root}"
+            raise CheckpointError(f"{start.file}: {what}; give the --checkpoints of this one")
     if start.progress.step_in_epoch and start.progress.epoch >= config.optim.epochs:
         begun = start.progress.epoch + 1
         what = f"epoch {begun} has begun, whose weights are not those of the epoch before; give {begun} or more"

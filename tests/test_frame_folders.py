@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fima.cli import main
 from fima.data.clips import ClipTiming
@@ -16,6 +16,7 @@ from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from fima.evaluate.feature_store import FileState
+from fima.library.transcode import TranscodeSettings, transcode
 from tests.layout_files import labelled, write_lines, write_videos
 from tests.test_datasets import names, touch
 
@@ -128,6 +129,24 @@ def test_frames_beside_their_video_are_not_there_twice(tmp_path: Path) -> None:
     assert listed.warnings()[0] == "15 files passed over: 15 .png"
 
 
+def test_a_folder_of_frames_beside_one_of_videos_is_no_class(tmp_path: Path) -> None:
+    """`videos/` and `frames/` were two classes of the same clips, and frames of test videos were trained on."""
+    for place, frames in (("flat", "frames/{}"), ("set", "rawFrames/run/{}"), ("names", "jpegs_256/{}.avi")):
+        names = [frames.format(name) for name in "ab"]
+        rest = Path(names[0]).parent.relative_to(Path(names[0]).parts[0])
+        write_videos(tmp_path / place, *(f"videos/{rest}/{name}.avi" for name in "ab"))
+        for name in names:
+            write_pictures(tmp_path / place / name, 1, 2, 3)
+        listed = list_videos(tmp_path / place, "all")
+        assert labelled(listed) == {(Path("videos") / rest / f"{name}.avi").as_posix(): None for name in "ab"}
+        assert listed.warnings() == [
+            "6 files passed over: 6 .png",
+            f"2 folders of pictures passed over as frames of videos that are there, too, such as {names[0]}",
+        ]
+    write_pictures(tmp_path / "flat/frames/c", 1, 2, 3)
+    assert "frames/c" in labelled(list_videos(tmp_path / "flat", "all"))
+
+
 def test_splits_lists_and_tables_of_them(tmp_path: Path) -> None:
     for clip in ("train/run/1", "train/jump/2", "val/run/3", "val/jump/4"):
         write_pictures(tmp_path / "split" / clip, 1, 2)
@@ -160,6 +179,29 @@ def test_doctor_and_prepare_take_them(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["prepare", str(tmp_path / "in"), str(out), "--index", str(tmp_path / "index"), "--crf", "0"]) == 0
     assert "videos written: 1, done before: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_pictures_of_a_phone_are_turned_as_videos_are(extension: str, tmp_path: Path) -> None:
+    """`fima prepare` failed with every JPEG that has EXIF data, turned or not: PyAV does not know this side data."""
+    settings = TranscodeSettings(crf=1)
+    for number in range(1, 9):
+        folder = tmp_path / f"clip{number}"
+        write_pictures(folder, 1, 2, 3, name=f"{{}}.{extension}")
+        for path in folder.iterdir():
+            picture = Image.open(path)
+            exif = picture.getexif()
+            exif[0x112] = number
+            picture.save(path, exif=exif, quality=95)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(folder / f"2.{extension}"))).astype(int)
+        assert transcode(folder, tmp_path / f"{number}.mp4", settings) == 3
+        with VideoReader(tmp_path / f"{number}.mp4") as reader:
+            assert abs(reader.read([1])[0].astype(int) - expected).mean() < 5
+    header = read_header(tmp_path / "clip7")
+    assert (header.rotation, header.mirrored, header.width, header.height) == (90, True, 40, 32)
+    jpegs = tmp_path / "v.mjpeg"
+    jpegs.write_bytes(b"".join(path.read_bytes() for path in sorted((tmp_path / "clip6").iterdir())))
+    assert extension != "jpg" or read_header(jpegs).rotation == 90
 
 
 def test_a_frame_rate_for_those_without_one(tmp_path: Path) -> None:

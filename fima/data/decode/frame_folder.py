@@ -36,9 +36,8 @@ class FrameFolderReader(VideoReader):
         self.fps, self.time_base, self.pixel_aspect = 0.0, DEFAULT_TIME_BASE, Fraction(1)
         self._index = None
         self._reformatter = VideoReformatter()
-        first = self._picture(0)
-        self.width, self.height = first.width, first.height
-        self.pixel_format = first.format.name
+        self.first = self._picture(0)
+        self.width, self.height = self.first.width, self.first.height
 
     def close(self) -> None:
         """Does nothing: no file stays open."""

@@ -121,7 +121,8 @@ def _of_folder(path: Path) -> VideoHeader:
             width=reader.width,
             height=reader.height,
             codec="pictures",
-            pixel_format=reader.pixel_format,
+            pixel_format=reader.first.format.name,
+            **vars(orientation(reader.first)),
         )
 
 

@@ -1,6 +1,7 @@
 """The files below a folder."""
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ SYSTEM_FOLDERS = frozenset({
 })
 # fmt: on
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""
+OF_PICTURES = re.compile(r"frame|image|img|jpe?g|png|picture|rgb", re.IGNORECASE)
+"""In the names of folders beside those of the videos that their pictures are frames of."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 MOST_SUFFIXES = 5
 
@@ -41,6 +44,8 @@ class Files:
     """Broken links to videos, and folders that cannot be read."""
     frame_folders: list[Path] = field(default_factory=list)
     """Those of the videos that are folders of pictures."""
+    twice: list[Path] = field(default_factory=list)
+    """Folders of frames of videos that are there as files, which are passed over."""
     outputs: list[Path] = field(default_factory=list)
     """Folders and files that fima wrote, which are passed over."""
     same: list[list[Path]] = field(default_factory=list)
@@ -54,6 +59,7 @@ class Files:
         return [
             *([f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}"] if others else []),
             *noted(self.frame_folders, "folder", " of pictures read as videos, a frame each"),
+            *noted(self.twice, "folder", " of pictures passed over as frames of videos that are there, too"),
             *noted(self.outputs, "result", f" of fima passed over (marked by {OUTPUT_MARKER})"),
             *noted(self.again, "link", " to folders that are read anyway"),
         ]
@@ -63,8 +69,8 @@ def find_files(root: Path) -> Files:
     """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
     A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only. One
-    with the name of a video next to itself holds frames of that video, which would be there twice, and is passed over.
-    Raises DataError where there is no video.
+    with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, holds frames of that video, which
+    would be there twice, and is passed over. Raises DataError where there is no video.
     """
     found: dict[str, list[str]] = defaultdict(list)
     inodes: dict[str, int] = {}
@@ -84,9 +90,9 @@ def find_files(root: Path) -> Files:
             pictures[folder] = here
         else:
             found["others"] += here
-    found["frame_folders"] = _frame_folders(pictures, inodes, found["others"])
+    _add_frame_folders(pictures, inodes, found)
     found["videos"] = [*inodes, *found["frame_folders"]]
-    names = ("videos", "others", "frame_folders", "outputs", "again")
+    names = ("videos", "others", "frame_folders", "twice", "outputs", "again")
     same, missing = _same(root, inodes), sorted(found["missing"])
     files = Files(root=root, same=same, missing=missing, **{name: _sorted(found[name]) for name in names})
     if not files.videos:
@@ -155,21 +161,32 @@ def _same(root: Path, inodes: Mapping[str, int]) -> list[list[Path]]:
     return found
 
 
-def _frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str], others: list[str]) -> list[str]:
-    """Return the folders that are videos, given the files that are; other pictures go to `others`."""
+def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str], found: dict[str, list[str]]) -> None:
+    """Note which folders of pictures are videos, and which are frames of others; other pictures are other files."""
     depths, bare = set[int](), set[str]()
     if pictures:
         depths = {name.count("/") for name in videos}
         bare = {os.path.splitext(name)[0] for name in videos}  # noqa: PTH122 - on as many names as there are files
-    found: list[str] = []
+    elsewhere = {key for name in bare for key in _but_one_folder(name)}
     for folder, paths in pictures.items():
-        frames = {f"{folder}{name}" for name in frame_series(path.rpartition("/")[2] for path in paths)}
-        if frames and folder.rstrip("/") not in bare and (not depths or folder.count("/") - 1 in depths):
-            found.append(folder.rstrip("/") or ".")
+        name = folder.rstrip("/") or "."
+        own = os.path.splitext(name)[0] if is_video(name) else name  # noqa: PTH122
+        frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in paths)}
+        at_depth = not depths or folder.count("/") - 1 in depths
+        if frames and (own in bare or (at_depth and not elsewhere.isdisjoint(_but_one_folder(own, OF_PICTURES)))):
+            found["twice"].append(name)
+            frames = set()
+        elif frames and at_depth:
+            found["frame_folders"].append(name)
         else:
             frames = set()
-        others += [path for path in paths if path not in frames]
-    return found
+        found["others"] += [path for path in paths if path not in frames]
+
+
+def _but_one_folder(name: str, pattern: re.Pattern[str] = re.compile("")) -> Iterator[tuple[str, ...]]:
+    """Yield the parts of a path without each of its folders, one at a time, that matches a pattern."""
+    parts = name.split("/")
+    return ((*parts[:i], "", *parts[i + 1 :]) for i in range(len(parts) - 1) if pattern.search(parts[i]))
 
 
 def has_videos(folder: Path) -> bool:

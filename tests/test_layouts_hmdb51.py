@@ -22,10 +22,17 @@ def write_hmdb51(root: Path, videos: str, anno: str) -> None:
         lines = (f"{name} {flag} " for name, flag in zip(ODD_NAMES, flags, strict=True))
         write_lines(root / anno / f"pick_test_split{split}.txt", *lines)
         write_lines(root / anno / f"brush_hair_test_split{split}.txt", "a.avi 1 ", "b.avi 2 ")
+        write_lines(root / anno / f"._brush_hair_test_split{split}.txt", "what macOS keeps beside a file")
 
 
 @pytest.mark.parametrize(
-    ("videos", "anno"), [("data", "anno"), ("videos", "testTrainMulti_7030_splits"), ("hmdb51_org", "splits")]
+    ("videos", "anno"),
+    [
+        ("data", "anno"),
+        ("videos", "testTrainMulti_7030_splits"),
+        ("hmdb51_org", "splits"),
+        ("hmdb51_org/hmdb51_org", "test_train_splits/testTrainMulti_7030_splits"),
+    ],
 )
 def test_odd_names_in_both_usual_places(videos: str, anno: str, tmp_path: Path) -> None:
     write_hmdb51(tmp_path, videos, anno)

@@ -33,7 +33,10 @@ def write_ssv2(root: Path, prefix: str, train: Sequence[dict[str, Any]] = ()) ->
     write_json(root / f"{prefix}test.json", [{"id": "30"}])
 
 
-@pytest.mark.parametrize("prefix", ["", "something-something-v2-", "labels/", "anno/something-something-v2-"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "something-something-v2-", "labels/", "anno/something-something-v2-", "20bn-…-package-labels/labels/"],
+)
 def test_ssv2(prefix: str, tmp_path: Path) -> None:
     write_ssv2(tmp_path, prefix)
     assert recognise(tmp_path) == "ssv2"

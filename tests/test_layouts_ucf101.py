@@ -16,12 +16,21 @@ def write_ucf101(root: Path, videos: str, anno: str) -> None:
     write_lines(lists / "classInd.txt", "2 Archery\r", "1 YoYo\r")
     write_lines(lists / "trainlist01.txt", "Archery/v_Archery_g08_c01.avi 2", "YoYo/v_YoYo_g08_c01.avi 1", "")
     write_lines(lists / "testlist01.txt", "Archery/v_Archery_g01_c01.avi", "YoYo/v_YoYo_g01_c01.avi")
+    write_lines(lists / "._trainlist01.txt", "what macOS keeps beside a file")
     write_lines(lists / "trainlist02.txt", "Archery/v_Archery_g01_c01.avi 2")
     write_lines(lists / "testlist02.txt", "Archery/v_Archery_g08_c01.avi")
 
 
 @pytest.mark.parametrize(
-    ("videos", "anno"), [("data", "anno"), ("UCF-101", "ucfTrainTestlist"), (".", "annotations"), ("videos", ".")]
+    ("videos", "anno"),
+    [
+        ("data", "anno"),
+        ("UCF-101", "ucfTrainTestlist"),
+        (".", "annotations"),
+        ("videos", "."),
+        ("UCF-101/UCF-101", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist"),
+        ("some/where", "my_splits"),
+    ],
 )
 def test_usual_names_of_the_folders(videos: str, anno: str, tmp_path: Path) -> None:
     write_ucf101(tmp_path, videos, anno)
@@ -50,6 +59,22 @@ def test_annotations_that_lie_elsewhere(tmp_path: Path) -> None:
     assert recognise(tmp_path / "here") == "folder"
     assert recognise(tmp_path / "here", tmp_path / "there") == "ucf101"
     assert len(list_videos(tmp_path / "here", "test", annotations=str(tmp_path / "there")).videos) == 2
+
+
+@pytest.mark.parametrize("folder", ["data/Archery/Archery", "data/train/Archery"])
+def test_videos_deeper_than_listed(folder: str, tmp_path: Path) -> None:
+    """As where the archive of each class was unpacked into a folder of its own; the name alone is not enough."""
+    write_ucf101(tmp_path, "data", "anno")
+    (tmp_path / "data/Archery/v_Archery_g08_c01.avi").unlink()
+    write_videos(tmp_path, "data/YoYo/v_Archery_g08_c01.avi")
+    (tmp_path / "anno/classInd.txt").unlink()
+    assert list_videos(tmp_path).missing == [str(tmp_path / "data/Archery/v_Archery_g08_c01.avi")]
+    write_videos(tmp_path, f"{folder}/v_Archery_g08_c01.avi", f"{folder}/unlisted.avi")
+    for annotated in (False, True):
+        if annotated:
+            write_lines(tmp_path / "anno/classInd.txt", "2 Archery", "1 YoYo")
+        assert labelled(list_videos(tmp_path))[f"{folder}/v_Archery_g08_c01.avi"] == "Archery"
+        assert labelled(list_videos(tmp_path, "all"))[f"{folder}/unlisted.avi"] == "Archery"
 
 
 def test_another_extension_than_listed(tmp_path: Path) -> None:

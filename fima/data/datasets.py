@@ -70,13 +70,12 @@ def _checked(root: Path, annotations: str | Path | None) -> Path | None:
             f"{root}: is a file; give the folder that holds the videos ({root.parent}), or a table with the columns "
             "path,label; official lists go to --data.annotations"
         )
-    if not os.access(root, os.R_OK | (os.X_OK if root.is_dir() else 0)):
-        raise DataError(f"{root}: cannot be read; change its permissions")
-    if annotations is None:
-        return None
-    lists = Path(annotations)
-    if not lists.exists():
+    lists = None if annotations is None else Path(annotations)
+    if lists is not None and not lists.exists():
         raise DataError(f"{lists}: no such annotations; give a list file or the folder of the list files")
+    for place in (root, lists):
+        if place is not None and not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+            raise DataError(f"{place}: cannot be read; change its permissions")
     return lists
 
 

@@ -10,7 +10,7 @@ from fima.data.layouts.lists import Entry
 from fima.data.layouts.video_list import Layout, Request, VideoList
 from fima.errors import DataError
 
-PATTERNS = ("*_test_split[1-9].txt",)
+PATTERNS = ("[!.]*_test_split[1-9].txt",)
 VIDEO_FOLDERS = ("data", "videos", "hmdb51_org", "hmdb51", "HMDB51")
 NUM_CLASSES = 51
 SPLIT_OF_FLAG = {"0": "neither", "1": "train", "2": "test"}

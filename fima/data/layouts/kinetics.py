@@ -28,7 +28,7 @@ def list_kinetics(request: Request) -> VideoList:
 
 def find_lists(root: Path, annotations: Path | None) -> list[Path]:
     """Return the CSV files with Kinetics' columns: the annotations, or those in a usual place below the root."""
-    groups = [sorted(place.glob("*.csv")) for place in lists.list_places(root, annotations)]
+    groups = [sorted(place.glob("[!.]*.csv")) for place in lists.list_places(root, annotations)]
     if annotations is not None and annotations.is_file():
         groups = [[annotations]]
     for paths in groups:

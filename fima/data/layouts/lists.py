@@ -1,6 +1,8 @@
 """Official list files: finding and reading them, and joining what they name with what is on the disk."""
 
 import json
+import os
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from fima.data.layouts.video_list import Request, Video, VideoList, none_there, 
 from fima.errors import DataError
 
 LIST_FOLDERS = ("anno", "annotations", "labels", "splits", "ucfTrainTestlist", "testTrainMulti_7030_splits", ".")
+OF_LISTS = re.compile(r"(?!\.).*(anno|label|list|split)", re.IGNORECASE)
+"""Names of other folders of lists, or of archives of them that were unpacked into folders of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,9 @@ class Entry:
 def list_places(root: Path, annotations: Path | None) -> list[Path]:
     """Return the folders where list files may lie: the annotations, or usual places below the root."""
     top, names = (root, LIST_FOLDERS) if annotations is None else (annotations, LIST_FOLDERS[::-1])
-    return [top / name for name in names if (top / name).is_dir()]
+    others = [entry.name for entry in os.scandir(top) if OF_LISTS.match(entry.name)] if top.is_dir() else []
+    deeper = [f"{other}/{name}" for other in sorted(others) for name in LIST_FOLDERS[::-1]]
+    return [top / name for name in (*names, *deeper) if (top / name).is_dir()]
 
 
 def list_folder(root: Path, annotations: Path | None, patterns: Iterable[str]) -> Path | None:
@@ -55,7 +61,7 @@ def require_list_folder(request: Request, patterns: Sequence[str]) -> Path:
 def require_list_file(path: Path, pattern: str) -> Path:
     """Return the path of a split file. Raises DataError, with those that are there, where it is not."""
     if not path.is_file():
-        there = ", ".join(sorted(other.name for other in path.parent.glob(pattern)))
+        there = ", ".join(sorted(other.name for other in path.parent.glob(pattern) if other.name[0] != "."))
         raise DataError(f"{path}: no such split file; {path.parent} has {there}")
     return path
 
@@ -142,8 +148,9 @@ def index_files(videos: Iterable[Path]) -> dict[str, Path]:
 
 
 def path_entry(folder: Path, path: PurePosixPath, label: int | None, split: str) -> Entry:
-    """Return the entry of a file that is listed by its path below a folder."""
-    keys = (path.as_posix(), path.with_suffix("").as_posix())
+    """Return the entry of a file that is listed by its path below a folder, or lies deeper in a folder of its class."""
+    in_class = f"//{path.parent.name.replace('_', ' ')}/{path.stem}"
+    keys = (path.as_posix(), path.with_suffix("").as_posix(), in_class)
     return Entry(keys=keys, shown=str(folder / path), label=label, split=split)
 
 
@@ -161,7 +168,7 @@ def join(
 
     The split `all` is every file on the disk, and its missing ones are those that any list names. `layout` says in
     words how the folder was read, `expected` is the official number of videos of the split, and files that are in no
-    list have the label of their top folder, if any.
+    list have the label of the folder that they lie in, if any.
     """
     folder, videos, index = files.root, files.videos, index_files(files.videos)
     everything = request.split == "all"
@@ -177,7 +184,8 @@ def join(
         raise DataError(f"{folder}: {none_there(request.split, len(listed), missing)}")
 
     def label_of(path: Path) -> int | None:
-        return named[path].label if path in named else (folder_labels or {}).get(path.parts[0])
+        of_folders = (label for name in path.parts[:-1] if (label := (folder_labels or {}).get(name)) is not None)
+        return named[path].label if path in named else next(of_folders, None)
 
     labels = [{entry.label for entry in entries if entry.split == split} for split in ("train", "test")]
     sides = [[classes[label] for label in each if label is not None] for each in labels]

@@ -31,12 +31,12 @@ def list_ucf101(request: Request) -> VideoList:
     classes = list(numbers.values())
     folder = lists.class_folder_parent(request.root, VIDEO_FOLDERS, classes)
     files = find_files(folder)
-    classes = classes or sorted({path.parts[0] for path in files.videos})
+    classes = classes or sorted({path.parent.name for path in files.videos})
     label_of = {name: label for label, name in enumerate(classes)}
     if request.split != "all":
         lists.require_list_file(anno / f"{request.split}list{request.split_index:02d}.txt", "*list0*.txt")
     entries: list[Entry] = []
-    for list_file in sorted(anno.glob(f"*list{request.split_index:02d}*.txt")):
+    for list_file in sorted(anno.glob(f"[!.]*list{request.split_index:02d}*.txt")):
         split = list_file.name.removesuffix(f"list{request.split_index:02d}.txt")
         for where, line in lists.numbered_lines(list_file):
             name, number = _parse(line, where)

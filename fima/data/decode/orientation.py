@@ -10,8 +10,8 @@ from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 
-UNNAMED_TYPES = range(max(kind.value for kind in Type) + 1, 48)
-"""Kinds of side data that FFmpeg has, or may have, and PyAV has no name for."""
+UNNAMED_TYPES = range(28, 48)
+"""FFmpeg's numbers of the kinds of side data, present and to come, that PyAV 18 has no name for."""
 
 
 @dataclass(frozen=True)

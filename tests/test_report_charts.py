@@ -10,10 +10,17 @@ import pytest
 
 from fima.evaluate.report import ClassReport
 from fima.visual.html import render, script
-from fima.visual.report.charts import Chart, confusion_chart, embedding_chart, similarity_chart
+from fima.visual.report.charts import (
+    Chart,
+    confusion_chart,
+    curve_charts,
+    embedding_chart,
+    run_colour,
+    similarity_chart,
+)
 from fima.visual.report.media import MediaStore
-from fima.visual.report.runs import RunRecord
-from fima.visual.report.sections import Table
+from fima.visual.report.runs import Result, RunRecord
+from fima.visual.report.sections import Table, results
 from tests.video_files import moving_square
 
 
@@ -68,6 +75,27 @@ def test_videos_that_have_no_room_are_left_out() -> None:
     assert None in names
     assert media.num_left_out == names.count(None)
     assert sum(map(len, media.contents.values())) + sum(map(len, media.posters.values())) <= 6_000
+
+
+def test_the_bars_of_a_run_have_its_colour(tmp_path: Path) -> None:
+    """Also after one that has no results, which has no bars either."""
+    result = Result(name="evaluation/last.json", content={"figures": {"knn/top1": 5.0}, "chance": {}, "protocols": {}})
+    bare = RunRecord(name="bare", root=tmp_path, settings={}, record={}, lines=[])
+    found = results([bare, replace(bare, name="evaluated", results=[result])])
+    assert found is not None
+    assert found.bars is not None
+    bars, chance = found.bars.data
+    assert (bars["name"], bars["marker"]["color"], chance["name"]) == ("evaluated", run_colour(1), "chance")
+    assert found.bars.summary == "evaluated: kNN, top-1 5.0 percent."
+
+
+def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:
+    lines = [{"kind": "epoch", "epoch": 1, "step": 4, "cell": 1.5}, {"kind": "health", "step": 4, "best": True}]
+    one = RunRecord(name="one", root=tmp_path, settings={}, record={}, lines=lines)
+    other = replace(one, name="other", lines=[{**lines[0], "cell": None, "top1": 50.0}, {**lines[1], "step": 9}])
+    charts = curve_charts([one, other])
+    assert [[shape["x0"] for shape in chart.layout["shapes"]] for chart in charts] == [[4], [9]]
+    assert ["mark of other" in chart.summary for chart in charts] == [False, True]
 
 
 @pytest.mark.parametrize(("cost", "called"), [("full", "FIMA"), ("light", "FIMA light")])

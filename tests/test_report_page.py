@@ -106,13 +106,17 @@ def test_every_chart_has_words_and_every_table_a_caption(page: Path) -> None:
     assert count["table"] == count["caption"] > 4
 
 
-def test_without_galleries_no_video_is_needed(runs: list[Path], tmp_path: Path) -> None:
+def test_without_galleries_no_video_is_needed(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "deep" / "page.html"
-    assert main(["report", str(runs[1]), "-o", str(out), "--no-gallery", "--title", "A & B"]) == 0
+    monkeypatch.chdir(runs[1].parent)
+    assert main(["report", runs[1].name, "-o", str(out), "--no-gallery", "--title", "A & B"]) == 0
     text = out.read_text(encoding="utf-8")
     assert "<h1>A &amp; B</h1>" in text
     assert "<video" not in text
     assert "Left out on request" in text
+    assert str(runs[1]) in Elements(text).texts, "the page may be read elsewhere"
 
 
 def test_a_run_whose_data_are_gone_is_reported_without_galleries(tmp_path: Path, capsys: Capture) -> None:

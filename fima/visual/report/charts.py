@@ -86,10 +86,12 @@ def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     traces: list[dict[str, Any]] = []
     summaries = []
+    marks: list[tuple[RunRecord, str, int, str]] = []
     for number, run in enumerate(runs):
         points = {kind: [line for line in run.of_kind(kind) if is_number(line.get(name))] for kind in LINES}
         kinds = [kind for kind in LINES if points[kind]]
         settled = [kind for kind in kinds if kind != "step"] or kinds
+        marks += [(run, mark, step, run_colour(number)) for mark, step in run.marks if kinds]
         for kind in kinds:
             label = run.name if kind in settled[:1] else f"{run.name}, {KIND_NAMES.get(kind, kind)}"
             shown = points[kind][:: max(1, math.ceil(len(points[kind]) / MOST_POINTS))]
@@ -115,12 +117,11 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
     measure, _, of_set = name.partition("/")  # of one of several sets
     title = CURVE_TITLES.get(measure, measure.replace("_", " ")) + (f", {of_set}" if of_set else "")
     named = sum(trace["showlegend"] for trace in traces)
-    marks = [(mark, step, run_colour(number)) for number, run in enumerate(runs) for mark, step in run.marks]
     # Of the run, not of this number.
-    summaries += [f"mark of {run.name}: {mark} at step {step}" for run in runs for mark, step in run.marks]
+    summaries += [f"mark of {run.name}: {mark} at step {step}" for run, mark, step, _ in marks]
     layout = {"xaxis": {"title": {"text": "step"}}, "showlegend": named > 1 or len(runs) > 1}
     if marks:
-        lines, words = zip(*(_mark(*mark) for mark in marks), strict=True)
+        lines, words = zip(*(_mark(mark, step, colour) for _, mark, step, colour in marks), strict=True)
         layout |= {"shapes": lines, "annotations": words}
     return Chart(title=title, summary=f"By step: {'; '.join(summaries)}.", data=traces, layout=layout)
 
@@ -134,7 +135,7 @@ def _mark(mark: str, step: int, colour: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:
-    """Bars of the main figures in percent, one colour per run, and the chance level."""
+    """Bars of the main figures in percent, of every run that has any in its colour, and the chance level."""
     labels = ["<br>".join(html.escape(line) for line in textwrap.wrap(name, LABEL_CHARACTERS)) for name in names]
     data: list[dict[str, Any]] = [
         {
@@ -146,6 +147,7 @@ def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]
             "hovertemplate": "%{x}: %{y:.1f} %<extra>" + html.escape(run) + "</extra>",
         }
         for number, (run, figures) in enumerate(columns.items())
+        if figures
     ]
     data.append(
         {
@@ -159,7 +161,7 @@ def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]
         }
     )
     parts = [f"{run}: " + ", ".join(f"{n} {figures[n]:.1f}" for n in names if n in figures)
-             for run, figures in columns.items()]  # fmt: skip
+             for run, figures in columns.items() if figures]  # fmt: skip
     layout = {"barmode": "group", "yaxis": {"range": [0, 100], "title": {"text": "%"}}, "showlegend": True}
     return Chart(title="Main figures", summary=f"{'; '.join(parts)} percent.", data=data, layout=layout, tall=True)
 

@@ -188,6 +188,32 @@ def test_encoders_with_clips_of_their_own(videos: Path, tmp_path: Path, capsys: 
     assert shown == [4, 2, 4]
 
 
+def test_another_comparison_is_kept(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--on", str(videos), "--num-clips", "1", "--workers", "0", "--device", "cpu"]
+    by_person, knn = ["--cross-validation", "group"], ["--protocols", "knn"]
+    first = ["compare", f"A={ONE}", f"B={OTHER}", *words, *by_person, *knn]
+    changed = ["compare", f"A={OTHER}", f"B={OTHER}", *words, *by_person, *knn]
+    with_linear = ["compare", f"A={ONE}", f"B={OTHER}", *words, *by_person, "--protocols", "linear"]
+    other_lists = ["compare", f"A={ONE}", f"B={OTHER}", *words, "--folds", "3", *knn]
+    for argv, name in (
+        (first, ""),
+        (first, ""),
+        (changed, "-2"),
+        (with_linear, "-3"),
+        (other_lists, "-4"),
+        (changed, "-2"),
+    ):
+        assert main(argv) == 0
+        assert f"wrote comparison{name}.json" in capsys.readouterr().out
+    Path("comparison.json").unlink()
+    Path("comparison.json").mkdir()
+    assert main(first) == 2
+    assert "comparison.json: is a folder" in capsys.readouterr().err
+
+
 def test_encoders_that_cannot_be_compared(videos: Path, capsys: Capture) -> None:
     assert main(["compare", "a", "--on", str(videos)]) == 2
     assert "two encoders or more" in capsys.readouterr().err

@@ -10,6 +10,8 @@ import pytest
 from fima.authors.main import main as run_authors_program
 from fima.cli import main
 from fima.commands import COMMANDS
+from fima.commands.parse import parse
+from fima.commands.pretrain import PretrainArguments
 
 LIST = Path(__file__).with_name("flags.txt")
 COLUMNS = "110"
@@ -52,6 +54,23 @@ def test_the_help_of_every_command_names_the_flags_of_the_list() -> None:
     missing = [flag for flag in listed if flag not in found]
     added = [flag for flag in found if flag not in listed]
     assert (missing, added) == ([], []), "lost or new; if meant so, write: python -m tests.test_flags > tests/flags.txt"
+
+
+def test_out_has_a_short_form_wherever_it_is() -> None:
+    outs = [line for line in LIST.read_text(encoding="utf-8").splitlines() if re.search(r" --out\b(?!put)", line)]
+    assert len(outs) > 10
+    assert [line for line in outs if " -o " not in line] == []
+
+
+@pytest.mark.parametrize(
+    "words", [("clip.mp4", "other", "-o", "run", "mine.yaml"), ("clip.mp4", "-o=run", "mine.yaml")]
+)
+def test_a_recipe_and_a_run_are_found_beside_the_short_form(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("optim:\n  epochs: 3\n")
+    given = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words]
+    arguments = parse(PretrainArguments, given, prog="fima pretrain")
+    assert arguments.out == Path("run")
+    assert arguments.config.optim.epochs == 3
 
 
 if __name__ == "__main__":

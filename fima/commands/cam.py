@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.output import listed_videos
+from fima.commands.output import OUT, listed_videos
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList
@@ -46,7 +46,7 @@ class CamArguments:
     """A checkpoint."""
     videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
     """Video files, and folders or tables of videos."""
-    out: OutputPath = Path("cam")
+    out: Annotated[OutputPath, OUT] = Path("cam")
     """Folder for the files; or one PNG for all videos."""
     compare: Path | None = None
     """Another checkpoint, whose maps are shown next to those of the first."""

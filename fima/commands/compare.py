@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fima.commands.figures import comparison_table, provenance
-from fima.commands.labelled import LabelledArguments, measure_labelled, say_what_was_left_out
+from fima.commands.labelled import (
+    LabelledArguments,
+    free_or_own,
+    is_same_measurement,
+    measure_labelled,
+    say_what_was_left_out,
+)
+from fima.commands.output import OUT
 from fima.config.checks import require
 from fima.console import Console
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
-from fima.files.output import OutputFile
+from fima.files.output import OutputFile, check_writable
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
 
 PROTOCOLS = ("linear", "knn", "retrieval")
+DEFAULT_OUT = Path("comparison.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +44,18 @@ class CompareArguments(LabelledArguments):
     """Encoders, as `fima evaluate` takes one; each can have a name before it, such as `FIMA=runs/fima`."""
     on: Path
     """Folder or table of videos with classes and a train/test split."""
-    out: OutputFile = Path("comparison.json")
-    """The JSON to write."""
+    out: Annotated[OutputFile | None, OUT] = None
+    """The JSON to write. None: `comparison.json`, with a number where it is of other encoders, protocols or videos."""
 
     def __post_init__(self) -> None:
-        require(self.out.suffix == ".json", "out", self.out, "must end in .json")
+        require(self.out is None or self.out.suffix == ".json", "out", self.out, "must end in .json")
 
 
 def main(arguments: CompareArguments) -> None:
     """Run the command."""
     sources = _named(arguments.encoders)
+    if arguments.out is None:
+        check_writable(DEFAULT_OUT, is_file=True)
     config = replace(arguments.config, protocols=arguments.config.protocols or PROTOCOLS)
     arguments = replace(arguments, config=config)
     measured = measure_labelled(arguments, arguments.on, list(sources.values()))
@@ -79,10 +89,21 @@ def _write(arguments: CompareArguments, measured: dict[str, Collected]) -> None:
         "encoders": {name: asdict(result) for name, result in results.items()},
         "differences": [asdict(difference) for difference in apart],
     }
-    write_file(arguments.out, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2) + "\n"
+    encoders = json.loads(text)["encoders"]
+
+    def is_own(earlier: Mapping[str, Any]) -> bool:
+        before = earlier.get("encoders", {})
+        return before.keys() == measured.keys() and all(
+            before[name]["encoder"] == encoders[name]["encoder"] and is_same_measurement(before[name], collected)
+            for name, collected in measured.items()
+        )
+
+    out = arguments.out or free_or_own(DEFAULT_OUT, is_own)
+    write_file(out, text)
     say_what_was_left_out(*results.values())
     if arguments.json:
-        print(arguments.out.read_text(encoding="utf-8"), end="")
+        print(text, end="")
         return
     Console().print(comparison_table(results, str(arguments.on)))
     for name, collected in measured.items():
@@ -95,4 +116,4 @@ def _write(arguments: CompareArguments, measured: dict[str, Collected]) -> None:
     groups = next(iter(results.values())).num_groups
     if groups is None:
         print("intervals: bootstrap over videos, as no groups are known; --group-by makes them honest with people")
-    print(f"wrote {arguments.out}")
+    print(f"wrote {out}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fima.commands.output import OUT
 from fima.config.checks import require, require_least
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
@@ -22,7 +23,7 @@ class ContactSheetArguments:
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos."""
-    out: OutputFile
+    out: Annotated[OutputFile, OUT]
     """The PNG to write."""
     split: Literal["train", "test", "all"] = "all"
     """Which of the videos."""

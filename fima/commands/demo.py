@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.style import Style
 from rich.table import Table
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fima.commands import study
 from fima.commands.at_once import load_ahead, run_at_once
+from fima.commands.output import OUT
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
 from fima.evaluate.protocols import FEATURE_PROTOCOLS
@@ -55,7 +56,7 @@ class DemoArguments:
     there. Both methods are trained and evaluated at once, each with half of the cores.
     """
 
-    out: Path | None = None
+    out: Annotated[Path | None, OUT] = None
     """Folder of data and runs. None: runs/demo, or runs/demo-quick."""
     seed: int = 0
     """Seed of the data and of both runs."""

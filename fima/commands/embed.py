@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import listed_videos, show_next
+from fima.commands.output import OUT, listed_videos, show_next
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.config.checks import require_least
@@ -40,7 +40,7 @@ class EmbedArguments:
     as in `fima evaluate`: `torchvision:NAME`, `hf:FOLDER`, FILE.onnx, `module:function`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEOS")]
     """Folder or table of videos, or one video."""
-    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[OutputPath, OUT]
     """The file to write: .parquet, .npz or .safetensors."""
     per: Literal["clip", "video", "second"] = "video"
     """`video`: the mean over its clips; `clip`: evenly spread ones; `second`: a clip around the middle of each."""

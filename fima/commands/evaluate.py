@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fima.commands.figures import figures_table
-from fima.commands.labelled import LabelledArguments, evaluation_file, measure_labelled, say_what_was_left_out
+from fima.commands.labelled import (
+    LabelledArguments,
+    evaluation_file,
+    free_or_own,
+    is_same_measurement,
+    measure_labelled,
+    say_what_was_left_out,
+)
+from fima.commands.output import OUT
 from fima.config.checks import require
 from fima.console import Console
 from fima.files.output import OutputFile
@@ -34,7 +41,7 @@ class EvaluateArguments(LabelledArguments):
     V-JEPA 2 or TimeSformer of `transformers`; FILE.onnx; `module:function`, which returns a `fima.FrozenEncoder`."""
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELLED")]
     """Folder or table of videos with classes and a train/test split."""
-    out: OutputFile | None = None
+    out: Annotated[OutputFile | None, OUT] = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or in
     `<encoder>-evaluation/` where the encoder is not a file; with a number where that holds other protocols or videos.
     Confusion matrices and accuracies by class go to a folder of the same name next to it."""
@@ -61,24 +68,10 @@ def main(arguments: EvaluateArguments) -> None:
         _write(arguments, collected)
 
 
-def _free_or_own(file: Path, collected: Collected) -> Path:
-    """The file, or one numbered from 2, that is not there yet or holds the same protocols on the same videos."""
-    files = (file if number == 1 else file.with_stem(f"{file.stem}-{number}") for number in itertools.count(1))
-    return next(path for path in files if not path.exists() or _is_same(path, collected))
-
-
-def _is_same(path: Path, collected: Collected) -> bool:
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        protocols = {collected.protocol_of(name) for name in earlier["protocols"]}
-        return protocols == set(collected.protocols) and earlier["lists_hash"] == collected.lists_hash
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, or of a version that did not record it
-        return True
-
-
 def _write(arguments: EvaluateArguments, collected: Collected) -> None:
     subject = collected.subject
-    out = arguments.out or _free_or_own(evaluation_file(subject), collected)
+    own = partial(is_same_measurement, collected=collected)
+    out = arguments.out or free_or_own(evaluation_file(subject), own)
     reports = out.with_suffix("")
     result, _ = collected.result(reports)
     result.save(out)

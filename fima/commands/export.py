@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fima.commands.output import OUT
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import check_writable
@@ -33,7 +34,7 @@ class ExportArguments:
     """Folder of a run, a checkpoint, weights, or `hf://OWNER/NAME`."""
     format: Literal["safetensors", "torch-export", "onnx"]
     """`safetensors`: weights; `torch-export`: a graph for `torch.export.load`; `onnx`: a graph for ONNX Runtime."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[Path | None, OUT] = None
     """The file to write. None: `encoder` (or `classifier`) with the extension of the format, in the current folder."""
     output: Literal["vectors", "logits"] = "vectors"
     """`vectors`, of the encoder; or the `logits` of a checkpoint of `fima finetune`."""

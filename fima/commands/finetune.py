@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from fima.commands.figures import figures_table
-from fima.commands.output import show_next
+from fima.commands.output import OUT, show_next
 from fima.commands.parse import RunArguments, check_recipe, is_recipe
 from fima.config import FinetuneConfig
 from fima.console import Console
@@ -31,7 +31,7 @@ class FinetuneArguments(RunArguments):
     """Folder of videos with classes and a train/test split; not needed with --smoke."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings."""
-    out: OutputPath
+    out: Annotated[OutputPath, OUT]
     """Folder of the run: settings, metrics, checkpoints, `result.json`, confusion matrix and accuracy by class."""
     preset: str | None = None
     """A recipe of the package by its name, such as `linear_ucf101`, instead of a RECIPE."""

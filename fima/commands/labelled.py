@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -61,6 +63,25 @@ def evaluation_file(subject: Subject) -> Path:
     elif folder.name == "checkpoints":
         folder = folder.parent
     return folder / "evaluation" / f"{encoder.file.stem}.json"
+
+
+def free_or_own(file: Path, is_own: Callable[[Any], bool]) -> Path:
+    """Return the file, or one numbered from 2, that is not there yet, is damaged, or whose JSON is the caller's own."""
+
+    def may_be_replaced(path: Path) -> bool:
+        try:
+            return is_own(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # also of a version that recorded less
+            return True
+
+    files = (file if number == 1 else file.with_stem(f"{file.stem}-{number}") for number in itertools.count(1))
+    return next(path for path in files if not path.exists() or may_be_replaced(path))
+
+
+def is_same_measurement(earlier: Mapping[str, Any], collected: Collected) -> bool:
+    """Whether an earlier result is of the same protocols on the same videos. KeyError where it does not say."""
+    protocols = {collected.protocol_of(name) for name in earlier["protocols"]}
+    return protocols == set(collected.protocols) and earlier["lists_hash"] == collected.lists_hash
 
 
 def say_what_was_left_out(*results: EvaluationResult) -> None:

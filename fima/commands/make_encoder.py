@@ -7,8 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import tyro
-
+from fima.commands.output import OUT
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
@@ -25,7 +24,7 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     takes about a second per video. For example: `fima make-encoder --out runs/encoder --videos 600`.
     """
 
-    out: Annotated[OutputPath, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[OutputPath, OUT]
     """Folder to write, for `fima.load`: `model.safetensors` (half precision), its card `README.md`, `training.json`."""
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from fima.commands.output import OUT
 from fima.config import PretrainConfig
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import mark_picture
@@ -22,7 +23,7 @@ class MotionArguments:
 
     video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video file."""
-    out: Path | None = None
+    out: Annotated[Path | None, OUT] = None
     """The PNG to write. None: NAME_motion.png in the current folder."""
     checkpoint: Path | None = None
     """Its encoder determines the foreground, its settings the clips. None: the paper's settings, and the cells with the

@@ -10,13 +10,14 @@ from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, short_flags_in, terminal_of
+from fima.commands.output import OUT
 from fima.commands.verbosity import QUIET, VERBOSE
 from fima.errors import ConfigError
 from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
@@ -34,7 +35,7 @@ Arguments = TypeVar("Arguments")
 class RunArguments:
     """The flags of both kinds of training: where a run goes, and whether it is a new one."""
 
-    out: OutputPath
+    out: Annotated[OutputPath, OUT]
     """Folder of the run: settings, metrics and checkpoints."""
     checkpoints: OutputPath | None = None
     """Folder of the checkpoints. None: `checkpoints` in the folder of the run."""
@@ -156,7 +157,7 @@ def default_settings(words: Sequence[str], kind: type[RunSettings]) -> RunSettin
     where they cannot be read, or a recipe and a preset are given.
     """
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scout.add_argument("--out", nargs="?", type=Path)
+    scout.add_argument("-o", "--out", nargs="?", type=Path)
     scout.add_argument("--preset", nargs="?")
     scout.add_argument("--resume", "--auto-resume", action="store_true")
     known, others = scout.parse_known_args(list(words))
@@ -176,7 +177,7 @@ def _recipe_beside_sets(words: list[str]) -> list[str]:
     """The words with a recipe that comes later moved next to several sets at their beginning, for the parser's sake."""
     num_sets = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
     later = words[num_sets:]
-    words_after = (word for before, word in pairwise(later) if before != "--out")
+    words_after = (word for before, word in pairwise(later) if before not in ("-o", "--out"))
     recipe = next((word for word in words_after if not word.startswith("-") and is_recipe(Path(word))), None)
     if num_sets < 2 or recipe is None:
         return words

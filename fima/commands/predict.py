@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import listed_videos
+from fima.commands.output import OUT, listed_videos
 from fima.commands.progress import progress
 from fima.config.checks import require_least
 from fima.data.decode.limits import DecodeLimits
@@ -40,7 +40,7 @@ class PredictArguments:
     """One prediction for each video, or for each second."""
     top: int = 5
     """Number of most probable classes to give."""
-    out: Annotated[OutputFile | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OutputFile | None, OUT] = None
     """A .json or .csv file to write."""
     frame_rate: float | None = None
     """Frame rate of videos whose files do not state one, such as folders of pictures. None: as in training."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from fima.commands.output import OUT
 from fima.config.checks import require
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -22,7 +23,7 @@ class ReportArguments:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
     """Folders of runs."""
-    out: Annotated[OutputFile, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    out: Annotated[OutputFile, OUT] = Path("report.html")
     """The page to write."""
     data: Path | None = None
     """Folder of videos for the galleries. None: what each run was trained on."""

@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 
 from fima.data.layouts import lists
 from fima.data.layouts.files import find_files
@@ -23,21 +22,16 @@ def list_hmdb51(request: Request) -> VideoList:
     Raises DataError as `Layout.list_videos`.
     """
     anno = lists.require_list_folder(request, PATTERNS)
-    list_files: dict[str, Path] = {}
-    splits_there: set[int] = set()
-    for path in sorted(anno.glob(PATTERNS[0])):
-        name, _, split_index = path.stem.rpartition("_test_split")
-        splits_there.add(int(split_index))
-        if int(split_index) == request.split_index:
-            list_files[name] = path
-    if not list_files:
-        raise DataError(f"{anno}: no <class>_test_split{request.split_index}.txt; there are {sorted(splits_there)}")
-    classes = sorted(list_files)
+    ending = f"_test_split{request.split_index}.txt"
+    classes = sorted(path.name.removesuffix(ending) for path in anno.glob(f"[!.]*{ending}"))
+    if not classes:
+        there = sorted({int(path.stem[-1]) for path in anno.glob(PATTERNS[0])})
+        raise DataError(f"{anno}: no <class>{ending}; there are {there}")
     folder = lists.class_folder_parent(request.root, VIDEO_FOLDERS, classes)
     label_of = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
-    for name, list_file in list_files.items():
-        for where, line in lists.numbered_lines(list_file):
+    for name in classes:
+        for where, line in lists.numbered_lines(anno / f"{name}{ending}"):
             match = re.fullmatch(r"(?P<video>.+?)\s+(?P<flag>[012])", line)
             if match is None:
                 raise DataError(f"{where}: cannot read {line!r}; expected a file name and 0, 1 or 2")

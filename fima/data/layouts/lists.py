@@ -41,14 +41,14 @@ def list_places(root: Path, annotations: Path | None) -> list[Path]:
 
 
 def list_folder(root: Path, annotations: Path | None, patterns: Iterable[str]) -> Path | None:
-    """Return the first of these places that holds files of one of the patterns."""
-    places = list_places(root, annotations)
+    """Return the first of these places that holds files of one of the patterns; None for a root that is no folder."""
+    places = list_places(root, annotations) if root.is_dir() else []
     return next((place for place in places if any(any(place.glob(pattern)) for pattern in patterns)), None)
 
 
 def has_lists(patterns: Iterable[str], root: Path, annotations: Path | None) -> bool:
     """Whether a root is a folder with such files."""
-    return root.is_dir() and list_folder(root, annotations, patterns) is not None
+    return list_folder(root, annotations, patterns) is not None
 
 
 def require_list_folder(request: Request, patterns: Sequence[str]) -> Path:
@@ -163,12 +163,13 @@ def join(
     layout: str,
     expected: int | None = None,
     folder_labels: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
 ) -> VideoList:
     """Join the lines of all lists with the files on the disk. Raises DataError where no video of the split is there.
 
     The split `all` is every file on the disk, and its missing ones are those that any list names. `layout` says in
-    words how the folder was read, `expected` is the official number of videos of the split, and files that are in no
-    list have the label of the folder that they lie in, if any.
+    words how the folder was read, `expected` is the official number of videos of the split, `notes` are what was odd
+    about the lists, and files that are in no list have the label of the folder that they lie in, if any.
     """
     folder, videos, index = files.root, files.videos, index_files(files.videos)
     everything = request.split == "all"
@@ -209,6 +210,7 @@ def join(
         num_listed=len(listed) or None,
         expected=expected,
         notes=[
+            *notes,
             *(f"{layout}: {note}" for note in odd),
             *linked,
             *files.notes(with_lists=False),

@@ -66,7 +66,7 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 def _list_folder(root: Path, annotations: Path | None) -> Path | None:
     anno = lists.list_folder(root, annotations, PATTERNS)
-    there = root.is_dir() and anno is not None and any(_file(anno, name).is_file() for name in LISTS.values())
+    there = anno is not None and any(_file(anno, name).is_file() for name in LISTS.values())
     return anno if there else None
 
 

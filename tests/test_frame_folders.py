@@ -56,7 +56,7 @@ def test_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_truncated_jpeg_is_refused(progressive: bool, tmp_path: Path) -> None:
-    """Also where a thumbnail inside has an end of its own, and bytes after the end are no harm."""
+    """Also where a thumbnail inside has an end of its own. What follows the end is no harm: phones put videos there."""
     thumbnail, picture = (Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8))
                           for side in (16, 64))  # fmt: skip
     thumbnail.save(tmp_path / "small.jpg")
@@ -67,6 +67,9 @@ def test_a_truncated_jpeg_is_refused(progressive: bool, tmp_path: Path) -> None:
     file.write_bytes(whole + b"padding")
     with VideoReader(file.parent) as reader:
         right = reader.read([2])
+    file.write_bytes(whole + np.random.default_rng(1).bytes(2**20) + b"\xff\xda")
+    with VideoReader(file.parent) as reader:
+        np.testing.assert_array_equal(reader.read([2]), right)
     for kept in (len(whole) - 1, len(whole) - 200, len(whole) // 2):
         file.write_bytes(whole[:kept])
         with VideoReader(file.parent) as reader, pytest.raises(VideoError, match=r"3\.jpg: (truncated|cannot be)"):

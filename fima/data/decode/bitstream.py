@@ -3,12 +3,15 @@
 All of it pays for itself: docs/data.md.
 """
 
+import re
 from collections.abc import Callable, Iterator
 
 VOP_START_CODE = b"\x00\x00\x01\xb6"
 B_VOP = 2
 SMALLEST_CODED_VOP_BYTES = 10
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""Of a segment, not of what is between the markers of a scan (ISO 10918-1, B.1.1)."""
 H264_SLICE_TYPES = (1, 5)
 SLICE_HEADER_BYTES = 64
 """More than the header of a slice takes."""
@@ -56,6 +59,16 @@ def _is_b_vop(packet: bytes, start: int) -> bool:
 def is_whole_jpeg(content: bytes) -> bool:
     """Whether a JPEG, or the last of several in a row, has its end: FFmpeg makes up what is missing of one."""
     return content.rfind(JPEG_END) > content.rfind(JPEG_SCAN)
+
+
+def begins_with_whole_jpeg(content: bytes) -> bool:
+    """Whether a file is a JPEG with its end, whatever follows: phones put short videos behind their pictures."""
+    if is_whole_jpeg(content):
+        return True  # nearly always, and in no time
+    position = len(JPEG_START)
+    while (marker := JPEG_MARKER.search(content, position)) and marker[0] != JPEG_END:
+        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return marker is not None
 
 
 def unreferenced_test(codec: str, extradata: bytes | None) -> Callable[[bytes], bool] | None:

@@ -9,7 +9,7 @@ import av
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from fima.data.decode.bitstream import JPEG_START, is_whole_jpeg
+from fima.data.decode.bitstream import JPEG_START, begins_with_whole_jpeg
 from fima.data.decode.container import MAX_FRAME_PIXELS
 from fima.data.decode.frame_series import frame_series
 from fima.data.decode.video import DEFAULT_TIME_BASE, VideoReader
@@ -55,7 +55,7 @@ class FrameFolderReader(VideoReader):
         name = self._names[index]
         try:
             content = (self.path / name).read_bytes()
-            if content.startswith(JPEG_START) and not is_whole_jpeg(content):
+            if content.startswith(JPEG_START) and not begins_with_whole_jpeg(content):
                 raise VideoError(self.path, f"{name}: truncated")
             # The content: FFmpeg takes % and colons in the names of pictures for more than they are.
             with av.open(io.BytesIO(content), "r", metadata_errors="replace") as container:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fima.commands.figures import figures_table
+from fima.commands.figures import choices, figures_table
 from fima.commands.labelled import (
     LabelledArguments,
     evaluation_file,
@@ -81,6 +81,8 @@ def _write(arguments: EvaluateArguments, collected: Collected) -> None:
         return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.encoder.name}"))
     print(f"clips: {subject.encoder.preprocessing(subject.clips)}")
+    for sentence in choices(result):
+        print(sentence)
     if result.verdict:
         print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

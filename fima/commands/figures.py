@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -57,10 +58,28 @@ def provenance(results: Mapping[str, EvaluationResult]) -> str:
 
 
 def _sampling(result: EvaluationResult) -> str:
-    clips: dict[str, Any] = next((found["clips"] for found in result.protocols.values() if "clips" in found), {})
+    every: dict[str, dict[str, Any]] = {
+        name: found["clips"] for name, found in result.protocols.items() if "clips" in found
+    }
+    # What was chosen may be of another window, and differ between folds; candidates in the usual one have one @.
+    clips = next((own for name, own in every.items() if name.count("@") == 1), next(iter(every.values()), {}))
     # One of the three says how frames are spread; a clip that has a span or a rate does not use its stride.
     unused = "stride" if clips.get("span") or clips.get("fps") else ""
-    return ", ".join(f"{name} {value}" for name, value in clips.items() if value and name != unused)
+    words = ", ".join(f"{name} {value}" for name, value in clips.items() if value and name != unused)
+    return " or ".join(dict.fromkeys([words, *(name.split("@")[2] for name in every if name.count("@") == 2)]))
+
+
+def choices(result: EvaluationResult) -> list[str]:
+    """Return a sentence for each protocol that chose among several features or windows on training videos."""
+    every = list(result.notes.values()) if result.splits else [result.notes]
+    sentences = []
+    for name in (name for name in result.protocols if "@" not in name):
+        chosen = Counter(found[name]["features"] for found in every if "features" in found.get(name, {}))
+        of = f" of {len(every)} {result.unit}s"
+        counts = (features + (f" in {count}{of}" if result.splits else "") for features, count in chosen.most_common())
+        if chosen:
+            sentences.append(f"{name}: chose {', '.join(counts)}, on held-out training videos")
+    return sentences
 
 
 def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:

@@ -18,6 +18,16 @@ def with_clips(data: DataConfig, given: Mapping[str, Any]) -> DataConfig:
     return replace(data, **{**usual, **given})
 
 
+def timed(clips: "ClipSettings", window: str) -> "ClipSettings":
+    """Return clips timed as a window such as `stride=2`, `fps=12.5` or `span=0.5` says. Raises ConfigError."""
+    name, _, value = window.partition("=")
+    try:
+        given: Any = {TIMING[TIMING.index(name)]: float(value)}
+    except ValueError:
+        raise ConfigError(f"--other-windows {window}: write it as stride=2, fps=12.5 or span=0.5") from None
+    return ClipOverrides(**given).applied_to(clips)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipOverrides:
     """What is given of size and timing of the clips; None: as in training."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fima.data.clip_overrides import timed
 from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.attentive import measure_attentive
@@ -19,7 +20,7 @@ from fima.evaluate.diagnosis import diagnosis_source, measure_diagnosis, read_ba
 from fima.evaluate.extract import Decoded, Resources
 from fima.evaluate.feature_protocols import measure
 from fima.evaluate.feature_store import FeatureStore, digest, fill_together
-from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source
+from fima.evaluate.features import EncoderMaps, FeatureSource, cells_source, encoder_source, side_by_side
 from fima.evaluate.intervals import Tested
 from fima.evaluate.linear import check_classes
 from fima.evaluate.linear_protocols import check_low_shot
@@ -53,8 +54,9 @@ class Collected:
     splits: Mapping[SplitName, SplitLists]
     protocols: tuple[str, ...]
     config: EvaluationConfig
-    stores: Mapping[str, FeatureStore]
-    """Features of all videos, in the main process, by the names of `STORES`; those that a protocol looks at."""
+    stores: Mapping[str, Mapping[str, FeatureStore]]
+    """Features of all videos, in the main process, by the names of `STORES` and by window ("": the usual one); those
+    that a protocol looks at."""
     background_labels: Tensor = NO_LABELS
     """Classes of the backgrounds that the protocol `diagnosis` puts behind others."""
     measured: dict[SplitName, dict[str, Measured]] = field(default_factory=lambda: defaultdict(dict))
@@ -110,14 +112,19 @@ class Collected:
         """What was found, and which videos of each list were looked at."""
         found: dict[str, Measured] = {}
         evaluated = dict(self.evaluated.get(number, {}))
-        for kind, store in self.stores.items():
-            features = {name: store.read(videos) for name, videos in lists.all.items()}
+        for kind, stores in self.stores.items():
+            features = {
+                name: side_by_side({window: store.read(videos) for window, store in stores.items()})
+                for name, videos in lists.all.items()
+            }
             evaluated |= features
             train, tests = features["train"], {name: features[name] for name in lists.tests}
             is_fold = isinstance(number, str)
             sets = FeatureSets(train=train, tests=tests, videos=lists.train, groups=lists.groups, is_fold=is_fold)
             if kind == "cells":
-                found["attentive"] = measure_attentive(sets, self.subject.clips, self.config, store.resources.device)
+                found["attentive"] = measure_attentive(
+                    sets, self.subject.clips, self.config, stores[""].resources.device
+                )
             elif kind == "diagnosis":
                 found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.subject.clips, self.config)
             else:
@@ -186,7 +193,7 @@ def collect(
         )
         everything.append(collected)
     by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
-    for store in (store for collected in everything for store in collected.stores.values()):
+    for store in (store for collected in everything for own in collected.stores.values() for store in own.values()):
         by_clips[store.settings].append(store)
     paths = [video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos]
     for together in by_clips.values():
@@ -207,7 +214,7 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
         where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
         for name in (each for each in protocols if each in PROBES):
             # Of several features, the probe on training videos that are held out says which.
-            least = PROBES["linear"] if len(config.features) > 1 else PROBES[name]
+            least = PROBES["linear"] if len(config.candidates) > 1 else PROBES[name]
             check_classes(labels, len(lists.train.classes), name, least=least, where=where)
         if "linear" in protocols and config.low_shot is not None:
             check_low_shot(config.low_shot, labels, where)
@@ -235,8 +242,8 @@ def _stores(
     backgrounds: Tensor | None,
     resources: Resources,
     report: Callable[[int, int], None] | None,
-) -> dict[str, FeatureStore]:
-    """What the protocols look at of an encoder, by the names of `STORES`; `backgrounds` where `diagnosis` is one."""
+) -> dict[str, dict[str, FeatureStore]]:
+    """What the protocols look at of an encoder, as `Collected.stores`; `backgrounds` where `diagnosis` is one."""
     encoder, clips = subject.encoder, subject.clips
     maps = EncoderMaps(encoder.module, config.features)
     sources: dict[str, FeatureSource] = {}
@@ -249,6 +256,11 @@ def _stores(
     clips_at_once = min(CLIPS_AT_ONCE, resources.batch_size * clips.num_clips * clips.num_crops)
     resources = replace(resources, batch_size=clips_at_once)
     cache = subject.cache if encoder.key is not None else None
+    windows = {"": clips} | {window: timed(clips, window) for window in config.other_windows}
     return {
-        kind: FeatureStore(source, clips, resources, cache=cache, report=report) for kind, source in sources.items()
+        kind: {
+            window: FeatureStore(source, own, resources, cache=cache, report=report)
+            for window, own in (windows.items() if kind == "pooled" else [("", clips)])
+        }
+        for kind, source in sources.items()
     }

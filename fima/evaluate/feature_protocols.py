@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fima.data.clip_overrides import timed
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
@@ -14,24 +16,24 @@ from fima.evaluate.linear import inner_folds
 from fima.evaluate.linear_protocols import measure_linear, measure_low_shot, measure_low_shot_curve
 from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, described, figure_name
 from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
-from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
+from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig, all_parts_of
 from fima.evaluate.retrieval import NUM_NEIGHBOURS, RANKS, TEMPERATURE, knn_scores, retrieve, same_video_share
 
 
 def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig) -> dict[str, Measured]:
     """Run one of `ALL_FEATURE_PROTOCOLS`; `linear` comes with `linear_low_shot` where that was asked for.
 
-    Of several features, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
+    Of several candidates, each is measured as `<protocol>@<features>`; the protocol itself is the one that does best on
     training videos held out of the fit, so that the test videos decide nothing. Clips are for the record. Raises
     DataError for too few training videos or classes for the linear probe, or too few classes for clustering.
     """
     found: dict[str, Measured] = {}
+    chosen = config.candidates[0]
     if name == "same_video":
-        found[name] = _same_video(sets.train, clips)
+        found[name] = _same_video(sets.train, all_parts_of(config.features), clips)
     else:
-        views = {features: replace(sets, features=features) for features in config.features}
+        views = {features: replace(sets, features=features) for features in config.candidates}
         each = {features: _MEASURES[name](view, config) for features, view in views.items()}
-        chosen, held_out = config.features[0], dict[str, float]()
         if len(views) > 1:
             held_out = {features: _held_out(name, view, config, each[features]) for features, view in views.items()}
             chosen = max(held_out, key=lambda features: held_out[features])
@@ -40,11 +42,15 @@ def measure(name: str, sets: FeatureSets, clips: ClipSettings, config: Evaluatio
         found = {name: each[chosen], **found}
         if name == "linear" and config.low_shot is not None:
             found["linear_low_shot"] = measure_low_shot(views[chosen], config, config.low_shot)
-    shared = {"clips": asdict(clips)}
-    return {
-        key: replace(each, settings={"version": PROTOCOL_VERSIONS[key.partition("@")[0]], **shared, **each.settings})
-        for key, each in found.items()
-    }
+    records = {key: _record(key, chosen, clips) for key in found}
+    return {key: replace(each, settings={**records[key], **each.settings}) for key, each in found.items()}
+
+
+def _record(key: str, chosen: str, clips: ClipSettings) -> dict[str, Any]:
+    """What the result says of a protocol beside its own settings: version, and clips as it looked at them."""
+    name, _, features = key.partition("@")
+    _, _, window = (features or chosen).partition("@")
+    return {"version": PROTOCOL_VERSIONS[name], "clips": asdict(timed(clips, window) if window else clips)}
 
 
 def _held_out(name: str, sets: FeatureSets, config: EvaluationConfig, measured: Measured) -> float:
@@ -128,15 +134,15 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     )
 
 
-def _same_video(train: Features, clips: ClipSettings) -> Measured:
+def _same_video(train: Features, parts: tuple[str, ...], clips: ClipSettings) -> Measured:
     # Other crops of a clip show the same frames, so only the middle one takes part.
-    pooled = train.pooled[:, clips.num_crops // 2 :: clips.num_crops]
+    pooled = train.columns_of(parts)[:, clips.num_crops // 2 :: clips.num_crops]
     found = same_video_share(pooled)
     return Measured(
         figures={} if found is None else {"train": found.share},
         chance={} if found is None else {"train": found.chance},
         settings={
-            "features": f"of the frozen encoder in eval mode: {', '.join(train.parts)}",
+            "features": f"of the frozen encoder in eval mode: {', '.join(parts)}",
             "similarity": "cosine between different clips after subtracting their mean, centre crops",
         },
         notes={"videos_without_two_different_clips": len(pooled) if found is None else found.num_left_out},

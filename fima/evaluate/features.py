@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.data.augment import MEAN, STD
-from fima.errors import ConfigError
+from fima.errors import ConfigError, DataError
 from fima.evaluate.extract import Decoded
-from fima.evaluate.protocols import parts_of
+from fima.evaluate.protocols import all_parts_of, parts_of
 from fima.method.heads import grid_pooled
 from fima.method.motion import frame_difference
 
@@ -43,11 +43,12 @@ class FeatureSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Decoded):
-    """Features of the videos that can be decoded, in the order of the list; `parts` and `depth` as in the source."""
+    """Features of the videos that can be decoded, in the order of the list; `depth` as in the source."""
 
     pooled: Tensor
     """(V, num_clips·num_crops, C), float32; the crops of a clip follow one another."""
     parts: tuple[str, ...] = (PLAIN,)
+    """As in the source; those of other windows after them, as `stride=2 rgb:avg`."""
     depth: int = 0
     cells: list[Tensor] = field(default_factory=list)
     """Instead of `pooled`, of each video the cells of all its clips: (num_clips·num_crops, M, C), half precision."""
@@ -59,19 +60,44 @@ class Features(Decoded):
         return replace(self, pooled=self.pooled[chosen], labels=self.labels[chosen], paths=paths)
 
     def columns(self, features: str) -> Tensor:
-        """The columns of some features such as `both:avg`, (V, num_clips·num_crops, C)."""
+        """The columns of candidates such as `both:avg` or `grid@stride=2`, (V, num_clips·num_crops, C)."""
+        pooling, _, window = features.partition("@")
+        return self.columns_of([f"{window} {part}".strip() for part in parts_of(pooling)])
+
+    def columns_of(self, parts: Sequence[str]) -> Tensor:
+        """The columns of some of the parts, (V, num_clips·num_crops, C)."""
         pools = [part.rpartition(":")[2] for part in self.parts]
         of_maps = sum(PART_WIDTHS.get(pool, 0) for pool in pools)
         channels = (self.pooled.shape[-1] - self.depth * pools.count("depths")) // max(1, of_maps)
         widths = [self.depth if pool == "depths" else PART_WIDTHS[pool] * channels for pool in pools]
         found = dict(zip(self.parts, torch.split(self.pooled, widths, dim=-1), strict=True))
-        wanted = [found[part] for part in parts_of(features)]
-        return wanted[0] if len(wanted) == 1 else torch.cat(wanted, dim=-1)
+        return found[parts[0]] if len(parts) == 1 else torch.cat([found[part] for part in parts], dim=-1)
 
     @property
     def per_video(self) -> Tensor:
         """The mean over the clips and their crops, (V, C)."""
         return self.pooled.mean(dim=1)
+
+
+def side_by_side(windows: Mapping[str, Features]) -> Features:
+    """Return the features of one list in several windows as one; videos that lack some of them are left out.
+
+    Windows are by name: "" for the clips as usual, or such as `stride=2`, with which the names of its parts then begin.
+    Raises DataError where no video is in all of them.
+    """
+    if len(windows) == 1:
+        return next(iter(windows.values()))
+    common = set.intersection(*(set(found.paths) for found in windows.values()))
+    undecodable = {video.index: video for found in windows.values() for video in found.undecodable}
+    if not common:
+        raise DataError(f"{next(iter(undecodable.values())).path}: no video can be decoded in all of --other-windows")
+    found = [each.rows([place for place, path in enumerate(each.paths) if path in common]) for each in windows.values()]
+    return replace(
+        found[0],
+        pooled=torch.cat([each.pooled for each in found], dim=-1),
+        parts=tuple(f"{name} {part}".strip() for name, each in windows.items() for part in each.parts),
+        undecodable=[video for _, video in sorted(undecodable.items())],
+    )
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -156,7 +182,7 @@ def encoder_source(
     the same features, where other sources share them. Frame differences go through the encoder with its running
     statistics, as the RGB clips do.
     """
-    parts = tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
+    parts = all_parts_of(features)
     shared = maps or EncoderMaps(encoder, features)
 
     def pool_part(clips: Tensor, part: str) -> Tensor:

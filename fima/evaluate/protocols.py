@@ -61,6 +61,11 @@ def parts_of(features: str) -> list[str]:
     return [f"{each}:{part}" for each in STREAMS[stream or "rgb"] for part in pool.split("+")]
 
 
+def all_parts_of(features: Iterable[str]) -> tuple[str, ...]:
+    """Return the parts of several features, each once, as `parts_of`."""
+    return tuple(dict.fromkeys(part for each in features for part in parts_of(each)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(ClipOverrides):
     """Settings of an evaluation; they are part of its result."""
@@ -81,6 +86,9 @@ class EvaluationConfig(ClipOverrides):
     several stages of the encoder, concatenated); `difference:avg` of the frame difference instead of the RGB clip,
     `both:avg` of both. Of several, the one that does best on held-out training videos is used, and the figures of each
     are named `linear@avg/top1`."""
+    other_windows: tuple[str, ...] = ()
+    """Other ways to time the clips, such as `stride=2`, `fps=12.5` or `span=0.5`, to choose from as from several
+    features; the figures of each are named `linear@avg@stride=2/top1`."""
     cross_validation: str | None = None
     """Column of the table of videos whose values are the folds, such as `fold`; `group` leaves one group out at a
     time."""
@@ -115,9 +123,17 @@ class EvaluationConfig(ClipOverrides):
             parts_of(name)
         if not self.features or len(set(self.features)) < len(self.features):
             raise ConfigError(f"--features {' '.join(self.features) or '(none)'}: give each once, such as avg both:avg")
+        if len(set(self.other_windows)) < len(self.other_windows):
+            raise ConfigError(f"--other-windows {' '.join(self.other_windows)}: give each once")
         if self.cross_validation is not None and self.folds is not None:
             raise ConfigError(f"--folds {self.folds}: the folds are those of --cross-validation; give one of the two")
         require_least(self, folds=2, num_clips=1, low_shot=2, low_shot_draws=1, seed=0, batch_size=1, workers=0)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What the protocols on features choose from: the features, and in other windows as `grid@stride=2`."""
+        windows = ("", *(f"@{window}" for window in self.other_windows))
+        return tuple(f"{features}{window}" for window in windows for features in self.features)
 
     def clips_for(self, trained: "ClipSettings") -> "ClipSettings":
         """Return the clips to show to an encoder that was trained on such ones; ConfigError for a size too small."""
@@ -162,10 +178,14 @@ class EvaluationConfig(ClipOverrides):
         for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):
             if given and "linear" not in names:
                 raise ConfigError(f"{as_flag(name)}: is a setting of the protocol linear; add it to --protocols")
-        if self.features != EvaluationConfig().features and {"attentive", "diagnosis"}.issuperset(names):
-            raise ConfigError(
-                "--features: not looked at by attentive and diagnosis; add linear, knn or others to --protocols"
-            )
+        for name in ("features", "other_windows"):
+            if getattr(self, name) != getattr(EvaluationConfig(), name) and {"attentive", "diagnosis"}.issuperset(
+                names
+            ):
+                raise ConfigError(
+                    f"{as_flag(name)}: not looked at by attentive and diagnosis; add linear, knn or others to "
+                    "--protocols"
+                )
         return names
 
 

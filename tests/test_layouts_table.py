@@ -200,7 +200,9 @@ def test_a_header_of_several_lines_is_refused_in_one(tmp_path: Path) -> None:
     assert r"path,label\nclips/a.mp4" in str(error.value)
 
 
-@pytest.mark.parametrize("header", ["Path,LABEL,Split", "\ufeffPATH; Label; SPLIT", "path\tlabel\tsubset"])
+@pytest.mark.parametrize(
+    "header", ["Path,LABEL,Split", "\ufeffPATH; Label; SPLIT", "path\tlabel\tsubset", '"path", "label", "split"']
+)
 def test_columns_in_any_case_and_with_any_delimiter(header: str, tmp_path: Path) -> None:
     write_videos(tmp_path, "a.avi", "b.avi", "c.avi")
     rows = ["a.avi,run,Training", "b.avi,run,EVAL", "c.avi,run,dev"]
@@ -327,5 +329,6 @@ def test_classes_that_are_nearly_called_the_same(tmp_path: Path) -> None:
 
 def test_what_network_disks_and_wastebaskets_keep_is_no_data(tmp_path: Path) -> None:
     touch(tmp_path, "jump/1.mp4", "run/2.mp4", "run/@eaDir/2.mp4/SYNOVIDEO_FILM.mp4", "$RECYCLE.BIN/$R1.mp4")
+    touch(tmp_path, "$Recycle.Bin/$R1.mp4", "@Recently-Snapshot/jump/1.mp4")
     listed = list_videos(tmp_path, "all")
     assert (names(listed), listed.classes) == (["jump/1.mp4", "run/2.mp4"], ["jump", "run"])

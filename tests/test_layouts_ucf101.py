@@ -61,6 +61,20 @@ def test_annotations_that_lie_elsewhere(tmp_path: Path) -> None:
     assert len(list_videos(tmp_path / "here", "test", annotations=str(tmp_path / "there")).videos) == 2
 
 
+def test_lists_deeper_in_a_plain_folder_are_named(tmp_path: Path) -> None:
+    """All videos were trained on without a word, those of the test list, too."""
+    write_ucf101(tmp_path, "here/UCF-101", "here/UCF-101/ucfTrainTestlist")
+    listed = list_videos(tmp_path)
+    assert (listed.dataset, len(listed.videos)) == ("folder", 5)
+    place = tmp_path / "here/UCF-101/ucfTrainTestlist"
+    assert listed.warnings()[0] == (
+        "4 official lists not read, such as here/UCF-101/ucfTrainTestlist/testlist01.txt: to keep test videos out of "
+        f"training, give its data set alone, or --data.annotations {place}"
+    )
+    assert len(list_videos(tmp_path, annotations=place).videos) == 2
+    assert not any("official" in each for each in list_videos(tmp_path, dataset="folder").warnings())
+
+
 @pytest.mark.parametrize("folder", ["data/Archery/Archery", "data/train/Archery"])
 def test_videos_deeper_than_listed(folder: str, tmp_path: Path) -> None:
     """As where the archive of each class was unpacked into a folder of its own; the name alone is not enough."""

@@ -21,8 +21,8 @@ VIDEO_EXTENSIONS = frozenset({
     ".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid", ".y4m",
 })
 SYSTEM_FOLDERS = frozenset({
-    "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "@eaDir", "@Recycle", "#recycle",
-    "#snapshot",
+    "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "lost+found", "__MACOSX", "@eaDir",
+    "@Recently-Snapshot", "@Recycle", "#recycle", "#snapshot",
 })
 # fmt: on
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""

@@ -1,6 +1,7 @@
 """A folder without list files: split folders, class folders, or videos at any depth."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from fima.data.layouts.video_list import Layout, Request, Video, VideoList, note
 from fima.errors import DataError
 
 HOLD_OUT_EVERY = 5
+KNOWN_LISTS = re.compile(
+    r"(train|test)list0\d\.txt|\w+_test_split\d\.txt|Diving48_V2_\w+\.json|something-something-v2-\w+\.json"
+)
+"""Names of list files of data sets that are read by them where they lie in usual places."""
 HELD_OUT = f"every {HOLD_OUT_EVERY}th video of a class held out for testing"
 
 
@@ -29,7 +34,7 @@ def list_folder(request: Request) -> VideoList:
     """
     root, split = request.root, request.split
     files = find_files(root)
-    notes = [*_unread_tables(root), *files.notes()]
+    notes = [*_unread_tables(root), *([] if request.named else _unread_lists(files)), *files.notes()]
     depth = splits.split_depth(files.videos)
     if depth is not None:
         return split_folders(request, files, depth, notes=notes)
@@ -123,6 +128,14 @@ def _unread_tables(root: Path) -> list[str]:
         return []
     found = ", ".join(columns) or "none"
     return [f"{path}: has no column path (found {found}), so the folder is read as if it were not there"]
+
+
+def _unread_lists(files: Files) -> list[str]:
+    """Say that list files of a data set lie where they are not looked for."""
+    found = [path for path in files.others if KNOWN_LISTS.fullmatch(path.name)]
+    place = files.root / found[0].parent if found else files.root
+    advice = f": to keep test videos out of training, give its data set alone, or --data.annotations {place}"
+    return noted(found, "official list", " not read", advice)
 
 
 def _class_folders(request: Request, files: Files, classes: list[str], notes: list[str]) -> VideoList:

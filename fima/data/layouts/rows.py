@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fima.data.layouts.lists import encoding_of, read_text
 from fima.errors import DataError
@@ -53,7 +54,7 @@ def read_columns(path: Path) -> list[str]:
     try:
         with path.open(encoding=encoding_of(path), errors="replace", newline="") as file:
             line = next((line for line in file if not _is_before_header(line)), "")
-            return _names(next(csv.reader([line], delimiter=_delimiter(line)), []))
+            return _names(next(csv.reader([line], **_dialect(line)), []))
     except (OSError, csv.Error):
         return []
 
@@ -70,8 +71,9 @@ def _is_before_header(line: str) -> bool:
     return not line.strip() or line.casefold().startswith("sep=")
 
 
-def _delimiter(header: str) -> str:
-    return max(DELIMITERS, key=header.count)
+def _dialect(header: str) -> dict[str, Any]:
+    """How the fields of a table with such a header are set apart; quotes may follow blanks: "a.mp4", "run"."""
+    return {"delimiter": max(DELIMITERS, key=header.count), "skipinitialspace": True}
 
 
 def _names(header: Iterable[str]) -> list[str]:
@@ -81,7 +83,7 @@ def _names(header: Iterable[str]) -> list[str]:
 def _read_csv(path: Path) -> Rows:
     lines = io.StringIO(read_text(path)).readlines()
     begin = next((number for number, line in enumerate(lines) if not _is_before_header(line)), len(lines))
-    reader = csv.reader(lines[begin:], strict=True, delimiter=_delimiter("".join(lines[begin : begin + 1])))
+    reader = csv.reader(lines[begin:], strict=True, **_dialect("".join(lines[begin : begin + 1])))
     rows: list[tuple[str, dict[str, str]]] = []
     unreadable: list[str] = []
     try:

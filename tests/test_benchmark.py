@@ -166,6 +166,8 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     rest = StepFigures(case=SMALL, error="out of memory")
     monkeypatch.setattr(steps, "measure_step", lambda case, *_, **__: figures if case.backbone == "i3d" else rest)
     words = ["--backbones", "i3d", "tiny", "--crop-size", "32", "--device", "cpu", "--price", "2", "--seconds", "9"]
+    assert main(["benchmark", *words, "--json"]) == 2
+    assert "--price 2.0: is for the table" in capsys.readouterr().err
     assert main(["benchmark", *words]) == 0
     printed = capsys.readouterr().out
     assert "decoding: not measured (ModuleNotFoundError: No module named 'av')" in printed

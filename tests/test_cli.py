@@ -134,9 +134,9 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
     assert "missing: INDEX: A file that `fima embed` wrote; VIDEO: The video to look for" in refused(["search"], capsys)
     assert "--epr: unknown flag; did you mean `--per`?" in refused(["embed", "a", "b", "--epr", "x"], capsys)
     for argv, message in (
-        (["pretrain", "a", "-o", "x"], "-o: unknown flag; did you mean `--out`? ("),
+        (["pretrain", "a", "-c", "x"], "-c: unknown flag; did you mean `--checkpoints`? ("),
         (["pretrain", "a", "--output", "x"], "--output: unknown flag; did you mean `--out`? ("),
-        (["cam", "a", "b", "-o", "maps"], "-o: unknown flag; did you mean `--out`? ("),
+        (["cam", "a", "b", "-m", "rgb"], "-m: unknown flag; did you mean `--map`? ("),
         (["predict", "a", "b", "-n", "3"], "-n: unknown flag ("),
         (["doctor", "a", "-v"], "-v: unknown flag; did you mean `--verbose`? ("),
         (["embed", "a", "b", "-o"], "-o/--out: a value must follow ("),

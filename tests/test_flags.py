@@ -62,6 +62,13 @@ def test_out_has_a_short_form_wherever_it_is() -> None:
     assert [line for line in outs if " -o " not in line] == []
 
 
+@pytest.mark.parametrize("command", ["cam", "compare", "predict", "report"])
+def test_what_is_given_once_or_more_is_required(command: str) -> None:
+    positional = help_page(f"fima {command}").partition("--help")[0]
+    assert " ... " in positional
+    assert "(default: )" not in positional
+
+
 @pytest.mark.parametrize(
     "words", [("clip.mp4", "other", "-o", "run", "mine.yaml"), ("clip.mp4", "-o=run", "mine.yaml")]
 )

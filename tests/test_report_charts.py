@@ -98,7 +98,9 @@ def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:
     assert ["mark of other" in chart.summary for chart in charts] == [False, True]
 
 
-@pytest.mark.parametrize(("cost", "called"), [("full", "FIMA"), ("light", "FIMA light")])
-def test_a_run_of_fima_light_is_called_so(cost: str, called: str, tmp_path: Path) -> None:
-    settings = {"method": {"name": "fima", "cost": cost}}
+@pytest.mark.parametrize(
+    ("name", "cost", "called"), [("fima", "full", "FIMA"), ("fima", "light", "FIMA light"), ("mine", "full", "mine")]
+)
+def test_a_run_is_called_by_its_method(name: str, cost: str, called: str, tmp_path: Path) -> None:
+    settings = {"method": {"name": name, "cost": cost}}
     assert RunRecord(name="run", root=tmp_path, settings=settings, record={}, lines=[]).method == called

@@ -92,3 +92,6 @@ def test_videos_or_the_system(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing: a folder of videos, `fima doctor VIDEOS`; or --system" in capsys.readouterr().err
     assert main(["doctor", "VIDEOS", "--system"]) == 2
     assert "--system checks this machine, not VIDEOS" in capsys.readouterr().err
+    for words in (["--deep"], ["--data.fps", "5"], ["--quarantine", "bad.txt"]):
+        assert main(["doctor", "--system", *words]) == 2
+        assert "--system checks this machine and takes --json only" in capsys.readouterr().err

@@ -17,9 +17,9 @@ class BenchmarkSettings:
     backbones: tuple[str, ...] = ("i3d", "r2plus1d_18")
     """Encoders to measure."""
     precisions: tuple[Precision, ...] = ()
-    """fp32: exact float32; tf32: convolutions in TF32, PyTorch's default on GPUs; bf16. None: those of the device."""
+    """fp32: exact float32; tf32: convolutions in TF32, PyTorch's default on GPUs; bf16. Default: the device's."""
     batches: tuple[int, ...] = ()
-    """Videos of a step. None: 8 and 32 on a GPU, 2 on a CPU."""
+    """Videos per step. Default: 8 and 32 on a GPU, 2 on a CPU."""
     crop_size: int | None = None
     """Side of the clips of 16 frames, in pixels. None: 224 on a GPU, 112 on a CPU."""
     compile: bool = False

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fima.benchmark.settings import BenchmarkSettings
 from fima.commands.verbosity import is_quiet
+from fima.config.checks import require
 from fima.console import Console
 from fima.errors import ConfigError
 
@@ -33,7 +34,7 @@ class BenchmarkArguments(BenchmarkSettings):
     price: float | None = None
     """Price of an hour of this machine, for the cost of each recipe."""
     device: str = "auto"
-    """`auto` takes a GPU where there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
     json: bool = False
     """Print everything as one JSON object."""
 
@@ -45,6 +46,7 @@ def main(arguments: BenchmarkArguments) -> int:
     from fima.torch_tools.device import choose_device
 
     device = choose_device(arguments.device)
+    require(arguments.price is None or not arguments.json, "price", arguments.price, "is for the table, not for --json")
     if arguments.parity and device.type == "cpu":
         raise ConfigError("--parity compares a GPU with the CPU; there is no GPU here, or --device cpu was given")
     for backbone in arguments.backbones:

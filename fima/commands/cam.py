@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.output import OUT, listed_videos
+from fima.commands.output import listed_videos
+from fima.commands.parse import OUT, one_or_more
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList
@@ -44,7 +45,7 @@ class CamArguments:
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A checkpoint."""
-    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
+    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], one_or_more("VIDEO")]
     """Video files, and folders or tables of videos."""
     out: Annotated[OutputPath, OUT] = Path("cam")
     """Folder for the files; or one PNG for all videos."""

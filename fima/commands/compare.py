@@ -18,7 +18,7 @@ from fima.commands.labelled import (
     measure_labelled,
     say_what_was_left_out,
 )
-from fima.commands.output import OUT
+from fima.commands.parse import OUT, one_or_more
 from fima.config.checks import require
 from fima.console import Console
 from fima.errors import ConfigError
@@ -40,7 +40,7 @@ class CompareArguments(LabelledArguments):
     For example: `fima compare FIMA=runs/fima MoCo=runs/moco torchvision:r3d_18 --on LABELLED --cross-validation group`.
     """
 
-    encoders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ENCODER ...")]
+    encoders: Annotated[tyro.conf.Positional[tuple[str, ...]], one_or_more("ENCODER")]
     """Encoders, as `fima evaluate` takes one; each can have a name before it, such as `FIMA=runs/fima`."""
     on: Path
     """Folder or table of videos with classes and a train/test split."""

@@ -39,8 +39,8 @@ complete -o default -F _fima fima
 class CompletionArguments:
     """Print a script that completes commands, options and file names.
 
-    For example: `fima completion bash > ~/.fima_completion`, and `source ~/.fima_completion` in `~/.bashrc` (for zsh:
-    `fima completion zsh`, and `~/.zshrc`).
+    For example: `fima completion bash > ~/.fima_completion`, and `source ~/.fima_completion` in `~/.bashrc`; for zsh,
+    the same with `fima completion zsh` and `~/.zshrc`.
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.config.checks import require, require_least
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture

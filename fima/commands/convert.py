@@ -16,8 +16,8 @@ from fima.files.output import OutputFile
 class ConvertArguments:
     """Convert a pre-training checkpoint between the authors' program and this one, without loss.
 
-    `OUT` that ends in `.safetensors` holds the weights only. For example:
-    `fima convert official.pth.tar last.pt`.
+    A file whose name ends in `.safetensors` holds the weights only.
+    For example: `fima convert official.pth.tar last.pt`.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]

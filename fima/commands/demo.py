@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fima.commands import study
 from fima.commands.at_once import load_ahead, run_at_once
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.console import Console
 from fima.data.workers.killable_pool import available_cores
 from fima.evaluate.protocols import FEATURE_PROTOCOLS

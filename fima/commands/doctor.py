@@ -60,7 +60,7 @@ class DoctorArguments:
     """
 
     data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="VIDEOS")] = None
-    """Folder of videos."""
+    """Folder of videos; not needed with --system."""
     recipe: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RECIPE]")] = None
     """YAML file with settings, whose clips the videos are compared with."""
     clips: Annotated[ClipArguments, tyro.conf.arg(name="data")] = field(default_factory=ClipArguments)
@@ -73,7 +73,7 @@ class DoctorArguments:
     quarantine: OutputFile | None = None
     """Write the unusable videos to this list, for `fima pretrain --data.exclude`."""
     index: OutputFile | None = None
-    """Index of what was read before, a file. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
+    """File that remembers what was read of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     workers: int | None = None
     """Processes that read. None: as many as there are cores."""
     timeout: float | None = None
@@ -84,6 +84,9 @@ class DoctorArguments:
             raise ConfigError("missing: a folder of videos, `fima doctor VIDEOS`; or --system, to check this machine")
         if self.data is not None and self.system:
             raise ConfigError(f"--system checks this machine, not {self.data}; give one of them")
+        of_videos = (self.deep, self.quarantine, self.index, self.workers, self.timeout)
+        if self.system and (any(of_videos) or self.clips != ClipArguments()):
+            raise ConfigError("--system checks this machine and takes --json only; the other flags are for videos")
         require_least(self, workers=1)
         require(self.timeout is None or self.timeout > 0, "timeout", self.timeout, "must be greater than 0")
 

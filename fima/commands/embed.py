@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import OUT, listed_videos, show_next
+from fima.commands.output import listed_videos, show_next
+from fima.commands.parse import OUT
 from fima.commands.progress import progress
 from fima.config import Dataset
 from fima.config.checks import require_least

@@ -18,7 +18,7 @@ from fima.commands.labelled import (
     measure_labelled,
     say_what_was_left_out,
 )
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.config.checks import require
 from fima.console import Console
 from fima.files.output import OutputFile
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(LabelledArguments):
-    """Measure a checkpoint on labelled videos, with its weights frozen.
+    """Evaluate a checkpoint on labelled videos, with its weights frozen.
 
     Takes any checkpoint with an encoder, from `fima pretrain`, `fima finetune`, the authors' program or MoCo-style
     code, and encoders of other programs. docs/protocols.md describes the protocols. Start it under `torchrun` to use

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import check_writable

@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from fima.commands.figures import figures_table
-from fima.commands.output import OUT, show_next
-from fima.commands.parse import RunArguments, check_recipe, is_recipe
+from fima.commands.output import show_next
+from fima.commands.parse import OUT, RunArguments, check_recipe, is_recipe
 from fima.config import FinetuneConfig
 from fima.console import Console
 from fima.files.output import OutputPath

@@ -29,6 +29,7 @@ COLUMNS = 110
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
 SHORT = re.compile(r"-[A-Za-z]")
+SHORT_FORM = re.compile(rf"^{SHORT.pattern} \S+, ")
 SHORTS = re.compile(rf"(?<![\w-]){SHORT.pattern}(?![\w-])")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
 CHOICES = re.compile(r"\{([\w.,-]+)\}")
@@ -94,7 +95,7 @@ def _missing(lines: Sequence[str]) -> list[str]:
         if indent >= HELP_INDENT and found:
             found[-1] += f" {line.strip()}"
         elif indent >= NAME_INDENT:
-            found.append(f"{line.strip()}:")
+            found.append(f"{SHORT_FORM.sub('', line.strip())}:")
     return [each.removesuffix("(required)").rstrip(" .") for each in found]
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.output import OUT
+from fima.commands.parse import OUT
 from fima.config import PretrainConfig
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import mark_picture
@@ -15,8 +15,8 @@ from fima.files.output import check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class MotionArguments:
-    """Picture what the losses align in a video: two random clips, their frame differences, the foreground cells, and
-    the cells of both crops that show the same place and are positives of each other.
+    """Show what the losses align in a video, in one picture: two random clips, their frame differences, the foreground
+    cells, and the cells of both crops that show the same place and are positives of each other.
 
     For example: `fima motion clip.mp4 --checkpoint runs/mine/checkpoints/last.pt --out motion.png`.
     """

@@ -11,16 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from fima.errors import DataError, warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.config import Dataset
     from fima.data.layouts.video_list import Split, Video
-
-OUT = tyro.conf.arg(aliases=["-o"])
-"""Of the flag `out` of every command that has one: `-o`, for short."""
 
 
 def listed_videos(

@@ -17,7 +17,6 @@ import tyro
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, short_flags_in, terminal_of
-from fima.commands.output import OUT
 from fima.commands.verbosity import QUIET, VERBOSE
 from fima.errors import ConfigError
 from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
@@ -28,7 +27,15 @@ UNBROKEN = 100_000
 POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
+OUT = tyro.conf.arg(aliases=["-o"])
+"""Of the flag `out` of every command that has one: `-o`, for short."""
+
 Arguments = TypeVar("Arguments")
+
+
+def one_or_more(what: str) -> object:
+    """Describe a positional argument that is given once or more; the parser alone would call it optional."""
+    return tyro.conf.arg(metavar=f"{what} ...", help_behavior_hint="(required)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fima.commands.output import OUT, listed_videos
+from fima.commands.output import listed_videos
+from fima.commands.parse import OUT, one_or_more
 from fima.commands.progress import progress
 from fima.config.checks import require_least
 from fima.data.decode.limits import DecodeLimits
@@ -27,14 +28,14 @@ DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class PredictArguments:
-    """Name the classes of videos with a classifier of `fima finetune`.
+    """Predict the classes of videos with a classifier of `fima finetune`.
 
     For example: `fima predict runs/classifier clip.mp4 --per second --json`.
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CLASSIFIER")]
     """Folder of a run of `fima finetune`, or its checkpoint."""
-    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="VIDEO ...")]
+    videos: Annotated[tyro.conf.Positional[tuple[Path, ...]], one_or_more("VIDEO")]
     """Videos, or folders or tables of videos."""
     per: Literal["video", "second"] = "video"
     """One prediction for each video, or for each second."""

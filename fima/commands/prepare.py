@@ -51,7 +51,7 @@ class PrepareArguments:
     timeout: float = 3600.0
     """Seconds for one video."""
     index: OutputFile | None = None
-    """File that holds what is known of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
+    """File that remembers what was read of the videos. None: one below $XDG_CACHE_HOME/fima or ~/.cache/fima."""
     check_space: bool = True
     """Refuse to start if the disk is too small for the estimated size."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.output import OUT
+from fima.commands.parse import OUT, one_or_more
 from fima.config.checks import require
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -21,7 +21,7 @@ class ReportArguments:
     For example: `fima report runs/mine -o report.html`.
     """
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], one_or_more("RUN")]
     """Folders of runs."""
     out: Annotated[OutputFile, OUT] = Path("report.html")
     """The page to write."""

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class SearchArguments:
     """Find the videos or moments that are nearest to a video, among vectors of `fima embed`.
 
-    Every vector is compared, by the cosine after the mean of the index is subtracted. For example:
-    `fima search vectors.npz clip.mp4 -k 5 --html found.html`.
+    Every vector is compared, by the cosine after the mean of the index is subtracted.
+    For example: `fima search vectors.npz clip.mp4 -k 5 --html found.html`.
     """
 
     index: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INDEX")]

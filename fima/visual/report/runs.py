@@ -82,7 +82,8 @@ class RunRecord:
             return "linear probe by SGD" if frozen else "fine-tuning"
         if self.setting("method", "cost") == "light":
             return "FIMA light"
-        return {"fima": "FIMA", "moco": "MoCo"}.get(str(self.setting("method", "name")), "run")
+        name = str(self.setting("method", "name") or "run")
+        return {"fima": "FIMA", "moco": "MoCo"}.get(name, name)
 
     @property
     def backbone(self) -> str:

@@ -150,6 +150,16 @@ def test_a_folder_of_frames_beside_one_of_videos_is_no_class(tmp_path: Path) -> 
     assert "frames/c" in labelled(list_videos(tmp_path / "flat", "all"))
 
 
+def test_a_folder_of_frames_beside_the_only_video_of_a_folder(tmp_path: Path) -> None:
+    write_videos(tmp_path, "monday/cam.avi", "tuesday/cam.avi", "run/1.avi", "run/2.avi")
+    for name in ("monday/frames", "tuesday/RGB", "run/frames", "run/3"):
+        write_pictures(tmp_path / name, 1, 2, 3)
+    assert set(labelled(list_videos(tmp_path, "all"))) == {
+        *("monday/cam.avi", "tuesday/cam.avi", "run/1.avi", "run/2.avi"),
+        *("run/frames", "run/3"),
+    }
+
+
 def test_splits_lists_and_tables_of_them(tmp_path: Path) -> None:
     for clip in ("train/run/1", "train/jump/2", "val/run/3", "val/jump/4"):
         write_pictures(tmp_path / "split" / clip, 1, 2)

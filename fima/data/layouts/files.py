@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ SYSTEM_FOLDERS = frozenset({
 # fmt: on
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""
 OF_PICTURES = re.compile(r"frame|image|img|jpe?g|png|picture|rgb", re.IGNORECASE)
-"""In the names of folders beside those of the videos that their pictures are frames of."""
+"""In the names of folders beside those of the videos that their pictures are frames of, or beside such a video."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 MOST_SUFFIXES = 5
 
@@ -69,8 +69,9 @@ def find_files(root: Path) -> Files:
     """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
     A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only. One
-    with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, holds frames of that video, which
-    would be there twice, and is passed over. Raises DataError where there is no video.
+    with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, or `a/frames` with the single video
+    `a/b.mp4`, holds frames of that video, which would be there twice, and is passed over.
+    Raises DataError where there is no video.
     """
     found: dict[str, list[str]] = defaultdict(list)
     inodes: dict[str, int] = {}
@@ -163,17 +164,16 @@ def _same(root: Path, inodes: Mapping[str, int]) -> list[list[Path]]:
 
 def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str], found: dict[str, list[str]]) -> None:
     """Note which folders of pictures are videos, and which are frames of others; other pictures are other files."""
-    depths, bare = set[int](), set[str]()
-    if pictures:
-        depths = {name.count("/") for name in videos}
-        bare = {os.path.splitext(name)[0] for name in videos}  # noqa: PTH122 - on as many names as there are files
-    elsewhere = {key for name in bare for key in _but_one_folder(name)}
+    files = [_parts(name) for name in videos] if pictures else []
+    depths, in_folder = {len(parts) for parts in files}, Counter(parts[:-1] for parts in files)
+    blanked = {key for parts in files for key in _blanked(parts) if key[-1] or in_folder[key[:-1]] == 1}
+    whole = set(files)
     for folder, paths in pictures.items():
         name = folder.rstrip("/") or "."
-        own = os.path.splitext(name)[0] if is_video(name) else name  # noqa: PTH122
+        parts = _parts(name) if is_video(name) else tuple(name.split("/"))
         frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in paths)}
-        at_depth = not depths or folder.count("/") - 1 in depths
-        if frames and (own in bare or (at_depth and not elsewhere.isdisjoint(_but_one_folder(own, OF_PICTURES)))):
+        at_depth = not depths or len(parts) in depths
+        if frames and (parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES)))):
             found["twice"].append(name)
             frames = set()
         elif frames and at_depth:
@@ -183,10 +183,14 @@ def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str
         found["others"] += [path for path in paths if path not in frames]
 
 
-def _but_one_folder(name: str, pattern: re.Pattern[str] = re.compile("")) -> Iterator[tuple[str, ...]]:
-    """Yield the parts of a path without each of its folders, one at a time, that matches a pattern."""
-    parts = name.split("/")
-    return ((*parts[:i], "", *parts[i + 1 :]) for i in range(len(parts) - 1) if pattern.search(parts[i]))
+def _parts(name: str) -> tuple[str, ...]:
+    """Return the parts of a path, without the extension of a video."""
+    return tuple(os.path.splitext(name)[0].split("/"))  # noqa: PTH122 - on as many names as there are files
+
+
+def _blanked(parts: Sequence[str], pattern: re.Pattern[str] = re.compile("")) -> Iterator[tuple[str, ...]]:
+    """Yield the parts with one of them, each that matches in turn, left blank."""
+    return ((*parts[:place], "", *parts[place + 1 :]) for place, part in enumerate(parts) if pattern.search(part))
 
 
 def has_videos(folder: Path) -> bool:

@@ -173,14 +173,11 @@ def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str
         parts = _parts(name) if is_video(name) else tuple(name.split("/"))
         frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in paths)}
         at_depth = not depths or len(parts) in depths
-        if frames and (parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES)))):
-            found["twice"].append(name)
-            frames = set()
-        elif frames and at_depth:
-            found["frame_folders"].append(name)
-        else:
-            frames = set()
-        found["others"] += [path for path in paths if path not in frames]
+        is_twice = parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES)))
+        if frames and (is_twice or at_depth):
+            found["twice" if is_twice else "frame_folders"].append(name)
+        is_video_itself = at_depth and not is_twice
+        found["others"] += [path for path in paths if not (is_video_itself and path in frames)]
 
 
 def _parts(name: str) -> tuple[str, ...]:

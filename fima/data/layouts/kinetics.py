@@ -92,16 +92,13 @@ def _seconds(text: str, column: str, where: str) -> int:
 
 
 def _is_kinetics(root: Path, annotations: Path | None) -> bool:
-    if not root.is_dir():
-        return False
     folders = annotations is None and any((root / name).is_dir() for name in OFFICIAL_FOLDERS)
-    return folders or bool(find_lists(root, annotations))
+    return folders or (root.is_dir() and bool(find_lists(root, annotations)))
 
 
 def _may_be_kinetics(root: Path, annotations: Path | None) -> bool:
-    is_folder = root.is_dir() and annotations is None
-    has_splits = is_folder and any(split_of(path.name) for path in root.iterdir() if path.is_dir())
-    return has_splits or _is_kinetics(root, annotations)
+    places = root.iterdir() if annotations is None and root.is_dir() else ()
+    return _is_kinetics(root, annotations) or any(split_of(path.name) for path in places if path.is_dir())
 
 
 LAYOUT = Layout(

@@ -226,6 +226,5 @@ def expected_videos(request: Request, official: Mapping[str, int], *, certain: b
 
 def class_folder_parent(root: Path, candidates: Sequence[str], classes: Collection[str]) -> Path:
     """Return the folder below the root that holds class folders, or the first one that is there, or the root."""
-    places = [root / name for name in candidates]
-    with_classes = (place for place in [*places, root] if any((place / name).is_dir() for name in classes))
-    return next(with_classes, next((place for place in places if place.is_dir()), root))
+    places = [*(root / name for name in candidates if (root / name).is_dir()), root]
+    return next((place for place in places if any((place / name).is_dir() for name in classes)), places[0])

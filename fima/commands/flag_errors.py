@@ -30,8 +30,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-{].*?)(?: {2,}|│|$)")
 SHORT = re.compile(r"-[A-Za-z]")
 SHORT_FORM = re.compile(rf"^{SHORT.pattern} \S+, ")
-SHORTS = re.compile(rf"(?<![\w-]){SHORT.pattern}(?![\w-])")
-OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
+OPTION = re.compile(rf"(?<![\w-])(?:--[a-z][\w.-]*|{SHORT.pattern}(?![\w-]))")
 CHOICES = re.compile(r"\{([\w.,-]+)\}")
 POSITIONAL = ""
 """Stands for the name of an argument that has none."""
@@ -145,12 +144,6 @@ def read_page(print_help: Callable[[], object]) -> str:
     with terminal_of(COLUMNS), contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         print_help()
     return COLOUR.sub("", page.getvalue())
-
-
-def short_flags_in(page: str) -> list[str]:
-    """Return the flags of one letter that a page lists."""
-    entries = filter(None, map(ENTRY.match, page.splitlines()))
-    return [flag for entry in entries for flag in SHORTS.findall(entry["names"])]
 
 
 def flags_in(page: str) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ import docstring_parser
 import tyro
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, short_flags_in, terminal_of
+from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
 from fima.commands.verbosity import QUIET, VERBOSE
 from fima.errors import ConfigError
 from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
@@ -125,7 +125,7 @@ def parse(kind: type[Arguments], argv: Sequence[str], *, prog: str) -> Arguments
     except SystemExit:
         page = read_page(lambda: run(args=["--help"]))
         usage = page.partition("\n")[0].removeprefix("usage: ").replace("[-h] ", "")
-        flags = [*flags_in(page), *short_flags_in(page), QUIET, VERBOSE]
+        flags = [*flags_in(page), QUIET, VERBOSE]
         message = one_line_error(errors.getvalue(), words=words, flags=flags, usage=usage)
         raise ConfigError(f"{message} (`{prog} --help` lists the flags)") from None
     _check_outputs(kind, arguments)

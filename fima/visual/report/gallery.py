@@ -38,7 +38,6 @@ MOST_VIDEOS_UNCACHED = 300
 class Lists:
     """The videos that a gallery is made from."""
 
-    root: Path
     train: VideoList
     """Among which neighbours are looked for."""
     test: VideoList
@@ -125,8 +124,8 @@ def make_galleries(
                 raise
             reasons[run.name] = str(error)
     activation = []
-    for root in dict.fromkeys(gallery.lists.root.resolve() for gallery in made):
-        group = [gallery for gallery in made if gallery.lists.root.resolve() == root]
+    for root in dict.fromkeys(gallery.lists.train.root.resolve() for gallery in made):
+        group = [gallery for gallery in made if gallery.lists.train.root.resolve() == root]
         print(f"activation maps of {', '.join(gallery.run.name for gallery in group)}")
         activation += _activation_videos(group, media, device)
     queries = [query for gallery in made for query in gallery.queries]
@@ -161,7 +160,7 @@ def _lists(run: RunRecord, data: Path | None) -> Lists:
     cache = _cache(run)
     if train.root.resolve() not in evaluated or cache is None or not cache.is_dir():
         train, test = (_few(videos) for videos in (train, test))
-    return Lists(root=train.root, train=train, test=test, labelled=labelled, cache=cache)
+    return Lists(train=train, test=test, labelled=labelled, cache=cache)
 
 
 def _cache(run: RunRecord) -> Path | None:

@@ -44,6 +44,8 @@ def test_fewer_videos_get_more_epochs_than_the_recipe_has() -> None:
 
 def test_long_videos_get_clips_by_the_second() -> None:
     assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG] * 100, never)
+    # Pre-training refuses a rate that no video has.
+    assert "--data.span None --data.fps 10 --optim" in first_training("v", [(600, 10.0)] * 100, never)
     assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)] * 100, never)
 
 

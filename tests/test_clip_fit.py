@@ -51,6 +51,23 @@ def test_uneven_rates_are_named_with_a_rate_for_all() -> None:
     assert "--data.fps 5 " in advice
 
 
+def test_clips_over_most_of_long_videos_are_called_coarse(tmp_path: Path) -> None:
+    """Of two minutes, 16 frames over 70 to 100 % are more than six seconds apart."""
+    whole = DataConfig(span=(0.7, 1.0))
+    (advice,) = fit_of([(3000, 25.0)] * 5, whole).advice
+    assert (
+        "(120 s) the frames of a clip are 6.4 s apart; --data.span None --data.fps 12.5 makes clips of 1.3 s" in advice
+    )
+    (advice,) = fit_of([(1200, 10.0)] * 5, whole).advice
+    assert "--data.fps 10 makes clips of 1.6 s" in advice  # a video has no more
+    assert not fit_of([(250, 25.0)] * 5, whole).advice
+    assert not fit_of([(3000, 0.0)] * 5, whole).advice
+    path = write_video(tmp_path / "long.mp4", moving_square(60), codec="libx264", fps=5)
+    listed = VideoList(videos=[Video(path, None)], classes=[], root=tmp_path, split="train", layout="x")
+    (note,) = with_timing_checked(listed, whole).warnings()
+    assert note.startswith("--data.span 0.7 1: in a video of median length (12 s)")
+
+
 def test_the_doctor_compares_the_videos_with_the_clips_of_a_recipe_and_of_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

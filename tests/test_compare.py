@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,14 @@ def test_provenance_names_what_there_is(spread: dict[str, float | None], said: s
     protocols = {"linear": {"version": 1, "clips": {"frames": 8, "stride": 2.0, **spread}}}
     result = EvaluationResult(figures={}, chance={}, encoder={}, protocols=protocols, data={}, versions={})
     assert provenance({"": result}) == f"1 split · seed 0 · clips: frames 8, {said} · protocols: linear 1"
+
+
+def test_a_single_split_says_how_many_videos_it_is_of() -> None:
+    """A hundred percent of three videos is not that of three hundred."""
+    train, test = {"num_evaluated": 1024}, {"num_evaluated": 3, "layout": "class folders"}
+    data: dict[str, dict[str, Any]] = {"train": train, "test": test}
+    result = EvaluationResult(figures={}, chance={}, encoder={}, protocols={}, data=data, versions={})
+    assert "1 split · 1,024 training and 3 test videos (class folders) · seed 0" in provenance({"": result})
 
 
 def test_chance_is_a_range_where_results_have_levels_of_their_own() -> None:

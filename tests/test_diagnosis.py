@@ -149,6 +149,22 @@ def test_few_videos_decide_nothing(num_groups: int, sure: bool) -> None:
     assert ("to" in said.split("background alone")[0].split("frame")[1]) == (num_groups > 5)
 
 
+@pytest.mark.parametrize(
+    ("num_right", "said"),
+    [(8, "Too few test videos to show that"), (4, "The encoder does not tell"), (12, "Neither background nor")],
+)
+def test_what_is_not_shown_is_not_denied(num_right: int, said: str) -> None:
+    """Two thirds of twelve videos of three classes are twice what guessing gets, but not surely more."""
+    tested, paths = intervals.Tested(), [f"{number}.mp4" for number in range(12)]
+    right = {name: num_right if name == "as_is" else 4 for name in INPUTS}
+    hits = {name: torch.arange(12) < count for name, count in right.items()}
+    tested.add(1, {"diagnosis": Measured(figures={}, chance={}, settings={}, hits=hits)}, paths, {})
+    sentence = verdict(tested, 100 / 3, seed=0)
+    assert sentence.startswith(said), sentence
+    if num_right == 8:
+        assert "better than guessing does (33.3 %): as they are, 66.7 % (95 %: " in sentence
+
+
 def test_guessing_is_guessing_the_most_frequent_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two thirds of the videos are of one class: an input that tells nothing gets two thirds, and not half."""
     videos = write_videos(tmp_path / "videos", 0, background=False, motion=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from fima.data.layouts.video_list import counted
 from fima.evaluate.protocols import PROTOCOL_TABLE, chance_shown
 
 if TYPE_CHECKING:
@@ -54,7 +55,16 @@ def provenance(results: Mapping[str, EvaluationResult]) -> str:
     protocols = ", ".join(f"{name} {version}" for name, version in versions.items() if "@" not in name)
     unit = first.unit if count == 1 else f"{first.unit}s"
     lists = f"{count} {unit} ({first.lists_hash})" if first.lists_hash else f"{count} {unit}"
-    return " · ".join([lists, f"seed {first.seed}", *clips, f"protocols: {protocols}"])
+    return " · ".join([lists, *_videos(first), f"seed {first.seed}", *clips, f"protocols: {protocols}"])
+
+
+def _videos(result: EvaluationResult) -> list[str]:
+    """How many videos the figures of a single split are of, and how they were told apart."""
+    train, test = (result.data.get(name, {}) for name in ("train", "test"))
+    if "num_evaluated" not in train or "num_evaluated" not in test:
+        return []
+    numbers = f"{train['num_evaluated']:,} training and {counted(test['num_evaluated'], 'test video')}"
+    return [f"{numbers} ({test['layout']})"]
 
 
 def _sampling(result: EvaluationResult) -> str:

@@ -163,8 +163,15 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     above = {name: 100 * float(np.average(values, weights=weights)) - chance for name, values in hits.items()}
     num_groups = tested.num_groups or 0
     has_intervals = num_groups >= FEWEST_GROUPS
-    if (interval(draws["as_is"], num_groups)[0] if has_intervals else above["as_is"]) <= 0:
+    if above["as_is"] <= 0:
         return "The encoder does not tell these classes better than guessing does, so there is nothing to divide."
+    if has_intervals and (ends := interval(draws["as_is"], num_groups))[0] <= 0:
+        low, high = (chance + end for end in ends)
+        return (
+            "Too few test videos to show that the encoder tells these classes better than guessing does "
+            f"({chance:.1f} %): as they are, {chance + above['as_is']:.1f} % (95 %: {low:.1f} to {high:.1f}), so "
+            "there is nothing to divide."
+        )
 
     def share(name: str) -> float:
         return min(1.0, max(0.0, above[name] / above["as_is"]))

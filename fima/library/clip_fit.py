@@ -30,6 +30,8 @@ RECIPE_VIDEOS = 300
 FEW_VIDEOS = 1000
 LONG_SECONDS = 10.0
 """A clip of 16 frames over most of a longer video shows less than two frames a second."""
+LONG_FPS = 12.5
+"""Of the clips of long videos, where these have as many."""
 
 Length = tuple[int, float]
 """Frames of a video, and its frames per second; 0 where unknown."""
@@ -85,7 +87,7 @@ def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:
         num_looped=looped,
         num_repeating=repeating,
         num_without_rate=unknown,
-        advice=[*_shorter(lengths, data, looped), *_even_rate(rates, data)],
+        advice=[*_shorter(lengths, data, looped), *_even_rate(rates, data), *_finer(lengths, data)],
     )
 
 
@@ -117,6 +119,21 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
     return [f"frame rates differ ({slow:g} to {fast:g} a second): --data.fps {fps:g} shows motion at one speed"]
 
 
+def _finer(lengths: Sequence[Length], data: DataConfig) -> list[str]:
+    """Shorter clips, where those that cover a share of a video show few frames a second of half of the videos."""
+    known = [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
+    if data.span is None or not known or (seconds := median(frames / rate for frames, rate in known)) <= LONG_SECONDS:
+        return []
+    apart, fps = seconds * sum(data.span) / 2 / data.frames, _long_fps([rate for _, rate in known])
+    sentence = f"in a video of median length ({seconds:,.0f} s) the frames of a clip are {apart:,.1f} s apart"
+    return [f"{sentence}; --data.span None --data.fps {fps:g} makes clips of {data.frames / fps:.1f} s"]
+
+
+def _long_fps(rates: Sequence[float]) -> float:
+    """Frames per second of a clip of a long video, which nearly all of the videos have."""
+    return min(LONG_FPS, sorted(rates)[int((1 - FITTING_SHARE) * len(rates))])
+
+
 def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
     """Compare timing that is not the paper's with a few videos of each set; the list gets a note where some do not fit.
 
@@ -136,7 +153,7 @@ def with_timing_checked(videos: VideoList, data: DataConfig) -> VideoList:
 def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
     default = DataConfig()
     given = [name for name in TIMING if getattr(data, name) != getattr(default, name)]
-    if not given or data.span is not None:
+    if not given:
         return []
     count = min(LOOKED_AT, len(videos))
     chosen = [videos[number * len(videos) // count].path for number in range(count)]
@@ -144,7 +161,11 @@ def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
     lengths = [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
     if not lengths:
         return []
-    fit, flag = fit_of(lengths, data), f"--data.{given[0]} {getattr(data, given[0]):g}"
+    fit = fit_of(lengths, data)
+    if data.span is not None:  # whatever its length, a video is as long as its clip
+        shares = " ".join(f"{share:g}" for share in data.span)
+        return [f"--data.span {shares}: {sentence}" for sentence in fit.advice]
+    flag = f"--data.{given[0]} {getattr(data, given[0]):g}"
     seen = f"the {counted(len(lengths), 'video')} that were looked at"
     if fit.num_repeating == len(lengths):
         fastest = max(rate or data.frame_rate for _, rate in lengths)
@@ -170,8 +191,8 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
 
     Whether there is a GPU is asked only where that decides.
     """
-    seconds = [frames / rate for frames, rate in lengths if rate > 0]
-    long = bool(seconds) and median(seconds) > LONG_SECONDS
+    known = [(frames, rate) for frames, rate in lengths if rate > 0]
+    long = bool(known) and median(frames / rate for frames, rate in known) > LONG_SECONDS
     if len(lengths) < FEWEST_VIDEOS:
         each = " --per second" if long else ""
         embed = f"fima embed small {shlex.quote(root)} -o vectors.npz{each}"
@@ -182,6 +203,8 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
         return f"to begin: {command}  (I3D at 224 px, the paper's settings)"
     why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} videos"
     # The line above it on the paper's clips may advise a stride, which a span does not go with.
-    timing, fits = (" --data.span None --data.fps 12.5", "long videos") if long else ("", "clips fit any length")
+    timing, fits = "", "clips fit any length"
+    if long:
+        timing, fits = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}", "long videos"
     epochs = " --optim.epochs 50" if len(lengths) < RECIPE_VIDEOS else ""
     return f"to begin: {command} --preset small{timing}{epochs}  ({why}; {fits})"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from av.stream import Disposition
 
@@ -42,6 +43,18 @@ def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no problem; every video was checked by its header; --deep decodes it" in output
     assert doctor(tmp_path / "v", "--deep") == 0
     assert "every video was decoded to its end" in capsys.readouterr().out
+
+
+def test_wide_frames_are_looked_at_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two people side by side: the centred square has half of each. A frame of 16:9 is common, and not named."""
+    for name, width in (("pair", 176), ("usual", 128)):
+        frames = np.zeros((4, 72, width, 3), dtype=np.uint8)
+        write_video(tmp_path / "v" / f"{name}.mp4", frames, codec="libx264")
+    assert doctor(tmp_path / "v") == 0
+    output = capsys.readouterr().out
+    assert "1 to look at:" in output
+    assert "wide frames (1): evaluation looks at the centred square" in output
+    assert "pair.mp4: 176x72" in output
 
 
 def test_damage_is_found_by_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

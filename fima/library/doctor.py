@@ -18,6 +18,8 @@ from fima.library.index import FROM_START, VideoIndex
 DURATION_EDGES_SECONDS = (0, 1, 2, 5, 10, 20, 60, 300, 3600)
 USUAL_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 ASPECT_TOLERANCE = 0.01
+WIDE_ASPECT = 2.0
+"""Of frames that are wider or higher, an evaluation sees less than two fifths."""
 DURATION_TOLERANCE_SECONDS = 1.0
 DURATION_TOLERANCE_SHARE = 0.1
 END_BYTES = 2**16
@@ -59,6 +61,8 @@ ADVICE = {
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
     "several streams": "one of them is read; if it is the wrong one, keep only the right one",
     "pixels not square": "training uses pixels as stored: `fima prepare` makes them square",
+    "wide frames": "evaluation looks at the centred square, and what matters may lie beside it: --num-crops 3 takes "
+    "both ends as well (`fima embed`: --crops 3), or cut the frames",
     "large frames": "training skips it, but for a larger --data.max-frame-pixels: `fima prepare` makes them smaller",
     "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
     "duration": "differs from that of its frames: cut off, or longer sound; training uses the frames",
@@ -191,6 +195,8 @@ def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
     if abs(row["pixel_aspect"] - 1) > ASPECT_TOLERANCE:
         shown = f"{row['width'] * row['pixel_aspect']:.0f}x{row['height']}"
         yield "pixels not square", f"{row['width']}x{row['height']}, to be shown as {shown}"
+    if max(row["width"], row["height"]) > WIDE_ASPECT * min(row["width"], row["height"]):
+        yield "wide frames", f"{row['width']}x{row['height']}"
     if row["width"] * row["height"] > USUAL_LIMITS.max_frame_pixels:
         yield "large frames", f"{row['width']}x{row['height']}, above {USUAL_LIMITS.max_frame_pixels:,} pixels"
     if row["chosen"]:

@@ -41,15 +41,15 @@ class Recorder:
             self.instance.append(contrast.loss.item())
             return contrast
 
-        def record_frame(*args: Tensor, **named: Any) -> losses.FrameLosses:  # noqa: ANN401
+        def record_frame(*args: Tensor, **named: Any) -> list[Contrast]:  # noqa: ANN401
             num_instance = len(self.instance)
             result = frame_motion(*args, **named)
             # The frame loss is made of InfoNCE losses, which are not instance losses.
             del self.instance[num_instance:]
-            self.frame += result.kinds.tolist()
+            self.frame += [contrast.loss.item() for contrast in result]
             return result
 
-        def record_cell(*args: Tensor, **named: Any) -> losses.CellLoss:  # noqa: ANN401
+        def record_cell(*args: Tensor, **named: Any) -> losses.Loss:  # noqa: ANN401
             result = cell_motion(*args, **named)
             self.cell.append(result.loss.item())
             return result

@@ -6,7 +6,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fima.method import losses
-from fima.method.losses import cell_centres, cell_motion, frame_motion, info_nce, log_sum_exp, positive_pairs
+from fima.method.losses import (
+    Contrast,
+    cell_centres,
+    cell_motion,
+    frame_motion,
+    info_nce,
+    log_sum_exp,
+    positive_pairs,
+)
+from fima.method.term import TermLoss
 from tests.reference import cell_motion_loop, frame_motion_loop, golden_parts, info_nce_loop, positive_pairs_loop
 
 DENSE_CASES = ["basic", "queue", "flipped", "some_without_positives"]
@@ -26,6 +35,11 @@ def same_gradients(ours: Callable[[Tensor], Tensor], reference: Callable[[Tensor
     (expected_gradient,) = torch.autograd.grad(expected, x_reference)
     assert expected_gradient.abs().max() > 0
     torch.testing.assert_close(gradient, expected_gradient)
+
+
+def kinds(contrasts: list[Contrast]) -> Tensor:
+    """The losses of the four kinds of prediction."""
+    return torch.stack([contrast.loss for contrast in contrasts])
 
 
 @pytest.fixture(autouse=True)
@@ -76,22 +90,24 @@ def test_keys_that_do_not_count_are_left_out_whatever_fits_into_memory(
 def test_frame_motion_agrees_with_the_loop() -> None:
     predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
     same_gradients(
-        lambda p: frame_motion(p, keys, keys, queue, temperature=TAU).kinds.sum(),
+        lambda p: kinds(frame_motion(p, keys, keys, queue, temperature=TAU)).sum(),
         lambda p: torch.stack(frame_motion_loop(p, keys, queue, TAU)).sum(),
         predictions,
     )
     found = frame_motion(predictions, keys, keys, queue, temperature=TAU)
-    torch.testing.assert_close(found.kinds, torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
-    assert len(set(found.each.tolist())) == 3
-    torch.testing.assert_close(found.each.mean(), found.kinds.mean())
+    torch.testing.assert_close(kinds(found), torch.stack(frame_motion_loop(predictions, keys, queue, TAU)))
+    mean = TermLoss.mean(found)
+    assert len(set(mean.each.tolist())) == 3
+    torch.testing.assert_close(mean.each.mean(), mean.loss)
+    torch.testing.assert_close(mean.loss, kinds(found).mean())
 
 
 def test_keys_of_the_same_kind_are_not_negatives_of_one_another() -> None:
     predictions, keys, queue = units(4, 3, 8), units(4, 3, 8), units(6, 8)
     changed = keys.clone()
     changed[0, 2] = units(8)
-    before = frame_motion(predictions[:, :2], keys[:, :2], keys, queue, temperature=TAU).kinds
-    after = frame_motion(predictions[:, :2], keys[:, :2], changed, queue, temperature=TAU).kinds
+    before = kinds(frame_motion(predictions[:, :2], keys[:, :2], keys, queue, temperature=TAU))
+    after = kinds(frame_motion(predictions[:, :2], keys[:, :2], changed, queue, temperature=TAU))
     assert (before != after).tolist() == [False, True, True, True]
 
 
@@ -197,12 +213,14 @@ def test_tiny_temperatures_do_not_overflow(temperature: float) -> None:
     pairs = torch.rand(4, 3, 3) > 0.5
     values = [
         info_nce(query[0], keys[0], queue, temperature=temperature).loss,
-        frame_motion(query, keys, keys, queue, temperature=temperature).kinds.sum(),
+        kinds(frame_motion(query, keys, keys, queue, temperature=temperature)).sum(),
         cell_motion(query, keys, pairs, everything, temperature=temperature).loss,
     ]
     exact = [
         info_nce(query[0].double(), keys[0].double(), queue.double(), temperature=temperature).loss,
-        frame_motion(query.double(), keys.double(), keys.double(), queue.double(), temperature=temperature).kinds.sum(),
+        kinds(
+            frame_motion(query.double(), keys.double(), keys.double(), queue.double(), temperature=temperature)
+        ).sum(),
         cell_motion(query.double(), keys.double(), pairs, everything.double(), temperature=temperature).loss,
     ]
     for value, reference in zip(values, exact, strict=True):
@@ -218,7 +236,7 @@ def test_losses_are_float32_under_autocast_and_for_half_precision() -> None:
     def all_losses(q: Tensor, k: Tensor, n: Tensor) -> list[Tensor]:
         return [
             info_nce(q[0], k[0], n[0], temperature=TAU).loss,
-            frame_motion(q, k, k, n[0], temperature=TAU).kinds.sum(),
+            kinds(frame_motion(q, k, k, n[0], temperature=TAU)).sum(),
             cell_motion(q, k, pairs, torch.cat([k, n]).flatten(0, 1), temperature=TAU).loss,
         ]
 

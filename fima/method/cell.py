@@ -80,12 +80,12 @@ class CellTerm(Term[CellKeys]):
             ids = None if query.videos is None else query.videos.batch.repeat_interleave(num_cells).repeat(num_slices)
             for batch_key in batch_keys:
                 self.queue.write(batch_key.transpose(0, 1).flatten(0, 2), ids)
-        loss = torch.stack([found.loss for found in slices]).mean()
-        stats = {
-            "foreground_share": torch.stack([key_a.mask, key_b.mask]).to(loss.dtype).mean(),
-            "cells_with_positives": pairs.any(dim=2).to(loss.dtype).mean(),
-        }
-        return TermLoss(loss=loss, each=torch.stack([found.each for found in slices]).mean(dim=0), stats=stats)
+        dtype = slices[0].loss.dtype
+        return TermLoss.mean(
+            slices,
+            foreground_share=torch.stack([key_a.mask, key_b.mask]).to(dtype).mean(),
+            cells_with_positives=pairs.any(dim=2).to(dtype).mean(),
+        )
 
     def _excluded(self, videos: BatchVideos, key_cells: Tensor) -> Tensor:
         """Of cells (B, t, N, D), those of other samples of the same video, bool (B, M), in the order of the loss."""

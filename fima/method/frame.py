@@ -35,4 +35,4 @@ class FrameTerm(ClipTerm):
             predictions, keys, batch_keys, self.queue.snapshot(), temperature=self.temperature, excluded=excluded
         )
         self.queue.write(batch_keys.flatten(0, 1), None if videos is None else videos.batch.repeat(len(keys)))
-        return TermLoss(loss=found.kinds.mean(), each=found.each)
+        return TermLoss.mean(found)

@@ -7,7 +7,6 @@ from torch import Tensor
 from fima.method import losses
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
-from fima.method.same_video import BatchVideos
 from fima.method.term import ClipTerm, QueryPass, TermLoss
 from fima.torch_tools.distributed import gather_rows
 
@@ -28,20 +27,16 @@ class InstanceTerm(ClipTerm):
 
         The keys are (B, D) each.
         """
-        contrasts = []
+        contrasts, ids = [], self.queue.video_ids
         for embedding, key in zip(query.embeddings, (key_b, key_a), strict=True):
-            contrasts.append(self._contrast(embedding, key, query.videos))
+            excluded = None if query.videos is None or ids is None else query.videos.same(ids)
+            negatives, temperature = self.queue.snapshot(), self.temperature
+            contrasts.append(losses.info_nce(embedding, key, negatives, temperature=temperature, excluded=excluded))
             self.queue.write(gather_rows(key), None if query.videos is None else query.videos.batch)
         first, second = contrasts
-        stats = {
-            "positive_similarity": (first.positive_similarity + second.positive_similarity) / 2,
-            "negative_similarity": (first.negative_similarity + second.negative_similarity) / 2,
-            "instance_top1": (first.top1 + second.top1) / 2,
-        }
-        return TermLoss(loss=(first.loss + second.loss) / 2, each=(first.each + second.each) / 2, stats=stats)
-
-    def _contrast(self, embedding: Tensor, key: Tensor, videos: BatchVideos | None) -> losses.Contrast:
-        ids = self.queue.video_ids
-        excluded = None if videos is None or ids is None else videos.same(ids)
-        negatives = self.queue.snapshot()
-        return losses.info_nce(embedding, key, negatives, temperature=self.temperature, excluded=excluded)
+        return TermLoss.mean(
+            contrasts,
+            positive_similarity=(first.positive_similarity + second.positive_similarity) / 2,
+            negative_similarity=(first.negative_similarity + second.negative_similarity) / 2,
+            instance_top1=(first.top1 + second.top1) / 2,
+        )

@@ -19,13 +19,19 @@ MAX_SIMILARITIES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """An InfoNCE loss and how well the positives stand out; scalars but for `each`, only `loss` with a gradient."""
+class Loss:
+    """A loss, unweighted."""
 
     loss: Tensor
-    """Mean over the batch."""
+    """Mean over the samples of the global batch, of those that have a positive; scalar with gradient."""
     each: Tensor
-    """Of each query, (B,)."""
+    """Of each sample of this process, detached, (B,); 0 where it has no positive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Loss):
+    """An InfoNCE loss and how well the positives stand out; scalars without gradient."""
+
     positive_similarity: Tensor
     """Mean cosine similarity of a query and its key."""
     negative_similarity: Tensor
@@ -75,16 +81,6 @@ def info_nce(
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameLosses:
-    """The frame-level motion loss of the four kinds of prediction."""
-
-    kinds: Tensor
-    """Mean over the global batch, (4,)."""
-    each: Tensor
-    """Mean over the kinds, detached, (B,)."""
-
-
 def frame_motion(
     predictions: Tensor,
     keys: Tensor,
@@ -93,11 +89,11 @@ def frame_motion(
     *,
     temperature: float,
     excluded: Tensor | None = None,
-) -> FrameLosses:
+) -> list[Contrast]:
     """Frame-level motion loss: predict the local motion of the other clip (paper, frame-level motion).
 
     Each of the four predictions (clip b early, b late, a early, a late) meets its own key as the positive; the
-    negatives are the three other kinds of key of the whole batch, then the motion queue.
+    negatives are the three other kinds of key of the whole batch, then the motion queue. Returns the four losses.
 
     Args:
         predictions: (4, B, D).
@@ -112,10 +108,7 @@ def frame_motion(
         others = [batch_keys[other] for other in range(len(batch_keys)) if other != kind]
         negatives = torch.cat([*others, queue])
         contrasts.append(info_nce(predictions[kind], keys[kind], negatives, temperature=temperature, excluded=excluded))
-    return FrameLosses(
-        kinds=torch.stack([contrast.loss for contrast in contrasts]),
-        each=torch.stack([contrast.each for contrast in contrasts]).mean(dim=0),
-    )
+    return contrasts
 
 
 def cell_centres(box: Tensor, height: int, width: int) -> Tensor:
@@ -219,16 +212,6 @@ def log_sum_exp(query: Tensor, keys: Tensor, temperature: float, excluded: Tenso
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellLoss:
-    """The pixel-level motion loss of one temporal slice."""
-
-    loss: Tensor
-    """Mean over the samples of the global batch that have a positive, scalar."""
-    each: Tensor
-    """Of each sample, detached, (B,); 0 where it has no positive."""
-
-
 def cell_motion(
     predictions: Tensor,
     keys: Tensor,
@@ -237,7 +220,7 @@ def cell_motion(
     *,
     temperature: float,
     excluded: Tensor | None = None,
-) -> CellLoss:
+) -> Loss:
     """Pixel-level motion loss of one temporal slice: predict the motion in the cells of the other clip.
 
     Per query cell that has a positive: `-log( Σ_positives exp(q·k/τ) / Σ_all exp(q·k/τ) )`; the mean over a sample's
@@ -264,4 +247,4 @@ def cell_motion(
         losses = (denominator - numerator).where(has_positive, 0).sum(dim=1)
         cells_per_sample = has_positive.sum(dim=1)
         each = losses / cells_per_sample.clamp(min=1)
-        return CellLoss(loss=global_mean(each, cells_per_sample > 0), each=each.detach())
+        return Loss(loss=global_mean(each, cells_per_sample > 0), each=each.detach())

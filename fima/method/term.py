@@ -1,16 +1,18 @@
 """A term of the loss, and what it is computed from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from fima.config import MethodConfig
 from fima.method.heads import Projector, pooled
 from fima.method.inputs import View
+from fima.method.losses import Loss
 from fima.method.prediction import MotionPrediction
 from fima.method.queue import KeyQueue, decided_size
 from fima.method.same_video import BatchVideos
@@ -20,15 +22,17 @@ Keys = TypeVar("Keys")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TermLoss:
+class TermLoss(Loss):
     """What a term gives."""
 
-    loss: Tensor
-    """Unweighted, scalar with gradient."""
-    each: Tensor
-    """Of each video of this process, unweighted and detached, (B,)."""
     stats: dict[str, Tensor] = field(default_factory=dict)
     """How the term is doing; scalars without gradient."""
+
+    @classmethod
+    def mean(cls, losses: Sequence[Loss], **stats: Tensor) -> "TermLoss":
+        """The mean of several losses of the same samples, with the statistics of the term."""
+        loss = torch.stack([found.loss for found in losses]).mean()
+        return cls(loss=loss, each=torch.stack([found.each for found in losses]).mean(dim=0), stats=stats)
 
 
 @dataclass(frozen=True, kw_only=True)

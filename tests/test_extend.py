@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fima
-from fima.backbones.registry import BACKBONES, backbone_names, build_backbone
+from fima.backbones.registry import BACKBONES, build_backbone
 from fima.cli import main
 from fima.config import MethodConfig, ModelConfig
 from fima.data.datasets import list_videos
@@ -120,7 +120,7 @@ def test_backbones_of_other_packages_do_not_stand_in_the_way_of_ours(
 
 
 def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backbone_names()[-1] == "two_layers"
+    assert BACKBONES.names()[-1] == "two_layers"
     assert fima.VideoEncoder(backbone="two_layers", frames=4, crop_size=32).num_features == 32
     monkeypatch.setattr(BACKBONES, "registered", {})
     build = module("my_backbone").TwoLayers

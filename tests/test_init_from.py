@@ -9,7 +9,7 @@ import torch
 from torchvision import models
 
 from fima.backbones.registry import build_backbone
-from fima.backbones.torchvision_cnn import ResNet3D
+from fima.backbones.torchvision_video import ResNet3D
 from fima.checkpoints.pretrained import encoder_file, from_state, read_encoder
 from fima.checkpoints.warm_start import fitted, read_warm_start
 from fima.cli import main

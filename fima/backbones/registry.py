@@ -17,16 +17,16 @@ BACKBONES = Registry["BuildBackbone"](
     "backbone",
     {
         "i3d": "fima.backbones.i3d:I3D",
-        "r2plus1d_18": "fima.backbones.torchvision_cnn:r2plus1d_18",
-        "r3d_18": "fima.backbones.torchvision_cnn:r3d_18",
+        "r2plus1d_18": "fima.backbones.torchvision_video:r2plus1d_18",
+        "r3d_18": "fima.backbones.torchvision_video:r3d_18",
         "small": "fima.backbones.small:Small",
         "tiny": "fima.backbones.tiny:Tiny",
-        "mc3_18": "fima.backbones.torchvision_cnn:mc3_18",
-        "s3d": "fima.backbones.torchvision_cnn:S3D",
-        "swin3d_t": "fima.backbones.torchvision_transformer:swin3d_t",
-        "swin3d_s": "fima.backbones.torchvision_transformer:swin3d_s",
-        "swin3d_b": "fima.backbones.torchvision_transformer:swin3d_b",
-        "mvit_v2_s": "fima.backbones.torchvision_transformer:mvit_v2_s",
+        "mc3_18": "fima.backbones.torchvision_video:mc3_18",
+        "s3d": "fima.backbones.torchvision_video:S3D",
+        "swin3d_t": "fima.backbones.torchvision_video:swin3d_t",
+        "swin3d_s": "fima.backbones.torchvision_video:swin3d_s",
+        "swin3d_b": "fima.backbones.torchvision_video:swin3d_b",
+        "mvit_v2_s": "fima.backbones.torchvision_video:MViTv2S",
     },
 )
 """Functions that take nothing and return a backbone with random weights, by the name in `--model.backbone`."""
@@ -43,11 +43,6 @@ def register_backbone(name: str, build: "BuildBackbone") -> None:
     BACKBONES.register(name, build)
 
 
-def backbone_names() -> list[str]:
-    """Every name, ours first; no package is imported."""
-    return BACKBONES.names()
-
-
 def build_backbone(name: str) -> "Backbone":
     """A backbone with random weights: (B, 3, T, H, W) → (B, `num_features`, t, h, w).
 
@@ -58,12 +53,3 @@ def build_backbone(name: str) -> "Backbone":
     if not isinstance(getattr(built, "num_features", None), int):
         raise ConfigError(f"backbone {name}: has no whole number `num_features`, the channels C of its feature map")
     return cast("Backbone", built)
-
-
-def check_backbone(name: str, *, flag: str) -> None:
-    """Refuse an unknown name.
-
-    Raises:
-        ConfigError: with the nearest name, or all of them.
-    """
-    BACKBONES.check(name, flag=flag)

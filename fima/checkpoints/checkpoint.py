@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeGuard, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from fima.backbones.registry import check_backbone
+from fima.backbones.registry import BACKBONES
 from fima.checkpoints.torch_file import is_state_dict, read_content, refuse_odd_values, write_content
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.layouts.video_list import counted
@@ -218,7 +218,7 @@ def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:
         raise CheckpointError(f"{source}: not a complete checkpoint ({error})") from None
     try:
         if isinstance(config, PretrainConfig):
-            check_backbone(config.model.backbone, flag="model.backbone")
+            BACKBONES.check(config.model.backbone, flag="model.backbone")
     except ConfigError as error:
         remedy = "install the package that it comes with, or register it first, with fima.register_backbone"
         raise CheckpointError(f"{source}: {error}; {remedy}") from None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fima.backbones.registry import BACKBONES, backbone_names, build_backbone
+from fima.backbones.registry import BACKBONES, build_backbone
 from fima.checkpoints.checkpoint import (
     ENCODER_PREFIX,
     Checkpoint,
@@ -245,7 +245,7 @@ def shapes_of(backbone: str) -> dict[str, torch.Size]:
 def _known_shapes() -> dict[str, dict[str, torch.Size]]:
     """Those of all backbones; of plug-ins that cannot be built, none, with a warning: another may be asked for."""
     found = {}
-    for name in backbone_names():
+    for name in BACKBONES.names():
         try:
             found[name] = shapes_of(name)
         except Exception as error:
@@ -260,7 +260,7 @@ def _architecture(found: EncoderFile, backbone: str | None, path: Path) -> str:
     held = nearest_backbone(found.weights) if found.config is None else found.config.model.backbone
     if held is None:
         names = ", ".join(f"`{name}`" for name in list(found.weights)[:3]) or "nothing"
-        known = ", ".join(backbone_names())
+        known = ", ".join(BACKBONES.names())
         raise CheckpointError(f"{path}: holds no encoder of {known}; its weights begin with {names}")
     if backbone is not None and held != backbone:
         raise CheckpointError(f"{path}: its encoder is {held}, not {backbone}; ask for {held}, or give another file")

@@ -41,7 +41,7 @@ class BenchmarkArguments(BenchmarkSettings):
 
 def main(arguments: BenchmarkArguments) -> int:
     """Run the command and return its exit code."""
-    from fima.backbones.registry import check_backbone
+    from fima.backbones.registry import BACKBONES
     from fima.benchmark.machine import measure
     from fima.torch_tools.device import choose_device
 
@@ -50,7 +50,7 @@ def main(arguments: BenchmarkArguments) -> int:
     if arguments.parity and device.type == "cpu":
         raise ConfigError("--parity compares a GPU with the CPU; there is no GPU here, or --device cpu was given")
     for backbone in arguments.backbones:
-        check_backbone(backbone, flag="backbones")
+        BACKBONES.check(backbone, flag="backbones")
     measured = measure(arguments, device, _say)
     if arguments.json:
         print(json.dumps(measured.to_dict(), indent=1))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.backbones.registry import check_backbone
+from fima.backbones.registry import BACKBONES
 from fima.commands.output import show_next
 from fima.commands.parse import RunArguments, is_recipe
 from fima.config import PretrainConfig
@@ -76,5 +76,5 @@ def _sets(arguments: PretrainArguments) -> list[TrainingSet]:
     if arguments.resume and (arguments.resume_from is not None or arguments.start_epoch is not None):
         raise ConfigError("--resume continues the run in --out; --resume-from and --start-epoch are for a new run")
     require_least(arguments, start_epoch=0)
-    check_backbone(arguments.config.model.backbone, flag="model.backbone")
+    BACKBONES.check(arguments.config.model.backbone, flag="model.backbone")
     return [training_set(word) for word in given if word not in recipes]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fima.backbones.registry import build_backbone, check_backbone
+from fima.backbones.registry import BACKBONES, build_backbone
 from fima.checkpoints.checkpoint import SCRATCH, ClassifierCheckpoint, LoadedEncoder
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
@@ -74,7 +74,7 @@ def check_settings(config: FinetuneConfig) -> None:
         require(given[flag] == defaults[flag], flag, given[flag], rule)
     optimizer_class(config.optim.name)
     if config.classifier.backbone is not None:
-        check_backbone(config.classifier.backbone, flag="classifier.backbone")
+        BACKBONES.check(config.classifier.backbone, flag="classifier.backbone")
 
 
 def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> LoadedEncoder:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     (target / "prepared.jsonl").write_text("overwritten\n")
     assert prepare(source, target) == 2
     assert "prepared.jsonl: its first line, the settings, is lost" in capsys.readouterr().err
+
+
+def test_what_is_done_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = make_ucf101(tmp_path / "ucf"), tmp_path / "small"
+    assert prepare(source, target) == 0
+    monkeypatch.setattr("fima.commands.prepare.shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    assert prepare(source, target) == 0
+    (target / "data" / "Biking" / "v_Biking_g01_c01.mp4").unlink()
+    assert prepare(source, target) == 2
 
 
 def test_names_that_differ_in_their_ending(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def main(arguments: PrepareArguments) -> int:
     lists = [path for path in files.others if path.suffix.lower() in LIST_SUFFIXES]
     refuse_to_overwrite(jobs, lists, target)
     if arguments.check_space:
-        _check_space(arguments, jobs, settings)
+        _check_space(arguments, jobs)
     try:
         with progress("rewriting") as report:
             prepared = prepare(
@@ -111,14 +111,13 @@ def main(arguments: PrepareArguments) -> int:
     return EXIT_FAILURES if failures else 0
 
 
-def _check_space(arguments: PrepareArguments, jobs: Sequence[Job], settings: TranscodeSettings) -> None:
+def _check_space(arguments: PrepareArguments, jobs: Sequence[Job]) -> None:
     with open_index(arguments.source, arguments.index) as index:
         with progress("reading headers") as report:
             index.update([job.source for job in jobs], workers=arguments.workers, progress=report)
-        whole = estimate_bytes(index, settings)
+        needed = estimate_bytes(index, jobs)
     there = next(folder for folder in (arguments.target, *arguments.target.absolute().parents) if folder.exists())
-    written = sum(job.target.stat().st_size for job in jobs if job.target.exists())
-    needed, free = max(0, whole - written), shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free
     print(f"{len(jobs):,} videos, about {decimal(needed)} to write (a high estimate); {decimal(free)} free", flush=True)
     if needed > free:
         raise DataError(

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,12 +79,17 @@ def refuse_to_overwrite(jobs: Sequence[Job], lists: Sequence[Path], target: Path
         raise ConfigError(f"{there}: would be overwritten, and is not of `fima prepare`; choose a new folder")
 
 
-def estimate_bytes(index: VideoIndex, settings: TranscodeSettings) -> int:
-    """Disk space that the rewritten videos of an index take, at the upper end of what was measured."""
-    rows = index.database.execute("SELECT width, height, pixel_aspect, num_frames FROM videos WHERE problem ISNULL")
+def estimate_bytes(index: VideoIndex, jobs: Sequence[Job]) -> int:
+    """Disk space that the videos take that are not written yet, at the upper end of what was measured."""
+    settings = jobs[0].settings
+    todo = {relative_name(job.source, index.root) for job in jobs if not job.target.exists()}
+    rows = index.database.execute(
+        "SELECT path, width, height, pixel_aspect, num_frames FROM videos WHERE problem ISNULL"
+    )
     pixels: int = sum(
         num_frames * math.prod(target_size(width, height, settings.short_side, pixel_aspect))
-        for width, height, pixel_aspect, num_frames in rows
+        for path, width, height, pixel_aspect, num_frames in rows
+        if os.fsdecode(path) in todo
     )
     quality: float = 2 ** ((BITS_PER_PIXEL_CRF - settings.crf) / CRF_STEPS_PER_HALVING)
     return round(pixels * BITS_PER_PIXEL * quality / 8)

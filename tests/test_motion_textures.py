@@ -246,6 +246,19 @@ def test_existing_benchmark_is_reused_and_anything_else_refused(tmp_path: Path) 
         make_motion_textures(tmp_path / "other", settings, workers=0)
 
 
+def test_an_empty_folder_is_filled_also_by_way_of_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = MotionTextureSettings(num_train=1, num_test=1, size_px=32, num_frames=4)
+    for name in ("present", "linked"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("linked")
+    monkeypatch.chdir(tmp_path / "present")
+    for out in (Path(), tmp_path / "link"):
+        assert make_motion_textures(out, settings, workers=0)
+        assert not make_motion_textures(out, settings, workers=0)
+    assert {path.name for path in Path().iterdir()} == {path.name for path in (tmp_path / "linked").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"present", "linked", "link"}
+
+
 def test_nothing_is_left_behind_by_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("disk full")

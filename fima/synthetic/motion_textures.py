@@ -80,12 +80,17 @@ def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SE
     """
     if _holds(out, settings):
         return False
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    place = out.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         folder.chmod(0o755)
         _write_all(folder, settings, workers)
-        folder.rename(out)
+        if place.is_dir():  # empty; it stays, since it may be the present one of this process or of a shell
+            for part in sorted(folder.iterdir(), key=lambda part: part.name == MANIFEST):
+                part.rename(place / part.name)
+        else:
+            folder.rename(place)
     except OSError:  # another process may have been faster
         if not _holds(out, settings):
             raise

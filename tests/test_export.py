@@ -2,6 +2,7 @@ import importlib
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.config import ClassifierConfig
 from fima.data.eval_clips import ClipSettings
-from fima.errors import TrainingError
+from fima.errors import CheckpointError, TrainingError
 from fima.use.encoder import preprocessing_of
 from fima.use.export.card import model_card
 from fima.use.export.check import TOLERANCE, compare, real_clips
@@ -188,6 +189,9 @@ def test_torch_export(checkpoint: Path, videos: Path, tmp_path: Path, capsys: Ca
     program = torch.export.load(out, extra_files=extra).module()
     facts = json.loads(extra["fima.json"])
     assert facts["preprocessing"]["resize"]["height"] == 48
+    assert not any("tmp" in name for name in zipfile.ZipFile(out).namelist()), "named after a temporary file"
+    with pytest.raises(CheckpointError, match="a graph of torch"):
+        fima.load(out)
     clips = torch.randn(7, 3, 6, 48, 48)
     with torch.no_grad():
         torch.testing.assert_close(program(clips), fima.load(checkpoint)(clips), atol=1e-5, rtol=0)

@@ -125,6 +125,8 @@ def _refuse_archives(path: Path) -> None:
         return  # damaged in any way: named by those who read it
     if any(name.endswith("constants.pkl") for name in names):
         raise CheckpointError(f"{path}: a TorchScript program, which is not loaded; save its state_dict()")
+    if any(name.endswith("/archive_format") for name in names):
+        raise CheckpointError(f"{path}: a graph of torch.export, for torch.export.load; give what it was exported from")
     if any(name.endswith(".npy") for name in names):
         raise CheckpointError(f"{path}: an archive of NumPy arrays; save them as tensors, with torch.save")
     if not any(name.endswith("data.pkl") for name in names):

@@ -97,7 +97,8 @@ def _write_torch_export(exportable: Exportable, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), _in_one_line(exportable):
         program = torch.export.export(exportable.module, (_example(exportable),), dynamic_shapes=({0: batch},))
-        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(exportable.facts)})
+        with path.open("wb") as file:  # given a path, PyTorch names the parts inside after the temporary file
+            torch.export.save(program, file, extra_files={EXTRA_FILE: json.dumps(exportable.facts)})
 
 
 def _write_onnx(exportable: Exportable, path: Path) -> None:

@@ -1,6 +1,7 @@
 """`--other-windows`: how clips are timed, chosen within the training videos."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from fima.cli import main
+from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
-from fima.errors import DataError
+from fima.errors import ConfigError, DataError
 from fima.evaluate.features import Features, side_by_side
+from fima.evaluate.protocols import EvaluationConfig
 from tests.evaluation_data import write_state_dict
 from tests.video_files import write_video
 
@@ -93,7 +96,7 @@ def test_of_one_split_the_choice_is_said_without_folds(
         (["span=much"], "--other-windows span=much: write it as"),
         (["stride=-1"], "--stride -1: must be above 0"),
         (["stride=2", "stride=2"], "--other-windows stride=2 stride=2: give each once"),
-        (["stride=2", "--protocols", "diagnosis"], "--other-windows: not looked at by attentive and diagnosis"),
+        (["stride=2", "--protocols", "diagnosis"], "--other-windows: only linear, knn, retrieval"),
     ],
 )
 def test_what_is_no_window_is_refused(
@@ -103,6 +106,18 @@ def test_what_is_no_window_is_refused(
     argv = ["evaluate", str(videos / "weights.pt"), str(videos / "videos.csv"), *WORDS, "--cross-validation", "group"]
     assert main([*argv, "--other-windows", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"features": ("max",)}, {"other_windows": ("stride=2",)}])
+def test_of_a_classifier_nothing_is_chosen_unless_a_protocol_on_features_is_named(given: dict[str, Any]) -> None:
+    config = EvaluationConfig(**given)
+    with pytest.raises(
+        ConfigError, match="only linear, knn, retrieval, same_video, clustering and low_shot_curve look"
+    ):
+        config.chosen(ClipSettings(frames=4, crop_size=32), classifier=True)
+    assert replace(config, protocols=("evaluate", "knn")).chosen(
+        ClipSettings(frames=4, crop_size=32), classifier=True
+    ) == ("evaluate", "knn")
 
 
 def features(paths: str, base: float, left_out: str = "") -> Features:

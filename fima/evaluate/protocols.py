@@ -178,13 +178,11 @@ class EvaluationConfig(ClipOverrides):
         for name, given in (("low_shot", self.low_shot is not None), ("l2_normalise", self.l2_normalise)):
             if given and "linear" not in names:
                 raise ConfigError(f"{as_flag(name)}: is a setting of the protocol linear; add it to --protocols")
-        for name in ("features", "other_windows"):
-            if getattr(self, name) != getattr(EvaluationConfig(), name) and {"attentive", "diagnosis"}.issuperset(
-                names
-            ):
+        *first, last = ALL_FEATURE_PROTOCOLS
+        for name in ("features", "other_windows") if set(names).isdisjoint(ALL_FEATURE_PROTOCOLS) else ():
+            if getattr(self, name) != getattr(EvaluationConfig(), name):
                 raise ConfigError(
-                    f"{as_flag(name)}: not looked at by attentive and diagnosis; add linear, knn or others to "
-                    "--protocols"
+                    f"{as_flag(name)}: only {', '.join(first)} and {last} look at it; add one of them to --protocols"
                 )
         return names
 

@@ -93,6 +93,7 @@ def test_no_video_occurs_twice(benchmark: Path) -> None:
 
 def test_layout_is_ucf101(benchmark: Path) -> None:
     train, test, others = list_videos(benchmark, "train"), list_videos(benchmark, "test"), list_counterparts(benchmark)
+    assert [videos.warnings() for videos in (train, test, *others.values())] == [[]] * 4
     assert train.layout.startswith("UCF101")
     assert list(others) == ["swapped", "removed"]
     for videos, per_class in ((train, 3), (test, 2), *((other, 2) for other in others.values())):

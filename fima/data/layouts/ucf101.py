@@ -36,9 +36,11 @@ def list_ucf101(request: Request) -> VideoList:
     if request.split != "all":
         lists.require_list_file(anno / f"{request.split}list{request.split_index:02d}.txt", "*list0*.txt")
     entries: list[Entry] = []
-    for split in ("test", "train"):
-        list_file = anno / f"{split}list{request.split_index:02d}.txt"
-        for where, line in lists.numbered_lines(list_file) if list_file.is_file() else ():
+    number_of_list = f"list{request.split_index:02d}"
+    # Also testlist01_swapped.txt and the like, of counterparts of test videos; nothing that macOS keeps beside files.
+    for list_file in sorted(anno.glob(f"[!.]*{number_of_list}*.txt")):
+        split = list_file.name.removesuffix(f"{number_of_list}.txt")
+        for where, line in lists.numbered_lines(list_file):
             name, number = _parse(line, where)
             path = lists.inside(name, where)
             if numbers and path.parts[0] not in label_of:

@@ -31,13 +31,18 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _lines(what: str) -> Callable[[int, int], None]:
     """Return what prints a line now and then."""
-    began = printed = time.monotonic()
+    printed = time.monotonic()
+    first: tuple[float, int] | None = None
 
     def report(done: int, total: int) -> None:
-        nonlocal printed
+        nonlocal printed, first
         now = time.monotonic()
-        if now - printed >= SECONDS_BETWEEN_LINES and done:
-            printed, left = now, (now - began) * (total - done) / done
-            print(f"{what}: {done:,} of {total:,} files, about {left:.0f} s left", file=sys.stderr, flush=True)
+        # Until the first files are done, what takes time is mostly processes that start.
+        began, at_first = first = first or (now, done)
+        if now - printed < SECONDS_BETWEEN_LINES or not done:
+            return
+        printed = now
+        left = f", about {(now - began) * (total - done) / (done - at_first):.0f} s left" if done > at_first else ""
+        print(f"{what}: {done:,} of {total:,} files{left}", file=sys.stderr, flush=True)
 
     return report

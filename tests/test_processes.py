@@ -15,6 +15,7 @@ import torch
 
 from fima.checkpoints.checkpoint import load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
+from fima.cli import main
 from fima.errors import ConfigError
 from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
@@ -81,6 +82,17 @@ def test_processes_that_read_different_checkpoints_do_not_go_on(videos: Path, pr
         assert "the processes would go on from different checkpoints (process 0: last.pt of step" in said
     assert [process.returncode for process in processes] == [2, 2]
     assert not runs[1].last.exists()
+
+
+def test_going_on_in_another_number_of_processes_says_what_changes(videos: Path, tmp_path: Path) -> None:
+    words = ["pretrain", videos, "--out", tmp_path / "run", *SMALL_FLAGS, "--run.health-epochs", "0"]
+    assert main([*map(str, words), "--optim.epochs", "1"]) == 0
+    processes = start_as_one_run(*[[*words, "--resume"]] * 2)
+    (first, _), (second, _) = communicated(processes, LONGEST_SECONDS)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    said = "processes: 2 (before: 1), each with 2 videos of a step (before: 4) for its batch norm"
+    assert first.count(said) == 1
+    assert said not in second
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from fima.errors import CheckpointError, ConfigError, DataError, TrainingError
 from fima.evaluate.classifier_result import ClassifierScores
 from fima.files.jsonl import LineFile, keep_lines, read_lines
 from fima.files.lock import FolderLock
+from fima.library.windows import videos_of_epoch
+from fima.train import pretrain as pretraining
 from fima.train import save as saving
 from fima.train.finetune import finetune
 from fima.train.pretrain import pretrain
@@ -124,6 +126,38 @@ class TestCheckpoints:
         finally:
             other.release()
         assert pretrain(OFTEN, data=videos, out=run.root, resume=True).progress.epoch == 2
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_a_new_run_does_not_take_over_the_folder_of_one_that_began_meanwhile(
+        self, apart: bool, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoints = tmp_path / "checkpoints" if apart else None
+        first = RunFolder(tmp_path / "first", checkpoints)
+        second = RunFolder(tmp_path / "second" if apart else first.root, checkpoints)
+
+        def after_another_run(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            monkeypatch.undo()
+            pretrain(ONE_EPOCH, data=videos, out=first.root, checkpoints=checkpoints)
+            return videos_of_epoch(*arguments, **options)
+
+        monkeypatch.setattr(pretraining, "videos_of_epoch", after_another_run)
+        with pytest.raises(ConfigError, match=r"already holds (a run; continue it with --resume|those of a run)"):
+            pretrain(with_settings("run", ONE_EPOCH, seed=1), data=videos, out=second.root, checkpoints=checkpoints)
+        assert load_checkpoint(first.last).config.run.seed == first.read_config(type(ONE_EPOCH)).run.seed == 0
+
+    def test_a_run_that_was_ended_before_it_had_written_anything_begins_again(
+        self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = RunFolder(tmp_path / "run")
+
+        def end(*arguments: object) -> None:
+            raise SystemError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "write_config", end)
+            with pytest.raises(SystemError):
+                pretrain(ONE_EPOCH, data=videos, out=run.root)
+        assert pretrain(ONE_EPOCH, data=videos, out=run.root).progress.epoch == 1
 
 
 class TestFullDisk:

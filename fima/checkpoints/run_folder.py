@@ -11,6 +11,8 @@ from fima.config.checks import as_flag
 from fima.errors import ConfigError
 from fima.files.atomic import write_file
 from fima.files.jsonl import keep_lines, read_lines
+from fima.files.lock import LOCK
+from fima.files.output import OUTPUT_MARKER
 from fima.recipe import RECORD_KEY, RunSettings, config_from_mapping, config_to_mapping, flatten, read_yaml
 
 MAY_CHANGE_ON_RESUME = frozenset(
@@ -41,8 +43,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
 )
 TESTS = ("test", "validation")
 """Kinds of lines in the metrics that a classifier's tests on the way write."""
-FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int))
-"""What of a record decides where a run is read and begun."""
+FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int), ("processes", int))
+"""What of a record is used when the run is read or goes on."""
 
 
 class RunFolder:
@@ -122,16 +124,22 @@ class RunFolder:
                 what = f"the run in {self.root} has its checkpoints in {recorded}; give --checkpoints"
                 raise ConfigError(f"--resume: {what}{'' if recorded.is_dir() else ' with where they are now'}")
             return
+        self.refuse_other_run()
         remedy = "choose another --out"
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"--out {self.root}: is a file; {remedy}")
+        # A run that was ended as soon as it had the folder has left these two.
+        if self.root.is_dir() and any(path.name not in (LOCK, OUTPUT_MARKER) for path in self.root.iterdir()):
+            raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
+
+    def refuse_other_run(self) -> None:
+        """Raise ConfigError, with the remedy, for a new run where the folder, or that of its checkpoints, has one."""
         others = (self.best, self.healthy)
         if self.checkpoints is not None and (self.to_resume_from() or any(path.exists() for path in others)):
             raise ConfigError(f"--checkpoints {self.checkpoints}: already holds those of a run; choose another one")
         if self.config.exists() or self.last.exists():
-            raise ConfigError(f"--out {self.root}: already holds a run; continue it with --resume, or {remedy}")
-        if self.root.exists() and not self.root.is_dir():
-            raise ConfigError(f"--out {self.root}: is a file; {remedy}")
-        if self.root.is_dir() and any(self.root.iterdir()):
-            raise ConfigError(f"--out {self.root}: is not empty and holds no run; {remedy}")
+            what = "already holds a run; continue it with --resume, or choose another --out"
+            raise ConfigError(f"--out {self.root}: {what}")
 
     def read_config(self, kind: type[RunSettings]) -> RunSettings:
         """Return the settings that the run was started with. Raises ConfigError where it is of another kind."""

@@ -12,11 +12,15 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
+LOCK = ".lock"
+"""The file that is locked."""
+
+
 class FolderLock:
     """A lock on a folder, which a flag names, that ends with the process that holds it, however that ends."""
 
     def __init__(self, folder: Path, flag: str = "out") -> None:
-        self._path, self._flag = folder / ".lock", flag
+        self._path, self._flag = folder / LOCK, flag
         self._descriptor: int | None = None
         if hasattr(os, "register_at_fork"):
             # A process that decodes outlives a killed run by seconds, and would hold the lock as long.

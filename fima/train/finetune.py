@@ -78,7 +78,7 @@ def finetune(
         task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
             task.go_on(start.saved)
-        return train(task, run, device, start)
+        return train(task, run, device, start, resume=resume)
 
 
 class Finetuning(Task[LabelledBatch]):

@@ -31,7 +31,7 @@ def seed_networks(config: PretrainConfig | FinetuneConfig, device: torch.device)
     choose_algorithms(device, deterministic=config.run.deterministic)
 
 
-def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[Any]) -> TrainingResult:
+def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[Any], *, resume: bool) -> TrainingResult:
     """Train from a checkpoint, or from the networks as they are, to the last epoch or to a signal.
 
     Raises UserError where folder or checkpoint are not as they must be; TrainingError where the run had to stop.
@@ -54,7 +54,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         last = progress.epoch - (progress.step_in_epoch == 0)
         set_rates(optimizer, config.optim, rate_of(config, last, progress), (progress.step - 1) / num_steps)
     with (
-        claimed_folder(run, config, {**data, **task.facts}, progress, tested_epoch=task.tested_epoch),
+        claimed_folder(task, run, data, progress, resume=resume),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,
         StopRequest(config.run.grace_seconds) as stop,
     ):

@@ -94,7 +94,7 @@ def pretrain(
             warm = warm_start(config, resume_from) if resume else warm
         task = Pretraining(config, videos, device, warm=warm, probe=probe)
         task.facts = origin_record(resume_from, start_epoch)
-        return train(task, run, device, start)
+        return train(task, run, device, start, resume=resume)
 
 
 class Pretraining(Task[PretrainBatch]):

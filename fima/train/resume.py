@@ -15,6 +15,7 @@ from fima.checkpoints.run_folder import MAY_CHANGE_ON_RESUME, RunFolder, check_r
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.config.checks import as_flag
 from fima.data.datasets import VideoList
+from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, ConfigError, DataError, warn
 from fima.files.atomic import remove_leftovers
 from fima.files.lock import FolderLock
@@ -22,6 +23,7 @@ from fima.files.output import check_writable, mark_output
 from fima.method.queue import VIDEO_IDS
 from fima.recipe import RunSettings, flatten
 from fima.torch_tools import distributed
+from fima.train.task import Task
 
 QUEUES = ("queue_size", "cell_queue_size")
 """Settings of the method that follow from the number of videos where nobody gives them."""
@@ -66,6 +68,11 @@ def last_checkpoint(config: RunSettings, run: RunFolder, kind: type[Run], videos
     changes += [
         f"{name} {now} (before: {before[name]})" for name, now in versions().items() if before.get(name, now) != now
     ]
+    size, num_processes = config.optim.batch_size, distributed.world_size()
+    earlier = run.record().get("processes") or num_processes
+    if earlier != num_processes:
+        share = f"{counted(size // num_processes, 'video')} of a step (before: {size // earlier}) for its batch norm"
+        changes.append(f"processes: {num_processes} (before: {earlier}), each with {share}")
     if changes and distributed.is_main():
         print(f"{run.root}: goes on with {', '.join(changes)}")
     own = None if start.file is None else f"{start.file.name} of step {start.progress.step}"
@@ -153,17 +160,12 @@ def recorded_origin(run: RunFolder) -> tuple[Path | None, int | None]:
 
 @contextmanager
 def claimed_folder(
-    run: RunFolder,
-    config: PretrainConfig | FinetuneConfig,
-    record: Mapping[str, Any],
-    progress: Progress,
-    *,
-    tested_epoch: int,
+    task: Task[Any], run: RunFolder, data: Mapping[str, Any], progress: Progress, *, resume: bool
 ) -> Iterator[None]:
     """Hold the folder for this run alone: make it, write `config.yaml`, and drop the records of steps to be done again.
 
-    The record has facts for `config.yaml`, besides the settings and the versions; `tested_epoch` whole epochs are
-    behind the last test that counts as done. Raises ConfigError where the folder cannot be written or is in use.
+    `data` is what `config.yaml` says of the videos. Raises ConfigError where the folder cannot be written or is in use,
+    and where it is to be new and another run has begun there.
     """
     # Two runs may have been given the same folder for their checkpoints.
     is_apart = run.checkpoints is not None and run.checkpoints.resolve() != run.root.resolve()
@@ -182,9 +184,12 @@ def claimed_folder(
                 flag, folder = "out", run.root
                 mark_output(run.root, [])
                 lock.take()
-                run.write_config(config, {**record, "versions": versions()})
+                if not resume:  # a run that began at the same moment may have had the folder, and have ended
+                    run.refuse_other_run()
+                processes = {"processes": distributed.world_size()}
+                run.write_config(task.config, {**data, **task.facts, **processes, "versions": versions()})
                 run.checkpoint_folder.mkdir(exist_ok=True)
-                run.forget_after(progress.step, tested_epoch)
+                run.forget_after(progress.step, task.tested_epoch)
             except OSError as error:
                 reason = f"cannot be written ({error.strerror})"
                 raise ConfigError(f"--{flag} {folder}: {reason}; choose another one") from None

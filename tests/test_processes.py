@@ -84,6 +84,20 @@ def test_processes_that_read_different_checkpoints_do_not_go_on(videos: Path, pr
     assert not runs[1].last.exists()
 
 
+def test_a_signal_to_one_process_stops_all_and_none_of_them_calls_the_run_finished(
+    videos: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    processes = start_pair([videos, videos], run.root, *LONG_RUN)
+    try:
+        wait_for_step(run, 1)
+        processes[1].send_signal(signal.SIGUSR1)
+    finally:
+        said = errors(processes)
+    assert [process.returncode for process in processes] == [128 + signal.SIGUSR1] * 2, said
+    assert load_checkpoint(run.last).progress.step == max(line["step"] for line in read_lines(run.metrics))
+
+
 def test_going_on_in_another_number_of_processes_says_what_changes(videos: Path, tmp_path: Path) -> None:
     words = ["pretrain", videos, "--out", tmp_path / "run", *SMALL_FLAGS, "--run.health-epochs", "0"]
     assert main([*map(str, words), "--optim.epochs", "1"]) == 0

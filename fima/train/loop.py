@@ -1,6 +1,7 @@
 """The training loop: the same for every task, on a CPU, on one GPU and, under `torchrun`, on several."""
 
 import dataclasses
+import time
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fima.torch_tools.device import choose_algorithms
 from fima.train.collapse import ROLLBACK_FACTOR, CollapsedError, counted_collapse, roll_back, watch
 from fima.train.failures import NotFiniteError, check_skipped, require_saved
 from fima.train.log import RunLog
-from fima.train.meters import EpochMeter, SaveClock
+from fima.train.meters import EpochMeter
 from fima.train.optimizer import build_optimizer, encoders_of, freeze_encoders, in_words, set_rates, warnings_about
 from fima.train.resume import Start, claimed_folder, data_record, require_one_run
 from fima.train.save import save
@@ -43,16 +44,9 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             left = f"its figures are in {run.result}" if run.result.exists() else "nothing to do"
             print(f"{run.root}: finished already, {counted(progress.epoch, 'epoch')}; {left}")
         return TrainingResult(progress=progress)
-    optimizer = build_optimizer(task.networks, config.optim)
-    if start.saved is not None:
-        restore(start.saved, task.networks, optimizer, source=start.file or run.last)
-        task.restore_average(start.saved)
     data, num_steps = data_record(task.videos), num_epochs * len(task.loader)
+    optimizer = optimizer_at(task, run, start, num_steps)
     require_one_run(config, data)
-    if progress.step:
-        # As the uninterrupted run has them here, so that what is saved before the next step is the same.
-        last = progress.epoch - (progress.step_in_epoch == 0)
-        set_rates(optimizer, config.optim, rate_of(config, last, progress), (progress.step - 1) / num_steps)
     with (
         claimed_folder(task, run, data, progress, resume=resume),
         RunLog(run, num_steps=num_steps, first_step=progress.step, enabled=distributed.is_main()) as log,
@@ -84,7 +78,9 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             is_saved = save(training, progress)
             if progress.epoch < num_epochs and stop_requested(stop):
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
-                return TrainingResult(progress=progress, signal_number=stop.signal_number)
+                # Not every process may have had the signal, but none may call the run finished.
+                number = next(filter(None, distributed.gather_objects([stop.signal_number])))
+                return TrainingResult(progress=progress, signal_number=number)
             # After the epoch is saved, which pictures are no reason to lose.
             task.show(training, last_batch, progress)
             del last_batch  # hundreds of megabytes, which the next epoch need not hold
@@ -92,6 +88,20 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
         result = task.finish(training, progress)
         log.say(f"finished: {run.last if result is None else run.result}")
     return TrainingResult(progress=progress, result=result if distributed.is_main() else None)
+
+
+def optimizer_at(task: Task[Any], run: RunFolder, start: Start[Any], num_steps: int) -> torch.optim.Optimizer:
+    """Return the optimiser where a run begins, after the networks have been given the weights of its checkpoint."""
+    config, progress = task.config, start.progress
+    optimizer = build_optimizer(task.networks, config.optim)
+    if start.saved is not None:
+        restore(start.saved, task.networks, optimizer, source=start.file or run.last)
+        task.restore_average(start.saved)
+    if progress.step:
+        # As the uninterrupted run has them here, so that what is saved before the next step is the same.
+        last = progress.epoch - (progress.step_in_epoch == 0)
+        set_rates(optimizer, config.optim, rate_of(config, last, progress), (progress.step - 1) / num_steps)
+    return optimizer
 
 
 def rate_of(config: PretrainConfig | FinetuneConfig, epoch: int, progress: Progress) -> float:
@@ -110,7 +120,7 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
             encoder.eval()
     task.loader.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
     meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
-    clock = SaveClock(config.run.checkpoint_minutes)
+    saved_seconds, limit_seconds = time.monotonic(), 60 * config.run.checkpoint_minutes
     waiting: Measured | None = None
     for batch in task.loader:
         meter.step_starts()
@@ -131,10 +141,11 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
         if stop_requested(training.stop):
             break
         # Processes meet when they count a step, so all of them do it here, or none: the first one's clock decides.
-        is_due = distributed.any_process(distributed.is_main() and clock.is_due())
-        if is_due and progress.step_in_epoch + 1 < len(task.loader):
+        is_due = distributed.is_main() and 0 < limit_seconds <= time.monotonic() - saved_seconds
+        if distributed.any_process(is_due) and progress.step_in_epoch + 1 < len(task.loader):
             progress, waiting = count(training, meter, waiting, progress), None
             save(training, progress)
+            saved_seconds = time.monotonic()
         meter.step_ends()
     if waiting is not None:
         progress = count(training, meter, waiting, progress)

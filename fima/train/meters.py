@@ -1,4 +1,4 @@
-"""Counting steps and videos: the means and the speed of an epoch, by set of videos too; when a checkpoint is due."""
+"""Counting steps and videos: the means and the speed of an epoch, by set of videos too."""
 
 import dataclasses
 import time
@@ -74,21 +74,6 @@ class EpochMeter:
         seconds = max(seconds, 1e-9)
         rates = {"videos_per_second": videos / seconds, "data_wait_share": wait_seconds / seconds}
         return {"seconds": seconds, **rates}
-
-
-class SaveClock:
-    """Says when a checkpoint inside an epoch is due: so many minutes after the last one; 0 for never."""
-
-    def __init__(self, minutes: float) -> None:
-        self._seconds = 60 * minutes
-        self._since = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Whether the time is over; if so, it begins again."""
-        due = self._seconds > 0 and time.monotonic() - self._since >= self._seconds
-        if due:
-            self._since = time.monotonic()
-        return due
 
 
 def sums_by_set(plan: EpochPlan, each: Tensor, index: Tensor) -> dict[str, Tensor]:

@@ -48,9 +48,8 @@ def as_begun(config: RunSettings, run: RunFolder) -> RunSettings:
     begun = run.read_config(type(config))
     precision = begun.run.precision if config.run.precision == "auto" else config.run.precision
     found: dict[str, Any] = {"run": dataclasses.replace(config.run, precision=precision)}
-    if isinstance(config, PretrainConfig):
-        before = run.read_config(PretrainConfig).method
-        lengths = {name: getattr(before, name) for name in QUEUES if getattr(config.method, name) is None}
+    if isinstance(config, PretrainConfig) and isinstance(begun, PretrainConfig):
+        lengths = {name: getattr(begun.method, name) for name in QUEUES if getattr(config.method, name) is None}
         found["method"] = dataclasses.replace(config.method, **lengths)
     return dataclasses.replace(config, **found)
 

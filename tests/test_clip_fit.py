@@ -68,6 +68,17 @@ def test_clips_over_most_of_long_videos_are_called_coarse(tmp_path: Path) -> Non
     assert note.startswith("--data.span 0.7 1: in a video of median length (12 s)")
 
 
+def test_fine_tuning_names_coarse_clips_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        write_video(tmp_path / "videos" / name / "long.mp4", moving_square(60), codec="libx264", fps=5)
+    argv = ["finetune", "scratch", str(tmp_path / "videos"), "--out", str(tmp_path / "run"), "--run.device", "cpu"]
+    argv += ["--classifier.backbone", "tiny", "--optim.epochs", "1", "--optim.batch-size", "2", "--data.workers", "0"]
+    argv += ["--data.frames", "4", "--data.crop-size", "32", "--data.span", "0.7", "1.0", "--test.clips", "1"]
+    assert main(argv) == 0
+    said = "fima: warning: --data.span 0.7 1: in a video of median length (12 s) the frames of a clip are 2.5 s apart"
+    assert said in capsys.readouterr().err
+
+
 def test_the_doctor_compares_the_videos_with_the_clips_of_a_recipe_and_of_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ from fima.evaluate.classifier_result import ClassifierScores, averages_log_softm
 from fima.evaluate.extract import Resources
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult
 from fima.evaluate.report import write_class_report
+from fima.library.clip_fit import with_timing_checked
 from fima.method.inputs import StepLosses
 from fima.torch_tools import distributed
 from fima.torch_tools.device import choose_device
@@ -73,6 +74,8 @@ def finetune(
         start: Start[ClassifierCheckpoint] = Start()
         if resume:
             start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
+        else:
+            lists = dataclasses.replace(lists, train=with_timing_checked(lists.train, config.data))
         if start.saved is not None:
             setup.check_same_task(start.saved, run, encoder, lists)
         task = Finetuning(config, encoder, lists, device)

@@ -96,11 +96,12 @@ def test_unusable(name: str, examined: Examined) -> None:
         ("ten_bits.mkv", "pixel format"),
         ("gray.avi", "pixel format"),
         ("cut.mkv", "duration"),
+        ("wide.mp4", "wide frames"),
     ],
 )
 def test_what_needs_care(name: str, kind: str, examined: Examined) -> None:
     assert examined.kinds(name, "notes") == [kind]
-    plain = ("edit_list.mp4", "late_start.mkv", "late.ts", "packed.avi", "uneven.mkv", "wide.mp4")
+    plain = ("edit_list.mp4", "late_start.mkv", "late.ts", "packed.avi", "uneven.mkv")
     assert not any(examined.kinds(usual, "notes") for usual in plain)
 
 

@@ -197,6 +197,16 @@ def test_encoders_with_clips_of_their_own(videos: Path, tmp_path: Path, capsys: 
     assert shown == [4, 2, 4]
 
 
+def test_what_each_encoder_chose_is_said(videos: Path, tmp_path: Path, capsys: Capture, opened: list[Path]) -> None:
+    words = ["compare", f"A={ONE}", f"B={ONE}", "--on", str(videos), "--other-windows", "stride=1"]
+    words += ["--cross-validation", "group", "--protocols", "knn", "--num-clips", "1", "--workers", "0"]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "c.json")]) == 0
+    output = capsys.readouterr().out
+    assert all(f"{name}: knn: chose avg in 6 of 6 folds, on held-out" in output for name in "AB")
+    # Once for each window, for both encoders together.
+    assert sorted(opened.count(path) for path in set(opened)) == [2] * 24
+
+
 def test_another_comparison_is_kept(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

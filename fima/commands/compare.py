@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fima.commands.figures import comparison_table, provenance
+from fima.commands.figures import choices, comparison_table, provenance
 from fima.commands.labelled import (
     LabelledArguments,
     free_or_own,
@@ -111,8 +111,8 @@ def _write(arguments: CompareArguments, measured: dict[str, Collected]) -> None:
         print(f"{name}: {encoder.name}, {encoder.preprocessing(collected.subject.clips)}")
     print(*(str(difference) for difference in apart if difference.is_main), sep="\n")
     for name, result in results.items():
-        if result.verdict:
-            print(f"{name}: {result.verdict}")
+        for sentence in filter(None, (*choices(result), result.verdict)):
+            print(f"{name}: {sentence}")
     groups = next(iter(results.values())).num_groups
     if groups is None:
         print("intervals: bootstrap over videos, as no groups are known; --group-by makes them honest with people")

@@ -95,6 +95,7 @@ def test_of_one_split_the_choice_is_said_without_folds(
         (["frames=8"], "--other-windows frames=8: write it as"),
         (["span=much"], "--other-windows span=much: write it as"),
         (["stride=-1"], "--stride -1: must be above 0"),
+        (["stride=inf"], "--stride inf: must be above 0, and finite"),
         (["stride=2", "stride=2"], "--other-windows stride=2 stride=2: give each once"),
         (["stride=2", "--protocols", "diagnosis"], "--other-windows: only linear, knn, retrieval"),
     ],

@@ -1,5 +1,6 @@
 """Clips other than those of the settings, or than those that an encoder was trained on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,8 @@ class ClipOverrides:
         if len(timings) > 1:
             raise ConfigError(f"--{timings[0]} and --{timings[1]}: both say how far apart frames are; give one")
         for name in timings:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} {getattr(self, name):g}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} {getattr(self, name):g}: must be above 0, and finite")
         if self.frame_rate is not None and not self.frame_rate >= 0:
             raise ConfigError(f"--frame-rate {self.frame_rate:g}: must be 0 or more")
 

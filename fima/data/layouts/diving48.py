@@ -1,5 +1,6 @@
 """Diving48, second version of the labels: JSON lists next to the videos."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def list_diving48(request: Request) -> VideoList:
         classes = [str(label) for label in range(1 + max((entry.label or 0 for entry in entries), default=0))]
     starts = noted(cut, "listed clip", " with a start inside the file", "; whole files are used")
     notes = [f"Diving48 V2: {note}" for note in starts]
-    return lists.join(request, find_files(request.root), entries, classes, layout="Diving48 V2", notes=notes)
+    found = lists.join(request, find_files(request.root), entries, classes, layout="Diving48 V2")
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _read_vocabulary(path: Path) -> list[str]:

@@ -69,7 +69,8 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
         _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
         for split, label, name, start, end in rows
     ]
-    return lists.join(request, find_files(request.root), entries, classes, layout=layout, notes=notes)
+    found = lists.join(request, find_files(request.root), entries, classes, layout=layout)
+    return replace(found, notes=[*notes, *found.notes])
 
 
 def _entry(name: str, start: int, end: int, label: str | None, split: str, label_of: dict[str, int]) -> Entry:

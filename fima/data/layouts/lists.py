@@ -163,13 +163,12 @@ def join(
     layout: str,
     expected: int | None = None,
     folder_labels: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
 ) -> VideoList:
     """Join the lines of all lists with the files on the disk. Raises DataError where no video of the split is there.
 
     The split `all` is every file on the disk, and its missing ones are those that any list names. `layout` says in
-    words how the folder was read, `expected` is the official number of videos of the split, `notes` are what was odd
-    about the lists, and files that are in no list have the label of the folder that they lie in, if any.
+    words how the folder was read, `expected` is the official number of videos of the split, and files that are in no
+    list have the label of the folder that they lie in, if any.
     """
     folder, videos, index = files.root, files.videos, index_files(files.videos)
     everything = request.split == "all"
@@ -198,7 +197,6 @@ def join(
     ]
     odd = noted(repeated, "video", " listed more than once")
     odd += noted(leaked, "video", " listed for training and for testing")
-    linked = leaked_links(files.same, {path: entry.split for path, entry in named.items()}, "test")
     return VideoList(
         videos=[Video(folder / path, label_of(path)) for path in videos if everything or path in listed],
         classes=classes,
@@ -210,9 +208,8 @@ def join(
         num_listed=len(listed) or None,
         expected=expected,
         notes=[
-            *notes,
             *(f"{layout}: {note}" for note in odd),
-            *linked,
+            *leaked_links(files.same, {path: entry.split for path, entry in named.items()}, "test"),
             *files.notes(with_lists=False),
             *one_sided_classes(*sides),
         ],

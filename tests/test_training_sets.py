@@ -128,6 +128,8 @@ def test_weights_are_told_from_paths(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"^{word}: .*{message}"):
             training_set(word)
+    with pytest.raises(ConfigError, match="stride inf: must be greater than 0, and finite"):
+        DataConfig(stride=float("inf"))
     for word in ("a:0", "a:-1", "a:nan", "a:inf"):
         with pytest.raises(ConfigError, match=f"{word}: a weight must be greater than 0"):
             training_set(word)

@@ -1,5 +1,6 @@
 """From video files to batches of views, with the paper's values as defaults."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,7 +87,7 @@ class DataConfig:
         require(0 <= self.held_out_share < 1, "data.held_out_share", self.held_out_share, "must be in [0, 1)")
 
     def _check_timing(self) -> None:
-        require(self.stride > 0, "data.stride", self.stride, "must be greater than 0")
+        require(0 < self.stride < math.inf, "data.stride", self.stride, "must be greater than 0, and finite")
         windows = self.windows_per_video
         require(windows == "auto" or windows >= 1, "data.windows_per_video", windows, "must be `auto` or at least 1")
         whole = "a span is a share of the whole video, which has one window then"

@@ -32,8 +32,8 @@ def test_on_very_few_videos_the_encoder_is_used_as_it_is() -> None:
     for number in (1, 20, 99):
         assert first_training("v", [SHORT] * number, never).startswith("to begin: fima embed small v -o vectors.npz  (")
     assert "pretrain" in first_training("v", [SHORT] * 100, never)
-    few_and_long = "to begin: fima embed small v -o vectors.npz --per second  (fewer than 100 videos"
-    assert first_training("v", [LONG] * 20, never).startswith(few_and_long)
+    few_and_long = "to begin: fima embed small v -o vectors.npz --per second  (fewer than 100 windows of 10 seconds"
+    assert first_training("v", [LONG] * 16, never).startswith(few_and_long)
 
 
 def test_fewer_videos_get_more_epochs_than_the_recipe_has() -> None:
@@ -42,10 +42,21 @@ def test_fewer_videos_get_more_epochs_than_the_recipe_has() -> None:
     assert read_recipe(Path("recipes/small.yaml")).optim.epochs < 50
 
 
+def test_a_few_long_recordings_are_many_windows() -> None:
+    assert first_training("v", [LONG] * 20, never) == (
+        "to begin: fima pretrain v --out runs/mine --preset small --data.span None --data.fps 12.5 "
+        "--data.windows-per-video auto --optim.epochs 50  (fewer than 1,000 windows of 10 seconds; long videos)"
+    )
+    an_hour = (90_000, 25.0)
+    assert "--data.windows-per-video auto  (no GPU; long videos)" in first_training("v", [an_hour] * 3, lambda: False)
+    assert "mine --data.windows-per-video auto  (I3D" in first_training("v", [an_hour] * 3, lambda: True)
+
+
 def test_long_videos_get_clips_by_the_second() -> None:
-    assert "--preset small --data.span None --data.fps 12.5  (" in first_training("v", [SHORT, LONG, LONG] * 100, never)
+    by_the_second = "--preset small --data.span None --data.fps 12.5 --data.windows-per-video auto  (no GPU"
+    assert by_the_second in first_training("v", [SHORT, LONG, LONG] * 100, lambda: False)
     # Pre-training refuses a rate that no video has.
-    assert "--data.span None --data.fps 10 --optim" in first_training("v", [(600, 10.0)] * 100, never)
+    assert "--data.span None --data.fps 10 --data" in first_training("v", [(600, 10.0)] * 100, never)
     assert "--data.fps" not in first_training("v", [SHORT, SHORT, LONG, (1500, 0.0)] * 100, never)
 
 

@@ -20,6 +20,7 @@ from fima.config.checks import require, require_least
 from fima.console import Console
 from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
+from fima.data.layouts.video_list import counted
 from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
@@ -130,7 +131,8 @@ def main(arguments: DoctorArguments) -> int:
 def show(diagnosis: Diagnosis, console: Console) -> None:
     """Print a diagnosis: counts, a histogram of durations, and the findings by kind."""
     heading = (
-        f"{diagnosis.root}: {diagnosis.num_videos:,} videos ({diagnosis.layout}), {diagnosis.total_frames:,} frames, "
+        f"{diagnosis.root}: {counted(diagnosis.num_videos, 'video')} ({diagnosis.layout}), "
+        f"{counted(diagnosis.total_frames, 'frame')}, "
         f"{diagnosis.total_seconds / 3600:.2f} hours, {decimal(diagnosis.total_bytes)}"
     )
     for line in (heading, *diagnosis.remarks):

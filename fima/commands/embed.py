@@ -160,8 +160,8 @@ def _write(arguments: EmbedArguments, embedded: Embedded) -> None:
         print(json.dumps(record))
         return
     print(
-        f"wrote {arguments.out}: {len(found.vectors):,} vectors of {found.vectors.shape[1]} numbers, "
-        f"{len(found.paths):,} videos ({speed:.1f} a second)"
+        f"wrote {arguments.out}: {counted(len(found.vectors), 'vector')} of {found.vectors.shape[1]} numbers, "
+        f"{counted(len(found.paths), 'video')} ({speed:.1f} a second)"
     )
     if embedded.skipped:
         path, reason = embedded.skipped[0]

@@ -15,6 +15,7 @@ from fima.data.layouts.video_list import counted
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, VideoError
 from fima.library.index import HEADER_SECONDS
+from fima.library.windows import windows_by_length
 
 FITTING_SHARE = 0.95
 """Share of the videos that a suggested clip fits."""
@@ -193,18 +194,22 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
     """
     known = [(frames, rate) for frames, rate in lengths if rate > 0]
     long = bool(known) and median(frames / rate for frames, rate in known) > LONG_SECONDS
-    if len(lengths) < FEWEST_VIDEOS:
+    number = sum(windows_by_length(*length) for length in lengths) if long else len(lengths)
+    counted_as = f"windows of {LONG_SECONDS:g} seconds" if long else "videos"
+    if number < FEWEST_VIDEOS:
         each = " --per second" if long else ""
         embed = f"fima embed small {shlex.quote(root)} -o vectors.npz{each}"
-        return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} videos: the package's encoder as it is)"
+        return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} {counted_as}: the package's encoder as it is)"
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
-    many = len(lengths) >= FEW_VIDEOS
-    if many and has_gpu():
-        return f"to begin: {command}  (I3D at 224 px, the paper's settings)"
-    why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} videos"
+    many = number >= FEW_VIDEOS
     # The line above it on the paper's clips may advise a stride, which a span does not go with.
     timing, fits = "", "clips fit any length"
     if long:
-        timing, fits = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}", "long videos"
-    epochs = " --optim.epochs 50" if len(lengths) < RECIPE_VIDEOS else ""
+        timing, fits = " --data.windows-per-video auto", "long videos"
+    if many and has_gpu():
+        return f"to begin: {command}{timing}  (I3D at 224 px, the paper's settings)"
+    if long:
+        timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}{timing}"
+    why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} {counted_as}"
+    epochs = " --optim.epochs 50" if number < RECIPE_VIDEOS else ""
     return f"to begin: {command} --preset small{timing}{epochs}  ({why}; {fits})"

@@ -58,6 +58,10 @@ def _by_length(root: Path, paths: Sequence[Path], data: DataConfig) -> list[int]
     counts = []
     for path in paths:
         num_frames, fps = lengths.get(relative_name(path, root), (0, 0.0))
-        seconds = num_frames / (fps or data.frame_rate or USUAL_RATE)
-        counts.append(min(MOST_WINDOWS, max(1, round(seconds / WINDOW_SECONDS))))
+        counts.append(windows_by_length(num_frames, fps or data.frame_rate))
     return counts
+
+
+def windows_by_length(num_frames: int, fps: float) -> int:
+    """How many windows `auto` takes of a video; a rate of 0 is unknown."""
+    return min(MOST_WINDOWS, max(1, round(num_frames / (fps or USUAL_RATE) / WINDOW_SECONDS)))

@@ -165,7 +165,7 @@ class Pretraining(Task[PretrainBatch]):
         return [
             f"{config.method.name} · {config.model.backbone} · {num_weights / 1e6:.1f} M weights that learn",
             *([] if self.warm is None else self.warm.lines()),
-            f"{len(videos.videos)} videos ({layout_in_words(videos)}){windows} · "
+            f"{counted(len(videos.videos), 'video')} ({layout_in_words(videos)}){windows} · "
             f"{counted(len(self.loader), 'step')} an epoch",
         ]
 

@@ -54,6 +54,32 @@ def test_class_folders_too_small_for_a_test_split(tmp_path: Path) -> None:
         list_videos(tmp_path, "test")
 
 
+@pytest.mark.parametrize(
+    ("whole", "copy", "record"),
+    [
+        ("videos/{}.avi", "videos_256/{}.mp4", ""),
+        ("set/videos/run/{}.avi", "set/videos-128x171/run/{}.avi", ""),
+        ("frames/{}/1.jpg", "frames_small/{}/1.jpg", ""),
+        ("train/run/{}.avi", "train_256/run/{}.mp4", ""),
+        ("raw/{}.avi", "small/{}.mp4", "small/prepared.jsonl"),
+    ],
+)
+def test_a_folder_and_its_scaled_copy_are_no_classes(whole: str, copy: str, record: str, tmp_path: Path) -> None:
+    """They were two classes of the same videos, or every video was there twice."""
+    touch(tmp_path, *(name.format(i) for name in (whole, whole.replace("1.", "2.")) for i in range(5)))
+    touch(tmp_path, *(name.format(i) for name in (copy, copy.replace("1.", "2.")) for i in range(4)), record or "note")
+    for dataset in ("auto", "k400") if whole.startswith("train") else ("auto",):
+        with pytest.raises(DataError, match=r"hold the same videos, such as .*0; give one .* or move one"):
+            list_videos(tmp_path, dataset=dataset)
+
+
+def test_classes_of_equal_file_names_are_no_copies(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{i}.avi" for name in ("jump", "jump_2", "take_100", "take_200") for i in range(3)))
+    touch(tmp_path, "jump/prepared.jsonl", *(f"{name}/prepared.jsonl" for name in ("jump_2", "take_100", "take_200")))
+    touch(tmp_path, "run/a.avi", "run_fast/a.avi", "walk/b.avi", "walk_small/c.avi")
+    assert len(list_videos(tmp_path).classes) == 8
+
+
 def test_folders_without_videos(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         list_videos(tmp_path / "missing")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fima.config.checks import as_flag
 from fima.data.datasets import list_videos
+from fima.data.layouts.files import PREPARE_RECORD
 from fima.data.layouts.rows import read_columns, read_rows
 from fima.data.layouts.video_list import counted, relative_name
 from fima.data.workers.killable_pool import Failed, run_isolated
@@ -23,7 +24,6 @@ from fima.files.state import file_state
 from fima.library.index import Progress, VideoIndex
 from fima.library.transcode import TranscodeSettings, target_size, transcode
 
-RECORD = "prepared.jsonl"
 BITS_PER_PIXEL = 0.5
 """Upper end of what real clips took at crf 20 (0.18 to 0.52; very grainy ones 0.9); six steps of crf halve it."""
 BITS_PER_PIXEL_CRF = 20
@@ -71,7 +71,7 @@ def plan(source: Path, target: Path, videos: Sequence[Path], settings: Transcode
 
 def refuse_to_overwrite(jobs: Sequence[Job], lists: Sequence[Path], target: Path) -> None:
     """Raise ConfigError where a folder that `prepare` has not begun holds a file that it would write."""
-    if (target / RECORD).exists():
+    if (target / PREPARE_RECORD).exists():
         return
     written = [*(job.target for job in jobs), *(target / path for path in lists)]
     there = next((path for path in written if path.exists()), None)
@@ -164,7 +164,7 @@ def _carry_out(
     failures: dict[str, str] = {}
     outcomes = run_isolated(_transcode_whole, todo, workers=workers, timeout_seconds=timeout_seconds)
     try:
-        with (target / RECORD).open("a", encoding="utf-8") as record:
+        with (target / PREPARE_RECORD).open("a", encoding="utf-8") as record:
             for done, (position, outcome) in enumerate(outcomes, start=1):
                 job = todo[position]
                 name = relative_name(job.source, source)
@@ -228,7 +228,7 @@ def _is_done(job: Job, line: dict[str, object] | None) -> bool:
 
 def _read_record(target: Path, settings: TranscodeSettings) -> list[dict[str, object]]:
     """Lines of the record, oldest first; the record is begun where there is none."""
-    file = target / RECORD
+    file = target / PREPARE_RECORD
     if not file.exists():
         write_file(file, json.dumps({"settings": asdict(settings)}) + "\n")
     lines = read_lines(file)

@@ -29,6 +29,8 @@ SYSTEM_FOLDERS = frozenset({
 OF_PICTURES = re.compile(r"frame|image|img|jpe?g|png|picture|rgb", re.IGNORECASE)
 """In the names of folders beside those of the videos that their pictures are frames of, or beside such a video."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
+PREPARE_RECORD = "prepared.jsonl"
+"""Where `fima prepare` writes, in the folder of the videos that it rewrites, which is made from what."""
 MOST_SUFFIXES = 5
 
 

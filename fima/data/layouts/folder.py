@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fima.data.layouts import splits
-from fima.data.layouts.files import Files, find_files
+from fima.data.layouts.files import PREPARE_RECORD, Files, find_files
 from fima.data.layouts.rows import read_columns
 from fima.data.layouts.video_list import Layout, Request, Video, VideoList, noted
 from fima.errors import DataError
@@ -16,6 +16,8 @@ KNOWN_LISTS = re.compile(
     r"(train|test)list0\d\.txt|\w+_test_split\d\.txt|Diving48_V2_\w+\.json|something-something-v2-\w+\.json"
 )
 """Names of list files of data sets that are read by them where they lie in usual places."""
+SCALED = re.compile(r"(.+?)[\W_]+(?:\d{3,4}p?|\d{2,4}x\d{2,4}|resized|scaled|small)", re.IGNORECASE)
+"""Names that people give to copies of a folder, `videos_256` of `videos`."""
 HELD_OUT = f"every {HOLD_OUT_EVERY}th video of a class held out for testing"
 
 
@@ -30,10 +32,11 @@ def list_folder(request: Request) -> VideoList:
       videos both at the root and in folders, and a single class folder.
 
     Raises:
-        DataError: no video, or not the split that was asked for.
+        DataError: no video, not the split that was asked for, or two folders with the same videos.
     """
     root, split = request.root, request.split
     files = find_files(root)
+    refuse_copies(files)
     notes = [*_unread_tables(root), *([] if request.named else _unread_lists(files)), *files.notes()]
     depth = splits.split_depth(files.videos)
     if depth is not None:
@@ -113,6 +116,30 @@ def split_folders(
         missing=files.missing,
         notes=[*notes, *odd],
     )
+
+
+def refuse_copies(files: Files) -> None:
+    """Raise DataError where a folder has the same videos as one beside it, by names, and is a scaled copy of it.
+
+    That is one by its name, or one that `fima prepare` wrote. The two would be classes, or all videos be there twice.
+    """
+    folders = {path.parent for path in files.videos}
+    folders = folders.union(*(folder.parents for folder in folders)) - {Path()}
+    prepared = {path.parent for path in files.others if path.name == PREPARE_RECORD}
+    beside = {copy: {copy.with_name(match[1])} for copy in folders if (match := SCALED.fullmatch(copy.name))}
+    for copy in prepared & folders:
+        beside.setdefault(copy, set()).update(each for each in folders - prepared if each.parent == copy.parent)
+    for copy in sorted(beside):
+        for whole in sorted(beside[copy] & folders):
+            names, of_whole = _names_in(files, copy), _names_in(files, whole)
+            if 2 * len(names & of_whole) > len(names):
+                same = f"{whole}/ and {copy}/ hold the same videos, such as {min(names & of_whole)}"
+                raise DataError(f"{files.root}: {same}; give one of the two folders alone, or move one of them away")
+
+
+def _names_in(files: Files, folder: Path) -> set[str]:
+    inside = (path.relative_to(folder) for path in files.videos if path.is_relative_to(folder))
+    return {path.with_suffix("").as_posix() for path in inside}
 
 
 def _unlabelled(odd: Iterable[Path]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fima.data.layouts import lists
 from fima.data.layouts.files import find_files
-from fima.data.layouts.folder import split_folders
+from fima.data.layouts.folder import refuse_copies, split_folders
 from fima.data.layouts.lists import Entry
 from fima.data.layouts.rows import label_in, read_columns, read_rows
 from fima.data.layouts.splits import split_of
@@ -41,6 +41,7 @@ def find_lists(root: Path, annotations: Path | None) -> list[Path]:
 def _by_folders(request: Request) -> VideoList:
     files = find_files(request.root)
     files = replace(files, videos=[path for path in files.videos if split_of(path.parts[0])])
+    refuse_copies(files)
     listed = split_folders(request, files, 0, notes=files.notes(), tested="val", spaced=True)
     return replace(listed, layout=f"Kinetics-400, {listed.layout}")
 

@@ -160,6 +160,42 @@ def test_a_folder_of_frames_beside_the_only_video_of_a_folder(tmp_path: Path) ->
     }
 
 
+def test_flow_depth_and_masks_are_no_videos_beside_the_frames(tmp_path: Path) -> None:
+    """Each was a video, or a class, of its own. Beside no frames they are what there is."""
+    beside = {
+        "clips": ("a/img", "a/flow_x", "a/flow_y", "a/depth", "b/rgb", "b/flow/x", "b/flow/y", "b/depth_images"),
+        "signals": ("frames_256/a", "tvl1_flow/u/a", "tvl1_flow/v/a"),
+        "davis": ("JPEGImages/480p/a", "Annotations/480p/a"),
+    }
+    for place, folders in beside.items():
+        for name in folders:
+            write_pictures(tmp_path / place / name, 1, 2, 3)
+    listed = list_videos(tmp_path / "clips")
+    assert names(listed) == ["a/img", "b/rgb"]
+    assert listed.warnings()[2] == (
+        "6 folders of flow, depth or masks passed over beside the frames of the same videos, such as a/depth"
+    )
+    assert names(list_videos(tmp_path / "signals")) == ["frames_256/a"]
+    assert names(list_videos(tmp_path / "davis")) == ["JPEGImages/480p/a"]
+    for name in ("depth_jump/1", "run/1", "flow/a", "flow/b"):
+        write_pictures(tmp_path / "alone" / name, 1, 2, 3)
+    assert names(list_videos(tmp_path / "alone")) == ["depth_jump/1", "flow/a", "flow/b", "run/1"]
+
+
+def test_a_stray_video_does_not_hide_folders_of_frames(tmp_path: Path) -> None:
+    """A few videos at another depth were all that was read, as if the folders held previews of them."""
+    write_videos(tmp_path, "intro.avi")
+    for number in range(10):
+        assert names(list_videos(tmp_path)) == ["intro.avi"]
+        write_pictures(tmp_path / f"run/{number}", 1, 2)
+    listed = list_videos(tmp_path)
+    assert names(listed) == ["intro.avi", *(f"run/{number}" for number in range(10))]
+    assert listed.warnings() == [
+        "10 folders of pictures read as videos, a frame each, such as run/0",
+        "1 video not in <class>/<video>, such as intro.avi: no video gets a label",
+    ]
+
+
 def test_splits_lists_and_tables_of_them(tmp_path: Path) -> None:
     for clip in ("train/run/1", "train/jump/2", "val/run/3", "val/jump/4"):
         write_pictures(tmp_path / "split" / clip, 1, 2)

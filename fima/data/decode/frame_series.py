@@ -8,7 +8,8 @@ IMAGE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 NUMBERED = re.compile(r"(?P<series>.*?)(?P<number>\d+)(?P<extension>\.\w+)", re.DOTALL)
 SECONDS = re.compile(r"(?P<series>.*?)(?P<number>\d+)\.", re.DOTALL)
 """What comes before the decimals of a time."""
-OTHER_SIGNALS = re.compile("flow|depth", re.IGNORECASE)
+OTHER_SIGNALS = re.compile("annotation|depth|disparity|flow|mask|segmentation", re.IGNORECASE)
+"""In the names of what lies beside the frames of a video, picture by picture."""
 FEWEST_FRAMES = 2
 
 
@@ -16,8 +17,8 @@ def frame_series(names: Iterable[str]) -> list[str]:
     """Return the pictures that are the frames of a video, in the order of their numbers; nothing where there are none.
 
     Of several series in one folder, such as `img_00001.jpg` and `flow_x_00001.jpg`, the longest that is no optical
-    flow and no depth is taken, of equals the first by name. Numbers may be times, such as `1305031102.175304.png`, all
-    with as many decimals.
+    flow, depth or mask is taken, of equals the first by name. Numbers may be times with equally many decimals, such as
+    `1305031102.175304.png`.
     """
     series: dict[tuple[str, ...], list[tuple[int, int, str]]] = defaultdict(list)
     for name in sorted(names):

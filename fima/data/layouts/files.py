@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fima.data.decode.frame_series import IMAGE_EXTENSIONS, NUMBERED, frame_series
+from fima.data.decode.frame_series import IMAGE_EXTENSIONS, NUMBERED, OTHER_SIGNALS, frame_series
 from fima.data.layouts.video_list import counted, noted
 from fima.errors import DataError
 from fima.files.output import OUTPUT_MARKER, mark_files, marked_outputs
@@ -28,6 +28,11 @@ SYSTEM_FOLDERS = frozenset({
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""
 OF_PICTURES = re.compile(r"frame|image|img|jpe?g|png|picture|rgb", re.IGNORECASE)
 """In the names of folders beside those of the videos that their pictures are frames of, or beside such a video."""
+SHOWN = re.compile(rf"(?!.*(?:{OTHER_SIGNALS.pattern})).*(?:{OF_PICTURES.pattern}|colou?r|video)", re.IGNORECASE)
+"""In the names of folders beside those of optical flow, depth or masks of the same videos."""
+AXES = frozenset("uvxy")
+FOLDERS_PER_STRAY_VIDEO = 10
+"""So many folders of pictures at one depth are no previews of each video at other depths."""
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".parquet", ".yaml", ".yml", ".md"})
 PREPARE_RECORD = "prepared.jsonl"
 """Where `fima prepare` writes, in the folder of the videos that it rewrites, which is made from what."""
@@ -48,6 +53,8 @@ class Files:
     """Those of the videos that are folders of pictures."""
     twice: list[Path] = field(default_factory=list)
     """Folders of frames of videos that are there as files, which are passed over."""
+    signals: list[Path] = field(default_factory=list)
+    """Folders of optical flow, depth or masks of videos that are there, which are passed over."""
     outputs: list[Path] = field(default_factory=list)
     """Folders and files that fima wrote, which are passed over."""
     same: list[list[Path]] = field(default_factory=list)
@@ -62,6 +69,7 @@ class Files:
             *([f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}"] if others else []),
             *noted(self.frame_folders, "folder", " of pictures read as videos, a frame each"),
             *noted(self.twice, "folder", " of pictures passed over as frames of videos that are there, too"),
+            *noted(self.signals, "folder", " of flow, depth or masks passed over beside the frames of the same videos"),
             *noted(self.outputs, "result", f" of fima passed over (marked by {OUTPUT_MARKER})"),
             *noted(self.again, "link", " to folders that are read anyway"),
         ]
@@ -70,9 +78,10 @@ class Files:
 def find_files(root: Path) -> Files:
     """Walk a folder. What is hidden, of a system or a result of fima is passed over, links are followed.
 
-    A folder of numbered pictures without a video next to them is a video, where no videos lie at other depths only. One
-    with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, or `a/frames` with the single video
-    `a/b.mp4`, holds frames of that video, which would be there twice, and is passed over.
+    A folder of numbered pictures without a video next to them is a video, where videos lie at other depths only if they
+    are few. One with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, or `a/frames` with the
+    single video `a/b.mp4`, holds frames of that video, which would be there twice, and is passed over. So is optical
+    flow, depth or masks of a video: `flow_x/a` with a `frames/a`, or `a/depth` with an `a/rgb`.
     Raises DataError where there is no video.
     """
     found: dict[str, list[str]] = defaultdict(list)
@@ -95,7 +104,7 @@ def find_files(root: Path) -> Files:
             found["others"] += here
     _add_frame_folders(pictures, inodes, found)
     found["videos"] = [*inodes, *found["frame_folders"]]
-    names = ("videos", "others", "frame_folders", "twice", "outputs", "again")
+    names = ("videos", "others", "frame_folders", "twice", "signals", "outputs", "again")
     same, missing = _same(root, inodes), sorted(found["missing"])
     files = Files(root=root, same=same, missing=missing, **{name: _sorted(found[name]) for name in names})
     if not files.videos:
@@ -165,21 +174,32 @@ def _same(root: Path, inodes: Mapping[str, int]) -> list[list[Path]]:
 
 
 def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str], found: dict[str, list[str]]) -> None:
-    """Note which folders of pictures are videos, and which are frames of others; other pictures are other files."""
+    """Note which folders of pictures are videos, and which are of others; other pictures are other files."""
     files = [_parts(name) for name in videos] if pictures else []
-    depths, in_folder = {len(parts) for parts in files}, Counter(parts[:-1] for parts in files)
+    in_folder = Counter(parts[:-1] for parts in files)
     blanked = {key for parts in files for key in _blanked(parts) if key[-1] or in_folder[key[:-1]] == 1}
-    whole = set(files)
-    for folder, paths in pictures.items():
-        name = folder.rstrip("/") or "."
-        parts = _parts(name) if is_video(name) else tuple(name.split("/"))
-        frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in paths)}
-        at_depth = not depths or len(parts) in depths
-        is_twice = parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES)))
-        if frames and (is_twice or at_depth):
-            found["twice" if is_twice else "frame_folders"].append(name)
-        is_video_itself = at_depth and not is_twice
-        found["others"] += [path for path in paths if not (is_video_itself and path in frames)]
+    whole, names = set(files), {folder: folder.rstrip("/") or "." for folder in pictures}
+    places = {folder: _parts(name) if is_video(name) else tuple(name.split("/")) for folder, name in names.items()}
+    num_at = Counter(map(len, places.values()))
+    depths = {*map(len, files), *(depth for depth in num_at if num_at[depth] >= FOLDERS_PER_STRAY_VIDEO * len(files))}
+    shown = blanked.union(*(_blanked(parts, SHOWN) for parts in places.values()))
+    for folder, parts in places.items():
+        frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in pictures[folder])}
+        at_depth = len(parts) in depths
+        kind = "frame_folders" if at_depth else "others"
+        if parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES))):
+            kind = "twice"
+        elif at_depth and not shown.isdisjoint(_blanked(_without_axes(parts), OTHER_SIGNALS)):
+            kind = "signals"
+        if frames and kind != "others":
+            found[kind].append(names[folder])
+        found["others"] += [path for path in pictures[folder] if kind != "frame_folders" or path not in frames]
+
+
+def _without_axes(parts: Sequence[str]) -> list[str]:
+    """Return the parts of `flow/x/clip` or `clip/flow/x` as those of `flow/clip` and `clip/flow`."""
+    before = zip(parts, ["", *parts], strict=False)
+    return [part for part, above in before if not (part in AXES and OTHER_SIGNALS.search(above))]
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.table import Table
 
 from fima.cli import main
 from fima.commands.figures import comparison_table, provenance
@@ -180,7 +181,8 @@ def test_chance_is_a_range_where_results_have_levels_of_their_own() -> None:
         )
         for name, chance in levels.items()
     }
-    (column,) = [column for column in comparison_table(results, "data").columns if column.header == "chance"]
+    (table,) = [part for part in comparison_table(results, "data").renderables if isinstance(part, Table)]
+    (column,) = [column for column in table.columns if column.header == "chance"]
     assert list(column.cells) == ["15.9 to 16.8"]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from fima.data.layouts.video_list import counted
 from fima.evaluate.protocols import PROTOCOL_TABLE, chance_shown
@@ -24,10 +26,9 @@ def protocols_table() -> Table:
     return table
 
 
-def figures_table(result: EvaluationResult, title: str) -> Table:
+def figures_table(result: EvaluationResult, title: str) -> Group:
     """Return a row a figure, in percent, with its interval; of several splits, a column each before that."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("figure")
+    table = Table("figure")
     # Folds may be many; those of each are in the JSON.
     shown = {} if result.unit == "fold" else result.splits
     splits = [f"split {number}" for number in shown]
@@ -39,8 +40,12 @@ def figures_table(result: EvaluationResult, title: str) -> Table:
         by_split = (f"{figures[name]:.1f}" for figures in shown.values())
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
         table.add_row(name, *by_split, f"{value:.1f}{spread}", *interval, f"{result.chance[name]:.1f}")
-    table.caption, table.caption_justify = provenance({"": result}), "left"
-    return table
+    return _described(title, table, {"": result})
+
+
+def _described(title: str, table: Table, results: Mapping[str, EvaluationResult]) -> Group:
+    # Title and caption of the table itself would be broken to its width, which may be narrow.
+    return Group(Text(title, style="table.title"), table, Text(provenance(results), style="table.caption"))
 
 
 def provenance(results: Mapping[str, EvaluationResult]) -> str:
@@ -92,10 +97,9 @@ def choices(result: EvaluationResult) -> list[str]:
     return sentences
 
 
-def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Table:
+def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Group:
     """Return a row a figure, in percent, and a column an encoder, with intervals or deviations where there are any."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("figure")
+    table = Table("figure")
     for name in (*results, "chance"):
         table.add_column(name, justify="right")
     everything = list(results.values())
@@ -103,8 +107,7 @@ def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Tab
         if all(figure in result.figures for result in everything):
             cells = (_with_interval(result, figure) for result in everything)
             table.add_row(figure, *cells, chance_shown(figure, [result.chance for result in everything]))
-    table.caption, table.caption_justify = provenance(results), "left"
-    return table
+    return _described(title, table, results)
 
 
 def _with_interval(result: EvaluationResult, figure: str) -> str:

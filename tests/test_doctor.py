@@ -57,6 +57,15 @@ def test_wide_frames_are_looked_at_in_the_middle(tmp_path: Path, capsys: pytest.
     assert "pair.mp4: 176x72" in output
 
 
+def test_a_video_of_one_frame_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, length in (("still", 1), ("short", 2)):
+        write_video(tmp_path / "v" / f"{name}.mp4", np.zeros((length, 72, 96, 3), dtype=np.uint8), codec="libx264")
+    assert doctor(tmp_path / "v") == 0
+    output = capsys.readouterr().out
+    assert "one frame (1): a still picture" in output
+    assert "still.mp4: its clips repeat it" in output
+
+
 def test_damage_is_found_by_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "v"
     for name in ("a", "b", "c"):

@@ -64,6 +64,7 @@ ADVICE = {
     "wide frames": "evaluation looks at the centred square, and what matters may lie beside it: --num-crops 3 takes "
     "both ends as well (`fima embed`: --crops 3), or cut the frames",
     "large frames": "training skips it, but for a larger --data.max-frame-pixels: `fima prepare` makes them smaller",
+    "one frame": "a still picture, without any motion: exclude it",
     "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
     "duration": "differs from that of its frames: cut off, or longer sound; training uses the frames",
 }
@@ -199,6 +200,8 @@ def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
         yield "wide frames", f"{row['width']}x{row['height']}"
     if row["width"] * row["height"] > USUAL_LIMITS.max_frame_pixels:
         yield "large frames", f"{row['width']}x{row['height']}, above {USUAL_LIMITS.max_frame_pixels:,} pixels"
+    if row["num_frames"] == 1:
+        yield "one frame", "its clips repeat it"
     if row["chosen"]:
         yield "several streams", f"video stream {row['chosen']} is read"
     if row["decoded"] == FROM_START:

@@ -88,6 +88,26 @@ def test_lists_in_the_root_and_a_file_for_each_split(tmp_path: Path) -> None:
     assert test.layout.endswith("(test videos)")
 
 
+def test_lists_without_labels_beside_class_folders(tmp_path: Path) -> None:
+    """The videos were listed as unlabelled. Folders of splits, or none, are no classes."""
+    write_videos(tmp_path / "a", "train/tango_dancing/AbCdEfGhIjK.mp4", "train/yoga/ABCDEFGHIJK.mp4")
+    write_videos(tmp_path / "a", "val/tango dancing/val00000000.mp4", "val/yoga/other000000.mp4")
+    write_videos(tmp_path / "b", "train/AbCdEfGhIjK.mp4", "train/ABCDEFGHIJK.mp4", "val/val00000000.mp4")
+    rows = ("AbCdEfGhIjK,0,10,train", "ABCDEFGHIJK,0,10,train", "val00000000,0,10,val")
+    csv = write_lines(tmp_path / "k.csv", "youtube_id,time_start,time_end,split", *rows)
+    train, test, every = (list_videos(tmp_path / "a", split, annotations=csv) for split in ("train", "test", "all"))
+    assert train.classes == test.classes == ["tango dancing", "yoga"]
+    assert [video.label for video in (*train.videos, *test.videos, *every.videos)] == [0, 1, 0, 0, 1, 0, 1]
+    assert test.notes[0] == "the lists have no labels: those of 2 folders are used, such as tango dancing"
+    assert list_videos(tmp_path / "b", annotations=csv).classes == []
+
+
+def test_rows_without_a_label_have_that_of_their_folder(tmp_path: Path) -> None:
+    write_videos(tmp_path, "train/tango_dancing/AbCdEfGhIjK.mp4", "test/tango_dancing/test0000000.mp4")
+    write_lines(tmp_path / "k.csv", HEADER, "tango dancing,AbCdEfGhIjK,0,10,train", ",test0000000,0,10,test")
+    assert list(labelled(list_videos(tmp_path, "test")).values()) == ["tango dancing"]
+
+
 def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     name = "AbCdEfGhIjK_000000_000010.mp4"
     write_videos(tmp_path, f"a/{name}", f"tango_dancing/{name}")

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from fima.data.datasets import list_videos, recognise
 from fima.data.layouts.ucf101 import OFFICIAL
 from fima.errors import DataError
 from tests.layout_files import labelled, write_lines, write_videos
+from tests.test_datasets import touch
 from tests.video_files import decode_all
 
 
@@ -89,6 +91,20 @@ def test_videos_deeper_than_listed(folder: str, tmp_path: Path) -> None:
             write_lines(tmp_path / "anno/classInd.txt", "2 Archery", "1 YoYo")
         assert labelled(list_videos(tmp_path))[f"{folder}/v_Archery_g08_c01.avi"] == "Archery"
         assert labelled(list_videos(tmp_path, "all"))[f"{folder}/unlisted.avi"] == "Archery"
+
+
+@pytest.mark.parametrize("folder", ["frames", "jpegs_256/ucf101", "."])
+def test_frames_of_all_videos_in_one_folder(folder: str, tmp_path: Path) -> None:
+    """As programs that extract frames leave them, without a folder for each class: no video was found."""
+    write_ucf101(tmp_path, "data", "anno")
+    shutil.rmtree(tmp_path / "data")
+    for name in ("v_Archery_g01_c01", "v_Archery_g08_c01", "v_YoYo_g01_c01", "v_YoYo_g08_c01"):
+        touch(tmp_path / folder / name, "img_00001.jpg", "img_00002.jpg")
+    at = "" if folder == "." else f"{folder}/"
+    train, test = list_videos(tmp_path), list_videos(tmp_path, "test")
+    assert labelled(train) == {f"{at}v_Archery_g08_c01": "Archery", f"{at}v_YoYo_g08_c01": "YoYo"}
+    assert labelled(test) == {f"{at}v_Archery_g01_c01": "Archery", f"{at}v_YoYo_g01_c01": "YoYo"}
+    assert train.missing == train.unlisted == []
 
 
 def test_another_extension_than_listed(tmp_path: Path) -> None:

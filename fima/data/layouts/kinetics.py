@@ -61,7 +61,12 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
             name = lists.plain_name(row["youtube_id"], where)
             start, end = (_seconds(row[column], column, where) for column in ("time_start", "time_end"))
             rows.append((split, label_in(row), name, start, end))
+    files = find_files(request.root)
+    folders = {path.parent.name for path in files.videos}
     classes = sorted({label for _, label, *_ in rows if label is not None})
+    if not classes and len(folders) > 1 and not any(name == "" or split_of(name) for name in folders):
+        classes = sorted({_spaced(name) for name in folders})
+        notes.append(f"the lists have no labels: those of {len(classes)} folders are used, such as {classes[0]}")
     label_of = {name: label for label, name in enumerate(classes)}
     tested = "val" if any(split == "val" for split, *_ in rows) else "test"
     videos = {"val": "validate", "test": "test"}[tested]
@@ -70,13 +75,15 @@ def _by_lists(request: Request, csv_files: Sequence[Path]) -> VideoList:
         _entry(name, start, end, label, {tested: "test", "train": "train"}.get(split, "neither"), label_of)
         for split, label, name, start, end in rows
     ]
-    found = lists.join(request, find_files(request.root), entries, classes, layout=layout)
+    numbers = {_spaced(name): label for name, label in label_of.items()}
+    of_folders = {name: numbers[_spaced(name)] for name in folders if _spaced(name) in numbers}
+    found = lists.join(request, files, entries, classes, layout=layout, folder_labels=of_folders)
     return replace(found, notes=[*notes, *found.notes])
 
 
 def _entry(name: str, start: int, end: int, label: str | None, split: str, label_of: dict[str, int]) -> Entry:
     clip = f"{name}_{start:06d}_{end:06d}"
-    folder = (label or "").replace("_", " ")
+    folder = _spaced(label or "")
     return Entry(
         # The same name may lie in several folders: the one named after the class is meant.
         keys=(f"//{folder}/{clip}", f"//{clip}", f"//{folder}/{name}", f"//{name}"),
@@ -84,6 +91,10 @@ def _entry(name: str, start: int, end: int, label: str | None, split: str, label
         label=None if label is None else label_of[label],
         split=split,
     )
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _seconds(text: str, column: str, where: str) -> int:

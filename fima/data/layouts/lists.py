@@ -7,6 +7,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 from typing import Any
 
 from fima.data.layouts.files import Files
@@ -162,17 +163,17 @@ def join(
     *,
     layout: str,
     expected: int | None = None,
-    folder_labels: Mapping[str, int] | None = None,
+    folder_labels: Mapping[str, int] = MappingProxyType({}),
 ) -> VideoList:
     """Join the lines of all lists with the files on the disk. Raises DataError where no video of the split is there.
 
     The split `all` is every file on the disk, and its missing ones are those that any list names. `layout` says in
-    words how the folder was read, `expected` is the official number of videos of the split, and files that are in no
-    list have the label of the folder that they lie in, if any.
+    words how the folder was read, `expected` is the official number of videos of the split, and files without a label
+    in a list have that of the folder that they lie in, if any.
     """
-    folder, videos, index = files.root, files.videos, index_files(files.videos)
+    folder, videos = files.root, files.videos
     everything = request.split == "all"
-    lines = [(entry, next((index[key] for key in entry.keys if key in index), None)) for entry in entries]
+    lines = _with_files(entries, videos, folder_labels)
     # The first line that names a file, of any split; and that of each different video of this split, there or not.
     named = {path: entry for entry, path in reversed(lines) if path is not None}
     own = [(path or entry.keys, entry) for entry, path in lines if request.split in (entry.split, "all")]
@@ -184,8 +185,8 @@ def join(
         raise DataError(f"{folder}: {none_there(request.split, len(listed), missing)}")
 
     def label_of(path: Path) -> int | None:
-        of_folders = (label for name in path.parts[:-1] if (label := (folder_labels or {}).get(name)) is not None)
-        return named[path].label if path in named else next(of_folders, None)
+        labels = (named[path].label if path in named else None, *map(folder_labels.get, path.parts[:-1]))
+        return next((label for label in labels if label is not None), None)
 
     labels = [{entry.label for entry in entries if entry.split == split} for split in ("train", "test")]
     sides = [[classes[label] for label in each if label is not None] for each in labels]
@@ -214,6 +215,20 @@ def join(
             *one_sided_classes(*sides),
         ],
     )
+
+
+def _with_files(
+    entries: Sequence[Entry], videos: Sequence[Path], classes: Collection[str]
+) -> list[tuple[Entry, Path | None]]:
+    """Return the entries with their files: by name alone where no video lies in the folder of a class."""
+    index = index_files(videos)
+    is_flat = bool(classes) and not any(name in classes for path in videos for name in path.parts[:-1])
+
+    def file_of(entry: Entry) -> Path | None:
+        keys = (*entry.keys, f"//{entry.keys[-1].rpartition('/')[2]}") if is_flat else entry.keys
+        return next((index[key] for key in keys if key in index), None)
+
+    return [(entry, file_of(entry)) for entry in entries]
 
 
 def expected_videos(request: Request, official: Mapping[str, int], *, certain: bool) -> int | None:

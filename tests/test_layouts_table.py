@@ -141,8 +141,9 @@ def test_odd_rows_are_named(tmp_path: Path) -> None:
 
 
 def test_names_that_no_file_can_have_are_missing(tmp_path: Path) -> None:
-    long = [f"{300 * 'x'}.avi", f"{300 * 'x'}/{300 * 'y'}.avi", f"{'/'.join(60 * [100 * 'x'])}.avi"]
-    listed = list_videos(table_of(tmp_path, "path,label", "a.avi,x", *(f"{name},x" for name in long)))
+    long = [f"{300 * 'x'}.avi", f"{300 * 'x'}/{300 * 'y'}.avi", f"{'/'.join(60 * [100 * 'x'])}.avi", "\0.avi"]
+    rows = [f"{name},x,train" for name in ("a.avi", *long)]
+    listed = list_videos(table_of(tmp_path, "path,label,split", *rows, "b.avi,x,test"))
     assert labelled(listed) == {"a.avi": "x"}
     assert listed.missing == [str(tmp_path / name) for name in long]
 

@@ -81,7 +81,7 @@ def _leaked(rows: Sequence[_Row], tested: str) -> list[str]:
     """Say which files are in training and in the test part by two names."""
     names: dict[tuple[int, int], list[Path]] = {}
     for row in rows if {row.split for row in rows} >= {"train", tested} else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a name with a zero byte
             status = row.path.stat()
             names.setdefault((status.st_dev, status.st_ino), []).append(row.path)
     same = [paths for paths in names.values() if len(paths) > 1]

@@ -129,3 +129,20 @@ def test_a_timing_that_fits_no_video_is_refused_before_any_work(tmp_path: Path) 
     )  # fmt: skip
     (note,) = with_timing_checked(mixed, DataConfig(frames=4, fps=30.0)).warnings()
     assert "3 have fewer frames a second" in note
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_coarse_clips_of_long_videos_are_named_unless_asked_for(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`small` looks at 85 % of a video; of twelve seconds, its frames are 0.6 s apart."""
+    for name in ("train/a/0", "train/b/0", "test/a/0", "test/b/0"):
+        write_video(tmp_path / "v" / f"{name}.mp4", moving_square(12), fps=1)
+    words = [command, "small", str(tmp_path / "v"), "--workers", "0", "--device", "cpu"]
+    if command == "evaluate":
+        words += ["--protocols", "knn", "--num-clips", "1"]
+    sentence = "(12 s) the frames of a clip are 0.6 s apart; --fps 1 makes"
+    for number, given in enumerate(([], ["--fps", "1"])):
+        out = tmp_path / f"{number}.{'json' if command == 'evaluate' else 'npz'}"
+        assert main([*words, *given, "--out", str(out)]) == 0
+        assert (sentence in capsys.readouterr().err) == (not given)

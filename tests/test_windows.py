@@ -8,7 +8,7 @@ import pytest
 from fima.config import DataConfig
 from fima.data.training_sets import TrainingSet, training_videos
 from fima.errors import ConfigError, DataError
-from fima.library import windows
+from fima.library import clip_fit
 from fima.library.index import VideoIndex
 from fima.library.windows import videos_of_epoch, windows_of
 from fima.train.resolve import warnings_about, with_queue_sizes
@@ -37,7 +37,7 @@ def test_windows_follow_from_the_lengths(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(VideoIndex, "lengths", lengths)
     assert windows_of(listed, [folder], data) == listed.epoch.windows.tolist()
-    monkeypatch.setattr(windows, "MOST_WINDOWS", 5)
+    monkeypatch.setattr(clip_fit, "MOST_WINDOWS", 5)
     assert max(windows_of(listed, [folder], data)) == 5
     assert windows_of(listed, [folder], DataConfig(windows_per_video=3)) == [3] * 5
     (tmp_path / "cache").rename(tmp_path / "elsewhere")

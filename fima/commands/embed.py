@@ -21,6 +21,7 @@ from fima.data.workers.killable_pool import available_cores
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputPath
+from fima.library.clip_fit import coarse_clips
 
 if TYPE_CHECKING:
     from fima.use.embed import Embedded
@@ -107,6 +108,8 @@ def main(arguments: EmbedArguments) -> None:
         check_fits(encoder.module, settings, name=encoder.name, device=device)
         if distributed.is_main() and (assumption := encoder.assumed(settings)):
             warn(assumption)
+        if distributed.is_main() and arguments.clips_shown.span is None and (coarse := coarse_clips(paths, settings)):
+            warn(f"{coarse}; --per second makes a vector of each second")
         with progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:

@@ -20,6 +20,7 @@ from fima.errors import ConfigError, warn
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
 from fima.evaluate.splits import list_folds, list_splits
 from fima.files.output import check_writable
+from fima.library.clip_fit import coarse_clips
 
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
@@ -121,6 +122,10 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
     lists = (videos for split in splits.values() for videos in (split.train, split.test))
     sentences = [subject.assumption for subject in subjects if subject.assumption]
     sentences += [said for subject in subjects for lists in splits.values() if (said := subject.doubt(lists))]
+    if config.span is None and not config.other_windows:
+        every = [video.path for split in splits.values() for video in split.train.videos]
+        coarse = (coarse_clips(every, clips) for clips in dict.fromkeys(subject.clips for subject in subjects))
+        sentences += filter(None, coarse)
     if "low_shot_curve" in (config.protocols or ()):
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from fima.config import DataConfig
 from fima.data.clips import TIMING, ClipTiming, FrameCount
@@ -15,7 +16,9 @@ from fima.data.layouts.video_list import counted
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import ConfigError, VideoError
 from fima.library.index import HEADER_SECONDS
-from fima.library.windows import windows_by_length
+
+if TYPE_CHECKING:
+    from fima.data.eval_clips import ClipSettings
 
 FITTING_SHARE = 0.95
 """Share of the videos that a suggested clip fits."""
@@ -33,6 +36,12 @@ LONG_SECONDS = 10.0
 """A clip of 16 frames over most of a longer video shows less than two frames a second."""
 LONG_FPS = 12.5
 """Of the clips of long videos, where these have as many."""
+
+WINDOW_SECONDS = 10.0
+"""A recording counts as one video for every so many seconds."""
+MOST_WINDOWS = 3_600
+"""Windows of one video at most: those of ten hours."""
+USUAL_RATE = 25.0
 
 Length = tuple[int, float]
 """Frames of a video, and its frames per second; 0 where unknown."""
@@ -122,12 +131,19 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
 
 def _finer(lengths: Sequence[Length], data: DataConfig) -> list[str]:
     """Shorter clips, where those that cover a share of a video show few frames a second of half of the videos."""
+    if data.span is None or (sentence := _coarse(lengths, data)) is None:
+        return []
+    return [sentence.format("--data.span None --data.fps")]
+
+
+def _coarse(lengths: Sequence[Length], data: DataConfig) -> str | None:
+    """How far apart the frames of a clip are in the median video, where it is long, with {} for what to give."""
     known = [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
     if data.span is None or not known or (seconds := median(frames / rate for frames, rate in known)) <= LONG_SECONDS:
-        return []
+        return None
     apart, fps = seconds * sum(data.span) / 2 / data.frames, _long_fps([rate for _, rate in known])
     sentence = f"in a video of median length ({seconds:,.0f} s) the frames of a clip are {apart:,.1f} s apart"
-    return [f"{sentence}; --data.span None --data.fps {fps:g} makes clips of {data.frames / fps:.1f} s"]
+    return f"{sentence}; {{}} {fps:g} makes clips of {data.frames / fps:.1f} s"
 
 
 def _long_fps(rates: Sequence[float]) -> float:
@@ -156,10 +172,7 @@ def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
     given = [name for name in TIMING if getattr(data, name) != getattr(default, name)]
     if not given:
         return []
-    count = min(LOOKED_AT, len(videos))
-    chosen = [videos[number * len(videos) // count].path for number in range(count)]
-    outcomes = run_isolated(_length, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
-    lengths = [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
+    lengths = _lengths([video.path for video in videos])
     if not lengths:
         return []
     fit = fit_of(lengths, data)
@@ -179,12 +192,33 @@ def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
     return [f"{flag}: {fit.line}"] if fit.num_looped or fit.num_repeating else []
 
 
+def coarse_clips(paths: Sequence[Path], clips: "ClipSettings") -> str | None:
+    """Say how far apart the frames of clips are that cover a share of long videos, and what to give instead."""
+    span = (clips.span, clips.span)
+    data = replace(DataConfig(), frames=clips.frames, span=span, frame_rate=clips.frame_rate) if clips.span else None
+    sentence = None if data is None else _coarse(_lengths(paths), data)
+    return None if sentence is None else sentence.format("--fps")
+
+
+def _lengths(paths: Sequence[Path]) -> list[Length]:
+    """Length and rate of a few of the videos, evenly spread over the list."""
+    count = min(LOOKED_AT, len(paths))
+    chosen = [paths[number * len(paths) // count] for number in range(count)]
+    outcomes = run_isolated(_length, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
+    return [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
+
+
 def _length(path: Path) -> Length | None:
     try:
         header = read_header(path)
     except VideoError:
         return None
     return header.num_frames, header.fps
+
+
+def windows_by_length(num_frames: int, fps: float) -> int:
+    """How many windows `auto` takes of a video; a rate of 0 is unknown."""
+    return min(MOST_WINDOWS, max(1, round(num_frames / (fps or USUAL_RATE) / WINDOW_SECONDS)))
 
 
 def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:

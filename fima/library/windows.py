@@ -11,14 +11,9 @@ from fima.data.datasets import VideoList
 from fima.data.layouts.video_list import relative_name
 from fima.data.training_sets import TrainingSet, training_videos
 from fima.errors import DataError
+from fima.library.clip_fit import windows_by_length
 from fima.library.index import open_index
 from fima.torch_tools import distributed
-
-WINDOW_SECONDS = 10.0
-"""A recording counts as one video for every so many seconds."""
-MOST_WINDOWS = 3_600
-"""Windows of one video at most: those of ten hours."""
-USUAL_RATE = 25.0
 
 
 def videos_of_epoch(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
@@ -60,8 +55,3 @@ def _by_length(root: Path, paths: Sequence[Path], data: DataConfig) -> list[int]
         num_frames, fps = lengths.get(relative_name(path, root), (0, 0.0))
         counts.append(windows_by_length(num_frames, fps or data.frame_rate))
     return counts
-
-
-def windows_by_length(num_frames: int, fps: float) -> int:
-    """How many windows `auto` takes of a video; a rate of 0 is unknown."""
-    return min(MOST_WINDOWS, max(1, round(num_frames / (fps or USUAL_RATE) / WINDOW_SECONDS)))

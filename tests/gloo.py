@@ -1,9 +1,6 @@
 """Runs a function in several processes that form a gloo group."""
 
-import os
 import socket
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-# They start from a process that has loaded PyTorch once.
-mp.set_forkserver_preload(["torch", "torch.distributed", "fima.method"])
+from tests.started import CONTEXT, Started, start_fima
+
 TIMEOUT_SECONDS = 600
 """Longest wait for a process; a busy machine needs minutes to start one."""
 
@@ -33,9 +29,8 @@ def run_processes(function: Callable[..., Any], num_processes: int, folder: Path
         RuntimeError: a process failed; the message has its traceback.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    context = mp.get_context("forkserver")
     processes = [
-        context.Process(target=_process, args=(rank, function, num_processes, folder, args))
+        CONTEXT.Process(target=_process, args=(rank, function, num_processes, folder, args))
         for rank in range(num_processes)
     ]
     for process in processes:
@@ -58,25 +53,19 @@ def free_port() -> int:
     return port
 
 
-def start_as_one_run(*commands: Sequence[object], stderr: int = subprocess.STDOUT) -> list[subprocess.Popen[str]]:
+def start_as_one_run(*commands: Sequence[object]) -> list[Started]:
     """Start a `fima` command in a process for each rank, as `torchrun` does."""
     shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "fima", *map(str, words)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+        start_fima(*words, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank, words in enumerate(commands)
     ]
 
 
-def communicated(processes: Sequence[subprocess.Popen[str]], timeout: float = TIMEOUT_SECONDS) -> list[tuple[str, str]]:
+def communicated(processes: Sequence[Started], timeout: float = TIMEOUT_SECONDS) -> list[tuple[str, str]]:
     """Return what processes that end by themselves print, and what they say of errors; none is left behind."""
     try:
-        return [process.communicate(timeout=timeout) for process in processes]
+        return [process.communicate(timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()

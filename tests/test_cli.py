@@ -19,6 +19,7 @@ from fima.recipe import read_recipe
 from fima.train.task import TrainingResult
 from tests.closed_pipe import output_into_closed_pipe
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines
+from tests.started import Started
 
 Capture = pytest.CaptureFixture[str]
 
@@ -288,20 +289,24 @@ def test_no_place_for_temporary_files(capsys: Capture, monkeypatch: pytest.Monke
     assert "set TMPDIR" in refused(["doctor", "."], capsys)
 
 
+def main_in_its_own_group(words: list[str]) -> int:
+    """So that a signal reaches the decoding process too, as Ctrl-C and schedulers do."""
+    os.setpgid(0, 0)
+    return main(words)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals, code: int, videos: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     workers = "1" if number == signal.SIGINT else "0"
     flags = [*SMALL_FLAGS, "--optim.epochs", "100000", "--run.health_epochs", "0", "--data.workers", workers]
-    command = [sys.executable, "-m", "fima", "pretrain", str(videos), "--out", str(run.root), *flags]
-    # A group of its own, so that the signal reaches the decoding process too, as Ctrl-C and schedulers do.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    process = Started(main_in_its_own_group, ["pretrain", str(videos), "--out", str(run.root), *flags])
     try:
         while not (run.metrics.exists() and read_lines(run.metrics, "step")):
-            assert process.poll() is None
+            assert process.returncode is None
             time.sleep(0.05)
         os.killpg(process.pid, number)
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate()
     finally:
         process.kill()
     assert process.returncode == code

@@ -2,9 +2,14 @@
 
 import contextlib
 import errno
+import io
+import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,45 +27,52 @@ from tests.small_runs import make_videos
 from tests.test_datasets import names, touch
 from tests.test_small_disk import MOUNT, unshare
 
-COMMANDS = {
-    "evaluate": "evaluate {disk}/run/checkpoints/last.pt {videos} --device cpu",
-    "motion": "motion {video} --device cpu --out {disk}/motion.png",
-    "finetune": "finetune {kept}/last.pt {videos} --out {disk}/classifier",
-    "prepare": "prepare {videos} {disk}/small",
-}
-SCRIPT = f"""
-{MOUNT} || exit 99
-mkdir -p "$1/run/checkpoints" && cp "$2/last.pt" "$1/run/checkpoints/" || exit 98
-if [ "$3" = full ]; then dd if=/dev/zero of="$1/filler" bs=4k 2> /dev/null; else mount -o remount,ro "$1" || exit 97; fi
-ls -A "$1" "$1/run" > "$2/before"
-shift 3
-"$@"
-echo $? > "$KEPT/code"
-ls -A "$DISK" "$DISK/run" > "$KEPT/after"
-"""
+COMMANDS = (
+    "evaluate {disk}/run/checkpoints/last.pt {videos} --device cpu",
+    "motion {video} --device cpu --out {disk}/motion.png",
+    "finetune {model} {videos} --out {disk}/classifier",
+    "prepare {videos} {disk}/small",
+)
+REASONS = {"full": "No space left on device", "read-only": "Read-only file system"}
 
 
-@pytest.mark.parametrize("state", ["full", "read-only"])
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_place_that_cannot_be_written_is_one_line_before_the_work(name: str, state: str, tmp_path: Path) -> None:
-    words = unshare(tmp_path)
-    disk, kept = tmp_path / "disk", tmp_path / "kept"
+def on_a_small_disk(root: Path, state: str) -> Iterator[tuple[str, str, int, str, bool]]:
+    """The state and each command, its exit code, what it says, and whether the disk is as it was."""
+    disk = root / state
     disk.mkdir()
-    write_checkpoint(kept / "last.pt")
-    videos = make_videos(tmp_path / "videos")
+    subprocess.run(["sh", "-c", MOUNT, "sh", str(disk)], check=True)
+    (disk / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(root / "last.pt", disk / "run" / "checkpoints")
+    if state == "full":
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    places = {"disk": disk, "model": root / "last.pt", "videos": root / "videos", "video": root / "videos/a/00.avi"}
+    before = sorted(disk.rglob("*"))
+    for command in COMMANDS:
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+            code = main(command.format(**places).split())
+        yield state, command, code, said.getvalue(), sorted(disk.rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line_before_the_work(tmp_path: Path) -> None:
+    """Every state and command in one process: it takes seconds to start."""
+    words = [*unshare(tmp_path), sys.executable, "-m", "tests.test_output_places", str(tmp_path)]
+    write_checkpoint(tmp_path / "last.pt")
     # The videos cannot be decoded, so work that has begun would say so.
-    for video in videos.rglob("*.avi"):
+    for video in make_videos(tmp_path / "videos").rglob("*.avi"):
         video.write_bytes(b"no video")
-    command = COMMANDS[name].format(disk=disk, kept=kept, videos=videos, video=video).split()
-    inside = ["sh", "-c", SCRIPT, "sh", str(disk), str(kept), state, sys.executable, "-m", "fima", *command]
-    environment = {**os.environ, "KEPT": str(kept), "DISK": str(disk)}
-    outcome = subprocess.run([*words, *inside], env=environment, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
     assert outcome.returncode == 0, outcome.stderr
-    assert (kept / "code").read_text() == "2\n"
-    reason = "No space left on device" if state == "full" else "Read-only file system"
-    assert f"cannot be written ({reason})" in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
-    assert (kept / "after").read_text() == (kept / "before").read_text()
+    found = json.loads(outcome.stdout)
+    assert [(state, command) for state, command, *_ in found] == list(itertools.product(REASONS, COMMANDS))
+    for state, command, code, said, unchanged in found:
+        assert code == 2, (command, state, said)
+        assert f"cannot be written ({REASONS[state]})" in said, command
+        assert said.count("\n") == 1, (command, said)
+        assert unchanged, (command, state)
 
 
 def test_the_trial_leaves_nothing(tmp_path: Path) -> None:
@@ -320,3 +332,7 @@ def test_without_fcntl_there_is_no_lock(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     FolderLock(tmp_path).take()
+
+
+if __name__ == "__main__":
+    print(json.dumps([tried for state in REASONS for tried in on_a_small_disk(Path(sys.argv[1]), state)]))

@@ -21,6 +21,7 @@ from fima.files.jsonl import read_lines
 from fima.files.lock import FolderLock
 from tests.gloo import communicated, start_as_one_run
 from tests.small_runs import SMALL_FLAGS
+from tests.started import Started
 
 LONGEST_SECONDS = 120
 NODE_ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -31,10 +32,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def start_pair(folders: list[Path], out: Path, *flags: str) -> list[subprocess.Popen[str]]:
+def start_pair(folders: list[Path], out: Path, *flags: str) -> list[Started]:
     """Start two processes of one run, each with its own folder of videos."""
-    commands = (["pretrain", folder, "--out", out, *SMALL_FLAGS, *flags] for folder in folders)
-    return start_as_one_run(*commands, stderr=subprocess.PIPE)
+    return start_as_one_run(*(["pretrain", folder, "--out", out, *SMALL_FLAGS, *flags] for folder in folders))
 
 
 def wait_for_step(run: RunFolder, step: int) -> None:
@@ -45,7 +45,7 @@ def wait_for_step(run: RunFolder, step: int) -> None:
         time.sleep(0.05)
 
 
-def errors(processes: list[subprocess.Popen[str]]) -> list[str]:
+def errors(processes: list[Started]) -> list[str]:
     """What processes that end by themselves say."""
     return [said for _, said in communicated(processes, LONGEST_SECONDS)]
 
@@ -66,7 +66,7 @@ def test_processes_with_other_videos_or_settings_are_no_run(videos: Path, tmp_pa
     for said in errors(start_pair([videos, other], run)):
         assert f"process 1 of the run has {other}: 8 training videos, not those of process 0 ({videos}: 8)" in said
     commands = (["pretrain", videos, "--out", run, *SMALL_FLAGS, "--optim.lr", lr] for lr in ("0.05", "0.1"))
-    processes = start_as_one_run(*commands, stderr=subprocess.PIPE)
+    processes = start_as_one_run(*commands)
     for said in errors(processes):
         assert "process 1 of the run has --optim.lr 0.1: process 0 has 0.05" in said
     assert [process.returncode for process in processes] == [2, 2]
@@ -78,7 +78,7 @@ def test_processes_that_read_different_checkpoints_do_not_go_on(videos: Path, pr
     runs[1].last.unlink()
     words = ["--resume", *SMALL_FLAGS, "--optim.epochs", "9"]
     processes = start_as_one_run(*(["pretrain", videos, "--out", run.root, *words] for run in runs))
-    for said, _ in communicated(processes, LONGEST_SECONDS):
+    for said in errors(processes):
         assert "the processes would go on from different checkpoints (process 0: last.pt of step" in said
     assert [process.returncode for process in processes] == [2, 2]
     assert not runs[1].last.exists()

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from fima.train.finetune import finetune
 from fima.train.pretrain import pretrain
 from tests.finetune_runs import changed
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, with_settings
+from tests.started import Started
 from tests.video_files import truncate
 
 ONE_EPOCH = with_settings("optim", epochs=1)
@@ -160,28 +162,26 @@ class TestCheckpoints:
         assert pretrain(ONE_EPOCH, data=videos, out=run.root).progress.epoch == 1
 
 
+def main_with_little_room(limit: int, words: list[str]) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    return main(words)
+
+
 class TestFullDisk:
     """No file may grow beyond what is left."""
-
-    LIMITED = (
-        "import resource, signal, sys; from fima.cli import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
-    )
-
-    def run_limited(self, videos: Path, out: Path, limit: int, *flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", self.LIMITED.format(limit=limit), "pretrain", str(videos), "--out", str(out)]
-        return subprocess.run([*command, *SMALL_FLAGS, *flags], capture_output=True, text=True, timeout=600)
 
     def test_a_run_goes_on_aloud_and_is_not_called_finished(self, videos: Path, tmp_path: Path) -> None:
         run = RunFolder(tmp_path / "run")
         pretrain(ONE_EPOCH, data=videos, out=run.root)
         before = run.last.read_bytes()
-        outcome = self.run_limited(videos, run.root, len(before) // 2, "--optim.epochs", "2", "--auto-resume")
-        assert outcome.returncode == 1, outcome.stderr
-        assert "CHECKPOINT NOT WRITTEN" in outcome.stderr
-        assert "File too large" in outcome.stderr
-        assert "the end of the run is in no checkpoint" in outcome.stderr
-        assert "Traceback" not in outcome.stderr
+        words = ["pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--optim.epochs", "2", "--auto-resume"]
+        process = Started(main_with_little_room, len(before) // 2, words)
+        _, said = process.communicate()
+        assert process.returncode == 1, said
+        assert "CHECKPOINT NOT WRITTEN" in said
+        assert "File too large" in said
+        assert "the end of the run is in no checkpoint" in said
+        assert "Traceback" not in said
         assert run.last.read_bytes() == before
         assert main(["pretrain", str(videos), "--out", str(run.root), "--resume"]) == 0
         assert load_checkpoint(run.last).progress.epoch == 2

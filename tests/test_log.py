@@ -3,14 +3,18 @@
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fima.checkpoints.run_folder import RunFolder
 from fima.files.jsonl import read_lines
-from fima.train import log
-from fima.train.pretrain import pretrain
+from fima.train import log, meters
+from fima.train import pretrain as pretraining
+from fima.train.pretrain import pretrain, pretrain_step
+from fima.train.step import Measured
 from tests.small_runs import with_settings
 
 
@@ -36,6 +40,20 @@ def test_a_terminal_sees_the_steps_and_the_loss(
     assert f"loss {line['loss']:.3f}" in said
     assert "epoch 1/1 · loss" in said
     assert "epoch 1/1" not in capsys.readouterr().out  # above the bar, and only there
+
+
+def test_each_step_of_an_epoch_has_its_own_time(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0]
+
+    def step_of_a_second(*arguments: Any, **options: Any) -> Measured:  # noqa: ANN401
+        clock[0] += 1
+        return pretrain_step(*arguments, **options)
+
+    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(pretraining, "pretrain_step", step_of_a_second)
+    pretrain(with_settings("optim", ONE_EPOCH, batch_size=2), data=videos, out=tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [(line["kind"], line["seconds"]) for line in lines] == [*[("step", 1)] * 4, ("epoch", 4)]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100])

@@ -18,6 +18,7 @@ from fima.cli import main
 from fima.files.jsonl import read_lines
 from fima.train import loop
 from fima.train import pretrain as pretraining
+from fima.train.health import check_health
 from fima.train.pretrain import pretrain, pretrain_step
 from fima.train.signals import StopRequest
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS
@@ -141,6 +142,24 @@ class TestSignals:
         assert main(words) == 0
         assert "finished already" in capsys.readouterr().out
         assert main([*words, "--resume"]) == 2
+
+    def test_no_step_follows_a_signal_between_two_epochs(
+        self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = RunFolder(tmp_path / "run")
+
+        def check_and_signal(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            signal.raise_signal(signal.SIGTERM)
+            return check_health(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pretraining, "check_health", check_and_signal)
+            result = pretrain(SMALL_CONFIG, data=videos, out=run.root)
+        assert result.signal_number == signal.SIGTERM
+        assert load_checkpoint(run.last).progress == result.progress
+        assert (result.progress.epoch, result.progress.step) == (1, 2)
+        pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
+        assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
 
     def test_an_epoch_that_ends_with_the_run_is_still_measured(
         self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,8 @@ def rate_of(config: PretrainConfig | FinetuneConfig, epoch: int, progress: Progr
 
 def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
     """Train one epoch, or the rest of it; less where a signal stops it. Returns the progress, and the last batch."""
+    if stop_requested(training.stop):  # as in a test between two epochs
+        return progress, None
     task, config = training.task, training.task.config
     lr = rate_of(config, progress.epoch, progress)
     num_steps = config.optim.epochs * len(task.loader)
@@ -142,8 +144,11 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
             break
         # Processes meet when they count a step, so all of them do it here, or none: the first one's clock decides.
         is_due = distributed.is_main() and 0 < limit_seconds <= time.monotonic() - saved_seconds
-        if distributed.any_process(is_due) and progress.step_in_epoch + 1 < len(task.loader):
+        is_saved = distributed.any_process(is_due) and progress.step_in_epoch + 1 < len(task.loader)
+        # On a CPU a step is done by now: one step late, the epoch's last one would seem to take no time.
+        if is_saved or training.device.type == "cpu":
             progress, waiting = count(training, meter, waiting, progress), None
+        if is_saved:
             save(training, progress)
             saved_seconds = time.monotonic()
         meter.step_ends()

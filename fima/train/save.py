@@ -14,7 +14,7 @@ def save(training: Training, progress: Progress) -> bool:
     """Write `last.pt`, and a numbered checkpoint where one is due; return and raise as `write_checkpoint`."""
     config, run = training.task.config, training.run
     is_due = progress.epoch % config.run.checkpoint_epochs == 0 or progress.epoch == config.optim.epochs
-    if progress.step_in_epoch == 0 and is_due:
+    if progress.step and progress.step_in_epoch == 0 and is_due:
         # Before `last.pt`: a run that is killed between the two repeats the epoch, and so writes it again.
         write_checkpoint(training, progress, run.numbered(progress.epoch))
     return save_last(training, progress)

@@ -69,6 +69,21 @@ def test_galleries_are_of_few_videos_unless_an_evaluation_has_left_the_features_
         assert len(_lists(read_run(run.root, "run"), None).train.videos) == expected
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_data_of_an_evaluation_are_recognised_in_another_working_directory(
+    several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *(f"videos/{number}.mp4" for number in range(310)), "elsewhere/.x")
+    run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))
+    (run.root / "evaluation" / "cache").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    data = {"train": list_videos(Path("videos")).describe()}
+    content = {"figures": {}, "chance": {}, "protocols": {}, "data": {"split 1": data} if several else data}
+    (run.root / "evaluation" / "last.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(_lists(read_run(run.root, "run"), None).train.videos) == 310
+
+
 def test_a_run_with_a_damaged_checkpoint_is_reported(tmp_path: Path, capsys: Capture) -> None:
     touch(tmp_path, "videos/a.mp4")
     run = recorded(tmp_path / "run", list_videos(tmp_path / "videos"))

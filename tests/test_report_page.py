@@ -172,6 +172,8 @@ def test_runs_of_one_name_are_told_apart(runs: list[Path], tmp_path: Path) -> No
     assert [run.name for run in read_runs([tmp_path / name / "run" for name in "xy"])] == ["x/run", "y/run"]
     with pytest.raises(ConfigError, match="holds no run"):
         read_run(tmp_path, "x")
+    with pytest.raises(ConfigError, match=f"holds no run .*; give those in it: `fima report {tmp_path}/x/run`"):
+        read_run(tmp_path / "x", "x")
 
 
 def test_curves_hold_every_number_of_the_metrics(runs: list[Path]) -> None:

@@ -136,6 +136,20 @@ def test_a_list_beside_the_videos_moves_with_them(videos: Path, tmp_path: Path) 
     assert main(["pretrain", str(there / "videos"), *words, *lists(there), *more]) == 2
 
 
+def test_lists_given_by_relative_paths_are_found_from_another_folder(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.txt").write_text(f"{sorted(videos.glob('*/*.avi'))[0].relative_to(videos)}\n")
+    words = ["pretrain", str(videos), "--out", str(tmp_path / "run"), *SMALL_FLAGS, "--run.health-epochs", "0"]
+    monkeypatch.chdir(tmp_path)
+    relative = ["--data.exclude", "bad.txt"]
+    assert main([*words, *relative]) == 0
+    assert main([*words, *relative, "--resume", "--optim.epochs", "3"]) == 0
+    assert "--data.exclude" not in capsys.readouterr().out.partition("goes on with")[2]
+    monkeypatch.chdir(videos)
+    assert main([*words, "--resume", "--optim.epochs", "4"]) == 0
+
+
 def test_other_videos_are_named_as_such_where_the_queues_follow_from_their_number(videos: Path, tmp_path: Path) -> None:
     config = with_settings("method", with_settings("optim", epochs=1), queue_size=None, cell_queue_size=None)
     pretrain(config, data=videos, out=tmp_path / "run")

@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, and when a run may write into it."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.log_steps",
     }
 )
+PLACES = ("data.annotations", "data.exclude", "run.probe")
+"""Settings that are paths: absolute in the record, so that they hold in any working directory."""
 TESTS = ("test", "validation")
 """Kinds of lines in the metrics that a classifier's tests on the way write."""
 FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int), ("processes", int))
@@ -163,7 +166,11 @@ class RunFolder:
         """Write the settings in the form of a recipe, with a record of the data and the versions."""
         if self.checkpoints is not None:
             record = {**record, "checkpoints": str(self.checkpoints.resolve())}
-        content = {**config_to_mapping(config), RECORD_KEY: record}
+        content = {
+            section: {name: _absolute(f"{section}.{name}", value) for name, value in settings.items()}
+            for section, settings in config_to_mapping(config).items()
+        }
+        content[RECORD_KEY] = record
         write_file(self.config, yaml.safe_dump(content, sort_keys=False), kind=None)
 
     def has_record(self, kind: str, epoch: int) -> bool:
@@ -183,13 +190,18 @@ class RunFolder:
             keep_lines(path, is_done)
 
 
+def _absolute(flag: str, value: Any) -> Any:  # noqa: ANN401
+    """The value of a setting, as it is recorded."""
+    return os.path.abspath(value) if flag in PLACES and value is not None else value  # noqa: PTH100 - links stay
+
+
 def check_resumed_config(given: RunSettings, saved: RunSettings, run: RunFolder) -> list[str]:
     """Return the settings that have changed and may, each with both values.
 
     Raises ConfigError, with flags, values and remedy, for those that would make the rest of the run something else.
     """
-    old = flatten(saved)
-    changes = {flag: f"{as_flag(flag)} {value}" for flag, value in flatten(given).items() if value != old[flag]}
+    old, new = ({flag: _absolute(flag, value) for flag, value in flatten(each).items()} for each in (saved, given))
+    changes = {flag: f"{as_flag(flag)} {value}" for flag, value in new.items() if value != old[flag]}
     wrong = [flag for flag in changes if flag not in MAY_CHANGE_ON_RESUME]
     if wrong:
         what = "; ".join(f"{changes[flag]}: the run in {run.root} has {old[flag]}" for flag in wrong)

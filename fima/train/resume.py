@@ -255,4 +255,4 @@ def data_record(videos: VideoList) -> dict[str, Any]:
     """Return what checkpoints and `config.yaml` say of the videos that a run trains on."""
     table = {} if videos.table is None else {"table": str(videos.table.resolve())}
     digests = {"fingerprint": fingerprint(videos), "labels": labels_fingerprint(videos)}
-    return {**videos.describe(), "root": str(videos.root.resolve()), **table, **digests}
+    return {**videos.describe(), **table, **digests}

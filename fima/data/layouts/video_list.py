@@ -104,7 +104,7 @@ class VideoList:
         """A summary for records and reports."""
         optional = {"num_listed": self.num_listed, "num_expected": self.expected}
         return {
-            "root": str(self.root),
+            "root": str(self.root.resolve()),
             "dataset": self.dataset,
             "layout": self.layout,
             "split": self.split,

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from fima.recipe import RECORD_KEY, read_yaml
 
 RESULT_SECTIONS = ("figures", "chance", "protocols")
 PLACE = ("epoch", "step")
+MOST_NAMED = 4
 FIGURE_NAMES = {
     "finetune/top1": "fine-tuned, top-1",
     "linear_sgd/top1": "linear probe by SGD, top-1",
@@ -47,7 +49,8 @@ class Result:
     def roots(self) -> list[Path]:
         """The folders of videos of its lists."""
         data = self.content.get("data") or {}
-        return [Path(str(about["root"])) for about in data.values() if "root" in about]
+        every = [each for found in data.values() for each in ([found] if "root" in found else found.values())]
+        return [Path(str(each["root"])) for each in every if isinstance(each, dict) and "root" in each]
 
     @property
     def epoch(self) -> int | None:
@@ -187,7 +190,10 @@ def read_run(root: Path, name: str) -> RunRecord:
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")
     if not run.config.is_file():
-        raise ConfigError(f"{root}: holds no run (no config.yaml); give the folder that was the --out of a run")
+        inside = sorted(path.parent for path in root.glob("*/config.yaml"))
+        named = shlex.join(map(str, inside[:MOST_NAMED])) + (" …" if len(inside) > MOST_NAMED else "")
+        remedy = f"give those in it: `fima report {named}`" if inside else "give the folder that was the --out of a run"
+        raise ConfigError(f"{root}: holds no run (no config.yaml); {remedy}")
     content = read_yaml(run.config)
     # Whole lines say when they were written.
     lines = [line for line in read_lines(run.metrics) if all(isinstance(line.get(name), int) for name in PLACE)]

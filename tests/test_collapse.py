@@ -11,6 +11,7 @@ from fima.config import PretrainConfig, RunConfig
 from fima.errors import CollapseError, ConfigError, DataError
 from fima.torch_tools import distributed
 from fima.train import collapse, loop
+from fima.train.health import Health
 from fima.train.pretrain import pretrain
 from fima.train.task import Training
 from fima.visual.report.charts import curve_charts
@@ -204,6 +205,27 @@ def test_only_what_was_kept_is_to_be_beaten(videos: Path, tmp_path: Path, monkey
     monkeypatch.setattr("fima.train.pretrain.write_checkpoint", lambda *arguments: next(written))
     pretrain(config, data=videos, out=run.root)
     assert [line["best"] for line in read_lines(run.metrics, "health")] == [False, True, True]
+
+
+def test_a_collapsed_beginning_is_the_best_only_until_there_is_another_and_the_end_names_the_best(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    checks = iter([(1.0, 0.75), (5.0, 0.5), (1.0, 0.75), (5.0, 0.25)])
+
+    def check(*arguments: object) -> Health:
+        rank, accuracy = next(checks)
+        return Health(
+            num_videos=16, embedding_std=0.3, uniform_std=8**-0.5, effective_rank=rank,
+            positive_similarity=0.9, negative_similarity=0.1, knn_accuracy=accuracy,
+        )  # fmt: skip
+
+    monkeypatch.setattr("fima.train.pretrain.check_health", check)
+    pretrain(with_settings("run", settings(HEALTHY_LR, epochs=4), health_epochs=1), data=videos, out=run.root)
+    assert [line["best"] for line in read_lines(run.metrics, "health")] == [True, True, False, False]
+    assert load_checkpoint(run.best).progress.epoch == 2
+    said = f"finished: {run.last}; the best was epoch 2 (kNN 50.0%): to use it, give {run.best}"
+    assert said in capsys.readouterr().out
 
 
 def test_a_probe_may_be_given_to_a_run_that_goes_on(videos: Path, tmp_path: Path) -> None:

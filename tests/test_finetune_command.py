@@ -78,6 +78,22 @@ def test_resume_needs_the_same_start_settings_and_kind_of_run(videos: Path, pret
     assert longer.progress.epoch == 3
 
 
+def test_a_run_goes_on_where_its_pretrained_file_is_gone(
+    videos: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, out = Path(shutil.copytree(pretrained.parent.parent, tmp_path / "start")), tmp_path / "run"
+    finetune(SMALL, pretrained=start, data=videos, out=out)
+    with_file = Path(shutil.copytree(out, tmp_path / "with_file"))
+    finetune(changed("optim", epochs=3), pretrained=start, data=videos, out=with_file, resume=True)
+    shutil.rmtree(start)
+    words = ["finetune", str(start), str(videos), "--out", str(out), "--resume", "--optim.epochs", "3"]
+    assert main(words) == 0
+    assert "start/checkpoints/last.pt: no longer there; the run goes on" in capsys.readouterr().err
+    results = [json.loads((run / "result.json").read_text()) for run in (out, with_file)]
+    assert results[0] == results[1]
+    assert main(["finetune", "none.pt", *words[2:]]) == 2, "not what the run began from"
+
+
 def test_checkpoints_may_lie_apart(videos: Path, tmp_path: Path) -> None:
     out, apart = tmp_path / "run", tmp_path / "apart"
     finetune(SMALL, pretrained=None, data=videos, out=out, checkpoints=apart)

@@ -46,7 +46,7 @@ PLACES = ("data.annotations", "data.exclude", "run.probe")
 """Settings that are paths: absolute in the record, so that they hold in any working directory."""
 TESTS = ("test", "validation")
 """Kinds of lines in the metrics that a classifier's tests on the way write."""
-FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int), ("processes", int))
+FACTS = (("checkpoints", str), ("resume_from", str), ("start_epoch", int), ("processes", int), ("source", dict))
 """What of a record is used when the run is read or goes on."""
 
 
@@ -176,6 +176,11 @@ class RunFolder:
     def has_record(self, kind: str, epoch: int) -> bool:
         """Whether `metrics.jsonl` has a line of this kind for an epoch, counted from 1."""
         return any((line.get("kind"), line.get("epoch")) == (kind, epoch) for line in read_lines(self.metrics))
+
+    def best_health(self) -> dict[str, Any]:
+        """Return the line of the metrics on the health check whose weights are `best`; empty where there is none."""
+        kept = [line for line in read_lines(self.metrics) if line.get("kind") == "health" and line.get("best")]
+        return kept[-1] if kept else {}
 
     def forget_after(self, step: int, tested_epoch: int = 0) -> None:
         """Drop what a resumed run does again: lines after an optimiser step, tests after a whole epoch, the result."""

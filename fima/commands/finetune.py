@@ -45,14 +45,12 @@ def main(arguments: FinetuneArguments) -> int:
     data = arguments.videos(given)
     check_recipe(arguments.recipe)
     from fima.checkpoints.checkpoint import SCRATCH
-    from fima.checkpoints.pretrained import encoder_file
     from fima.synthetic.smoke import shrink_finetune
     from fima.train.finetune import finetune
 
-    pretrained = None if arguments.checkpoint == SCRATCH else encoder_file(Path(arguments.checkpoint))
     outcome = finetune(
         shrink_finetune(arguments.config, synthetic=given is None) if arguments.smoke else arguments.config,
-        pretrained=pretrained,
+        pretrained=None if arguments.checkpoint == SCRATCH else Path(arguments.checkpoint),
         data=data,
         out=arguments.out,
         checkpoints=arguments.checkpoints,

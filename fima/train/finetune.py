@@ -68,7 +68,7 @@ def finetune(
         setup.check_settings(config)
         run.require(resume=resume)
         config = as_begun(config, run) if resume else config
-        encoder = setup.find_encoder(pretrained, config)
+        encoder = (setup.stand_in(pretrained, run) if resume else None) or setup.find_encoder(pretrained, config)
         lists = setup.find_lists(config, data)
         config = setup.resolve(config, encoder, lists, device)
         start: Start[ClassifierCheckpoint] = Start()

@@ -99,6 +99,31 @@ def find_encoder(pretrained: Path | None, config: FinetuneConfig) -> LoadedEncod
     )
 
 
+def stand_in(pretrained: Path | None, run: RunFolder) -> LoadedEncoder | None:
+    """Return an encoder with other weights for a resumed run whose pre-trained file is gone: its checkpoint has all.
+
+    None where the file is there, or was not what the run began from, or the run has no checkpoint yet.
+    """
+    source = run.record().get("source") or {}
+    begun = Path(source.get("file", SCRATCH))
+    is_own = pretrained is not None and pretrained.resolve() in (begun, *begun.parents)
+    if not is_own or begun.exists() or not run.to_resume_from():
+        return None
+    if distributed.is_main():
+        warn(f"{begun}: no longer there; the run goes on with what its own checkpoint holds")
+    begun_with = run.read_config(FinetuneConfig)
+    backbone = begun_with.classifier.backbone
+    assert backbone is not None, "recorded as it was found"
+    return LoadedEncoder(
+        encoder=build_backbone(backbone),
+        config=PretrainConfig(model=ModelConfig(backbone=backbone), data=begun_with.data),
+        checkpoint_hash=source.get("checkpoint_hash", ""),
+        epoch=source.get("epoch"),
+        method=source.get("method", "encoder"),
+        file=begun,
+    )
+
+
 def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     """List the videos to train on, to test on and, where `classifier.select` is `validation`, to choose the epoch on.
 

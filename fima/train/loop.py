@@ -86,8 +86,21 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             del last_batch  # hundreds of megabytes, which the next epoch need not hold
         require_saved(is_saved, run)
         result = task.finish(training, progress)
-        log.say(f"finished: {run.last if result is None else run.result}")
+        log.say(f"finished: {left_by(run, progress) if result is None else run.result}")
     return TrainingResult(progress=progress, result=result if distributed.is_main() else None)
+
+
+def left_by(run: RunFolder, progress: Progress) -> str:
+    """Say which checkpoint a finished run has left, and which one is better by its health checks, where it is another.
+
+    Commands that are given the folder of the run take the first.
+    """
+    best = run.best_health()
+    if best.get("epoch", progress.epoch) == progress.epoch or not run.best.exists():
+        return str(run.last)
+    judge = "probe" if "probe_accuracy" in best else "kNN"
+    found = f"{judge} {best[f'{judge.lower()}_accuracy']:.1%}"
+    return f"{run.last}; the best was epoch {best['epoch']} ({found}): to use it, give {run.best}"
 
 
 def optimizer_at(task: Task[Any], run: RunFolder, start: Start[Any], num_steps: int) -> torch.optim.Optimizer:

@@ -22,7 +22,6 @@ from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.data.training_sets import TrainingSet
 from fima.errors import ConfigError
 from fima.evaluate.protocols import SplitLists
-from fima.files.jsonl import read_lines
 from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch
 from fima.method.base import Method
@@ -242,11 +241,12 @@ class Pretraining(Task[PretrainBatch]):
         if accuracy is None or (health.collapsed and progress.step >= SETTLED_STEPS):
             return found
         # The file before the record: a run that is killed between the two measures again, and so writes it again.
-        kept = [line for line in read_lines(run.metrics) if line.get("kind") == "health" and line.get("best")]
-        holder = kept[-1] if kept else {}
+        holder = run.best_health()
         # Those of before the run had a probe have no figure of it; those of older versions do not say what chose.
         to_beat = holder.get(key) if holder.get("chosen_by", self.judge) == self.judge else None
-        is_best = to_beat is None or accuracy > to_beat
+        # One that looks collapsed, as the first may, is the best only until there is another.
+        bar = not holder.get("collapsed"), to_beat
+        is_best = to_beat is None or (not health.collapsed, accuracy) > bar
         return {**found, "chosen_by": self.judge, "best": is_best and write_checkpoint(training, progress, run.best)}
 
     @property

@@ -189,17 +189,22 @@ def refused_after_warnings(argv: list[str], capsys: Capture) -> str:
 def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Path, capsys: Capture) -> None:
     argv = ["evaluate", str(run.root), str(videos), "--num_clips", "2", "--workers", "0", "--device", "cpu"]
     assert main([*argv, "--protocols", "knn", "retrieval"]) == 0
-    assert "knn/top1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "knn/top1" in said
+    assert "R@1 " in said
+    assert "R@5" not in said, "one more than a class has training videos"
     result = json.loads((run.root / "evaluation" / "last.json").read_text())
     assert main([*argv, "--protocols", "knn", "retrieval", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["figures"] == result["figures"]
     assert set(result["protocols"]) == {"knn", "retrieval"}
     assert 0 <= result["figures"]["knn/top1"] <= 100
     assert list((run.root / "evaluation" / "cache").iterdir())
-    # Other protocols keep what was found before; the same ones replace their own.
-    for number in range(2):
-        assert main([*argv, "--protocols", "same_video"]) == 0
-        assert f"wrote {run.root / 'evaluation' / 'last-2.json'}" in capsys.readouterr().out, number
+    assert "retrieval/R@50" in result["figures"]
+    # Other protocols, features and clips keep what was found before; the same ones replace their own.
+    others = (["same_video"], ["knn", "retrieval", "--features", "max"], ["knn", "retrieval", "--stride", "1"])
+    for number, words in enumerate((*others, *others)):
+        assert main([*argv, "--protocols", *words]) == 0
+        assert f"wrote {run.root / 'evaluation' / f'last-{number % 3 + 2}.json'}" in capsys.readouterr().out, number
     assert json.loads((run.root / "evaluation" / "last.json").read_text())["figures"] == result["figures"]
     assert "--protocols knm" in refused([*argv, "--protocols", "knm"], capsys)
     assert "no such checkpoint" in refused(["evaluate", "none.pt", str(videos)], capsys)

@@ -45,7 +45,8 @@ class CompareArguments(LabelledArguments):
     on: Path
     """Folder or table of videos with classes and a train/test split."""
     out: Annotated[OutputFile | None, OUT] = None
-    """The JSON to write. None: `comparison.json`, with a number where it is of other encoders, protocols or videos."""
+    """The JSON to write. None: `comparison.json`, with a number where it is of other encoders, protocols, clips,
+    features or videos."""
 
     def __post_init__(self) -> None:
         require(self.out is None or self.out.suffix == ".json", "out", self.out, "must end in .json")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fima.data.layouts.video_list import counted
-from fima.evaluate.protocols import PROTOCOL_TABLE, chance_shown
+from fima.evaluate.protocols import PROTOCOL_TABLE, chance_shown, is_trivial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,8 @@ def figures_table(result: EvaluationResult, title: str) -> Group:
     for name in (*splits, value_column, *interval_column, "chance"):
         table.add_column(name, justify="right")
     for name, value in result.figures.items():
+        if is_trivial(name, [(result.figures, result.chance)]):
+            continue
         spread = f" ± {result.sd[name]:.1f}" if name in result.sd else ""
         by_split = (f"{figures[name]:.1f}" for figures in shown.values())
         interval = [" to ".join(f"{end:.1f}" for end in result.intervals.get(name, ()))] if result.intervals else []
@@ -103,8 +105,9 @@ def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Gro
     for name in (*results, "chance"):
         table.add_column(name, justify="right")
     everything = list(results.values())
+    found = [(result.figures, result.chance) for result in everything]
     for figure in everything[0].figures:
-        if all(figure in result.figures for result in everything):
+        if all(figure in result.figures for result in everything) and not is_trivial(figure, found):
             cells = (_with_interval(result, figure) for result in everything)
             table.add_row(figure, *cells, chance_shown(figure, [result.chance for result in everything]))
     return _described(title, table, results)

@@ -4,8 +4,9 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,12 @@ class Collected:
     """By split and test list, the videos that the protocol `evaluate` looked at."""
 
     @property
+    def looked_at(self) -> dict[str, Any]:
+        """Clips, and features to choose from, where a protocol looks at them: others make another measurement."""
+        has_features = not set(self.protocols).isdisjoint(ALL_FEATURE_PROTOCOLS)
+        return {"clips": asdict(self.subject.clips), "features": [*self.config.candidates] if has_features else []}
+
+    @property
     def lists_hash(self) -> str:
         """Hash of all lists of all splits or folds together."""
         hashes = [[name, _list_hash(videos)] for lists in self.splits.values() for name, videos in lists.all.items()]
@@ -97,6 +104,7 @@ class Collected:
         given = {name: getattr(self.config, name) for name in ("cross_validation", "folds", "group_by")}
         grouping = {name: value for name, value in given.items() if value is not None}
         result = replace(combine(results), grouping=grouping, seed=self.config.seed, lists_hash=self.lists_hash)
+        result = replace(result, looked_at=self.looked_at)
         if "diagnosis" in self.protocols:
             least = 100 / len(next(iter(self.splits.values())).test.classes)
             own = {name: max(least, level) for name, level in result.chance.items() if name.startswith("diagnosis/")}

@@ -252,6 +252,8 @@ class EvaluationResult:
     num_groups: int | None = None
     grouping: dict[str, str | int] = field(default_factory=dict)
     """What folds and groups are: `cross_validation`, `folds` and `group_by` of the settings, where they were given."""
+    looked_at: dict[str, Any] = field(default_factory=dict)
+    """`clips`, and the `features` to choose from (`--features`, `--other-windows`), where a protocol looks at them."""
     seed: int = 0
     lists_hash: str = ""
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""
@@ -267,6 +269,15 @@ class EvaluationResult:
     def save(self, path: Path) -> None:
         """Write as JSON, in one piece."""
         write_file(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def is_trivial(figure: str, results: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> bool:
+    """Whether a figure is 100 % because any guess is right, as top-5 of five classes, in the results that have it.
+
+    They are given by their `figures` and their `chance`.
+    """
+    levels = [min(figures[figure], chance.get(figure, 0)) for figures, chance in results if figure in figures]
+    return min(levels, default=0) >= 100 - 1e-9
 
 
 def chance_shown(figure: str, chances: Iterable[Mapping[str, float]]) -> str:

@@ -8,6 +8,7 @@ from fima.checkpoints.pretrained import METADATA_KEY, encoder_file
 from fima.checkpoints.run_folder import MAY_CHANGE_ON_RESUME, RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
+from fima.evaluate.protocols import is_trivial
 from fima.recipe import flatten
 from fima.use.export.formats import EXTRA_FILE, INPUT, Format
 from fima.visual.html import render
@@ -99,10 +100,11 @@ def _results(root: Path, checkpoint_hash: str | None) -> list[dict[str, Any]]:
         {
             "file": Path(result.name).name,
             "data": sorted({root.name for root in result.roots}),
-            "figures": result.content["figures"],
-            "chance": result.content["chance"],
+            "figures": {name: value for name, value in figures.items() if not is_trivial(name, [(figures, chance)])},
+            "chance": chance,
         }
         for result in read_results(root)
+        for figures, chance in [(result.content["figures"], result.content["chance"])]
         if checkpoint_hash is None
         or result.content.get("encoder", {}).get("checkpoint_hash") in (None, checkpoint_hash)
     ]

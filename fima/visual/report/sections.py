@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from fima.evaluate.protocols import chance_shown
+from fima.evaluate.protocols import chance_shown, is_trivial
 from fima.evaluate.report import ClassReport
 from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
 from fima.visual.report.runs import FIGURE_NAMES, Result, RunRecord
@@ -129,8 +129,10 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     columns = {_column(run, result): result for run in runs for result in run.results}
     if not columns:
         return None
-    names = list(dict.fromkeys(name for result in columns.values() for name in result.content["figures"]))
-    chance = {name: chance_shown(name, [result.content["chance"] for result in columns.values()]) for name in names}
+    found = [(result.content["figures"], result.content["chance"]) for result in columns.values()]
+    every = dict.fromkeys(name for figures, _ in found for name in figures)
+    names = [name for name in every if not is_trivial(name, found)]
+    chance = {name: chance_shown(name, [levels for _, levels in found]) for name in names}
     rows = []
     for name in names:
         cells = [_figure_cell(result, name) for result in columns.values()]

@@ -74,9 +74,10 @@ def test_recomputing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_encoders_compute_the_same() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_encoders_compute_the_same(recompute: bool) -> None:
     model = replace(SMALL, backbone="tiny")
-    compiled, plain = build(model), build(model)
+    compiled, plain = build(replace(model, recompute=recompute)), build(model)
     names = list(compiled.state_dict())
     for network in (compiled.query_encoder, compiled.key_encoder):
         network.compile()

@@ -1,5 +1,6 @@
 """A frame that is reached by seeking is the one that decoding from the beginning gives, whatever a container says."""
 
+import contextlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from av.video.stream import VideoStream
 
+from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.errors import VideoError
 from tests.odd_videos import write_edit_list, write_late_start
@@ -237,6 +239,51 @@ def test_frame_rate_of_recordings_put_together(tmp_path: Path) -> None:
     (tmp_path / "b.mpg").write_bytes(3 * part)
     with VideoReader(tmp_path / "b.mpg") as reader:
         assert (reader.num_frames, reader.fps) == (120, 25)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_transport_streams_put_together(codec: str, tmp_path: Path) -> None:
+    """They were refused as truncated: the counter of packets begins anew. A loss before the joint still is one."""
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    starts = (0,) * 3 if codec == "mpeg2video" else (9000, 5000, 730)
+    paths = [
+        write_video(
+            tmp_path / f"{start}.{number}.ts",
+            moving_square(30 + number, 96, 128, seed=number),
+            codec=codec,
+            options=options,
+            b_frames=2,
+            timestamps=None if codec == "mpeg2video" else [start + 40 * i for i in range(30 + number)],
+        )
+        for number, start in enumerate(starts)
+    ]
+    path, parts = tmp_path / "v.ts", [path.read_bytes() for path in paths]
+    path.write_bytes(b"".join(parts))
+    with VideoReader(path) as reader:
+        assert (reader.num_frames, read_header(path).num_frames) == (93, 93)
+        assert reader.fps == pytest.approx(25)
+        np.testing.assert_array_equal(reader.read(range(93)), np.concatenate([decode_all(part) for part in paths]))
+    cut = range(len(parts[0]) - 4 * TS_PACKET_BYTES, len(parts[0]), TS_PACKET_BYTES)
+    right = {frame.tobytes() for part in paths for frame in decode_all(part)}
+    for first, last in [(start, len(parts[0])) for start in cut] + [(start, start + TS_PACKET_BYTES) for start in cut]:
+        path.write_bytes(parts[0][:first] + parts[0][last:] + parts[1])
+        with contextlib.suppress(VideoError), VideoReader(path) as reader:
+            assert {frame.tobytes() for frame in reader.read(range(reader.num_frames))} <= right
+
+
+def test_a_transport_stream_put_behind_another_begins_with_a_key_frame_that_is_shown_first(tmp_path: Path) -> None:
+    """The frames that are shown before it would be decoded from those of the other, and be wrong."""
+    first, second = (
+        write_video(tmp_path / f"{seed}.ts", moving_square(60, seed=seed), codec="mpeg2video", b_frames=2)
+        for seed in (1, 2)
+    )
+    with av.open(str(second)) as container:
+        places = [packet.pos or 0 for packet in container.demux(video=0) if packet.is_keyframe]
+    cut_ts(second, first=3, last=places[2] // TS_PACKET_BYTES - 1)
+    assert len(decode_all(second)) > 20
+    (tmp_path / "v.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(VideoError, match="a packet is incomplete"):
+        VideoReader(tmp_path / "v.ts")
 
 
 def test_rates_and_times_of_uneven_frames(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Opening one video file with PyAV, and reading its packets; every failure is a `VideoError`."""
 
+import math
 import os
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -129,13 +131,29 @@ def _prepared_stream(path: Path, container: InputContainer) -> VideoStream:
 
 
 def video_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    """Read the packets of the video stream in the order of the file. Raises VideoError where one cannot be read."""
+    """Read the packets of the video stream in the order of the file. Raises VideoError where one cannot be read.
+
+    Where transport streams were put together, the counter by which FFmpeg notices a loss begins anew, as their times
+    do, and it marks the last packet before as incomplete. A stream is let begin there with a key frame that is shown
+    first: what is shown before would be decoded from frames of the other.
+    """
+    marked = doubted = False
+    begin, last = -math.inf, 0
     try:
         for packet in container.demux(stream):
-            if packet.is_corrupt:
+            if packet.is_corrupt and container.format.name != TRANSPORT_STREAM:
                 raise VideoError(path, INCOMPLETE)
+            if packet.dts is not None:
+                shown = packet.dts if packet.pts is None else packet.pts
+                if (doubted or shown < begin) and not (packet.is_keyframe and packet.dts < last):
+                    raise VideoError(path, INCOMPLETE)
+                begin, doubted, last = (shown if doubted else begin), False, packet.dts
+            # FFmpeg's parser gives the mark of a packet to the picture before it.
+            doubted, marked = doubted or marked, packet.is_corrupt
             if packet.size:
                 yield packet
+        if doubted or marked:
+            raise VideoError(path, INCOMPLETE)
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be read ({error.strerror})") from error
 
@@ -186,20 +204,26 @@ def frame_rate(stream: VideoStream, num_frames: int, times: Sequence[int]) -> fl
     Times are of those frames that have one, in any order, in the stream's time base. The rate is 0 where neither tells.
     """
     stated = float(stream.average_rate or 0)
-    span = (max(times) - min(times)) * (stream.time_base or 0) if len(times) > 1 else 0
+    time_base = stream.time_base or Fraction()
+    span = (max(times) - min(times)) * time_base if len(times) > 1 else Fraction()
     if span <= 0:
         return stated
 
-    def by_times(num_times: int) -> float:
+    def by_times(num_times: int, span: Fraction) -> float:
         # In fractions: a rate a little below 25 would have 100 frames last longer than four seconds.
         return float(Fraction((num_times - 1) * num_frames, len(times)) / span)
 
     def is_stated(rate: float) -> bool:
         return abs(stated - rate) <= RATE_TOLERANCE * rate
 
-    # Of recordings put together, each may begin at time 0.
-    measured = by_times(len(times))
-    return stated if is_stated(measured) or is_stated(by_times(len(set(times)))) else measured
+    measured = by_times(len(times), span)
+    if is_stated(measured) or is_stated(by_times(len(set(times)), span)):
+        return stated  # of recordings put together, each may begin at time 0
+    # Or anywhere.
+    begins = [place for place, (time, following) in enumerate(pairwise(times), 1) if following < time - 1 / time_base]
+    parts = [times[begin:end] for begin, end in pairwise([0, *begins, len(times)])]
+    spans = sum(max(part) - min(part) for part in parts) * time_base
+    return stated if spans and is_stated(by_times(len(times) - len(begins), spans)) else measured
 
 
 def rate_fraction(fps: float) -> Fraction:

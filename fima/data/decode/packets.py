@@ -190,6 +190,8 @@ class Packets:
         packed = PackedFrames()
         for packet in video_packets(self._path, self._container, self._stream):
             timestamp = packet.pts
+            if since_key and (packet.dts or 0) < (since_key[-1].dts or 0):  # the end of one of several recordings
+                _check_last_picture(self._path, since_key, self._stream.codec_context)
             if packet.is_keyframe:
                 keys.append(num_packets)
                 since_key.clear()

@@ -19,7 +19,7 @@ from fima.data.datasets import list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.workers.killable_pool import Failed
 from fima.library.prepare import Job, plan
-from fima.library.transcode import TranscodeSettings, target_size
+from fima.library.transcode import TranscodeSettings, target_size, transcode
 from tests.odd_videos import write_anamorphic, write_packed_avi
 from tests.test_datasets import touch
 from tests.video_files import moving_square, write_h264_mp4, write_ucf101_avi, write_video
@@ -328,3 +328,11 @@ def test_sizes() -> None:
     assert target_size(45, 63, 256) == (44, 64)
     assert target_size(10000, 10, 256) == (10000, 10)
     assert target_size(1, 1, 256) == (2, 2)
+
+
+def test_frames_longer_than_the_encoder_takes(tmp_path: Path) -> None:
+    """They failed with "Generic error in an external library"."""
+    assert target_size(30000, 1, 256) == (16384, 2)
+    assert target_size(100, 40000, 256) == (40, 16384)
+    path = write_video(tmp_path / "in/v.mkv", np.zeros((2, 2, 20000, 3), np.uint8), codec="ffv1")
+    assert transcode(path, tmp_path / "v.mp4", TranscodeSettings()) == 2

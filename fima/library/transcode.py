@@ -21,6 +21,8 @@ from fima.errors import VideoError
 
 DEFAULT_FPS = 25.0
 MOST_FPS = 1000
+LONGEST_SIDE = 16384
+"""Pixels; the encoder refuses more."""
 PRESET, TUNE = "veryfast", "fastdecode"
 TURNS = {90: ("clock",), 180: ("clock", "clock"), 270: ("cclock",)}
 """Filters that turn frames by so many degrees clockwise."""
@@ -41,12 +43,13 @@ class TranscodeSettings:
 def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:
     """Width and height, both even, with square pixels, and with the short side scaled down to `short_side` pixels.
 
-    Nothing is scaled up to it, and no frame gets more pixels than the source has. The aspect is the width of the
-    source's pixels over their height; frames grow along the longer side of a pixel.
+    Nothing is scaled up to it, no side is longer than H.264 can be, and no frame gets more pixels than the source has.
+    The aspect is the width of the source's pixels over their height; frames grow along the longer side of a pixel.
     """
     shown_width, shown_height = width * max(1, pixel_aspect), height / min(1, pixel_aspect)
     same_area = math.sqrt(min(pixel_aspect, 1 / pixel_aspect))
-    scale = min(same_area, short_side / min(shown_width, shown_height))
+    most = min(short_side / min(shown_width, shown_height), LONGEST_SIDE / max(shown_width, shown_height))
+    scale = min(same_area, most)
     return max(2, 2 * round(shown_width * scale / 2)), max(2, 2 * round(shown_height * scale / 2))
 
 

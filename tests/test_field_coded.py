@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from fima.data.decode.header import read_header
 from fima.data.decode.video import VideoReader
 from fima.library.transcode import TranscodeSettings, transcode
-from tests.video_files import decode_all
+from tests.video_files import decode_all, moving_square, write_video
 
 SIDE, NUM_FRAMES, GOP_FRAMES = 64, 20, 6
 SEQUENCE, PICTURE, KEY_SLICE, SLICE = 7, 8, 5, 1
@@ -132,3 +132,19 @@ def test_they_are_rewritten_as_frames(tmp_path: Path) -> None:
     assert transcode(path, tmp_path / "w.mp4", TranscodeSettings()) == NUM_FRAMES
     header = read_header(tmp_path / "w.mp4")
     assert (header.num_frames, header.fps, header.interlaced) == (NUM_FRAMES, 25, False)
+
+
+def test_interlacing_that_begins_after_the_first_frame(tmp_path: Path) -> None:
+    """It went by the first frame, and the others kept their two fields."""
+    combed = moving_square(12, 96, 128)
+    combed[:, ::2] = 255 - combed[:, ::2]
+    options = {"crf": "1", "x264-params": "tff=1"}
+    parts = [
+        write_video(tmp_path / "a.ts", moving_square(9, 96, 128), codec="libx264"),
+        write_video(tmp_path / "b.ts", combed, codec="libx264", options=options),
+    ]
+    (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert transcode(tmp_path / "v.ts", tmp_path / "v.mp4", TranscodeSettings(crf=1)) == 21
+    with VideoReader(tmp_path / "v.mp4") as reader:
+        rows = reader.read([16])[0].astype(float).mean((1, 2))
+    assert abs(np.diff(rows)).mean() < 20  # was 75

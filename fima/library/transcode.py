@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
@@ -115,18 +114,25 @@ def _timed(reader: VideoReader, fps: Fraction) -> Iterator[VideoFrame]:
 
 def _filtered(frames: Iterator[VideoFrame], reader: VideoReader, settings: TranscodeSettings) -> Iterator[VideoFrame]:
     """The frames turned, scaled and converted."""
-    graph: Graph | None = None
-    for frame in chain(frames, [None]):
-        if graph is None:
-            if frame is None:
-                return
-            graph = _graph(frame, reader, settings)
-        graph.push(frame)
-        with contextlib.suppress(BlockingIOError, EOFError):
-            while True:
-                made = graph.vpull()
-                made.pict_type = 0  # the encoder would keep the source's key frames
-                yield made
+    graph, deinterlaces = None, False
+    for frame in frames:
+        if graph is None or (frame.interlaced_frame and not deinterlaces):  # it may begin after the first frame
+            yield from _pushed(graph, None)
+            graph, deinterlaces = _graph(frame, reader, settings), frame.interlaced_frame
+        yield from _pushed(graph, frame)
+    yield from _pushed(graph, None)
+
+
+def _pushed(graph: Graph | None, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+    """The frames that come out of a graph after another one went in, or at the end, None."""
+    if graph is None:
+        return
+    graph.push(frame)
+    with contextlib.suppress(BlockingIOError, EOFError):
+        while True:
+            made = graph.vpull()
+            made.pict_type = 0  # the encoder would keep the source's key frames
+            yield made
 
 
 def _graph(frame: VideoFrame, reader: VideoReader, settings: TranscodeSettings) -> Graph:

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fima.checkpoints.checkpoint import Run
 from fima.config import DataConfig, FinetuneConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
 from fima.recipe import flatten
 from tests.video_files import write_ucf101_avi
@@ -51,3 +54,20 @@ def read_lines(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """Lines of a JSON-lines file, of one kind or all."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [line for line in lines if kind in (None, line.get("kind"))]
+
+
+def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401
+    """Equality bit for bit of nested dicts, lists, tensors and numbers."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    return bool(first == second)
+
+
+def assert_same_training(first: Run, second: Run) -> None:
+    """What two checkpoints resume with is the same bit for bit."""
+    for name in ("progress", "model", "optimizer", *(["selection"] if hasattr(first, "selection") else [])):
+        assert same_state(getattr(first, name), getattr(second, name)), name

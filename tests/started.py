@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 from fima.cli import main
 
 # The first optimizer of a process loads `torch._dynamo`, which takes as long as all the rest.
-LOADED = ["torch._dynamo", "fima.cli", "fima.commands.pretrain", "fima.train.pretrain", "fima.visual.tensorboard"]
-mp.set_forkserver_preload(LOADED)
+NEEDED = ["pytest", "torch._dynamo", "fima.cli", "fima.commands.pretrain", "fima.train.pretrain"]
+mp.set_forkserver_preload([*NEEDED, "fima.visual.tensorboard"])
 CONTEXT = mp.get_context("forkserver")
 
 
@@ -65,6 +65,13 @@ class Started:
 def start_fima(*words: object, environment: Mapping[str, str] | None = None) -> Started:
     """Start a `fima` command, as `python -m fima` does."""
     return Started(main, list(map(str, words)), **environment or {})
+
+
+def print_to(descriptor: int) -> None:
+    """Make a descriptor the standard output of this process, as if it had been from the start."""
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def _new_file() -> Path:

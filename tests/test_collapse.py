@@ -17,8 +17,8 @@ from fima.train.task import Training
 from fima.visual.report.charts import curve_charts
 from fima.visual.report.runs import read_run
 from tests.gloo import run_processes
-from tests.small_runs import SMALL_FLAGS, make_videos, read_lines, with_settings
-from tests.test_loop import assert_same_training, at_step, raise_signal
+from tests.small_runs import SMALL_FLAGS, assert_same_training, make_videos, read_lines, with_settings
+from tests.test_loop import at_step, raise_signal
 
 COLLAPSING_LR, HEALTHY_LR = 30.0, 0.001
 

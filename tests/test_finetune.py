@@ -26,8 +26,8 @@ from fima.train import finetune as finetuning
 from fima.train.finetune import Finetuning, finetune
 from fima.train.task import TrainingResult
 from tests.finetune_runs import FROZEN, SMALL, after, changed
-from tests.small_runs import make_videos, read_lines
-from tests.test_loop import assert_same_training, at_step, raise_signal
+from tests.small_runs import assert_same_training, make_videos, read_lines
+from tests.test_loop import at_step, raise_signal
 from tests.video_files import truncate
 
 CPU = torch.device("cpu")
@@ -111,14 +111,23 @@ def test_fine_tuning_begins_from_the_pretrained_encoder_and_moves_it(
     assert (moved.config.classifier.backbone, moved.config.classifier.num_classes) == ("tiny", 2)
 
 
+CHOSEN_ON_OTHERS = changed("optim", changed("classifier", select="validation", held_out_share=0.3), batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing has interrupted."""
+    run = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    finetune(CHOSEN_ON_OTHERS, pretrained=None, data=videos, out=run.root)
+    return run
+
+
 @pytest.mark.parametrize("stop_step", [1, 2, 3], ids=["inside epoch 1", "end of epoch 1", "inside epoch 2"])
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    stop_step: int, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_step: int, whole: RunFolder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed("classifier", select="validation", held_out_share=0.3)
+    config = CHOSEN_ON_OTHERS
     assert config.classifier.dropout > 0
-    config = changed("optim", config, batch_size=3)
-    whole = after(videos, tmp_path / "whole", config)
     run = RunFolder(tmp_path / "parts")
     with monkeypatch.context() as patch:
         at_step(patch, stop_step, raise_signal(signal.SIGTERM), of=finetuning)
@@ -127,15 +136,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert not run.result.exists()
     torch.manual_seed(999)
     assert finetune(config, pretrained=None, data=videos, out=run.root, resume=True).signal_number is None
-    assert_same_training(load_checkpoint(run.last, ClassifierCheckpoint), whole)
-    other = RunFolder(tmp_path / "whole")
-    assert_same_training(
-        load_checkpoint(run.best, ClassifierCheckpoint), load_checkpoint(other.best, ClassifierCheckpoint)
-    )
+    for resumed, expected in ((run.last, whole.last), (run.best, whole.best)):
+        assert_same_training(
+            load_checkpoint(resumed, ClassifierCheckpoint), load_checkpoint(expected, ClassifierCheckpoint)
+        )
     for kind in ("step", "validation"):
-        losses = [[line.get("loss", line.get("top1")) for line in read_lines(x.metrics, kind)] for x in (run, other)]
+        losses = [[line.get("loss", line.get("top1")) for line in read_lines(x.metrics, kind)] for x in (run, whole)]
         assert losses[0] == losses[1]
-    assert json.loads(run.result.read_text())["figures"] == json.loads(other.result.read_text())["figures"]
+    assert json.loads(run.result.read_text())["figures"] == json.loads(whole.result.read_text())["figures"]
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_other_videos_are_refused(

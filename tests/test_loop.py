@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fima.checkpoints.checkpoint import Checkpoint, Run, load_checkpoint
+from fima.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from fima.checkpoints.pretrained import load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import PretrainConfig
@@ -23,7 +23,15 @@ from fima.train.pretrain import pretrain
 from fima.train.resolve import with_precision
 from fima.train.step import step_seed
 from tests.gloo import communicated, start_as_one_run
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
+from tests.small_runs import (
+    SMALL_CONFIG,
+    SMALL_FLAGS,
+    assert_same_training,
+    make_videos,
+    read_lines,
+    same_state,
+    with_settings,
+)
 from tests.video_files import truncate
 
 Forward = Callable[..., StepLosses]
@@ -49,22 +57,6 @@ def at_step(
 
 def raise_signal(number: signal.Signals) -> Callable[[StepLosses], None]:
     return lambda losses: signal.raise_signal(number)
-
-
-def same_state(first: Any, second: Any) -> bool:  # noqa: ANN401
-    """Equality bit for bit of nested dicts, lists, tensors and numbers."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(same_state, first, second))
-    return bool(first == second)
-
-
-def assert_same_training(first: Run, second: Run) -> None:
-    for name in ("progress", "model", "optimizer", *(["selection"] if hasattr(first, "selection") else [])):
-        assert same_state(getattr(first, name), getattr(second, name)), name
 
 
 @pytest.mark.parametrize("config", [SMALL_CONFIG, with_settings("method", name="moco")], ids=["fima", "moco"])
@@ -120,14 +112,21 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(videos: Path,
     assert not same_state(first.model, other.model)
 
 
+@pytest.fixture(scope="module")
+def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nothing has interrupted."""
+    run = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    pretrain(SMALL_CONFIG, data=videos, out=run.root)
+    return run
+
+
 @pytest.mark.parametrize(
     ("stop_step", "workers"), [(1, 1), (2, 0), (3, 0)], ids=["inside epoch 1", "end of epoch 1", "inside epoch 2"]
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    stop_step: int, workers: int, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_step: int, workers: int, whole: RunFolder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also with another number of processes that decode than before."""
-    whole = load_after(videos, tmp_path / "whole", SMALL_CONFIG)
     run = RunFolder(tmp_path / "parts")
     with monkeypatch.context() as patch:
         at_step(patch, stop_step, raise_signal(signal.SIGTERM))
@@ -136,15 +135,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     torch.manual_seed(999)
     resumed = with_settings("data", workers=workers)
     assert pretrain(resumed, data=videos, out=run.root, resume=True).signal_number is None
-    assert_same_training(load_checkpoint(run.last), whole)
-    losses = [[line["loss"] for line in read_lines(folder / "metrics.jsonl", "step")] for folder in tmp_path.iterdir()]
+    assert_same_training(load_checkpoint(run.last), load_checkpoint(whole.last))
+    losses = [[line["loss"] for line in read_lines(each.metrics, "step")] for each in (run, whole)]
     assert losses[0] == losses[1]
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: RunFolder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_after(videos, tmp_path / "whole", SMALL_CONFIG)
     run = RunFolder(tmp_path / "killed")
 
     def die(losses: StepLosses) -> None:
@@ -156,7 +154,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(
             with pytest.raises(SystemError):
                 pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=step == 4)
     pretrain(SMALL_CONFIG, data=videos, out=run.root, resume=True)
-    assert_same_training(load_checkpoint(run.last), whole)
+    assert_same_training(load_checkpoint(run.last), load_checkpoint(whole.last))
     assert [line["step"] for line in read_lines(run.metrics, "step")] == [1, 2, 3, 4]
 
 

@@ -32,12 +32,18 @@ OFTEN = with_settings("run", checkpoint_minutes=1e-9, health_epochs=0)
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def run(videos: Path, tmp_path: Path) -> RunFolder:
-    """A run of one epoch, with a checkpoint inside it and one at its end."""
-    folder = RunFolder(tmp_path / "run")
-    pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=folder.root)
+@pytest.fixture(scope="module")
+def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, with a checkpoint inside it and one at its end; only to be read."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    pretrain(with_settings("optim", OFTEN, epochs=1), data=videos, out=folder)
     return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> RunFolder:
+    """A copy of it."""
+    return RunFolder(Path(shutil.copytree(made, tmp_path / "run")))
 
 
 def flip_a_bit(path: Path) -> None:

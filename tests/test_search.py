@@ -18,8 +18,8 @@ from fima.use.search import ROWS_AT_ONCE, SearchIndex
 from fima.use.table import read_embeddings, write_embeddings
 from fima.visual.report.media import excerpt
 from tests.browser import chromium
-from tests.closed_pipe import output_into_closed_pipe
 from tests.encoder_files import write_checkpoint
+from tests.started import Started, print_to
 from tests.test_frame_folders import pixels, write_pictures
 from tests.video_files import write_ucf101_avi
 
@@ -95,10 +95,19 @@ def test_the_command_finds_the_query_and_writes_a_page(folder: Path, tmp_path: P
     assert "8 vectors" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
+def main_without_a_reader(words: list[str]) -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    print_to(writing)
+    return main(words)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_reader_that_leaves_ends_the_search_quietly(words: list[str], folder: Path) -> None:
-    command = [sys.executable, "-m", "fima", "search", str(folder / "index.npz"), str(folder / "videos" / "2.avi")]
-    assert output_into_closed_pipe([*command, "--device", "cpu", *words]) == (141, "")
+    search = ["search", str(folder / "index.npz"), str(folder / "videos" / "2.avi"), "--device", "cpu", *words]
+    process = Started(main_without_a_reader, search)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 141
 
 
 def test_a_video_of_the_index_needs_neither_its_file_nor_pytorch(folder: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from fima.train.health import check_health
 from fima.train.pretrain import pretrain, pretrain_step
 from fima.train.signals import StopRequest
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS
+from tests.started import Started, print_to
 
 WAITING = """
 import hashlib, multiprocessing, signal, sys, time
@@ -183,19 +185,29 @@ class TestSignals:
         assert [line["epoch"] for line in read_lines(run.metrics) if line["kind"] == "health"] == [1, 2]
 
 
+def main_on_a_terminal(name: str, words: list[str]) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # with `nohup`, the tests ignore it
+    os.setsid()
+    print_to(os.open(name, os.O_RDWR))
+    os.dup2(1, 2)
+    return main(words)
+
+
 def test_a_terminal_that_is_lost_stops_a_run_after_its_step(videos: Path, tmp_path: Path) -> None:
     """As of an ssh session whose connection breaks."""
     run = RunFolder(tmp_path / "run")
-    words = ["-m", "fima", "pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--optim.epochs", "1000"]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [sys.executable, *words])
+    words = ["pretrain", str(videos), "--out", str(run.root), *SMALL_FLAGS, "--optim.epochs", "1000"]
+    terminal, name = pty.openpty()
+    process = Started(main_on_a_terminal, os.ttyname(name), words)
     seen = b""
     while b"epoch 2/" not in seen:
-        seen += os.read(terminal, 1000)
+        assert process.returncode is None, seen
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen += os.read(terminal, 1000)
     os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    os.close(name)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGHUP
     done = load_checkpoint(run.last).progress
     assert done.step == max(line["step"] for line in read_lines(run.metrics) if line["kind"] == "step")
 

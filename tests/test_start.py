@@ -19,8 +19,8 @@ from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
 from fima.train.resume import first_progress, start_from
 from fima.visual.report.runs import read_run
-from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, make_videos, read_lines, with_settings
-from tests.test_loop import assert_same_training, at_step, raise_signal
+from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS, assert_same_training, make_videos, read_lines, with_settings
+from tests.test_loop import at_step, raise_signal
 
 
 def kill(losses: StepLosses) -> None:

@@ -91,6 +91,25 @@ def test_features_that_tell_the_class_give_certain_figures(num_crops: int, split
     assert [figures[name] for name in ("linear/top1", "knn/top1", "retrieval/R@1")] == [0] * 3
 
 
+@pytest.mark.parametrize(("common", "tested", "expected"), [(0, 0, 60.0), (0, 1, 100 / 3)])
+def test_chance_is_what_the_most_frequent_class_gets(
+    common: int, tested: int, expected: float, splits: Path, tmp_path: Path
+) -> None:
+    """Of five test videos three are of one class, and of the training videos all but one of each other class."""
+    train, test = list_videos(splits, "train"), list_videos(splits, "test")
+
+    def of_class(videos: VideoList, label: int, count: int) -> list[Video]:
+        return [video for video in videos.videos if video.label == label][:count]
+
+    few = [video for label in range(3) for video in of_class(train, label, 3 if label == common else 2)]
+    asked = [video for label in range(3) for video in of_class(test, label, 1) * (3 if label == tested else 1)]
+    lists = replace(train, videos=few), replace(test, videos=asked)
+    chance = evaluate(*lists, tmp_path, source=BRIGHTNESS, config=replace(CONFIG, low_shot=4))["chance"]
+    names = ("linear/top1", "linear_low_shot/top1", "knn/top1")
+    assert [chance[name] for name in names] == pytest.approx([expected] * 3)
+    assert chance["linear/top5"] == 100
+
+
 def test_same_video_looks_at_one_crop_of_a_clip(benchmark: Path, tmp_path: Path) -> None:
     train, test = list_videos(benchmark, "train"), list_videos(benchmark, "test")
     config = EvaluationConfig(protocols=("same_video",), num_clips=2, workers=0)

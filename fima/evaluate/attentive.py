@@ -200,7 +200,7 @@ def measure_attentive(
     }
     return classified(
         scores,
-        sets.num_classes,
+        sets.train.labels,
         settings={
             "version": PROTOCOL_VERSIONS["attentive"],
             "clips": asdict(clips),

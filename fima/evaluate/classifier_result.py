@@ -17,7 +17,7 @@ from fima.evaluate.extract import Decoded, Resources, extract_rows, told_apart
 from fima.evaluate.features import normalised
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import Measured, as_result, classified
-from fima.evaluate.metrics import top_k_accuracy
+from fima.evaluate.metrics import at_least_uniform, top_k_accuracy
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationResult, SplitLists
 from fima.torch_tools import distributed
 from fima.torch_tools.modes import in_eval_mode
@@ -94,13 +94,14 @@ def classifier_result(
     measured = {
         name: classified(
             {test: (found.scores, found.labels) for test, found in scores.items()},
-            len(lists["test"].classes),
+            torch.tensor([video.label for video in lists["train"].videos]),
             settings=protocol_settings(config, len(lists["validation"].videos) if "validation" in lists else 0),
             notes={"epoch": epoch, "top1_that_chose_it": selected_by},
         ),
         "foreground": foreground,
     }
-    return as_result(measured, encoder={"backbone": config.classifier.backbone, **source}, data=data)
+    result = as_result(measured, encoder={"backbone": config.classifier.backbone, **source}, data=data)
+    return replace(result, chance=at_least_uniform(result.chance, len(lists["test"].classes)))
 
 
 def protocol_settings(config: FinetuneConfig, num_held_out: int) -> dict[str, Any]:
@@ -179,4 +180,5 @@ def measure_classifier(
         "selection": trained.classifier.select,
         "trained_on_split": trained.data.split,
     }
-    return classified(scores, len(lists.test.classes), settings), tested
+    labels = torch.tensor([video.label for video in lists.train.videos])
+    return classified(scores, labels, settings), tested

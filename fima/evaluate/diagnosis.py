@@ -18,7 +18,7 @@ from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import FEWEST_GROUPS, Tested, drawn_means, interval
 from fima.evaluate.linear import LinearProbe, fit_linear_probe
 from fima.evaluate.measured import FeatureSets, Measured
-from fima.evaluate.metrics import percent, top_k_hits
+from fima.evaluate.metrics import most_frequent, percent, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig
 from fima.method.heads import pooled
 
@@ -105,11 +105,9 @@ def measure_diagnosis(
             hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
     figures = {name: percent(values) for name, values in hits.items()}
     figures |= _fooled(whole, test, test_labels, background_labels)
-    # Of one fold: in all of them together, at least one over the number of classes, which is seen to there.
-    chance = percent(test_labels == torch.bincount(labels).argmax())
     return Measured(
         figures=figures,
-        chance=dict.fromkeys(figures, chance),
+        chance=dict.fromkeys(figures, most_frequent(labels, test_labels)),
         settings={
             "version": PROTOCOL_VERSIONS["diagnosis"],
             "clips": vars(clips),

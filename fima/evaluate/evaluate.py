@@ -27,6 +27,7 @@ from fima.evaluate.linear import check_classes
 from fima.evaluate.linear_protocols import check_low_shot
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import FeatureSets, Measured, as_result
+from fima.evaluate.metrics import at_least_uniform
 from fima.evaluate.protocols import (
     ALL_FEATURE_PROTOCOLS,
     PROTOCOLS,
@@ -105,11 +106,10 @@ class Collected:
         grouping = {name: value for name, value in given.items() if value is not None}
         result = replace(combine(results), grouping=grouping, seed=self.config.seed, lists_hash=self.lists_hash)
         result = replace(result, looked_at=self.looked_at)
+        num_classes = len(next(iter(self.splits.values())).test.classes)
+        result = replace(result, chance=at_least_uniform(result.chance, num_classes))
         if "diagnosis" in self.protocols:
-            least = 100 / len(next(iter(self.splits.values())).test.classes)
-            own = {name: max(least, level) for name, level in result.chance.items() if name.startswith("diagnosis/")}
-            result = replace(result, chance={**result.chance, **own})
-            result = replace(result, verdict=verdict(tested, own["diagnosis/as_is"], self.config.seed))
+            result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
         if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go

@@ -84,7 +84,7 @@ def _knn(sets: FeatureSets, config: EvaluationConfig) -> Measured:
     figures = {figure_name(name, "top1"): top_k_accuracy(*found, 1) for name, found in scores.items()}
     return Measured(
         figures=figures,
-        chance=dict.fromkeys(figures, 100 / sets.num_classes),
+        chance={name: sets.chance[name] for name in figures},
         settings={
             "features": described(sets),
             "num_neighbours": NUM_NEIGHBOURS,

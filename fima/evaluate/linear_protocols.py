@@ -38,7 +38,7 @@ def measure_linear(
     )
     return classified(
         {name: (probe.scores(rows), labels) for name, rows, labels in sets.test_rows()},
-        sets.num_classes,
+        sets.train.labels,
         settings={
             "features": described(sets),
             "classifier": "logistic regression (L2, L-BFGS) on features averaged over clips and crops, standardised",
@@ -71,7 +71,7 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
     draws = [measure_linear(_on(sets, low_shot(decodable, count, seed)), config) for seed in seeds]
     return averaged(
         by_name([draw.figures for draw in draws]),
-        chance=draws[0].chance,
+        chance=sets.chance,
         settings={
             **draws[0].settings,
             "num_videos": count,
@@ -102,7 +102,7 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
         for shots, draws in by_size.items()
         for name, values in by_name([draw.figures for draw in draws]).items()
     }
-    chance = by_size[sizes[0]][0].chance
+    chance = sets.chance
     return averaged(
         by_figure,
         chance={name: chance[name.partition("/")[2]] for name in by_figure},

@@ -11,7 +11,7 @@ from torch import Tensor
 from fima.checkpoints.checkpoint import versions
 from fima.data.datasets import VideoList
 from fima.evaluate.features import Features
-from fima.evaluate.metrics import percent, top_k_hits
+from fima.evaluate.metrics import most_frequent, percent, top_k_hits
 from fima.evaluate.protocols import EvaluationResult
 
 
@@ -65,6 +65,11 @@ class FeatureSets:
             yield name, test.columns(self.features).mean(dim=1), test.labels
 
     @property
+    def chance(self) -> dict[str, float]:
+        """What guessing gets of the accuracies, by `guessed`."""
+        return guessed(self.train.labels, {name: test.labels for name, test in self.tests.items()})
+
+    @property
     def train_groups(self) -> list[str] | None:
         """The group of each training video, where it is known."""
         return [self.groups[Path(path)] for path in self.train.paths] if self.groups else None
@@ -72,20 +77,31 @@ class FeatureSets:
 
 def classified(
     scores: Mapping[str, tuple[Tensor, Tensor]],
-    num_classes: int,
+    train_labels: Tensor,
     settings: dict[str, Any],
     notes: dict[str, Any] | None = None,
 ) -> Measured:
     """Return top-1 and top-5 of a classifier on each test list, in percent, and what guessing gets.
 
-    Scores are, by test list, those of the classes (V, classes) with the labels (V,); notes say what was chosen.
+    Scores are, by test list, those of the classes (V, classes) with the labels (V,); training labels are (U,). Notes
+    say what was chosen.
     """
     hits = {test: {f"top{k}": top_k_hits(*found, k) for k in (1, 5)} for test, found in scores.items()}
     figures = {figure_name(test, name): percent(own) for test, found in hits.items() for name, own in found.items()}
-    chance = {figure_name(test, f"top{k}"): 100 * min(1.0, k / num_classes) for test in scores for k in (1, 5)}
     return Measured(
-        figures=figures, chance=chance, settings=settings, notes=notes or {}, scores=dict(scores), hits=hits["test"]
+        figures=figures,
+        chance=guessed(train_labels, {test: labels for test, (_, labels) in scores.items()}),
+        settings=settings,
+        notes=notes or {},
+        scores=dict(scores),
+        hits=hits["test"],
     )
+
+
+def guessed(train_labels: Tensor, tests: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return top-1 and top-5 of always naming the most frequent training classes, by figure, of lists of labels."""
+    every = ((test, labels, k) for test, labels in tests.items() for k in (1, 5))
+    return {figure_name(test, f"top{k}"): most_frequent(train_labels, labels, k) for test, labels, k in every}
 
 
 def figure_name(test: str, figure: str) -> str:

@@ -1,6 +1,6 @@
 """Figures of merit; all in percent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from scipy.stats import hypergeom
@@ -42,6 +42,26 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
     num_gallery = len(gallery_labels)
     same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).numpy()
     return {k: float(100 * hypergeom.sf(0, num_gallery, same_class, min(k, num_gallery)).mean()) for k in ks}
+
+
+def most_frequent(train_labels: Tensor, test_labels: Tensor, k: int = 1) -> float:
+    """Return how many test videos, of classes (U,), are of the `k` classes with most training videos (V,)."""
+    counts = torch.bincount(train_labels)
+    return percent(torch.isin(test_labels, counts.topk(min(k, len(counts))).indices))
+
+
+def at_least_uniform(chance: Mapping[str, float], num_classes: int) -> dict[str, float]:
+    """Return chance levels, those of accuracies raised to what a guess among all classes gets.
+
+    The most frequent classes of a fold's training videos may by chance be rare among its test videos.
+    """
+
+    def floor(name: str) -> float:
+        _, is_top, k = name.rpartition("/top")
+        count = int(k) if is_top else int(name.startswith("diagnosis/"))
+        return 100 * min(1.0, count / num_classes)
+
+    return {name: max(level, floor(name)) for name, level in chance.items()}
 
 
 def percent(hits: Tensor) -> float:

@@ -229,7 +229,7 @@ class EvaluationResult:
     """By name: `<protocol>/<figure>`, and `<protocol>/<extra test>/<figure>` for further test lists; of several splits,
     the mean over them."""
     chance: dict[str, float]
-    """What a random guess gets, by the names of `figures`."""
+    """What guessing gets, by the names of `figures`: of an accuracy, the most frequent training classes."""
     encoder: dict[str, Any]
     protocols: dict[str, dict[str, Any]]
     """By protocol: its version and its settings."""

@@ -55,6 +55,12 @@ def test_tree_labels_and_lists_stay(tmp_path: Path) -> None:
         assert not after.missing
 
 
+def test_the_record_is_not_named_as_passed_over(tmp_path: Path) -> None:
+    write_ucf101_avi(tmp_path / "v" / "a.avi", num_frames=12)
+    assert prepare(tmp_path / "v", tmp_path / "small") == 0
+    assert list_videos(tmp_path / "small").warnings() == []
+
+
 def test_frames_stay_and_key_frames_are_frequent(tmp_path: Path) -> None:
     frames = moving_square(40, 96, 128)
     write_video(tmp_path / "v" / "a.mp4", frames, codec="libx264", options={"crf": "5"}, gop_frames=250, b_frames=2)

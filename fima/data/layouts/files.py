@@ -65,6 +65,7 @@ class Files:
     def notes(self, *, with_lists: bool = True) -> list[str]:
         """Say what was passed over, and what was taken for a video without being a file; list files if `with_lists`."""
         others = [path for path in self.others if with_lists or path.suffix.lower() not in LIST_SUFFIXES]
+        others = [path for path in others if path.name != PREPARE_RECORD]
         return [
             *([f"{counted(len(others), 'file')} passed over: {_by_suffix(others)}"] if others else []),
             *noted(self.frame_folders, "folder", " of pictures read as videos, a frame each"),

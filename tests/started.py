@@ -5,6 +5,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import util
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ class Started:
         variables = {**os.environ, **environment}
         self._process = CONTEXT.Process(target=_run, args=(self._streams, variables, function, arguments))
         self._process.start()
+        # At the end of the tests, too, which would wait for it where one of them has failed.
+        util.Finalize(self, self._process.kill, exitpriority=0)
 
     @property
     def pid(self) -> int:

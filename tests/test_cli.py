@@ -200,7 +200,13 @@ def test_evaluate_prints_a_table_and_writes_its_json(run: RunFolder, videos: Pat
     assert 0 <= result["figures"]["knn/top1"] <= 100
     assert list((run.root / "evaluation" / "cache").iterdir())
     assert "retrieval/R@50" in result["figures"]
-    # Other protocols, features and clips keep what was found before; the same ones replace their own.
+    # Other protocols, features and clips keep what was found before, also by a version that did not record clips;
+    # the same ones replace their own.
+    before = {name: value for name, value in result.items() if name != "looked_at"}
+    (run.root / "evaluation" / "last.json").write_text(json.dumps(before))
+    assert main([*argv, "--protocols", "same_video"]) == 0
+    assert json.loads((run.root / "evaluation" / "last.json").read_text()) == before
+    (run.root / "evaluation" / "last.json").write_text(json.dumps(result))
     others = (["same_video"], ["knn", "retrieval", "--features", "max"], ["knn", "retrieval", "--stride", "1"])
     for number, words in enumerate((*others, *others)):
         assert main([*argv, "--protocols", *words]) == 0

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from fima.data.datasets import VideoList, list_videos
+from fima.data.layouts.files import Files
+from fima.data.layouts.folder import refuse_copies
 from fima.errors import DataError
 
 NOBODY = 65534
@@ -78,6 +80,31 @@ def test_classes_of_equal_file_names_are_no_copies(tmp_path: Path) -> None:
     touch(tmp_path, "jump/prepared.jsonl", *(f"{name}/prepared.jsonl" for name in ("jump_2", "take_100", "take_200")))
     touch(tmp_path, "run/a.avi", "run_fast/a.avi", "walk/b.avi", "walk_small/c.avi")
     assert len(list_videos(tmp_path).classes) == 8
+
+
+@pytest.mark.parametrize("record", ["note", "walk/prepared.jsonl"])
+def test_classes_of_numbered_videos_are_no_copies_whatever_their_names(record: str, tmp_path: Path) -> None:
+    """They were refused: the classes `walk` and `walk_small` beside another one, or one of several prepared alone."""
+    classes = ["jump", "run", "run_256", "walk", "walk_small"]
+    touch(tmp_path, record, *(f"{name}/{i}.avi" for name in classes for i in range(3)))
+    assert list_videos(tmp_path).classes == classes
+
+
+class Looked(list[Path]):
+    """Counts how often all of it was looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Path]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_copies_are_found_by_two_looks_at_all_videos() -> None:
+    """Of classes such as `walk` and `walk_small`, every pair looked at all: hours, of hundreds of thousands."""
+    videos = Looked(Path(f"{i}{end}/{i}{end or 'a'}.avi") for i in range(50) for end in ("", "_small"))
+    refuse_copies(Files(root=Path(), videos=videos, others=[], missing=[]))
+    assert videos.looks <= 2
 
 
 def test_folders_without_videos(tmp_path: Path) -> None:

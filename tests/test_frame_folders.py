@@ -182,6 +182,21 @@ def test_flow_depth_and_masks_are_no_videos_beside_the_frames(tmp_path: Path) ->
     assert names(list_videos(tmp_path / "alone")) == ["depth_jump/1", "flow/a", "flow/b", "run/1"]
 
 
+def test_classes_with_names_as_of_flow_depth_or_masks_stay_classes(tmp_path: Path) -> None:
+    """Beside one such as `video_games`, they were passed over, where the clips of each class are numbered."""
+    clips = [f"{name}/{i}" for name in ("depth", "flow", "mask", "run", "video_games") for i in range(3)]
+    for name in (*clips[:10], *clips[12:]):  # of `run`, one clip
+        write_pictures(tmp_path / name, 1, 2)
+    assert names(list_videos(tmp_path)) == [*clips[:10], *clips[12:]]
+
+
+def test_frames_of_flow_alone_are_videos(tmp_path: Path) -> None:
+    """They were taken for those beside themselves: there was no video."""
+    for name in ("depth_images/a", "depth_images/b", "flow_frames/a"):
+        write_pictures(tmp_path / name, 1, 2)
+    assert names(list_videos(tmp_path)) == ["depth_images/a", "depth_images/b", "flow_frames/a"]
+
+
 def test_a_stray_video_does_not_hide_folders_of_frames(tmp_path: Path) -> None:
     """A few videos at another depth were all that was read, as if the folders held previews of them."""
     write_videos(tmp_path, "intro.avi")

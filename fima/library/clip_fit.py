@@ -131,9 +131,7 @@ def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
 
 def _finer(lengths: Sequence[Length], data: DataConfig) -> list[str]:
     """Shorter clips, where those that cover a share of a video show few frames a second of half of the videos."""
-    if data.span is None or (sentence := _coarse(lengths, data)) is None:
-        return []
-    return [sentence.format("--data.span None --data.fps")]
+    return [sentence.format("--data.span None --data.fps")] if (sentence := _coarse(lengths, data)) else []
 
 
 def _coarse(lengths: Sequence[Length], data: DataConfig) -> str | None:
@@ -194,10 +192,10 @@ def _notes(videos: Sequence[Video], data: DataConfig) -> list[str]:
 
 def coarse_clips(paths: Sequence[Path], clips: "ClipSettings") -> str | None:
     """Say how far apart the frames of clips are that cover a share of long videos, and what to give instead."""
-    span = (clips.span, clips.span)
-    data = replace(DataConfig(), frames=clips.frames, span=span, frame_rate=clips.frame_rate) if clips.span else None
-    sentence = None if data is None else _coarse(_lengths(paths), data)
-    return None if sentence is None else sentence.format("--fps")
+    if not clips.span:
+        return None
+    data = replace(DataConfig(), frames=clips.frames, span=(clips.span, clips.span), frame_rate=clips.frame_rate)
+    return sentence.format("--fps") if (sentence := _coarse(_lengths(paths), data)) else None
 
 
 def _lengths(paths: Sequence[Path]) -> list[Length]:
@@ -236,14 +234,11 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
         return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} {counted_as}: the package's encoder as it is)"
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
     many = number >= FEW_VIDEOS
-    # The line above it on the paper's clips may advise a stride, which a span does not go with.
-    timing, fits = "", "clips fit any length"
-    if long:
-        timing, fits = " --data.windows-per-video auto", "long videos"
+    windows, fits = (" --data.windows-per-video auto", "long videos") if long else ("", "clips fit any length")
     if many and has_gpu():
-        return f"to begin: {command}{timing}  (I3D at 224 px, the paper's settings)"
-    if long:
-        timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}{timing}"
+        return f"to begin: {command}{windows}  (I3D at 224 px, the paper's settings)"
+    # The line above it on the paper's clips may advise a stride, which a span does not go with.
+    timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}" if long else ""
     why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} {counted_as}"
     epochs = " --optim.epochs 50" if number < RECIPE_VIDEOS else ""
-    return f"to begin: {command} --preset small{timing}{epochs}  ({why}; {fits})"
+    return f"to begin: {command} --preset small{timing}{windows}{epochs}  ({why}; {fits})"

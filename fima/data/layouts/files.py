@@ -28,8 +28,10 @@ SYSTEM_FOLDERS = frozenset({
 """What systems and network disks put beside files: what was deleted, older versions, small previews."""
 OF_PICTURES = re.compile(r"frame|image|img|jpe?g|png|picture|rgb", re.IGNORECASE)
 """In the names of folders beside those of the videos that their pictures are frames of, or beside such a video."""
-SHOWN = re.compile(rf"(?!.*(?:{OTHER_SIGNALS.pattern})).*(?:{OF_PICTURES.pattern}|colou?r|video)", re.IGNORECASE)
-"""In the names of folders beside those of optical flow, depth or masks of the same videos."""
+SHOWN = re.compile(rf"^(?!.*(?:{OTHER_SIGNALS.pattern})).*(?:{OF_PICTURES.pattern}|colou?r|video)", re.IGNORECASE)
+"""The names of folders beside those of optical flow, depth or masks of the same videos."""
+NEITHER = re.compile(rf"^(?!{SHOWN.pattern}|.*(?:{OTHER_SIGNALS.pattern}))", re.IGNORECASE)
+"""The names of classes; where one has clips of the same names as those of signals, these are classes, too."""
 AXES = frozenset("uvxy")
 FOLDERS_PER_STRAY_VIDEO = 10
 """So many folders of pictures at one depth are no previews of each video at other depths."""
@@ -82,7 +84,8 @@ def find_files(root: Path) -> Files:
     A folder of numbered pictures without a video next to them is a video, where videos lie at other depths only if they
     are few. One with the name of a video next to itself, or as `frames/a` with a `videos/a.mp4`, or `a/frames` with the
     single video `a/b.mp4`, holds frames of that video, which would be there twice, and is passed over. So is optical
-    flow, depth or masks of a video: `flow_x/a` with a `frames/a`, or `a/depth` with an `a/rgb`.
+    flow, depth or masks of a video: `flow_x/a` with a `frames/a`, or `a/depth` with an `a/rgb`, unless a class
+    beside them has an `a`, too.
     Raises DataError where there is no video.
     """
     found: dict[str, list[str]] = defaultdict(list)
@@ -183,6 +186,10 @@ def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str
     places = {folder: _parts(name) if is_video(name) else tuple(name.split("/")) for folder, name in names.items()}
     num_at = Counter(map(len, places.values()))
     depths = {*map(len, files), *(depth for depth in num_at if num_at[depth] >= FOLDERS_PER_STRAY_VIDEO * len(files))}
+    hidden = {folder: {*_blanked(_without_axes(parts), OTHER_SIGNALS)} for folder, parts in places.items()}
+    of_signals = {key for keys in hidden.values() for key in keys}
+    of_neither = (key for parts in places.values() for key in _blanked(parts, NEITHER) if key in of_signals)
+    class_places = {key[: key.index("")] for key in of_neither}
     shown = blanked.union(*(_blanked(parts, SHOWN) for parts in places.values()))
     for folder, parts in places.items():
         frames = {f"{folder}{each}" for each in frame_series(path.rpartition("/")[2] for path in pictures[folder])}
@@ -190,7 +197,7 @@ def _add_frame_folders(pictures: Mapping[str, list[str]], videos: Collection[str
         kind = "frame_folders" if at_depth else "others"
         if parts in whole or (at_depth and not blanked.isdisjoint(_blanked(parts, OF_PICTURES))):
             kind = "twice"
-        elif at_depth and not shown.isdisjoint(_blanked(_without_axes(parts), OTHER_SIGNALS)):
+        elif at_depth and any(key[: key.index("")] not in class_places for key in shown & hidden[folder]):
             kind = "signals"
         if frames and kind != "others":
             found[kind].append(names[folder])

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -122,24 +123,29 @@ def refuse_copies(files: Files) -> None:
     """Raise DataError where a folder has the same videos as one beside it, by names, and is a scaled copy of it.
 
     That is one by its name, or one that `fima prepare` wrote. The two would be classes, or all videos be there twice.
+    Where yet another one beside them has such names, as where videos are numbered, the folders are classes.
     """
     folders = {path.parent for path in files.videos}
     folders = folders.union(*(folder.parents for folder in folders)) - {Path()}
-    prepared = {path.parent for path in files.others if path.name == PREPARE_RECORD}
-    beside = {copy: {copy.with_name(match[1])} for copy in folders if (match := SCALED.fullmatch(copy.name))}
-    for copy in prepared & folders:
-        beside.setdefault(copy, set()).update(each for each in folders - prepared if each.parent == copy.parent)
-    for copy in sorted(beside):
-        for whole in sorted(beside[copy] & folders):
-            names, of_whole = _names_in(files, copy), _names_in(files, whole)
-            if 2 * len(names & of_whole) > len(names):
-                same = f"{whole}/ and {copy}/ hold the same videos, such as {min(names & of_whole)}"
-                raise DataError(f"{files.root}: {same}; give one of the two folders alone, or move one of them away")
-
-
-def _names_in(files: Files, folder: Path) -> set[str]:
-    inside = (path.relative_to(folder) for path in files.videos if path.is_relative_to(folder))
-    return {path.with_suffix("").as_posix() for path in inside}
+    beside: dict[Path, set[Path]] = defaultdict(set)
+    for folder in folders:
+        beside[folder.parent].add(folder)
+    prepared = {path.parent for path in files.others if path.name == PREPARE_RECORD} & folders
+    wholes = {copy: {copy.with_name(match[1])} for copy in folders if (match := SCALED.fullmatch(copy.name))}
+    wholes |= {copy: wholes.get(copy, set()) | (beside[copy.parent] - prepared) for copy in prepared}
+    copies = {copy for copy in wholes if wholes[copy] & folders}
+    names: dict[Path, set[str]] = {each: set() for copy in copies for each in beside[copy.parent]}
+    for path in files.videos if names else ():
+        for folder in names.keys() & set(path.parents):
+            names[folder].add(path.relative_to(folder).with_suffix("").as_posix())
+    for copy in sorted(copies):
+        own = names[copy]
+        for whole in sorted(wholes[copy] & folders):
+            others = (names[each] for each in beside[copy.parent] - copies - {whole})
+            same = own & names[whole]
+            if 2 * len(same) > len(own) and not any(2 * len(own & each) > min(len(own), len(each)) for each in others):
+                what = f"{whole}/ and {copy}/ hold the same videos, such as {min(same)}"
+                raise DataError(f"{files.root}: {what}; give one of the two folders alone, or move one of them away")
 
 
 def _unlabelled(odd: Iterable[Path]) -> list[str]:

@@ -1,6 +1,7 @@
 """The diagnosis: inputs against loops, and the truth about videos in which it is known what decides."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,18 @@ def colour_and_change() -> FrozenEncoder:
     )
 
 
+class ChangeAlone(ColourAndChange):
+    """Sees nothing in a still clip."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return super().forward(clip)[:, 3:]
+
+
+def change_alone() -> FrozenEncoder:
+    """As `small`, which is shown motion only."""
+    return replace(colour_and_change(), network=ChangeAlone(), untrained=ChangeAlone)
+
+
 def write_videos(root: Path, seed: int, *, background: bool, motion: bool) -> Path:
     """Three classes by their background's colour, by how often a square moves, or by both; the other one is random."""
     generator = np.random.default_rng(seed)
@@ -133,6 +146,19 @@ def test_it_names_what_decides(
         assert figures["diagnosis/swapped"] >= 75
         assert figures["diagnosis/swapped/clips_of_background"] < 60
     assert result["intervals"]["diagnosis/as_is"][1] >= figures["diagnosis/as_is"]
+
+
+@pytest.mark.parametrize(("encoder", "is_blind"), [("colour_and_change", False), ("change_alone", True)])
+def test_it_says_where_still_clips_cannot_differ(
+    encoder: str, is_blind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, out = write_videos(tmp_path / "videos", 0, background=False, motion=True), tmp_path / "result.json"
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", f"{__name__}:{encoder}", videos, "--out", out, "--diagnose", "--num-clips", 2]
+    assert main([str(word) for word in [*words, "--workers", 0, "--device", "cpu"]]) == 0
+    result = json.loads(out.read_text())
+    assert ("the first two are 0 by construction" in result["verdict"]) == is_blind
+    assert result["notes"]["diagnosis"]["still_clips_alike"] == is_blind
 
 
 @pytest.mark.parametrize(("num_groups", "sure"), [(5, False), (8, False), (80, True)])

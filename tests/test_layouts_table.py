@@ -151,7 +151,7 @@ def test_names_that_no_file_can_have_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file,label", "a.avi,x"], r"t\.csv: has no column path; .* found file, label"),
+        (["file,class", "a.avi,x"], r"t\.csv: has no column path; .* found file, class; rename file to path"),
         ([], r"t\.csv: has no column path; .* found none"),
         (["path,label"], r"t\.csv: has no row that can be read"),
         (["path,label", "a.avi,x,y"], r"has no row that can be read; .*line 2: 3 fields, expected 2"),

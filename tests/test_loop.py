@@ -246,12 +246,12 @@ def test_collapse_is_said_aloud(
 
 
 def test_unwise_settings_are_warned_of(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = with_settings("method", with_settings("optim", batch_size=9, epochs=1), queue_size=9)
+    config = with_settings("method", with_settings("optim", batch_size=9, epochs=1), queue_size=40)
     pretrain(config, data=videos, out=tmp_path / "run")
     warnings = capsys.readouterr().err
     assert "--optim.batch-size 9: more than the 8 videos" in warnings
-    assert "--method.queue-size 9: more than the 8 videos, so it holds" in warnings
-    pretrain(with_settings("method", config, queue_size=8), data=videos, out=tmp_path / "shorter")
+    assert "--method.queue-size 40: 5 times the 8 videos, so it holds" in warnings
+    pretrain(with_settings("method", config, queue_size=39), data=videos, out=tmp_path / "shorter")
     assert "--method.queue-size" not in capsys.readouterr().err
 
 

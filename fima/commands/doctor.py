@@ -149,8 +149,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     _show_findings(console, "cannot be used", diagnosis.problems)
     _show_findings(console, "to look at", diagnosis.notes)
     depth = "decoded to its end" if diagnosis.decoded else "checked by its header; --deep decodes it"
-    if not diagnosis.problems:
-        console.print(f"no problem; every video was {depth}", highlight=False)
+    others = "every other video was" if diagnosis.problems else "no problem; every video was"
+    console.print(f"{others} {depth}", highlight=False)
 
 
 def _has_gpu() -> bool:

@@ -29,6 +29,8 @@ UNTRAINED = {"as_is": "untrained", "one_frame": "untrained_one_frame"}
 FLOORS = (*UNTRAINED.values(), "frame_differences")
 GREY = 128
 HASH_FACTOR = 2654435761
+STILL_ALIKE = 1e-3
+"""Features of still clips that vary less than so much of what those of videos do are the same."""
 MOVING = 12
 """Mean absolute distance to the median, over the colours, that a pixel of the foreground and its neighbours exceed."""
 INPUTS = (
@@ -103,6 +105,7 @@ def measure_diagnosis(
         hits[name] = top_k_hits(own.scores(test[name].mean(dim=1)), test_labels, 1)
         if name in INPUTS and name != "as_is":
             hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
+    still, moving = (train[name].mean(dim=1).std(dim=0).max() for name in ("one_frame", "as_is"))
     figures = {name: percent(values) for name, values in hits.items()}
     figures |= _fooled(whole, test, test_labels, background_labels)
     return Measured(
@@ -116,7 +119,10 @@ def measure_diagnosis(
             "untrained": "the same architecture with random weights, seed 0",
             "seed": config.seed,
         },
-        notes={"inverse_regularisation": whole.inverse_regularisation},
+        notes={
+            "inverse_regularisation": whole.inverse_regularisation,
+            "still_clips_alike": bool(still < STILL_ALIKE * moving),
+        },
         hits=hits,
     )
 
@@ -146,11 +152,12 @@ def _fooled(
     }
 
 
-def verdict(tested: Tested, chance: float, seed: int) -> str:
+def verdict(tested: Tested, chance: float, seed: int, *, is_blind: bool = False) -> str:
     """Return in words how much of what the encoder knows about the classes remains of each input, with intervals.
 
     What it knows is the top-1 of the probe above chance, in percent; what remains is the same of a probe of the input.
-    Intervals are by bootstrap over the groups of the test videos; none of fewer than six.
+    Intervals are by bootstrap over the groups of the test videos; none of fewer than six. `is_blind`: the encoder makes
+    no difference between still clips.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
     weights = tested.weights
@@ -195,6 +202,7 @@ def verdict(tested: Tested, chance: float, seed: int) -> str:
     return (
         f"{unsure}{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
         f"{said('background')} in the background alone, {said('swapped')} in what moves, before other backgrounds."
+        f"{' All still clips have the same features, so the first two are 0 by construction.' if is_blind else ''}"
     )
 
 

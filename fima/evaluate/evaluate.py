@@ -109,7 +109,9 @@ class Collected:
         num_classes = len(next(iter(self.splits.values())).test.classes)
         result = replace(result, chance=at_least_uniform(result.chance, num_classes))
         if "diagnosis" in self.protocols:
-            result = replace(result, verdict=verdict(tested, result.chance["diagnosis/as_is"], self.config.seed))
+            is_blind = all(found.notes["diagnosis"]["still_clips_alike"] for found in results.values())
+            chance = result.chance["diagnosis/as_is"]
+            result = replace(result, verdict=verdict(tested, chance, self.config.seed, is_blind=is_blind))
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
         if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go

@@ -19,6 +19,8 @@ GROUP_COLUMN = "group"
 """The column that says, unless another is named, which videos belong together."""
 LABELS = frozenset({"labels", "class", "category", "action"})
 """Names of a column of labels, where none is called `label`."""
+PATHS = frozenset({"file", "file_name", "filename", "filepath", "name", "video", "video_path"})
+"""Names that a column of paths often has; it must be called `path`, since some hold less than a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ def list_table(request: Request) -> VideoList:
     assert table is not None
     root = request.root if request.root.is_dir() else request.root.parent
     content = read_rows(table)
+    if "path" not in content.columns:
+        found = ", ".join(content.columns) or "none"
+        renamed = next((f"; rename {name} to path" for name in content.columns if name in PATHS), "")
+        expected = "expected the header path,label or path,label,split, with others such as group"
+        raise DataError(f"{table}: has no column path; {expected}, found {found}{renamed}")
     labels = _name_labels(table, content)
     rows, notes = _parse(table, content, root, anywhere=request.root == table)
     splits = {row.split for row in rows}
@@ -154,11 +161,6 @@ def _name_labels(table: Path, content: Rows) -> list[str]:
 
 def _parse(table: Path, content: Rows, root: Path, *, anywhere: bool) -> tuple[list[_Row], list[str]]:
     """Rows, and a note on each kind of row that was passed over."""
-    if "path" not in content.columns:
-        found = ", ".join(content.columns) or "none"
-        raise DataError(
-            f"{table}: has no column path; expected the header path,label or path,label,split, found {found}"
-        )
     column = _split_column(content)
     unreadable = list(content.unreadable)
     unlabelled: list[str] = []

@@ -114,6 +114,7 @@ def test_an_interrupted_call_is_continued(
     monkeypatch.setattr(feature_store, "extract_rows", interrupted)
     argv = ["embed", str(model), str(videos), "-o", str(out), "--device", "cpu", "--workers", "0", "--json"]
     assert main(argv) == 130
+    assert "the videos that are finished stay; repeat the command to go on" in capsys.readouterr().err
     assert not out.exists()
     assert main([*argv, "--clips", "2"]) == 130  # other settings use nothing of it
     write_checkpoint(model, seed=1)

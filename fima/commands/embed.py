@@ -12,7 +12,7 @@ import tyro
 
 from fima.commands.output import listed_videos, show_next
 from fima.commands.parse import OUT
-from fima.commands.progress import progress
+from fima.commands.progress import kept_when_interrupted, progress
 from fima.config import Dataset
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
@@ -110,7 +110,7 @@ def main(arguments: EmbedArguments) -> None:
             warn(assumption)
         if distributed.is_main() and arguments.clips_shown.span is None and (coarse := coarse_clips(paths, settings)):
             warn(f"{coarse}; --per second makes a vector of each second")
-        with progress("embedding") as report:
+        with kept_when_interrupted(), progress("embedding") as report:
             embedded = embed_videos(encoder, paths, settings, resources, per=arguments.per, parts=parts, report=report)
     finally:
         distributed.shutdown()

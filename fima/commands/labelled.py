@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fima.commands.progress import progress
+from fima.commands.progress import kept_when_interrupted, progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
 from fima.data.layouts.video_list import counted
@@ -175,7 +175,7 @@ def measure_labelled(
         is_main, masks = distributed.is_main(), load_mask if has_masks(data) else None
         if is_main:
             say_aloud(subjects, splits, config)
-        with progress(f"features of {', '.join(sources)}") as report:
+        with kept_when_interrupted(), progress(f"features of {', '.join(sources)}") as report:
             found = collect(subjects, splits, config, device=device, load_mask=masks, report=report)
     finally:
         distributed.shutdown()

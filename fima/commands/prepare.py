@@ -1,7 +1,6 @@
 """`fima prepare`: rewrite a folder of videos so that random clips of them decode fast."""
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.filesize import decimal
 
-from fima.commands.progress import progress
+from fima.commands.progress import kept_when_interrupted, progress
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import LIST_SUFFIXES, find_files
 from fima.data.layouts.video_list import noted, relative_name
@@ -80,20 +79,16 @@ def main(arguments: PrepareArguments) -> int:
     refuse_to_overwrite(jobs, lists, target)
     if arguments.check_space:
         _check_space(arguments, jobs)
-    try:
-        with progress("rewriting") as report:
-            prepared = prepare(
-                jobs,
-                lists,
-                source,
-                target,
-                workers=arguments.workers or available_cores(),
-                timeout_seconds=arguments.timeout,
-                progress=report,
-            )
-    except KeyboardInterrupt:
-        print("the videos that are finished stay; repeat the command to go on", file=sys.stderr)
-        raise
+    with kept_when_interrupted(), progress("rewriting") as report:
+        prepared = prepare(
+            jobs,
+            lists,
+            source,
+            target,
+            workers=arguments.workers or available_cores(),
+            timeout_seconds=arguments.timeout,
+            progress=report,
+        )
     missing = {relative_name(Path(path), source): why_missing(Path(path)) for path in files.missing}
     failures = prepared.failures | missing
     print(

@@ -14,6 +14,16 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
+def kept_when_interrupted() -> Iterator[None]:
+    """Say that an interrupted command goes on where it was when it is repeated."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("the videos that are finished stay; repeat the command to go on", file=sys.stderr)
+        raise
+
+
+@contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function to call with the files done and all files; it writes to stderr what is done to them."""
     console = Console(stderr=True)

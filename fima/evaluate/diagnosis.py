@@ -202,7 +202,7 @@ def verdict(tested: Tested, chance: float, seed: int, *, is_blind: bool = False)
     return (
         f"{unsure}{decides}: of what this encoder knows about the classes, {said('one_frame')} is in a single frame, "
         f"{said('background')} in the background alone, {said('swapped')} in what moves, before other backgrounds."
-        f"{' All still clips have the same features, so the first two are 0 by construction.' if is_blind else ''}"
+        f"{' It gives all still clips the same features, so the first two could be no more.' if is_blind else ''}"
     )
 
 

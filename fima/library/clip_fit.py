@@ -227,7 +227,7 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
     known = [(frames, rate) for frames, rate in lengths if rate > 0]
     long = bool(known) and median(frames / rate for frames, rate in known) > LONG_SECONDS
     number = sum(windows_by_length(*length) for length in lengths) if long else len(lengths)
-    counted_as = f"windows of {LONG_SECONDS:g} seconds" if long else "videos"
+    counted_as = f"windows of {WINDOW_SECONDS:g} seconds" if long else "videos"
     if number < FEWEST_VIDEOS:
         each = " --per second" if long else ""
         embed = f"fima embed small {shlex.quote(root)} -o vectors.npz{each}"

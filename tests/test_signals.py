@@ -42,6 +42,7 @@ def end_of_a_child():
     child.kill()
 
 with StopRequest(float(sys.argv[2])) as stop:
+    stop.step_seconds = float(sys.argv[3])
     worker = multiprocessing.get_context("fork").Process(target=hang, daemon=True)
     worker.start()
     print("ready", flush=True)
@@ -93,17 +94,18 @@ class TestSignals:
         assert numbers == [None]
 
     @pytest.mark.parametrize(
-        ("work", "grace", "ends"),
+        ("work", "grace", "step", "ends"),
         [
-            ("in a decoder", 0.2, True),
-            ("for a worker", 0.2, True),
-            ("a step", 0.2, True),
-            ("a step", 60, False),
-            ("a step", 0, False),
+            ("in a decoder", 0.2, 0, True),
+            ("for a worker", 0.1, 0.1, True),
+            ("a step", 0.2, 0, True),
+            ("a step", 0.2, 60, False),
+            ("a step", 60, 0, False),
+            ("a step", 0, 0.2, False),
         ],
     )
-    def test_sigterm_ends_whatever_is_done_in_time(self, work: str, grace: float, ends: bool) -> None:
-        words = [sys.executable, "-c", WAITING, work, str(grace)]
+    def test_sigterm_ends_whatever_is_done_in_time(self, work: str, grace: float, step: float, ends: bool) -> None:
+        words = [sys.executable, "-c", WAITING, work, str(grace), str(step)]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
@@ -113,13 +115,13 @@ class TestSignals:
             output, errors = process.communicate(timeout=300)
         finally:
             process.kill()
-        said = f"fima: SIGTERM: not done {grace:g} s later, so ended; the last checkpoint is as it was"
+        said = f"fima: SIGTERM: not done {grace + step:.3g} s later, so ended; the last checkpoint is as it was"
         assert [line for line in errors.splitlines() if "stopping after this step" not in line] == [said] * ends
         assert process.returncode == (128 + signal.SIGTERM if ends else 0)
         assert output == ("" if ends else "step done\n")
 
     def test_sigterm_to_a_child_is_nothing_to_its_parent(self) -> None:
-        words = [sys.executable, "-c", WAITING, "after its child", "0.2"]
+        words = [sys.executable, "-c", WAITING, "after its child", "0.2", "0"]
         outcome = subprocess.run(words, capture_output=True, text=True, timeout=300)
         assert (outcome.returncode, outcome.stdout) == (0, "ready\nstep done\n"), outcome.stderr
 

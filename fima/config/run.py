@@ -45,7 +45,8 @@ class RunConfig:
     timeout_minutes: float = 30.0
     """Minutes after which a process gives up waiting for the others."""
     grace_seconds: float = 3.0
-    """Seconds after SIGTERM in which the run may finish its step and save; then it ends. 0: as long as it takes."""
+    """Seconds that the run has after SIGTERM, beside the time of a step, to finish its step and save; then it ends.
+    0: as long as it takes."""
 
     def __post_init__(self) -> None:
         require_least(self, "run.", seed=0, checkpoint_epochs=1, checkpoint_minutes=0, keep_last=1, log_steps=1)

@@ -164,7 +164,7 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
         if is_saved:
             save(training, progress)
             saved_seconds = time.monotonic()
-        meter.step_ends()
+        training.stop.step_seconds = meter.step_ends()
     if waiting is not None:
         progress = count(training, meter, waiting, progress)
     if progress.step_in_epoch == len(task.loader):

@@ -31,11 +31,14 @@ class EpochMeter:
 
     def step_starts(self) -> None:
         """The batch has arrived: what went by since the last step was waiting for data."""
-        self._wait_seconds += time.perf_counter() - self._mark_seconds
+        now = time.perf_counter()
+        self._wait_seconds += now - self._mark_seconds
+        self._mark_seconds = now
 
-    def step_ends(self) -> None:
-        """The host has nothing to do until the next batch arrives."""
-        self._mark_seconds = time.perf_counter()
+    def step_ends(self) -> float:
+        """The host has nothing to do until the next batch arrives. Returns the seconds since this one did."""
+        began, self._mark_seconds = self._mark_seconds, time.perf_counter()
+        return self._mark_seconds - began
 
     def count(self, progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
         """Count a step that is done; return the progress after it."""

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Self
 
@@ -20,14 +20,16 @@ class StopRequest(contextlib.ExitStack):
     """Context manager: a signal asks the loop to stop after its step; a Ctrl-C after it ends the program at once.
 
     Other signals after the first change nothing: a scheduler sends several, and the last checkpoint is being written.
-    Only SIGTERM has a time, 0 for any. After it the program ends, whatever it does, with the exit code of SIGTERM: a
-    thread learns of the signal from the system, also while the main one is in a decoder that never comes back.
-    `signal_number` is None until a signal arrives, then the first one's.
+    Only SIGTERM has a time, 0 for any, to which `step_seconds` is added, the time that the last step took: one that has
+    just begun can be done. After it the program ends, whatever it does, with the exit code of SIGTERM: a thread learns
+    of the signal from the system, also while the main one is in a decoder that never comes back. `signal_number` is
+    None until a signal arrives, then the first one's.
     """
 
     def __init__(self, grace_seconds: float) -> None:
         super().__init__()
         self.signal_number: int | None = None
+        self.step_seconds = 0.0
         self._grace_seconds = grace_seconds
         self._since_seconds = 0.0
 
@@ -38,8 +40,11 @@ class StopRequest(contextlib.ExitStack):
                 # nohup has a lost terminal ignored; Ctrl-C is also ignored in a shell's background, where it means us.
                 if signal.Signals(number).name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self.callback(signal.signal, number, signal.signal(number, self._receive))
-            self.enter_context(ended_after(self._grace_seconds, "; the last checkpoint is as it was"))
+            self.enter_context(ended_after(self._seconds_left, "; the last checkpoint is as it was"))
         return self
+
+    def _seconds_left(self) -> float:
+        return self._grace_seconds and self._grace_seconds + self.step_seconds
 
     def _end_stuck_children(self) -> None:
         if self.signal_number == signal.SIGTERM:  # the loader would wait for each of those that are stuck
@@ -58,7 +63,7 @@ class StopRequest(contextlib.ExitStack):
 
 
 @contextlib.contextmanager
-def ended_after(grace_seconds: float, note: str = "") -> Iterator[None]:
+def ended_after(grace_seconds: Callable[[], float], note: str = "") -> Iterator[None]:
     """End the program, and the processes that decode, so long after SIGTERM (0: never), unless the block has ended."""
     arrivals, wakeup = os.pipe()
     if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does not ask for it
@@ -69,8 +74,9 @@ def ended_after(grace_seconds: float, note: str = "") -> Iterator[None]:
     def watch() -> None:
         with os.fdopen(arrivals, "rb", buffering=0) as numbers:  # a byte a signal
             while number := numbers.read(1):
-                if number[0] == signal.SIGTERM and grace_seconds and not is_over.wait(grace_seconds):
-                    took = f"not done {grace_seconds:g} s later"
+                seconds = grace_seconds()
+                if number[0] == signal.SIGTERM and seconds and not is_over.wait(seconds):
+                    took = f"not done {seconds:.3g} s later"
                     os.write(2, f"fima: SIGTERM: {took}, so ended{note}\n".encode())
                     _end_children()
                     os._exit(128 + signal.SIGTERM)
@@ -96,7 +102,7 @@ def sigterm_leaves_in_order(grace_seconds: float) -> Iterator[None]:
         return
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        with ended_after(grace_seconds):
+        with ended_after(lambda: grace_seconds):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)

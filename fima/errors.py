@@ -98,6 +98,16 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else f"; choose from {', '.join(known)}"
 
 
+def near_path(path: Path, names: Iterable[str] = ()) -> str:
+    """Return `; did you mean "..."?` for what is in a path's place, or of the names, and is like it; else nothing."""
+    with contextlib.suppress(OSError, StopIteration):  # a folder that cannot be listed
+        place = next(folder for folder in path.parents if folder.is_dir())
+        known = [*names, *(there.name for there in place.iterdir())]
+        near = difflib.get_close_matches(path.relative_to(place).parts[0], known, n=1, cutoff=0.6)
+        return f"; did you mean `{place / near[0]}`?" if near else ""
+    return ""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error of another library says; its type, where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

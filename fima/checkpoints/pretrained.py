@@ -30,7 +30,7 @@ from fima.checkpoints.checkpoint import (
 from fima.checkpoints.run_folder import RunFolder
 from fima.checkpoints.torch_file import HoldsClassesError, read_content, read_inert, refuse_other_kinds, remedy, states
 from fima.config import ModelConfig, PretrainConfig
-from fima.errors import CheckpointError, ConfigError, first_line, warn
+from fima.errors import CheckpointError, ConfigError, first_line, near_path, warn
 from fima.files.atomic import written_whole
 from fima.recipe import config_from_mapping, config_to_mapping
 
@@ -91,7 +91,7 @@ def encoder_file(source: Path) -> Path:
         return source
     if source.name not in names:
         shipped = f"those that come with fima are {', '.join(names)}" if names else "no encoder comes with this fima"
-        raise CheckpointError(f"{source}: no such file or folder, and {shipped}")
+        raise CheckpointError(f"{source}: no such file or folder, and {shipped}{near_path(source, names)}")
     return ENCODERS / source.name / WEIGHTS_FILE
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor
 
-from fima.errors import CheckpointError
+from fima.errors import CheckpointError, near_path
 from fima.files.atomic import written_whole
 
 OTHER_KINDS = {
@@ -67,7 +67,8 @@ def read_content(path: Path) -> Any:  # noqa: ANN401
     CheckpointError where it is missing, damaged, altered, or holds more than plain values and tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder, not a' if path.is_dir() else 'no such'} checkpoint file")
+        what = "is a folder, not a checkpoint file" if path.is_dir() else f"no such checkpoint file{near_path(path)}"
+        raise CheckpointError(f"{path}: {what}")
     refuse_other_kinds(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fima.errors import DataError, warn
+from fima.errors import DataError, near_path, warn
 
 if TYPE_CHECKING:  # it needs NumPy, for which help need not wait
     from fima.config import Dataset
@@ -31,7 +31,7 @@ def listed_videos(
     from fima.data.layouts.rows import TABLE_SUFFIXES
 
     if not given.exists():
-        raise DataError(f"{given}: no such file or folder; check the path")
+        raise DataError(f"{given}: no such file or folder{near_path(given) or '; check the path'}")
     if not given.is_dir() and given.suffix.lower() not in TABLE_SUFFIXES:
         return [Video(given, None)]
     videos = list_videos(given, split, split_index, dataset=dataset, annotations=annotations)

@@ -7,7 +7,7 @@ from pathlib import Path
 from fima.config import Dataset
 from fima.data.layouts import diving48, folder, hmdb51, kinetics, ssv2, table, ucf101
 from fima.data.layouts.video_list import Layout, Request, Split, Video, VideoList
-from fima.errors import DataError
+from fima.errors import DataError, near_path
 
 __all__ = ["Split", "Video", "VideoList", "list_videos", "recognise"]
 
@@ -64,7 +64,7 @@ def recognise(root: Path, annotations: str | Path | None = None) -> Dataset:
 def _checked(root: Path, annotations: str | Path | None) -> Path | None:
     """The annotations as a path; both places are there and can be read."""
     if not root.exists():
-        raise DataError(f"{root}: no such folder; give the folder that holds the videos")
+        raise DataError(f"{root}: no such folder{near_path(root) or '; give the folder that holds the videos'}")
     if root.is_file() and table.find_table(root, None) is None:
         raise DataError(
             f"{root}: is a file; give the folder that holds the videos ({root.parent}), or a table with the columns "

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fima.errors import ConfigError, DataError
+from fima.errors import ConfigError, DataError, near_path
 from fima.files.atomic import written_whole
 from fima.version import pip_install
 
@@ -73,7 +73,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 def read_embeddings(path: Path) -> Embeddings:
     """Read what `write_embeddings` wrote. Raises DataError where the file is missing, damaged, or something else."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file of embeddings; write one with `fima embed`")
+        raise DataError(f"{path}: no such file of embeddings{near_path(path) or '; write one with `fima embed`'}")
     readers = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise DataError(f"{path}: not a file of embeddings; it must end in one of {', '.join(SUFFIXES)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fima.checkpoints.run_folder import RunFolder
-from fima.errors import ConfigError
+from fima.errors import ConfigError, near_path
 from fima.evaluate.report import CONFUSION, ClassReport
 from fima.files.jsonl import read_lines
 from fima.recipe import RECORD_KEY, read_yaml
@@ -188,7 +188,7 @@ def read_run(root: Path, name: str) -> RunRecord:
     if root.is_file():
         raise ConfigError(f"{root}: is a file; give the folder of a run (its --out)")
     if not root.is_dir():
-        raise ConfigError(f"{root}: no such folder; give the folder of a run (its --out)")
+        raise ConfigError(f"{root}: no such folder{near_path(root) or '; give the folder of a run (its --out)'}")
     if not run.config.is_file():
         inside = sorted(path.parent for path in root.glob("*/config.yaml"))
         named = shlex.join(map(str, inside[:MOST_NAMED])) + (" …" if len(inside) > MOST_NAMED else "")

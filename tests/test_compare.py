@@ -149,8 +149,10 @@ def test_two_encoders_in_one_table(videos: Path, tmp_path: Path, capsys: Capture
     # Both are shown the same clips, so that each video is decoded once.
     assert len(opened) == len(set(opened)) == 24
     lists = content["encoders"]["B"]["lists_hash"]
-    line = f"6 folds ({lists}) · seed 0 · clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
-    assert content["provenance"] == f"{line} · protocols: linear 1"
+    drawn = "95 %: bootstrap over 6 groups of test videos"
+    clips = "clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0"
+    line = f"6 folds ({lists}) · 24 test videos · {drawn} · seed 0 · {clips} · protocols: linear 1"
+    assert content["provenance"] == line
     assert content["provenance"] in " ".join(output.split())
 
 

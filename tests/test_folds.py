@@ -324,7 +324,8 @@ def test_the_command_over_folds(
     assert "mean ± sd" in output
     assert "95 %" in output
     said = " ".join(output.split())
-    assert f"4 folds ({result['lists_hash']}) · seed 0 · clips: frames 4" in said
+    drawn = "95 %: bootstrap over 4 groups of test videos"
+    assert f"4 folds ({result['lists_hash']}) · 16 test videos · {drawn} · seed 0 · clips: frames 4" in said
     assert "low_shot_curve: fewer than 10 training videos of every class; this size is left out" in warnings
     first = out.read_bytes()
     assert main([*argv, "--cross-validation", "group", "--features", "avg", "both:avg"]) == 0

@@ -80,7 +80,6 @@ def _write(arguments: EvaluateArguments, collected: Collected) -> None:
         print(out.read_text(encoding="utf-8"), end="")
         return
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.encoder.name}"))
-    print(f"clips: {subject.encoder.preprocessing(subject.clips)}")
     for sentence in choices(result):
         print(sentence)
     if result.verdict:

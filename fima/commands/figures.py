@@ -62,11 +62,16 @@ def provenance(results: Mapping[str, EvaluationResult]) -> str:
     protocols = ", ".join(f"{name} {version}" for name, version in versions.items() if "@" not in name)
     unit = first.unit if count == 1 else f"{first.unit}s"
     lists = f"{count} {unit} ({first.lists_hash})" if first.lists_hash else f"{count} {unit}"
-    return " · ".join([lists, *_videos(first), f"seed {first.seed}", *clips, f"protocols: {protocols}"])
+    has_intervals = any(result.intervals for result in results.values())
+    drawn = [f"95 %: bootstrap over {first.num_groups} groups of test videos"] if has_intervals else []
+    return " · ".join([lists, *_videos(first), *drawn, f"seed {first.seed}", *clips, f"protocols: {protocols}"])
 
 
 def _videos(result: EvaluationResult) -> list[str]:
-    """How many videos the figures of a single split are of, and how they were told apart."""
+    """How many videos the figures of folds or of a single split are of, and how those were told apart."""
+    if result.unit == "fold":
+        tested = sum(fold.get("test", {}).get("num_evaluated", 0) for fold in result.data.values())
+        return [counted(tested, "test video")] if tested else []
     train, test = (result.data.get(name, {}) for name in ("train", "test"))
     if "num_evaluated" not in train or "num_evaluated" not in test:
         return []

@@ -25,7 +25,7 @@ from fima.use.export.formats import SUFFIXES, Exportable, Format, open_exported,
 from tests.encoder_files import small_encoder, write_checkpoint
 from tests.evaluation_data import write_state_dict
 from tests.finetune_runs import after
-from tests.small_runs import SMALL_CONFIG
+from tests.small_runs import SMALL_CONFIG, with_settings
 from tests.video_files import write_ucf101_avi
 
 Capture = pytest.CaptureFixture[str]
@@ -124,6 +124,7 @@ def test_a_card_is_of_the_run_that_the_encoder_comes_from(
         assert "- name: dances\n- videos: 8\n" in found
         assert "| `--optim.lr` | 0.05 |" in found
         assert "| knn/top1 | 50.0 |" in found
+        assert "The first weights" not in found
     for number in (1, 2):  # as of two checkpoints of a run that went on
         content = {"encoder": {"checkpoint_hash": f"hash {number}"}, "figures": {"knn/top1": number}, "chance": {}}
         (run.root / "evaluation").mkdir(exist_ok=True)
@@ -133,8 +134,9 @@ def test_a_card_is_of_the_run_that_the_encoder_comes_from(
     assert "| knn/top1 | 1.0 |" not in found
     apart = RunFolder(tmp_path / "other", tmp_path / "apart")
     apart.root.mkdir()
-    apart.write_config(SMALL_CONFIG, {"num_videos": 8})
+    apart.write_config(with_settings("model", init_from="small"), {"root": "/data/dances", "num_videos": 8})
     write_checkpoint(apart.last)
+    assert "The first weights were those of `small`" in card(apart.root)
     assert "| `--optim.lr` | 0.05 |" in card(apart.root)
 
 

@@ -140,6 +140,7 @@ def test_videos_without_labels(tmp_path: Path) -> None:
     found = Elements(out.read_text(encoding="utf-8"))
     assert sum(tag == "video" for tag, _ in found.tags) == 5 + 5 * (1 + 4)
     assert "same class" not in " ".join(found.texts)
+    assert f"fima evaluate {tmp_path / 'run'} LABELLED" in found.texts
     assert "other videos" in " ".join(str(attributes.get("aria-label")) for _, attributes in found.tags)
 
 

@@ -1,6 +1,7 @@
 """The page itself: one file that needs nothing else, with tabs, charts, players and both colour schemes."""
 
 import datetime
+import shlex
 from collections.abc import Sequence
 
 from plotly.offline import get_plotlyjs
@@ -33,6 +34,7 @@ def build_page(
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         tabs=TABS,
         runs=runs,
+        quoted=shlex.quote,
         run_colour=run_colour,
         figure_names=FIGURE_NAMES,
         curves=curve_charts(runs),

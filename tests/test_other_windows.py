@@ -137,3 +137,28 @@ def test_a_video_that_one_window_lacks_is_left_out_of_all() -> None:
     assert [video.path for video in together.undecodable] == ["b", "c"]
     with pytest.raises(DataError, match="b: no video can be decoded in all of --other-windows"):
         side_by_side({"": features("a", 0, "b"), "stride=2": features("b", 0, "a")})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words", "is_named"),
+    [
+        ("small", ["linear"], True),
+        ("small", ["linear", "--features", "avg", "grid"], False),
+        ("small", ["knn"], False),
+        ("weights.pt", ["linear"], False),
+    ],
+)
+def test_of_small_the_choice_that_suits_few_videos_is_named(
+    encoder: str,
+    words: list[str],
+    is_named: bool,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_state_dict(videos / "weights.pt")
+    monkeypatch.chdir(videos)
+    argv = ["evaluate", encoder, "videos.csv", "--out", str(tmp_path / "result.json"), *WORDS, "--cross-validation"]
+    assert main([*argv, "group", "--protocols", *words]) == 0
+    assert ("--features grid depths --other-windows stride=2" in capsys.readouterr().out) == is_named

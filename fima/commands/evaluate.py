@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
 
 
+RICHER = "--features grid depths --other-windows stride=2"
+"""What the probe does better with on a few hundred videos (docs/small_data.md), at twice the time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(LabelledArguments):
     """Evaluate a checkpoint on labelled videos, with its weights frozen.
@@ -82,6 +86,9 @@ def _write(arguments: EvaluateArguments, collected: Collected) -> None:
     Console().print(figures_table(result, f"{arguments.checkpoint} · {subject.encoder.name}"))
     for sentence in choices(result):
         print(sentence)
+    config = arguments.config
+    if result.encoder.get("backbone") == "small" and "linear" in result.protocols and len(config.candidates) == 1:
+        print(f"with few videos, the probe may get more from `small`, in twice the time, by {RICHER}")
     if result.verdict:
         print(result.verdict)
     print(f"wrote {out}" + (f" and confusion matrices in {reports}" if reports.is_dir() else ""))

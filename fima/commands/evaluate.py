@@ -48,7 +48,7 @@ class EvaluateArguments(LabelledArguments):
     out: Annotated[OutputFile | None, OUT] = None
     """The JSON to write. None: `evaluation/<checkpoint>.json` in the folder of the run, or in
     `<encoder>-evaluation/` where the encoder is not a file; with a number where that holds other protocols, clips,
-    features or videos. Confusion matrices and accuracies by class go to a folder of the same name next to it."""
+    features, videos or seeds. Confusion matrices and accuracies by class go to a folder of the same name next to it."""
     backbone: str | None = None
     """Architecture that the checkpoint must have. None: any."""
     diagnose: bool = False

@@ -80,8 +80,8 @@ def free_or_own(file: Path, is_own: Callable[[Any], bool]) -> Path:
 
 
 def is_same_measurement(earlier: Mapping[str, Any], collected: Collected) -> bool:
-    """Whether an earlier result is of the same protocols on the same clips of the same videos, and on features of the
-    same kinds, as far as it says. KeyError where it does not say the first."""
+    """Whether an earlier result is of the same protocols on the same clips of the same videos, on features of the same
+    kinds and with the same settings of the probe, as far as it says. KeyError where it does not say the first."""
     protocols = {collected.protocol_of(name) for name in earlier["protocols"]}
     is_same = protocols == set(collected.protocols) and earlier["lists_hash"] == collected.lists_hash
     return is_same and earlier.get("looked_at", collected.looked_at) == collected.looked_at

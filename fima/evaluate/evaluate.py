@@ -68,9 +68,16 @@ class Collected:
 
     @property
     def looked_at(self) -> dict[str, Any]:
-        """Clips, and features to choose from, where a protocol looks at them: others make another measurement."""
+        """What another measurement has others of: clips, features to choose from where a protocol looks at them, and
+        settings of the probe that are not the usual ones."""
         has_features = not set(self.protocols).isdisjoint(ALL_FEATURE_PROTOCOLS)
-        return {"clips": asdict(self.subject.clips), "features": [*self.config.candidates] if has_features else []}
+        usual = EvaluationConfig()
+        probe = {name: getattr(self.config, name) for name in ("seed", "low_shot", "low_shot_draws", "l2_normalise")}
+        return {
+            "clips": asdict(self.subject.clips),
+            "features": [*self.config.candidates] if has_features else [],
+            **{name: value for name, value in probe.items() if value != getattr(usual, name)},
+        }
 
     @property
     def lists_hash(self) -> str:

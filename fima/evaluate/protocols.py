@@ -253,7 +253,8 @@ class EvaluationResult:
     grouping: dict[str, str | int] = field(default_factory=dict)
     """What folds and groups are: `cross_validation`, `folds` and `group_by` of the settings, where they were given."""
     looked_at: dict[str, Any] = field(default_factory=dict)
-    """`clips`, and the `features` to choose from (`--features`, `--other-windows`), where a protocol looks at them."""
+    """`clips`; the `features` to choose from (`--features`, `--other-windows`), where a protocol looks at them; and
+    settings of the probe that are not the usual ones."""
     seed: int = 0
     lists_hash: str = ""
     """Of all lists of all splits or folds together: the same where the same videos were trained on and tested."""

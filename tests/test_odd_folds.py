@@ -21,5 +21,9 @@ def test_a_fold_with_a_slash_in_its_name_keeps_no_tables_of_an_earlier_evaluatio
             rows.append(f"{name}_{person}.avi,{name},,2024/{person}")
     for protocol in ("linear", "knn"):
         assert evaluate_rows(tmp_path / "videos", rows, protocol)[0] == 0
-    tables = {path.parent.relative_to("found").as_posix() for path in Path("found").rglob("confusion.csv")}
-    assert tables == {f"fold-2024%2F{person}/knn" for person in PEOPLE}
+    tables = {path.parent.relative_to("found").as_posix(): path for path in Path("found").rglob("confusion.csv")}
+    assert tables.keys() == {"knn", *(f"fold-2024%2F{person}/knn" for person in PEOPLE)}
+    counts = {name: np.loadtxt(path, delimiter=",", skiprows=1, usecols=(1, 2)) for name, path in tables.items()}
+    everyone = counts.pop("knn")
+    assert everyone.sum() == len(rows)
+    assert (everyone == sum(counts.values())).all()

@@ -20,7 +20,7 @@ from fima.visual.report.charts import (
 )
 from fima.visual.report.media import MediaStore
 from fima.visual.report.runs import Result, RunRecord
-from fima.visual.report.sections import Table, results
+from fima.visual.report.sections import Table, classes, results
 from tests.video_files import moving_square
 
 
@@ -87,6 +87,15 @@ def test_the_bars_of_a_run_have_its_colour(tmp_path: Path) -> None:
     bars, chance = found.bars.data
     assert (bars["name"], bars["marker"]["color"], chance["name"]) == ("evaluated", run_colour(1), "chance")
     assert found.bars.summary == "evaluated: kNN, top-1 5.0 percent."
+
+
+def test_of_folds_the_classes_of_all_together_are_shown(tmp_path: Path) -> None:
+    report = ClassReport(name="last/fold-a/knn", classes=["x"], counts=[[1]])
+    everyone = [report, replace(report, name="last/fold-b/knn"), replace(report, name="last/knn", counts=[[2]])]
+    run = RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], class_reports=everyone)
+    assert [group.name for group in classes([run], {})] == ["last/knn"]
+    alone = replace(run, class_reports=everyone[:2])
+    assert [group.name for group in classes([alone], {})] == ["last/fold-a/knn", "last/fold-b/knn"]
 
 
 def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:

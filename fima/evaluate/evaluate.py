@@ -44,6 +44,10 @@ STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis":
 NO_LABELS = torch.empty(0, dtype=torch.int64)
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
+Scores = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
+"""By protocol and test list: class scores (V, classes) and labels (V,)."""
+Table = tuple[Scores, Sequence[str]]
+"""Scores, and the names of the classes."""
 PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
 """Protocols that fit a probe, and the training videos that they need of some class."""
 
@@ -89,20 +93,16 @@ class Collected:
         """Compute the figures, in one process, and what each protocol made of each test video.
 
         Confusion matrix and accuracies by class of each protocol that classifies go into the folder `reports`, by split
-        where there are several; None writes none.
+        where there are several, and of all folds together; None writes none.
         """
         results: dict[SplitName, EvaluationResult] = {}
         tested = Tested()
-        tables: dict[Path, tuple[dict[str, Measured], Sequence[str]]] = {}
+        tables: dict[SplitName, Table] = {}
         for number, lists in self.splits.items():
-            unit = "fold" if isinstance(number, str) else "split"
             measured, evaluated = self._measure(number, lists)
             tested.add(number, measured, evaluated["test"].paths if "test" in evaluated else [], lists.groups)
-            if reports is not None:
-                # A slash in the name of a fold makes no folder of its own.
-                folder = reports / f"{unit}-{number}".replace("/", "%2F") if len(self.splits) > 1 else reports
-                tables[folder] = measured, lists.test.classes
-            which = {"fold" if unit == "fold" else "split_index": number}
+            tables[number] = {name: found.scores for name, found in measured.items()}, lists.test.classes
+            which = {"fold" if _unit(number) == "fold" else "split_index": number}
             data = {
                 name: {**videos.describe(), **which, "list_hash": _list_hash(videos), **evaluated[name].describe()}
                 for name, videos in lists.all.items()
@@ -122,7 +122,7 @@ class Collected:
         if all(lists.groups for lists in self.splits.values()):
             result = replace(result, intervals=tested.intervals(self.config.seed), num_groups=tested.num_groups)
         if reports is not None:  # when nothing can fail any more: those of an earlier evaluation go
-            _replace_reports(reports, tables)
+            _replace_reports(reports, _by_folder(reports, tables))
         return result, tested
 
     def _measure(self, number: SplitName, lists: SplitLists) -> tuple[dict[str, Measured], dict[str, Decoded]]:
@@ -164,15 +164,41 @@ def _list_hash(videos: VideoList) -> str:
     return digest([videos.classes, rows])[:16]
 
 
-def _replace_reports(reports: Path, tables: Mapping[Path, tuple[Mapping[str, Measured], Sequence[str]]]) -> None:
+def _unit(number: SplitName) -> str:
+    return "fold" if isinstance(number, str) else "split"
+
+
+def _by_folder(reports: Path, tables: Mapping[SplitName, Table]) -> Mapping[Path, Table]:
+    """What each folder of reports is of: a split or a fold, or all folds together, which test every video once."""
+    (first, (_, classes)), *others = tables.items()
+    if not others:
+        return {reports: tables[first]}
+    # A slash in the name of a fold makes no folder of its own.
+    found = {reports / f"{_unit(name)}-{name}".replace("/", "%2F"): table for name, table in tables.items()}
+    if _unit(first) == "fold" and all(other == classes for _, (_, other) in others):
+        found[reports] = _together([scores for scores, _ in tables.values()]), classes
+    return found
+
+
+def _together(folds: Sequence[Scores]) -> Scores:
+    """The scores of all folds, where each of them has some."""
+    joined: dict[str, dict[str, tuple[Tensor, Tensor]]] = defaultdict(dict)
+    for name, test in ((name, test) for name, by_list in folds[0].items() for test in by_list):
+        if all(test in fold.get(name, {}) for fold in folds):
+            scores, labels = zip(*(fold[name][test] for fold in folds), strict=True)
+            joined[name][test] = torch.cat(scores), torch.cat(labels)
+    return joined
+
+
+def _replace_reports(reports: Path, tables: Mapping[Path, Table]) -> None:
     """Write the tables of each folder, and remove those of an earlier evaluation, which may be of other protocols."""
     for folder in (path for pattern in ("*", "fold-*/*", "split-*/*") for path in reports.glob(pattern)):
         if re.split("[@-]", folder.name)[0] in PROTOCOLS:
             for name in (CONFUSION, PER_CLASS):
                 (folder / name).unlink(missing_ok=True)
-    for folder, (measured, classes) in tables.items():
-        for name, found in measured.items():
-            for test, (scores, labels) in found.scores.items():
+    for folder, (found, classes) in tables.items():
+        for name, by_list in found.items():
+            for test, (scores, labels) in by_list.items():
                 write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
 
 

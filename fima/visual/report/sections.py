@@ -16,6 +16,7 @@ from fima.visual.report.runs import FIGURE_NAMES, Result, RunRecord
 
 EPOCH_COLUMNS = ("loss", "instance", "frame", "cell", "lr", "videos_per_second", "data_wait_share", "seconds")
 MOST_EPOCH_ROWS = 400
+FOLD = re.compile(r"/fold-[^/]*/")
 CLASS_ORDER = ("evaluate", "linear", "knn")
 PROTOCOL_SECTIONS = ("encoder", "protocols", "data", "versions", "notes")
 NUMBER = re.compile(r"-?\d[\d,.]*(e[+-]?\d+)?( (±|to) [\d.]+)?")
@@ -191,7 +192,9 @@ def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list
         fallback = [votes[run.name]] if run.name in votes else []
         for report in run.class_reports or fallback:
             groups.setdefault(report.name, {})[run.name] = report
-    return [_class_group(name, groups[name]) for name in sorted(groups, key=_class_order)]
+    # Those of single folds say little where there are those of all folds together.
+    names = [name for name in groups if (whole := FOLD.sub("/", name)) == name or whole not in groups]
+    return [_class_group(name, groups[name]) for name in sorted(names, key=_class_order)]
 
 
 def _class_order(name: str) -> tuple[bool, int]:

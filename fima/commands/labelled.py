@@ -131,11 +131,11 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
     if "low_shot_curve" in (config.protocols or ()):
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
+    folds = "--cross-validation group" if config.group_by is None else "--folds N"
     if 0 < len(tested) < FEWEST_GROUPS:
         named = f"group{'s' if len(tested) > 1 else ''} {', '.join(sorted(tested))}"
         sentence = f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more"
         if config.cross_validation is None and config.folds is None:
-            folds = "--cross-validation group" if config.group_by is None else "--folds N"
             sentence += f"; {folds} tests every one once"
         sentences.append(sentence)
     for number, split in splits.items():
@@ -144,7 +144,7 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
             few = f"{', '.join(shared[:3])}{', …' if len(shared) > 3 else ''}"
             sentences.append(
                 f"split {number}: {counted(len(shared), 'group')} ({few}) with training and test videos, so figures "
-                "are not of unseen ones; --cross-validation group keeps each on one side"
+                f"are not of unseen ones; {folds} keeps each on one side"
             )
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         warn(sentence)

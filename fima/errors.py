@@ -103,7 +103,8 @@ def near_path(path: Path, names: Iterable[str] = ()) -> str:
     with contextlib.suppress(OSError, StopIteration):  # a folder that cannot be listed
         place = next(folder for folder in path.parents if folder.is_dir())
         known = [*names, *(there.name for there in place.iterdir())]
-        near = difflib.get_close_matches(path.relative_to(place).parts[0], known, n=1, cutoff=0.6)
+        # A folder in a file's place is there: it would be its own nearest.
+        near = [] if path.exists() else difflib.get_close_matches(path.relative_to(place).parts[0], known, 1, 0.6)
         return f"; did you mean `{place / near[0]}`?" if near else ""
     return ""
 

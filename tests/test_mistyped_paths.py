@@ -27,3 +27,13 @@ def test_of_a_mistyped_path_the_near_one_is_named(
     monkeypatch.chdir(tmp_path)
     assert f"; did you mean `{meant}`?" in refused(words, capsys)
     assert "did you mean" not in refused(["doctor", "/nowhere/at/all"], capsys)
+
+
+@pytest.mark.parametrize("words", [["search", "runs/mine", "walk.mp4"], ["report", "walk.mp4", "-o", "r.html"]])
+def test_a_folder_in_the_place_of_a_file_is_not_answered_with_itself(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "walk.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    assert f"`{words[1]}`" not in refused(words, capsys)

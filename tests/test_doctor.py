@@ -113,6 +113,13 @@ def test_duplicates(
     assert "a/2.avi: same content as a/1.avi" in output
 
 
+def test_a_line_break_in_the_name_of_a_duplicate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = write_ucf101_avi(tmp_path / "v" / "a\nb.avi")
+    shutil.copy(original, tmp_path / "v" / "c.avi")
+    assert doctor(tmp_path / "v") == 0
+    assert "c.avi: same content as a\\nb.avi" in capsys.readouterr().out
+
+
 def test_what_is_not_there_and_broken_files_that_are_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_ucf101_avi(tmp_path / "v" / "a.avi")
     for name in ("b.mp4", "c.mp4"):

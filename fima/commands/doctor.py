@@ -175,7 +175,7 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
     for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
         for finding in group[:NAMED_FILES]:
-            line = f"    {one_line(finding.path)}: {finding.reason}"
+            line = f"    {one_line(f'{finding.path}: {finding.reason}')}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if len(group) > NAMED_FILES:
             console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)

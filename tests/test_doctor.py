@@ -111,6 +111,7 @@ def test_duplicates(
     output = capsys.readouterr().out
     assert "duplicate (1):" in output
     assert "a/2.avi: same content as a/1.avi" in output
+    assert "\nevery video was checked by its header" in output
 
 
 def test_a_line_break_in_the_name_of_a_duplicate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

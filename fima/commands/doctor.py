@@ -149,7 +149,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     _show_findings(console, "cannot be used", diagnosis.problems)
     _show_findings(console, "to look at", diagnosis.notes)
     depth = "decoded to its end" if diagnosis.decoded else "checked by its header; --deep decodes it"
-    others = "every other video was" if diagnosis.problems else "no problem; every video was"
+    fine = "every video was" if diagnosis.notes else "no problem; every video was"
+    others = "every other video was" if diagnosis.problems else fine
     console.print(f"{others} {depth}", highlight=False)
 
 

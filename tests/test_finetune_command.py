@@ -42,7 +42,7 @@ def test_settings_that_make_no_sense_are_refused(videos: Path, pretrained: Path,
     out = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"scratch: random weights of which encoder\? Give --classifier.backbone"):
         finetune(changed("classifier", backbone=None), pretrained=None, data=videos, out=out)
-    with pytest.raises(ConfigError, match=r"--classifier.num-classes 101: .* has 2 classes"):
+    with pytest.raises(ConfigError, match=r"num-classes 101: .* has 2 classes .*; give data .*, or start a new run"):
         finetune(changed("classifier", num_classes=101), pretrained=None, data=videos, out=out)
     with pytest.raises(CheckpointError, match=r"last.pt.*r3d_18"):
         finetune(changed("classifier", backbone="r3d_18"), pretrained=pretrained, data=videos, out=out)

@@ -137,7 +137,8 @@ def find_lists(config: FinetuneConfig, data: Path) -> LabelledLists:
     if test.classes != train.classes:
         raise DataError(f"{data}: the test split has other classes than the training split; both need the same ones")
     count = len(train.classes)
-    rule = f"{data} has {count} classes ({train.layout}); leave the flag out, or give the data that it is meant for"
+    # In a run that goes on, the number is that of its settings, without a flag that could be left out.
+    rule = f"{data} has {count} classes ({train.layout}); give data with as many, or start a new run without the flag"
     require(classifier.num_classes in (None, count), "classifier.num_classes", classifier.num_classes, rule)
     if classifier.low_shot is not None:
         train = low_shot(train, classifier.low_shot, config.run.seed)

@@ -1,5 +1,6 @@
 """`fima compare`: differences of encoders on the same videos, with intervals over the same groups."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from rich.table import Table
 
 from fima.cli import main
-from fima.commands.figures import comparison_table, provenance
+from fima.commands.figures import comparison_table, figures_table, provenance
+from fima.console import Console
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate import intervals
@@ -186,6 +188,31 @@ def test_chance_is_a_range_where_results_have_levels_of_their_own() -> None:
     (table,) = [part for part in comparison_table(results, "data").renderables if isinstance(part, Table)]
     (column,) = [column for column in table.columns if column.header == "chance"]
     assert list(column.cells) == ["15.9 to 16.8"]
+
+
+def test_no_name_is_cut_short_in_a_narrow_table() -> None:
+    names = ["linear/top1", "linear/top5", "diagnosis/one_frame/same_probe"]
+    figures = dict.fromkeys(names, 50.0)
+    result = EvaluationResult(
+        figures=figures,
+        chance=dict.fromkeys(names, 10.0),
+        encoder={},
+        protocols={},
+        data={},
+        versions={},
+        sd=dict.fromkeys(names, 10.0),
+        splits={str(number): figures for number in (1, 2, 3)},
+        intervals=dict.fromkeys(names, (40.0, 60.0)),
+    )
+    encoders = [f"runs/ucf101_i3d_fima_seed_{seed}" for seed in range(4)]
+    for table in (figures_table(result, "data"), comparison_table(dict.fromkeys(encoders, result), "data")):
+        with Console(width=80, file=io.StringIO()) as console:
+            console.print(table)
+        assert isinstance(console.file, io.StringIO)
+        printed = console.file.getvalue()
+        assert "…" not in printed
+        cells = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
+        assert "".join(cell[1].strip() for cell in cells) == "".join(names)
 
 
 def test_encoders_with_clips_of_their_own(videos: Path, tmp_path: Path, capsys: Capture, opened: list[Path]) -> None:

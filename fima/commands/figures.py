@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fima.data.layouts.video_list import counted
@@ -28,7 +28,7 @@ def protocols_table() -> Table:
 
 def figures_table(result: EvaluationResult, title: str) -> Group:
     """Return a row a figure, in percent, with its interval; of several splits, a column each before that."""
-    table = Table("figure")
+    table = Table(Column("figure", overflow="fold"))
     # Folds may be many; those of each are in the JSON.
     shown = {} if result.unit == "fold" else result.splits
     splits = [f"split {number}" for number in shown]
@@ -106,9 +106,9 @@ def choices(result: EvaluationResult) -> list[str]:
 
 def comparison_table(results: Mapping[str, EvaluationResult], title: str) -> Group:
     """Return a row a figure, in percent, and a column an encoder, with intervals or deviations where there are any."""
-    table = Table("figure")
+    table = Table(Column("figure", overflow="fold"))
     for name in (*results, "chance"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     everything = list(results.values())
     found = [(result.figures, result.chance) for result in everything]
     for figure in everything[0].figures:

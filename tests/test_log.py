@@ -1,7 +1,9 @@
 """What a run says on a terminal, and what it does when its records cannot be written."""
 
 import io
+import itertools
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +86,23 @@ def test_a_run_goes_on_without_tensorboard(
     assert capsys.readouterr().err.count("no more events for TensorBoard: they cannot be written (No space left") == 1
     kinds = [line["kind"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert kinds == ["step", "step", "epoch"]
+
+
+def test_a_full_disk_under_the_threads_of_tensorboard_is_one_line(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(*arguments: object) -> None:
+        if next(events) > 2:
+            raise OSError(28, "No space left on device")
+
+    events = itertools.count()
+    before = threading.excepthook
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full_disk)
+    pretrain(ONE_EPOCH, data=videos, out=tmp_path / "run")
+    assert threading.excepthook is before
+    error = capsys.readouterr().err
+    assert error.count("no more events for TensorBoard: they cannot be written (No space left") == 1
+    assert "Traceback" not in error
 
 
 def test_a_run_goes_on_where_its_output_goes_to_a_full_disk(

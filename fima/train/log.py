@@ -1,6 +1,7 @@
 """What a run says while it goes on: the terminal, `metrics.jsonl`, `skipped.jsonl` and TensorBoard."""
 
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,8 +33,10 @@ class RunLog:
         self._skipped = LineFile(run.skipped, self.warn)
         self._writer: SummaryWriter | None = None
         self._progress, self._num_steps = None, num_steps
+        self._excepthook = threading.excepthook
         if not enabled:
             return
+        threading.excepthook = self._in_a_thread
         # Also at the very beginning: a run that was ended before its first checkpoint may have left events.
         self._writer = SummaryWriter(str(run.root), purge_step=first_step + 1)
         console = Console()
@@ -58,6 +61,14 @@ class RunLog:
                 self._progress.stop()
         self.flush_to_disk()
         self._draw(lambda writer: writer.close())
+        threading.excepthook = self._excepthook
+
+    def _in_a_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        """Leave out the traceback of a thread of TensorBoard that cannot write: the next event raises its error."""
+        if not (
+            isinstance(arguments.exc_value, OSError) and type(arguments.thread).__module__.startswith("tensorboard")
+        ):
+            self._excepthook(arguments)
 
     def say(self, text: str) -> None:
         """Print one line to stdout, above the progress bar where there is one."""

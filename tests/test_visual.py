@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fima.backbones.registry import build_backbone
+from fima.cli import main
 from fima.data.datasets import Video, VideoList, list_videos
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
@@ -254,3 +255,10 @@ def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, t
     empty = VideoList(videos=[], classes=[], root=tmp_path, split="all", layout="")
     with pytest.raises(DataError, match="no video to show"):
         contact_sheet(empty, tmp_path / "sheet.png")
+
+
+def test_contact_sheet_counts_what_could_not_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "videos" / "a.mp4", np.zeros((4, 32, 32, 3), dtype=np.uint8))
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"not a video")
+    assert main(["contact-sheet", str(tmp_path / "videos"), "--out", str(tmp_path / "sheet.png")]) == 0
+    assert "(1 video could not be decoded, shown in grey)" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from fima.commands.parse import OUT
 from fima.config.checks import require, require_least
 from fima.data.datasets import list_videos
 from fima.data.layouts.files import mark_picture
+from fima.data.layouts.video_list import counted
 from fima.errors import warn
 from fima.files.output import OutputFile
 
@@ -50,5 +51,5 @@ def main(arguments: ContactSheetArguments) -> None:
     unreadable = contact_sheet(
         videos, arguments.out, examples_per_class=arguments.examples_per_class, num_frames=arguments.num_frames
     )
-    note = f" ({unreadable} videos could not be decoded and are grey)" if unreadable else ""
+    note = f" ({counted(unreadable, 'video')} could not be decoded, shown in grey)" if unreadable else ""
     print(f"wrote {arguments.out}{note}")

@@ -8,7 +8,7 @@ from fima.cli import main
 from fima.commands.parse import default_settings
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.errors import ConfigError
-from fima.library.clip_fit import first_training
+from fima.library.clip_fit import first_classifier, first_training
 from fima.recipe import read_recipe
 from tests.small_runs import make_videos
 
@@ -52,6 +52,14 @@ def test_a_few_long_recordings_are_many_windows() -> None:
     assert "mine --data.windows-per-video auto  (I3D" in first_training("v", [an_hour] * 3, lambda: True)
 
 
+def test_few_short_videos_with_classes_get_a_classifier() -> None:
+    assert first_classifier("my videos", [SHORT] * 999, 10) == (
+        "with labels: fima finetune small 'my videos' --out runs/classifier --preset small_finetune  (10 classes)"
+    )
+    for lengths, num_classes in (([SHORT] * 1000, 10), ([LONG] * 99, 10), ([SHORT] * 99, 1), ([SHORT] * 99, 0)):
+        assert first_classifier("v", lengths, num_classes) is None
+
+
 def test_long_videos_get_clips_by_the_second() -> None:
     by_the_second = "--preset small --data.span None --data.fps 12.5 --data.windows-per-video auto  (no GPU"
     assert by_the_second in first_training("v", [SHORT, LONG, LONG] * 100, lambda: False)
@@ -64,7 +72,9 @@ def test_the_doctor_says_it_unless_a_recipe_is_given(tmp_path: Path, capsys: pyt
     videos = make_videos(tmp_path / "videos", num_per_class=1)
     words = ["doctor", str(videos), "--index", str(tmp_path / "index"), "--workers", "1"]
     assert main(words) == 0
-    assert f"to begin: fima embed small {videos} -o vectors.npz" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"to begin: fima embed small {videos} -o vectors.npz" in said
+    assert f"with labels: fima finetune small {videos} --out runs/classifier" in said
     assert main([*words, "recipes/small.yaml"]) == 0
     assert "to begin" not in capsys.readouterr().out
 

@@ -25,7 +25,7 @@ from fima.data.quarantine import write_quarantine
 from fima.errors import ConfigError, one_line
 from fima.files.atomic import write_file
 from fima.files.output import OutputFile
-from fima.library.clip_fit import first_training, fit_of
+from fima.library.clip_fit import first_classifier, first_training, fit_of
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
 from fima.recipe import read_recipe
@@ -118,8 +118,10 @@ def main(arguments: DoctorArguments) -> int:
     if fit is not None:
         console.print(fit.line, markup=False, highlight=False, soft_wrap=True)
     if lengths and arguments.recipe is None:
-        begin = first_training(str(arguments.data), list(lengths.values()), _has_gpu)
-        console.print(begin, markup=False, highlight=False, soft_wrap=True)
+        root, every = str(arguments.data), list(lengths.values())
+        for line in (first_training(root, every, _has_gpu), first_classifier(root, every, len(videos.classes))):
+            if line is not None:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
         _write_json(arguments.json, {**asdict(diagnosis), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:

@@ -219,13 +219,25 @@ def windows_by_length(num_frames: int, fps: float) -> int:
     return min(MOST_WINDOWS, max(1, round(num_frames / (fps or USUAL_RATE) / WINDOW_SECONDS)))
 
 
+def first_classifier(root: str, lengths: Sequence[Length], num_classes: int) -> str | None:
+    """Name the command that trains a classifier on few and short videos; None for others, or without classes."""
+    if num_classes < 2 or len(lengths) >= FEW_VIDEOS or _are_long(lengths):
+        return None
+    command = f"fima finetune small {shlex.quote(root)} --out runs/classifier --preset small_finetune"
+    return f"with labels: {command}  ({num_classes} classes)"
+
+
+def _are_long(lengths: Sequence[Length]) -> bool:
+    known = [frames / rate for frames, rate in lengths if rate > 0]
+    return bool(known) and median(known) > LONG_SECONDS
+
+
 def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:
     """Name the command that suits these videos, after the table in docs/small_data.md.
 
     Whether there is a GPU is asked only where that decides.
     """
-    known = [(frames, rate) for frames, rate in lengths if rate > 0]
-    long = bool(known) and median(frames / rate for frames, rate in known) > LONG_SECONDS
+    long = _are_long(lengths)
     number = sum(windows_by_length(*length) for length in lengths) if long else len(lengths)
     counted_as = f"windows of {WINDOW_SECONDS:g} seconds" if long else "videos"
     if number < FEWEST_VIDEOS:
@@ -238,7 +250,7 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
     if many and has_gpu():
         return f"to begin: {command}{windows}  (I3D at 224 px, the paper's settings)"
     # The line above it on the paper's clips may advise a stride, which a span does not go with.
-    timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in known]):g}" if long else ""
+    timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in lengths if rate > 0]):g}" if long else ""
     why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} {counted_as}"
     epochs = " --optim.epochs 50" if number < RECIPE_VIDEOS else ""
     return f"to begin: {command} --preset small{timing}{windows}{epochs}  ({why}; {fits})"

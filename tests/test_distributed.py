@@ -114,22 +114,26 @@ def cell_loss_where_only_the_first_process_has_positives(rank: int) -> dict[str,
     return {"loss": loss.detach(), "gradient": gradient, "mean": distributed.all_reduce_mean(loss)}
 
 
-def step_of_backbone(_rank: int, backbone: Literal["i3d", "r2plus1d_18"]) -> dict[str, Tensor]:
+def step_of_backbone(_rank: int, backbone: str, precision: Literal["fp32", "bf16"]) -> dict[str, Tensor]:
     """A step as the training loop takes it: its loss."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         method = build_method(replace(MODEL, backbone=backbone), METHODS["moco"])
         network = distributed.data_parallel(method.to(memory_format=torch.channels_last_3d))
         clips = [ClipInputs(views={"full": torch.randn(2, 3, 8, 32, 32)}, box=torch.zeros(2, 4)) for _ in range(2)]
-        loss = network(*clips).total
+        with autocast(torch.device("cpu"), precision):
+            loss = network(*clips).total
         torch.autograd.backward(loss)
     assert not warned, warned[0].message
     return {"loss": loss.detach()}
 
 
-@pytest.mark.parametrize("backbone", ["i3d", pytest.param("r2plus1d_18", marks=pytest.mark.slow)])
-def test_a_step_of_two_processes_warns_of_nothing(backbone: str, tmp_path: Path) -> None:
-    results = run_processes(step_of_backbone, 2, tmp_path, backbone)
+@pytest.mark.parametrize(
+    ("backbone", "precision"),
+    [("i3d", "fp32"), ("tiny", "bf16"), pytest.param("r2plus1d_18", "fp32", marks=pytest.mark.slow)],
+)
+def test_a_step_of_two_processes_warns_of_nothing(backbone: str, precision: str, tmp_path: Path) -> None:
+    results = run_processes(step_of_backbone, 2, tmp_path, backbone, precision)
     assert all(result["loss"].isfinite() for result in results)
 
 

@@ -158,11 +158,8 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    for parameter in module.parameters():
-        if parameter.is_contiguous():
-            # Strides of sides of length 1 say nothing, but the reducer compares them with the gradient's, and warns.
-            strides = torch.empty(parameter.shape, device="meta").stride()
-            parameter.data = parameter.data.as_strided(parameter.shape, strides)
+    # Strides of sides of length 1 say nothing, and which ones a gradient has differs between kernels.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     with warnings.catch_warnings():
         # What torch 2.14 has in its place exchanges buffers at the start, and is not known to older versions.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

@@ -7,7 +7,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -187,17 +186,17 @@ class MotionTerm(Term[Tensor]):
 
 
 class FIMAWithATerm(FIMA):
-    """MoCo, and that term at half the weight."""
+    """FIMA, and that term at half the weight."""
 
     def __init__(self, model: ModelConfig, method: MethodConfig) -> None:
-        super().__init__(model, replace(method, frame_weight=0, cell_weight=0))
+        super().__init__(model, method)
         self.terms.append(MotionTerm())
         self.weights["motion"] = 0.5
 
 
-def first_step(name: str, videos: Path, out: Path) -> dict[str, float]:
+def first_step(name: str, videos: Path, out: Path, **weights: float) -> dict[str, float]:
     """The first logged step of a run of a method."""
-    config = with_settings("optim", with_settings("method", name=name), epochs=1)
+    config = with_settings("optim", with_settings("method", SMALL_CONFIG, name=name, **weights), epochs=1)
     pretrain(config, data=videos, out=out)
     found: dict[str, float] = read_lines(out / "metrics.jsonl", "step")[0]
     return found
@@ -208,9 +207,13 @@ def test_a_subclass_of_fima_has_all_its_losses(videos: Path, tmp_path: Path, mon
     expected, found = (first_step(name, videos, tmp_path / name) for name in ("fima", "subclass"))
     for part in ("loss", "instance", "frame", "cell"):
         assert found[part] == expected[part] > 0
-    other = first_step("with_a_term", videos, tmp_path / "with_a_term")
+    other = first_step("with_a_term", videos, tmp_path / "with_a_term", frame_weight=0, cell_weight=0)
     assert "frame" not in other
     assert other["loss"] == pytest.approx(other["instance"] + other["motion"] / 2, rel=1e-6)
+    off = {"instance_weight": 0, "frame_weight": 0, "cell_weight": 0}
+    alone = first_step("with_a_term", videos, tmp_path / "alone", **off)
+    assert "instance" not in alone
+    assert alone["loss"] == pytest.approx(alone["motion"] / 2, rel=1e-6)
 
 
 def test_the_documented_loss_is_simclrs(imported: Path) -> None:

@@ -64,8 +64,10 @@ class MethodConfig:
         fima_only = "is for the method `fima`; leave it out"
         require(self.cost == "full" or self.name == "fima", "method.cost", self.cost, fima_only)
         self.option_values()
-        motion = self.frame_weight + self.cell_weight if self.name != "moco" else 0.0
-        require(self.instance_weight + motion > 0, "method.instance_weight", self.instance_weight, "every loss is off")
+        motion = 0.0 if self.name == "moco" else self.frame_weight + self.cell_weight
+        # A method of another package may have losses of its own.
+        is_on = self.instance_weight + motion > 0 or self.name not in ("fima", "moco")
+        require(is_on, "method.instance_weight", self.instance_weight, "every loss is off")
 
     def option_values(self) -> dict[str, Any]:
         """Return the options by name, each read as YAML reads a value. Raises ConfigError where it cannot."""

@@ -75,6 +75,9 @@ def test_the_doctor_says_it_unless_a_recipe_is_given(tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert f"to begin: fima embed small {videos} -o vectors.npz" in said
     assert f"with labels: fima finetune small {videos} --out runs/classifier" in said
+    assert " fits " not in said, "the clips of `small` fit, and its recipe refuses flags for others"
+    assert main([*words, "--data.stride", "4"]) == 0
+    assert " fits 95% of them" in capsys.readouterr().out
     assert main([*words, "recipes/small.yaml"]) == 0
     assert "to begin" not in capsys.readouterr().out
 

@@ -89,6 +89,15 @@ def test_the_bars_of_a_run_have_its_colour(tmp_path: Path) -> None:
     assert found.bars.summary == "evaluated: kNN, top-1 5.0 percent."
 
 
+def test_a_column_of_folds_says_so(tmp_path: Path) -> None:
+    content = {"figures": {"knn/top1": 5.0}, "chance": {"knn/top1": 1.0}, "protocols": {}}
+    folds = {**content, "unit": "fold", "splits": {"a": {}, "b": {}}}
+    both = [Result(name="evaluation/last.json", content=content), Result(name="evaluation/last-2.json", content=folds)]
+    found = results([RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], results=both)])
+    assert found is not None
+    assert found.figures.header == ["figure (%)", "run: last.json", "run: last-2.json, 2 folds", "chance"]
+
+
 def test_of_folds_the_classes_of_all_together_are_shown(tmp_path: Path) -> None:
     report = ClassReport(name="last/fold-a/knn", classes=["x"], counts=[[1]])
     everyone = [report, replace(report, name="last/fold-b/knn"), replace(report, name="last/knn", counts=[[2]])]

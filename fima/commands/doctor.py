@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,14 +114,19 @@ def main(arguments: DoctorArguments) -> int:
         lengths = index.lengths()
     console = Console()
     show(diagnosis, console)
-    fit = fit_of(list(lengths.values()), clips) if lengths else None
+    root, every = str(arguments.data), list(lengths.values())
+    fit = fit_of(every, clips) if every else None
+    lines: list[str] = []
+    if fit is not None and arguments.recipe is None:
+        begin = first_training(root, every, _has_gpu)
+        lines += filter(None, [begin, first_classifier(root, every, len(videos.classes))])
+        if not given and not begin.endswith("the paper's settings)"):
+            # The clips of `small` fit any length and rate: no flag is needed, and some are refused beside its recipe.
+            fit = replace(fit, advice=[])
     if fit is not None:
-        console.print(fit.line, markup=False, highlight=False, soft_wrap=True)
-    if lengths and arguments.recipe is None:
-        root, every = str(arguments.data), list(lengths.values())
-        for line in (first_training(root, every, _has_gpu), first_classifier(root, every, len(videos.classes))):
-            if line is not None:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        lines.insert(0, fit.line)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
         _write_json(arguments.json, {**asdict(diagnosis), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import tyro
 from fima.commands.progress import kept_when_interrupted, progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
+from fima.data.layouts.folder import HELD_OUT
 from fima.data.layouts.video_list import counted
 from fima.errors import ConfigError, warn
 from fima.evaluate.protocols import EvaluationConfig, EvaluationResult, SplitLists, SplitName
@@ -25,6 +27,12 @@ from fima.library.clip_fit import coarse_clips
 if TYPE_CHECKING:
     from fima.evaluate.evaluate import Collected
     from fima.evaluate.loaded_model import Subject
+
+
+FEW_TESTED = 20
+"""Of fewer test videos, one is more than five points."""
+FEWEST_BEGINNINGS = 3
+"""Of fewer beginnings that files share, those of cameras' own names (IMG, VID) would be taken for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +140,8 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
     folds = "--cross-validation group" if config.group_by is None else "--folds N"
+    if not (config.cross_validation or config.folds):
+        sentences += filter(None, (few_tested(split) or names_on_both_sides(split) for split in splits.values()))
     if 0 < len(tested) < FEWEST_GROUPS:
         named = f"group{'s' if len(tested) > 1 else ''} {', '.join(sorted(tested))}"
         sentence = f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more"
@@ -148,6 +158,39 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
             )
     for sentence in dict.fromkeys([*sentences, *(sentence for videos in lists for sentence in videos.warnings())]):
         warn(sentence)
+
+
+def few_tested(split: SplitLists) -> str | None:
+    """Say what one test video counts where there are few."""
+    number = len(split.test.videos)
+    if number >= FEW_TESTED:
+        return None
+    share = f"{counted(number, 'test video')}: one is {100 / number:.0f} points"
+    return f"{share}; --folds N --group-by … tests every video once"
+
+
+def names_on_both_sides(split: SplitLists) -> str | None:
+    """Say where files begin alike in training and test, in several classes, as those of a person, and are so by chance.
+
+    That is where test videos were held out of class folders. A beginning is what comes before the first `_` or `-`.
+    """
+    if split.groups or not split.train.layout.endswith(HELD_OUT):
+        return None
+    sides: list[dict[str, set[int | None]]] = [defaultdict(set), defaultdict(set)]
+    for side, videos in zip(sides, (split.train.videos, split.test.videos), strict=True):
+        for video in videos:
+            first, *others = re.split("[_-]", video.path.stem, maxsplit=1)
+            if others:
+                side[first].add(video.label)
+    train, test = sides
+    shared = sorted(name for name in test if len(train.get(name, set()) | test[name]) > 1 and name in train)
+    if len(shared) < FEWEST_BEGINNINGS:
+        return None
+    named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
+    return (
+        f"files in training and test begin alike ({named}): if these are people or cameras, figures are not of unseen "
+        "ones; --folds 5 --group-by '([^/_-]+)[_-][^/]*$' keeps each on one side"
+    )
 
 
 def measure_labelled(

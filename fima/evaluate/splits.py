@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,14 +112,17 @@ def list_folds(
         fold_of = _complete(videos, read_column(root, annotations, config.cross_validation), config.cross_validation)
         groups = groups or fold_of
     elif not groups:
-        raise ConfigError(f"--folds {config.folds}: needs --group-by, so that videos of one person stay together")
+        raise ConfigError(
+            f"--folds {config.folds}: needs --group-by, so that videos of one person stay together; "
+            "'/([^/_]+)_' is the person of walk/anna_1.mp4"
+        )
     else:
         fold_of = _balanced(videos, groups, config.folds or 0, config.seed)
     _check(videos, fold_of, groups)
     found: dict[SplitName, SplitLists] = {
         name: _fold(videos, fold_of, groups, name) for name in sorted(set(fold_of.values()), key=_natural)
     }
-    notes = [*videos.warnings(), *_without_classes(found)]
+    notes = [*videos.warnings(), *_without_classes(found), *_with_folders(groups)]
     for name, lists in found.items():
         lists.check_labels()
         train, test = (replace(part, notes=notes) for part in (lists.train, lists.test))
@@ -142,6 +146,20 @@ def _without_classes(folds: Mapping[SplitName, SplitLists]) -> list[str]:
             others = f" (and {counted(len(absent) - 1, 'other fold')} like it)" if len(absent) > 1 else ""
             said.append(f"fold {first}: no video to {doing} of {', '.join(classes[:5])}{more}, so its {done}{others}")
     return said
+
+
+def _with_folders(groups: Mapping[Path, str]) -> list[str]:
+    """Say where an expression took the folder into the group, so that a person is several groups."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for group in groups.values():
+        folder, slash, name = group.rpartition("/")
+        if slash:
+            folders[name].add(folder)
+    name, several = next(((name, found) for name, found in folders.items() if len(found) > 1), ("", set()))
+    if not several:
+        return []
+    named = " and ".join(f"{folder}/{name}" for folder in sorted(several)[:2])
+    return [f"{named} are groups of their own; if {name} is one person, let --group-by match what follows the last /"]
 
 
 def find_groups(

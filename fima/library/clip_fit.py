@@ -249,7 +249,6 @@ def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], b
     windows, fits = (" --data.windows-per-video auto", "long videos") if long else ("", "clips fit any length")
     if many and has_gpu():
         return f"to begin: {command}{windows}  (I3D at 224 px, the paper's settings)"
-    # The line above it on the paper's clips may advise a stride, which a span does not go with.
     timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in lengths if rate > 0]):g}" if long else ""
     why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} {counted_as}"
     epochs = " --optim.epochs 50" if number < RECIPE_VIDEOS else ""

@@ -158,7 +158,8 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
 
 
 def _column(run: RunRecord, result: Result) -> str:
-    return run.name if len(run.results) == 1 else f"{run.name}: {result.name.removeprefix('evaluation/')}"
+    folds = f", {len(result.content.get('splits') or ())} folds" if result.content.get("unit") == "fold" else ""
+    return run.name if len(run.results) == 1 else f"{run.name}: {result.name.removeprefix('evaluation/')}{folds}"
 
 
 def _figure_cell(result: Result, name: str) -> str:

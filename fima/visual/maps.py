@@ -38,7 +38,7 @@ TITLE_PX, TITLE_FONT_PX = 32, 17
 COLUMNS = 8
 FRAME_NAMES = ("first frame", "last frame")
 LEGEND = "maps: dark = lowest, bright = highest of the map"
-VIDEO_LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has a scale of its own"
+VIDEO_LEGEND = "maps: dark = lowest, bright = highest in the whole video; the average has its own scale"
 
 FrameSource = Callable[[], Iterable[NDArray[np.uint8]]]
 """Gives all frames of a video from the first, uint8 (H, W, 3); it is asked more than once."""

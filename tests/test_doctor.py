@@ -74,11 +74,14 @@ def test_damage_is_found_by_decoding(tmp_path: Path, capsys: pytest.CaptureFixtu
     truncate(folder / "c.avi", 0.9)
     report, bad = tmp_path / "out" / "report.json", tmp_path / "out" / "bad.txt"
     assert doctor(folder) == 1
-    assert "1 cannot be used" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "1 cannot be used" in output
+    assert "--quarantine FILE, then `fima pretrain --data.exclude FILE`" in output
     assert doctor(folder, "--deep", "--json", report, "--quarantine", bad) == 1
     output = capsys.readouterr().out
     assert "2 cannot be used" in output
     assert "copy or download it again" in output
+    assert "--quarantine FILE" not in output
     diagnosis = json.loads(report.read_text())
     assert {finding["path"]: finding["kind"] for finding in diagnosis["problems"]} == {
         "b.avi": "damaged",

@@ -125,6 +125,8 @@ def main(arguments: DoctorArguments) -> int:
             fit = replace(fit, advice=[])
     if fit is not None:
         lines.insert(0, fit.line)
+    if diagnosis.problems and arguments.quarantine is None:
+        lines.insert(0, "to exclude what cannot be used: --quarantine FILE, then `fima pretrain --data.exclude FILE`")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:

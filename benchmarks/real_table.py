@@ -30,7 +30,8 @@ class Row:
     """One frame of each clip is shown to the encoder again and again."""
 
 
-FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco")
+# A weight that a recipe gives FIMA's instance loss would scale MoCo's learning rate.
+FIMA, MOCO = ("--method.name", "fima"), ("--method.name", "moco", "--method.instance-weight", "1")
 LIGHT = (*FIMA, "--method.cost", "light")
 ROWS = {
     "fima": Row("FIMA, from scratch", "pretrain", FIMA),

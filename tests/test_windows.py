@@ -60,6 +60,10 @@ def test_a_few_long_videos_are_not_warned_of_as_few(tmp_path: Path) -> None:
     excluding = with_settings("method", config, exclude_same_video=True)
     assert [text.partition(":")[0] for text in warnings_about(excluding, few)] == ["--optim.batch-size 64"]
     assert warnings_about(config, long) == []
+    moco = with_settings("method", config, name="moco", instance_weight=0.05)
+    (weight,) = warnings_about(moco, long)
+    assert weight.startswith("--method.instance-weight 0.05: MoCo has this loss alone")
+    assert warnings_about(with_settings("optim", moco, name="adamw"), long) == []
     (batch,) = warnings_about(with_settings("optim", config, batch_size=256), long)
     assert batch.endswith("more than the 200 samples of an epoch; each step sees all of them, choose 200 or less")
 

@@ -94,4 +94,10 @@ def warnings_about(config: PretrainConfig, videos: VideoList) -> list[str]:
             f"old keys as false negatives; the paper's share is {published_queue_sizes(number)[0]}, and "
             "--method.exclude-same-video leaves such keys out"
         )
+    weight = config.method.instance_weight
+    if config.method.name == "moco" and config.optim.name == "sgd" and weight != 1:
+        found.append(
+            f"--method.instance-weight {weight:g}: MoCo has this loss alone, so that its learning rate is {weight:g} "
+            "times the given one"
+        )
     return found

@@ -258,7 +258,9 @@ def test_a_function_of_the_user_is_measured_as_all_encoders(
     mine: str, splits: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     result = evaluate(tmp_path / "a.json", f"{mine}:means", splits, "--protocols", "knn")
-    assert "4 frames, stride 2, 32 px, mean 0 0 0, std 1 1 1" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "clips: frames 4, crop_size 32, num_clips 2, num_crops 1, stride 2.0" in said
+    assert result["encoder"]["preprocessing"] == {"mean": [0, 0, 0], "std": [1, 1, 1]}
     # The classes are levels of brightness, which these features are.
     assert result["figures"]["knn/top1"] == 100
     assert result["encoder"]["description"] == "means"

@@ -1,5 +1,6 @@
 """What `fima doctor` and a stranger's first command say of where to begin."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,22 @@ def test_the_doctor_says_it_unless_a_recipe_is_given(tmp_path: Path, capsys: pyt
     assert main(words) == 0
     said = capsys.readouterr().out
     assert f"to begin: fima embed small {videos} -o vectors.npz" in said
-    assert f"with labels: fima finetune small {videos} --out runs/classifier" in said
+    assert "with labels" not in said, "no class has the five videos of which one is held out for testing"
     assert " fits " not in said, "the clips of `small` fit, and its recipe refuses flags for others"
     assert main([*words, "--data.stride", "4"]) == 0
     assert " fits 95% of them" in capsys.readouterr().out
     assert main([*words, "recipes/small.yaml"]) == 0
     assert "to begin" not in capsys.readouterr().out
+
+
+def test_a_classifier_is_named_where_there_are_videos_to_test_it_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, report = make_videos(tmp_path / "videos", num_per_class=5), tmp_path / "report.json"
+    words = ["doctor", str(videos), "--index", str(tmp_path / "index"), "--workers", "1", "--json", str(report)]
+    assert main(words) == 0
+    assert f"with labels: fima finetune small {videos} --out runs/classifier" in capsys.readouterr().out
+    assert json.loads(report.read_text())["clips"]["advice"], "a program reads all of it"
 
 
 @pytest.mark.parametrize("words", [["--preset", "small"], ["--preset=small", "VIDEOS"]])

@@ -1,5 +1,7 @@
 """What evaluation says of test videos that are few, or of people who are on both sides."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -38,13 +40,16 @@ def test_people_on_both_sides_of_class_folders_are_named() -> None:
     said = names_on_both_sides(lists(files(1, *PEOPLE), files(2, *PEOPLE)))
     assert said is not None
     assert "begin alike (anna, ben, cora, …)" in said
-    assert "--folds 5 --group-by '([^/_-]+)[_-][^/]*$'" in said
+    assert "--folds 4 --group-by '([^/_-]+)[_-][^/]*$'" in said, "as many as there are people"
+    more = lists(files(1, *PEOPLE, "emil", "finn"), files(2, *PEOPLE))
+    assert "--folds 5 " in str(names_on_both_sides(more))
     apart = lists(files(1, *PEOPLE), files(1, "emil", "finn", "gert"))
     cameras = lists(files(1, "IMG", "VID"), files(2, "IMG", "VID"))
     by_class = lists({"walk_1.mp4": 0, "run_1.mp4": 1, "r_1.mp4": 1}, {"walk_2.mp4": 0, "run_2.mp4": 1, "r_2.mp4": 1})
     official = lists(files(1, *PEOPLE), files(2, *PEOPLE), layout="UCF101, split 1")
     numbered = lists({"1.mp4": 0, "2.mp4": 1}, {"3.mp4": 0})
-    for other in (apart, cameras, by_class, official, numbered):
+    without = lists({**files(1, *PEOPLE), "plain.mp4": 0}, files(2, *PEOPLE))
+    for other in (apart, cameras, by_class, official, numbered, without):
         assert names_on_both_sides(other) is None
 
 
@@ -52,6 +57,23 @@ def test_of_few_test_videos_one_counts_much() -> None:
     said = few_tested(lists(files(1, *PEOPLE), files(2, "anna", "ben")))
     assert said == "4 test videos: one is 25 points; --folds N --group-by … tests every video once"
     assert few_tested(lists({}, {f"{number}.mp4": 0 for number in range(20)})) is None
+
+
+def test_what_is_said_can_be_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both warnings at once, and the second one's words as they stand."""
+    for person in ("anna", "ben", "cora"):
+        for label in ("run", "walk"):
+            for take in range(5):
+                write_ucf101_avi(tmp_path / "v" / label / f"{person}_{take}.avi", num_frames=8, side=32)
+    words = ["evaluate", "small", str(tmp_path / "v"), "--protocols", "knn", "--num-clips", "1", "--workers", "0"]
+    words += ["--frames", "4", "--crop-size", "32", "--device", "cpu", "--out", str(tmp_path / "result.json")]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "6 test videos: one is 17 points" in said
+    found = re.search(r"(--folds \d --group-by '[^']*')", said)
+    assert found is not None
+    assert main([*words, *shlex.split(found[1])]) == 0
+    assert "begin alike" not in capsys.readouterr().err
 
 
 @pytest.fixture

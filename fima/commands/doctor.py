@@ -22,10 +22,10 @@ from fima.data.clip_overrides import with_clips
 from fima.data.datasets import list_videos
 from fima.data.layouts.video_list import counted
 from fima.data.quarantine import write_quarantine
-from fima.errors import ConfigError, one_line
+from fima.errors import ConfigError, DataError, one_line
 from fima.files.atomic import write_file
 from fima.files.output import OutputFile
-from fima.library.clip_fit import first_classifier, first_training, fit_of
+from fima.library.clip_fit import first_classifier, first_training, fit_of, suits_paper
 from fima.library.doctor import ADVICE, Diagnosis, Finding, diagnose
 from fima.library.index import open_index
 from fima.recipe import read_recipe
@@ -116,18 +116,17 @@ def main(arguments: DoctorArguments) -> int:
     show(diagnosis, console)
     root, every = str(arguments.data), list(lengths.values())
     fit = fit_of(every, clips) if every else None
-    lines: list[str] = []
-    if fit is not None and arguments.recipe is None:
-        begin = first_training(root, every, _has_gpu)
-        lines += filter(None, [begin, first_classifier(root, every, len(videos.classes))])
-        if not given and not begin.endswith("the paper's settings)"):
-            # The clips of `small` fit any length and rate: no flag is needed, and some are refused beside its recipe.
-            fit = replace(fit, advice=[])
-    if fit is not None:
-        lines.insert(0, fit.line)
+    lines: list[str | None] = []
     if diagnosis.problems and arguments.quarantine is None:
-        lines.insert(0, "to exclude what cannot be used: --quarantine FILE, then `fima pretrain --data.exclude FILE`")
-    for line in lines:
+        lines.append("to exclude what cannot be used: --quarantine FILE, then `fima pretrain --data.exclude FILE`")
+    if fit is not None:
+        # The clips of `small` fit any length and rate: no flag is needed, and some are refused beside its recipe.
+        is_for_small = not given and arguments.recipe is None and not suits_paper(every, _has_gpu)
+        lines.append((replace(fit, advice=[]) if is_for_small else fit).line)
+        if arguments.recipe is None:
+            num_classes = len(videos.classes) if _has_test_videos(arguments.data) else 0
+            lines += [first_training(root, every, _has_gpu), first_classifier(root, every, num_classes)]
+    for line in filter(None, lines):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.json is not None:
         _write_json(arguments.json, {**asdict(diagnosis), "clips": None if fit is None else asdict(fit)})
@@ -161,6 +160,14 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     fine = "every video was" if diagnosis.notes else "no problem; every video was"
     others = "every other video was" if diagnosis.problems else fine
     console.print(f"{others} {depth}", highlight=False)
+
+
+def _has_test_videos(data: Path) -> bool:
+    """Whether `fima finetune` finds videos to test on, as it does not where no class has five."""
+    try:
+        return bool(list_videos(data, "test").videos)
+    except DataError:
+        return False
 
 
 def _has_gpu() -> bool:

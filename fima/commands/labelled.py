@@ -140,8 +140,10 @@ def say_aloud(subjects: Sequence[Subject], splits: Mapping[SplitName, SplitLists
         sentences += curve_warnings([split.train for split in splits.values()])
     tested = {split.groups[video.path] for split in splits.values() for video in split.test.videos if split.groups}
     folds = "--cross-validation group" if config.group_by is None else "--folds N"
-    if not (config.cross_validation or config.folds):
-        sentences += filter(None, (few_tested(split) or names_on_both_sides(split) for split in splits.values()))
+    if not (config.cross_validation or config.folds or any(subject.classifier for subject in subjects)):
+        # A classifier's test videos are those of its training: no folds of others can be made.
+        doubts = (said for split in splits.values() for said in (few_tested(split), names_on_both_sides(split)))
+        sentences += filter(None, doubts)
     if 0 < len(tested) < FEWEST_GROUPS:
         named = f"group{'s' if len(tested) > 1 else ''} {', '.join(sorted(tested))}"
         sentence = f"the test videos are of the {named}: no intervals, which need {FEWEST_GROUPS} or more"
@@ -170,9 +172,9 @@ def few_tested(split: SplitLists) -> str | None:
 
 
 def names_on_both_sides(split: SplitLists) -> str | None:
-    """Say where files begin alike in training and test, in several classes, as those of a person, and are so by chance.
+    """Say where test videos that were held out of class folders begin like training videos, as those of a person do.
 
-    That is where test videos were held out of class folders. A beginning is what comes before the first `_` or `-`.
+    A beginning is what comes before the first `_` or `-` of a name. All files have one, and several classes share some.
     """
     if split.groups or not split.train.layout.endswith(HELD_OUT):
         return None
@@ -180,16 +182,17 @@ def names_on_both_sides(split: SplitLists) -> str | None:
     for side, videos in zip(sides, (split.train.videos, split.test.videos), strict=True):
         for video in videos:
             first, *others = re.split("[_-]", video.path.stem, maxsplit=1)
-            if others:
-                side[first].add(video.label)
+            if not (first and others):
+                return None
+            side[first].add(video.label)
     train, test = sides
-    shared = sorted(name for name in test if len(train.get(name, set()) | test[name]) > 1 and name in train)
+    shared = sorted(name for name in train.keys() & test if len(train[name] | test[name]) > 1)
     if len(shared) < FEWEST_BEGINNINGS:
         return None
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
     return (
         f"files in training and test begin alike ({named}): if these are people or cameras, figures are not of unseen "
-        "ones; --folds 5 --group-by '([^/_-]+)[_-][^/]*$' keeps each on one side"
+        f"ones; --folds {min(5, len(train.keys() | test))} --group-by '([^/_-]+)[_-][^/]*$' keeps each on one side"
     )
 
 

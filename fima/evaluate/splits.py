@@ -151,9 +151,9 @@ def _without_classes(folds: Mapping[SplitName, SplitLists]) -> list[str]:
 def _with_folders(groups: Mapping[Path, str]) -> list[str]:
     """Say where an expression took the folder into the group, so that a person is several groups."""
     folders: dict[str, set[str]] = defaultdict(set)
-    for group in groups.values():
+    for path, group in groups.items():
         folder, slash, name = group.rpartition("/")
-        if slash:
+        if slash and group in path.as_posix():  # a column of a table may have its own slashes
             folders[name].add(folder)
     name, several = next(((name, found) for name, found in folders.items() if len(found) > 1), ("", set()))
     if not several:

@@ -232,24 +232,29 @@ def _are_long(lengths: Sequence[Length]) -> bool:
     return bool(known) and median(known) > LONG_SECONDS
 
 
-def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:
-    """Name the command that suits these videos, after the table in docs/small_data.md.
+def _count(lengths: Sequence[Length]) -> int:
+    """How many videos there are; of long ones, windows."""
+    return sum(windows_by_length(*length) for length in lengths) if _are_long(lengths) else len(lengths)
 
-    Whether there is a GPU is asked only where that decides.
-    """
-    long = _are_long(lengths)
-    number = sum(windows_by_length(*length) for length in lengths) if long else len(lengths)
+
+def suits_paper(lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> bool:
+    """Whether the paper's settings suit: many videos and a GPU, which is asked for only where that decides."""
+    return _count(lengths) >= FEW_VIDEOS and has_gpu()
+
+
+def first_training(root: str, lengths: Sequence[Length], has_gpu: Callable[[], bool]) -> str:
+    """Name the command that suits these videos, after the table in docs/small_data.md; GPUs as in `suits_paper`."""
+    long, number = _are_long(lengths), _count(lengths)
     counted_as = f"windows of {WINDOW_SECONDS:g} seconds" if long else "videos"
     if number < FEWEST_VIDEOS:
         each = " --per second" if long else ""
         embed = f"fima embed small {shlex.quote(root)} -o vectors.npz{each}"
         return f"to begin: {embed}  (fewer than {FEWEST_VIDEOS} {counted_as}: the package's encoder as it is)"
     command = f"fima pretrain {shlex.quote(root)} --out runs/mine"
-    many = number >= FEW_VIDEOS
     windows, fits = (" --data.windows-per-video auto", "long videos") if long else ("", "clips fit any length")
-    if many and has_gpu():
+    if suits_paper(lengths, has_gpu):
         return f"to begin: {command}{windows}  (I3D at 224 px, the paper's settings)"
     timing = f" --data.span None --data.fps {_long_fps([rate for _, rate in lengths if rate > 0]):g}" if long else ""
-    why = "no GPU" if many else f"fewer than {FEW_VIDEOS:,} {counted_as}"
+    why = "no GPU" if number >= FEW_VIDEOS else f"fewer than {FEW_VIDEOS:,} {counted_as}"
     epochs = " --optim.epochs 50" if number < RECIPE_VIDEOS else ""
     return f"to begin: {command} --preset small{timing}{windows}{epochs}  ({why}; {fits})"

@@ -46,6 +46,18 @@ def test_the_patience_is_an_epoch_within_bounds(monkeypatch: pytest.MonkeyPatch)
     assert [collapse.patience(steps) for steps in (2, 30, 4000)] == [20, 30, 100]
 
 
+@pytest.mark.parametrize(("batch_size", "shown"), [(12, [True, False] * 2), (8, [True] * 4), (99, [True] * 2)])
+def test_the_rank_of_an_epochs_short_last_step_is_not_recorded(
+    batch_size: int, shown: list[bool], videos: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    config = with_settings("optim", settings(1e-3, epochs=2), batch_size=batch_size)
+    pretrain(config, data=videos, out=run.root)
+    steps = read_lines(run.metrics, "step")
+    assert ["effective_rank" in line for line in steps] == shown
+    assert all("embedding_std" in line for line in steps)
+
+
 def test_a_run_that_collapses_is_warned_of_and_goes_on(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

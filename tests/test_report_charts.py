@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from fima.evaluate.features import Features
 from fima.evaluate.report import ClassReport
 from fima.visual.html import render, script
 from fima.visual.report.charts import (
@@ -18,6 +20,7 @@ from fima.visual.report.charts import (
     run_colour,
     similarity_chart,
 )
+from fima.visual.report.feature_maps import feature_map
 from fima.visual.report.media import MediaStore
 from fima.visual.report.runs import Result, RunRecord
 from fima.visual.report.sections import Table, classes, results
@@ -122,3 +125,20 @@ def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:
 def test_a_run_is_called_by_its_method(name: str, cost: str, called: str, tmp_path: Path) -> None:
     settings = {"method": {"name": name, "cost": cost}}
     assert RunRecord(name="run", root=tmp_path, settings=settings, record={}, lines=[]).method == called
+
+
+@pytest.mark.parametrize("clips_differ", [True, False])
+def test_clips_are_compared_within_videos_within_classes_and_between_them(clips_differ: bool, tmp_path: Path) -> None:
+    classes = torch.tensor([[4.0, 0.0, 0.0], [-4.0, 0.0, 0.0]])
+    of_videos = torch.tensor([[0.0, 3.0, 0.0], [0.0, -3.0, 0.0], [0.0, 3.0, 0.0], [0.0, -3.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    of_clips = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]) * clips_differ
+    pooled = (classes[labels] + of_videos)[:, None] + of_clips
+    paths = [str(tmp_path / f"{number}.mp4") for number in range(4)]
+    found = feature_map(Features(paths=paths, labels=labels, undecodable=[], pooled=pooled), ["x", "y"], {}).similarity
+    assert found is not None
+    # Between the clips of a video 16 + 9 - 1, of a class 16 - 9 ± 1, of others -16 ± 9 ± 1; of lengths 16 + 9 + 1.
+    means = {"clips of one video": 0.92, "videos of one class": 0.27, "videos of different classes": -0.62}
+    if not clips_differ:
+        means = {"videos of one class": 0.28, "videos of different classes": -0.64}
+    assert found.summary == f"Histograms; {'; '.join(f'{name}: mean {mean:.2f}' for name, mean in means.items())}."

@@ -97,3 +97,18 @@ def test_it_fits_a_phone_and_a_desktop(page: Path, tmp_path: Path) -> None:
             boxes = browser.execute_script(BOXES)
             assert min(min(left, right) for left, right, _ in boxes) >= -1
             assert min(height for *_, height in boxes) >= 9
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({}, "it is not known which videos belong together (--group-by)"),
+        ({"num_groups": 3}, "the test videos are of 3 groups, and intervals need 6"),
+        ({"num_groups": 9, "intervals": {"diagnosis/as_is": [50.0, 70.0]}}, ""),
+    ],
+)
+def test_bars_without_intervals_say_why(known: dict[str, Any], reason: str) -> None:
+    content = {"figures": {"diagnosis/as_is": 60.0}, "chance": {"diagnosis/as_is": 10.0}, **known}
+    found = diagnosis_of("x", "red", content)
+    assert found is not None
+    assert found.without_intervals == reason

@@ -134,7 +134,8 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
         for encoder in encoders_of(task.networks):
             encoder.eval()
     task.loader.set_epoch(progress.epoch, start_step=progress.step_in_epoch)
-    meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr)
+    whole_step = min(config.optim.batch_size, task.loader.num_samples)
+    meter = EpochMeter(training.log, log_steps=config.run.log_steps, lr=lr, whole_step=whole_step)
     saved_seconds, limit_seconds = time.monotonic(), 60 * config.run.checkpoint_minutes
     waiting: Measured | None = None
     for batch in task.loader:

@@ -18,12 +18,16 @@ SUM, VIDEOS, LOSS = "loss_sum/", "videos/", "loss/"
 
 
 class EpochMeter:
-    """Means and speed of one epoch, at its learning rate, and a line in `metrics.jsonl` every `log_steps` steps."""
+    """Means and speed of one epoch, at its learning rate, and a line in `metrics.jsonl` every `log_steps` steps.
 
-    def __init__(self, log: RunLog, *, log_steps: int, lr: float) -> None:
+    A step is whole that has `whole_step` videos, over all processes: the last one of an epoch may have fewer.
+    """
+
+    def __init__(self, log: RunLog, *, log_steps: int, lr: float, whole_step: int) -> None:
         self._log = log
         self._log_steps = log_steps
         self._lr = lr
+        self._whole_step = whole_step
         self._losses: list[str] = []
         self._videos, self._wait_seconds = 0, 0.0
         self._mark_seconds = time.perf_counter()
@@ -42,7 +46,8 @@ class EpochMeter:
 
     def count(self, progress: Progress, measured: Measured, numbers: Mapping[str, float]) -> Progress:
         """Count a step that is done; return the progress after it."""
-        self._videos += len(measured.paths) * distributed.world_size()
+        num_videos = len(measured.paths) * distributed.world_size()
+        self._videos += num_videos
         self._losses = measured.losses
         progress = dataclasses.replace(
             progress,
@@ -55,6 +60,9 @@ class EpochMeter:
         self._log.advance(progress.step, {name: numbers[name] for name in self._losses}, rates)
         if progress.step % self._log_steps == 0:
             line = {"lr": self._lr, **with_means(numbers), **rates}
+            if num_videos < self._whole_step:
+                # No more than the number of embeddings, it would look like a collapse beside that of other steps.
+                line.pop("effective_rank", None)
             self._log.record("step", epoch=progress.epoch + 1, step=progress.step, values=line)
             self._line_begin = self._so_far()
         return progress

@@ -173,7 +173,7 @@ def confusion_chart(report: ClassReport) -> Chart:
     shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
     labels = [html.escape(name) for name in report.classes]
     right = 100 * float(np.trace(counts)) / max(1.0, float(counts.sum()))
-    axis = {"type": "category", "automargin": True, "tickfont": {"size": 10}}
+    axis = {"type": "category", "automargin": True, "tickfont": {"size": 10}, "constrain": "domain"}
     trace = {
         "type": "heatmap",
         "x": labels,
@@ -188,8 +188,8 @@ def confusion_chart(report: ClassReport) -> Chart:
     }
     layout = {
         "xaxis": {**axis, "title": {"text": "predicted"}},
-        "yaxis": {**axis, "title": {"text": "true"}, "autorange": "reversed"},
-        "height": min(900, 300 + 22 * len(labels)),
+        "yaxis": {**axis, "title": {"text": "true"}, "autorange": "reversed", "scaleanchor": "x"},
+        "height": min(900, 200 + 18 * len(labels)),
     }
     summary = f"Confusion matrix of {len(labels)} classes; {right:.1f} percent of the videos are on its diagonal."
     return Chart(title="Confusion matrix", summary=summary, data=[trace], layout=layout, tall=True)

@@ -71,9 +71,10 @@ def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
     upper = torch.ones_like(cosine, dtype=torch.bool).triu(diagonal=1)
     same_video = video[:, None] == video[None]
     same_class = (label[:, None] == label[None]) & (label[:, None] >= 0) & ~same_video
+    # Nothing to show where all clips of a video are the same, such as those of the whole of it.
+    clips_differ = not bool((clips == clips[:, :1]).all())
     groups = {
-        # Nothing to show where all clips of a video are the same, such as those of the whole of it.
-        "clips of one video": same_video & ~bool((clips == clips[:, :1]).all()),
+        "clips of one video": same_video & clips_differ,
         "videos of one class": same_class,
         "other videos" if int(label.max()) < 0 else "videos of different classes": ~same_video & ~same_class,
     }

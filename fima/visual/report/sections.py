@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from fima.evaluate.intervals import FEWEST_GROUPS
 from fima.evaluate.protocols import chance_shown, is_trivial
 from fima.evaluate.report import ClassReport
 from fima.visual.report.charts import Chart, confusion_chart, figure_bars, run_colour
@@ -66,6 +67,11 @@ def number(value: object) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
+def percent(value: float | None) -> str:
+    """A percentage as a cell; nothing for None."""
+    return "" if value is None else f"{value:.1f}"
+
+
 class Bar(NamedTuple):
     """Top-1 in percent on one input, and its 95 % interval where groups of videos are known."""
 
@@ -84,6 +90,17 @@ class Diagnosis:
     floors: list[Bar]
     """Chance, and what is had without training."""
     verdict: str
+    num_groups: int | None = None
+    """Groups of the test videos; None where none is known."""
+
+    @property
+    def without_intervals(self) -> str:
+        """Why the bars have no intervals; empty where they have."""
+        if self.bars[0].interval:
+            return ""
+        if self.num_groups is None:
+            return "it is not known which videos belong together (--group-by)"
+        return f"the test videos are of {self.num_groups} groups, and intervals need {FEWEST_GROUPS}"
 
     @property
     def summary(self) -> str:
@@ -215,7 +232,7 @@ def _class_group(name: str, reports: Mapping[str, ClassReport]) -> ClassGroup:
         header = ["class", "test videos", *(f"{run}: {kind}" if len(shared) > 1 else kind for run, kind in columns)]
         rows: list[list[object]] = []
         for place, label in enumerate(labels):
-            found = [(number(report.accuracy(place)), report.taken_for(place)) for report in shared.values()]
+            found = [(percent(report.accuracy(place)), report.taken_for(place)) for report in shared.values()]
             count = max(sum(report.counts[place]) for report in shared.values())
             rows.append([label, count, *(cell for pair in found for cell in pair)])
         tables.append(Table(caption=f"{', '.join(shared)}: accuracy by class, {name}", header=header, rows=rows))
@@ -259,4 +276,11 @@ def diagnosis_of(title: str, colour: str, content: Mapping[str, Any]) -> Diagnos
         return [Bar(name, figures[key], intervals.get(key)) for name, key in keys.items() if key in figures]
 
     floors = [Bar("chance", content["chance"]["diagnosis/as_is"]), *bars(FLOORS)]
-    return Diagnosis(title=title, colour=colour, bars=bars(INPUTS), floors=floors, verdict=content.get("verdict") or "")
+    return Diagnosis(
+        title=title,
+        colour=colour,
+        bars=bars(INPUTS),
+        floors=floors,
+        verdict=content.get("verdict") or "",
+        num_groups=content.get("num_groups"),
+    )

@@ -115,6 +115,9 @@ def test_folders_without_videos(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.jpg", "a/y.jpg", "README")
     with pytest.raises(DataError, match=r"no video among 3 files \(2 \.jpg, 1 no extension\)"):
         list_videos(tmp_path)
+    touch(tmp_path, "run/last.pt", "run/.fima-output")
+    with pytest.raises(DataError, match=r"results of fima, without a video; videos are given after the encoder"):
+        list_videos(tmp_path / "run")
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:

@@ -197,4 +197,4 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
     assert "holds no weights of an encoder" in refusal(path)
     torch.save({"state_dict": {}}, path)
     assert "holds no weights of an encoder" in refusal(path)
-    assert "holds neither a run" in refusal(tmp_path)
+    assert "the encoder comes before the videos" in refusal(tmp_path)

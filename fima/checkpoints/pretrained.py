@@ -84,6 +84,7 @@ def encoder_file(source: Path) -> Path:
         # A folder of results may bear the name of the encoder that was measured.
         if run.config.exists() or not (is_name and source.name in names):
             held = f"holds neither a run (checkpoints/last.pt) nor a saved encoder ({WEIGHTS_FILE})"
+            held += "; the encoder comes before the videos"
             if run.config.exists():
                 held = f"is a run without its last checkpoint: there is no {run.last}; give a checkpoint file"
             raise CheckpointError(f"{source}: {held}")

@@ -264,6 +264,8 @@ def _nothing_found(files: Files) -> str:
         return f"{root}: no video that can be read; {len(files.missing)} not there, such as {files.missing[0]}"
     if files.outputs and not files.others:
         return f"{root}: holds results of fima only, such as {files.outputs[0]}; give the folder that holds the videos"
+    if marked_outputs(root) == frozenset():
+        return f"{root}: results of fima, without a video; videos are given after the encoder, if there is one"
     if not files.others:
         return f"{root}: the folder is empty; give the folder that holds the videos"
     found = _by_suffix(files.others)

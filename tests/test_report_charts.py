@@ -92,6 +92,24 @@ def test_the_bars_of_a_run_have_its_colour(tmp_path: Path) -> None:
     assert found.bars.summary == "evaluated: kNN, top-1 5.0 percent."
 
 
+def test_a_figure_that_any_guess_gets_has_no_bar(tmp_path: Path) -> None:
+    """As where all test videos are of one class."""
+    figures = {"linear/top1": 100.0, "knn/top1": 50.0}
+    content = {"figures": figures, "chance": {"linear/top1": 100.0, "knn/top1": 10.0}, "protocols": {}}
+    evaluated = [Result(name="evaluation/last.json", content=content)]
+    found = results([RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], results=evaluated)])
+    assert found is not None
+    assert found.bars is not None
+    assert found.bars.summary == "run: kNN, top-1 50.0 percent."
+
+
+def test_skipped_videos_whose_names_differ_in_case_are_two(tmp_path: Path) -> None:
+    skipped = [{"path": path} for path in ("/a.avi", "/A.avi", "/a.avi")]
+    run = RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], skipped=skipped)
+    page = render("fima.visual.report", "overview.html", runs=[run], run_colour=run_colour, figure_names={})
+    assert "<dt>skipped videos</dt><dd>2</dd>" in page
+
+
 def test_a_column_of_folds_says_so(tmp_path: Path) -> None:
     content = {"figures": {"knn/top1": 5.0}, "chance": {"knn/top1": 1.0}, "protocols": {}}
     folds = {**content, "unit": "fold", "splits": {"a": {}, "b": {}}}

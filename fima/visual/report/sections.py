@@ -157,7 +157,7 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
         heading = Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
         rows.append([heading, *cells, chance[name]])
     main = {name: readable for name, readable in FIGURE_NAMES.items() if name in names}
-    bars = {run.name: {main[name]: value for name, value in run.main_figures.items()} for run in runs}
+    bars = {run.name: {main[name]: value for name, value in run.main_figures.items() if name in main} for run in runs}
     # One mark would be wrong where results have chance levels of their own.
     levels = {name: chance[name] for name in main if " to " not in chance[name]}
     named_chance = {main[name]: float(level) for name, level in levels.items() if level}

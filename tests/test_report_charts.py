@@ -47,6 +47,8 @@ def test_maps_and_histograms() -> None:
     shares = similarity_chart({"one": np.array([0.99, 0.99, -0.5])}).data[0]["y"]
     assert max(shares) == 1
     assert sum(shares) == 1.5
+    beyond = np.nextafter(1.0, 2.0)
+    assert similarity_chart({"one": np.array([beyond, beyond, -0.5])}).data[0]["y"] == [0] * 15 + [0.5] + [0] * 43 + [1]
 
 
 def test_text_in_tables_and_data_in_scripts_are_escaped() -> None:
@@ -160,3 +162,18 @@ def test_clips_are_compared_within_videos_within_classes_and_between_them(clips_
     if not clips_differ:
         means = {"videos of one class": 0.28, "videos of different classes": -0.64}
     assert found.summary == f"Histograms; {'; '.join(f'{name}: mean {mean:.2f}' for name, mean in means.items())}."
+
+
+def test_of_many_clips_a_video_fewer_videos_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory goes by the square of the clips."""
+    seen: list[int] = []
+
+    def counted(groups: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]) -> Chart:
+        seen.append(sum(map(len, groups.values())))
+        return similarity_chart(groups)
+
+    monkeypatch.setattr("fima.visual.report.feature_maps.similarity_chart", counted)
+    pooled = torch.randn(40, 100, 4, generator=torch.Generator().manual_seed(0))
+    paths = [str(tmp_path / f"{number}.mp4") for number in range(40)]
+    feature_map(Features(paths=paths, labels=torch.arange(40) % 2, undecodable=[], pooled=pooled), ["x", "y"], {})
+    assert seen == [2_000 * 1_999 // 2]

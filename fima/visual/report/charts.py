@@ -202,7 +202,8 @@ def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
     data: list[dict[str, Any]] = []
     parts = []
     for number, (name, values) in enumerate(groups.items()):
-        counts, _ = np.histogram(values, bins=edges)
+        # Rounding takes the cosine of equal clips beyond 1, where no bar is.
+        counts, _ = np.histogram(np.clip(values, -1, 1), bins=edges)
         data.append(
             {
                 "type": "scatter",

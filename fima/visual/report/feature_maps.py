@@ -18,6 +18,8 @@ from fima.visual.report.sections import Table
 
 MOST_MAPPED = 400
 SIMILARITY_VIDEOS = 250
+SIMILARITY_CLIPS = 2_500
+"""Pairs take memory by the square of the clips, of which an evaluation may have many of each video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,9 @@ def feature_map(test: Features, classes: Sequence[str], sprites: dict[tuple[Path
 
 def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
     """Cosines between clips: of one video, of the same class, of other classes (of other videos without labels)."""
-    step = max(1, -(-len(test.paths) // SIMILARITY_VIDEOS))
+    num_videos, num_clips = test.pooled.shape[:2]
+    most = min(SIMILARITY_VIDEOS, max(2, SIMILARITY_CLIPS // num_clips))
+    step = max(1, -(-num_videos // most))
     clips, labels = centred(test.pooled[::step]), test.labels[::step]
     num_videos, num_clips = clips.shape[:2]
     rows = clips.flatten(0, 1)

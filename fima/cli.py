@@ -13,7 +13,7 @@ from fima import errors
 from fima.commands import COMMANDS
 from fima.commands.output import discard_output, reader_is_gone
 from fima.commands.verbosity import EXIT_CODES, HELP, speaking, take_verbosity
-from fima.console import Console
+from fima.console import Console, wrapped
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.signals import sigterm_leaves_in_order
 
@@ -132,14 +132,15 @@ def _run(arguments: list[str]) -> int:
             return run_command(name, words)
         except SystemExit as leaving:
             if asks_for_help and not leaving.code:
-                print(HELP)
+                print(wrapped(HELP))
             raise
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
-    return (
+    lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    rows = wrapped(lines, indent=" " * (width + 4))
+    return wrapped(
         "usage: fima COMMAND [OPTIONS]\n\n"
         "Self-supervised pre-training of video encoders that learn motion, not background.\n\n"
         f"commands:\n{rows}\n\n"

@@ -1,11 +1,15 @@
 """Where tables and progress are printed."""
 
 import os
+import shutil
+import textwrap
 
 import rich.console
 
 STARTED_BY_A_NOTEBOOK = "JPY_PARENT_PID"
 """A variable that is set below a Jupyter kernel."""
+NARROWEST = 40
+"""Columns below which text is not made narrower."""
 
 
 class Console(rich.console.Console):
@@ -19,3 +23,10 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError again; `fima.cli.main` knows what to do."""
         raise BrokenPipeError
+
+
+def wrapped(text: str, *, indent: str = "") -> str:
+    """Break lines that are too long for the terminal between words; what a broken one goes on with is indented."""
+    width = max(NARROWEST, shutil.get_terminal_size().columns)
+    filler = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(filler.fill(line) if len(line) > width else line for line in text.split("\n"))

@@ -53,10 +53,13 @@ def test_version_help_and_unknown_commands(capsys: Capture) -> None:
     assert "choose from benchmark, cam, compare, completion, contact-sheet" in refused(["xyzzy"], capsys)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_has_help(command: str, capsys: Capture) -> None:
-    assert main([command, "--help"]) == 0
-    assert f"fima {command}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_each_command_has_help(command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "64")
+    assert main([*command.split(), "--help"]) == 0
+    page = capsys.readouterr().out
+    assert f"fima {command}" in page
+    assert max(map(len, page.splitlines())) <= 64, "a narrow terminal would break words in the middle"
 
 
 def test_pretrain_resolves_its_flags(run: RunFolder) -> None:

@@ -5,12 +5,13 @@ import contextlib
 import importlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TextIO, TypeVar, cast, get_args, get_type_hints
 
 import docstring_parser
 import tyro
@@ -18,6 +19,7 @@ import tyro
 from fima.checkpoints.run_folder import RunFolder
 from fima.commands.flag_errors import DASHED_NAME, flags_in, one_line_error, read_page, terminal_of
 from fima.commands.verbosity import QUIET, VERBOSE
+from fima.console import wrapped
 from fima.errors import ConfigError
 from fima.files.output import IS_FILE, IS_WRITTEN, OutputPath, check_writable
 from fima.recipe import RunSettings, preset_recipe, read_recipe
@@ -104,6 +106,26 @@ def _paragraphs_joined() -> Iterator[None]:
         docstring_parser.parse_from_object = read
 
 
+class _Wrapping:
+    """A stream that breaks lines between words, except coloured ones, which tyro has broken already."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text if "\x1b" in text else wrapped(text))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _broken_between_words() -> Iterator[None]:
+    """Break what tyro says of a command: it does so with the flags alone, and terminals break words in the middle."""
+    with contextlib.redirect_stdout(cast(TextIO, _Wrapping(sys.stdout))):
+        yield
+
+
 @_paragraphs_joined()
 def parse(kind: type[Arguments], argv: Sequence[str], *, prog: str) -> Arguments:
     """Parse the flags of one command: the fields of a dataclass, whose docstring is the help.
@@ -117,7 +139,8 @@ def parse(kind: type[Arguments], argv: Sequence[str], *, prog: str) -> Arguments
         words, options = _recipe_beside_sets(words), {"default": kind(**given)}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
-        return run(args=words)
+        with _broken_between_words():
+            return run(args=words)
     errors = io.StringIO()
     try:
         with terminal_of(UNBROKEN), contextlib.redirect_stderr(errors):

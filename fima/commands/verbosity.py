@@ -16,7 +16,7 @@ QUIET = "--quiet"
 VERBOSE = "--verbose"
 EXIT_CODES = "Exit codes: 0 done; 1 had to stop; 2 wrong input; 3 collapsed; 128 + n ended by signal n (130: Ctrl-C)."
 HELP = f"""\
-Every command takes {QUIET} (only results, warnings and errors) and {VERBOSE} (also versions, messages of libraries,
+Every command takes {QUIET} (only results, warnings and errors) and {VERBOSE} (also versions, messages of libraries, \
 time, memory, and the traceback of an error). NO_COLOR=1 switches colours off.
 {EXIT_CODES}"""
 

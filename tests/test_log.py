@@ -44,6 +44,14 @@ def test_a_terminal_sees_the_steps_and_the_loss(
     assert "epoch 1/1" not in capsys.readouterr().out  # above the bar, and only there
 
 
+def test_in_the_means_of_an_epoch_every_video_counts_once(videos: Path, tmp_path: Path) -> None:
+    pretrain(with_settings("optim", ONE_EPOCH, batch_size=6), data=videos, out=tmp_path / "run")
+    whole, short, epoch = read_lines(tmp_path / "run" / "metrics.jsonl")
+    for name in ("loss", "instance", "foreground_share", "instance_top1"):
+        assert epoch[name] == pytest.approx((6 * whole[name] + 2 * short[name]) / 8)
+    assert epoch["loss"] != pytest.approx((whole["loss"] + short["loss"]) / 2)
+
+
 def test_each_step_of_an_epoch_has_its_own_time(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
 

@@ -47,7 +47,7 @@ class Progress:
     averaged_steps: int = 0
     """Steps of the begun epoch that `sums` has; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sum of each loss and statistic over these steps, for the epoch's line in the metrics."""
+    """Sum of each loss and statistic over these steps, of a short one in part, for the epoch's line in the metrics."""
     last_loss: float | None = None
     collapsed_steps: int = 0
     """Steps in a row, up to the last one, that looked collapsed to this process."""

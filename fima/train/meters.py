@@ -15,6 +15,8 @@ from fima.train.step import Measured
 
 SUM, VIDEOS, LOSS = "loss_sum/", "videos/", "loss/"
 """Beginnings of the names of what is recorded by set."""
+BY_SET = (SUM, VIDEOS)
+"""Those that are sums over the videos of a step, not means."""
 
 
 class EpochMeter:
@@ -29,6 +31,7 @@ class EpochMeter:
         self._lr = lr
         self._whole_step = whole_step
         self._losses: list[str] = []
+        self._last_weight = 1.0
         self._videos, self._wait_seconds = 0, 0.0
         self._mark_seconds = time.perf_counter()
         self._epoch_begin = self._line_begin = self._so_far()
@@ -49,12 +52,15 @@ class EpochMeter:
         num_videos = len(measured.paths) * distributed.world_size()
         self._videos += num_videos
         self._losses = measured.losses
+        # In the means of the epoch, every video counts once.
+        self._last_weight = min(1.0, num_videos / self._whole_step)
+        weights = {name: 1.0 if name.startswith(BY_SET) else self._last_weight for name in measured.averaged}
         progress = dataclasses.replace(
             progress,
             step=progress.step + 1,
             step_in_epoch=progress.step_in_epoch + 1,
             averaged_steps=progress.averaged_steps + 1,
-            sums={name: progress.sums.get(name, 0.0) + numbers[name] for name in measured.averaged},
+            sums={name: progress.sums.get(name, 0.0) + weight * numbers[name] for name, weight in weights.items()},
         )
         rates = self._rates(self._line_begin)
         self._log.advance(progress.step, {name: numbers[name] for name in self._losses}, rates)
@@ -69,7 +75,11 @@ class EpochMeter:
 
     def epoch_ends(self, progress: Progress, num_epochs: int) -> Progress:
         """Record means and speed of the epoch, of which every step is done; return the progress before the next."""
-        means = {name: total / progress.averaged_steps for name, total in progress.sums.items()}
+        num_steps = progress.averaged_steps
+        weight = num_steps - 1 + self._last_weight  # the steps before the last were whole
+        means = {
+            name: total / (num_steps if name.startswith(BY_SET) else weight) for name, total in progress.sums.items()
+        }
         values = {"lr": self._lr, **with_means(means), **self._rates(self._epoch_begin)}
         progress = dataclasses.replace(progress, epoch=progress.epoch + 1, step_in_epoch=0, averaged_steps=0, sums={})
         self._log.epoch(progress, num_epochs, values, self._losses)

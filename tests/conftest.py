@@ -1,9 +1,30 @@
 """What many test files share, made once in each process of the tests."""
 
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+
+# The first optimizer of a process loads `torch._dynamo`, which takes as long as all the rest.
+PRELOADED = [
+    "pytest",
+    "torch._dynamo",
+    "fima.cli",
+    "fima.commands.pretrain",
+    "fima.evaluate.feature_store",
+    "fima.train.pretrain",
+    "fima.visual.tensorboard",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loaded_processes() -> Iterator[None]:
+    """Processes are copies of one that has loaded PyTorch, which takes seconds, whichever test starts the first."""
+    forkserver.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forkserver, "set_forkserver_preload", lambda modules: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

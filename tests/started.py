@@ -1,4 +1,4 @@
-"""Processes that start in a moment: each is a copy of one that has loaded PyTorch, which takes seconds."""
+"""Processes that start in a moment: each is a copy of one that has loaded what `conftest.py` names."""
 
 import os
 import signal
@@ -13,9 +13,6 @@ import torch.multiprocessing as mp
 
 from fima.cli import main
 
-# The first optimizer of a process loads `torch._dynamo`, which takes as long as all the rest.
-NEEDED = ["pytest", "torch._dynamo", "fima.cli", "fima.commands.pretrain", "fima.train.pretrain"]
-mp.set_forkserver_preload([*NEEDED, "fima.visual.tensorboard"])
 CONTEXT = mp.get_context("forkserver")
 
 

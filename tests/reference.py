@@ -29,9 +29,10 @@ def golden_parts() -> dict[str, Tensor]:
 
 def noise(name: str, shape: Sequence[int]) -> Tensor:
     """The reproducible numbers in [-1, 1) that stand for `name`, float64."""
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    u = torch.sin(12.9898 * index + 0.37 * (zlib.crc32(name.encode()) % 10007)) * 43758.5453
-    return (2 * (u - u.floor()) - 1).reshape(tuple(shape))
+    u = torch.arange(math.prod(shape), dtype=torch.float64)
+    # In place: a network has millions of them.
+    u.mul_(12.9898).add_(0.37 * (zlib.crc32(name.encode()) % 10007)).sin_().mul_(43758.5453)
+    return u.sub_(u.floor()).mul_(2).sub_(1).reshape(tuple(shape))
 
 
 def noise_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

@@ -70,10 +70,12 @@ class Recorder:
 def build(case: dict[str, Any], dtype: torch.dtype) -> FIMA:
     method = MethodConfig(queue_size=case["queue_size"], cell_queue_size=case["dense_queue"])
     network = build_method(ModelConfig(backbone=BACKBONES[case["arch"]], decoder_dropout=0.0), method)
-    state = noise_state(case["keys"])
-    for key in state:
-        source = key.replace("encoder_k.", "encoder_q.").replace("projector_dense_k.", "projector_dense.")
-        state[key] = state[source]
+    sources = {
+        key: key.replace("encoder_k.", "encoder_q.").replace("projector_dense_k.", "projector_dense.")
+        for key in case["keys"]
+    }
+    drawn = noise_state({source: case["keys"][source] for source in sources.values()})
+    state = {key: drawn[source] for key, source in sources.items()}
     network.to(dtype).load_state_dict(official_to_fima(state), strict=True)
     return network.train()
 
@@ -152,11 +154,12 @@ def test_steps_agree_in_float64(name: str, num_steps: int, monkeypatch: pytest.M
         result = network(*(inputs(step, clip, case["clip"], torch.float64) for clip in "mn"))
         check_losses(result, recorder.take(), expected, tolerance=tolerance)
         check_queues(network, expected, tolerance)
-        optimizer.zero_grad()
-        result.total.backward()
-        if step == 0:
-            check_gradients(network, expected["grad_norms"], 1e-8)
-        optimizer.step()
+        if step < num_steps - 1:  # nothing that is recorded depends on the gradients of the last
+            optimizer.zero_grad()
+            result.total.backward()
+            if step == 0:
+                check_gradients(network, expected["grad_norms"], 1e-8)
+            optimizer.step()
     if num_steps == len(case["steps"]):
         first_parameter = next(network.key_encoder.parameters()).flatten()[:8].tolist()
         assert first_parameter == pytest.approx(case["encoder_k_first_param_first8_after"], abs=1e-9)

@@ -2,15 +2,18 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError
+from fima.evaluate import retrieval
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.metrics import percent, top_k_accuracy
@@ -81,6 +84,35 @@ def test_retrieval_subtracts_each_split_s_own_mean() -> None:
     assert hits.keys() == shifted.keys()
     assert all(percent(found) == percent(shifted[k]) for k, found in hits.items())
     assert percent(hits[1]) > 90 > chance[1]
+
+
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees how many numbers the largest result of an operation has."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        self.size = max(self.size, result.numel() if isinstance(result, Tensor) else 0)
+        return result
+
+
+def test_similarities_of_all_videos_are_never_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Kinetics-400 they would take 38 GB."""
+    train, train_labels = gaussians(40, 5, seed=0, spread=3.0)
+    test, test_labels = gaussians(20, 5, seed=1, spread=3.0)
+    votes = knn_scores(train, train_labels, test, num_classes=5)
+    hits, chance = retrieve(train, train_labels, test, test_labels)
+    monkeypatch.setattr(retrieval, "ROWS_AT_ONCE", 7)
+    with LargestTensor() as largest:
+        in_parts = knn_scores(train, train_labels, test, num_classes=5)
+        hits_in_parts, chance_in_parts = retrieve(train, train_labels, test, test_labels)
+    assert largest.size < len(train) * len(test)
+    torch.testing.assert_close(in_parts, votes)
+    assert all(hits_in_parts[k].equal(found) for k, found in hits.items())
+    assert chance_in_parts == chance
 
 
 def test_same_video_share_against_a_loop() -> None:

@@ -130,6 +130,14 @@ def test_of_folds_the_classes_of_all_together_are_shown(tmp_path: Path) -> None:
     assert [group.name for group in classes([alone], {})] == ["last/fold-a/knn", "last/fold-b/knn"]
 
 
+def test_runs_that_were_tested_on_other_videos_say_on_how_many(tmp_path: Path) -> None:
+    report = ClassReport(name="last/knn", classes=["x", "y"], counts=[[2, 1], [0, 4]])
+    more = replace(report, counts=[[8, 1], [0, 4]])
+    run = RunRecord(name="one", root=tmp_path, settings={}, record={}, lines=[], class_reports=[report])
+    (group,) = classes([run, replace(run, name="other", class_reports=[more])], {})
+    assert [list(row[:2]) for row in group.tables[0].rows] == [["x", "3 to 9"], ["y", "4"]]
+
+
 def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:
     lines = [{"kind": "epoch", "epoch": 1, "step": 4, "cell": 1.5}, {"kind": "health", "step": 4, "best": True}]
     one = RunRecord(name="one", root=tmp_path, settings={}, record={}, lines=lines)

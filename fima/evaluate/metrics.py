@@ -40,7 +40,8 @@ def chance_recall_at_k(query_labels: Tensor, gallery_labels: Tensor, ks: Sequenc
     With n of G gallery rows of the query's class, the chance of a hit is 1 - C(G - n, k) / C(G, k).
     """
     num_gallery = len(gallery_labels)
-    same_class = (query_labels[:, None] == gallery_labels[None, :]).sum(dim=1).numpy()
+    num_classes = 1 + int(max(query_labels.max(), gallery_labels.max()))
+    same_class = torch.bincount(gallery_labels, minlength=num_classes)[query_labels].numpy()
     return {k: float(100 * hypergeom.sf(0, num_gallery, same_class, min(k, num_gallery)).mean()) for k in ks}
 
 

@@ -10,6 +10,7 @@ from fima.evaluate.metrics import chance_recall_at_k, recall_hits
 
 RANKS = (1, 5, 10, 20, 50)
 ROWS_AT_ONCE = 512
+"""Queries at a time: the similarities of all of them, with all training videos, may be larger than memory."""
 NUM_NEIGHBOURS = 20
 TEMPERATURE = 0.07
 
@@ -23,9 +24,11 @@ def retrieve(
     of the training videos is subtracted. Returns, by rank k, whether a test video has its class among the k nearest
     training videos, bool (U,), and the percentage of hits expected for a random order.
     """
-    similarity = centred(test, train if is_fold else test) @ centred(train).T
+    queries, gallery = centred(test, train if is_fold else test), centred(train)
+    parts = zip(torch.split(queries, ROWS_AT_ONCE), torch.split(test_labels, ROWS_AT_ONCE), strict=True)
+    hits = [recall_hits(rows @ gallery.T, labels, train_labels, RANKS) for rows, labels in parts]
     chance = chance_recall_at_k(test_labels, train_labels, RANKS)
-    return recall_hits(similarity, test_labels, train_labels, RANKS), chance
+    return {k: torch.cat([part[k] for part in hits]) for k in RANKS}, chance
 
 
 class SameVideo(NamedTuple):
@@ -76,9 +79,11 @@ def knn_scores(
     Training features are (V, C) of classes (V,), test features (U, C); of fewer, all V vote. The votes are
     (U, num_classes).
     """
-    similarity = functional.normalize(test.double(), dim=1) @ functional.normalize(train.double(), dim=1).T
-    nearest = similarity.topk(min(num_neighbours, len(train)), dim=1)
-    # Relative to the nearest one: the same vote, without overflow at low temperatures.
-    weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
+    queries, gallery = (functional.normalize(rows.double(), dim=1) for rows in (test, train))
     votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
-    return votes.scatter_add_(1, train_labels[nearest.indices], weights)
+    for rows, own in zip(torch.split(queries, ROWS_AT_ONCE), torch.split(votes, ROWS_AT_ONCE), strict=True):
+        nearest = (rows @ gallery.T).topk(min(num_neighbours, len(train)), dim=1)
+        # Relative to the nearest one: the same vote, without overflow at low temperatures.
+        weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
+        own.scatter_add_(1, train_labels[nearest.indices], weights)
+    return votes

@@ -217,21 +217,21 @@ def _clip_settings(run: RunRecord, encoder: FrozenEncoder) -> ClipSettings:
 
 def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Query]:
     """Test videos evenly spread over their list, with their neighbours; never a file as its own neighbour."""
-    similarity = centred(test.per_video) @ centred(train.per_video).T
+    chosen = _middles(len(test.paths), NUM_QUERIES)
+    # Of the others, similarities could be larger than memory.
+    similarities = centred(test.per_video)[chosen] @ centred(train.per_video).T
     places = {path: place for place, path in enumerate(train.paths)}
-    for row, path in enumerate(test.paths):
-        if path in places:
-            similarity[row, places[path]] = -torch.inf
 
     def shown(features: Features, row: int) -> tuple[Path, str]:
         label = int(features.labels[row])
         return Path(features.paths[row]), classes[label] if label >= 0 else ""
 
     queries = []
-    for row in _middles(len(test.paths), NUM_QUERIES):
-        label = int(test.labels[row])
-        others = len(train.paths) - (test.paths[row] in places)
-        nearest = similarity[row].topk(min(NUM_NEIGHBOURS, others))
+    for row, similarity in zip(chosen, similarities, strict=True):
+        label, itself = int(test.labels[row]), places.get(test.paths[row])
+        if itself is not None:
+            similarity[itself] = -torch.inf
+        nearest = similarity.topk(min(NUM_NEIGHBOURS, len(train.paths) - (itself is not None)))
         neighbours = [
             Neighbour(*shown(train, found), int(train.labels[found]) == label if label >= 0 else None, value)
             for value, found in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)

@@ -233,8 +233,15 @@ def _class_group(name: str, reports: Mapping[str, ClassReport]) -> ClassGroup:
         rows: list[list[object]] = []
         for place, label in enumerate(labels):
             found = [(percent(report.accuracy(place)), report.taken_for(place)) for report in shared.values()]
-            count = max(sum(report.counts[place]) for report in shared.values())
-            rows.append([label, count, *(cell for pair in found for cell in pair)])
+            # Runs may be tested on other videos of the same classes.
+            counts = sorted(sum(report.counts[place]) for report in shared.values())
+            rows.append(
+                [
+                    label,
+                    " to ".join(dict.fromkeys(f"{end}" for end in (counts[0], counts[-1]))),
+                    *(cell for pair in found for cell in pair),
+                ]
+            )
         tables.append(Table(caption=f"{', '.join(shared)}: accuracy by class, {name}", header=header, rows=rows))
     return ClassGroup(name=name, matrices=matrices, tables=tables)
 

@@ -113,6 +113,14 @@ def test_a_query_has_all_other_videos_as_neighbours(queries: list[str], count: i
     assert all(Path(queries[0]) != neighbour.path for neighbour in found[0].neighbours)
 
 
+def test_a_single_query_has_the_neighbours_that_are_like_it() -> None:
+    train = Features(paths=["0", "1", "2"], labels=torch.arange(3), undecodable=[], pooled=torch.eye(3)[:, None])
+    test = Features(paths=["3"], labels=torch.tensor([2]), undecodable=[], pooled=torch.eye(3)[2:, None])
+    (query,) = _queries(train, test, ["x", "y", "z"])
+    assert [found.right for found in query.neighbours] == [True, False, False]
+    assert [found.similarity for found in query.neighbours] == pytest.approx([1, -0.5, -0.5])
+
+
 def test_damaged_files_of_a_run_are_passed_over(tmp_path: Path) -> None:
     """By a crash of the machine, a hand, or an older version."""
     folder = RunFolder(tmp_path / "run")

@@ -218,8 +218,10 @@ def _clip_settings(run: RunRecord, encoder: FrozenEncoder) -> ClipSettings:
 def _queries(train: Features, test: Features, classes: Sequence[str]) -> list[Query]:
     """Test videos evenly spread over their list, with their neighbours; never a file as its own neighbour."""
     chosen = _middles(len(test.paths), NUM_QUERIES)
+    # Of a single video, its own mean would leave nothing.
+    origin = train.per_video if len(test.paths) == 1 else None
     # Of the others, similarities could be larger than memory.
-    similarities = centred(test.per_video)[chosen] @ centred(train.per_video).T
+    similarities = centred(test.per_video, origin)[chosen] @ centred(train.per_video).T
     places = {path: place for place, path in enumerate(train.paths)}
 
     def shown(features: Features, row: int) -> tuple[Path, str]:

@@ -37,6 +37,16 @@ def test_confusion_and_accuracy_by_class() -> None:
     assert "62.5 percent" in chart.summary
 
 
+def test_long_names_of_classes_leave_the_confusion_matrix_room() -> None:
+    names = [f'{number:03d} putting "something" <b> behind something {number}' for number in range(100)]
+    chart = confusion_chart(ClassReport(name="x", classes=names, counts=[[1] * 100] * 100))
+    axis = chart.layout["xaxis"]
+    assert chart.data[0]["x"][1] == '001 putting "something" &lt;b&gt; behind something 1', "whole under the pointer"
+    assert axis["tickvals"] == chart.data[0]["x"][::3]
+    assert axis["ticktext"][-1] == '099 putting "s… something 99'
+    assert "ticktext" not in confusion_chart(ClassReport(name="x", classes=["a"], counts=[[1]])).layout["yaxis"]
+
+
 def test_maps_and_histograms() -> None:
     chart = embedding_chart("PCA", np.arange(8.0).reshape(4, 2), [1, 0, 1, -1], ["<a>", "b"])
     assert {trace["name"]: trace["customdata"] for trace in chart.data} == {
@@ -92,6 +102,22 @@ def test_the_bars_of_a_run_have_its_colour(tmp_path: Path) -> None:
     bars, chance = found.bars.data
     assert (bars["name"], bars["marker"]["color"], chance["name"]) == ("evaluated", run_colour(1), "chance")
     assert found.bars.summary == "evaluated: kNN, top-1 5.0 percent."
+
+
+def test_chance_has_no_mark_where_no_run_has_a_bar(tmp_path: Path) -> None:
+    """As of figures of other videos than the main ones of their run, which the table has."""
+    found = [
+        Result(name=f"evaluation/{name}.json", content={"figures": {figure: 5.0}, "chance": {figure: 1.0}, **of})
+        for name, figure, of in (
+            ("last", "knn/top1", {"lists_hash": "these"}),
+            ("other", "linear/top1", {"lists_hash": "others"}),
+        )
+    ]
+    shown = results([RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], results=found)])
+    assert shown is not None
+    assert shown.bars is not None
+    assert [trace["x"] for trace in shown.bars.data] == [["kNN, top-1"]] * 2
+    assert len(shown.figures.rows) == 2
 
 
 def test_a_figure_that_any_guess_gets_has_no_bar(tmp_path: Path) -> None:

@@ -309,6 +309,14 @@ class TestBrowser:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         printed = browser.execute_cdp_cmd("Page.printToPDF", {})
         assert len(printed["data"]) > 50_000
+        browser.execute_script("document.getElementById('tab-Results').click()")
+        widest = (
+            "return Math.max(...[...document.querySelectorAll('.shown .main-svg')].map((e) => e.width.baseVal.value))"
+        )
+        on_screen = browser.execute_script(widest)
+        on_paper = browser.execute_script(f"dispatchEvent(new Event('beforeprint')); {widest}")
+        assert on_paper <= 670 < on_screen, "A4 has 670 px beside its margins and the border of a chart"
+        assert browser.execute_script(f"dispatchEvent(new Event('afterprint')); {widest}") == on_screen
         assert browser.execute_script(
             "return [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('svg.main-svg'))"
         )

@@ -19,6 +19,9 @@ MOST_POINTS = 800
 NUM_BINS = 60
 MOST_IN_LEGEND = 16
 LABEL_CHARACTERS = 15
+LEGEND_CHARACTERS, TICK_CHARACTERS = 40, 28
+MOST_TICKS = 45
+"""Of a confusion matrix at its largest; more would overlap."""
 NOT_CURVES = frozenset({"kind", "epoch", "step", "seconds", "num_videos", "collapsed", "uniform_std"})
 MARKS = {"best": "dot", "collapse": "solid", "rollback": "dash"}
 """What a vertical line in the curves of a run stands for."""
@@ -99,13 +102,13 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
                 {
                     "type": "scatter",
                     "mode": "lines" if kind == "step" else "lines+markers",
-                    "name": html.escape(label),
+                    "name": _plain(_shortened(label, LEGEND_CHARACTERS)),
                     "showlegend": kind in settled,
                     "legendgroup": str(number),
                     "x": [line["step"] for line in shown],
                     "y": [_rounded(line[name]) for line in shown],
                     "text": [f"epoch {line['epoch']}" for line in shown],
-                    "hovertemplate": "step %{x} (%{text}): %{y}<extra>" + html.escape(label) + "</extra>",
+                    "hovertemplate": "step %{x} (%{text}): %{y}<extra>" + _plain(label) + "</extra>",
                     "line": {"color": run_colour(number), **LINES[kind]},
                     "marker": {"size": 5},
                     "opacity": 0.45 if kind == "step" and settled != ["step"] else 1,
@@ -136,15 +139,15 @@ def _mark(mark: str, step: int, colour: str) -> tuple[dict[str, Any], dict[str, 
 
 def figure_bars(names: Sequence[str], columns: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Chart:
     """Bars of the main figures in percent, of every run that has any in its colour, and the chance level."""
-    labels = ["<br>".join(html.escape(line) for line in textwrap.wrap(name, LABEL_CHARACTERS)) for name in names]
+    labels = ["<br>".join(_plain(line) for line in textwrap.wrap(name, LABEL_CHARACTERS)) for name in names]
     data: list[dict[str, Any]] = [
         {
             "type": "bar",
-            "name": html.escape(run),
+            "name": _plain(_shortened(run, LEGEND_CHARACTERS)),
             "x": labels,
             "y": [_rounded(figures[name]) if name in figures else None for name in names],
             "marker": {"color": run_colour(number)},
-            "hovertemplate": "%{x}: %{y:.1f} %<extra>" + html.escape(run) + "</extra>",
+            "hovertemplate": "%{x}: %{y:.1f} %<extra>" + _plain(run) + "</extra>",
         }
         for number, (run, figures) in enumerate(columns.items())
         if figures
@@ -171,9 +174,14 @@ def confusion_chart(report: ClassReport) -> Chart:
     counts = np.array(report.counts, dtype=float)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    labels = [html.escape(name) for name in report.classes]
+    labels = [_plain(name) for name in report.classes]
     right = 100 * float(np.trace(counts)) / max(1.0, float(counts.sum()))
     axis = {"type": "category", "automargin": True, "tickfont": {"size": 10}, "constrain": "domain"}
+    if max(map(len, report.classes), default=0) > TICK_CHARACTERS:
+        # Whole, the names would leave the matrix no room.
+        some = slice(None, None, math.ceil(len(labels) / MOST_TICKS))
+        words = [_plain(_shortened(name, TICK_CHARACTERS)) for name in report.classes[some]]
+        axis |= {"tickmode": "array", "tickvals": labels[some], "ticktext": words}
     trace = {
         "type": "heatmap",
         "x": labels,
@@ -209,11 +217,11 @@ def similarity_chart(groups: Mapping[str, NDArray[np.floating[Any]]]) -> Chart:
                 "type": "scatter",
                 "mode": "lines",
                 "fill": "tozeroy",
-                "name": html.escape(name),
+                "name": _plain(name),
                 "x": middles.round(3).tolist(),
                 "y": (counts / max(1, counts.max())).round(4).tolist(),
                 "line": {"color": run_colour(number), "shape": "hvh"},
-                "hovertemplate": "cosine %{x}<extra>" + html.escape(name) + "</extra>",
+                "hovertemplate": "cosine %{x}<extra>" + _plain(name) + "</extra>",
             }
         )
         parts.append(f"{name}: mean {float(np.mean(values)):.2f}")
@@ -237,7 +245,7 @@ def embedding_chart(
             {
                 "type": "scattergl" if len(points) > 2000 else "scatter",
                 "mode": "markers",
-                "name": html.escape(classes[label]) if label >= 0 else "videos",
+                "name": _plain(classes[label]) if label >= 0 else "videos",
                 "x": [_rounded(float(points[place, 0])) for place in members],
                 "y": [_rounded(float(points[place, 1])) for place in members],
                 "customdata": members,
@@ -256,6 +264,17 @@ def embedding_chart(
     }
     summary = f"{name} of the pooled features of {len(points)} videos, a colour and a shape for each class."
     return Chart(title=name, summary=summary, data=data, layout=layout, tall=True)
+
+
+def _plain(text: str) -> str:
+    """Text as Plotly shows it, which knows the entities of markup, but not those of quotation marks."""
+    return html.escape(text, quote=False)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Text without its middle where it has more than `most` characters: names often differ at their ends."""
+    head, tail = most // 2, most - most // 2 - 1
+    return text if len(text) <= most else f"{text[:head]}…{text[-tail:]}"
 
 
 def _rounded(value: float) -> float:

@@ -156,7 +156,9 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
         cells = [_figure_cell(result, name) for result in columns.values()]
         heading = Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
         rows.append([heading, *cells, chance[name]])
-    main = {name: readable for name, readable in FIGURE_NAMES.items() if name in names}
+    # Figures of other videos than the main ones of their run are in the table alone.
+    charted = {name for run in runs for name in run.main_figures}.intersection(names)
+    main = {name: readable for name, readable in FIGURE_NAMES.items() if name in charted}
     bars = {run.name: {main[name]: value for name, value in run.main_figures.items() if name in main} for run in runs}
     # One mark would be wrong where results have chance levels of their own.
     levels = {name: chance[name] for name in main if " to " not in chance[name]}

@@ -16,12 +16,17 @@
     hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
   });
   const axis = () => ({ gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true });
+  let printing = false;
+  // Of a sheet of paper: the browser lays the page out for it after the charts are drawn.
+  const paperWidth = (plot) => Math.min(plot.clientWidth, plot.closest(".grid") ? 318 : 670);
   const layoutOf = (plot) => {
     const { layout } = plot.spec;
     return {
-      height: plot.closest(".tall") ? 380 : 270,
+      width: printing ? paperWidth(plot) : null,
+      autosize: true,
+      height: (plot.closest(".tall") ? 380 : 270) + (plot.room ?? 0),
       margin: { l: 48, r: 12, t: 12, b: 40 },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+      legend: { orientation: "h", x: 0, y: layout.annotations ? 1.08 : 1.02, yanchor: "bottom", font: { size: 11 } },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       ...themed(),
       ...layout,
@@ -32,7 +37,15 @@
   const draw = (plot) => {
     if (plot.spec) return;
     plot.spec = contentOf(plot.nextElementSibling);
+    const bars = plot.spec.data.filter((trace) => typeof trace.x?.[0] === "string");
+    // Too narrow for words side by side: they are turned, and those of several lines would overlap.
+    if (bars.some((trace) => plot.clientWidth < 80 * trace.x.length)) {
+      bars.forEach((trace) => { trace.x = trace.x.map((word) => word.replaceAll("<br>", " ")); });
+    }
     Plotly.newPlot(plot, plot.spec.data, layoutOf(plot), { responsive: true, displayModeBar: false });
+    // A legend of several lines gets room of its own; that of the lines would shrink for it.
+    plot.room = Math.max(0, Math.round((plot.querySelector(".legend .bg")?.getBBox().height ?? 0) - 26));
+    if (plot.room && !plot.spec.layout.height) Plotly.relayout(plot, layoutOf(plot));
     const map = plot.closest(".embedding");
     if (map) addThumbnails(plot, contentOf(map.querySelector(".map")));
   };
@@ -132,14 +145,16 @@
   let folded = [];
   addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
+    printing = true;
     folded = [...document.querySelectorAll("details:not([open])")].filter((part) => part.querySelector(".plot"));
     folded.forEach((part) => { part.open = true; });
     panels.forEach((panel) => { panel.classList.add("shown"); load(panel); plotsOf(panel).forEach(draw); });
     redraw();
   });
   addEventListener("afterprint", () => {
-    folded.forEach((part) => { part.open = false; });
+    printing = false;
     applyTheme();
+    folded.forEach((part) => { part.open = false; });
     show(tabs.findIndex((tab) => tab.tabIndex === 0), false);
   });
 

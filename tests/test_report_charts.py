@@ -138,6 +138,13 @@ def test_skipped_videos_whose_names_differ_in_case_are_two(tmp_path: Path) -> No
     assert "<dt>skipped videos</dt><dd>2</dd>" in page
 
 
+def test_an_epoch_that_was_resumed_took_the_time_before_it_too(tmp_path: Path) -> None:
+    steps = [{"kind": "step", "epoch": 1, "step": number, "seconds": 40.5} for number in (1, 2, 3)]
+    epochs = [{"kind": "epoch", "epoch": number, "step": 3 * number, "seconds": 50.0} for number in (1, 2)]
+    run = RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[*steps, *epochs])
+    assert run.training_time == "2 min 52 s of training"
+
+
 def test_a_column_of_folds_says_so(tmp_path: Path) -> None:
     content = {"figures": {"knn/top1": 5.0}, "chance": {"knn/top1": 1.0}, "protocols": {}}
     folds = {**content, "unit": "fold", "splits": {"a": {}, "b": {}}}

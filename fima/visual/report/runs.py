@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +150,12 @@ class RunRecord:
     @property
     def training_time(self) -> str:
         """Hours, minutes and seconds of all epochs; empty where there is none."""
-        seconds = round(sum(line.get("seconds") or 0 for line in self.of_kind("epoch")))
+        in_steps: dict[int, float] = defaultdict(float)
+        for line in self.of_kind("step"):
+            in_steps[line["epoch"]] += line.get("seconds") or 0
+        # Of an epoch that was resumed, its own line has the seconds since then.
+        epochs = self.of_kind("epoch")
+        seconds = round(sum(max(line.get("seconds") or 0, in_steps[line["epoch"]]) for line in epochs))
         parts = [(seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
         words = [f"{count} {unit}" for count, unit in parts if count]
         return f"{' '.join(words)} of training" if words else ""

@@ -3,13 +3,16 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import fuzz_videos
+import kill_resume
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, load_checkpoint, save_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
@@ -29,7 +32,6 @@ from tests.video_files import truncate
 
 ONE_EPOCH = with_settings("optim", epochs=1)
 OFTEN = with_settings("run", checkpoint_minutes=1e-9, health_epochs=0)
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -220,12 +222,38 @@ def full_disk(*arguments: object, **options: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
-    script = ROOT / "benchmarks" / "kill_resume.py"
-    words = [sys.executable, str(script), "--kills", "1", "--epochs", "6", "--videos", "20", "--seed", "1"]
-    outcome = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert "the same, bit for bit" in outcome.stdout
+class Command(Started):
+    """A `python -m fima` command as `subprocess.Popen` starts it, but in a moment."""
+
+    def __init__(self, words: Sequence[str], **streams: int) -> None:
+        super().__init__(main, list(words[3:]))
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float) -> int | None:
+        """The exit code, after its end."""
+        self.communicate(timeout)
+        return self.returncode
+
+
+def run_to_its_end(words: Sequence[str], *, check: bool, **streams: int) -> None:
+    assert Command(words).wait(600) == 0 or not check
+
+
+def test_a_run_that_is_killed_ends_as_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = SimpleNamespace(Popen=Command, run=run_to_its_end, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(kill_resume, "subprocess", stand_in)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that what the script sets is undone
+    words = ["kill_resume.py", "--kills", "1", "--epochs", "6", "--videos", "20", "--seed", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    code = kill_resume.main()
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "the same, bit for bit" in said
 
 
 def test_a_run_that_cannot_save_its_end_says_so(
@@ -262,8 +290,13 @@ def test_an_epoch_that_cannot_be_kept_is_not_chosen(
     assert best.progress.epoch == best.selection.epoch == 2
 
 
+def fuzz_videos_with(*words: str) -> int:
+    sys.argv = ["fuzz_videos.py", *words]
+    return fuzz_videos.main()
+
+
 def test_damaged_and_hostile_videos_stop_nothing() -> None:
-    words = [sys.executable, str(ROOT / "benchmarks" / "fuzz_videos.py"), "--videos", "80"]
-    outcome = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert "not accounted for: none" in outcome.stdout
+    process = Started(fuzz_videos_with, "--videos", "80")  # one of its own: it measures its memory
+    printed, said = process.communicate(900)
+    assert process.returncode == 0, printed + said
+    assert "not accounted for: none" in printed

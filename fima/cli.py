@@ -131,9 +131,10 @@ def _run(arguments: list[str]) -> int:
         try:
             return run_command(name, words)
         except SystemExit as leaving:
-            if asks_for_help and not leaving.code:
-                print(wrapped(HELP))
-            raise
+            if not asks_for_help or leaving.code:
+                raise
+            print(wrapped(HELP))
+            return 0
 
 
 def _help() -> str:

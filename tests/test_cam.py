@@ -19,8 +19,8 @@ from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.activation import MapTimeline, ViewEncoders, activation_map, map_timeline, with_batch_statistics
 from fima.train.pretrain import pretrain
-from fima.visual.maps import NamedEncoder, look_at, write_map_picture, write_map_video
-from fima.visual.overlay import in_a_column, label, overlay, resized
+from fima.visual.maps import VIDEO_LEGEND, NamedEncoder, look_at, panels, write_map_picture, write_map_video
+from fima.visual.overlay import in_a_column, label, label_width, overlay, resized
 from fima.visual.video_out import shown_fps, video_writer
 from tests.evaluation_data import write_state_dict
 from tests.small_runs import with_settings
@@ -181,6 +181,17 @@ def test_map_picture_has_moments_and_the_average(tmp_path: Path) -> None:
     assert pixels.shape[1] == 6 * 96 + 5 * 4
     average = pixels[30:80, 5 * 100 + 55 : 5 * 100 + 90]
     assert 110 < average.mean() < 145
+
+
+def test_names_fit_beside_narrow_frames(tmp_path: Path) -> None:
+    frames = flash(8, range(4, 8), height=48, width=16)
+    names = [f"/experiments/{name}/checkpoints/last.pt" for name in ("one", "two")]
+    maps = look_at([named(name, Bright()) for name in names], lambda: frames, FrameCount(len(frames)), device=CPU)
+    shown = panels(maps, resized(frames[0], 64), 0)
+    assert shown.shape[1] == sum(map(label_width, ["video", *names])) + 2 * 4
+    write_map_picture(maps, lambda: frames, tmp_path / "maps.png", num_frames=len(frames), height=64)
+    with Image.open(tmp_path / "maps.png") as picture:
+        assert picture.width == label_width(VIDEO_LEGEND)
 
 
 def test_a_video_that_fails_leaves_no_file(tmp_path: Path) -> None:

@@ -21,11 +21,13 @@ from fima.visual.overlay import (
     in_a_column,
     in_a_row,
     label,
+    label_width,
     labelled,
     outlined,
     overlay,
     resized,
     save_picture,
+    widened,
 )
 from fima.visual.video_out import VideoFormat, shown_fps, video_writer
 
@@ -35,6 +37,8 @@ TILE_PX = 144
 NARROWEST_PX = 720
 """One video or two would leave the title and the legend little room."""
 TITLE_PX, TITLE_FONT_PX = 32, 17
+WIDEST_NAME_PX = 320
+"""Beside a narrow frame, the name of an encoder gets this much room at most."""
 COLUMNS = 8
 FRAME_NAMES = ("first frame", "last frame")
 LEGEND = "maps: dark = lowest, bright = highest of the map"
@@ -93,8 +97,10 @@ def look_at(
 
 def panels(maps: Mapping[str, MapTimeline], frame: Picture, number: int) -> Picture:
     """Frame `number` next to its maps, which are coloured from lowest to highest value in the whole video."""
-    tiles = [labelled(overlay(frame, found.at(number), found.limits), name) for name, found in maps.items()]
-    return in_a_row([labelled(frame, "video"), *tiles])
+    tiles = {"video": frame} | {name: overlay(frame, found.at(number), found.limits) for name, found in maps.items()}
+    # In frames of a portrait format, names of encoders would be cut off where they differ.
+    room = {name: min(WIDEST_NAME_PX, label_width(name)) for name in tiles}
+    return in_a_row([labelled(tile, name, narrowest=room[name]) for name, tile in tiles.items()])
 
 
 def write_map_video(
@@ -122,12 +128,16 @@ def write_map_picture(
         if number in moments:
             kept.append(small)
     mean_frame = np.asarray(total / num_frames, dtype=np.uint8)
-    frames = [labelled(tile, f"frame {number}") for tile, number in zip(kept, moments, strict=True)]
-    rows = [in_a_row([*frames, labelled(mean_frame, "average")])]
+    titles = [*(f"frame {number}" for number in moments), "average"]
+    column = max(map(label_width, titles))
+    frames = zip([*kept, mean_frame], titles, strict=True)
+    rows = [in_a_row([labelled(frame, title, narrowest=column) for frame, title in frames])]
     for name, found in maps.items():
         tiles = [overlay(tile, found.at(number), found.limits) for tile, number in zip(kept, moments, strict=True)]
-        rows.append(labelled(in_a_row([*tiles, overlay(mean_frame, found.mean)]), name))
-    rows.append(label(VIDEO_LEGEND, rows[0].shape[1]))
+        tiles.append(overlay(mean_frame, found.mean))
+        row = in_a_row([widened(tile, column) for tile in tiles])
+        rows.append(labelled(row, name, narrowest=min(NARROWEST_PX, label_width(name))))
+    rows.append(label(VIDEO_LEGEND, max(rows[0].shape[1], label_width(VIDEO_LEGEND))))
     save_picture(in_a_column(rows), out)
 
 

@@ -1,5 +1,6 @@
 """Frames, maps and labels put together into pictures; everything is uint8 RGB (height, width, 3)."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ OPACITY = 0.6
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 GAP_PX = 4
 LABEL_PX = 22
+LABEL_MARGIN_PX = 4
 FONT_PX = 13
 PAPER, INK = "#ffffff", "#16181d"
 
@@ -63,12 +65,17 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
 
 
+def label_width(text: str, *, font_px: int = FONT_PX) -> int:
+    """The pixels that a line of text needs."""
+    return math.ceil(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font=_font(font_px))) + LABEL_MARGIN_PX
+
+
 def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_PX) -> Picture:
     """A line of text, `width` and `height` pixels large, cut where it does not fit."""
     strip = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(strip)
     shown = "".join(letter if letter.isprintable() else "�" for letter in text)  # names of files may have any
-    while shown and draw.textlength(shown, font=_font(font_px)) > width - 4:
+    while shown and draw.textlength(shown, font=_font(font_px)) > width - LABEL_MARGIN_PX:
         shown = shown[:-2] + "…" if len(shown) > 2 else ""
     draw.text((2, height / 2), shown, fill=INK, font=_font(font_px), anchor="lm")
     return np.asarray(strip)
@@ -76,9 +83,13 @@ def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_
 
 def labelled(picture: Picture, text: str, *, narrowest: int = 0) -> Picture:
     """A picture with a line of text above it, filled up on the right to at least `narrowest` pixels."""
-    missing = max(0, narrowest - picture.shape[1])
-    padded = np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
+    padded = widened(picture, narrowest)
     return np.concatenate([label(text, padded.shape[1]), padded])
+
+
+def widened(picture: Picture, width: int) -> Picture:
+    """A picture that is filled up on the right to at least a width."""
+    return np.pad(picture, ((0, 0), (0, max(0, width - picture.shape[1])), (0, 0)), constant_values=255)
 
 
 def in_a_row(pictures: Sequence[Picture]) -> Picture:
@@ -92,9 +103,7 @@ def in_a_column(pictures: Sequence[Picture]) -> Picture:
     """Pictures one below the other, a gap between them; narrower ones are filled up on the right."""
     width = max(picture.shape[1] for picture in pictures)
     gap = np.full((GAP_PX, width, 3), 255, dtype=np.uint8)
-    filled = [
-        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
-    ]
+    filled = [widened(picture, width) for picture in pictures]
     return np.concatenate([part for picture in filled for part in (gap, picture)][1:])
 
 

@@ -38,9 +38,9 @@ COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "all_to_all_single")
 
 
 def clip_inputs(seed: int, batch_size: int) -> ClipInputs:
-    """Random inputs, 8 frames of 64 px."""
+    """Random inputs, 8 frames of 48 px: more cells in a step than a queue has."""
     generator = torch.Generator().manual_seed(seed)
-    full, whole, early, late = torch.randn(4, batch_size, 3, 8, 64, 64, generator=generator, dtype=torch.float64)
+    full, whole, early, late = torch.randn(4, batch_size, 3, 8, 48, 48, generator=generator, dtype=torch.float64)
     r = torch.rand(batch_size, 4, generator=generator, dtype=torch.float64)
     box = torch.stack([0.3 * r[:, 0], 0.3 * r[:, 1], 0.7 + 0.3 * r[:, 2], 0.7 + 0.3 * r[:, 3]], dim=1)
     views = dict(zip(VIEWS, (full, whole, early, late), strict=True))
@@ -231,7 +231,7 @@ def test_processes_send_what_the_benchmark_says(
     config = PretrainConfig(
         model=MODEL,
         method=METHODS[name],
-        data=DataConfig(frames=8, crop_size=64),
+        data=DataConfig(frames=8, crop_size=48),
         optim=OptimConfig(batch_size=3),
         run=RunConfig(precision=precision),
     )

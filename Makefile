@@ -8,7 +8,7 @@ SEED ?= 0
 # Compiled modules are kept, whatever the environment says: tests start Python hundreds of times.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: demo test pytest coverage lint docs bench soak mutants dist clean
+.PHONY: demo test pytest oldest coverage lint docs bench soak mutants dist clean
 
 demo: $(INSTALLED)
 	$(BIN)/fima demo --out runs/demo --seed $(SEED)
@@ -19,6 +19,14 @@ test: $(INSTALLED)
 
 pytest: $(INSTALLED)
 	$(PYTEST) -m "not slow"
+
+# The tests with the oldest libraries that pyproject.toml allows; these warn of newer ones, so a warning is no error.
+OLDEST := $(VENV)-oldest
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e '.[dev]'
+	$(subst $(BIN),$(OLDEST)/bin,$(PYTEST)) -m "not slow" -o filterwarnings=default
 
 # All tests, and whether they run enough of `fima/`. Counting lines makes them take a third longer.
 coverage: $(INSTALLED)
@@ -63,7 +71,7 @@ dist: $(INSTALLED)
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) runs site dist mutants
+	rm -rf $(VENV) $(OLDEST) runs site dist mutants
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -196,7 +196,9 @@ def load_checkpoint(path: Path, kind: type[Run]) -> Run: ...
 
 def load_checkpoint(path: Path, kind: type[Any] = Checkpoint) -> Any:
     """Read a checkpoint onto the CPU, without running any code that it may hold. Raises CheckpointError."""
-    return parse_checkpoint(read_content(path), kind, source=path)
+    # Not every PyTorch tells that such a file is weights alone.
+    content = {} if path.suffix == ".safetensors" and path.is_file() else read_content(path)
+    return parse_checkpoint(content, kind, source=path)
 
 
 def parse_checkpoint(content: object, kind: type[Run], *, source: Path) -> Run:

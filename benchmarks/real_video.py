@@ -121,8 +121,6 @@ def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namesp
     if arguments.cell in HAND_MADE:
         return {"whole video": np.stack([HAND_MADE[arguments.cell](path).double().numpy() for path in paths])}
     config, device = read_recipe(arguments.recipe), choose_device(arguments.device)
-    trained = ClipSettings.of(config.data, num_clips=EVALUATION_CLIPS)
-    windows = {"as in training": trained, "consecutive": replace(trained, span=0.0, fps=0.0, stride=PUBLISHED_STRIDE)}
     if row.trained_by:
         source: Path | None = trained_encoder(cell, listed, row, arguments)
     else:
@@ -135,8 +133,14 @@ def features_of(row: Row, cell: Path, listed: Listed, arguments: argparse.Namesp
         encoder = load_pretrained(source, device=device).encoder
     return {
         name: network_features(encoder, paths, settings, device, repeated=row.repeated)
-        for name, settings in windows.items()
+        for name, settings in clip_windows(config).items()
     }
+
+
+def clip_windows(config: PretrainConfig) -> dict[str, ClipSettings]:
+    """The clips of an evaluation, by the name of their window: the probe chooses."""
+    trained = ClipSettings.of(config.data, num_clips=EVALUATION_CLIPS)
+    return {"as in training": trained, "consecutive": replace(trained, span=0.0, fps=0.0, stride=PUBLISHED_STRIDE)}
 
 
 def settings_of(row: str, arguments: argparse.Namespace) -> dict[str, Any]:

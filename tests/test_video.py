@@ -321,3 +321,15 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_opening_is_quiet_where_another_library_lets_ffmpeg_speak(tmp_path: Path) -> None:
+    path = write_h264_mp4(tmp_path / "a.mp4")
+    program = (
+        "import av.logging; av.logging.set_level(av.logging.ERROR)\n"
+        "from fima.data.decode.video import VideoReader; from pathlib import Path; import sys\n"
+        "with VideoReader(Path(sys.argv[1])) as reader: print(reader.read([3]).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("(1, ")
+    assert done.stderr == ""

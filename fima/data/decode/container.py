@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import av.logging
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
@@ -85,7 +86,8 @@ def _opened(path: Path, probe: bool) -> InputContainer:
         return av.open(name, metadata_errors="replace")
     try:
         if kind == MP4_FORMAT and not probe:
-            container = av.open(name, metadata_errors="replace", format=kind, options=WITHOUT_DECODING)
+            with av.logging.Capture():  # that no codec is allowed is no news where another library lets FFmpeg speak
+                container = av.open(name, metadata_errors="replace", format=kind, options=WITHOUT_DECODING)
             best = next(iter(ranked_streams(container)), None)
             # Of other codecs the container does not tell how far pictures are out of order.
             if best is not None and best.codec_context is not None and best.codec_context.name == "h264":

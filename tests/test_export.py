@@ -124,12 +124,15 @@ def test_a_card_is_of_the_run_that_the_encoder_comes_from(
         assert "- name: dances\n- videos: 8\n" in found
         assert "| `--optim.lr` | 0.05 |" in found
         assert "| knn/top1 | 50.0 |" in found
+        assert "folds, in percent" not in found
         assert "The first weights" not in found
     for number in (1, 2):  # as of two checkpoints of a run that went on
         content = {"encoder": {"checkpoint_hash": f"hash {number}"}, "figures": {"knn/top1": number}, "chance": {}}
+        content |= {"unit": "fold", "splits": {"p": {}, "q": {}}} if number == 2 else {}
         (run.root / "evaluation").mkdir(exist_ok=True)
         (run.root / "evaluation" / f"{number}.json").write_text(json.dumps({**content, "protocols": {}}))
     found = model_card("one", {**small_encoder().facts(), "checkpoint_hash": "hash 2"}, source=str(run.root), name="x")
+    assert "`2.json`, in 2 folds, in percent:" in found
     assert "| knn/top1 | 2.0 |" in found
     assert "| knn/top1 | 1.0 |" not in found
     apart = RunFolder(tmp_path / "other", tmp_path / "apart")

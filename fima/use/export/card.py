@@ -100,6 +100,7 @@ def _results(root: Path, checkpoint_hash: str | None) -> list[dict[str, Any]]:
         {
             "file": Path(result.name).name,
             "data": sorted({root.name for root in result.roots}),
+            "num_folds": len(result.content["splits"]) if result.content.get("unit") == "fold" else None,
             "figures": {name: value for name, value in figures.items() if not is_trivial(name, [(figures, chance)])},
             "chance": chance,
         }

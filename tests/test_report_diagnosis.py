@@ -103,6 +103,7 @@ def test_it_fits_a_phone_and_a_desktop(page: Path, tmp_path: Path) -> None:
     ("known", "reason"),
     [
         ({}, "it is not known which videos belong together (--group-by)"),
+        ({"num_groups": 9}, "not every test video was measured on every input"),
         ({"num_groups": 3}, "the test videos are of 3 groups, and intervals need 6"),
         ({"num_groups": 9, "intervals": {"diagnosis/as_is": [50.0, 70.0]}}, ""),
     ],

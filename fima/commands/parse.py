@@ -113,6 +113,7 @@ class _Wrapping:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write text, its lines broken; return how many characters were written."""
         return self._stream.write(text if "\x1b" in text else wrapped(text))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401

@@ -100,6 +100,8 @@ class Diagnosis:
             return ""
         if self.num_groups is None:
             return "it is not known which videos belong together (--group-by)"
+        if self.num_groups >= FEWEST_GROUPS:
+            return "not every test video was measured on every input"
         return f"the test videos are of {self.num_groups} groups, and intervals need {FEWEST_GROUPS}"
 
     @property

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fima.data.layouts.rows import label_in, read_rows
+from fima.data.layouts.table import Places
+from fima.data.layouts.video_list import relative_name
 from fima.errors import UserError
 
 COMPUTE_RATIO = 1.75
@@ -98,12 +100,18 @@ def read_table(file: Path, fold_column: str) -> Listed:
     if content.unreadable:
         raise SystemExit(content.unreadable[0])
     folder = file.parent.resolve()
+    paths, places = [], Places(folder, content, anywhere=True)
     for where, fields in content.rows:
         if label_in(fields) is None or not all(fields[name] for name in names):
             raise SystemExit(f"{where}: needs a value for each of {', '.join(names)}")
-        if not (folder / fields["path"]).is_file():
+        try:
+            path = places.find(fields["path"], where)  # `fima prepare` gives videos another extension
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        if not path.is_file():
             raise SystemExit(f"{where}: {fields['path']}: there is no such file")
-    paths, _, groups, folds = ([fields[name] for _, fields in content.rows] for name in names)
+        paths.append(relative_name(path, folder))
+    groups, folds = ([fields[name] for _, fields in content.rows] for name in names[2:])
     if len(set(paths)) < len(paths):
         raise SystemExit(f"{file}: {Counter(paths).most_common(1)[0][0]} comes more than once")
     if len(set(folds)) < 2:

@@ -33,6 +33,17 @@ def test_labels_are_of_training_people_the_same_for_all_rows_and_fewer_are_among
         labelled_groups(listed, "0", 0, 3)
 
 
+def test_the_table_of_prepared_videos_finds_them_by_their_new_extension(table: Path) -> None:
+    table.write_text(table.read_text().replace(".mp4", ".avi"))
+    assert read_table(table, "fold").paths == [f"{group}{label}.mp4" for group in "pqrs" for label in "xy"]
+    (table.parent / "qx.mp4").unlink()
+    with pytest.raises(SystemExit, match=r"line 4: qx.avi: there is no such file"):
+        read_table(table, "fold")
+    table.write_text(table.read_text().replace("qx.avi", "../qx.avi"))
+    with pytest.raises(SystemExit, match="points outside"):
+        read_table(table, "fold")
+
+
 def test_the_table_averages_seeds_and_takes_differences(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hits = {("shipped", 0): [True, False, False, False], ("shipped", 1): [True, True, False, False]}
     hits |= {("fima_warm", seed): [True, True, True, False] for seed in (0, 1)}

@@ -135,7 +135,7 @@ def read_column(root: Path, annotations: str | Path | None, name: str) -> dict[P
     content, name = read_rows(table), name.casefold()
     if name not in content.columns:
         raise DataError(f"{table}: has no column {name}; it has {', '.join(content.columns)}")
-    places = _Places(root if root.is_dir() else root.parent, content, anywhere=root == table)
+    places = Places(root if root.is_dir() else root.parent, content, anywhere=root == table)
     found: dict[Path, tuple[str, str]] = {}
     for where, fields in content.rows:
         if fields["path"]:
@@ -166,7 +166,7 @@ def _parse(table: Path, content: Rows, root: Path, *, anywhere: bool) -> tuple[l
     unlabelled: list[str] = []
     repeated: list[str] = []
     rows: dict[Path, _Row] = {}
-    places = _Places(root, content, anywhere=anywhere)
+    places = Places(root, content, anywhere=anywhere)
     for where, fields in content.rows:
         if not fields["path"]:
             unreadable.append(f"{where}: no path")
@@ -210,7 +210,7 @@ def _row(where: str, path: Path, fields: Mapping[str, str], split_column: str | 
     return _Row(where=where, path=path, label=label_in(fields), split=split)
 
 
-class _Places:
+class Places:
     """Where the listed paths lead: below the folder of videos, or `anywhere` if they are absolute."""
 
     def __init__(self, root: Path, content: Rows, *, anywhere: bool) -> None:

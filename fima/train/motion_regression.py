@@ -84,7 +84,7 @@ def train_on_people(
 ) -> tuple[Small, list[EpochRecord]]:
     """Train `small` on rendered videos by motion program regression; return it in eval mode, and all epochs.
 
-    Training runs on the device of the videos, in bfloat16 where that is a GPU that computes in it. `report` is given
+    Training runs on the device of the videos, in bfloat16 where that computes in it. `report` is given
     each epoch as soon as it is done. Raises TrainingError where the loss is not finite.
     """
     device = bank.frames.device
@@ -93,7 +93,7 @@ def train_on_people(
     network = MotionRegressor().to(device).train()
     optimizer = _optimizer(network, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings.num_steps))
-    precision: Literal["bf16", "fp32"] = "bf16" if device.type == "cuda" and computes_in_bfloat16(device) else "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16" if computes_in_bfloat16(device) else "fp32"
     order = torch.Generator().manual_seed(settings.seed)
     steps_per_epoch = settings.num_steps // settings.epochs
     records, step, begun = [], 0, time.monotonic()

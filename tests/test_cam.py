@@ -262,8 +262,9 @@ class TestCommand:
         out = tmp_path / "out"
         assert self.cam(run.last, file, videos, "--num-videos", 1, "--compare", run.numbered(1), "--out", out) == 0
         names = sorted(path.name for path in out.iterdir())
-        assert names == [".fima-output", "00-2.mp4", "00-2.png", "00.mp4", "00.png"]
-        assert len(decode_all(out / "00.mp4")) == 12
+        name = f"{file.parent.name}_00"
+        assert names == [".fima-output", f"{name}-2.mp4", f"{name}-2.png", f"{name}.mp4", f"{name}.png"]
+        assert len(decode_all(out / f"{name}.mp4")) == 12
         assert capsys.readouterr().out.count("wrote") == 2
 
     def test_png_alone_and_gif(self, run: RunFolder, videos: Path, tmp_path: Path) -> None:

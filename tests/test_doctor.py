@@ -45,6 +45,16 @@ def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "every video was decoded to its end" in capsys.readouterr().out
 
 
+def test_bars_fit_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "v" / "a.mp4", np.zeros((4, 72, 96, 3), dtype=np.uint8), codec="libx264")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert doctor(tmp_path / "v") == 0
+    bar = next(line for line in capsys.readouterr().out.splitlines() if "█" in line)
+    assert bar == f"      0 to 1 s  {22 * '█'} 1"
+
+
 def test_wide_frames_are_looked_at_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two people side by side: the centred square has half of each. A frame of 16:9 is common, and not named."""
     for name, width in (("pair", 176), ("usual", 128)):

@@ -97,7 +97,7 @@ def test_the_series_of_a_folder() -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="without numbered pictures, so not a video; name a single one"):
+    with pytest.raises(VideoError, match="without numbered pictures, so not a video; name a video file"):
         VideoReader(tmp_path)
     folder = write_pictures(tmp_path / "clip", 1, 2, 3)
     (folder / "00003.png").write_bytes(b"no picture")

@@ -157,6 +157,17 @@ def test_a_video_is_known_from_any_folder(
     assert str(tmp_path / "videos" / "2.avi") in said
 
 
+def test_an_index_of_one_vector(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "videos").mkdir()
+    query = shutil.copy(folder / "videos" / "1.avi", tmp_path / "videos")
+    index = str(tmp_path / "one.npz")
+    assert main(["embed", str(folder / "last.pt"), str(tmp_path / "videos"), "-o", index, "--device", "cpu"]) == 0
+    assert main(["search", index, str(query), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "has one vector, so similarities" in said.err
+    assert "\n1 vector: read in" in said.out
+
+
 def test_an_index_of_seconds_has_other_clips_than_a_query(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     """So the query is embedded, though a video of the index."""
     query = folder / "videos" / "3.avi"

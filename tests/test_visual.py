@@ -19,8 +19,10 @@ from fima.evaluate.activation import ViewEncoders, averaged_map, occlusion_map
 from fima.evaluate.cam import clip_masks, foreground_share, moving_pixels, occlusion_share
 from fima.evaluate.extract import Resources
 from fima.synthetic.motion_textures import MotionTextureSettings, load_mask, make_motion_textures
+from fima.visual import contact_sheet as contact_sheet_module
 from fima.visual.contact_sheet import contact_sheet
 from fima.visual.maps import side_by_side
+from fima.visual.overlay import Picture, label
 from tests.video_files import write_video
 
 CPU = torch.device("cpu")
@@ -255,6 +257,24 @@ def test_contact_sheet_without_labels_and_with_a_broken_video(benchmark: Path, t
     empty = VideoList(videos=[], classes=[], root=tmp_path, split="all", layout="")
     with pytest.raises(DataError, match="no video to show"):
         contact_sheet(empty, tmp_path / "sheet.png")
+
+
+def test_contact_sheet_names_what_it_leaves_out(
+    benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+
+    def noted(text: str, *words: int, **flags: int) -> Picture:
+        texts.append(text)
+        return label(text, *words, **flags)
+
+    monkeypatch.setattr(contact_sheet_module, "label", noted)
+    few = [Video(path=video.path, label=None) for video in list_videos(benchmark, "train").videos[:3]]
+    listed = VideoList(videos=few, classes=[], root=tmp_path, split="all", layout="videos without labels")
+    for videos in (listed, replace(listed, videos=few[:1])):
+        contact_sheet(videos, tmp_path / "sheet.png", num_frames=1, max_rows=2)
+    titles = [text.partition(" — ")[2] for text in texts if " — " in text]
+    assert titles == ["all splits, 3 videos; the first 2 of 3 rows", "all splits, 1 video"]
 
 
 def test_contact_sheet_counts_what_could_not_be_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

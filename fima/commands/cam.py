@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -175,11 +176,14 @@ def _videos(arguments: CamArguments) -> VideoList:
 
 
 def _outputs(videos: VideoList) -> dict[str, Video]:
-    """Names of the results: those of the files, with a number where several have the same."""
+    """Names of the results: those of the files, after their folder's where several have the same, then numbered."""
+    stems = Counter(video.path.stem for video in videos.videos)
     named: dict[str, Video] = {}
     for video in videos.videos:
-        name, number = video.path.stem, 2
+        stem = video.path.stem
+        unique = stem if stems[stem] == 1 else f"{video.path.parent.name}_{stem}"
+        name, number = unique, 2
         while name in named:
-            name, number = f"{video.path.stem}-{number}", number + 1
+            name, number = f"{unique}-{number}", number + 1
         named[name] = video
     return named

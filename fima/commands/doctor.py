@@ -150,9 +150,10 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         table.add_row(name.replace("_", " "), _summary(getattr(diagnosis, name)))
     console.print(table)
     largest = max(diagnosis.durations.values(), default=0)
+    longest = max(1, min(BAR_WIDTH, console.width - len(f"{'':>14}   {largest:,}")))
     for name, count in diagnosis.durations.items():
         if count:
-            bar = "█" * max(1, round(BAR_WIDTH * count / largest))
+            bar = "█" * max(1, round(longest * count / largest))
             console.print(f"{name:>14}  {bar} {count:,}", highlight=False)
     _show_findings(console, "cannot be used", diagnosis.problems)
     _show_findings(console, "to look at", diagnosis.notes)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fima.config.checks import require_least
+from fima.data.layouts.video_list import counted
 from fima.files.output import OutputPath
 
 
@@ -24,7 +25,7 @@ class MakeDataArguments:
     num_train: int = 600
     """Training videos."""
     num_test: int = 400
-    """Test videos, each with a counterpart on another background."""
+    """Test videos, each with two counterparts: over another background, and over none."""
     camera: Literal["static", "moving"] = "static"
     """Whether the camera moves too."""
     seed: int = 0
@@ -45,5 +46,6 @@ def main(arguments: MakeDataArguments) -> None:
             num_train=arguments.num_train, num_test=arguments.num_test, camera=arguments.camera, seed=arguments.seed
         ),
     )
-    count = f"{arguments.num_train} training videos, {arguments.num_test} test videos"
+    tests = f"{counted(arguments.num_test, 'test video')} and two counterparts of each"
+    count = f"{counted(arguments.num_train, 'training video')}, {tests}"
     print(f"{arguments.out}: {count}, {f'written in {time.monotonic() - began:.0f} s' if is_new else 'there already'}")

@@ -16,6 +16,7 @@ from rich.table import Table
 from fima.commands.parse import UNBROKEN
 from fima.config.checks import require_least
 from fima.console import Console
+from fima.data.layouts.video_list import counted
 from fima.errors import CheckpointError, DataError, warn
 from fima.files.atomic import write_file
 from fima.files.output import OutputFile
@@ -96,7 +97,7 @@ def main(arguments: SearchArguments) -> None:
         return
     _print_table(records)
     print(
-        f"{len(index):,} vectors: read in {opened - began:.2f} s, searched in {searched - asked:.3f} s"
+        f"{counted(len(index), 'vector')}: read in {opened - began:.2f} s, searched in {searched - asked:.3f} s"
         + ("; the query is one of its videos" if is_known else "")
         + ("" if arguments.html is None else f"; wrote {arguments.html}")
     )

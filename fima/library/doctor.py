@@ -64,7 +64,7 @@ ADVICE = {
     "wide frames": "evaluation looks at the centred square, and what matters may lie beside it: --num-crops 3 takes "
     "both ends as well (`fima embed`: --crops 3), or cut the frames",
     "large frames": "training skips it, but for a larger --data.max-frame-pixels: `fima prepare` makes them smaller",
-    "one frame": "a still picture, without any motion: exclude it",
+    "one frame": "a still picture, without any motion: move it out of the folder, or list it for --data.exclude",
     "key frames": "every clip is decoded from the beginning, slowly: `fima prepare` rewrites it",
     "duration": "differs from that of its frames: cut off, or longer sound; training uses the frames",
 }

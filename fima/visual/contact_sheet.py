@@ -6,6 +6,7 @@ import numpy as np
 
 from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
+from fima.data.layouts.video_list import counted
 from fima.errors import DataError, VideoError
 from fima.visual.overlay import Picture, in_a_column, in_a_row, label, resized, save_picture
 
@@ -24,12 +25,12 @@ def contact_sheet(
     """Write a contact sheet as PNG; return how many videos could not be decoded and are grey tiles.
 
     A row is a video, `num_frames` from its first to its last; of each class the first videos are shown, or the first
-    ones where none has a class.
+    ones where none has a class. Its title says where there are more than `max_rows`.
     """
-    chosen = _choose(videos, examples_per_class)[:max_rows]
+    chosen = _choose(videos, examples_per_class)
     rows: list[Picture] = []
     unreadable = 0
-    for name, video in chosen:
+    for name, video in chosen[:max_rows]:
         try:
             with VideoReader(video.path) as reader:
                 indices = np.linspace(0, reader.num_frames - 1, num_frames).round().astype(int).tolist()
@@ -40,13 +41,18 @@ def contact_sheet(
         if name and rows:
             rows.append(label("", LABEL_PX, height=GROUP_GAP_PX))
         rows.append(in_a_row([label(name, LABEL_PX, height=TILE_HEIGHT_PX), *tiles]))
-    classes = f", {len(videos.classes)} classes" if videos.classes else ""
-    title = f"{videos.root.resolve().name} — {_part(videos)}, {len(videos.videos):,} videos{classes}"
+    title = _title(videos, len(chosen), max_rows)
     heading = label(title, max(row.shape[1] for row in rows), height=TITLE_PX, font_px=TITLE_FONT_PX)
     sheet = in_a_column([heading, in_a_row([label("", LABEL_PX), label("time →", TILE_HEIGHT_PX)]), *rows])
     margins = ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
     save_picture(np.pad(sheet, margins, constant_values=255), out)
     return unreadable
+
+
+def _title(videos: VideoList, num_rows: int, max_rows: int) -> str:
+    classes = f", {len(videos.classes):,} class{'es' if len(videos.classes) > 1 else ''}" if videos.classes else ""
+    cut = f"; the first {max_rows:,} of {num_rows:,} rows" if num_rows > max_rows else ""
+    return f"{videos.root.resolve().name} — {_part(videos)}, {counted(len(videos.videos), 'video')}{classes}{cut}"
 
 
 def _part(videos: VideoList) -> str:

@@ -30,7 +30,7 @@ class FrameFolderReader(VideoReader):
         except OSError as error:
             raise VideoError(self.path, f"cannot be read ({error.strerror})") from error
         if not names:
-            raise VideoError(self.path, "a folder without numbered pictures, so not a video; name a single one")
+            raise VideoError(self.path, "a folder without numbered pictures, so not a video; name a video file")
         self._names = names
         self.num_frames = len(names)
         self.fps, self.time_base, self.pixel_aspect = 0.0, DEFAULT_TIME_BASE, Fraction(1)

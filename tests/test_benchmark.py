@@ -176,7 +176,7 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "x out of memory" in printed
     assert "ucf101_i3d_fima" in printed
     assert printed.splitlines()[-1].startswith("| ")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "60")
     assert main(["benchmark", *words]) == 0
     narrow = capsys.readouterr().out
     table = narrow[narrow.index("┏") : narrow.index("floor: share")]

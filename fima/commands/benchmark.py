@@ -118,7 +118,7 @@ def _fastest(steps: Sequence["StepFigures"], backbone: str) -> str:
 def _steps_table(steps: Sequence["StepFigures"]) -> Table:
     table = Table(title="\ntraining steps, clips of 16 frames", title_justify="left", caption_justify="left")
     for heading in ("step", "computes in"):  # words wrap in a narrow terminal, so that figures are not cut
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("px", "batch", "ms", "videos/s", "floor %", "GiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in steps:

@@ -1,5 +1,6 @@
 """Activation maps over time: of a clip, of a streamed video, and the files of `fima cam`."""
 
+import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -266,6 +267,16 @@ class TestCommand:
         assert names == [".fima-output", f"{name}-2.mp4", f"{name}-2.png", f"{name}.mp4", f"{name}.png"]
         assert len(decode_all(out / f"{name}.mp4")) == 12
         assert capsys.readouterr().out.count("wrote") == 2
+
+    def test_files_of_one_name_in_the_working_folder(
+        self, run: RunFolder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "clips" / "more").mkdir(parents=True)
+        for folder in (tmp_path / "clips", tmp_path / "clips" / "more"):
+            shutil.copy(sorted(videos.rglob("*.avi"))[0], folder / "a.avi")
+        monkeypatch.chdir(tmp_path / "clips")
+        assert self.cam(run.last, ".", "--out", tmp_path / "out") == 0
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["clips_a.png", "more_a.png"]
 
     def test_png_alone_and_gif(self, run: RunFolder, videos: Path, tmp_path: Path) -> None:
         file = sorted(videos.rglob("*.avi"))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -181,7 +182,8 @@ def _outputs(videos: VideoList) -> dict[str, Video]:
     named: dict[str, Video] = {}
     for video in videos.videos:
         stem = video.path.stem
-        unique = stem if stems[stem] == 1 else f"{video.path.parent.name}_{stem}"
+        folder = Path(os.path.abspath(video.path)).parent.name  # noqa: PTH100 - the name of `.` and `..`, links as they are
+        unique = stem if stems[stem] == 1 else f"{folder}_{stem}"
         name, number = unique, 2
         while name in named:
             name, number = f"{unique}-{number}", number + 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fima.synthetic.people import figures
 from fima.synthetic.people.bank import motion_boxes, render_bank, square_around
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.figures import BATCH, NUM_FRAMES, Scene, compress, draw_scene, render, render_people
@@ -73,6 +74,20 @@ def test_a_video_is_a_function_of_seed_and_number() -> None:
         other = draw_program(draws(key[0], 0, key[1], num_videos=BATCH)).parameters()
         assert not torch.equal(other, parameters)
     assert frames.float().std(dim=(1, 2, 3, 4)).min() > 2, "no picture is empty"
+
+
+def test_painting_the_surroundings_of_a_limb_alone_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_surroundings, _ = render_people(2, 0, side=SIDE, device=CPU)
+    calls: list[int] = []
+
+    def everywhere(limbs: object, number: int, side: int) -> list[figures.Region]:
+        calls.append(number)
+        return [(slice(None), slice(None), slice(None))]
+
+    monkeypatch.setattr(figures, "_regions", everywhere)
+    everything, _ = render_people(2, 0, side=SIDE, device=CPU)
+    assert calls
+    torch.testing.assert_close(in_surroundings, everything, rtol=0, atol=0)
 
 
 def test_a_bank_begins_like_a_larger_one() -> None:

@@ -21,7 +21,7 @@ class MakeEncoderArguments(SyntheticEncoderSettings):
     """Render people whose motions are known, and train the backbone `small` to predict these motions: no video needed.
 
     The defaults train an encoder such as the one that `fima.load("small")` opens, on a large GPU. On a CPU, rendering
-    takes about a second per video. For example: `fima make-encoder --out runs/encoder --videos 600`.
+    takes about a tenth of a second per video and core. For example: `fima make-encoder --out runs/encoder --videos 600`.
     """
 
     out: Annotated[OutputPath, OUT]

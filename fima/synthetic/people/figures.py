@@ -126,7 +126,7 @@ def _paint(limbs: Capsules, scene: Scene, image: Tensor) -> Tensor:
     """Paint limbs over images (B, 3, T, S, S), the first ones first, each shaded and with the cloth's texture."""
     light = scene.recording.light[:, :, None, None, None]
     image = image.clone()
-    covered, along_cloth, across_cloth = torch.zeros(3, *image[:, 0].shape, device=image.device)
+    covered, along_cloth, across_cloth = torch.zeros(3, *image[:, 0].shape, device=image.device).unbind()
     for number in range(limbs.radius.shape[2]):
         for region in _regions(limbs, number, image.shape[-1]):
             videos, rows, columns = region

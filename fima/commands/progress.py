@@ -24,14 +24,14 @@ def kept_when_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with the files done and all files; it writes to stderr what is done to them."""
+def progress(what: str, things: str = "files") -> Iterator[Callable[[int, int], None]]:
+    """Give a function to call with the things done and all of them; it writes to stderr what is done to them."""
     console = Console(stderr=True)
     if is_quiet():
         yield lambda done, total: None
         return
     if not console.is_terminal:
-        yield _lines(what)
+        yield _lines(what, things)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -39,7 +39,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(what: str) -> Callable[[int, int], None]:
+def _lines(what: str, things: str) -> Callable[[int, int], None]:
     """Return what prints a line now and then."""
     printed = time.monotonic()
     first: tuple[float, int] | None = None
@@ -47,12 +47,12 @@ def _lines(what: str) -> Callable[[int, int], None]:
     def report(done: int, total: int) -> None:
         nonlocal printed, first
         now = time.monotonic()
-        # Until the first files are done, what takes time is mostly processes that start.
+        # Until the first things are done, what takes time is mostly processes that start.
         began, at_first = first = first or (now, done)
         if now - printed < SECONDS_BETWEEN_LINES or not done:
             return
         printed = now
         left = f", about {(now - began) * (total - done) / (done - at_first):.0f} s left" if done > at_first else ""
-        print(f"{what}: {done:,} of {total:,} files{left}", file=sys.stderr, flush=True)
+        print(f"{what}: {done:,} of {total:,} {things}{left}", file=sys.stderr, flush=True)
 
     return report

@@ -1,6 +1,7 @@
 """Settings of the encoder that is trained on rendered people."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from fima.config.checks import require, require_least
 
@@ -42,3 +43,8 @@ class SyntheticEncoderSettings:
     def num_steps(self) -> int:
         """Steps of the whole training; a last batch that is not full is left out."""
         return self.epochs * (self.videos // self.batch_size)
+
+    def of_result(self) -> dict[str, Any]:
+        """The settings by name that the result depends on: all but the device."""
+        names = (each.name for each in fields(SyntheticEncoderSettings))
+        return {name: getattr(self, name) for name in names if name != "device"}

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fima.backbones.small import Small
+from fima.checkpoints.torch_file import read_content, write_content
+from fima.config.checks import as_flag
 from fima.data.augment import MEAN, STD
-from fima.errors import TrainingError
+from fima.errors import CheckpointError, ConfigError, TrainingError
 from fima.method.heads import GRID_PARTS, grid_pooled
 from fima.synthetic.people.bank import Bank
 from fima.synthetic.people.draws import Draws
@@ -27,6 +29,7 @@ MOST_DEVIATIONS = 4.0
 """Targets beyond are taken for this many standard deviations."""
 BETAS = (0.9, 0.99)
 WARM_UP_SHARE = 0.05
+FORMAT = "fima-motion-regression-1"
 TRAINING = 1
 """Second number of the key of these draws; rendering has another."""
 
@@ -65,7 +68,7 @@ class EpochRecord:
     loss: float
     """Mean over its steps."""
     seconds: float
-    """Since the training began."""
+    """Of training, from the first epoch on."""
 
 
 def regression_loss(predicted: Tensor, targets: Tensor) -> Tensor:
@@ -79,46 +82,99 @@ def rate(step: int, num_steps: int) -> float:
     return rising * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def train_on_people(
-    bank: Bank, settings: SyntheticEncoderSettings, *, report: Callable[[EpochRecord], None]
-) -> tuple[Small, list[EpochRecord]]:
-    """Train `small` on rendered videos by motion program regression; return it in eval mode, and all epochs.
+@dataclass(kw_only=True)
+class Regression:
+    """A training of `small` by motion program regression, and how far it has come."""
 
-    Training runs on the device of the videos, in bfloat16 where that computes in it. `report` is given
-    each epoch as soon as it is done. Raises TrainingError where the loss is not finite.
-    """
-    device = bank.frames.device
-    choose_algorithms(device, deterministic=False)
-    torch.manual_seed(settings.seed)
-    network = MotionRegressor().to(device).train()
-    optimizer = _optimizer(network, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, settings.num_steps))
-    precision: Literal["bf16", "fp32"] = "bf16" if computes_in_bfloat16(device) else "fp32"
-    order = torch.Generator().manual_seed(settings.seed)
-    steps_per_epoch = settings.num_steps // settings.epochs
-    records, step, begun = [], 0, time.monotonic()
-    for epoch in range(1, settings.epochs + 1):
+    settings: SyntheticEncoderSettings
+    network: MotionRegressor
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    """Of the order of the videos in the next epochs."""
+    records: list[EpochRecord]
+    """The epochs that are done."""
+
+    @classmethod
+    def begin(cls, settings: SyntheticEncoderSettings, device: torch.device) -> "Regression":
+        """A training that has not begun, whose weights follow from the seed."""
+        choose_algorithms(device, deterministic=False)
+        torch.manual_seed(settings.seed)
+        network = MotionRegressor().to(device)
+        order = torch.Generator().manual_seed(settings.seed)
+        return cls(settings=settings, network=network, optimizer=_optimizer(network, settings), order=order, records=[])
+
+    @classmethod
+    def read(cls, path: Path, settings: SyntheticEncoderSettings, device: torch.device) -> "Regression":
+        """The training that `write` has left in a file; it goes on as if nothing had happened.
+
+        Raises CheckpointError where the file cannot be read, ConfigError where it was trained with other settings.
+        """
+        content = read_content(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: not of `fima make-encoder`; remove it, or choose another --out")
+        # CPUs and GPUs draw different videos.
+        now = {**settings.of_result(), "device": device.type}
+        for name, before in content["settings"].items():
+            if now[name] != before:
+                raise ConfigError(f"{as_flag(name)} {now[name]}: the training in {path} has {before}; give that")
+        found = cls.begin(settings, device)
+        found.network.load_state_dict(content["network"])
+        found.optimizer.load_state_dict(content["optimizer"])
+        found.order.set_state(content["order"])
+        found.records += [EpochRecord(**record) for record in content["epochs"]]
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write all that the next epochs depend on, so that `path` holds this or what it held. CheckpointError."""
+        content = {
+            "format": FORMAT,
+            "settings": {**self.settings.of_result(), "device": self.device.type},
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "epochs": [asdict(record) for record in self.records],
+        }
+        write_content(path, content)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.mean.device
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """What the convolutions compute in: bfloat16 where the device has it."""
+        return "bf16" if computes_in_bfloat16(self.device) else "fp32"
+
+    def train_epoch(self, bank: Bank) -> EpochRecord:
+        """Train one more epoch on all videos. Raises TrainingError where the loss is not finite."""
+        settings, device, done = self.settings, self.device, len(self.records)
+        begun = time.monotonic()
+        earlier = self.records[-1].seconds if done else 0.0
         total = torch.zeros((), device=device)
-        shuffled = torch.randperm(len(bank), generator=order).to(device)
-        for first in range(0, steps_per_epoch * settings.batch_size, settings.batch_size):
-            index = shuffled[first : first + settings.batch_size]
+        shuffled = torch.randperm(len(bank), generator=self.order).to(device)
+        num_steps = settings.num_steps // settings.epochs
+        self.network.train()
+        for number in range(num_steps):
+            step = done * num_steps + number
+            index = shuffled[number * settings.batch_size : (number + 1) * settings.batch_size]
             draws = Draws.of(settings.seed, TRAINING, step, num_videos=len(index), device=device)
             clips = bank.clips(index, draws, frames=settings.frames, crop_size=settings.crop_size)
-            with autocast(device, precision):
-                predicted = network(clips)
+            with autocast(device, self.precision):
+                predicted = self.network(clips)
             loss = regression_loss(predicted, bank.targets[index])
-            optimizer.zero_grad()
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.lr * rate(step, settings.num_steps)
+            self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            self.optimizer.step()
             total += loss.detach()
-            step += 1
-        mean = total.item() / steps_per_epoch
+        mean = total.item() / num_steps
         if not math.isfinite(mean):
-            raise TrainingError(f"the loss is {mean} in epoch {epoch}; choose a lower --lr than {settings.lr}")
-        records.append(EpochRecord(epoch=epoch, loss=mean, seconds=time.monotonic() - begun))
-        report(records[-1])
-    return network.encoder.eval(), records
+            raise TrainingError(f"the loss is {mean} in epoch {done + 1}; choose a lower --lr than {settings.lr}")
+        record = EpochRecord(epoch=done + 1, loss=mean, seconds=earlier + time.monotonic() - begun)
+        self.records.append(record)
+        return record
 
 
 def _optimizer(network: nn.Module, settings: SyntheticEncoderSettings) -> torch.optim.AdamW:

@@ -1,7 +1,11 @@
 """Rendered videos that stay on the device, random clips of them, and where their motion is: what a crop has to hold."""
 
 import math
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +14,7 @@ from torch.nn import functional
 from fima.errors import ConfigError
 from fima.synthetic.people.draws import Draws
 from fima.synthetic.people.figures import BATCH, NUM_FRAMES, render_people
+from fima.synthetic.people.programs import PARAMETERS
 
 BOX_SHARE = 0.5
 """How often a clip is cut from the surroundings of the motion, rather than from the whole picture."""
@@ -62,20 +67,24 @@ class Bank:
         return _cut_out(chosen, crop, crop_size)
 
 
-def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) -> Bank:
+def render_bank(
+    num_videos: int,
+    *,
+    seed: int,
+    side: int,
+    device: torch.device,
+    folder: Path | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Bank:
     """Render the videos 0..`num_videos` - 1 of a seed, and keep them on the device: 96 * S * S bytes a video.
 
-    There are at least 2 videos, of a side S in pixels that is a multiple of 8. Raises ConfigError where the
-    device has too little memory.
+    There are at least 2 videos, of a side S in pixels that is a multiple of 8. On a CPU, those that its memory cannot
+    hold may lie in a file in `folder`, which ends with the process. `report` is given how many are done, of how many.
+    Raises ConfigError where a GPU has too little memory, OSError where the disk is full.
     """
-    num_bytes = num_videos * NUM_FRAMES * 3 * side**2
-    try:
-        frames = torch.empty(num_videos, NUM_FRAMES, 3, side, side, dtype=torch.uint8, device=device)
-    except RuntimeError:
-        what = f"{num_videos} videos of {side} px need {num_bytes / 1e9:.1f} GB"
-        raise ConfigError(f"--videos {num_videos}: {what}, more than {device} has free; take fewer") from None
+    frames = _empty((num_videos, NUM_FRAMES, 3, side, side), device, folder)
     squares = torch.empty(num_videos, 4, device=device)
-    parameters = []
+    targets = torch.empty(num_videos, len(PARAMETERS), device=device)
     for number in range(math.ceil(num_videos / BATCH)):
         first = number * BATCH
         rendered, motion = (
@@ -83,8 +92,24 @@ def render_bank(num_videos: int, *, seed: int, side: int, device: torch.device) 
         )
         frames[first : first + BATCH] = rendered
         squares[first : first + BATCH] = square_around(motion_boxes(rendered), BOX_MARGIN)
-        parameters.append(motion)
-    return Bank(frames=frames, squares=squares, targets=standardised(torch.cat(parameters)))
+        targets[first : first + BATCH] = motion
+        report(min(first + BATCH, num_videos), num_videos)
+    return Bank(frames=frames, squares=squares, targets=standardised(targets))
+
+
+def _empty(shape: tuple[int, ...], device: torch.device, folder: Path | None) -> Tensor:
+    """A uint8 tensor on a device; on a CPU, with a folder, in a file there that has no name any more."""
+    num_bytes = math.prod(shape)
+    if device.type == "cpu" and folder is not None:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".rendered-") as file:
+            # What a sparse file lacks on a full disk would end the process at the first access.
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+    try:
+        return torch.empty(shape, dtype=torch.uint8, device=device)
+    except RuntimeError:
+        what = f"{shape[0]} videos of {shape[-1]} px need {num_bytes / 1e9:.1f} GB"
+        raise ConfigError(f"--videos {shape[0]}: {what}, more than {device} has free; take fewer") from None
 
 
 def standardised(values: Tensor) -> Tensor:

@@ -11,17 +11,19 @@ from fima.checkpoints.pretrained import ENCODERS, WEIGHTS_FILE
 from fima.cli import main
 from fima.synthetic.people.bank import Bank, render_bank, standardised
 from fima.train.encoder_settings import SyntheticEncoderSettings
-from fima.train.motion_regression import EpochRecord, rate, regression_loss, train_on_people
+from fima.train.motion_regression import Regression, rate, regression_loss
 
 MOST_BYTES = 8 * 2**20
 SMALL = SyntheticEncoderSettings(
     videos=16, render_size=32, frames=8, crop_size=32, epochs=6, batch_size=8, lr=0.003, device="cpu"
 )
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    return render_bank(SMALL.videos, seed=SMALL.seed, side=SMALL.render_size, device=torch.device("cpu"))
+    return render_bank(SMALL.videos, seed=SMALL.seed, side=SMALL.render_size, device=CPU)
 
 
 def test_targets_are_standardised_and_what_never_varies_is_zero() -> None:
@@ -53,12 +55,12 @@ def test_clips_are_cut_alike_in_every_frame_and_repeat_with_their_draws(bank: Ba
     index = torch.tensor([3, 3, 5])
 
     def clips(step: int) -> torch.Tensor:
-        draws = Draws.of(0, 1, step, num_videos=3, device=torch.device("cpu"))
+        draws = Draws.of(0, 1, step, num_videos=3, device=CPU)
         return bank.clips(index, draws, frames=8, crop_size=24)
 
     still = Bank(
         frames=bank.frames[:, :1].expand(-1, 32, -1, -1, -1), squares=bank.squares, targets=bank.targets
-    ).clips(index, Draws.of(0, 1, 0, num_videos=3, device=torch.device("cpu")), frames=8, crop_size=24)
+    ).clips(index, Draws.of(0, 1, 0, num_videos=3, device=CPU), frames=8, crop_size=24)
     assert clips(0).shape == (3, 3, 8, 24, 24)
     assert 0 <= clips(0).min() < clips(0).max() <= 1
     torch.testing.assert_close(clips(0), clips(0), rtol=0, atol=0)
@@ -67,17 +69,35 @@ def test_clips_are_cut_alike_in_every_frame_and_repeat_with_their_draws(bank: Ba
     torch.testing.assert_close(still, still[:, :, :1].expand_as(still), rtol=0, atol=0)
 
 
-def test_training_lowers_the_loss_and_repeats(bank: Bank) -> None:
-    def losses() -> list[float]:
-        records: list[EpochRecord] = []
-        encoder, _ = train_on_people(bank, SMALL, report=records.append)
-        assert not encoder.training
-        return [record.loss for record in records]
+def test_training_lowers_the_loss_and_repeats_also_after_an_interruption(bank: Bank, tmp_path: Path) -> None:
+    kept = tmp_path / "unfinished.pt"
 
-    first = losses()
-    assert len(first) == SMALL.epochs
+    def losses(*, stop: int | None) -> list[float]:
+        training = Regression.begin(SMALL, CPU)
+        for epoch in range(SMALL.epochs):
+            if epoch == stop:
+                training.write(kept)
+                training = Regression.read(kept, SMALL, CPU)
+            training.train_epoch(bank)
+        assert [record.epoch for record in training.records] == list(range(1, SMALL.epochs + 1))
+        seconds = [record.seconds for record in training.records]
+        assert seconds == sorted(seconds)
+        return [record.loss for record in training.records]
+
+    first = losses(stop=None)
     assert first[-1] < 0.8 * first[0]
-    assert losses() == first
+    assert losses(stop=None) == first
+    assert losses(stop=2) == first
+
+
+def test_videos_in_a_file_are_those_in_memory_and_leave_nothing(bank: Bank, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    in_file = render_bank(
+        20, seed=SMALL.seed, side=SMALL.render_size, device=CPU, folder=tmp_path, report=lambda *at: progress.append(at)
+    )
+    assert not [*tmp_path.iterdir()], "not even of a process that is killed"
+    torch.testing.assert_close(in_file.frames[:16], bank.frames, rtol=0, atol=0)
+    assert progress == [(16, 20), (20, 20)]
 
 
 def test_the_command_writes_an_encoder_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,11 +110,53 @@ def test_the_command_writes_an_encoder_that_loads(tmp_path: Path, capsys: pytest
     assert encoder.clip_settings().span == pytest.approx(0.85)
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert record["settings"]["videos"] == 8
+    assert record["precision"] in ("bf16", "fp32")
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"fima make-encoder --out runs/small {' '.join(flags)} --batch-size 4" in card
     assert "$" not in card
     assert main(["make-encoder", "--out", str(out)]) == 2, "never over another one"
     assert "already exists" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_goes_on_to_the_same_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--videos", "8", "--render-size", "32", "--frames", "8", "--crop-size", "32", "--epochs", "3"]
+    flags += ["--batch-size", "4", "--device", "cpu"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["make-encoder", "--out", str(parts), *flags, "--resume"]) == 2
+    assert "no epoch was finished there; start without --resume" in capsys.readouterr().err
+    assert main(["make-encoder", "--out", str(whole), *flags]) == 0
+
+    train_epoch = Regression.train_epoch
+
+    def interrupted(training: Regression, bank: Bank) -> object:
+        if training.records:
+            raise KeyboardInterrupt
+        return train_epoch(training, bank)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Regression, "train_epoch", interrupted)
+        assert main(["make-encoder", "--out", str(parts), *flags]) == 130
+    assert "repeat the command with --resume" in capsys.readouterr().err
+    assert main(["make-encoder", "--out", str(parts), *flags]) == 2
+    assert "of an interrupted training; --resume goes on there" in capsys.readouterr().err
+    assert main(["make-encoder", "--out", str(parts), *flags, "--lr", "0.1", "--resume"]) == 2
+    assert f"--lr 0.1: the training in {parts / 'unfinished.pt'} has 0.002" in capsys.readouterr().err
+    assert main(["make-encoder", "--out", str(parts), *flags, "--resume"]) == 0
+    assert "epoch 1/3" not in capsys.readouterr().out
+    assert {file.name for file in parts.iterdir()} == {file.name for file in whole.iterdir()}
+    assert (parts / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
+    epochs = json.loads((parts / "training.json").read_text(encoding="utf-8"))["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+
+
+def test_a_file_of_something_else_is_no_interrupted_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "unfinished.pt")
+    assert main(["make-encoder", "--out", str(tmp_path), "--videos", "8", "--batch-size", "4", "--resume"]) == 2
+    assert "not of `fima make-encoder`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ class SyntheticEncoderSettings:
     """What is rendered, and how `small` is trained on it."""
 
     videos: int = 24_000
-    """Videos to render; each takes 1.2 MB of the device's memory at 112 px."""
+    """Videos to render; each takes 1.2 MB at 112 px: of a GPU's memory, else of the disk below `--out`."""
     render_size: int = 112
     """Side of the rendered videos, in pixels."""
     frames: int = 16

@@ -103,7 +103,8 @@ def _empty(shape: tuple[int, ...], device: torch.device, folder: Path | None) ->
     if device.type == "cpu" and folder is not None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".rendered-") as file:
             # What a sparse file lacks on a full disk would end the process at the first access.
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
             return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
     try:
         return torch.empty(shape, dtype=torch.uint8, device=device)

@@ -40,6 +40,21 @@ def write_pixel_format(path: Path, pixel_format: str, codec: str = "ffv1") -> Pa
     return path
 
 
+def write_hdr(path: Path, curve: int = 18) -> Path:
+    """Twelve frames that are called HDR: by HLG, or another curve of ITU-T H.273."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.color_trc = curve
+        for pixels in moving_square(12):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            frame.color_trc = curve
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def write_rotated(path: Path, degrees: int = 90) -> Path:
     """A landscape video that players show turned."""
     with av.open(str(path), "w") as container:
@@ -162,6 +177,7 @@ USABLE: dict[str, Callable[[Path], Path]] = {
     "mirrored.mp4": lambda path: write_matrix(path, 1, 0, 0, -1),
     "odd_size.mkv": lambda path: write_video(path, moving_square(12, 45, 63), codec="ffv1"),
     "ten_bits.mkv": lambda path: write_pixel_format(path, "yuv420p10le"),
+    "hdr.mp4": write_hdr,
     "gray.avi": lambda path: write_pixel_format(path, "gray"),
     "interlaced.mp4": write_interlaced,
     "uneven.mkv": write_uneven_mkv,

@@ -95,6 +95,7 @@ def test_unusable(name: str, examined: Examined) -> None:
         ("interlaced.mp4", "interlaced"),
         ("ten_bits.mkv", "pixel format"),
         ("gray.avi", "pixel format"),
+        ("hdr.mp4", "HDR"),
         ("cut.mkv", "duration"),
         ("wide.mp4", "wide frames"),
     ],

@@ -204,6 +204,19 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: Capture) -> None:
         assert error.count("\n") == 1
 
 
+def test_two_vectors_are_opposite_less_their_mean(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    index, query = str(tmp_path / "two.npz"), str(tmp_path / "videos" / "0.avi")
+    for seed in (0, 1):
+        write_ucf101_avi(tmp_path / "videos" / f"{seed}.avi", num_frames=20, seed=seed)
+    argv = [str(folder / "last.pt"), str(tmp_path / "videos")]
+    assert main(["embed", *argv, "-o", index, "--workers", "0", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["search", index, query, "--device", "cpu"]) == 0
+    assert "two vectors less their mean are opposite, whatever is in them; try --no-centre" in capsys.readouterr().err
+    assert main(["search", index, query, "--no-centre", "--device", "cpu"]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_an_encoder_that_has_moved_is_asked_for(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     moved = tmp_path / "moved.pt"
     (folder / "last.pt").rename(moved)

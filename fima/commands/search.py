@@ -113,6 +113,8 @@ def _index(arguments: SearchArguments, stored: Embeddings) -> SearchIndex:
     if index.all_equal:
         said = "has one vector" if len(index) == 1 else f"all {len(index):,} vectors are equal"
         warn(f"{arguments.index}: {said}, so similarities and their order say nothing")
+    elif arguments.centre and len(index) == 2:
+        warn(f"{arguments.index}: two vectors less their mean are opposite, whatever is in them; try --no-centre")
     return index
 
 

@@ -59,6 +59,8 @@ ADVICE = {
     "rotated": "training ignores rotation metadata: `fima prepare` rotates the frames",
     "interlaced": "its frames hold two fields each: `fima prepare` deinterlaces it",
     "pixel format": "decodes more slowly than yuv420p: `fima prepare` converts it",
+    "HDR": "its pixels are read as they are stored, paler than players show them: keep it apart from other videos, or "
+    "have ffmpeg or a video editor turn it to SDR",
     "several streams": "one of them is read; if it is the wrong one, keep only the right one",
     "pixels not square": "training uses pixels as stored: `fima prepare` makes them square",
     "wide frames": "evaluation looks at the centred square, and what matters may lie beside it: --num-crops 3 takes "
@@ -193,6 +195,8 @@ def _reasons(row: sqlite3.Row) -> Iterator[tuple[str, str]]:
         yield "interlaced", "its frames hold two fields each"
     if row["pixel_format"] not in USUAL_PIXEL_FORMATS:
         yield "pixel format", row["pixel_format"]
+    if row["hdr"]:
+        yield "HDR", row["hdr"]
     if abs(row["pixel_aspect"] - 1) > ASPECT_TOLERANCE:
         shown = f"{row['width'] * row['pixel_aspect']:.0f}x{row['height']}"
         yield "pixels not square", f"{row['width']}x{row['height']}, to be shown as {shown}"

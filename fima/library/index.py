@@ -25,7 +25,7 @@ from fima.data.workers.killable_pool import Failed, available_cores, run_isolate
 from fima.errors import DataError, VideoError, one_line
 from fima.files.state import file_state
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x46494D41
 HEADER_SECONDS = 20.0
 DECODE_SECONDS = 600.0

@@ -34,6 +34,8 @@ from fima.data.decode.orientation import orientation
 from fima.errors import VideoError
 
 UNKNOWN_ORDER = 0
+HDR_CURVES = {16: "PQ", 18: "HLG"}
+"""By FFmpeg's number of a transfer characteristic (ITU-T H.273)."""
 WITHOUT_PIXELS = {"ec": "0"}
 """The decoder does not conceal what is missing in a picture."""
 MATROSKA_FORMAT = "matroska,webm"
@@ -72,6 +74,8 @@ class VideoHeader:
     """Whether a player mirrors the frames left to right before it turns them."""
     interlaced: bool = False
     """Whether the stream says that its frames hold two fields each."""
+    hdr: str = ""
+    """PQ or HLG, the curve by which HDR is stored; else empty."""
     chosen: str = ""
     """Which video stream is read where there are several, such as "2 of 2, 320x240"; else empty."""
 
@@ -109,6 +113,7 @@ def read_header(path: Path) -> VideoHeader:
             pixel_aspect=float(pixel_aspect(stream)),
             duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, found.times),
             codec=context.name,
+            hdr=HDR_CURVES.get(int(context.color_trc), ""),
             chosen=_chosen(container, stream),
         )
 

@@ -1,6 +1,8 @@
 """`fima make-encoder`, motion program regression, and the encoder that comes with the package."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,20 @@ def test_videos_in_a_file_are_those_in_memory_and_leave_nothing(bank: Bank, tmp_
     assert not [*tmp_path.iterdir()], "not even of a process that is killed"
     torch.testing.assert_close(in_file.frames[:16], bank.frames, rtol=0, atol=0)
     assert progress == [(16, 20), (20, 20)]
+
+
+def test_a_disk_without_room_is_named_before_anything_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert main(["make-encoder", "--out", str(tmp_path / "made"), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "--videos 24000: 24,000 videos of 112 px need 28.9 GB of the disk below" in said
+    assert "(No space left on device); make room, or take fewer" in said
+    assert not [*(tmp_path / "made").iterdir()]
 
 
 def test_the_command_writes_an_encoder_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ def render_bank(
 
     There are at least 2 videos, of a side S in pixels that is a multiple of 8. On a CPU, those that its memory cannot
     hold may lie in a file in `folder`, which ends with the process. `report` is given how many are done, of how many.
-    Raises ConfigError where a GPU has too little memory, OSError where the disk is full.
+    Raises ConfigError where device or disk have too little room.
     """
     frames = _empty((num_videos, NUM_FRAMES, 3, side, side), device, folder)
     squares = torch.empty(num_videos, 4, device=device)
@@ -100,17 +100,19 @@ def render_bank(
 def _empty(shape: tuple[int, ...], device: torch.device, folder: Path | None) -> Tensor:
     """A uint8 tensor on a device; on a CPU, with a folder, in a file there that has no name any more."""
     num_bytes = math.prod(shape)
-    if device.type == "cpu" and folder is not None:
+    need = f"--videos {shape[0]}: {shape[0]:,} videos of {shape[-1]} px need {num_bytes / 1e9:.1f} GB"
+    try:
+        if device.type != "cpu" or folder is None:
+            return torch.empty(shape, dtype=torch.uint8, device=device)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".rendered-") as file:
             # What a sparse file lacks on a full disk would end the process at the first access.
             if hasattr(os, "posix_fallocate"):  # not on macOS
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
-    try:
-        return torch.empty(shape, dtype=torch.uint8, device=device)
+    except OSError as error:
+        raise ConfigError(f"{need} of the disk below {folder} ({error.strerror}); make room, or take fewer") from None
     except RuntimeError:
-        what = f"{shape[0]} videos of {shape[-1]} px need {num_bytes / 1e9:.1f} GB"
-        raise ConfigError(f"--videos {shape[0]}: {what}, more than {device} has free; take fewer") from None
+        raise ConfigError(f"{need}, more than {device} has free; take fewer") from None
 
 
 def standardised(values: Tensor) -> Tensor:

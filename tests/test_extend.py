@@ -131,8 +131,10 @@ def test_names_are_of_installed_packages_or_of_the_process(imported: Path, monke
     with pytest.raises(ConfigError, match="there is one of that name"):
         fima.register_backbone("i3d", build)
     fima.register_backbone("unfinished", lambda: importlib.import_module("torch").nn.Identity())
-    with pytest.raises(ConfigError, match="num_features"):
+    with pytest.raises(ConfigError, match="backbone unfinished: has no whole number `num_features`"):
         fima.VideoEncoder(backbone="unfinished")
+    with pytest.raises(ConfigError, match=r"--model\.backbone unknown: no such backbone"):
+        fima.VideoEncoder(backbone="unknown")
 
 
 def test_a_data_set(imported: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ LIST = Path(__file__).with_name("flags.txt")
 COLUMNS = "110"
 """Wide enough for the longest flag; on wider terminals, two frames stand side by side."""
 TITLE = re.compile(r"^(?:╭─ )?(?P<title>[a-z ]+?)(?: ─+╮|:)$")
+VALUE_TWICE = re.compile(r"^(-\S+) (\S+), (-\S+ \2)$")
+"""An entry of argparse before Python 3.13, which writes the value once."""
 ENTRY = re.compile(r"^(?:│ |  )(?P<names>[-\[{A-Z].*?)(?: {2,}|│|$)")
 
 
@@ -45,8 +47,9 @@ def help_page(name: str) -> str:
 
 
 def all_flags() -> list[str]:
-    names = [*(f"fima {command}" for command in COMMANDS), "train.py", "eval.py"]
-    return [f"{name} {flag}" for name in names for flag in flags_in(help_page(name))]
+    ours = [f"fima {command} {flag}" for command in COMMANDS for flag in flags_in(help_page(f"fima {command}"))]
+    theirs = [(name, flag) for name in ("train.py", "eval.py") for flag in flags_in(help_page(name))]
+    return ours + [name + " " + VALUE_TWICE.sub(r"\1, \3", flag) for name, flag in theirs]
 
 
 def test_the_help_of_every_command_names_the_flags_of_the_list() -> None:

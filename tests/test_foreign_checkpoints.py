@@ -141,6 +141,17 @@ def test_objects_beside_the_weights_are_not_made(beside: object, protocol: int, 
     check(tmp_path / "w.pth", epoch=2)
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_are_read_as_any_version_of_python_writes_them(module: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    content = {"model": tiny_state(), "out": Path("runs")}
+    torch.save(content, path, pickle_protocol=2, _use_new_zipfile_serialization=False)
+    ours = f"c{type(Path()).__module__}\n".encode()
+    assert ours in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(ours, f"c{module}\n".encode()))
+    check(path)
+
+
 def test_a_module_that_was_saved_whole(tmp_path: Path) -> None:
     torch.save(Wrapped(), tmp_path / "w.pth")
     check(tmp_path / "w.pth")

@@ -196,7 +196,8 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         """What stands for an object of the file: one of `ALLOWED`, else something inert; nothing is imported."""
-        full = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        # Python 2 and 3.13 have other names for these modules.
+        full = f"{module.replace('__builtin__', 'builtins').replace('pathlib._local', 'pathlib')}.{name}"
         if full in ALLOWED:
             return ALLOWED[full]
         known = getattr(torch, name, None) if module == "torch" and "." not in name else None

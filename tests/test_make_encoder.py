@@ -173,6 +173,12 @@ def test_a_file_of_something_else_is_no_interrupted_training(
     torch.save({"weights": torch.zeros(1)}, tmp_path / "unfinished.pt")
     assert main(["make-encoder", "--out", str(tmp_path), "--videos", "8", "--batch-size", "4", "--resume"]) == 2
     assert "not of `fima make-encoder`" in capsys.readouterr().err
+    (tmp_path / "unfinished.pt").write_bytes((tmp_path / "unfinished.pt").read_bytes()[:200])
+    assert main(["make-encoder", "--out", str(tmp_path), "--videos", "8", "--batch-size", "4", "--resume"]) == 2
+    assert (
+        "truncated (copied or downloaded in part?); copy it again or use another one; or remove it, and start again"
+        in (capsys.readouterr().err)
+    )
 
 
 @pytest.mark.parametrize(

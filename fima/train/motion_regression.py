@@ -109,7 +109,10 @@ class Regression:
 
         Raises CheckpointError where the file cannot be read, ConfigError where it was trained with other settings.
         """
-        content = read_content(path)
+        try:
+            content = read_content(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or remove it, and start again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path}: not of `fima make-encoder`; remove it, or choose another --out")
         # CPUs and GPUs draw different videos.

@@ -15,7 +15,6 @@ from torch import nn
 
 from fima.backbones.i3d import I3D
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
 from textbook import TextbookI3D
@@ -56,7 +55,7 @@ def step(
     """Return the losses, and the norms of the gradients in the order of the weights, of one step."""
     torch.manual_seed(seed)
     model = ModelConfig(backbone=backbone, decoder_dropout=0.0)
-    network = build_method(model, MethodConfig(queue_size=QUEUE_SIZE, cell_queue_size=QUEUE_SIZE)).to(dtype).train()
+    network = FIMA(model, MethodConfig(queue_size=QUEUE_SIZE, cell_queue_size=QUEUE_SIZE)).to(dtype).train()
     change(network)
     batch_size, *size = shape
     clips = []

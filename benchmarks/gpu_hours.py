@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fima.backbones.registry import build_backbone
 from fima.benchmark.machine import NUM_VIDEOS
 from fima.config import FinetuneConfig, PretrainConfig
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
 from fima.recipe import RECIPES, read_recipe, read_yaml
 from tables import markdown_table
@@ -26,7 +26,7 @@ COUNTED_CROP_PX = 112
 def pretrain_flops(config: PretrainConfig) -> float:
     """Return the operations of one training step per video."""
     sizes = dataclasses.replace(config.method, cell_queue_size=config.method.cell_queue_size or 0)
-    method = build_method(config.model, sizes).train()
+    method = FIMA(config.model, sizes).train()
     size = COUNTED_CROP_PX
     box = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).repeat(2, 1)
     clip = ClipInputs(views={view: torch.randn(2, 3, config.data.frames, size, size) for view in VIEWS}, box=box)

@@ -25,7 +25,6 @@ from torch.utils._pytree import tree_leaves
 
 from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import PUBLISHED_LARGE_CELL_QUEUE, PUBLISHED_LARGE_QUEUE
@@ -102,7 +101,7 @@ def casts(method: FIMA, precision: str) -> Iterator[None]:
 def build_on_meta(config: PretrainConfig) -> tuple[FIMA, torch.optim.SGD]:
     """Build the networks and an optimiser that has its momentum already, as in all steps but the first."""
     with META:
-        method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
+        method = FIMA(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4)
     for parameter in learning:

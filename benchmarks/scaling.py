@@ -34,7 +34,6 @@ from torch.nn.functional import interpolate
 from fima.backbones.base import Backbone
 from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.torch_tools import distributed
 from fima.torch_tools.allocator import keep_freed_memory
@@ -133,7 +132,7 @@ def resample(method: FIMA, side: int) -> None:
 
 def build(config: PretrainConfig) -> FIMA:
     """Return the networks as a run has them."""
-    return build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
+    return FIMA(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
 
 
 def training_step(config: PretrainConfig, method: FIMA, model: nn.Module | None = None) -> Callable[[], object]:
@@ -266,9 +265,7 @@ def compared_processes(rank: int, folder: str, config: PretrainConfig, rounds: i
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=NUM_PROCESSES)
     twice = replace(config, optim=replace(config.optim, batch_size=NUM_PROCESSES * config.optim.batch_size))
-    methods = [
-        build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d) for _ in range(3)
-    ]
+    methods = [FIMA(config.model, config.method).train().to(memory_format=torch.channels_last_3d) for _ in range(3)]
     steps = {
         "one": training_step(twice, methods[0]),
         "apart": training_step(config, methods[1]),

@@ -19,7 +19,6 @@ from fima.data.augment import make_inputs
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
 from fima.files.jsonl import read_lines
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.heads import pooled
 from tables import markdown_table
@@ -60,7 +59,7 @@ def leak(run: RunFolder, data: Path, num_batches: int) -> float:
     """The signature of batches in a run's training, on so many batches of an epoch that it has not seen."""
     saved = load_checkpoint(run.last)
     config = saved.config
-    method = build_method(config.model, config.method)
+    method = FIMA(config.model, config.method)
     load_weights(method, saved.model, source=run.last, what="model")
     assert isinstance(method, FIMA)
     method.train()

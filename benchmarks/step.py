@@ -31,7 +31,8 @@ from fima.backbones.registry import build_backbone
 from fima.benchmark.steps import random_batch
 from fima.config import DataConfig, MethodConfig, ModelConfig, PretrainConfig, RunConfig
 from fima.data.augment import make_inputs
-from fima.method import build_method, losses
+from fima.method import losses
+from fima.method.fima import FIMA
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.torch_tools.precision import autocast, weights_cast_once
@@ -82,7 +83,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
     clips = torch.randn(batch_size, 3, FRAMES, CROP_PX, CROP_PX)
     fast = build_backbone(backbone).train().to(memory_format=torch.channels_last_3d)
     key = frozen_copy(fast)
-    method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
+    method = FIMA(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=True)
     batch = random_batch(batch_size, config.data)

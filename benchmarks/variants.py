@@ -17,7 +17,7 @@ from torch import Tensor
 from fima.benchmark.steps import random_batch
 from fima.commands.study import Trial
 from fima.config import PretrainConfig
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.recipe import RECIPES, read_recipe
 from fima.train.pretrain import pretrain_step
 from fima.train.resolve import with_cost, with_precision
@@ -52,7 +52,7 @@ def steps(trial: Trial, backbone: str) -> tuple[Callable[[], None], Callable[[],
     """A function that takes a step, and one that counts the forward passes of the encoder which a step is worth."""
     config = with_precision(with_cost(settings(trial, backbone)), CPU)
     config = replace(config, method=replace(config.method, cell_queue_size=0))
-    method = build_method(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
+    method = FIMA(config.model, config.method).train().to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad], lr=1e-4, momentum=0.9, fused=True
     )

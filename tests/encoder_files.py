@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, save_checkpoint, versions
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.use.encoder import VideoEncoder
 from tests.small_runs import SMALL_CONFIG
 
@@ -13,7 +13,7 @@ from tests.small_runs import SMALL_CONFIG
 def write_checkpoint(path: Path, seed: int = 0) -> Path:
     """Write a checkpoint of `fima pretrain` with random weights."""
     torch.manual_seed(seed)
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
     checkpoint = Checkpoint(
         config=SMALL_CONFIG,
         progress=Progress(epoch=2, step=4),

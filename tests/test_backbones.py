@@ -9,7 +9,7 @@ from torch import Tensor
 from fima.backbones.registry import BACKBONES, build_backbone
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.method import build_method
+from fima.method.fima import FIMA
 from tests.reference import golden_numbers, noise, noise_state
 from tests.test_fima import clip_inputs
 
@@ -85,7 +85,7 @@ def test_fima_takes_one_step_with_backbones_of_torchvision(name: str) -> None:
     model = ModelConfig(
         backbone=name, projector_hidden=16, embedding_dim=8, decoder_dim=16, decoder_heads=2, decoder_layers=1
     )
-    network = build_method(model, MethodConfig(queue_size=4, cell_queue_size=0))
+    network = FIMA(model, MethodConfig(queue_size=4, cell_queue_size=0))
     losses = network(*(clip_inputs(seed, 2, frames=16 if name == "s3d" else 8) for seed in (1, 2)))
     assert losses.parts.keys() == {"instance", "frame", "cell"}
     losses.total.backward()

@@ -10,13 +10,13 @@ import torch
 from fima.checkpoints import checkpoint as checkpoints
 from fima.checkpoints.checkpoint import Checkpoint, Progress, load_checkpoint, load_weights, save_checkpoint
 from fima.errors import CheckpointError
-from fima.method import build_method
+from fima.method.fima import FIMA
 from tests.small_runs import SMALL_CONFIG, with_settings
 
 
 def make_checkpoint(**changes: Any) -> Checkpoint:  # noqa: ANN401
     torch.manual_seed(0)
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
     values: dict[str, Any] = {
         "config": SMALL_CONFIG,
         "progress": Progress(epoch=3, step=12, videos_tried=40),
@@ -92,7 +92,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, write: Any, me
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     other = with_settings("model", embedding_dim=4)
-    method = build_method(other.model, other.method)
+    method = FIMA(other.model, other.method)
     with pytest.raises(CheckpointError, match="its weights are not of this model"):
         load_weights(method, make_checkpoint().model, source=tmp_path, what="model")
     with pytest.raises(CheckpointError, match="is missing"):

@@ -16,7 +16,7 @@ from fima.checkpoints.pretrained import load_pretrained
 from fima.cli import main
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import CheckpointError
-from fima.method import build_method
+from fima.method.fima import FIMA
 from tests.evaluation_data import write_state_dict
 from tests.reference import golden_numbers, noise, noise_state
 from tests.small_runs import SMALL_CONFIG, with_settings
@@ -50,7 +50,7 @@ def test_official_keys_survive_the_way_to_ours_and_back(name: str, prefix: str) 
 def test_our_keys_survive_the_way_to_theirs_and_back(name: str, exclude: bool) -> None:
     """All but the videos of the keys, which theirs does not know."""
     method = MethodConfig(name=name, queue_size=6, cell_queue_size=10, exclude_same_video=exclude)
-    state = build_method(ModelConfig(backbone="tiny"), method).state_dict()
+    state = FIMA(ModelConfig(backbone="tiny"), method).state_dict()
     official = fima_to_official(state)
     assert all(key.startswith("module.") for key in official)
     restored = official_to_fima(official)
@@ -128,7 +128,7 @@ def test_an_official_checkpoint_trains_on_and_comes_back_bit_for_bit(
     config = checkpoint.config
     assert (config.model.backbone, config.method.name, checkpoint.progress.epoch) == ("i3d", "fima", 100)
     assert (config.method.queue_size, config.method.cell_queue_size) == (case["queue_size"], case["dense_queue"])
-    network = build_method(replace(config.model, decoder_dropout=0.0), config.method)
+    network = FIMA(replace(config.model, decoder_dropout=0.0), config.method)
     network.load_state_dict(checkpoint.model)
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=1.0, momentum=0.9)
@@ -151,7 +151,7 @@ def test_an_official_checkpoint_trains_on_and_comes_back_bit_for_bit(
 @pytest.mark.parametrize("changes", [{}, {"name": "moco"}, {"frame_weight": 0.0}, {"decoder": False}])
 def test_our_checkpoint_goes_to_theirs_and_back(changes: dict[str, Any], tmp_path: Path) -> None:
     config = with_settings("method", **changes)
-    network = build_method(config.model, config.method)
+    network = FIMA(config.model, config.method)
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
     for weight in trained:
@@ -173,7 +173,7 @@ def test_our_checkpoint_goes_to_theirs_and_back(changes: dict[str, Any], tmp_pat
 def test_an_official_file_without_optimizer_or_prefix(beside: dict[str, Any], tmp_path: Path) -> None:
     content = {**beside, "state_dict": fima_to_official(make_checkpoint().model, prefix="")}
     checkpoint = import_official(content, source=tmp_path)
-    network = build_method(checkpoint.config.model, checkpoint.config.method)
+    network = FIMA(checkpoint.config.model, checkpoint.config.method)
     torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=1).load_state_dict(
         checkpoint.optimizer
     )

@@ -16,7 +16,7 @@ from communication import messages
 from fima.checkpoints.checkpoint import load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import DataConfig, MethodConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
 from fima.method.losses import cell_motion
 from fima.torch_tools import distributed
@@ -61,7 +61,7 @@ def changed(clip: ClipInputs, change: Callable[[Tensor], Tensor]) -> ClipInputs:
 def run_steps(rank: int, name: str, splits: list[tuple[int, int]]) -> dict[str, Tensor]:
     """Losses, gradients and queues of two steps on this process's rows of the global batch."""
     torch.manual_seed(0)
-    method = build_method(MODEL, METHODS[name]).double().eval()
+    method = FIMA(MODEL, METHODS[name]).double().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         network = distributed.data_parallel(method)
@@ -118,7 +118,7 @@ def step_of_backbone(_rank: int, backbone: str, precision: Literal["fp32", "bf16
     """A step as the training loop takes it: its loss."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        method = build_method(replace(MODEL, backbone=backbone), METHODS["moco"])
+        method = FIMA(replace(MODEL, backbone=backbone), METHODS["moco"])
         network = distributed.data_parallel(method.to(memory_format=torch.channels_last_3d))
         clips = [ClipInputs(views={"full": torch.randn(2, 3, 8, 32, 32)}, box=torch.zeros(2, 4)) for _ in range(2)]
         with autocast(torch.device("cpu"), precision):
@@ -139,7 +139,7 @@ def test_a_step_of_two_processes_warns_of_nothing(backbone: str, precision: str,
 
 def payloads(rank: int, name: str, precision: Literal["fp32", "bf16"]) -> dict[str, Tensor]:
     """Bytes that this process hands to each collective in a step of three videos, gradients included."""
-    method = build_method(MODEL, METHODS[name])
+    method = FIMA(MODEL, METHODS[name])
     network = DistributedDataParallel(method)
     # The same reduction of gradients as without it, but called from Python, where it is counted.
     network.register_comm_hook(dist.group.WORLD, allreduce_hook)

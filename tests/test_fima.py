@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs, StepLosses
 from fima.method.instance import InstanceTerm
@@ -39,7 +38,7 @@ def clip_inputs(seed: int, batch_size: int = 3, frames: int = 8) -> ClipInputs:
 
 def build(method: MethodConfig = METHOD, model: ModelConfig = MODEL) -> FIMA:
     torch.manual_seed(0)
-    return build_method(model, method)
+    return FIMA(model, method)
 
 
 def step(network: nn.Module, batch_size: int = 3, frames: int = 8) -> StepLosses:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
 from tests.reference import noise
 
@@ -39,7 +39,7 @@ def test_three_steps_have_the_losses_of_the_package() -> None:
     example = load_example()
     model = ModelConfig(backbone="tiny", projector_hidden=256, decoder_dim=128, decoder_dropout=0.0)
     settings = MethodConfig(queue_size=example.QUEUE, cell_queue_size=0, key_momentum=example.MOMENTUM)
-    package = build_method(model, settings).double().train()
+    package = FIMA(model, settings).double().train()
     mine = example.FIMA(example.small_encoder(), dropout=0.0).double().train()
     state = package.state_dict()
     mine.queue, mine.motion_queue = (state.pop(f"{name}.keys").clone() for name in ("queue", "motion_queue"))

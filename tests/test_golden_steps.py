@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fima.checkpoints.convert import fima_to_official, official_to_fima
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method, losses
+from fima.method import losses
 from fima.method.fima import FIMA
 from fima.method.inputs import ClipInputs, StepLosses
 from fima.method.losses import Contrast
@@ -69,7 +69,7 @@ class Recorder:
 
 def build(case: dict[str, Any], dtype: torch.dtype) -> FIMA:
     method = MethodConfig(queue_size=case["queue_size"], cell_queue_size=case["dense_queue"])
-    network = build_method(ModelConfig(backbone=BACKBONES[case["arch"]], decoder_dropout=0.0), method)
+    network = FIMA(ModelConfig(backbone=BACKBONES[case["arch"]], decoder_dropout=0.0), method)
     sources = {
         key: key.replace("encoder_k.", "encoder_q.").replace("projector_dense_k.", "projector_dense.")
         for key in case["keys"]

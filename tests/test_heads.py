@@ -6,8 +6,8 @@ from torch.nn.functional import adaptive_avg_pool3d, normalize
 
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.method import build_method
 from fima.method.base import Method
+from fima.method.fima import FIMA
 from fima.method.heads import Projector, cells, grid_pooled, pooled
 from fima.method.prediction import early_and_late
 from fima.method.registry import METHODS, method_builder
@@ -49,7 +49,7 @@ def test_the_middle_slice_serves_early_and_late(num_slices: int, first: list[int
 def test_the_token_of_a_clip_begins_small() -> None:
     torch.manual_seed(0)
     method = MethodConfig(queue_size=2, cell_queue_size=0)
-    token = build_method(ModelConfig(backbone="tiny", decoder_dim=512), method).get_parameter("cls_token")
+    token = FIMA(ModelConfig(backbone="tiny", decoder_dim=512), method).get_parameter("cls_token")
     assert token.std().item() == pytest.approx(0.02, rel=0.2)
 
 
@@ -58,7 +58,7 @@ def test_options_reach_a_method_and_those_that_it_does_not_take_are_named(monkey
 
     def build(model: ModelConfig, method: MethodConfig, *, depth: int) -> Method:
         got.extend([model.backbone, method.name, depth])
-        return build_method(model, replace(method, name="fima", queue_size=2, cell_queue_size=0))
+        return FIMA(model, replace(method, name="fima", queue_size=2, cell_queue_size=0))
 
     monkeypatch.setattr(METHODS, "registered", {"mine": build})
     method_builder(MethodConfig(name="mine", options=("depth=3",)))(ModelConfig(backbone="tiny"))

@@ -11,7 +11,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.layouts.video_list import Video
 from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.train.health import (
     check_health,
     clip_features,
@@ -86,7 +86,7 @@ def test_similarities_and_missing_labels() -> None:
 
 def test_checking_leaves_the_networks_and_the_random_state_alone(tmp_path: Path) -> None:
     videos = list_videos(make_videos(tmp_path), "train")
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method).train()
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method).train()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     state = torch.get_rng_state()
     health = check_health(method, videos, with_settings("run", health_videos=6), torch.device("cpu"))
@@ -102,7 +102,7 @@ def test_checking_leaves_the_networks_and_the_random_state_alone(tmp_path: Path)
 
 def test_videos_that_cannot_be_decoded_are_left_out(tmp_path: Path) -> None:
     folder = make_videos(tmp_path, num_per_class=2)
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
     paths = sorted(folder.rglob("*.avi"))
     paths[0].write_bytes(b"no video")
     health = check_health(method, list_videos(folder, "train"), SMALL_CONFIG, torch.device("cpu"))
@@ -121,7 +121,7 @@ def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
         name: replace(videos, videos=[Video(video.path, next(drawn)) for video in videos.videos])
         for name, videos in lists.all.items()
     }
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
     found = probe_accuracy(method, replace(lists, train=parts["train"], test=parts["test"]), SMALL_CONFIG, cpu)
     clips, source = (
         ClipSettings.of(SMALL_CONFIG.data, num_clips=2),
@@ -141,7 +141,7 @@ def test_the_probe_is_the_knn_of_the_test_videos(tmp_path: Path) -> None:
 def test_a_check_needs_no_more_memory_than_a_part_of_a_training_step(tmp_path: Path) -> None:
     videos = list_videos(make_videos(tmp_path), "train")
     config = with_settings("optim", batch_size=8, accumulate=4)
-    method = build_method(config.model, config.method).eval()
+    method = FIMA(config.model, config.method).eval()
     seen: list[int] = []
     method.query_encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     features, _ = clip_features(method, videos, config, torch.device("cpu"))
@@ -152,6 +152,6 @@ def test_a_check_needs_no_more_memory_than_a_part_of_a_training_step(tmp_path: P
 def test_two_clips_of_a_video_differ_where_a_clip_may_show_the_whole_of_it(tmp_path: Path) -> None:
     videos = list_videos(make_videos(tmp_path), "train")
     config = replace(SMALL_CONFIG, data=replace(SMALL_CONFIG.data, span=(0.5, 1.0)))
-    method = build_method(config.model, config.method).eval()
+    method = FIMA(config.model, config.method).eval()
     features, _ = clip_features(method, videos, config, torch.device("cpu"))
     assert (features[:, 0] - features[:, 1]).abs().max() > 1e-3 * features.abs().max()

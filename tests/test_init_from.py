@@ -15,7 +15,7 @@ from fima.checkpoints.warm_start import fitted, read_warm_start
 from fima.cli import main
 from fima.config import MethodConfig
 from fima.errors import CheckpointError
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.train.pretrain import start_encoders_from
 from tests.small_runs import SMALL_CONFIG, SMALL_FLAGS
 
@@ -32,7 +32,7 @@ def saved(run: Path) -> dict[str, torch.Tensor]:
 
 def test_both_encoders_have_its_weights_and_nothing_else_has(run: Path) -> None:
     torch.manual_seed(5)
-    method = build_method(SMALL_CONFIG.model, MethodConfig(queue_size=4, cell_queue_size=0))
+    method = FIMA(SMALL_CONFIG.model, MethodConfig(queue_size=4, cell_queue_size=0))
     before = {name: value.clone() for name, value in method.state_dict().items()}
     warm = read_warm_start(str(run), "tiny")
     start_encoders_from(warm, method)

@@ -9,7 +9,6 @@ import torch
 
 from fima.backbones.registry import build_backbone
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import StepLosses
 from fima.torch_tools.precision import autocast
@@ -21,7 +20,7 @@ SMALL = ModelConfig(projector_hidden=16, embedding_dim=8, decoder_dim=16, decode
 
 def build(model: ModelConfig) -> FIMA:
     torch.manual_seed(0)
-    return build_method(model, MethodConfig(queue_size=4, cell_queue_size=0)).train()
+    return FIMA(model, MethodConfig(queue_size=4, cell_queue_size=0)).train()
 
 
 def step(network: FIMA, precision: Literal["fp32", "bf16"] = "fp32") -> StepLosses:

@@ -19,7 +19,6 @@ from fima.cli import main
 from fima.config import OptimConfig, PretrainConfig
 from fima.data.datasets import list_videos
 from fima.errors import CheckpointError, ConfigError
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.recipe import config_from_mapping
 from fima.torch_tools import distributed
@@ -58,7 +57,7 @@ def moved(optim: OptimConfig) -> list[tuple[torch.Tensor, torch.Tensor, torch.Te
 
 class TestSteps:
     def test_sgd_has_one_group_in_the_order_of_the_networks(self) -> None:
-        method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+        method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
         (group,) = build_optimizer(method, OptimConfig()).param_groups
         learning = [weight for weight in method.parameters() if weight.requires_grad]
         assert [id(weight) for weight in group["params"]] == [id(weight) for weight in learning]
@@ -284,11 +283,11 @@ class TestResume:
         steps = []
         for second_format in (torch.contiguous_format, torch.channels_last_3d):
             torch.manual_seed(0)
-            first = build_method(config.model, config.method)
+            first = FIMA(config.model, config.method)
             optimizer = build_optimizer(first, config.optim)
             step_down(first, optimizer)
             saved = checkpoint_of(config, first, optimizer)
-            second = build_method(config.model, config.method).to(memory_format=second_format)
+            second = FIMA(config.model, config.method).to(memory_format=second_format)
             optimizer = build_optimizer(second, config.optim)
             restore(saved, second, optimizer, source=Path("last.pt"))
             step_down(second, optimizer)

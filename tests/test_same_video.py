@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fima.config import MethodConfig, ModelConfig
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.method.inputs import VIEWS, ClipInputs
 from fima.method.losses import positive_pairs
@@ -32,7 +31,7 @@ def clip(seed: int, videos: list[int]) -> ClipInputs:
 def method() -> FIMA:
     """Queues that hold keys of an earlier step, and some of no video."""
     torch.manual_seed(0)
-    method = build_method(MODEL, METHOD).double().eval()
+    method = FIMA(MODEL, METHOD).double().eval()
     method(clip(0, EARLIER), clip(1, EARLIER))
     return method
 
@@ -132,7 +131,7 @@ def test_each_loss_is_that_of_loops_that_pass_over_the_own_video(method: FIMA) -
 
 def test_without_it_the_ids_change_nothing_and_no_queue_has_them() -> None:
     torch.manual_seed(0)
-    plain = build_method(MODEL, replace(METHOD, exclude_same_video=False)).double().eval()
+    plain = FIMA(MODEL, replace(METHOD, exclude_same_video=False)).double().eval()
     state = {name: value.clone() for name, value in plain.state_dict().items()}
     with_ids = plain(clip(2, VIDEOS), clip(3, VIDEOS)).total
     plain.load_state_dict(state)
@@ -148,7 +147,7 @@ def test_clips_must_say_their_videos(method: FIMA) -> None:
 
 def test_without_a_queue_of_cells_only_those_of_the_batch_are_left_out() -> None:
     torch.manual_seed(0)
-    alone = build_method(MODEL, replace(METHOD, cell_queue_size=0, instance_weight=0, frame_weight=0)).double().eval()
+    alone = FIMA(MODEL, replace(METHOD, cell_queue_size=0, instance_weight=0, frame_weight=0)).double().eval()
     one_video, others = clip(2, [0, 0]), clip(2, [0, 1])
     found = [alone(each, each, update_keys=False).total for each in (one_video, others)]
     assert found[0] < found[1]  # fewer negatives

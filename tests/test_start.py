@@ -13,7 +13,7 @@ from fima.checkpoints.pretrained import encoder_file, load_pretrained
 from fima.checkpoints.run_folder import RunFolder
 from fima.cli import main
 from fima.errors import ConfigError, DataError
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.inputs import StepLosses
 from fima.train.optimizer import build_optimizer
 from fima.train.pretrain import pretrain
@@ -49,7 +49,7 @@ def test_a_new_run_begins_with_the_weights_of_another(finished: Path) -> None:
     assert begun.progress.epoch == 2
     assert begun.saved is not None
     assert all(torch.equal(begun.saved.model[name], weight) for name, weight in saved.model.items())
-    method = build_method(config.model, config.method)
+    method = FIMA(config.model, config.method)
     optimizer = build_optimizer(method, config.optim)
     restore(begun.saved, method, optimizer, source=finished)
     assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.25)]

@@ -9,7 +9,7 @@ from fima.backbones.base import Backbone
 from fima.backbones.registry import BACKBONES
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.method.inputs import ClipInputs, StepLosses
 from fima.method.queue import KeyQueue
 from fima.train.failures import NotFiniteError
@@ -63,7 +63,7 @@ def test_the_key_networks_move_once_and_every_key_enters_the_queue(batch: Pretra
     moved = {}
     for accumulate in (1, 2):
         torch.manual_seed(0)
-        method = build_method(config.model, config.method)
+        method = FIMA(config.model, config.method)
         with torch.no_grad():
             for weight in method.key_projector.parameters():
                 weight.zero_()
@@ -100,7 +100,7 @@ def test_without_batch_norm_only_negatives_of_the_batch_depend_on_the_parts(
     found = []
     for accumulate in (1, 2, 4):
         torch.manual_seed(0)
-        method = build_method(config.model, config.method).eval()
+        method = FIMA(config.model, config.method).eval()
         pretrain_step(method, with_settings("optim", config, accumulate=accumulate), batch, torch.device("cpu"))
         weight = method.query_encoder.get_parameter("layer.weight")
         assert weight.grad is not None
@@ -128,7 +128,7 @@ META = torch.device("meta")
 def test_the_host_looks_at_no_value_during_a_step(name: str, accumulate: int, batch: PretrainBatch) -> None:
     config = SMALL_CONFIG if name != "moco" else MOCO
     config = replace(config, method=replace(config.method, cell_queue_size=32 if name == "dense queue" else 0))
-    network = build_method(config.model, config.method).to(META).to(memory_format=torch.channels_last_3d)
+    network = FIMA(config.model, config.method).to(META).to(memory_format=torch.channels_last_3d)
     pretrain_step(network, with_settings("optim", config, accumulate=accumulate), batch, META)
     gradients = [weight.grad for weight in network.parameters() if weight.requires_grad]
     assert all(gradient is not None and gradient.is_meta for gradient in gradients)

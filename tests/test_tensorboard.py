@@ -15,7 +15,7 @@ from fima.checkpoints.checkpoint import load_checkpoint
 from fima.checkpoints.run_folder import RunFolder
 from fima.data.datasets import list_videos
 from fima.data.loader import PretrainBatch, build_pretrain_loader
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.train.pretrain import pretrain
 from fima.visual.overlay import GAP_PX
 from fima.visual.tensorboard import THUMB_PX, log_pictures
@@ -51,7 +51,7 @@ def embeddings(folder: Path) -> tuple[NDArray[np.float64], list[str], tuple[int,
 @pytest.mark.parametrize("name", ["fima", "moco"])
 def test_crops_maps_and_embeddings_of_a_batch(batch: PretrainBatch, name: str, tmp_path: Path) -> None:
     config = with_settings("method", name=name)
-    method = build_method(config.model, config.method).train()
+    method = FIMA(config.model, config.method).train()
     before = {key: value.clone() for key, value in method.state_dict().items()}
     state = torch.get_rng_state()
     log_pictures(tmp_path, method, batch, 7)
@@ -73,7 +73,7 @@ def test_crops_maps_and_embeddings_of_a_batch(batch: PretrainBatch, name: str, t
 
 
 def test_the_latest_embeddings_are_kept(batch: PretrainBatch, tmp_path: Path, capsys: Capture) -> None:
-    method = build_method(SMALL_CONFIG.model, SMALL_CONFIG.method)
+    method = FIMA(SMALL_CONFIG.model, SMALL_CONFIG.method)
     odd = replace(batch, paths=["a\tb\n.avi", *batch.paths[1:]])
     for step, shown in ((2, batch), (4, batch), (4, odd)):
         log_pictures(tmp_path, method, shown, step)

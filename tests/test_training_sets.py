@@ -21,7 +21,7 @@ from fima.data.training_sets import TrainingSet, training_set, training_videos
 from fima.errors import ConfigError, DataError
 from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch
-from fima.method import build_method
+from fima.method.fima import FIMA
 from fima.train.finetune_setup import find_lists
 from fima.train.health import check_health
 from fima.train.pretrain import pretrain
@@ -293,7 +293,7 @@ def test_health_is_measured_on_clips_as_each_set_has_them(sets: list[TrainingSet
         write_pictures(tmp_path / "pictures" / name, *range(12))
     both = [sets[0], TrainingSet(root=tmp_path / "pictures", timing={"frame_rate": 25.0})]
     config = with_settings("data", part="all", fps=12.5)
-    method = build_method(config.model, config.method)
+    method = FIMA(config.model, config.method)
     health = check_health(method, training_videos(both, config.data), config, torch.device("cpu"))
     assert health is not None
     assert health.num_videos == 10 + 2

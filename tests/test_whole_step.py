@@ -11,7 +11,6 @@ from torch.nn.functional import layer_norm, normalize
 from fima.backbones.registry import BACKBONES, register_backbone
 from fima.config import MethodConfig, ModelConfig
 from fima.errors import ConfigError
-from fima.method import build_method
 from fima.method.cell import CellTerm
 from fima.method.decoder import DecoderLayer, MotionDecoder, positional_code
 from fima.method.fima import FIMA
@@ -64,7 +63,7 @@ def micro(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(method: MethodConfig) -> FIMA:
     torch.manual_seed(0)
-    network = build_method(MODEL, method).double()
+    network = FIMA(MODEL, method).double()
     with torch.no_grad():
         for parameter in network.query_encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -280,7 +279,7 @@ def test_everything_is_foreground_on_any_device() -> None:
 def test_a_queue_without_a_size_is_named(missing: str, name: str) -> None:
     method = VARIANTS.get(name, replace(METHOD, frame_weight=0, cell_weight=0))
     with pytest.raises(ConfigError, match=rf"^--method\.{missing} None: must be a number by now; give"):
-        build_method(MODEL, MethodConfig(**{**vars(method), missing: None}))
+        FIMA(MODEL, MethodConfig(**{**vars(method), missing: None}))
 
 
 def test_the_decoder_computes_in_the_precision_of_the_tokens() -> None:
@@ -307,7 +306,7 @@ def test_recomputing_changes_no_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        network = build_method(replace(MODEL, recompute=recompute), VARIANTS["full"]).double()
+        network = FIMA(replace(MODEL, recompute=recompute), VARIANTS["full"]).double()
         passes: list[int] = []
         network.query_encoder.get_submodule("convolution").register_forward_pre_hook(lambda *_, to=passes: to.append(1))
         torch.autograd.backward(network(inputs("a"), inputs("b")).total)
@@ -344,7 +343,7 @@ def test_dropout_acts_on_attention_and_activations() -> None:
 
 def test_a_method_that_is_registered_is_built_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "registered", {})
-    register_method("mine", build_method)
+    register_method("mine", FIMA)
     built = method_builder(replace(VARIANTS["cell alone"], name="mine"))(MODEL)
     assert isinstance(built, FIMA)
     assert [*built.queues] == ["cell"]

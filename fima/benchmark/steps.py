@@ -20,7 +20,6 @@ from fima.data.augment import draw_colour, make_inputs
 from fima.data.epoch_plan import item_generator
 from fima.data.loader import PretrainBatch
 from fima.data.views import ClipViews
-from fima.method import build_method
 from fima.method.fima import FIMA
 from fima.torch_tools.precision import autocast, lay_out
 from fima.train.pretrain import pretrain_step
@@ -61,7 +60,7 @@ class StepCase:
     def build(self, device: torch.device) -> FIMA:
         """The networks, with random weights, in training mode."""
         config = self.config()
-        method = build_method(config.model, config.method).train().to(device)
+        method = FIMA(config.model, config.method).train().to(device)
         if self.channels_last:
             lay_out(method, torch.channels_last_3d)
         if self.compiled:

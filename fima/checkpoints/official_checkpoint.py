@@ -21,7 +21,7 @@ from fima.checkpoints.pretrained import encoder_file, nearest_backbone
 from fima.checkpoints.torch_file import HoldsClassesError, is_plain, is_state_dict, read_content, read_inert
 from fima.config import MethodConfig, ModelConfig, PretrainConfig
 from fima.errors import CheckpointError, first_line
-from fima.method import build_method
+from fima.method.fima import FIMA
 
 ARCHITECTURES = {"i3d": "I3D", "r2plus1d_18": "r2plus1d_18", "r3d_18": "r3d_18", "tiny": "tiny"}
 """Our names of the backbones, and those of the authors."""
@@ -63,7 +63,7 @@ def import_official(content: Mapping[str, Any], *, source: Path) -> Checkpoint:
         model = convert.official_to_fima(state)
         config = _config(model)
         with torch.device("meta"):
-            method = build_method(config.model, config.method)
+            method = FIMA(config.model, config.method)
         check_weights(model, method.state_dict(), source=source, what=f"pre-training of {config.model.backbone}")
         if has_optimizer:
             keys = [key.removeprefix(convert.PREFIX) for key in state]
@@ -110,7 +110,7 @@ def export_official(checkpoint: Checkpoint) -> dict[str, Any]:
     content = {**imported["rest"], "state_dict": state}
     if imported["has_optimizer"]:
         with torch.device("meta"):
-            method = build_method(checkpoint.config.model, checkpoint.config.method)
+            method = FIMA(checkpoint.config.model, checkpoint.config.method)
         content["optimizer"] = convert.optimizer_to_official(
             checkpoint.optimizer,
             [key.removeprefix(imported["prefix"]) for key in state],

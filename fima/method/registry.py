@@ -11,7 +11,7 @@ from fima.registry import Registry
 BuildMethod = Callable[..., Method]
 """Called with the settings of the model and of the method; `method.options` are its further keyword arguments."""
 
-METHODS = Registry[BuildMethod]("method", {"fima": "fima.method:build_method", "moco": "fima.method:build_method"})
+METHODS = Registry[BuildMethod]("method", {"fima": "fima.method.fima:FIMA", "moco": "fima.method.fima:FIMA"})
 """Functions or classes that return the networks with random weights, by the name in `--method.name`."""
 
 

@@ -31,7 +31,7 @@ SHOWN = ("linear_top1", "knn_top1", "retrieval_r1", "swapped_background_top1")
 def embeddings(method: FIMA, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
     """Queries of clip a and keys of clip b as a training step computes them, (B, D) each."""
     a, b = (
-        make_inputs(views, draws, full_difference=False, frame_differences=False).full
+        make_inputs(views, draws, ["full"]).full
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     )
     return method.projector(pooled(method.query_encoder(a))), method.key_projector(pooled(method.key_features(b)))

@@ -105,7 +105,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
 
     def augment() -> None:
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b)):
-            make_inputs(views, draws, full_difference=True, frame_differences=True)
+            make_inputs(views, draws)
 
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

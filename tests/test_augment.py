@@ -29,6 +29,7 @@ from fima.data.augment import (
 )
 from fima.data.views import ClipViews
 from fima.errors import ConfigError
+from fima.method.inputs import View
 from fima.method.motion import frame_difference
 from tests.small_runs import with_settings
 
@@ -172,7 +173,7 @@ def views(num_clips: int = 3) -> ClipViews:
 def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
     sampled = views()
     draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
-    inputs = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
+    inputs = make_inputs(sampled, draws)
     torch.testing.assert_close(inputs.full, apply_colour(sampled.full / 255, draws[:, 0]))
     for position, view, result in (
         (1, sampled.full, inputs["full_difference"]),
@@ -186,7 +187,7 @@ def test_each_tensor_gets_its_own_draws_after_the_difference() -> None:
 def test_local_differences_may_keep_every_second_frame() -> None:
     sampled = views()
     draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
-    inputs = make_inputs(sampled, draws, full_difference=True, frame_differences=True, local_stride=2)
+    inputs = make_inputs(sampled, draws, local_stride=2)
     assert inputs["full_difference"].shape[2] == 4
     for position, view, result in (
         (2, sampled.early, inputs["early_difference"]),
@@ -202,13 +203,14 @@ def test_a_local_stride_that_leaves_one_frame_is_refused() -> None:
         with_settings("method", local_stride=4)
 
 
-@pytest.mark.parametrize(("full", "frame"), [(False, False), (True, False), (False, True)])
-def test_unwanted_differences_are_left_out_and_change_nothing_else(full: bool, frame: bool) -> None:
+@pytest.mark.parametrize(
+    "names", [(), ("full_difference",), ("early_difference", "late_difference"), ("full", "late_difference")]
+)
+def test_unwanted_differences_are_left_out_and_change_nothing_else(names: tuple[View, ...]) -> None:
     sampled = views()
     draws = torch.stack([draw_colour(np.random.default_rng(seed), 4, DataConfig()) for seed in range(3)])
-    everything = make_inputs(sampled, draws, full_difference=True, frame_differences=True)
-    inputs = make_inputs(sampled, draws, full_difference=full, frame_differences=frame)
-    wanted = {"full"} | ({"full_difference"} if full else set())
-    assert set(inputs.views) == wanted | ({"early_difference", "late_difference"} if frame else set())
+    everything = make_inputs(sampled, draws)
+    inputs = make_inputs(sampled, draws, names)
+    assert set(inputs.views) == {"full", *names}
     for view in inputs.views:
         torch.testing.assert_close(inputs[view], everything[view])

@@ -273,7 +273,7 @@ def augmentation_rate(device: torch.device, data: DataConfig, seconds: float) ->
 
     def augment() -> list[Tensor]:
         both = ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
-        made = [make_inputs(views, draws, full_difference=True, frame_differences=True) for views, draws in both]
+        made = [make_inputs(views, draws) for views, draws in both]
         return [inputs.full for inputs in made]
 
     return 2 * RANDOM_VIDEOS / median_seconds(augment, device, seconds)

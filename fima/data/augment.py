@@ -1,7 +1,7 @@
 """Colour augmentation: drawn per clip where the clip is sampled, applied to whole batches on the device."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fima.config import DataConfig
 from fima.data.views import ClipViews
-from fima.method.inputs import VIEWS, ClipInputs
+from fima.method.inputs import VIEWS, ClipInputs, View
 from fima.torch_tools.precision import without_autocast
 
 MEAN = (0.43216, 0.394666, 0.37645)
@@ -216,20 +216,15 @@ def _blur_sources(kernel_size: int, size: int, device: torch.device) -> Tensor:
     return (size - 1) - ((size - 1) - sources.abs()).abs()
 
 
-def make_inputs(
-    views: ClipViews, draws: Tensor, *, full_difference: bool, frame_differences: bool, local_stride: int = 1
-) -> ClipInputs:
+def make_inputs(views: ClipViews, draws: Tensor, names: Sequence[View] = VIEWS, *, local_stride: int = 1) -> ClipInputs:
     """What the networks see of one clip: differences of the cropped pixels, then colour, each tensor on its own.
 
     Views are a batch on the device, uint8 (B, 3, F, S, S), the draws (B, 4, 11): for `full`, its difference, the
-    `early` and the `late` difference. The first difference is made with `full_difference`, the last two, of every
-    `local_stride`-th frame, with `frame_differences`. Returns normalised float32 tensors (B, 3, F, S, S).
+    `early` and the `late` difference. Made are `full` and what is named; the last two of every `local_stride`-th frame.
+    Returns normalised float32 tensors (B, 3, F, S, S).
     """
-    wanted = [(0, views.full, 1)]
-    if full_difference:
-        wanted.append((1, views.full, 1))
-    if frame_differences:
-        wanted += [(2, views.early, local_stride), (3, views.late, local_stride)]
+    sources = ((views.full, 1), (views.full, 1), (views.early, local_stride), (views.late, local_stride))
+    wanted = [(row, *sources[row]) for row, name in enumerate(VIEWS) if name in ("full", *names)]
     inputs = {row: torch.empty(view[:, :, ::stride].shape, device=view.device) for row, view, stride in wanted}
     for clips in _parts(len(views.full), views.full.device):
         for row, view, stride in wanted:

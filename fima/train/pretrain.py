@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fima.checkpoints.checkpoint import Checkpoint, Progress, RunState
 from fima.checkpoints.pretrained import encoder_file, facts_of, write_safetensors
@@ -25,7 +24,7 @@ from fima.evaluate.protocols import SplitLists
 from fima.library.clip_fit import with_timing_checked
 from fima.library.windows import videos_of_epoch
 from fima.method.base import Method
-from fima.method.inputs import StepLosses, View
+from fima.method.inputs import StepLosses
 from fima.method.networks import MomentumNetworks
 from fima.method.registry import method_builder
 from fima.torch_tools import distributed
@@ -138,7 +137,7 @@ class Pretraining(Task[PretrainBatch]):
             seed=config.run.seed,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            frame_views=needs_frame_views(self.networks),
+            frame_views=not {"early_difference", "late_difference"}.isdisjoint(self.networks.views),
         )
 
     def step(self, model: nn.Module, batch: PretrainBatch, device: torch.device) -> Measured:
@@ -318,29 +317,11 @@ def pretrain_step(
     return forward_backward(losses, model, batch, device, num_parts=config.optim.accumulate, by_set=by_set)
 
 
-def views_needed(model: nn.Module) -> tuple[View, ...]:
-    """Return the views of a clip that a method, or its wrapper for several devices, needs."""
-    networks = model.module if isinstance(model, DistributedDataParallel) else model
-    views: tuple[View, ...] = getattr(networks, "views", ("full",))
-    return views
-
-
-def needs_frame_views(model: nn.Module) -> bool:
-    """Return whether a method needs the `early` and the `late` view of a clip."""
-    return not {"early_difference", "late_difference"}.isdisjoint(views_needed(model))
-
-
 def forward(model: nn.Module, config: PretrainConfig, batch: PretrainBatch, *, update_keys: bool = True) -> StepLosses:
-    """Compute the losses of one batch that is on the device."""
-    method = config.method
+    """Compute the losses of one batch that is on the device, by a method or its wrapper for several devices."""
+    method, names = config.method, getattr(getattr(model, "module", model), "views", ())
     clips = [
-        make_inputs(
-            views,
-            draws,
-            full_difference="full_difference" in views_needed(model),
-            frame_differences=needs_frame_views(model),
-            local_stride=method.local_stride,
-        )
+        make_inputs(views, draws, names, local_stride=method.local_stride)
         for views, draws in ((batch.a, batch.draws_a), (batch.b, batch.draws_b))
     ]
     if method.exclude_same_video:

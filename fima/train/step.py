@@ -23,26 +23,21 @@ Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
 class Measured:
     """What a step has measured, on its way from the device; nobody waits for it until it is read.
 
-    Args:
-        losses: device scalars by name: `loss`, and each part of it.
-        stats: others, of which the epoch's means are recorded too.
-        extra: others, which are recorded by step only.
-        batch: the videos.
-        queries: (B, D) query embeddings of this process, whose effective rank is a number, too.
+    Of the `losses`, `loss` and each part of it, and the `stats`, device scalars by name, the epoch's means are recorded
+    too; of the query embeddings (B, D) of this process, their standard deviation and effective rank by step only.
     """
 
     def __init__(
         self,
         losses: Mapping[str, Tensor],
         stats: Mapping[str, Tensor],
-        extra: Mapping[str, Tensor],
         batch: PretrainBatch | LabelledBatch,
         queries: Tensor,
     ) -> None:
         self.paths, self.skipped = batch.paths, batch.skipped
         self.losses, self.averaged = list(losses), [*losses, *stats]
-        self._names = [*self.averaged, *extra]
-        numbers = torch.stack([value.double() for value in (*losses.values(), *stats.values(), *extra.values())])
+        scalars = {**losses, **stats, **({"embedding_std": spread(queries)} if len(queries) else {})}
+        self._names, numbers = list(scalars), torch.stack([value.double() for value in scalars.values()])
         self.query_shape = queries.shape
         self._numbers, self._queries, self._arrived = numbers, queries, None
         if numbers.device.type == "cuda":
@@ -77,18 +72,11 @@ def forward_backward(
 ) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of `model`; the host waits for nothing.
 
-    Each part goes forward and backward before the next, its loss weighted by its share of the videos.
-
-    Args:
-        forward: the losses of a part that is on the device, and of which it knows whether it is the first.
-        model: the networks, or a wrapper of them for several devices.
-        batch: this process's videos, on the CPU.
-        device: where the model is.
-        num_parts: parts of the batch.
-        by_set: what is recorded of the losses of the videos, (B,), given their places in the list, (B,), too.
-
-    Returns:
-        `loss`, each part of it and each statistic over the global batch; `embedding_std` of the query embeddings.
+    The model are the networks, or a wrapper of them for several devices; the batch, on the CPU, is this process's. Each
+    part goes forward and backward before the next, its loss weighted by its share of the videos: `forward` gives the
+    losses of one that is on the device, and is told whether it is the first. `by_set` gives what is recorded of the
+    losses of the videos, (B,), by their places in the list, (B,). The losses and statistics that are returned are those
+    of the global batch.
     """
     parts = batch.split(num_parts)
     losses: dict[str, Tensor] = {}
@@ -97,7 +85,9 @@ def forward_backward(
     each: list[Tensor] = []
     for number, part in enumerate(parts):
         share = len(part.paths) / len(batch.paths)
-        with reduce_gradients(model, now=number == len(parts) - 1):
+        # The devices average their gradients after the last part.
+        is_last = number == len(parts) - 1
+        with contextlib.nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             found = forward(part.to(device), number == 0)
             torch.autograd.backward(found.total * share if len(parts) > 1 else found.total)
         loss = distributed.all_reduce_mean(found.total)
@@ -107,17 +97,7 @@ def forward_backward(
         each += [] if found.each is None else [found.each]
     if by_set is not None and each:
         stats |= by_set(torch.cat(each), batch.index)
-    embeddings = torch.cat(queries)
-    extra = {"embedding_std": spread(embeddings)} if len(embeddings) else {}
-    return Measured(losses, stats, extra, batch, embeddings)
-
-
-def reduce_gradients(model: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
-    """A context in which the devices average their gradients after backward, or put that off to a later part."""
-    if isinstance(model, DistributedDataParallel) and not now:
-        no_sync: contextlib.AbstractContextManager[None] = model.no_sync()
-        return no_sync
-    return contextlib.nullcontext()
+    return Measured(losses, stats, batch, torch.cat(queries))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -14,7 +14,7 @@ from fima.evaluate.clustering import NUM_SEEDS, NUM_STARTS, clustering
 from fima.evaluate.features import Features
 from fima.evaluate.linear import inner_folds
 from fima.evaluate.linear_protocols import measure_linear, measure_low_shot, measure_low_shot_curve
-from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, described, figure_name
+from fima.evaluate.measured import FeatureSets, Measured, averaged, described, figure_name
 from fima.evaluate.metrics import percent, top_k_accuracy, top_k_hits
 from fima.evaluate.protocols import PROTOCOL_VERSIONS, EvaluationConfig, all_parts_of
 from fima.evaluate.retrieval import NUM_NEIGHBOURS, RANKS, TEMPERATURE, knn_scores, retrieve, same_video_share
@@ -122,7 +122,7 @@ def _clustering(sets: FeatureSets, config: EvaluationConfig) -> Measured:
         for figures, agreed in zip(seeds, found, strict=True):
             figures |= {figure_name(name, key): value for key, value in agreed.items()}
     return averaged(
-        by_name(seeds),
+        seeds,
         chance=chance,
         settings={
             "features": described(sets),

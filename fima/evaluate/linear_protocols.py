@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from fima.data.datasets import VideoList
 from fima.data.subsets import low_shot, per_class
 from fima.errors import ConfigError
 from fima.evaluate.linear import INVERSE_REGULARISATIONS, fit_linear_probe
-from fima.evaluate.measured import FeatureSets, Measured, averaged, by_name, classified, described
+from fima.evaluate.measured import FeatureSets, Measured, averaged, classified, described
 from fima.evaluate.protocols import EvaluationConfig
 
 SHOTS = (1, 2, 5, 10)
@@ -70,7 +69,7 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
     seeds = range(config.seed, config.seed + config.low_shot_draws)
     draws = [measure_linear(_on(sets, low_shot(decodable, count, seed)), config) for seed in seeds]
     return averaged(
-        by_name([draw.figures for draw in draws]),
+        [draw.figures for draw in draws],
         chance=sets.chance,
         settings={
             **draws[0].settings,
@@ -79,7 +78,7 @@ def measure_low_shot(sets: FeatureSets, config: EvaluationConfig, count: int) ->
             "draw": "as evenly from the classes as possible",
         },
         notes={"inverse_regularisation": [draw.notes["inverse_regularisation"] for draw in draws]},
-        hits=_mean_hits(draws),
+        hits=[draw.hits for draw in draws],
     )
 
 
@@ -90,24 +89,19 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
     """
     decodable = _decodable(sets)
     sizes = [shots for shots in SHOTS if shots <= max(_counts(decodable).values())]
-    by_size: dict[int, list[Measured]] = {}
-    for shots in sizes:
-        candidates = INVERSE_REGULARISATIONS if shots > 1 else (ONE_SHOT,)
-        by_size[shots] = [
-            measure_linear(_on(sets, per_class(decodable, shots, config.seed + draw)), config, candidates)
-            for draw in range(SHOT_DRAWS)
-        ]
-    by_figure = {
-        f"{shots}/{name}": values
-        for shots, draws in by_size.items()
-        for name, values in by_name([draw.figures for draw in draws]).items()
-    }
+    draws: list[dict[int, Measured]] = [{} for _ in range(SHOT_DRAWS)]
+    for number, draw in enumerate(draws):
+        for shots in sizes:
+            candidates = INVERSE_REGULARISATIONS if shots > 1 else (ONE_SHOT,)
+            drawn = per_class(decodable, shots, config.seed + number)
+            draw[shots] = measure_linear(_on(sets, drawn), config, candidates)
+    figures = [{f"{n}/{name}": value for n in sizes for name, value in draw[n].figures.items()} for draw in draws]
     chance = sets.chance
     return averaged(
-        by_figure,
-        chance={name: chance[name.partition("/")[2]] for name in by_figure},
+        figures,
+        chance={name: chance[name.partition("/")[2]] for name in figures[0]},
         settings={
-            **by_size[sizes[-1]][0].settings,
+            **draws[0][sizes[-1]].settings,
             "videos_per_class": sizes,
             "num_draws": SHOT_DRAWS,
             "one_video_per_class": f"C = {ONE_SHOT:g}, as none is left to choose it on",
@@ -116,13 +110,8 @@ def measure_low_shot_curve(sets: FeatureSets, config: EvaluationConfig) -> Measu
             "classes_with_fewer": {str(shots): _fewer(decodable, shots) for shots in sizes},
             "left_out": [shots for shots in SHOTS if shots not in sizes],
         },
-        hits={f"{shots}/{name}": hits for shots, draws in by_size.items() for name, hits in _mean_hits(draws).items()},
+        hits=[{f"{n}/{name}": value for n in sizes for name, value in draw[n].hits.items()} for draw in draws],
     )
-
-
-def _mean_hits(draws: Sequence[Measured]) -> dict[str, Tensor]:
-    """By figure, the share of the draws that recognise a video, (V,)."""
-    return {name: torch.stack([draw.hits[name].double() for draw in draws]).mean(dim=0) for name in draws[0].hits}
 
 
 def curve_warnings(lists: Iterable[VideoList]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fima.checkpoints.checkpoint import versions
@@ -130,27 +131,26 @@ def as_result(
     )
 
 
-def by_name(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the values of each figure over several draws, by its name."""
-    return {name: [draw[name] for draw in draws] for name in draws[0]}
-
-
 def averaged(
-    draws: Mapping[str, Sequence[float]],
+    draws: Sequence[Mapping[str, float]],
     *,
     chance: dict[str, float],
     settings: dict[str, Any],
     notes: dict[str, Any] | None = None,
-    hits: dict[str, Tensor] | None = None,
+    hits: Sequence[Mapping[str, Tensor]] = ({},),
 ) -> Measured:
-    """Return the mean of each figure over its draws, with their sample standard deviation where there are two."""
+    """Return the mean of each figure over draws, with their sample standard deviation where there are two.
+
+    Of the hits of each draw, by figure, the share of the draws that recognise a video is kept.
+    """
+    figures = {name: [draw[name] for draw in draws] for name in draws[0]}
     return Measured(
-        figures={name: mean(values) for name, values in draws.items()},
+        figures={name: mean(values) for name, values in figures.items()},
         chance=chance,
         settings=settings,
-        notes={"figures": draws, **(notes or {})},
-        sd={name: stdev(values) for name, values in draws.items() if len(values) > 1},
-        hits=hits or {},
+        notes={"figures": figures, **(notes or {})},
+        sd={name: stdev(values) for name, values in figures.items() if len(values) > 1},
+        hits={name: torch.stack([draw[name].double() for draw in hits]).mean(dim=0) for name in hits[0]},
     )
 
 

@@ -1,7 +1,5 @@
 """I3D (Carreira & Zisserman, 2017): Inception-v1 inflated to 3-D, with TensorFlow's SAME padding."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, linear, max_pool3d, pad, relu
@@ -65,20 +63,12 @@ class ConvUnit(nn.Module):
         if self.pointwise and x.is_contiguous(memory_format=torch.channels_last_3d):
             # On one CPU thread a convolution of this size would lose the memory format, for all layers after it.
             return linear(x.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
-        if self.in_blocks and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and _are_even(x.shape[2:]):
+        is_even = all(size % 2 == 0 for size in x.shape[2:])
+        if self.in_blocks and is_even and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # bfloat16 multiplies 32 channels at a time: three of them would leave most of the unit idle.
             return conv3d(pixels_in_blocks(x, torch.get_autocast_dtype("cpu")), weight_in_blocks(weight))
         features: Tensor = self.conv3d(x if self.symmetric else pad(x, self.padding))
         return features
-
-
-def _are_even(sizes: Sequence[int]) -> bool:
-    return all(size % 2 == 0 for size in sizes)
-
-
-def _runs_plainly_without_gradient() -> bool:
-    # The compiler cannot follow results that are written into parts of tensors: it would give up the whole encoder.
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class MaxPool(nn.Module):
@@ -96,7 +86,9 @@ class MaxPool(nn.Module):
         # Autocast would take it to float32, and all that comes after it back: the largest of some numbers is exact.
         with without_autocast(x.device):
             if self.is_symmetric:
-                if self.kernel == (3, 3, 3) and x.device.type == "cpu" and _runs_plainly_without_gradient():
+                # The compiler cannot follow results that are written into parts of tensors: it would give up.
+                is_plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                if self.kernel == (3, 3, 3) and x.device.type == "cpu" and is_plain:
                     return largest_neighbour(x)
                 before = self.padding[::-2]
                 return max_pool3d(x, self.kernel, self.stride, (before[0], before[1], before[2]), ceil_mode=True)

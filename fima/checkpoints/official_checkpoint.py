@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ def _config(model: Mapping[str, Tensor]) -> PretrainConfig:
     fima = bool(motion or layers)
     return PretrainConfig(
         model=ModelConfig(
-            backbone=cast(Any, backbone),
+            backbone=backbone,
             projector_hidden=shapes["projector.layers.0.weight"][0],
             embedding_dim=shapes["projector.layers.2.weight"][0],
             **decoder,

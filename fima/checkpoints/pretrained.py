@@ -118,7 +118,7 @@ def load_pretrained(path: Path, *, backbone: str | None = None, device: torch.de
     # Files of old programs do not count batches, which no output depends on.
     counters = {name: value for name, value in encoder.state_dict().items() if name.endswith("num_batches_tracked")}
     load_weights(encoder, {**counters, **found.weights}, source=path, what=f"backbone {name}")
-    model = ModelConfig(backbone=cast(Any, name))
+    model = ModelConfig(backbone=name)
     return LoadedEncoder(
         encoder=encoder.to(device).eval(),
         config=found.config or PretrainConfig(model=model),

@@ -106,11 +106,6 @@ class RunFolder:
         )
         return [*([self.last] if self.last.exists() or earlier or numbered else []), *earlier, *reversed(numbered)]
 
-    @property
-    def lacks_checkpoints(self) -> bool:
-        """Whether there is none to go on from, and none to go back to, as at the beginning of a run."""
-        return not self.healthy.exists() and not self.to_resume_from()
-
     def last_good(self) -> str:
         """Say which checkpoint a stopped run has left."""
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint is written yet"

@@ -13,7 +13,6 @@ from fima.checkpoints.checkpoint import (
     ClassifierCheckpoint,
     LoadedEncoder,
     Progress,
-    Selection,
     load_checkpoint,
     load_weights,
 )
@@ -76,11 +75,10 @@ def finetune(
             start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
         else:
             lists = dataclasses.replace(lists, train=with_timing_checked(lists.train, config.data))
-        if start.saved is not None:
-            setup.check_same_task(start.saved, run, encoder, lists)
         task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
-            task.go_on(start.saved)
+            setup.check_same_task(start.saved, run, encoder, lists)
+            task.selection, task.facts = start.saved.selection, {"source": start.saved.source}
         return train(task, run, device, start, resume=resume)
 
 
@@ -94,9 +92,7 @@ class Finetuning(Task[LabelledBatch]):
         self, config: FinetuneConfig, encoder: LoadedEncoder, lists: setup.LabelledLists, device: torch.device
     ) -> None:
         self.config, self.encoder, self.lists, self.videos = config, encoder, lists, lists.train
-        self.source = encoder.source
-        self.facts = {"source": self.source}
-        self.selection = Selection()
+        self.facts = {"source": encoder.source}
         seed_networks(config, device)
         classifier = Classifier(cast(Backbone, encoder.encoder), len(lists.train.classes), config.classifier)
         # Of the processes' batch-norm statistics, those of the first one are kept, and tested by all.
@@ -111,30 +107,17 @@ class Finetuning(Task[LabelledBatch]):
             world_size=distributed.world_size(),
         )
 
-    def go_on(self, saved: ClassifierCheckpoint) -> None:
-        """Take over what a checkpoint of the run says of its best epoch and of the encoder that it began from."""
-        self.selection, self.source = saved.selection, saved.source
-        self.facts = {"source": self.source}
-
-    @property
-    def tested_epoch(self) -> int:  # type: ignore[override]
-        """Whole epochs behind the last test whose result counts as done."""
-        return self.selection.tested_epoch
-
     def step(self, model: nn.Module, batch: LabelledBatch, device: torch.device) -> Measured:
         """Forward and backward: mean cross-entropy, and the top-1 accuracy in percent."""
-
-        def losses(part: LabelledBatch, is_first: bool) -> StepLosses:
-            return forward(model, self.config, part)
-
-        return forward_backward(losses, model, batch, device, num_parts=self.config.optim.accumulate)
+        config, num_parts = self.config, self.config.optim.accumulate
+        return forward_backward(lambda part, _: forward(model, config, part), model, batch, device, num_parts=num_parts)
 
     def introduction(self) -> list[str]:
         """Return the classifier, and the videos."""
         config, lists = self.config, self.lists
         what = "linear probing" if config.classifier.freeze else "fine-tuning"
         num_weights = sum(weight.numel() for weight in self.networks.parameters() if weight.requires_grad)
-        learnt = self.source.get("description", self.encoder.description)
+        learnt = self.facts["source"].get("description", self.encoder.description)
         begin = "random weights" if self.encoder.file is None else learnt
         clips, _ = setup.clips_in_words(config, self.encoder)
         return [
@@ -158,7 +141,7 @@ class Finetuning(Task[LabelledBatch]):
         return ClassifierCheckpoint(
             config=self.config,
             classes=self.lists.train.classes,
-            source=self.source,
+            source=self.facts["source"],
             selection=self.selection,
             **state,
         )
@@ -209,7 +192,7 @@ class Finetuning(Task[LabelledBatch]):
             lists={"train": lists.train, **validation, **tests},
             scores=scores,
             foreground=self.foreground(training.device),
-            source=self.source,
+            source=self.facts["source"],
             epoch=epoch,
             selected_by=selection.top1,
         )

@@ -208,7 +208,8 @@ class Pretraining(Task[PretrainBatch]):
         like one.
         """
         run, may_go_back = training.run, self.config.run.on_collapse == "rollback"
-        if may_go_back and distributed.any_process(distributed.is_main() and run.lacks_checkpoints):
+        is_first = distributed.is_main() and not run.healthy.exists() and not run.to_resume_from()
+        if may_go_back and distributed.any_process(is_first):
             write_checkpoint(training, progress, run.healthy)
         health: Health | None = None
         if distributed.is_main() and self.health_is_due(run, progress):

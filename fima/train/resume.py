@@ -167,9 +167,7 @@ def claimed_folder(
     and where it is to be new and another run has begun there.
     """
     # Two runs may have been given the same folder for their checkpoints.
-    is_apart = run.checkpoints is not None and run.checkpoints.resolve() != run.root.resolve()
-    apart = FolderLock(run.checkpoint_folder, "checkpoints") if is_apart else None
-    lock = FolderLock(run.root)
+    lock, apart = FolderLock(run.root), FolderLock(run.checkpoint_folder, "checkpoints")
     distributed.barrier()
     try:
         if distributed.is_main():
@@ -177,7 +175,7 @@ def claimed_folder(
             check_writable(run.checkpoint_folder, flag="checkpoints")
             flag, folder = "checkpoints", run.checkpoint_folder
             try:
-                if apart is not None:
+                if run.checkpoints is not None and folder.resolve() != run.root.resolve():
                     folder.mkdir(parents=True, exist_ok=True)
                     apart.take()
                 flag, folder = "out", run.root
@@ -188,7 +186,7 @@ def claimed_folder(
                 processes = {"processes": distributed.world_size()}
                 run.write_config(task.config, {**data, **task.facts, **processes, "versions": versions()})
                 run.checkpoint_folder.mkdir(exist_ok=True)
-                run.forget_after(progress.step, task.tested_epoch)
+                run.forget_after(progress.step, task.selection.tested_epoch)
             except OSError as error:
                 reason = f"cannot be written ({error.strerror})"
                 raise ConfigError(f"--{flag} {folder}: {reason}; choose another one") from None
@@ -198,8 +196,7 @@ def claimed_folder(
         yield
     finally:
         lock.release()
-        if apart is not None:
-            apart.release()
+        apart.release()
 
 
 def require_one_run(config: PretrainConfig | FinetuneConfig, data: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Generic
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import Progress, RunState
+from fima.checkpoints.checkpoint import Progress, RunState, Selection
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
@@ -31,8 +31,8 @@ class Task(ABC, Generic[Batch]):
     loader: GuardedLoader[Batch]
     facts: Mapping[str, Any] = {}
     """What `config.yaml` says of the run besides its settings, its videos and the versions."""
-    tested_epoch: int = 0
-    """Whole epochs behind the last test whose result counts as done."""
+    selection: Selection = Selection()
+    """Which epoch a classifier's tests have chosen so far, and the last of them."""
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch, device: torch.device) -> Measured:

@@ -214,7 +214,12 @@ def test_only_what_was_kept_is_to_be_beaten(videos: Path, tmp_path: Path, monkey
     config = with_settings("run", settings(HEALTHY_LR, epochs=3, probe=str(videos)), health_epochs=1)
     found, written = iter((0.75, 0.5, 0.6)), iter((False, True, True))
     monkeypatch.setattr("fima.train.pretrain.probe_accuracy", lambda *arguments: next(found))
-    monkeypatch.setattr("fima.train.pretrain.write_checkpoint", lambda *arguments: next(written))
+    write = Training.write_checkpoint
+
+    def fail_at_first(training: Training, progress: Progress, path: Path) -> bool:
+        return next(written) if path == run.best else write(training, progress, path)
+
+    monkeypatch.setattr(Training, "write_checkpoint", fail_at_first)
     pretrain(config, data=videos, out=run.root)
     assert [line["best"] for line in read_lines(run.metrics, "health")] == [False, True, True]
 

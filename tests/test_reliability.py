@@ -22,7 +22,7 @@ from fima.files.jsonl import LineFile, keep_lines, read_lines
 from fima.files.lock import FolderLock
 from fima.library.windows import videos_of_epoch
 from fima.train import pretrain as pretraining
-from fima.train import save as saving
+from fima.train import task as saving
 from fima.train.finetune import finetune
 from fima.train.pretrain import pretrain
 from tests.finetune_runs import changed

@@ -8,7 +8,6 @@ from fima.config import PretrainConfig
 from fima.errors import CollapseError
 from fima.torch_tools import distributed
 from fima.train.health import looks_collapsed
-from fima.train.save import save_last
 from fima.train.step import Measured
 from fima.train.task import Training
 
@@ -117,5 +116,5 @@ def roll_back(training: Training, collapse: CollapsedError) -> Progress:
         f"{collapse.reason}; GOING BACK to epoch {progress.epoch} ({run.healthy}) with {factor:.3g} times the learning "
         f"rate, {rollbacks} of {MOST_ROLLBACKS}"
     )
-    save_last(training, progress)
+    training.write_checkpoint(progress, run.last)
     return progress

@@ -40,7 +40,6 @@ from fima.train import finetune_setup as setup
 from fima.train.failures import errors_in_one_line
 from fima.train.loop import seed_networks, train
 from fima.train.resume import Start, as_begun, last_checkpoint
-from fima.train.save import write_checkpoint
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
 
@@ -169,7 +168,7 @@ class Finetuning(Task[LabelledBatch]):
         if select != "last" and (tested.top1 is None or figures["top1"] > tested.top1):
             self.selection = dataclasses.replace(tested, epoch=progress.epoch, top1=figures["top1"])
             # What is chosen must be there at the end: where it cannot be written, the best before it stays chosen.
-            if distributed.any_process(not write_checkpoint(training, progress, training.run.best)):
+            if distributed.any_process(not training.write_checkpoint(progress, training.run.best)):
                 self.selection = tested
 
     def finish(self, training: Training, progress: Progress) -> EvaluationResult:

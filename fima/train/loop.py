@@ -19,7 +19,6 @@ from fima.train.log import RunLog
 from fima.train.meters import EpochMeter
 from fima.train.optimizer import build_optimizer, encoders_of, freeze_encoders, in_words, set_rates, warnings_about
 from fima.train.resume import Start, claimed_folder, data_record, require_one_run
-from fima.train.save import save
 from fima.train.schedule import learning_rate
 from fima.train.signals import StopRequest
 from fima.train.step import Measured, step_seed
@@ -75,7 +74,7 @@ def train(task: Task[Any], run: RunFolder, device: torch.device, start: Start[An
             except CollapsedError as collapse:
                 progress = roll_back(training, collapse)
                 continue
-            is_saved = save(training, progress)
+            is_saved = training.save(progress)
             if progress.epoch < num_epochs and stop_requested(stop):
                 log.say(f"stopped after step {progress.step}; to continue, repeat the command with --resume")
                 # Not every process may have had the signal, but none may call the run finished.
@@ -163,7 +162,7 @@ def train_epoch(training: Training, progress: Progress) -> tuple[Progress, Any]:
         if is_saved or training.device.type == "cpu":
             progress, waiting = count(training, meter, waiting, progress), None
         if is_saved:
-            save(training, progress)
+            training.save(progress)
             saved_seconds = time.monotonic()
         training.stop.step_seconds = meter.step_ends()
     if waiting is not None:

@@ -39,7 +39,6 @@ from fima.train.optimizer import encoders_of, moving_average, optimizer_class, r
 from fima.train.probe import list_probe, probe_accuracy
 from fima.train.resolve import layout_in_words, warnings_about, with_cost, with_precision, with_queue_sizes
 from fima.train.resume import Start, as_begun, fingerprint, last_checkpoint, origin_record, recorded_origin, start_from
-from fima.train.save import write_checkpoint
 from fima.train.schedule import cosine
 from fima.train.step import Measured, forward_backward
 from fima.train.task import Task, Training, TrainingResult
@@ -210,7 +209,7 @@ class Pretraining(Task[PretrainBatch]):
         run, may_go_back = training.run, self.config.run.on_collapse == "rollback"
         is_first = distributed.is_main() and not run.healthy.exists() and not run.to_resume_from()
         if may_go_back and distributed.any_process(is_first):
-            write_checkpoint(training, progress, run.healthy)
+            training.write_checkpoint(progress, run.healthy)
         health: Health | None = None
         if distributed.is_main() and self.health_is_due(run, progress):
             health = check_health(self.networks, self.health_videos, self.config, training.device)
@@ -224,7 +223,7 @@ class Pretraining(Task[PretrainBatch]):
                     training.log.say(f"{name}: {each.line}")
         has_collapsed = health is not None and health.collapsed
         if may_go_back and health is not None and not has_collapsed:
-            write_checkpoint(training, progress, run.healthy)
+            training.write_checkpoint(progress, run.healthy)
         if distributed.any_process(has_collapsed and progress.step >= SETTLED_STEPS):
             seen = (
                 "" if health is None else f"effective rank {health.effective_rank:.2f}, std {health.embedding_std:.5f}"
@@ -247,7 +246,7 @@ class Pretraining(Task[PretrainBatch]):
         # One that looks collapsed, as the first may, is the best only until there is another.
         bar = not holder.get("collapsed"), to_beat
         is_best = to_beat is None or (not health.collapsed, accuracy) > bar
-        return {**found, "chosen_by": self.judge, "best": is_best and write_checkpoint(training, progress, run.best)}
+        return {**found, "chosen_by": self.judge, "best": is_best and training.write_checkpoint(progress, run.best)}
 
     @property
     def judge(self) -> str:

@@ -3,17 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import torch
 from torch import nn
 
-from fima.checkpoints.checkpoint import Progress, RunState, Selection
+from fima.checkpoints.checkpoint import Progress, RunState, Selection, save_checkpoint, versions
 from fima.checkpoints.run_folder import RunFolder
 from fima.config import FinetuneConfig, PretrainConfig
 from fima.data.datasets import VideoList
 from fima.data.workers.crash_guard import GuardedLoader
+from fima.errors import CheckpointError
 from fima.evaluate.protocols import EvaluationResult
+from fima.torch_tools import distributed
+from fima.train.failures import finite_state
 from fima.train.log import RunLog
 from fima.train.signals import StopRequest
 from fima.train.step import Batch, Measured
@@ -95,6 +99,44 @@ class Training:
     optimizer: torch.optim.Optimizer
     log: RunLog
     stop: StopRequest
+
+    def save(self, progress: Progress) -> bool:
+        """Write `last.pt`, and a numbered checkpoint where one is due; return and raise as `write_checkpoint`."""
+        config = self.task.config
+        is_due = progress.epoch % config.run.checkpoint_epochs == 0 or progress.epoch == config.optim.epochs
+        if progress.step and progress.step_in_epoch == 0 and is_due:
+            # Before `last.pt`: a run that is killed between the two repeats the epoch, and so writes it again.
+            self.write_checkpoint(progress, self.run.numbered(progress.epoch))
+        return self.write_checkpoint(progress, self.run.last)
+
+    def write_checkpoint(self, progress: Progress, path: Path) -> bool:
+        """Write one checkpoint, in the first process; where that fails, say so aloud and go on.
+
+        Those before `last.pt` are kept. Returns whether it is written; True in the other processes. Raises
+        TrainingError where a weight is not finite.
+        """
+        if not distributed.is_main():
+            return True
+        task, run = self.task, self.run
+        checkpoint = task.checkpoint(
+            progress=progress,
+            model=finite_state(task.networks, progress, run),
+            optimizer=self.optimizer.state_dict(),
+            data=self.data,
+            versions=versions(),
+        )
+        # The records that it counts as done.
+        self.log.flush_to_disk()
+        is_last = path == run.last
+        try:
+            if is_last:
+                task.write_beside(run, progress)
+            save_checkpoint(path, checkpoint, backups=run.before_last(task.config.run.keep_last - 1) if is_last else ())
+        except CheckpointError as error:
+            left = run.last_good()
+            self.log.warn(f"CHECKPOINT NOT WRITTEN: {error}; {left}; make room: the next one is tried when it is due")
+            return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

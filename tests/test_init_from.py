@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
 from torchvision import models
 
 from fima.backbones.registry import build_backbone
-from fima.backbones.torchvision_video import ResNet3D
 from fima.checkpoints.pretrained import encoder_file, from_state, read_encoder
 from fima.checkpoints.warm_start import fitted, read_warm_start
 from fima.cli import main
@@ -121,13 +119,13 @@ def test_an_inflated_convolution_says_of_a_still_video_what_it_said_of_the_pictu
     torch.manual_seed(0)
     network = models.resnet18()
     warm = fitted(from_state(network.state_dict()), "weights.pth", "r3d_18")
-    encoder = cast(ResNet3D, build_backbone("r3d_18"))
+    encoder = build_backbone("r3d_18")
     encoder.load_state_dict({**encoder.state_dict(), **warm.weights})
     picture = torch.randn(1, 3, 16, 16)
     video = picture[:, :, None].expand(-1, -1, 5, -1, -1)
     with torch.no_grad():
         # The first and the last frame see the padding.
-        found = encoder.stem.eval()(video)[:, :, 1:-1]
+        found = encoder.get_submodule("stem").eval()(video)[:, :, 1:-1]
         expected = network.eval().relu(network.bn1(network.conv1(picture)))
     torch.testing.assert_close(found, expected[:, :, None].expand_as(found), rtol=1e-4, atol=1e-5)
     assert torch.equal(warm.weights["layer2.0.conv1.1.weight"], network.layer2[0].bn1.weight)

@@ -7,35 +7,40 @@ et al., 2022). MViTv1 is not among them: its learned positions belong to one siz
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import video
 
 from fima.backbones.base import Backbone
 
 
-class ResNet3D(Backbone):
+class TorchvisionVideo(Backbone):
+    """Parts of a torchvision network, by its names, one after another; the weights are random."""
+
+    takes_bfloat16 = True
+
+    def __init__(self, network: nn.Module, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, network.get_submodule(name))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Feature map (B, C, t, h, w) of clips (B, 3, T, H, W)."""
+        for part in self.children():
+            clip = part(clip)
+        return clip
+
+
+class ResNet3D(TorchvisionVideo):
     """The convolutional part of a torchvision video ResNet: (B, 3, T, H, W) → (B, 512, T/8, H/16, W/16).
 
-    All convolutions of MC3-18 keep T: (B, 512, T, H/16, W/16). The weights are random.
+    All convolutions of MC3-18 keep T: (B, 512, T, H/16, W/16).
     """
 
     num_features = 512
-    takes_bfloat16 = True
 
     def __init__(self, build: Callable[[], video.resnet.VideoResNet]) -> None:
-        super().__init__()
-        network = build()
-        self.stem = network.stem
-        self.layer1 = network.layer1
-        self.layer2 = network.layer2
-        self.layer3 = network.layer3
-        self.layer4 = network.layer4
+        super().__init__(build(), "stem", "layer1", "layer2", "layer3", "layer4")
         self.stages = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Feature map (B, 512, t, h, w) of clips (B, 3, T, H, W)."""
-        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(clip)))))
-        return features
 
 
 r2plus1d_18 = partial(ResNet3D, video.r2plus1d_18)
@@ -43,43 +48,29 @@ r3d_18 = partial(ResNet3D, video.r3d_18)
 mc3_18 = partial(ResNet3D, video.mc3_18)
 
 
-class S3D(Backbone):
+class S3D(TorchvisionVideo):
     """The convolutional part of S3D: (B, 3, T, H, W) → (B, 1024, T/8, H/32, W/32)."""
 
     num_features = 1024
-    takes_bfloat16 = True
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = video.s3d(weights=None).features
+        super().__init__(video.s3d(weights=None), "features")
         self.stages = {"features.3": 192, "features.6": 480, "features.12": 832, "features.15": 1024}
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Feature map (B, 1024, t, h, w) of clips (B, 3, T, H, W)."""
-        features: Tensor = self.features(clip)
-        return features
 
-
-class Swin3D(Backbone):
+class Swin3D(TorchvisionVideo):
     """Video Swin: (B, 3, T, H, W) → (B, C, T/2, H/32, W/32), sizes that the patches do not divide rounded up."""
 
-    takes_bfloat16 = True
-
     def __init__(self, build: Callable[[], video.swin_transformer.SwinTransformer3d]) -> None:
-        super().__init__()
         network = build()
-        self.patch_embed = network.patch_embed
-        self.pos_drop = network.pos_drop
-        self.features = network.features
-        self.norm = network.norm
+        super().__init__(network, "patch_embed", "pos_drop", "features", "norm")
         self.num_features = int(network.num_features)
         # Channels double from each of the four stages to the next.
         self.stages = {f"features.{2 * number}": self.num_features >> (3 - number) for number in range(4)}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Feature map (B, C, t, h, w) of clips (B, 3, T, H, W)."""
-        tokens: Tensor = self.norm(self.features(self.pos_drop(self.patch_embed(clip))))
-        return tokens.permute(0, 4, 1, 2, 3)
+        return super().forward(clip).permute(0, 4, 1, 2, 3)
 
 
 swin3d_t = partial(Swin3D, video.swin3d_t)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from fima.data.datasets import Video, VideoList
 from fima.errors import DataError
 from fima.evaluate import attentive
-from fima.evaluate.attentive import AttentiveProbe, LabelledCells, Training, measure_attentive, train_together
+from fima.evaluate.attentive import AttentiveProbe, Training, measure_attentive, train_together
 from fima.evaluate.features import Features, normalised_cells
 from fima.evaluate.linear import fit_linear_probe
 from fima.evaluate.measured import FeatureSets, Measured
@@ -68,13 +68,15 @@ def test_scores_against_a_loop_over_heads_and_cells() -> None:
 def test_training_together_is_a_plain_loop_for_each_probe() -> None:
     torch.manual_seed(1)
     cells, labels = functional.layer_norm(torch.randn(40, 2, 3, 64), (64,)), torch.arange(40) % 4
-    videos = LabelledCells(cells=list(cells), labels=labels, num_classes=4, device=CPU)
+    listed = VideoList(videos=[], classes=list("abcd"), root=Path(), split="train", layout="made up")
+    train = Features(pooled=cells, cells=list(cells), labels=labels, paths=[], undecodable=[])
+    sets = FeatureSets(train=train, tests={}, videos=listed)
     rates = [
         Training(learning_rate=1e-2, weight_decay=0.5, epochs=2),
         Training(learning_rate=1e-3, weight_decay=0, epochs=3),
     ]
     places = torch.arange(0, 40, 2)
-    *_, (epoch, probes) = train_together(videos, places, rates, seed=7)
+    *_, (epoch, probes) = train_together(sets, places, rates, seed=7, device=CPU)
     assert epoch == 3
     for rate, probe in zip(rates, probes, strict=True):
         torch.manual_seed(7)

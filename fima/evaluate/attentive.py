@@ -99,35 +99,24 @@ CANDIDATES = tuple(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledCells:
-    """Videos to train on, and the device to train there; classes may have no video."""
-
-    cells: Sequence[Tensor]
-    """Of each video, the cells of each clip: (clips, M, C), half precision."""
-    labels: Tensor
-    """(V,) class numbers."""
-    num_classes: int
-    device: torch.device
-
-    def batch(self, places: Tensor) -> Tensor:
-        """All cells of some videos, float32 or wider (B, clips·M, C), on the device."""
-        rows = torch.stack([self.cells[place].flatten(0, 1) for place in places.tolist()])
-        return rows.to(self.device, torch.promote_types(rows.dtype, torch.float32))
+def _batch(videos: Features, places: Tensor, device: torch.device) -> Tensor:
+    """All cells of some videos, float32 or wider (B, clips·M, C), on the device."""
+    rows = torch.stack([videos.cells[place].flatten(0, 1) for place in places.tolist()])
+    return rows.to(device, torch.promote_types(rows.dtype, torch.float32))
 
 
 def train_together(
-    videos: LabelledCells, places: Tensor, candidates: Sequence[Training], seed: int
+    sets: FeatureSets, places: Tensor, candidates: Sequence[Training], seed: int, device: torch.device
 ) -> Iterator[tuple[int, list[AttentiveProbe]]]:
     """Train a probe for each candidate, all of them on the same batches; a probe is what it would be alone.
 
     Yields, after each epoch, its number from 1 on, and the probes. The seed decides the first weights, the same for all
-    probes, and the batches of the videos at `places`.
+    probes, and the batches of the training videos at `places`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = AttentiveProbe(videos.cells[0].shape[-1], videos.num_classes)
-    probes = [copy.deepcopy(first).to(videos.device) for _ in candidates]
+        first = AttentiveProbe(sets.train.cells[0].shape[-1], sets.num_classes)
+    probes = [copy.deepcopy(first).to(device) for _ in candidates]
     groups = [
         {"params": list(probe.parameters()), "lr": each.learning_rate, "weight_decay": each.weight_decay}
         for probe, each in zip(probes, candidates, strict=True)
@@ -138,8 +127,8 @@ def train_together(
     size = min(most, max(least, len(places) // 32))
     for epoch in range(1, max(each.epochs for each in candidates) + 1):
         for batch in torch.split(places[torch.randperm(len(places), generator=generator)], size):
-            labels = videos.labels[batch].to(videos.device)
-            scores = scores_of(probes, videos.batch(batch))
+            labels = sets.train.labels[batch].to(device)
+            scores = scores_of(probes, _batch(sets.train, batch, device))
             optimizer.zero_grad()
             losses = [functional.cross_entropy(each, labels) for each in scores]
             torch.autograd.backward(losses)
@@ -154,30 +143,29 @@ def scores_of(probes: Sequence[AttentiveProbe], cells: Tensor) -> list[Tensor]:
     return [probe.classify(each) for probe, each in zip(probes, attended, strict=True)]
 
 
-def choose_training(
-    videos: LabelledCells, groups: Sequence[str] | None, seed: int
-) -> tuple[dict[Training, float], str]:
+def choose_training(sets: FeatureSets, seed: int, device: torch.device) -> tuple[dict[Training, float], str]:
     """Return each candidate's accuracy in percent on training videos that were held out, a third at a time, and how."""
     hits = dict.fromkeys(CANDIDATES, 0)
     num_held_out = 0
     rates = [each for each in CANDIDATES if each.epochs == EPOCHS[-1]]
-    parts, selection = held_out_parts(videos.labels.numpy(), groups, seed, INNER_FOLDS)
+    parts, selection = held_out_parts(sets.train.labels.numpy(), sets.train_groups, seed, INNER_FOLDS)
     for held_out in parts:
         unseen, seen = (torch.from_numpy(part.nonzero()[0]) for part in (held_out, ~held_out))
         num_held_out += len(unseen)
-        for epoch, probes in train_together(videos, seen, rates, seed):
+        for epoch, probes in train_together(sets, seen, rates, seed, device):
             if epoch in EPOCHS:
-                right = _predictions(probes, videos, unseen).argmax(dim=2) == videos.labels[unseen]
+                found = _predictions(probes, sets.train, unseen, device)
+                right = found.argmax(dim=2) == sets.train.labels[unseen]
                 for each, count in zip(rates, right.sum(dim=1).tolist(), strict=True):
                     hits[replace(each, epochs=epoch)] += count
     return {each: 100 * count / num_held_out for each, count in hits.items()}, selection
 
 
 @torch.no_grad()
-def _predictions(probes: Sequence[AttentiveProbe], videos: LabelledCells, places: Tensor) -> Tensor:
+def _predictions(probes: Sequence[AttentiveProbe], videos: Features, places: Tensor, device: torch.device) -> Tensor:
     """Scores (probes, V, classes) of some videos."""
-    parts = [torch.stack(scores_of(probes, videos.batch(part))).cpu() for part in torch.split(places, BATCH_SIZES[0])]
-    return torch.cat(parts, dim=1)
+    batches = (_batch(videos, part, device) for part in torch.split(places, BATCH_SIZES[0]))
+    return torch.cat([torch.stack(scores_of(probes, batch)).cpu() for batch in batches], dim=1)
 
 
 def measure_attentive(
@@ -185,17 +173,12 @@ def measure_attentive(
 ) -> Measured:
     """Run the protocol `attentive` on cells of `cells_source`; DataError for too few videos or classes."""
     check_classes(sets.train.labels, sets.num_classes, "attentive")
-
-    def labelled(features: Features) -> LabelledCells:
-        return LabelledCells(cells=features.cells, labels=features.labels, num_classes=sets.num_classes, device=device)
-
-    train = labelled(sets.train)
-    held_out, selection = choose_training(train, sets.train_groups, config.seed)
+    held_out, selection = choose_training(sets, config.seed, device)
     # Of equals, the shortest training.
     chosen = max(held_out, key=lambda each: held_out[each])
-    *_, (_, probes) = train_together(train, torch.arange(len(train.cells)), [chosen], config.seed)
+    *_, (_, probes) = train_together(sets, torch.arange(len(sets.train.cells)), [chosen], config.seed, device)
     scores = {
-        name: (_predictions(probes, labelled(test), torch.arange(len(test.cells)))[0], test.labels)
+        name: (_predictions(probes, test, torch.arange(len(test.cells)), device)[0], test.labels)
         for name, test in sets.tests.items()
     }
     return classified(

@@ -108,7 +108,7 @@ def main() -> None:
         encoder = Coarse().eval()
         frozen = FrozenEncoder(name="coarse", network=encoder, clips=clips)
         start = time.process_time()
-        backgrounds, labels = read_backgrounds(lists[0], clips, Resources())
+        backgrounds = read_backgrounds(lists[0], clips, Resources())
         before = time.process_time() - start
         one = cost(
             encoder_source(encoder, "coarse"),
@@ -118,11 +118,11 @@ def main() -> None:
             lambda sets: measure("linear", sets, clips, config),
         )
         every = cost(
-            diagnosis_source(frozen, backgrounds),
+            diagnosis_source(frozen, *backgrounds),
             encoder,
             lists,
             clips,
-            lambda sets: measure_diagnosis(sets, labels, clips, config),
+            lambda sets: measure_diagnosis(sets, clips, config),
         )
     rows = [
         ["one row", "", f"{one[0]:.1f}", f"{one[1]:.1f}", str(one[2])],

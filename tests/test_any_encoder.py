@@ -331,7 +331,7 @@ def test_the_diagnosis_leaves_out_floors_that_cannot_be_built(models: Path) -> N
     clips, backgrounds = some_clips(), torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
     vectors = FrozenEncoder(name="means", network=lambda clips: clips.mean(dim=(2, 3, 4)))
     for encoder, channels, floors in ((vectors, 3, FLOORS[-1:]), (opened(models / "videomae"), 32, FLOORS)):
-        source = diagnosis_source(encoder, backgrounds)
+        source = diagnosis_source(encoder, backgrounds, torch.zeros(1, dtype=torch.int64))
         assert source.parts == (*INPUTS, *floors)
         num_encoded = len(source.parts) - 1
         assert source.pool(clips).shape == (2, num_encoded * channels + 65 * (FRAMES - 1) + 1)

@@ -15,7 +15,7 @@ from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources, VideoRows, extract_rows
 from fima.evaluate.features import Features, FeatureSource, feature_map, normalised, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
-from fima.evaluate.intervals import FEWEST_GROUPS, Tested, drawn_means, interval
+from fima.evaluate.intervals import FEWEST_GROUPS, Tested, drawn_means, interval, split_weights
 from fima.evaluate.linear import LinearProbe, fit_linear_probe
 from fima.evaluate.measured import FeatureSets, Measured
 from fima.evaluate.metrics import most_frequent, percent, top_k_hits
@@ -63,11 +63,11 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
     return torch.stack([medians[index].view(size) for index in sorted(medians)]), labels
 
 
-def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSource:
-    """Return features of all inputs and floors of a clip side by side, so that videos are decoded once.
+def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor, background_labels: Tensor) -> FeatureSource:
+    """Return features of all inputs and floors of a clip, and its background's class, so that videos are decoded once.
 
     The untrained floors of an encoder whose architecture cannot be built anew are left out. Backgrounds are uint8 (K,
-    3, S, S), as `read_backgrounds` gives.
+    3, S, S) of classes (K,), as `read_backgrounds` gives.
     """
     untrained = encoder.floor
     parts = (*INPUTS, *FLOORS) if untrained is not None else (*INPUTS, FLOORS[-1])
@@ -79,17 +79,16 @@ def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor) -> FeatureSour
             rows[name] = pooled(feature_map(encoder.module, shown))
             if untrained is not None and name in UNTRAINED:
                 rows[UNTRAINED[name]] = pooled(feature_map(untrained.to(clips.device), shown))
-        return torch.cat([*(rows[part] for part in parts), chosen[:, None].float()], dim=1)
+        behind = background_labels.to(clips.device)[chosen, None].float()
+        return torch.cat([*(rows[part] for part in parts), behind], dim=1)
 
-    content = hashlib.sha256(backgrounds.numpy().tobytes()).hexdigest()[:16]
+    content = hashlib.sha256(backgrounds.numpy().tobytes() + background_labels.numpy().tobytes()).hexdigest()[:16]
     name = f"{encoder.fingerprint}, diagnosis {PROTOCOL_VERSIONS['diagnosis']}, backgrounds {content}"
     return FeatureSource(name=name, pool=pool, parts=parts)
 
 
-def measure_diagnosis(
-    sets: FeatureSets, background_labels: Tensor, clips: ClipSettings, config: EvaluationConfig
-) -> Measured:
-    """Run the protocol `diagnosis`, given the classes of the backgrounds, int64 (K,); raises as `fit_linear_probe`."""
+def measure_diagnosis(sets: FeatureSets, clips: ClipSettings, config: EvaluationConfig) -> Measured:
+    """Run the protocol `diagnosis` on features of `diagnosis_source`; raises as `fit_linear_probe`."""
     train, test = (_by_input(features, clips) for features in (sets.train, sets.tests["test"]))
     labels, test_labels = sets.train.labels, sets.tests["test"].labels
 
@@ -107,7 +106,7 @@ def measure_diagnosis(
             hits[f"{name}/same_probe"] = top_k_hits(whole.scores(test[name].mean(dim=1)), test_labels, 1)
     still, moving = (train[name].mean(dim=1).std(dim=0).max() for name in ("one_frame", "as_is"))
     figures = {name: percent(values) for name, values in hits.items()}
-    figures |= _fooled(whole, test, test_labels, background_labels)
+    figures |= _fooled(whole, test, test_labels)
     return Measured(
         figures=figures,
         chance=dict.fromkeys(figures, most_frequent(labels, test_labels)),
@@ -133,14 +132,12 @@ def _by_input(features: Features, clips: ClipSettings) -> dict[str, Tensor]:
     num_encoded = len(features.parts) - 1
     size = (features.pooled.shape[-1] - differences - 1) // num_encoded
     columns = torch.split(features.pooled, [size] * num_encoded + [differences, 1], dim=-1)
-    return dict(zip((*features.parts, "background_index"), columns, strict=True))
+    return dict(zip((*features.parts, "background_class"), columns, strict=True))
 
 
-def _fooled(
-    probe: LinearProbe, test: Mapping[str, Tensor], labels: Tensor, background_labels: Tensor
-) -> dict[str, float]:
+def _fooled(probe: LinearProbe, test: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
     """How often clips with the background of another class are taken for their own class, and for the background's."""
-    rows, behind = test["swapped"].flatten(0, 1), background_labels[test["background_index"].flatten().long()]
+    rows, behind = test["swapped"].flatten(0, 1), test["background_class"].flatten()
     own = labels.repeat_interleave(test["swapped"].shape[1])
     other = own != behind
     if not other.any():
@@ -160,7 +157,7 @@ def verdict(tested: Tested, chance: float, seed: int, *, is_blind: bool = False)
     no difference between still clips.
     """
     hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
-    weights = tested.weights
+    weights = split_weights(tested.splits)
     draws = {
         name: 100 * drawn_means(values, tested.groups, weights=weights, seed=seed) - chance
         for name, values in hits.items()

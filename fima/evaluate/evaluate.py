@@ -41,7 +41,6 @@ from fima.evaluate.splits import combine
 
 STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis": ("diagnosis",)}
 """Which protocols look at which features."""
-NO_LABELS = torch.empty(0, dtype=torch.int64)
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
 Scores = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
@@ -63,8 +62,6 @@ class Collected:
     stores: Mapping[str, Mapping[str, FeatureStore]]
     """Features of all videos, in the main process, by the names of `STORES` and by window ("": the usual one); those
     that a protocol looks at."""
-    background_labels: Tensor = NO_LABELS
-    """Classes of the backgrounds that the protocol `diagnosis` puts behind others."""
     measured: dict[SplitName, dict[str, Measured]] = field(default_factory=lambda: defaultdict(dict))
     """By split and protocol, those that do not look at features."""
     evaluated: dict[SplitName, Mapping[str, Decoded]] = field(default_factory=dict)
@@ -143,7 +140,7 @@ class Collected:
                     sets, self.subject.clips, self.config, stores[""].resources.device
                 )
             elif kind == "diagnosis":
-                found["diagnosis"] = measure_diagnosis(sets, self.background_labels, self.subject.clips, self.config)
+                found["diagnosis"] = measure_diagnosis(sets, self.subject.clips, self.config)
             else:
                 for name in STORES[kind]:
                     found |= measure(name, sets, self.subject.clips, self.config) if name in self.protocols else {}
@@ -223,18 +220,16 @@ def collect(
     first = next(iter(splits.values())).train
     diagnosed = {each.clips for each, protocols in zip(subjects, chosen, strict=True) if "diagnosis" in protocols}
     backgrounds = {clips: read_backgrounds(first, clips, resources) for clips in diagnosed}
-    everything = []
-    for subject, protocols in zip(subjects, chosen, strict=True):
-        behind, labels = backgrounds[subject.clips] if "diagnosis" in protocols else (None, NO_LABELS)
-        collected = Collected(
+    everything = [
+        Collected(
             subject=subject,
             splits=splits,
             protocols=protocols,
             config=config,
-            stores=_stores(subject, protocols, config, behind, resources, report),
-            background_labels=labels,
+            stores=_stores(subject, protocols, config, backgrounds, resources, report),
         )
-        everything.append(collected)
+        for subject, protocols in zip(subjects, chosen, strict=True)
+    ]
     by_clips: dict[ClipSettings, list[FeatureStore]] = defaultdict(list)
     for store in (store for collected in everything for own in collected.stores.values() for store in own.values()):
         by_clips[store.settings].append(store)
@@ -282,11 +277,11 @@ def _stores(
     subject: Subject,
     protocols: Sequence[str],
     config: EvaluationConfig,
-    backgrounds: Tensor | None,
+    backgrounds: Mapping[ClipSettings, tuple[Tensor, Tensor]],
     resources: Resources,
     report: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, FeatureStore]]:
-    """What the protocols look at of an encoder, as `Collected.stores`; `backgrounds` where `diagnosis` is one."""
+    """What the protocols look at of an encoder, as `Collected.stores`; backgrounds of `diagnosis` are by clips."""
     encoder, clips = subject.encoder, subject.clips
     maps = EncoderMaps(encoder.module, config.features)
     sources: dict[str, FeatureSource] = {}
@@ -294,8 +289,8 @@ def _stores(
         sources["pooled"] = encoder_source(encoder.module, encoder.fingerprint, config.features, maps)
     if not set(protocols).isdisjoint(STORES["cells"]):
         sources["cells"] = cells_source(maps, encoder.fingerprint)
-    if backgrounds is not None:
-        sources["diagnosis"] = diagnosis_source(encoder, backgrounds)
+    if "diagnosis" in protocols:
+        sources["diagnosis"] = diagnosis_source(encoder, *backgrounds[clips])
     clips_at_once = min(CLIPS_AT_ONCE, resources.batch_size * clips.num_clips * clips.num_crops)
     resources = replace(resources, batch_size=clips_at_once)
     cache = subject.cache if encoder.key is not None else None

@@ -35,9 +35,8 @@ def cluster(rows: Tensor, labels: Tensor, seed: int) -> NDArray[np.int64]:
             f"a test list has {len(labels)} videos of {num_clusters} classes: the protocol clustering would make each "
             "video a cluster of its own; make fewer folds, or leave it out"
         )
-    with warnings.catch_warnings():
-        # Fewer different features than clusters: the others stay empty, which the agreement shows.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Fewer different features than clusters: the others stay empty, which the agreement shows.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         means = KMeans(num_clusters, n_init=NUM_STARTS, random_state=seed)
         clusters: NDArray[np.int64] = means.fit_predict(functional.normalize(rows.double(), dim=1).numpy())
     return clusters

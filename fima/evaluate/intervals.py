@@ -38,11 +38,6 @@ class Tested:
         """Groups of the test videos; None where none is known."""
         return len(set(self.groups)) or None
 
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """How much each video counts, (V,); see `split_weights`."""
-        return split_weights(self.splits)
-
     def add(
         self, split: SplitName, measured: Mapping[str, Measured], paths: Sequence[str], groups: Mapping[Path, str]
     ) -> None:
@@ -61,12 +56,11 @@ class Tested:
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
         """The 95 % intervals of the figures, in percent; none of fewer than six groups."""
-        if (self.num_groups or 0) < FEWEST_GROUPS:
+        num_groups, weights = self.num_groups or 0, split_weights(self.splits)
+        if num_groups < FEWEST_GROUPS:
             return {}
         return {
-            name: interval(
-                100 * drawn_means(values, self.groups, weights=self.weights, seed=seed), len(set(self.groups))
-            )
+            name: interval(100 * drawn_means(values, self.groups, weights=weights, seed=seed), num_groups)
             for name, values in self.hits().items()
         }
 
@@ -162,13 +156,13 @@ def differences(tested: Mapping[str, Tested], seed: int) -> list[Difference]:
             continue
         rows, other_rows = np.array(pairs, dtype=np.int64).T
         groups = [one.groups[row] for row in rows]
-        weights = split_weights([one.splits[row] for row in rows])
+        weights, num_groups = split_weights([one.splits[row] for row in rows]), len(set(groups))
         other_hits = other.hits()
         for figure, hits in one.hits().items():
             if figure not in other_hits:
                 continue
             apart = 100 * (hits[rows] - other_hits[figure][other_rows])
-            draws, num_groups = drawn_means(apart, groups, weights=weights, seed=seed), len(set(groups))
+            draws = drawn_means(apart, groups, weights=weights, seed=seed)
             found.append(
                 Difference(
                     figure=figure,

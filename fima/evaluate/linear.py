@@ -165,9 +165,8 @@ def _stratified_folds(labels: NDArray[np.int64], seed: int, count: int) -> NDArr
 
 
 def _fit(model: LogisticRegression, rows: NDArray[np.float64 | np.float32], labels: NDArray[np.int64]) -> None:
-    with warnings.catch_warnings():
-        # Weak regularisation on separable features converges slowly; the held-out accuracy judges what it reached.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Weak regularisation on separable features converges slowly; the held-out accuracy judges what it reached.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         model.fit(rows, labels)
 
 

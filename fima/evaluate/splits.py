@@ -239,9 +239,8 @@ def grouped_folds(labels: NDArray[np.int64], groups: Sequence[str], count: int, 
     stratified = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     # With more folds than videos of any class, nothing can be spread evenly.
     splitter = stratified if count <= np.unique(labels, return_counts=True)[1].max() else GroupKFold(count)
-    with warnings.catch_warnings():
-        # A class may have fewer videos than there are folds; folds without a class are named elsewhere.
-        warnings.simplefilter("ignore", UserWarning)
+    # A class may have fewer videos than there are folds; folds without a class are named elsewhere.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
             folds[held_out] = number
     return folds

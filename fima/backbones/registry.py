@@ -36,7 +36,9 @@ def register_backbone(name: str, build: "BuildBackbone") -> None:
     """Make a backbone known as `--model.backbone` for this process; an entry point does so for the command line.
 
     `build` returns the module with random weights: (B, 3, T, H, W) -> (B, `num_features`, t, h, w), with any t >= 1.
-    Raises ConfigError where there is one of that name.
+
+    Raises:
+        ConfigError: there is one of that name.
     """
     BACKBONES.register(name, build)
 
@@ -44,7 +46,8 @@ def register_backbone(name: str, build: "BuildBackbone") -> None:
 def build_backbone(name: str) -> "Backbone":
     """A backbone with random weights: (B, 3, T, H, W) → (B, `num_features`, t, h, w).
 
-    Raises ConfigError where there is none of that name, or it does not say how many channels it has.
+    Raises:
+        ConfigError: there is no backbone of that name, or it does not say how many channels it has.
     """
     built = BACKBONES.builder(name, flag="model.backbone")()
     if not isinstance(getattr(built, "num_features", None), int):

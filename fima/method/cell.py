@@ -30,7 +30,8 @@ class CellKeys:
 class CellTerm(Term[CellKeys]):
     """Pixel-level motion loss (paper, pixel-level motion): the mean over the temporal slices and both directions.
 
-    Raises ConfigError where `method.cell_queue_size` is None.
+    Raises:
+        ConfigError: `method.cell_queue_size` is None.
     """
 
     name, queue_name = "cell", "cell_queue"

@@ -27,7 +27,8 @@ from fima.torch_tools.distributed import all_reduce_mean
 class FIMA(MomentumNetworks):
     """Fine-grained motion alignment; only the networks and queues that the terms in use need exist.
 
-    Raises ConfigError where the size of a queue in use is still None.
+    Raises:
+        ConfigError: the size of a queue in use is still None.
     """
 
     terms: list[Term[Any]]
@@ -118,8 +119,11 @@ class FIMA(MomentumNetworks):
     def forward(self, a: ClipInputs, b: ClipInputs, *, update_keys: bool = True) -> StepLosses:
         """One step: moving average, key passes, query passes, losses, queues. The caller runs backward and optimiser.
 
-        The moving averages take their step with `update_keys`; not in the later parts of one optimiser step. Raises
-        ValueError where a clip lacks a view that a term needs, or its videos where keys of the same one are left out.
+        The moving averages take their step with `update_keys`; not in the later parts of one optimiser step.
+
+        Raises:
+            ValueError: an input lacks a view that a term in use needs, or its videos where keys of the same one are
+                left out.
         """
         if update_keys:
             self.update_key_networks()

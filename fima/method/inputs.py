@@ -30,7 +30,11 @@ class ClipInputs:
         return self[VIEWS[0]]
 
     def __getitem__(self, view: View) -> Tensor:
-        """A view by name, (B, 3, T, H, W). Raises ValueError where the clip does not have it."""
+        """A view by name, (B, 3, T, H, W).
+
+        Raises:
+            ValueError: the clip has no such view.
+        """
         if view not in self.views:
             raise ValueError(f"the clip has no view `{view}`, which a loss that is switched on needs")
         return self.views[view]

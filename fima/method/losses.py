@@ -112,10 +112,17 @@ def frame_motion(
 
 
 def cell_centres(box: Tensor, height: int, width: int) -> Tensor:
-    """Centres (x, y) of a feature map's cells in the source frame, row by row, (B, h·w, 2).
+    """Centres of a feature map's cells in the source frame.
 
-    `x = x0 + (i + 0.5)·(x1 - x0)/w`, likewise y, for crops (x0, y0, x1, y1), normalised to the source frame, (B, 4); a
-    flipped box (x0 > x1) gives mirrored centres.
+    `x = x0 + (i + 0.5)·(x1 - x0)/w`, likewise y; a flipped box (x0 > x1) gives mirrored centres.
+
+    Args:
+        box: (x0, y0, x1, y1) of the crop, normalised to the source frame, (B, 4).
+        height: rows h of the feature map.
+        width: columns w of the feature map.
+
+    Returns:
+        (x, y) of every cell, row by row, (B, h·w, 2).
     """
     x0, y0, x1, y1 = box[:, :, None].unbind(dim=1)
     columns = (torch.arange(width, device=box.device, dtype=box.dtype) + 0.5) / width
@@ -128,11 +135,20 @@ def cell_centres(box: Tensor, height: int, width: int) -> Tensor:
 def positive_pairs(
     query_box: Tensor, key_box: Tensor, query_mask: Tensor, key_mask: Tensor, *, pos_ratio: float
 ) -> Tensor:
-    """Pairs of cells that show the same place of the scene (paper, pixel-level motion): bool (B, N, N), query and key.
+    """Pairs of cells that show the same place of the scene (paper, pixel-level motion).
 
-    Of the predicting clip, the query, and the predicted one come the crops, (B, 4), and the foreground, bool (B, h, w).
     Two cells are a pair if both are foreground and the distance of their centres, divided by the larger cell diagonal
     of the two boxes, is less than `pos_ratio`.
+
+    Args:
+        query_box: crop of the predicting clip, (B, 4).
+        key_box: crop of the predicted clip, (B, 4).
+        query_mask: foreground of the predicting clip, bool (B, h, w).
+        key_mask: foreground of the predicted clip, bool (B, h, w).
+        pos_ratio: limit of the normalised distance.
+
+    Returns:
+        True for a pair, (B, N, N): query cell, key cell.
     """
     height, width = query_mask.shape[-2:]
     query_centres, key_centres = (cell_centres(box, height, width) for box in (query_box, key_box))
@@ -182,8 +198,14 @@ class _LogSumExp(torch.autograd.Function):
 def log_sum_exp(query: Tensor, keys: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
     """`log Σ_k exp(q·k/τ)`, exact, never holding more than `MAX_SIMILARITIES` similarities (or one row of them).
 
-    Of the query (R, D), with gradient, over the keys (M, D), without: (R,). The keys that are `excluded`, bool (B, M),
-    a row for each R / B queries in order, do not count; None: all count.
+    Args:
+        query: (R, D), with gradient.
+        keys: (M, D), without.
+        temperature: τ.
+        excluded: keys that do not count, bool (B, M), a row for each R / B queries in order; None: all count.
+
+    Returns:
+        (R,).
     """
     assert not keys.requires_grad, "the keys are constants of the step"
     result: Tensor = _LogSumExp.apply(query, keys, temperature, excluded)

@@ -11,7 +11,11 @@ VIDEO_IDS = ".video_ids"
 
 
 def decided_size(size: int | None, flag: str) -> int:
-    """The size of a queue; ConfigError where it is None, which a run replaces by one for its number of videos."""
+    """The size of a queue, which a run derives from its number of videos where the settings leave it open.
+
+    Raises:
+        ConfigError: it is still open.
+    """
     if size is None:
         raise ConfigError(f"--{flag} None: must be a number by now; give one, or derive it from the number of videos")
     return size

@@ -18,13 +18,20 @@ METHODS = Registry[BuildMethod]("method", {"fima": "fima.method.fima:FIMA", "moc
 def register_method(name: str, build: BuildMethod) -> None:
     """Make a method known as `--method.name` for this process; an entry point does so for the command line.
 
-    `build` returns the networks with random weights. Raises ConfigError where there is one of that name.
+    `build` returns the networks with random weights.
+
+    Raises:
+        ConfigError: there is one of that name.
     """
     METHODS.register(name, build)
 
 
 def method_builder(settings: MethodConfig) -> Callable[[ModelConfig], Method]:
-    """Return what builds the networks of a run. Raises ConfigError for no such method, or one without such options."""
+    """Return what builds the networks of a run, with random weights.
+
+    Raises:
+        ConfigError: there is no such method, or it does not take the options.
+    """
     build = METHODS.builder(settings.name, flag="method.name")
     options = settings.option_values()
     try:

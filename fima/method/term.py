@@ -88,7 +88,11 @@ class Term(ABC, Generic[Keys]):
 
 
 class ClipTerm(Term[Tensor]):
-    """A term whose keys stand for whole clips, with a queue of them; ConfigError where `method.queue_size` is None."""
+    """A term whose keys stand for whole clips, with a queue of them.
+
+    Raises:
+        ConfigError: `method.queue_size` is None.
+    """
 
     queue: KeyQueue
 

@@ -112,10 +112,12 @@ def knn_accuracy(features: Tensor, labels: Tensor, *, num_neighbours: int = KNN_
 
 
 def measure(embeddings: Tensor, features: Tensor, labels: Tensor) -> Health:
-    """Measure a representation: L2-normalised embeddings (V, 2, D) of two clips of each video, and what is pooled.
+    """Measure a representation.
 
-    The pooled encoder features (V, C) are averaged over the clips. The labels (V,) are -1 where unknown; the accuracy
-    needs all of them and at least two classes.
+    Args:
+        embeddings: (V, 2, D) L2-normalised, of two clips of each video.
+        features: (V, C) pooled encoder features, averaged over the clips.
+        labels: (V,), -1 where unknown; the accuracy needs all of them and at least two classes.
     """
     num_videos, _, size = embeddings.shape
     similarity = embeddings[:, 0] @ embeddings[:, 1].T

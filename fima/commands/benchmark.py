@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from fima.benchmark.settings import BenchmarkSettings
+from fima.commands.parse import Device
 from fima.commands.verbosity import is_quiet
 from fima.config.checks import require
 from fima.console import Console
@@ -33,8 +34,7 @@ class BenchmarkArguments(BenchmarkSettings):
 
     price: float | None = None
     """Price of an hour of this machine, for the cost of each recipe."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
     json: bool = False
     """Print everything as one JSON object."""
 

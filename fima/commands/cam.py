@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fima.commands.output import listed_videos
-from fima.commands.parse import OUT, one_or_more
+from fima.commands.parse import OUT, Device, one_or_more
 from fima.config.checks import require_least
 from fima.data.clip_overrides import ClipOverrides
 from fima.data.datasets import Split, Video, VideoList
@@ -65,8 +65,7 @@ class CamArguments:
     clips: Annotated[ClipOverrides, tyro.conf.arg(name="")] = field(default_factory=ClipOverrides)
     height: int = 256
     """Height of the frames in the result, in pixels."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         require_least(self, num_videos=0, height=SMALLEST_HEIGHT_PX)

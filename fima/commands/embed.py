@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fima.commands.output import listed_videos, show_next
-from fima.commands.parse import OUT
+from fima.commands.parse import OUT, Device
 from fima.commands.progress import kept_when_interrupted, progress
 from fima.config import Dataset
 from fima.config.checks import require_least
@@ -65,8 +65,7 @@ class EmbedArguments:
     """Processes that decode; 0 decodes in this one. None: one for each core, at most 4."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Limits for one video."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
     json: bool = False
     """Print what was done as one JSON object."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fima.commands.parse import Device
 from fima.commands.progress import kept_when_interrupted, progress
 from fima.config import Dataset
 from fima.data.datasets import recognise
@@ -46,8 +47,7 @@ class LabelledArguments:
     splits: tuple[int, ...] | None = None
     """Numbers of the official splits; several give mean and standard deviation. None: split 1, or the one that a
     classifier was trained on."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
     json: bool = False
     """Print the result as JSON instead of a table."""
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)

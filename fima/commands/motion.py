@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import OUT
+from fima.commands.parse import OUT, Device
 from fima.config import PretrainConfig
 from fima.config.checks import require, require_least
 from fima.data.layouts.files import mark_picture
@@ -30,8 +30,7 @@ class MotionArguments:
     largest frame differences as the foreground."""
     seed: int = 0
     """Seed of the two windows and their crops."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         require_least(self, seed=0)

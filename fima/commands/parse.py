@@ -32,6 +32,9 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 OUT = tyro.conf.arg(aliases=["-o"])
 """Of the flag `out` of every command that has one: `-o`, for short."""
 
+Device = Annotated[str, tyro.conf.arg(help="`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …")]
+"""The type of the flag `device`, with its help."""
+
 Arguments = TypeVar("Arguments")
 
 
@@ -107,7 +110,7 @@ def _paragraphs_joined() -> Iterator[None]:
 
 
 class _Wrapping:
-    """A stream that breaks lines between words, except coloured ones, which tyro has broken already."""
+    """A stream that breaks lines between words: tyro does so with those of flags, and with all that are coloured."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -118,13 +121,6 @@ class _Wrapping:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._stream, name)
-
-
-@contextlib.contextmanager
-def _broken_between_words() -> Iterator[None]:
-    """Break what tyro says of a command: it does so with the flags alone, and terminals break words in the middle."""
-    with contextlib.redirect_stdout(cast(TextIO, _Wrapping(sys.stdout))):
-        yield
 
 
 @_paragraphs_joined()
@@ -140,7 +136,7 @@ def parse(kind: type[Arguments], argv: Sequence[str], *, prog: str) -> Arguments
         words, options = _recipe_beside_sets(words), {"default": kind(**given)}
     run: Callable[..., Arguments] = partial(tyro.cli, kind, prog=prog, **options)
     if {"-h", "--help"} & set(words):
-        with _broken_between_words():
+        with contextlib.redirect_stdout(cast(TextIO, _Wrapping(sys.stdout))):
             return run(args=words)
     errors = io.StringIO()
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fima.commands.output import listed_videos
-from fima.commands.parse import OUT, one_or_more
+from fima.commands.parse import OUT, Device, one_or_more
 from fima.commands.progress import progress
 from fima.config.checks import require_least
 from fima.data.decode.limits import DecodeLimits
@@ -51,8 +51,7 @@ class PredictArguments:
     """Processes that decode; 0 decodes in this one."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Limits for one video."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
     json: bool = False
     """Print the predictions as JSON."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fima.commands.parse import OUT, one_or_more
+from fima.commands.parse import OUT, Device, one_or_more
 from fima.config.checks import require
 from fima.errors import ConfigError, warn
 from fima.files.atomic import write_file
@@ -31,8 +31,7 @@ class ReportArguments:
     """Include galleries. They need the videos and the last checkpoint, and reuse cached features of an evaluation."""
     title: str | None = None
     """Heading of the page. None: the names of the runs."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         require(self.out.suffix in (".html", ".htm"), "out", self.out, "must end in .html")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fima.commands.parse import UNBROKEN
+from fima.commands.parse import UNBROKEN, Device
 from fima.config.checks import require_least
 from fima.console import Console
 from fima.data.layouts.video_list import counted
@@ -51,8 +51,7 @@ class SearchArguments:
     """A page with players to write."""
     json: bool = False
     """Print what was found as JSON."""
-    device: str = "auto"
-    """`auto` uses a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, …"""
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         require_least(self, k=1)

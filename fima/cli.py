@@ -17,11 +17,7 @@ from fima.console import Console, wrapped
 from fima.torch_tools.allocator import keep_freed_memory
 from fima.train.signals import sigterm_leaves_in_order
 
-PLACE_ERRORS = tuple(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
-    if hasattr(errno, name)
-)
+PLACE_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "ENAMETOOLONG")
 """What the system says of a place that cannot be written: nobody needs a traceback for it."""
 GRACE_SECONDS = 4.0
 """Time after SIGTERM; a training run has a setting for its own."""
@@ -76,7 +72,7 @@ def main(argv: Sequence[str] | None = None, *, reword: Callable[[str], str] = st
         discard_output()
         return errors.EXIT_READER_GONE
     except OSError as error:
-        if error.errno not in PLACE_ERRORS:
+        if error.errno is None or errno.errorcode.get(error.errno) not in PLACE_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         what = f"{where}{error.strerror}; make room, change the permissions, or choose another place"

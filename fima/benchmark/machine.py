@@ -13,11 +13,11 @@ from fima.benchmark import steps
 from fima.benchmark.settings import BenchmarkSettings, Precision
 from fima.benchmark.steps import Parity, StepCase, StepFigures
 from fima.benchmark.videos import DecodeFigures, measure_decoding
+from fima.checkpoints.checkpoint import versions
 from fima.config import DataConfig, FinetuneConfig
 from fima.data.workers.killable_pool import available_cores
 from fima.recipe import RECIPES, read_recipe, read_yaml
 from fima.train.resolve import computes_in_bfloat16
-from fima.version import __version__
 
 GPU_BATCHES, CPU_BATCHES = (8, 32), (2,)
 GPU_CROP_PX, CPU_CROP_PX = 224, 112
@@ -142,9 +142,7 @@ class Measured:
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What a figure of this machine depends on."""
     found: dict[str, Any] = {
-        "fima": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "system": platform.system(),
         "processor": _processor(),
         "cores": available_cores(),

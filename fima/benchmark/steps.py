@@ -131,7 +131,8 @@ def random_batch(batch_size: int, data: DataConfig, *, noise: bool = True) -> Pr
 def measure_step(case: StepCase, device: torch.device, seconds: float) -> StepFigures:
     """Take steps for about so many seconds, a third of them encoder passes; memory errors become the figures' error."""
     try:
-        with freed_memory(device), precision_of(case.precision):
+        release(device)
+        with precision_of(case.precision):
             return _measure(case, device, seconds)
     except torch.OutOfMemoryError:
         return StepFigures(case=case, error="out of memory")
@@ -187,8 +188,8 @@ def largest_batch(small: StepFigures, large: StepFigures, device: torch.device) 
     if small.peak_bytes is None or large.peak_bytes is None or videos <= 0:
         return None
     each = (large.peak_bytes - small.peak_bytes) / videos
-    with freed_memory(device):
-        free = torch.cuda.mem_get_info(device)[0]
+    release(device)
+    free = torch.cuda.mem_get_info(device)[0]
     size = int((0.97 * free - (small.peak_bytes - each * small.case.batch_size)) / each)
     while size > large.case.batch_size:
         case = replace(large.case, batch_size=size)
@@ -237,16 +238,6 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
 def _status_bytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-@contextlib.contextmanager
-def freed_memory(device: torch.device) -> Iterator[None]:
-    """Give a GPU's memory back before and after."""
-    release(device)
-    try:
-        yield
-    finally:
-        release(device)
 
 
 def release(device: torch.device) -> None:

@@ -16,7 +16,6 @@ from fima.files.output import check_writable
 from fima.recipe import config_to_mapping
 
 if TYPE_CHECKING:
-    from fima.use.encoder import VideoEncoder
     from fima.use.export.check import Check
     from fima.use.export.formats import Exportable
 
@@ -50,8 +49,8 @@ class ExportArguments:
 
 def main(arguments: ExportArguments) -> None:
     """Run the command."""
+    from fima.use.encoder import ClipTransform, load
     from fima.use.encoder import exportable as exportable_encoder
-    from fima.use.encoder import load
     from fima.use.export.card import model_card
     from fima.use.export.check import CLIPS_PER_VIDEO, compare, real_clips
     from fima.use.export.formats import SUFFIXES, check_format, open_exported, write
@@ -70,7 +69,9 @@ def main(arguments: ExportArguments) -> None:
     if arguments.output == "logits":
         exportable, description = _classifier(arguments)
     else:
-        encoder = _resized(load(arguments.encoder), arguments)
+        encoder = load(arguments.encoder)
+        sizes = encoder.clip_settings(frames=arguments.frames, crop_size=arguments.crop_size)
+        encoder.transform = ClipTransform(frames=sizes.frames, crop_size=sizes.crop_size)
         exportable, description = exportable_encoder(encoder), encoder.description
         if not encoder.about.get("config"):
             shown = f"{exportable.clips.frames} frames of {exportable.clips.crop_size} px, {exportable.clips.timing}"
@@ -114,18 +115,6 @@ def _compared(check: Check) -> str:
         f"{check.largest_value:.3g}); {check.clips_per_second:.1f} clips/s, PyTorch "
         f"{check.pytorch_clips_per_second:.1f}, on {counted(torch.get_num_threads(), 'CPU thread')}"
     )
-
-
-def _resized(encoder: VideoEncoder, arguments: ExportArguments) -> VideoEncoder:
-    """The encoder for clips of the size that the flags ask for."""
-    from fima.use.encoder import VideoEncoder
-
-    settings = encoder.clip_settings(frames=arguments.frames, crop_size=arguments.crop_size)
-    resized = VideoEncoder(
-        backbone=encoder.backbone, frames=settings.frames, crop_size=settings.crop_size, about=encoder.about
-    )
-    resized.encoder.load_state_dict(encoder.encoder.state_dict())
-    return resized
 
 
 def _classifier(arguments: ExportArguments) -> tuple[Exportable, str]:

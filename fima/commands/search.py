@@ -22,9 +22,6 @@ from fima.files.atomic import write_file
 from fima.files.output import OutputFile
 
 if TYPE_CHECKING:
-    import torch
-
-    from fima.evaluate.frozen import FrozenEncoder
     from fima.use.search import SearchIndex
     from fima.use.table import Embeddings, Floats
 
@@ -136,18 +133,9 @@ def _new_vector(arguments: SearchArguments, stored: Embeddings) -> Floats:
     from fima.data.eval_clips import ClipSettings
     from fima.evaluate.extract import Resources
     from fima.torch_tools.device import choose_device
-    from fima.use.encoder import rows_of
+    from fima.use.encoder import open_encoder, rows_of
 
     device = choose_device(arguments.device)
-    encoder, settings = _encoder(arguments, stored, device), ClipSettings(**stored.about["clips"])
-    (found,) = rows_of([arguments.query], encoder.vectors, settings, Resources(device=device))
-    vector: Floats = found.whole.rows[0, 0].numpy()
-    return vector
-
-
-def _encoder(arguments: SearchArguments, stored: Embeddings, device: torch.device) -> FrozenEncoder:
-    from fima.use.encoder import open_encoder
-
     source = arguments.encoder or str(stored.about.get("source"))
     try:
         encoder = open_encoder(source, device)
@@ -160,7 +148,10 @@ def _encoder(arguments: SearchArguments, stored: Embeddings, device: torch.devic
             f"{source}: its weights are not those that {arguments.index} was made with "
             f"({stored.about['encoder']['description']}); name that one with --encoder, or embed the videos again"
         )
-    return encoder
+    settings = ClipSettings(**stored.about["clips"])
+    (found,) = rows_of([arguments.query], encoder.vectors, settings, Resources(device=device))
+    vector: Floats = found.whole.rows[0, 0].numpy()
+    return vector
 
 
 def _known(seconds: float) -> float | None:

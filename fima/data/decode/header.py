@@ -90,29 +90,22 @@ def read_header(path: Path) -> VideoHeader:
         return _of_folder(path)
     container, stream = open_video(path, probe=False)
     with container:
-        stream.codec_context.options = {**stream.codec_context.options, **WITHOUT_PIXELS}
-        width, height = stream.codec_context.width, stream.codec_context.height
-        listed = listed_frames(path, container, stream)
-        found = _first_frame(path, container, stream, to_the_end=listed is None)
-        first, times = found.picture, found.times if listed is None else listed[0]
-        num_packets = found.num_packets if listed is None else len(listed[0])
-        num_frames = math.ceil(num_packets / found.packets_per_frame)
-        if not num_frames:
-            raise VideoError(path, "no frame")
-        if (first.width, first.height) != (width, height):
-            reason = f"its header says {width}x{height}, but its frames are {first.width}x{first.height}"
-            raise VideoError(path, f"{reason}: `fima prepare` rewrites it")
-        fps = frame_rate(stream, num_frames, times)
         context = stream.codec_context
-        has_fields = first.interlaced or int(context.field_order) not in (UNKNOWN_ORDER, PROGRESSIVE)
-        return VideoHeader(
-            **vars(replace(first, interlaced=has_fields)),
-            num_frames=num_frames,
+        context.options = {**context.options, **WITHOUT_PIXELS}
+        width, height = context.width, context.height
+        listed = listed_frames(path, container, stream)
+        header, times = _first_frame(path, container, stream, None if listed is None else len(listed[0]))
+        if (header.width, header.height) != (width, height):
+            reason = f"its header says {width}x{height}, but its frames are {header.width}x{header.height}"
+            raise VideoError(path, f"{reason}: `fima prepare` rewrites it")
+        fps = frame_rate(stream, header.num_frames, times if listed is None else listed[0])
+        return replace(
+            header,
             counted=listed is None,
             fps=fps,
             pixel_aspect=float(pixel_aspect(stream)),
-            duration_seconds=_duration(container, stream, num_frames / fps if fps else 0.0, found.times),
-            codec=context.name,
+            duration_seconds=_duration(container, stream, header.num_frames / fps if fps else 0.0, times),
+            interlaced=header.interlaced or int(context.field_order) not in (UNKNOWN_ORDER, PROGRESSIVE),
             hdr=HDR_CURVES.get(int(context.color_trc), ""),
             chosen=_chosen(container, stream),
         )
@@ -121,109 +114,90 @@ def read_header(path: Path) -> VideoHeader:
 def _of_folder(path: Path) -> VideoHeader:
     """What a folder of pictures tells: neither rate nor duration."""
     with FrameFolderReader(path) as reader:
-        return VideoHeader(
-            num_frames=reader.num_frames,
-            width=reader.width,
-            height=reader.height,
-            codec="pictures",
-            pixel_format=reader.first.format.name,
-            **vars(orientation(reader.first)),
-        )
+        return replace(_of_frame(reader.first, "pictures"), num_frames=reader.num_frames, interlaced=False)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """What a frame tells besides its pixels; as in `VideoHeader`."""
+def _of_frame(frame: VideoFrame, codec: str) -> VideoHeader:
+    """What a frame tells besides its pixels, of a video whose number of frames is not known yet."""
+    return VideoHeader(
+        num_frames=0,
+        width=frame.width,
+        height=frame.height,
+        codec=codec,
+        pixel_format=frame.format.name,
+        interlaced=frame.interlaced_frame,
+        **vars(orientation(frame)),
+    )
 
-    width: int
-    height: int
-    pixel_format: str
-    rotation: int = 0
-    mirrored: bool = False
-    interlaced: bool = False
 
-
-def _known(path: Path, container: InputContainer, context: VideoCodecContext) -> list[_Picture]:
+def _known(path: Path, container: InputContainer, context: VideoCodecContext) -> VideoHeader | None:
     """What the first frame would tell, without decoding it: what FFmpeg has seen while it opened WebM or Matroska.
 
-    Nothing, where the video may be turned, or the codec may have fields.
+    None where the video may be turned, or the codec may have fields.
     """
     if container.format.name != MATROSKA_FORMAT or context.name not in NEVER_INTERLACED or context.pix_fmt is None:
-        return []
+        return None
     with path.open("rb") as file:
         start = file.read(MATROSKA_START_BYTES).partition(MATROSKA_CLUSTER)[0]
     if MATROSKA_TRACKS not in start or MATROSKA_PROJECTION in start:
-        return []
-    return [_Picture(context.width, context.height, context.pix_fmt)]
+        return None
+    return VideoHeader(
+        num_frames=0, width=context.width, height=context.height, codec=context.name, pixel_format=context.pix_fmt
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What was read of the packets."""
+def _first_frame(
+    path: Path, container: InputContainer, stream: VideoStream, num_listed: int | None
+) -> tuple[VideoHeader, "array[int]"]:
+    """Read packets up to the first that gives a frame, or, where the header does not list them, to the end.
 
-    picture: _Picture
-    times: "array[int]"
-    num_packets: int
-    """Those whose frames are shown."""
-    packets_per_frame: int
-    """Two where each is a field, by the first frame."""
-
-
-def _first_frame(path: Path, container: InputContainer, stream: VideoStream, *, to_the_end: bool) -> _Found:
-    """Read packets up to the first that gives a frame, or to the end."""
+    Returns what the frame tells, with the number of all, and the times of the packets that were read.
+    """
     num_indexed, num_packets, times = len(stream.index_entries), 0, array("q")
-    frames, packets_per_frame = _known(path, container, stream.codec_context), 1
+    found, packets_per_frame = _known(path, container, stream.codec_context), 1
     last: list[Packet[VideoStream]] = []
     for packet in video_packets(path, container, stream):
         if not packet.is_discard:
             num_packets += 1
             if packet.pts is not None:
                 times.append(packet.pts)
-        if not frames:
-            frames = _decoded(stream.codec_context, packet)
-            if not frames and last and (frames := _pictures(stream.codec_context, [*last, packet])):
+        if not found:
+            found = _decoded(stream.codec_context, packet)
+            if not found and last and (found := _of_packets(stream.codec_context, [*last, packet])):
                 packets_per_frame = 2
             last = [packet]
-        if frames and not to_the_end:
+        if found and num_listed is not None:
             break
     # AVI announces dropped frames too, but they are not in its index; without a full one, frames are lost.
-    if to_the_end and container.format.name == "avi" and num_indexed < num_packets < stream.frames:
+    if num_listed is None and container.format.name == "avi" and num_indexed < num_packets < stream.frames:
         raise VideoError(path, f"truncated or damaged: {num_packets} of {stream.frames} frames can be read")
-    if not frames:
+    num_frames = math.ceil((num_listed or num_packets) / packets_per_frame)
+    if not found or not num_frames:
         raise VideoError(path, "no frame")
-    return _Found(picture=frames[0], times=times, num_packets=num_packets, packets_per_frame=packets_per_frame)
+    return replace(found, num_frames=num_frames), times
 
 
-def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> list[_Picture]:
+def _decoded(context: VideoCodecContext, packet: "Packet[VideoStream]") -> VideoHeader | None:
     """What the frame of a packet tells; the decoder has to give it at once, and where it can, without its pixels."""
     length_bytes = h264_length_bytes(context.name, context.extradata)
     if length_bytes is not None:
         head = Packet(h264_picture_header(bytes(packet), length_bytes))
-        if frames := _pictures(context, [head]):
-            return frames
-    return _pictures(context, [packet])  # of two fields, the head has one only
+        if found := _of_packets(context, [head]):
+            return found
+    return _of_packets(context, [packet])  # of two fields, the head has one only
 
 
-def _pictures(context: VideoCodecContext, packets: Iterable["Packet[Any]"]) -> list[_Picture]:
-    """What the first frame of some packets tells, if they give one."""
+def _of_packets(context: VideoCodecContext, packets: Iterable["Packet[Any]"]) -> VideoHeader | None:
+    """What the first frame of some packets tells; None where they give none."""
     frames: list[VideoFrame] = []
     try:
         for packet in (*packets, None):
             frames = frames or context.decode(packet)
     except av.FFmpegError:  # damage is for those to find who decode the whole file
-        return []
+        return None
     finally:
         context.flush_buffers()
-    return [
-        _Picture(
-            frame.width,
-            frame.height,
-            frame.format.name,
-            interlaced=frame.interlaced_frame,
-            **vars(orientation(frame)),
-        )
-        for frame in frames[:1]
-    ]
+    return _of_frame(frames[0], context.name) if frames else None
 
 
 def _duration(container: InputContainer, stream: VideoStream, seconds: float, times: "array[int]") -> float:

@@ -53,15 +53,17 @@ WHOLE = Part()
 
 @dataclass(frozen=True)
 class FrameCount:
-    """A video of which only the number of frames is known, and perhaps their rate, which is even."""
+    """A video of which only the number of frames is known, and perhaps their rate and times."""
 
     num_frames: int
     fps: float = 0.0
     path: Path = Path("video")
+    times: npt.NDArray[np.float64] | None = None
+    """Seconds at which each frame is shown; None where the rate is even."""
 
     def frame_times(self) -> npt.NDArray[np.float64] | None:
-        """No times: the rate is even."""
-        return None
+        """The times, as `VideoReader` gives them."""
+        return self.times
 
 
 @dataclass(frozen=True, kw_only=True)

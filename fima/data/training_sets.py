@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fima.data.clip_overrides import with_clips
 from fima.data.datasets import Split, Video, VideoList, list_videos
 from fima.data.epoch_plan import EpochPlan
 from fima.data.layouts.table import read_groups
-from fima.data.layouts.video_list import PackedVideos, counted, packed
+from fima.data.layouts.video_list import PackedVideos, counted
 from fima.data.quarantine import exclude
 from fima.data.subsets import hold_out
 from fima.errors import ConfigError
@@ -88,7 +88,7 @@ def chosen_videos(root: Path, settings: DataConfig, split: Split, others: Sequen
     if settings.exclude is not None:
         libraries = [partial(listed, "all", folder) for folder in dict.fromkeys((root, *others))]
         videos = exclude(videos, Path(settings.exclude), libraries=libraries)
-    return packed(videos)
+    return replace(videos, videos=PackedVideos(videos.videos))
 
 
 def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int = 0) -> VideoList:
@@ -115,7 +115,7 @@ def training_videos(sets: Sequence[TrainingSet], settings: DataConfig, seed: int
     groups = [read_groups(each, root, settings.annotations) for each, root in listed]
     share = settings.held_out_share
     parts = zip(*(hold_out(each, share, seed, own) for each, own in zip(lists, groups, strict=True)), strict=True)
-    kept, held_out = ([packed(each) for each in part] for part in parts)
+    kept, held_out = ([replace(each, videos=PackedVideos(each.videos)) for each in part] for part in parts)
     found = _as_one(sets, kept, settings)
     # Of few videos, a weight may leave no sample of an epoch; these are in none.
     return replace(found, held_out=_as_one([replace(each, weight=1.0) for each in sets], held_out, settings))
@@ -162,9 +162,5 @@ def _names(roots: Sequence[Path]) -> list[str]:
     twice = next((roots[place] for place, path in enumerate(paths) if path in paths[:place]), None)
     if twice is not None:
         raise ConfigError(f"{twice}: given twice; give it once, with a weight ({twice}:2)")
-    most = max(len(path.parts) for path in paths)
-    for length in range(1, most + 1):
-        names = ["/".join(path.parts[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
+    by_length = (["/".join(path.parts[-length:]) for path in paths] for length in count(1))
+    return next(names for names in by_length if len(set(names)) == len(names))

@@ -14,7 +14,7 @@ from fima.data.datasets import Video, VideoList
 from fima.data.decode.header import read_header
 from fima.data.layouts.video_list import counted
 from fima.data.workers.killable_pool import Failed, run_isolated
-from fima.errors import ConfigError, VideoError
+from fima.errors import ConfigError
 from fima.library.index import HEADER_SECONDS
 
 if TYPE_CHECKING:
@@ -82,23 +82,28 @@ def _have(number: int) -> str:
 
 def fit_of(lengths: Sequence[Length], data: DataConfig) -> ClipFit:
     """Compare clips with the lengths and rates of videos; of a range of spans, nothing is looped."""
-    rates = sorted(rate or data.frame_rate for _, rate in lengths)
-    unknown = sum(rate == 0 for rate in rates) if data.fps else 0
+    known = _known(lengths, data)
     looped, timing = 0, ClipTiming(stride=data.stride, fps=data.fps)
     shown = str(timing) if data.span is None else f"over {data.span[0]:.0%} to {data.span[1]:.0%} of a video"
-    for num_frames, rate in lengths:
-        rate = rate or data.frame_rate
-        if data.span is None and (rate or not data.fps):
-            looped += timing.window(FrameCount(num_frames, rate), data.frames).length > num_frames
-    repeating = sum(0 < rate * RATE_TOLERANCE < data.fps for rate in rates)
+    for num_frames, rate in known if data.fps else lengths:
+        looped += data.span is None and timing.window(FrameCount(num_frames, rate), data.frames).length > num_frames
     return ClipFit(
         clips=f"clips of {data.frames} frames, {shown}",
         num_videos=len(lengths),
         num_looped=looped,
-        num_repeating=repeating,
-        num_without_rate=unknown,
-        advice=[*_shorter(lengths, data, looped), *_even_rate(rates, data), *_finer(lengths, data)],
+        num_repeating=sum(rate * RATE_TOLERANCE < data.fps for _, rate in known),
+        num_without_rate=len(lengths) - len(known) if data.fps else 0,
+        advice=[
+            *_shorter(lengths, data, looped),
+            *_even_rate(sorted(rate for _, rate in known), data),
+            *_finer(lengths, data, "--data.span None --data.fps"),
+        ],
     )
+
+
+def _known(lengths: Sequence[Length], data: DataConfig) -> list[Length]:
+    """Those whose rate is known, if only by the settings."""
+    return [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
 
 
 def _shorter(lengths: Sequence[Length], data: DataConfig, looped: int) -> list[str]:
@@ -107,7 +112,7 @@ def _shorter(lengths: Sequence[Length], data: DataConfig, looped: int) -> list[s
         return []
     place = int((1 - FITTING_SHARE) * len(lengths))
     if data.fps:
-        known = [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
+        known = _known(lengths, data)
         fps = math.ceil(2 * data.frames / sorted(frames / rate for frames, rate in known)[place]) / 2
         better = f"--data.fps {fps:g}" if fps <= min(rate for _, rate in known) else DEFAULT_WHOLE
     else:
@@ -117,31 +122,25 @@ def _shorter(lengths: Sequence[Length], data: DataConfig, looped: int) -> list[s
 
 
 def _even_rate(rates: Sequence[float], data: DataConfig) -> list[str]:
-    """A rate of clips, where those of the videos differ and clips count frames."""
-    known = [rate for rate in rates if rate > 0]
-    if data.fps or data.span is not None or not known:
+    """A rate of clips, where those of the videos, rising, differ and clips count frames."""
+    if data.fps or data.span is not None or not rates:
         return []
-    last = len(known) - 1
-    slow, middle, fast = (known[int(share * last)] for share in (1 - FITTING_SHARE, 0.5, FITTING_SHARE))
+    last = len(rates) - 1
+    slow, middle, fast = (rates[int(share * last)] for share in (1 - FITTING_SHARE, 0.5, FITTING_SHARE))
     if fast < UNEVEN_RATES * slow:
         return []
     fps = math.floor(2 * min(middle / data.stride, slow)) / 2
     return [f"frame rates differ ({slow:g} to {fast:g} a second): --data.fps {fps:g} shows motion at one speed"]
 
 
-def _finer(lengths: Sequence[Length], data: DataConfig) -> list[str]:
-    """Shorter clips, where those that cover a share of a video show few frames a second of half of the videos."""
-    return [sentence.format("--data.span None --data.fps")] if (sentence := _coarse(lengths, data)) else []
-
-
-def _coarse(lengths: Sequence[Length], data: DataConfig) -> str | None:
-    """How far apart the frames of a clip are in the median video, where it is long, with {} for what to give."""
-    known = [(frames, rate or data.frame_rate) for frames, rate in lengths if rate or data.frame_rate]
+def _finer(lengths: Sequence[Length], data: DataConfig, flags: str) -> list[str]:
+    """How far apart the frames of a clip are that covers a share of a long video, the median one, and a remedy."""
+    known = _known(lengths, data)
     if data.span is None or not known or (seconds := median(frames / rate for frames, rate in known)) <= LONG_SECONDS:
-        return None
+        return []
     apart, fps = seconds * sum(data.span) / 2 / data.frames, _long_fps([rate for _, rate in known])
     sentence = f"in a video of median length ({seconds:,.0f} s) the frames of a clip are {apart:,.1f} s apart"
-    return f"{sentence}; {{}} {fps:g} makes clips of {data.frames / fps:.1f} s"
+    return [f"{sentence}; {flags} {fps:g} makes clips of {data.frames / fps:.1f} s"]
 
 
 def _long_fps(rates: Sequence[float]) -> float:
@@ -195,23 +194,15 @@ def coarse_clips(paths: Sequence[Path], clips: "ClipSettings") -> str | None:
     if not clips.span:
         return None
     data = replace(DataConfig(), frames=clips.frames, span=(clips.span, clips.span), frame_rate=clips.frame_rate)
-    return sentence.format("--fps") if (sentence := _coarse(_lengths(paths), data)) else None
+    return next(iter(_finer(_lengths(paths), data, "--fps")), None)
 
 
 def _lengths(paths: Sequence[Path]) -> list[Length]:
     """Length and rate of a few of the videos, evenly spread over the list."""
     count = min(LOOKED_AT, len(paths))
     chosen = [paths[number * len(paths) // count] for number in range(count)]
-    outcomes = run_isolated(_length, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
-    return [found for _, found in outcomes if found is not None and not isinstance(found, Failed)]
-
-
-def _length(path: Path) -> Length | None:
-    try:
-        header = read_header(path)
-    except VideoError:
-        return None
-    return header.num_frames, header.fps
+    outcomes = run_isolated(read_header, chosen, workers=1, timeout_seconds=HEADER_SECONDS, items_at_once=count)
+    return [(found.num_frames, found.fps) for _, found in outcomes if not isinstance(found, Failed)]
 
 
 def windows_by_length(num_frames: int, fps: float) -> int:

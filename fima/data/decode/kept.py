@@ -25,11 +25,6 @@ class KeptVideo(FrameCount):
     """All of it, RGB (num_frames, H, W, 3)."""
     height: int
     width: int
-    times: npt.NDArray[np.float64] | None
-
-    def frame_times(self) -> npt.NDArray[np.float64] | None:
-        """Seconds at which each frame is shown; None where the file does not say."""
-        return self.times
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """The frames with the given numbers, uint8 (len(indices), H, W, 3)."""

@@ -31,11 +31,7 @@ class DecodeLimits:
     @classmethod
     def of(cls, data: DataConfig) -> DecodeLimits:
         """Those of a training run."""
-        return cls(
-            timeout_seconds=data.timeout_seconds,
-            max_frame_pixels=data.max_frame_pixels,
-            max_clip_mb=data.max_clip_mb,
-        )
+        return cls(**{name: getattr(data, name) for name in vars(USUAL_LIMITS)})
 
     def check(self, reader: VideoReader | KeptVideo, num_frames: int) -> None:
         """Raise VideoError for a video whose frames, or so many of them at once as RGB, are larger than allowed."""

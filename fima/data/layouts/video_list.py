@@ -142,11 +142,6 @@ def _classes_alike(classes: Sequence[str]) -> list[str]:
     return [f"classes that are nearly called the same count as different ones: {alike[0]}"] if alike else []
 
 
-def packed(videos: VideoList) -> VideoList:
-    """The list without an object per video."""
-    return replace(videos, videos=PackedVideos(videos.videos))
-
-
 def relative_name(path: Path, root: Path) -> str:
     """A file's name relative to a folder; as it is where it lies elsewhere."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,11 +1,9 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from fima.data.clips import (
@@ -64,36 +62,29 @@ def test_frames_per_second_count_in_seconds_whatever_the_rate() -> None:
     assert slow.indices(0) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-@dataclass(frozen=True)
-class Uneven(FrameCount):
-    times: tuple[float, ...] = ()
-
-    def frame_times(self) -> npt.NDArray[np.float64]:
-        return np.array(self.times)
-
-
-def uneven(times: tuple[float, ...], rate: float = 0.0) -> Uneven:
+def uneven(times: tuple[float, ...], rate: float = 0.0) -> FrameCount:
     mean = len(times) / (times[-1] - times[0])
-    return Uneven(len(times), rate or mean, path=Path("uneven.mkv"), times=times)
+    return FrameCount(len(times), rate or mean, path=Path("uneven.mkv"), times=np.array(times))
 
 
 def test_frames_of_an_uneven_rate_are_those_shown_at_the_instant() -> None:
-    video = uneven((10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0))
-    window = ClipTiming(fps=1).window(video, 2)
+    times = (10.0, 10.1, 10.2, 10.3, 11.0, 11.9, 12.0)
+    window = ClipTiming(fps=1).window(uneven(times), 2)
     assert window.seconds == 0.5
-    assert [video.times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
+    assert [times[number] for number in window.indices(0)] == [10.0, 10.3, 11.0, 11.0]
     assert window.indices(4)[:3] == [4, 4, 6]
 
 
 def test_no_clip_of_a_long_video_reaches_past_its_end_at_an_uneven_rate() -> None:
     """Ten frames a second, then thirty: the mean rate would count a window of two seconds shorter than it is."""
-    video = uneven((*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100))))
+    times = (*(i / 10 for i in range(100)), *(10 + i / 30 for i in range(100)))
+    video = uneven(times)
     window = ClipTiming(fps=10).window(video, 20)
     start = evenly_spread_starts(video.num_frames, window.reach, 2)[-1]
     shown = window.indices(start)
     assert shown == sorted(shown)
     # It shows the last two seconds: 60 frames, and those of which the last is shown as long as the mean.
-    assert video.times[shown[-1]] == pytest.approx(video.times[start] + 39 / 20, abs=0.1)
+    assert times[shown[-1]] == pytest.approx(times[start] + 39 / 20, abs=0.1)
     assert shown[-1] >= 196
     # A rate in the header that is 8 % below that of the frames.
     constant = uneven(tuple(i / 27 for i in range(250)), rate=25.0)

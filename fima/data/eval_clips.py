@@ -49,16 +49,8 @@ class ClipSettings:
     @classmethod
     def of(cls, data: DataConfig, *, num_clips: int = 10) -> "ClipSettings":
         """Clips as an encoder saw them in training; of a range of spans, the middle, so that clips differ."""
-        span = 0.0 if data.span is None else sum(data.span) / 2
-        return cls(
-            frames=data.frames,
-            crop_size=data.crop_size,
-            num_clips=num_clips,
-            stride=data.stride,
-            fps=data.fps,
-            frame_rate=data.frame_rate,
-            span=span,
-        )
+        same = {name: getattr(data, name) for name in ("frames", "crop_size", "stride", "fps", "frame_rate")}
+        return cls(**same, num_clips=num_clips, span=0.0 if data.span is None else sum(data.span) / 2)
 
     @property
     def timing(self) -> ClipTiming:

@@ -15,10 +15,7 @@ VOCABULARY = "Diving48_vocab.json"
 
 
 def list_diving48(request: Request) -> VideoList:
-    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `…_test.json`.
-
-    Raises DataError as `Layout.list_videos`.
-    """
+    """List videos, wherever they lie below the root, by `Diving48_V2_train.json` and `…_test.json`."""
     anno = lists.require_list_folder(request, [*LIST_NAMES.values()])
     if request.split != "all":
         lists.require_list_file(anno / LIST_NAMES[request.split], "Diving48_V2_*.json")

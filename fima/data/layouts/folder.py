@@ -53,12 +53,19 @@ def list_folder(request: Request) -> VideoList:
             f"{root}: has no labels, so no test split; two folders or more, each with videos of a class, or a table "
             "of videos give them"
         )
+    videos = [Video(root / path, None) for path in files.videos]
+    return _listed(request, files, videos, [], layout="videos without labels", notes=notes)
+
+
+def _listed(
+    request: Request, files: Files, videos: list[Video], classes: list[str], *, layout: str, notes: list[str]
+) -> VideoList:
     return VideoList(
-        videos=[Video(root / path, None) for path in files.videos],
-        classes=[],
-        root=root,
-        split=split,
-        layout="videos without labels",
+        videos=videos,
+        classes=classes,
+        root=request.root,
+        split=request.split,
+        layout=layout,
         missing=files.missing,
         notes=notes,
     )
@@ -108,15 +115,9 @@ def split_folders(
         *_unlabelled(path for path, parts in inner.items() if any(inner.values()) and len(parts) != 1),
         *splits.one_sided_classes(*sides),
     ]
-    return VideoList(
-        videos=videos,
-        classes=[names[name] for name in label_of],
-        root=request.root,
-        split=request.split,
-        layout=f"split folders {'with class folders' if labelled else 'without labels'}{apart}",
-        missing=files.missing,
-        notes=[*notes, *odd],
-    )
+    layout = f"split folders {'with class folders' if labelled else 'without labels'}{apart}"
+    classes = [names[name] for name in label_of]
+    return _listed(request, files, videos, classes, layout=layout, notes=[*notes, *odd])
 
 
 def refuse_copies(files: Files) -> None:
@@ -196,15 +197,7 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
     if split == "test":
         tested = [name for name, paths in paths_of.items() if len(paths) >= HOLD_OUT_EVERY]
         notes = [*notes, *splits.one_sided_classes(classes, tested)]
-    return VideoList(
-        videos=videos,
-        classes=classes,
-        root=root,
-        split=split,
-        layout=f"class folders, {HELD_OUT}",
-        missing=files.missing,
-        notes=notes,
-    )
+    return _listed(request, files, videos, classes, layout=f"class folders, {HELD_OUT}", notes=notes)
 
 
 LAYOUT = Layout(

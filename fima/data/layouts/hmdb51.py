@@ -17,10 +17,7 @@ OFFICIAL = {"train": 3_570, "test": 1_530}
 
 
 def list_hmdb51(request: Request) -> VideoList:
-    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither.
-
-    Raises DataError as `Layout.list_videos`.
-    """
+    """List `<class>/<video>` below `data/` (or `videos/`) by `<class>_test_split1.txt`: 1 train, 2 test, 0 neither."""
     anno = lists.require_list_folder(request, PATTERNS)
     ending = f"_test_split{request.split_index}.txt"
     classes = sorted(path.name.removesuffix(ending) for path in anno.glob(f"[!.]*{ending}"))

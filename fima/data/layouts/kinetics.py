@@ -18,10 +18,7 @@ OFFICIAL_FOLDERS = ("train_256", "val_256")
 
 
 def list_kinetics(request: Request) -> VideoList:
-    """List Kinetics-400; its test split is the validation videos, where there are any.
-
-    Raises DataError as `Layout.list_videos`.
-    """
+    """List Kinetics-400; its test split is the validation videos, where there are any."""
     csv_files = find_lists(request.root, request.annotations)
     return _by_lists(request, csv_files) if csv_files else _by_folders(request)
 

@@ -16,10 +16,7 @@ OFFICIAL = {"train": 168_913, "test": 24_777, "all": 220_847}
 
 
 def list_ssv2(request: Request) -> VideoList:
-    """List `<id>.webm`, wherever it lies below the root; the test split is the validation videos, which have labels.
-
-    Raises DataError as `Layout.list_videos`.
-    """
+    """List `<id>.webm`, wherever it lies below the root; the test split is the validation videos, which have labels."""
     anno = lists.require_list_folder(request, PATTERNS)
     label_file = _file(anno, "labels")
     label_of = _read_labels(label_file)

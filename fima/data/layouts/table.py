@@ -1,7 +1,7 @@
 """A table of videos: a CSV or Parquet file with the columns path, label and split."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +172,10 @@ def _parse(table: Path, content: Rows, root: Path, *, anywhere: bool) -> tuple[l
             unreadable.append(f"{where}: no path")
             continue
         path = places.find(fields["path"], where)
-        row = _row(where, path, fields, column)
+        name = fields[column] if column else "train"
+        if (split := split_of(name)) is None:
+            raise DataError(f"{where}: unknown split {name!r}; expected train, val, validation or test")
+        row = _Row(where=where, path=path, label=label_in(fields), split=split)
         if row.label is None and fields.get("label"):
             unlabelled.append(f"{where}: {fields['label']!r} is no label")
         first = rows.setdefault(row.path, row)
@@ -200,14 +203,6 @@ def _split_column(content: Rows) -> str | None:
         return "split"
     others = (name for name in content.columns if name not in ("path", "label"))
     return next((name for name in others if all(split_of(fields[name]) for _, fields in content.rows)), None)
-
-
-def _row(where: str, path: Path, fields: Mapping[str, str], split_column: str | None) -> _Row:
-    name = fields[split_column] if split_column else "train"
-    split = split_of(name)
-    if split is None:
-        raise DataError(f"{where}: unknown split {name!r}; expected train, val, validation or test")
-    return _Row(where=where, path=path, label=label_in(fields), split=split)
 
 
 class Places:

@@ -21,10 +21,7 @@ OFFICIAL = {
 
 
 def list_ucf101(request: Request) -> VideoList:
-    """List `<Class>/<video>` below `data/` (or `UCF-101/`) by `classInd.txt`, `trainlist01.txt`, `testlist01.txt`, …
-
-    Raises DataError as `Layout.list_videos`.
-    """
+    """List `<Class>/<video>` below `data/` (or `UCF-101/`) by `classInd.txt`, `trainlist01.txt`, `testlist01.txt`, …"""
     anno = lists.require_list_folder(request, PATTERNS)
     index_file = anno / "classInd.txt"
     numbers = _read_classes(index_file) if index_file.is_file() else {}

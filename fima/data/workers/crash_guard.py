@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -263,10 +263,9 @@ class _Batches(Dataset[Batch | VideoError]):
 
     def __getitem__(self, items: Sequence[object]) -> Batch | VideoError:
         try:
-            batch: Batch = joined([self._dataset[item] for item in items])
+            return cast(Batch, joined([self._dataset[item] for item in items]))
         except VideoError as error:
             return error
-        return batch
 
 
 def _try(item: tuple[Attempting, Attempt]) -> None:

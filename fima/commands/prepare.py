@@ -27,7 +27,7 @@ MAX_CRF = 51
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArguments:
+class PrepareArguments(TranscodeSettings):
     """Rewrite the videos of a folder as small H.264 files with frequent key frames, into another folder.
 
     Folders, names (except for the extension, .mp4) and list files stay; audio is dropped. A repeated command
@@ -39,12 +39,6 @@ class PrepareArguments:
     """Folder of videos."""
     target: Annotated[tyro.conf.Positional[OutputPath], tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
-    short_side: int = 256
-    """Pixels of the short side; smaller videos keep their size."""
-    gop: int = 16
-    """Frames from one key frame to the next."""
-    crf: int = 20
-    """Quality of H.264: 20 is close to the source, 0 lossless, 51 the worst."""
     workers: int | None = None
     """Processes that encode. None: as many as there are cores."""
     timeout: float = 3600.0

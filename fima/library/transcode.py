@@ -34,9 +34,9 @@ class TranscodeSettings:
     short_side: int = 256
     """Pixels of the short side; smaller videos keep their size."""
     gop: int = 16
-    """Frames from one key frame to the next, at most."""
+    """Frames from one key frame to the next."""
     crf: int = 20
-    """Quality of H.264, from 0 (lossless) to 51."""
+    """Quality of H.264: 20 is close to the source, 0 lossless, 51 the worst."""
 
 
 def target_size(width: int, height: int, short_side: int, pixel_aspect: float = 1) -> tuple[int, int]:

@@ -52,14 +52,11 @@ def reader_is_gone() -> bool:
 
     Pipes to processes that decode break too, with the same error, which is another matter.
     """
-    if not hasattr(select, "poll"):
-        return False
     try:
-        number = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows, or no file
         return False
-    watch = select.poll()
-    watch.register(number, 0)
     return any(event & select.POLLERR for _, event in watch.poll(0))
 
 

@@ -61,7 +61,7 @@ def _in_detail() -> Iterator[None]:
     # Imported here, since `--help` need not wait for it.
     from fima.commands.system import versions
 
-    _say(", ".join([*versions(), f"{os.cpu_count()} CPU cores"]))
+    print(f"fima: {', '.join(versions())}, {os.cpu_count()} CPU cores", file=sys.stderr, flush=True)
     root, began = logging.getLogger(), time.monotonic()
     handler, level = logging.StreamHandler(), root.level
     root.addHandler(handler)
@@ -76,7 +76,7 @@ def _in_detail() -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        _say(f"took {time.monotonic() - began:.1f} s{_memory()}")
+        print(f"fima: took {time.monotonic() - began:.1f} s{_memory()}", file=sys.stderr, flush=True)
 
 
 def _memory() -> str:
@@ -87,7 +87,3 @@ def _memory() -> str:
         return ""
     unit = 1 if sys.platform == "darwin" else 1024
     return f", at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB of memory"
-
-
-def _say(text: str) -> None:
-    print(f"fima: {text}", file=sys.stderr, flush=True)

@@ -145,18 +145,12 @@ def parse_flags(program: Program, words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("dir", metavar=DIRECTORY, help="folder of the data set")
     for flag in flags_of(program):
         text = f"→ {flag.meaning(program)}{'; ' * bool(flag.note)}{flag.note}".replace("%", "%%")
+        options: dict[str, Any] = {"type": flag.kind, "nargs": flag.nargs, "choices": flag.choices}
         if flag.kind == "switch":
-            parser.add_argument(*flag.names, dest=flag.dest, action="store_const", const=True, help=text)
-        else:
-            parser.add_argument(
-                *flag.names,
-                dest=flag.dest,
-                type=flag.kind,
-                nargs=flag.nargs,
-                const="" if flag.nargs == "?" else None,
-                choices=flag.choices,
-                help=text,
-            )
+            options = {"action": "store_const", "const": True}
+        elif flag.nargs == "?":
+            options["const"] = ""
+        parser.add_argument(*flag.names, dest=flag.dest, help=text, **options)
     return parser.parse_args([part for word in words for part in _split_attached(word)])
 
 

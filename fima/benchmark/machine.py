@@ -74,20 +74,16 @@ def recipe_hours(figures: Sequence[StepFigures]) -> Iterator[RecipeHours]:
     another crop size are scaled by its area.
     """
     for path in sorted(RECIPES.glob("*.yaml")):
-        content = read_yaml(path)
-        if content.get("data", {}).get("dataset") not in NUM_VIDEOS:
+        config = read_recipe(path, FinetuneConfig) if "classifier" in read_yaml(path) else read_recipe(path)
+        if config.data.dataset not in NUM_VIDEOS:
             continue
-        videos = NUM_VIDEOS[content["data"]["dataset"]]
-        if "classifier" in content:
-            config = read_recipe(path, FinetuneConfig)
-            epochs, crop_px = config.optim.epochs, config.data.crop_size
+        if isinstance(config, FinetuneConfig):
             which = "key_pass_seconds" if config.classifier.freeze else "query_pass_seconds"
-            rates = _rates(figures, FINETUNED_BACKBONE, None, which, crop_px)
+            rates = _rates(figures, FINETUNED_BACKBONE, None, which, config.data.crop_size)
         else:
-            pretraining = read_recipe(path)
-            epochs, crop_px = pretraining.optim.epochs, pretraining.data.crop_size
-            rates = _rates(figures, pretraining.model.backbone, pretraining.method.name, "step_seconds", crop_px)
+            rates = _rates(figures, config.model.backbone, config.method.name, "step_seconds", config.data.crop_size)
         if rates:
+            videos, epochs = NUM_VIDEOS[config.data.dataset], config.optim.epochs
             yield RecipeHours(recipe=path.stem, videos=videos, epochs=epochs, videos_per_second=max(rates))
 
 

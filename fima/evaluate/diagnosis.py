@@ -12,7 +12,7 @@ from fima.data.datasets import VideoList
 from fima.data.eval_clips import ClipSettings
 from fima.errors import DataError
 from fima.evaluate.cam import evenly_spread
-from fima.evaluate.extract import Resources, VideoRows, extract_rows
+from fima.evaluate.extract import Resources, decoded_clips
 from fima.evaluate.features import Features, FeatureSource, feature_map, normalised, raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.intervals import FEWEST_GROUPS, Tested, drawn_means, interval, split_weights
@@ -53,14 +53,11 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
     They are uint8 (K, 3, S, S) and int64 (K,). Raises DataError where none of them can be decoded.
     """
     chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), BACKGROUNDS)]
-    single = replace(clips, num_clips=1, num_crops=1)
-    found = extract_rows([video.path for video in chosen], median_frame, single, resources)
-    medians = {item.index: item.rows[0, 0] for item in found if isinstance(item, VideoRows)}
+    found = decoded_clips([video.path for video in chosen], replace(clips, num_clips=1, num_crops=1), resources)
+    medians = {index: median_frame(own[0])[0, :, 0] for index, own in found}
     if not medians:
         raise DataError(f"{videos.root}: none of the videos for backgrounds can be decoded")
-    size = (3, clips.crop_size, clips.crop_size)
-    labels = torch.tensor([chosen[index].label for index in sorted(medians)])
-    return torch.stack([medians[index].view(size) for index in sorted(medians)]), labels
+    return torch.stack(list(medians.values())), torch.tensor([chosen[index].label for index in medians])
 
 
 def diagnosis_source(encoder: FrozenEncoder, backgrounds: Tensor, background_labels: Tensor) -> FeatureSource:

@@ -60,6 +60,14 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
         return first
     unit = "fold" if all(isinstance(name, str) for name in results) else "split"
     in_all = [name for name in first.figures if all(name in result.figures for result in everything)]
+    same = {
+        name: {
+            key: value
+            for key, value in settings.items()
+            if all(result.protocols.get(name, {}).get(key) == value for result in everything)
+        }
+        for name, settings in first.protocols.items()
+    }
     by_figure = {name: [result.figures[name] for result in everything] for name in in_all}
     # Where only maps are measured, no list of videos has features.
     tested = [result.data.get("test", {}).get("num_evaluated", 1) for result in everything]
@@ -68,30 +76,21 @@ def combine(results: Mapping[SplitName, EvaluationResult]) -> EvaluationResult:
         figures={name: fmean(values, counts) for name, values in by_figure.items()},
         chance={name: fmean((result.chance[name] for result in everything), counts) for name in in_all},
         encoder=first.encoder,
-        protocols={
-            name: {key: value for key, value in settings.items() if _everywhere(everything, name, key, value)}
-            for name, settings in first.protocols.items()
-        },
+        protocols=same,
         data={f"{unit} {name}": result.data for name, result in results.items()},
         versions=first.versions,
-        notes={f"{unit} {name}": own for name, result in results.items() if (own := _notes(result, everything))},
+        notes={f"{unit} {name}": own for name, result in results.items() if (own := _notes(result, same))},
         sd={name: stdev(values) for name, values in by_figure.items()},
         splits={str(name): result.figures for name, result in results.items()},
         unit=unit,
     )
 
 
-def _everywhere(results: Sequence[EvaluationResult], protocol: str, key: str, value: object) -> bool:
-    return all(result.protocols.get(protocol, {}).get(key) == value for result in results)
-
-
-def _notes(result: EvaluationResult, results: Sequence[EvaluationResult]) -> dict[str, Any]:
-    """What a result says of its protocols, with those of their settings that are not the same in all results."""
+def _notes(result: EvaluationResult, same: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a result says of its protocols, with those of their settings that are not the `same` in all results."""
     found = {
-        name: {
-            **{key: value for key, value in settings.items() if not _everywhere(results, name, key, value)},
-            **result.notes.get(name, {}),
-        }
+        name: {key: value for key, value in settings.items() if key not in same.get(name, {})}
+        | result.notes.get(name, {})
         for name, settings in result.protocols.items()
     }
     return {name: notes for name, notes in found.items() if notes}

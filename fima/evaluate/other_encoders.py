@@ -20,7 +20,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, UserError, first_line, suggestion
 from fima.evaluate.feature_store import digest
 from fima.evaluate.frozen import FrozenEncoder
-from fima.evaluate.transformers_encoder import is_transformers_folder, open_transformers
+from fima.evaluate.transformers_encoder import model_type, open_transformers
 from fima.version import pip_install
 
 TORCHVISION = "torchvision:"
@@ -54,7 +54,7 @@ def open_other(source: str) -> FrozenEncoder | None:
         return _open_torchvision(source)
     if source.startswith(TRANSFORMERS) and not source.startswith(f"{TRANSFORMERS}//"):
         return open_transformers(Path(source.removeprefix(TRANSFORMERS)))
-    if is_transformers_folder(path):
+    if model_type(path) is not None:
         return open_transformers(path)
     if path.suffix == ".onnx":
         return _open_onnx(path)

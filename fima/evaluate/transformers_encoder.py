@@ -76,12 +76,12 @@ class TokenMaps(nn.Module):
         return cells.reshape(*cells.shape[:2], slices, rows, columns)
 
 
-def is_transformers_folder(path: Path) -> bool:
-    """Whether a folder is one of `transformers`, rather than an encoder that `save_pretrained` of ours wrote."""
+def model_type(path: Path) -> str | None:
+    """The type of the model in a folder of `transformers`; None of others, such as `save_pretrained` of ours writes."""
     try:
-        return MODEL_TYPE in json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+        return str(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))[MODEL_TYPE])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def open_transformers(path: Path) -> FrozenEncoder:
@@ -90,9 +90,9 @@ def open_transformers(path: Path) -> FrozenEncoder:
     Raises ConfigError where the library is missing, or the model takes no video; CheckpointError for files that are
     missing or damaged.
     """
-    if not is_transformers_folder(path):
+    name = model_type(path)
+    if name is None:
         raise CheckpointError(f"{path}: no folder of a transformers model (no {CONFIG_FILE} with a {MODEL_TYPE})")
-    name = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))[MODEL_TYPE]
     if name not in MODEL_TYPES:
         raise ConfigError(
             f"{path}: a model of type {name}, not a known video encoder ({', '.join(MODEL_TYPES)}); bring it as "

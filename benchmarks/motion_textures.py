@@ -26,7 +26,7 @@ from fima.commands.study import (
 from fima.config.method import LIGHT
 from fima.data.eval_clips import ClipSettings
 from fima.evaluate.evaluate import collect
-from fima.evaluate.features import RAW_DIFFERENCE
+from fima.evaluate.features import raw_difference_features
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.protocols import EvaluationConfig
@@ -77,7 +77,7 @@ def raw_differences(data: Path, out: Path, seed: int) -> dict[str, float]:
     clips = ClipSettings(frames=settings.frames, crop_size=settings.crop_size, num_clips=NUM_CLIPS)
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
-        return RAW_DIFFERENCE.pool((255 * pixels).round().to(torch.uint8))
+        return raw_difference_features((255 * pixels).round().to(torch.uint8))
 
     encoder = FrozenEncoder(name="pooled raw frame differences", network=network, mean=(0, 0, 0), std=(1, 1, 1))
     subject = Subject(encoder=encoder, clips=clips, has_maps=False)

@@ -15,7 +15,7 @@ from fima.errors import ConfigError, DataError
 from fima.evaluate.clustering import clustering
 from fima.evaluate.evaluate import collect
 from fima.evaluate.feature_protocols import measure
-from fima.evaluate.features import RAW_DIFFERENCE, Features, FeatureSource
+from fima.evaluate.features import Features, FeatureSource, raw_difference_features
 from fima.evaluate.loaded_model import Subject
 from fima.evaluate.measured import FeatureSets
 from fima.evaluate.protocols import EvaluationConfig, SplitLists
@@ -25,6 +25,7 @@ from tests.evaluation_data import BRIGHTNESS, encoder_of, gaussians
 CPU = torch.device("cpu")
 CLIPS = ClipSettings(frames=4, crop_size=32, num_clips=2)
 CONFIG = EvaluationConfig(num_clips=2, workers=0)
+RAW_DIFFERENCE = FeatureSource(name="raw frame differences", pool=raw_difference_features)
 
 
 @pytest.fixture(scope="module")

@@ -287,8 +287,7 @@ def _in_one_pass(
 
     clips = in_one_pass(reader.stream(), wanted, cropped)
     while some := list(islice(clips, CLIPS_AT_ONCE)):
-        every = [[frame[number] for frame in clip] for clip in some for number in range(len(crops))]
-        yield torch.stack([torch.cat(frames, dim=1) for frames in every])
+        yield torch.stack([torch.cat(frames, dim=1) for clip in some for frames in zip(*clip, strict=True)])
 
 
 def _guarded_chunks(dataset: WindowDataset, workers: int) -> Iterator[WindowChunk | SkippedVideo]:

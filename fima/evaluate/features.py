@@ -1,4 +1,4 @@
-"""Pooled features of evenly spread clips: what they are, and how a list's are had in one call."""
+"""Pooled features of evenly spread clips."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -123,9 +123,6 @@ def encode_difference(encoder: nn.Module, clips: Tensor) -> Tensor:
     return feature_map(encoder, normalised(frame_difference(clips.float().div_(255))))
 
 
-STREAM_MAPS = {"rgb": encode, "difference": encode_difference}
-
-
 class EncoderMaps:
     """Feature maps of the clips that came last, so that the sources of one extraction share the encoder's passes.
 
@@ -155,7 +152,7 @@ class EncoderMaps:
                 for name, channels in self.stages.items():
                     keep = partial(_keep_average, self._depths[stream], name, channels)
                     hooks.enter_context(self._encoder.get_submodule(name).register_forward_hook(keep))
-                self._maps[stream] = STREAM_MAPS[stream](self._encoder, clips)
+                self._maps[stream] = (encode if stream == "rgb" else encode_difference)(self._encoder, clips)
         return self._maps[stream]
 
     def depths(self, clips: Tensor, stream: str = "rgb") -> Tensor:
@@ -231,8 +228,3 @@ def raw_difference_features(clips: Tensor) -> Tensor:
     difference = (red + green + blue).float().div_(3 * 255)
     grid = functional.adaptive_avg_pool2d(difference, DIFFERENCE_CELLS)
     return torch.cat([grid.flatten(1), difference.mean(dim=(2, 3))], dim=1)
-
-
-RAW_DIFFERENCE = FeatureSource(
-    name=f"raw frame differences, {DIFFERENCE_CELLS}x{DIFFERENCE_CELLS} grid", pool=raw_difference_features
-)

@@ -11,7 +11,11 @@ from fima.backbones.registry import build_backbone
 from fima.checkpoints.checkpoint import ClassifierCheckpoint, Progress, Selection, save_checkpoint, versions
 from fima.checkpoints.classifier import Classifier
 from fima.config import ClassifierConfig, DataConfig, FinetuneConfig
-from fima.evaluate.features import FeatureSource
+from fima.data.datasets import VideoList
+from fima.data.eval_clips import ClipSettings
+from fima.evaluate.extract import Resources
+from fima.evaluate.feature_store import FeatureStore
+from fima.evaluate.features import Features, FeatureSource
 from fima.evaluate.frozen import FrozenEncoder
 from tests.layout_files import write_lines
 from tests.video_files import write_video
@@ -97,3 +101,18 @@ def write_classifier(path: Path, classes: Sequence[str] = CLASSES, *, split: int
     )
     save_checkpoint(path, checkpoint)
     return path
+
+
+def extract_features(
+    source: FeatureSource,
+    videos: VideoList,
+    settings: ClipSettings,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    cache: Path | None = None,
+) -> Features:
+    """Extract the features of one list in one process, or read them from the cache; as `FeatureStore.read`."""
+    store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
+    store.fill(video.path for video in videos.videos)
+    return store.read(videos)

@@ -18,12 +18,12 @@ from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, VideoError
-from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
 from fima.use.encoder import VideoEncoder
 from fima.use.export.card import model_card
 from fima.use.hub import download
 from tests.encoder_files import small_encoder, write_checkpoint
+from tests.evaluation_data import extract_features
 from tests.fake_hub import COMMIT, fake_hub
 from tests.video_files import write_h264_mp4, write_ucf101_avi
 

@@ -16,7 +16,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import ConfigError, DataError, VideoError
 from fima.evaluate import feature_store
 from fima.evaluate.extract import Resources, VideoRows
-from fima.evaluate.feature_store import FeatureStore, FileState, extract_features, fill_together
+from fima.evaluate.feature_store import FeatureStore, FileState, fill_together
 from fima.evaluate.features import (
     EncoderMaps,
     FeatureSource,
@@ -27,7 +27,7 @@ from fima.evaluate.features import (
     raw_difference_features,
 )
 from fima.torch_tools.distributed import gather_objects, is_main
-from tests.evaluation_data import BRIGHTNESS, brightness_features
+from tests.evaluation_data import BRIGHTNESS, brightness_features, extract_features
 from tests.gloo import run_processes
 from tests.test_stages import TwoLayers
 

@@ -20,9 +20,9 @@ from fima.data.eval_clips import ClipSettings
 from fima.data.loader import SkippedVideo
 from fima.evaluate import extract
 from fima.evaluate.extract import Resources, VideoRows, WindowChunk, WindowDataset, decoded_clips, extract_rows
-from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import FeatureSource
 from tests.encoder_files import write_checkpoint
+from tests.evaluation_data import extract_features
 from tests.small_runs import make_videos, read_lines
 from tests.video_files import write_ucf101_avi
 

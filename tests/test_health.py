@@ -9,7 +9,6 @@ from torch.nn.functional import normalize
 from fima.data.datasets import list_videos
 from fima.data.eval_clips import ClipSettings
 from fima.data.layouts.video_list import Video
-from fima.evaluate.feature_store import extract_features
 from fima.evaluate.features import encoder_source
 from fima.method.fima import FIMA
 from fima.train.health import (
@@ -22,6 +21,7 @@ from fima.train.health import (
     spread,
 )
 from fima.train.probe import list_probe, probe_accuracy
+from tests.evaluation_data import extract_features
 from tests.small_runs import SMALL_CONFIG, make_videos, with_settings
 
 

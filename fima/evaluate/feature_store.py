@@ -256,18 +256,3 @@ def _check_finite(found: Sequence[Tensor], paths: Sequence[str], root: Path) -> 
             f"{root}: the encoder gives NaN or infinite features for {', '.join(broken[:NAMED_VIDEOS])}{more}; "
             "check its weights, or leave these videos out of the list"
         )
-
-
-def extract_features(
-    source: FeatureSource,
-    videos: VideoList,
-    settings: ClipSettings,
-    *,
-    device: torch.device,
-    workers: int = 0,
-    cache: Path | None = None,
-) -> Features:
-    """Extract the features of one list in one process, or read them from the cache; raises as `FeatureStore.read`."""
-    store = FeatureStore(source, settings, Resources(device=device, workers=workers), cache=cache)
-    store.fill(video.path for video in videos.videos)
-    return store.read(videos)

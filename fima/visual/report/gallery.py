@@ -14,7 +14,7 @@ from fima.data.eval_clips import ClipSettings
 from fima.errors import CheckpointError, ConfigError, DataError, VideoError, warn
 from fima.evaluate.cam import evenly_spread
 from fima.evaluate.extract import Resources
-from fima.evaluate.feature_store import extract_features
+from fima.evaluate.feature_store import FeatureStore
 from fima.evaluate.features import Features, encoder_source
 from fima.evaluate.frozen import FrozenEncoder
 from fima.evaluate.loaded_model import open_checkpoint
@@ -185,10 +185,9 @@ def _run_gallery(
     encoder = open_checkpoint(checkpoint, device=device)
     settings = _clip_settings(run, encoder)
     source = encoder_source(encoder.module, encoder.fingerprint)
-    train, test = (
-        extract_features(source, videos, settings, device=device, cache=lists.cache)
-        for videos in (lists.train, lists.test)
-    )
+    store = FeatureStore(source, settings, Resources(device=device), cache=lists.cache)
+    store.fill(video.path for videos in (lists.train, lists.test) for video in videos.videos)
+    train, test = store.read(lists.train), store.read(lists.test)
     classes = lists.test.classes
     report = None
     if lists.labelled:

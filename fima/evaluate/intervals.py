@@ -56,9 +56,10 @@ class Tested:
 
     def intervals(self, seed: int) -> dict[str, tuple[float, float]]:
         """The 95 % intervals of the figures, in percent; none of fewer than six groups."""
-        num_groups, weights = self.num_groups or 0, split_weights(self.splits)
+        num_groups = self.num_groups or 0
         if num_groups < FEWEST_GROUPS:
             return {}
+        weights = split_weights(self.splits)
         return {
             name: interval(100 * drawn_means(values, self.groups, weights=weights, seed=seed), num_groups)
             for name, values in self.hits().items()

@@ -43,8 +43,8 @@ STORES = {"pooled": ALL_FEATURE_PROTOCOLS, "cells": ("attentive",), "diagnosis":
 """Which protocols look at which features."""
 CLIPS_AT_ONCE = 32
 """Clips that the encoder sees at a time, so that memory does not grow with clips per video."""
-Scores = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
-"""By protocol and test list: class scores (V, classes) and labels (V,)."""
+Scores = Mapping[str, tuple[Tensor, Tensor]]
+"""By protocol, and test list where that is not `test`: class scores (V, classes) and labels (V,)."""
 Table = tuple[Scores, Sequence[str]]
 """Scores, and the names of the classes."""
 PROBES = {"linear": 2, "attentive": 2, "diagnosis": 2, "low_shot_curve": 1}
@@ -98,7 +98,9 @@ class Collected:
         for number, lists in self.splits.items():
             measured, evaluated = self._measure(number, lists)
             tested.add(number, measured, evaluated["test"].paths if "test" in evaluated else [], lists.groups)
-            tables[number] = {name: found.scores for name, found in measured.items()}, lists.test.classes
+            every = ((name, test, own) for name, found in measured.items() for test, own in found.scores.items())
+            scores = {name if test == "test" else f"{name}-{test}": own for name, test, own in every}
+            tables[number] = scores, lists.test.classes
             which = {"fold" if _unit(number) == "fold" else "split_index": number}
             data = {
                 name: {**videos.describe(), **which, "list_hash": _list_hash(videos), **evaluated[name].describe()}
@@ -179,12 +181,9 @@ def _by_folder(reports: Path, tables: Mapping[SplitName, Table]) -> Mapping[Path
 
 def _together(folds: Sequence[Scores]) -> Scores:
     """The scores of all folds, where each of them has some."""
-    joined: dict[str, dict[str, tuple[Tensor, Tensor]]] = defaultdict(dict)
-    for name, test in ((name, test) for name, by_list in folds[0].items() for test in by_list):
-        if all(test in fold.get(name, {}) for fold in folds):
-            scores, labels = zip(*(fold[name][test] for fold in folds), strict=True)
-            joined[name][test] = torch.cat(scores), torch.cat(labels)
-    return joined
+    pairs = {name: [fold[name] for fold in folds] for name in folds[0] if all(name in fold for fold in folds)}
+    joined = {name: zip(*found, strict=True) for name, found in pairs.items()}
+    return {name: (torch.cat(scores), torch.cat(labels)) for name, (scores, labels) in joined.items()}
 
 
 def _replace_reports(reports: Path, tables: Mapping[Path, Table]) -> None:
@@ -194,9 +193,8 @@ def _replace_reports(reports: Path, tables: Mapping[Path, Table]) -> None:
             for name in (CONFUSION, PER_CLASS):
                 (folder / name).unlink(missing_ok=True)
     for folder, (found, classes) in tables.items():
-        for name, by_list in found.items():
-            for test, (scores, labels) in by_list.items():
-                write_class_report(folder / (name if test == "test" else f"{name}-{test}"), scores, labels, classes)
+        for name, (scores, labels) in found.items():
+            write_class_report(folder / name, scores, labels, classes)
 
 
 def collect(
@@ -249,7 +247,7 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
         if "evaluate" in protocols:
             subject.check_classes(lists)
         labels = torch.tensor([video.label for video in lists.train.videos])
-        where = f"{'fold' if isinstance(number, str) else 'split'} {number}: "
+        where = f"{_unit(number)} {number}: "
         for name in (each for each in protocols if each in PROBES):
             # Of several features, the probe on training videos that are held out says which.
             least = PROBES["linear"] if len(config.candidates) > 1 else PROBES[name]

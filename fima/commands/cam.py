@@ -170,7 +170,7 @@ def _videos(arguments: CamArguments) -> VideoList:
     videos: list[Video] = []
     for path in arguments.videos:
         found = listed_videos(path, arguments.split)
-        videos += [found[row] for row in evenly_spread(len(found), arguments.num_videos or len(found))]
+        videos += evenly_spread(found, arguments.num_videos or len(found))
     root = arguments.videos[0]
     return VideoList(videos=videos, classes=[], root=root, split=arguments.split, layout="videos to show")
 

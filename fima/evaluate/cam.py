@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fima.data.clips import FULL, FrameCount, Window, evenly_spread_starts
-from fima.data.datasets import VideoList
+from fima.data.datasets import Video, VideoList
 from fima.data.decode.video import VideoReader
 from fima.data.eval_clips import ClipSettings, square_crops
 from fima.errors import DataError
@@ -25,6 +26,7 @@ from fima.evaluate.protocols import PROTOCOL_VERSIONS
 from fima.method.foreground import activation_map
 from fima.torch_tools.distributed import all_reduce_sum, rank, world_size
 
+Item = TypeVar("Item")
 MaskLoader = Callable[[Path], NDArray[np.bool_]]
 
 ADAPTING_VIDEOS = 64
@@ -52,8 +54,7 @@ def foreground_share(
         rgb, difference = encode(encoder, clips), encode_difference(difference_encoder, clips)
         return [activation_map(rgb, difference), activation_map(rgb)]
 
-    places = evenly_spread(len(videos.videos), MEASURED_VIDEOS)
-    found = _share_of_maps(maps, ("share", "rgb_share"), videos, places, load_mask, single, resources)
+    found = _share_of_maps(maps, ("share", "rgb_share"), videos, MEASURED_VIDEOS, load_mask, single, resources)
     described = {
         "share": "map of RGB plus map of the frame difference, each the mean over channels and time; minus its minimum",
         "rgb_share": "map of RGB alone, minus its minimum",
@@ -68,12 +69,12 @@ def occlusion_share(
 ) -> Measured:
     """Run the protocol `occlusion`: `foreground_share` of the `occlusion_map` of up to 100 middle clips."""
     single = replace(settings, num_crops=1, num_clips=1)
-    places = evenly_spread(len(videos.videos), OCCLUDED_VIDEOS)
 
     def maps(clips: Tensor) -> list[Tensor]:
         return [occlusion_map(encoder, clips)]
 
-    found = _share_of_maps(maps, ("share",), videos, places, load_mask, single, replace(resources, batch_size=1))
+    resources = replace(resources, batch_size=1)
+    found = _share_of_maps(maps, ("share",), videos, OCCLUDED_VIDEOS, load_mask, single, resources)
     described = {
         "share": "map of 1 - cos(feature, feature with a grey square), minus its minimum",
         "squares": f"a quarter of the side, at {PATCHES} x {PATCHES} places, in all frames",
@@ -85,7 +86,7 @@ def _share_of_maps(
     maps: Callable[[Tensor], Sequence[Tensor]],
     names: Sequence[str],
     videos: VideoList,
-    places: Sequence[int],
+    most: int,
     load_mask: MaskLoader | None,
     settings: ClipSettings,
     resources: Resources,
@@ -95,14 +96,14 @@ def _share_of_maps(
     `maps` makes them, each (B, h, w), of clips, uint8 (B, 3, F, S, S). A map is shifted so that its minimum is 0 and
     scaled so that it sums to 1; its product with the foreground is summed. The object is the mask averaged over the
     clip's frames; what moves are the `moving_pixels`, whose figures begin with `motion_`. A foreground that is in no
-    clip has no figure; chance is its part of the crop, as of an even map. Each process takes its share of the places.
+    clip has no figure; chance is its part of the crop, as of an even map. Each process takes its share of `most`.
     """
     foregrounds = ("", "motion_") if load_mask is not None else ("motion_",)
     # By foreground: sums over the clips that have it of each map's share and of its part of the crop, and these clips.
     sums = torch.zeros(len(foregrounds), len(names) + 2, dtype=torch.float64, device=resources.device)
     counts = torch.zeros(2, dtype=torch.float64, device=resources.device)
-    own = places[rank() :: world_size()]
-    for paths, clips in _batches(videos, own, settings, resources):
+    own = evenly_spread(videos.videos, most)[rank() :: world_size()]
+    for paths, clips in _batches(own, settings, resources):
         pixels = [moving_pixels(clips)]
         if load_mask is not None:
             masks = [clip_masks(load_mask(path), settings, path) for path in paths]
@@ -148,10 +149,10 @@ def moving_pixels(clips: Tensor) -> Tensor:
     return torch.zeros_like(energy).scatter_(1, places, needed.float()).reshape(len(clips), *clips.shape[-2:])
 
 
-def evenly_spread(length: int, most: int) -> list[int]:
-    """Return up to `most` places in a list, evenly spread over it."""
-    count = min(most, length)
-    return [position * length // count for position in range(count)]
+def evenly_spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return up to `most` of some items, evenly spread over them."""
+    count = min(most, len(items))
+    return [items[position * len(items) // count] for position in range(count)]
 
 
 def adapted_to_differences(
@@ -172,19 +173,18 @@ def adapted_to_differences(
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    places = evenly_spread(len(videos.videos), ADAPTING_VIDEOS)
     num_used = 0
-    for paths, clips in _batches(videos, places, settings, resources):
+    for paths, clips in _batches(evenly_spread(videos.videos, ADAPTING_VIDEOS), settings, resources):
         encode_difference(adapted, clips)
         num_used += len(paths)
     return adapted.eval(), num_used
 
 
 def _batches(
-    videos: VideoList, places: Sequence[int], settings: ClipSettings, resources: Resources
+    videos: Sequence[Video], settings: ClipSettings, resources: Resources
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """The clips of some videos of a list: the paths of B videos, and their clips (B·num_clips, 3, F, S, S)."""
-    paths = [videos.videos[place].path for place in places]
+    """The clips of some videos: the paths of B videos, and their clips (B·num_clips, 3, F, S, S)."""
+    paths = [video.path for video in videos]
     found = decoded_clips(paths, settings, resources)
     while batch := list(islice(found, resources.batch_size)):
         clips = torch.cat([clips.flatten(0, 1) for _, clips in batch])

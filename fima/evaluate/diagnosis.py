@@ -52,7 +52,7 @@ def read_backgrounds(videos: VideoList, clips: ClipSettings, resources: Resource
 
     They are uint8 (K, 3, S, S) and int64 (K,). Raises DataError where none of them can be decoded.
     """
-    chosen = [videos.videos[place] for place in evenly_spread(len(videos.videos), BACKGROUNDS)]
+    chosen = evenly_spread(videos.videos, BACKGROUNDS)
     found = decoded_clips([video.path for video in chosen], replace(clips, num_clips=1, num_crops=1), resources)
     medians = {index: median_frame(own[0])[0, :, 0] for index, own in found}
     if not medians:
@@ -153,13 +153,12 @@ def verdict(tested: Tested, chance: float, seed: int, *, is_blind: bool = False)
     Intervals are by bootstrap over the groups of the test videos; none of fewer than six. `is_blind`: the encoder makes
     no difference between still clips.
     """
-    hits = {name: values for name in INPUTS if (values := tested.hits().get(f"diagnosis/{name}")) is not None}
-    weights = split_weights(tested.splits)
-    draws = {
-        name: 100 * drawn_means(values, tested.groups, weights=weights, seed=seed) - chance
-        for name, values in hits.items()
-    }
-    above = {name: 100 * float(np.average(values, weights=weights)) - chance for name, values in hits.items()}
+    hits, groups, weights = tested.hits(), tested.groups, split_weights(tested.splits)
+    above, draws = {}, {}
+    for name in INPUTS:
+        own = hits[f"diagnosis/{name}"]
+        above[name] = 100 * float(np.average(own, weights=weights)) - chance
+        draws[name] = 100 * drawn_means(own, groups, weights=weights, seed=seed) - chance
     num_groups = tested.num_groups or 0
     has_intervals = num_groups >= FEWEST_GROUPS
     if above["as_is"] <= 0:

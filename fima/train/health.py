@@ -139,7 +139,7 @@ def check_health(method: Method, videos: VideoList, config: PretrainConfig, devi
 
     Networks, in eval mode, and random state stay as they were. None where fewer than two videos can be decoded.
     """
-    places, plan = evenly_spread(len(videos.videos), config.run.health_videos), videos.epoch
+    places, plan = evenly_spread(range(len(videos.videos)), config.run.health_videos), videos.epoch
     found = []
     for number, data in enumerate(plan.settings(config.data)):
         if own := [videos.videos[place] for place in places if plan.set_number(place) == number]:

@@ -175,8 +175,7 @@ def _cache(run: RunRecord) -> Path | None:
 
 
 def _few(videos: VideoList) -> VideoList:
-    places = evenly_spread(len(videos.videos), MOST_VIDEOS_UNCACHED)
-    return replace(videos, videos=[videos.videos[place] for place in places])
+    return replace(videos, videos=evenly_spread(videos.videos, MOST_VIDEOS_UNCACHED))
 
 
 def _run_gallery(

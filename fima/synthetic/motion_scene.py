@@ -51,7 +51,6 @@ class Trajectory:
     """Size relative to the object's radius."""
 
 
-# ------------------------------------------------------------------------------------------------------- textures
 def _bilinear(image: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """Sample an image (H, W, C) at pixel positions x, y of any shape, clamped at its border."""
     height, width = image.shape[:2]
@@ -138,7 +137,6 @@ def draw_texture(rng: np.random.Generator, side: int) -> FloatArray:
     return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
-# --------------------------------------------------------------------------------------------------------- object
 def _outline(rng: np.random.Generator) -> FloatArray:
     """Distance from the centre by polar angle, of a shape that is not round, scaled to the unit circle's area."""
     angle = np.linspace(0, 2 * np.pi, OUTLINE_SAMPLES, endpoint=False)
@@ -172,7 +170,6 @@ def draw_object(rng: np.random.Generator, backgrounds: list[FloatArray]) -> Movi
     return MovingObject(outline=outline, texture=texture, radius=radius)
 
 
-# --------------------------------------------------------------------------------------------------------- motion
 def _sign(rng: np.random.Generator) -> float:
     return float(rng.choice([-1.0, 1.0]))
 
@@ -246,7 +243,6 @@ def draw_camera(rng: np.random.Generator, *, num_frames: int) -> tuple[FloatArra
     return x.astype(np.float32), y.astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------------ rendering
 def render(
     thing: MovingObject,
     trajectory: Trajectory,

@@ -9,21 +9,20 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from fima.config.checks import require, require_least
 from fima.data.datasets import Video, VideoList
-from fima.data.decode.container import ffmpeg_name
 from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.errors import DataError
 from fima.synthetic import motion_scene as scene
+from fima.synthetic.textured import encode
 
 CLASSES = (
     "HorizontalDrift",
@@ -42,7 +41,7 @@ FRAMES_PER_SECOND = 12
 MANIFEST = "motion_textures.json"
 COUNTERPARTS = ("swapped", "removed")
 """Test videos again, with the same object and motion: over another background, and over an even grey."""
-QUANTISER = 2
+QUANTISER = "2"
 EXAMPLE_SECONDS = 600.0
 """Longest time for one example, which takes a second."""
 Split = Literal["train", "test"]
@@ -69,10 +68,7 @@ class MotionTextureSettings:
         require(self.camera in ("static", "moving"), "camera", self.camera, "must be `static` or `moving`")
 
 
-DEFAULT_SETTINGS = MotionTextureSettings()
-
-
-def make_motion_textures(out: Path, settings: MotionTextureSettings = DEFAULT_SETTINGS, *, workers: int = 2) -> bool:
+def make_motion_textures(out: Path, settings: MotionTextureSettings, *, workers: int = 2) -> bool:
     """Write the benchmark in the UCF101 layout; return False where it already is there, and is reused.
 
     The same settings give the same bytes. Nothing is left behind when it is interrupted. 0 workers work in this
@@ -146,7 +142,6 @@ def load_mask(video: Path) -> NDArray[np.bool_]:
     return np.asarray(bits.reshape(shape), dtype=np.bool_)
 
 
-# -------------------------------------------------------------------------------------------------------- writing
 def _manifest(settings: MotionTextureSettings) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "settings": asdict(settings), "classes": list(CLASSES)}
 
@@ -161,7 +156,9 @@ def _holds(out: Path, settings: MotionTextureSettings) -> bool:
         same = False
     if not same:
         raise DataError(f"{out}: already holds something else; choose another folder or remove it")
-    missing = [name for name in _all_names(settings) if not (out / "data" / name).is_file()]
+    names = [_name("train", index) for index in range(settings.num_train)]
+    names += [_name("test", index, kind) for index in range(settings.num_test) for kind in ("", *COUNTERPARTS)]
+    missing = [name for name in names if not (out / "data" / name).is_file()]
     if missing:
         raise DataError(f"{out}: {len(missing)} videos are missing, data/{missing[0]} first; remove the folder")
     return True
@@ -170,12 +167,6 @@ def _holds(out: Path, settings: MotionTextureSettings) -> bool:
 def _name(split: Split, index: int, kind: str = "") -> str:
     label = CLASSES[index % len(CLASSES)]
     return f"{label}/{label}_{split}_{index:05d}{kind and '_'}{kind}.avi"
-
-
-def _all_names(settings: MotionTextureSettings) -> Iterator[str]:
-    yield from (_name("train", index) for index in range(settings.num_train))
-    for index in range(settings.num_test):
-        yield from (_name("test", index, kind) for kind in ("", *COUNTERPARTS))
 
 
 def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> None:
@@ -207,11 +198,7 @@ def _write_all(folder: Path, settings: MotionTextureSettings, workers: int) -> N
     (folder / MANIFEST).write_text(json.dumps(_manifest(settings), indent=2) + "\n")
 
 
-_Job = tuple[Path, MotionTextureSettings, Split, int]
-"""Folder, settings, split and number of an example."""
-
-
-def _write_example(job: _Job) -> None:
+def _write_example(job: tuple[Path, MotionTextureSettings, Split, int]) -> None:
     """Write one example: its video, its mask and, for a test example, its counterparts."""
     folder, settings, split, index = job
     sequence = np.random.SeedSequence([settings.seed, 0 if split == "train" else 1, index])
@@ -242,12 +229,6 @@ def _write_example(job: _Job) -> None:
 
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode (T, H, W, 3) RGB frames as MPEG-4 in AVI, without a time stamp or a version in the file."""
-    with av.open(ffmpeg_name(path), "w", options={"fflags": "+bitexact"}) as container:
-        options = {"flags": "+bitexact", "qmin": str(QUANTISER), "qmax": str(QUANTISER), "sc_threshold": "0"}
-        stream = container.add_stream("mpeg4", rate=FRAMES_PER_SECOND, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    options = {"flags": "+bitexact", "qmin": QUANTISER, "qmax": QUANTISER, "sc_threshold": "0", "threads": "1"}
+    bitexact = {"fflags": "+bitexact"}
+    encode(path, frames, "mpeg4", options, fps=FRAMES_PER_SECOND, container_options=bitexact)

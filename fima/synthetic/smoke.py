@@ -11,8 +11,6 @@ NUM_TRAIN, NUM_TEST = 12, 10
 BATCH_SIZE = 4
 CROP_PX = 64
 QUEUE_SIZE, CELL_QUEUE_SIZE = NUM_TRAIN // 4, 32
-TEST_CLIPS = 2
-HEALTH_VIDEOS = 8
 
 
 def shrink_pretrain(config: PretrainConfig, *, synthetic: bool) -> PretrainConfig:
@@ -24,7 +22,7 @@ def shrink_pretrain(config: PretrainConfig, *, synthetic: bool) -> PretrainConfi
     cells = config.method.cell_queue_size
     fewer_cells = None if cells is None else min(CELL_QUEUE_SIZE, cells)
     method = replace(config.method, queue_size=QUEUE_SIZE, cell_queue_size=fewer_cells)
-    run = replace(config.run, health_videos=min(HEALTH_VIDEOS, config.run.health_videos), log_steps=1)
+    run = replace(config.run, health_videos=min(8, config.run.health_videos), log_steps=1)
     return replace(config, method=method, data=_data(config.data, synthetic), optim=_optim(config.optim), run=run)
 
 
@@ -32,7 +30,7 @@ def shrink_finetune(config: FinetuneConfig, *, synthetic: bool) -> FinetuneConfi
     """Return the settings with everything cut down that costs time; see `shrink_pretrain`."""
     num_classes = None if synthetic else config.classifier.num_classes
     classifier = replace(config.classifier, num_classes=num_classes, low_shot=None)
-    run, test = replace(config.run, log_steps=1), replace(config.test, clips=min(TEST_CLIPS, config.test.clips))
+    run, test = replace(config.run, log_steps=1), replace(config.test, clips=min(2, config.test.clips))
     data, optim = _data(config.data, synthetic), _optim(config.optim)
     return replace(config, classifier=classifier, data=data, optim=optim, run=run, test=test)
 

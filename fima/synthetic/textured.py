@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
+from fima.data.decode.container import ffmpeg_name
+
 FPS = 25
 
 
@@ -30,9 +32,17 @@ def textured_frames(num_frames: int, height: int, width: int, seed: int = 0) -> 
     return frames
 
 
-def encode(path: Path, frames: npt.NDArray[np.uint8], codec: str, options: dict[str, str], *, fps: int = FPS) -> Path:
+def encode(
+    path: Path,
+    frames: npt.NDArray[np.uint8],
+    codec: str,
+    options: dict[str, str],
+    *,
+    fps: int = FPS,
+    container_options: dict[str, str] | None = None,
+) -> Path:
     """Writes frames, uint8 (T, H, W, 3), `fps` a second, with an encoder of FFmpeg and its options."""
-    with av.open(str(path), "w") as container:
+    with av.open(ffmpeg_name(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"

@@ -45,9 +45,9 @@ class Draws:
         """1 with this probability, else 0, float32 (B, *shape)."""
         return (self.uniform(0, 1, *shape) < probability).float()
 
-    def sign(self, *shape: int) -> Tensor:
-        """-1 or 1, alike often, (B, *shape)."""
-        return 2 * self.chance(0.5, *shape) - 1
+    def sign(self) -> Tensor:
+        """-1 or 1, alike often, (B,)."""
+        return 2 * self.chance(0.5) - 1
 
     def choice(self, weights: Sequence[float]) -> Tensor:
         """Places in a list drawn by weight, int64 (B,)."""

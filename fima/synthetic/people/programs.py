@@ -50,9 +50,7 @@ class Dof(IntEnum):
 
 RAISE, SWEEP, ELBOW, TWIST, HIP, SPREAD, KNEE = (slice(first, first + 2) for first in range(0, 14, 2))
 """Both sides of a degree of freedom that arms or legs have."""
-ARM_DOFS = (RAISE, SWEEP, ELBOW, TWIST)
-QUANTITIES = ("held", "swing", "speed", "drift")
-PARAMETERS = tuple(f"{dof.name.lower()}.{quantity}" for quantity in QUANTITIES for dof in Dof)
+PARAMETERS = tuple(f"{dof.name.lower()}.{quantity}" for quantity in ("held", "swing", "speed", "drift") for dof in Dof)
 """Names of the 88 motion parameters, in the order of `Program.parameters`."""
 GESTURE, GAIT, BODY, LOOSE = range(4)
 KIND_WEIGHTS = (0.56, 0.2, 0.17, 0.07)
@@ -191,7 +189,7 @@ def _add_gesture(program: Program, draws: Draws, chosen: Tensor) -> None:
     for values in (held, swing):
         values[..., 1] = torch.where(same[:, None], values[..., 0], values[..., 1])
     moving = chosen[:, None] * torch.stack([side != ONLY_LEFT, side != ONLY_RIGHT], dim=1)
-    for place, dofs in enumerate(ARM_DOFS):
+    for place, dofs in enumerate((RAISE, SWEEP, ELBOW, TWIST)):
         program.held[:, dofs] += moving * held[:, place]
         program.swing[:, dofs] += moving * swing[:, place]
         shift = 0.5 * math.pi * draws.uniform(0, 4).floor()

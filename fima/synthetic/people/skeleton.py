@@ -5,7 +5,6 @@ the origin, and a body is about 1 high. Those of the picture: x right and y down
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +21,8 @@ TO_FRONT, TO_SIDE, ABOUT_VERTICAL = (1, 2), (0, 1), (2, 0)
 """Axes of turns: from up to the front, from the right upwards, and from the front to the right."""
 
 
-class Limb(NamedTuple):
-    """A straight limb with round ends: from and to where (B, T, 3), radius in body heights, and which colour it has."""
-
-    start: Tensor
-    end: Tensor
-    radius: float
-    part: int
+Limb = tuple[Tensor, Tensor, float, int]
+"""A straight limb with round ends: from and to where (B, T, 3), radius in body heights, and which colour it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +88,10 @@ def _limbs(pose: Tensor, proportions: Tensor) -> list[Limb]:
     head, crown = (_lean(point, pose) for point in (head, head + _vector(pose, 0, 0.015, 0)))
     high = torso - SHOULDER_DROP
     limbs = [
-        Limb(upper(0, 0.05), upper(0, torso - 0.05), 0.085, SHIRT),
-        Limb(upper(-shoulders, high), upper(shoulders, high), 0.045, SHIRT),
-        Limb(_lean(neck, pose), head, 0.035, SKIN),
-        Limb(head, crown, 0.062, SKIN),
+        (upper(0, 0.05), upper(0, torso - 0.05), 0.085, SHIRT),
+        (upper(-shoulders, high), upper(shoulders, high), 0.045, SHIRT),
+        (_lean(neck, pose), head, 0.035, SKIN),
+        (head, crown, 0.062, SKIN),
     ]
     for side in (0, 1):
         limbs += _arm(pose, length, side)
@@ -121,11 +115,7 @@ def _arm(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     joint = shoulder + length["upper_arm"][..., None] * upper
     wrist = joint + length["forearm"][..., None] * fore
     shoulder, joint, wrist, tip = (_lean(point, pose) for point in (shoulder, joint, wrist, wrist + HAND * fore))
-    return [
-        Limb(shoulder, joint, 0.034, SHIRT),
-        Limb(joint, wrist, 0.027, SLEEVE),
-        Limb(wrist, tip, 0.03, SKIN),
-    ]
+    return [(shoulder, joint, 0.034, SHIRT), (joint, wrist, 0.027, SLEEVE), (wrist, tip, 0.03, SKIN)]
 
 
 def _leg(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
@@ -140,11 +130,7 @@ def _leg(pose: Tensor, length: dict[str, Tensor], side: int) -> list[Limb]:
     joint = top + length["thigh"][..., None] * direction(hip)
     ankle = joint + length["shin"][..., None] * direction(hip - knee.clamp(min=0))
     toe = ankle + FOOT * _vector(pose, 0, -0.2, 1)
-    return [
-        Limb(top, joint, 0.052, TROUSERS),
-        Limb(joint, ankle, 0.037, SHIN),
-        Limb(ankle, toe, 0.028, SHOE),
-    ]
+    return [(top, joint, 0.052, TROUSERS), (joint, ankle, 0.037, SHIN), (ankle, toe, 0.028, SHOE)]
 
 
 def _vector(pose: Tensor, x: Tensor | float, y: Tensor | float, z: Tensor | float) -> Tensor:

@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from fima.visual.report import projection
-from fima.visual.report.projection import projections
+from fima.visual.report import feature_maps
+from fima.visual.report.feature_maps import projections
 
 RANDOM = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 
@@ -46,7 +46,7 @@ def test_a_map_has_a_point_for_each_video() -> None:
 
 
 def test_a_crash_costs_the_map_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "project", crash)
+    monkeypatch.setattr(feature_maps, "project", crash)
     found, said = projections(RANDOM, RANDOM)
     assert found == {}
     assert "SIGSEGV" in said

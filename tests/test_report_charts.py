@@ -158,17 +158,17 @@ def test_of_folds_the_classes_of_all_together_are_shown(tmp_path: Path) -> None:
     report = ClassReport(name="last/fold-a/knn", classes=["x"], counts=[[1]])
     everyone = [report, replace(report, name="last/fold-b/knn"), replace(report, name="last/knn", counts=[[2]])]
     run = RunRecord(name="run", root=tmp_path, settings={}, record={}, lines=[], class_reports=everyone)
-    assert [group.name for group in classes([run], {})] == ["last/knn"]
+    assert list(classes([run], {})) == ["last/knn"]
     alone = replace(run, class_reports=everyone[:2])
-    assert [group.name for group in classes([alone], {})] == ["last/fold-a/knn", "last/fold-b/knn"]
+    assert list(classes([alone], {})) == ["last/fold-a/knn", "last/fold-b/knn"]
 
 
 def test_runs_that_were_tested_on_other_videos_say_on_how_many(tmp_path: Path) -> None:
     report = ClassReport(name="last/knn", classes=["x", "y"], counts=[[2, 1], [0, 4]])
     more = replace(report, counts=[[8, 1], [0, 4]])
     run = RunRecord(name="one", root=tmp_path, settings={}, record={}, lines=[], class_reports=[report])
-    (group,) = classes([run, replace(run, name="other", class_reports=[more])], {})
-    assert [list(row[:2]) for row in group.tables[0].rows] == [["x", "3 to 9"], ["y", "4"]]
+    ((_, (table,)),) = classes([run, replace(run, name="other", class_reports=[more])], {}).values()
+    assert [list(row[:2]) for row in table.rows] == [["x", "3 to 9"], ["y", "4"]]
 
 
 def test_only_the_runs_of_a_chart_are_marked_in_it(tmp_path: Path) -> None:

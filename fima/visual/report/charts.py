@@ -33,7 +33,6 @@ LINES: dict[str, dict[str, Any]] = {
     "test": {"width": 2, "dash": "dot"},
 }
 """Kinds of lines of the metrics that are drawn, and how."""
-KIND_NAMES = {"health": "health check"}
 
 CURVE_TITLES = {
     "loss": "Loss (weighted sum)",
@@ -96,7 +95,7 @@ def _curve_chart(name: str, runs: Sequence[RunRecord]) -> Chart:
         settled = [kind for kind in kinds if kind != "step"] or kinds
         marks += [(run, mark, step, run_colour(number)) for mark, step in run.marks if kinds]
         for kind in kinds:
-            label = run.name if kind in settled[:1] else f"{run.name}, {KIND_NAMES.get(kind, kind)}"
+            label = run.name if kind in settled[:1] else f"{run.name}, {'health check' if kind == 'health' else kind}"
             shown = points[kind][:: max(1, math.ceil(len(points[kind]) / MOST_POINTS))]
             traces.append(
                 {

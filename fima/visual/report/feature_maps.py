@@ -1,4 +1,4 @@
-"""Maps of the features with thumbnails, and how similar clips are to each other."""
+"""Maps of the features in two dimensions, with thumbnails, and how similar clips are to each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
+from fima.data.workers.killable_pool import Failed, run_isolated
 from fima.evaluate.features import Features
 from fima.evaluate.retrieval import centred
 from fima.visual.report.charts import Chart, embedding_chart, similarity_chart
 from fima.visual.report.media import THUMB_PX, THUMBS_PER_ROW, sprite
-from fima.visual.report.projection import projections
 from fima.visual.report.sections import Table
 
 MOST_MAPPED = 400
 SIMILARITY_VIDEOS = 250
 SIMILARITY_CLIPS = 2_500
 """Pairs take memory by the square of the clips, of which an evaluation may have many of each video."""
+LARGEST_PERPLEXITY = 30.0
+FEWEST_VIDEOS = 3
+SMALLEST_SPREAD = 1e-6
+"""Of features that differ by less than this share of their size, a map would show rounding errors."""
+TIMEOUT_SECONDS = 900.0
+
+Projections = dict[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +92,25 @@ def _similarities(test: Features) -> dict[str, NDArray[np.floating[Any]]]:
         "other videos" if int(label.max()) < 0 else "videos of different classes": ~same_video & ~same_class,
     }
     return {name: cosine[chosen & upper].numpy() for name, chosen in groups.items() if bool((chosen & upper).any())}
+
+
+def projections(features: NDArray[np.float32], directions: NDArray[np.float32]) -> tuple[Projections, str]:
+    """Return the `directions` of features, both (V, C), in two dimensions, (V, 2) by method, or none and the reason."""
+    if len(features) < FEWEST_VIDEOS:
+        return {}, f"fewer than {FEWEST_VIDEOS} videos"
+    if not (np.isfinite(features).all() and np.isfinite(directions).all()):
+        return {}, "features that are no finite numbers"
+    if np.ptp(features, axis=0).max() <= SMALLEST_SPREAD * np.abs(features).max():
+        return {}, "all features are equal: constant videos, or a collapsed encoder"
+    # t-SNE builds trees in native code, which has crashed on rows that are equal.
+    outcomes = run_isolated(project, [directions], workers=1, timeout_seconds=TIMEOUT_SECONDS)
+    _, outcome = next(outcomes)
+    outcomes.close()
+    return ({}, outcome.reason) if isinstance(outcome, Failed) else (outcome, "")
+
+
+def project(rows: NDArray[np.float32]) -> Projections:
+    """Project rows (V, C), V of at least 3, by t-SNE and by PCA."""
+    perplexity = min(LARGEST_PERPLEXITY, (len(rows) - 1) / 3)
+    nearby = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
+    return {"t-SNE": nearby, "PCA": PCA(2, random_state=0).fit_transform(rows)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,25 +137,23 @@ def make_galleries(
 
 def _lists(run: RunRecord, data: Path | None) -> Lists:
     """The videos of a run, or those of another folder; few of them where no evaluation has left their features."""
-    recorded = run.record.get("root")
-    if data is None and not recorded:
-        raise DataError("the run does not say where its data are; give --data")
-    if data is None and len(run.record.get("sets") or ()) > 1:
-        raise DataError("the run trained on several sets; give one to --data")
-    root = data if data is not None else Path(str(recorded))
-    split = run.setting("data", "split") or 1
-    # Another folder need not have the layout that the run's settings name.
-    dataset: Dataset = (run.setting("data", "dataset") or "auto") if data is None else "auto"
-    annotations = run.setting("data", "annotations") if data is None else None
-    if data is None and annotations is None and run.record.get("table"):
-        root = Path(str(run.record["table"]))  # which may name videos elsewhere
+    split, annotations = run.setting("data", "split") or 1, None
+    dataset: Dataset = "auto"  # another folder need not have the layout that the run's settings name
+    if data is None:
+        if not run.record.get("root"):
+            raise DataError("the run does not say where its data are; give --data")
+        if len(run.record.get("sets") or ()) > 1:
+            raise DataError("the run trained on several sets; give one to --data")
+        dataset, annotations = run.setting("data", "dataset") or "auto", run.setting("data", "annotations")
+        # The videos of a table may lie elsewhere.
+        data = Path(str((annotations is None and run.record.get("table")) or run.record["root"]))
+    listed = partial(list_videos, data, split_index=split, dataset=dataset, annotations=annotations)
     try:
-        train = list_videos(root, "train", split, dataset=dataset, annotations=annotations)
-        test = list_videos(root, "test", split, dataset=dataset, annotations=annotations)
+        train, test = listed("train"), listed("test")
         labelled = bool(train.classes) and train.classes == test.classes
         labelled = labelled and all(video.label is not None for part in (train, test) for video in part.videos)
     except DataError:
-        train = test = list_videos(root, "all", split, dataset=dataset, annotations=annotations)
+        train = test = listed("all")
         labelled = False
     evaluated = [place.resolve() for result in run.results for place in result.roots]
     cache = _cache(run)

@@ -17,11 +17,8 @@ from fima.visual.video_out import UNKNOWN_FPS, video_writer
 
 THUMB_PX = 48
 THUMBS_PER_ROW = 20
-PREVIEW_HEIGHT_PX = 112
 PREVIEW_SECONDS = 4.0
-PREVIEW_FPS = 12.0
 READ_AT_ONCE = 8
-UNREADABLE_GREY = 160
 
 Moment = tuple[float, float]
 """From and to which second of a video."""
@@ -60,7 +57,7 @@ class MediaStore:
     def add_preview(self, path: Path) -> str | None:
         """Add the middle seconds of a file, small; None also where it cannot be decoded."""
         try:
-            frames, fps = excerpt(path, height=PREVIEW_HEIGHT_PX, seconds=PREVIEW_SECONDS, max_fps=PREVIEW_FPS)
+            frames, fps = excerpt(path, height=112, seconds=PREVIEW_SECONDS, max_fps=12.0)
         except VideoError:
             return None
         return self.add(f"preview {path}", frames, fps)
@@ -123,7 +120,7 @@ def _thumb(path: Path) -> Image.Image:
         with VideoReader(path) as reader:
             (frame,) = reader.read([reader.num_frames // 2])
     except VideoError:
-        return Image.new("RGB", (THUMB_PX, THUMB_PX), (UNREADABLE_GREY,) * 3)
+        return Image.new("RGB", (THUMB_PX, THUMB_PX), "#a0a0a0")
     side = min(frame.shape[:2])
     top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
     square = np.ascontiguousarray(frame[top : top + side, left : left + side])

@@ -90,11 +90,6 @@ class RunRecord:
         return {"fima": "FIMA", "moco": "MoCo"}.get(name, name)
 
     @property
-    def backbone(self) -> str:
-        """The encoder's name."""
-        return str(self.setting("model", "backbone") or self.setting("classifier", "backbone") or "?")
-
-    @property
     def checkpoint(self) -> Path | None:
         """The last checkpoint, where there is one."""
         last = RunFolder.of(self.root).last
@@ -124,12 +119,6 @@ class RunRecord:
         return {name: found[name] for name in FIGURE_NAMES if name in found}
 
     @property
-    def last_loss(self) -> float | None:
-        """The mean loss of the last epoch that has one."""
-        losses = [line["loss"] for line in self.of_kind("epoch") if isinstance(line.get("loss"), int | float)]
-        return losses[-1] if losses else None
-
-    @property
     def marks(self) -> list[tuple[str, int]]:
         """What the curves mark, and at which step: the best checkpoint, a collapse, and where the run went back to."""
         best = [("best", line["step"]) for line in self.of_kind("health") if line.get("best")][-1:]
@@ -139,13 +128,6 @@ class RunRecord:
     def num_epochs(self) -> int:
         """Whole epochs that are done."""
         return max((line["epoch"] for line in self.of_kind("epoch")), default=0)
-
-    @property
-    def progress(self) -> str:
-        """Epochs and steps, in words."""
-        steps = max((line.get("step", 0) for line in self.lines), default=0)
-        batch_size = self.setting("optim", "batch_size")
-        return f"{self.num_epochs} of {self.setting('optim', 'epochs')} epochs, {steps:,} steps of {batch_size} videos"
 
     @property
     def training_time(self) -> str:
@@ -159,11 +141,6 @@ class RunRecord:
         parts = [(seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
         words = [f"{count} {unit}" for count, unit in parts if count]
         return f"{' '.join(words)} of training" if words else ""
-
-    @property
-    def versions(self) -> str:
-        """The packages that it ran with."""
-        return ", ".join(f"{name} {value}" for name, value in (self.record.get("versions") or {}).items())
 
     def setting(self, section: str, name: str) -> Any:  # noqa: ANN401
         """A setting; None where the run has none of that name."""
@@ -180,11 +157,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     for position, folder in enumerate(resolved):
         if folder in resolved[:position]:
             raise ConfigError(f"{folders[position]}: given twice")
-    names = [folder.name for folder in resolved]
-    if len(set(names)) < len(names):
-        names = ["/".join(folder.parts[-2:]) for folder in resolved]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in resolved]
+    choices = [folder.name for folder in resolved], ["/".join(folder.parts[-2:]) for folder in resolved]
+    names = next((names for names in choices if len(set(names)) == len(names)), list(map(str, resolved)))
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,12 +51,9 @@ class Table:
     rows: Sequence[Sequence[object]]
     """Cells; the first one of a row is its heading."""
 
-    def style(self, column: int) -> Markup:
-        """The attribute of the cells of a column: those of numbers are aligned as such."""
-        return Markup(' class="number"') if column in self._columns_of_numbers else Markup("")
-
     @cached_property
-    def _columns_of_numbers(self) -> set[int]:
+    def columns_of_numbers(self) -> set[int]:
+        """Their cells are aligned as numbers."""
         columns = [[str(cell) for cell in column if str(cell)] for column in zip(*self.rows, strict=True)]
         return {place for place, texts in enumerate(columns) if texts and all(map(NUMBER.fullmatch, texts))}
 
@@ -65,11 +63,6 @@ def number(value: object) -> str:
     if not isinstance(value, int | float):
         return ""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
-
-
-def percent(value: float | None) -> str:
-    """A percentage as a cell; nothing for None."""
-    return "" if value is None else f"{value:.1f}"
 
 
 class Bar(NamedTuple):
@@ -104,11 +97,6 @@ class Diagnosis:
             return "not every test video was measured on every input"
         return f"the test videos are of {self.num_groups} groups, and intervals need {FEWEST_GROUPS}"
 
-    @property
-    def summary(self) -> str:
-        """What it shows, in words, for those who cannot see it."""
-        return ", ".join(f"{bar.name} {bar.value:.1f} percent" for bar in [*self.bars, *self.floors])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -119,16 +107,6 @@ class Results:
     diagnoses: Sequence[Diagnosis]
     """What remains when something is taken away, of the evaluations that asked."""
     protocols: Mapping[str, Table]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassGroup:
-    """One kind of report by class, of all runs that have it."""
-
-    name: str
-    matrices: Sequence[Chart]
-    tables: Sequence[Table]
-    """Accuracy by class; one table for all runs that share classes."""
 
 
 def epochs(runs: Sequence[RunRecord]) -> dict[str, Table]:
@@ -153,11 +131,11 @@ def results(runs: Sequence[RunRecord]) -> Results | None:
     every = dict.fromkeys(name for figures, _ in found for name in figures)
     names = [name for name in every if not is_trivial(name, found)]
     chance = {name: chance_shown(name, [levels for _, levels in found]) for name in names}
-    rows = []
-    for name in names:
-        cells = [_figure_cell(result, name) for result in columns.values()]
-        heading = Markup("{} <code>{}</code>").format(FIGURE_NAMES.get(name, ""), name)
-        rows.append([heading, *cells, chance[name]])
+    heading = Markup("{} <code>{}</code>").format
+    rows = [
+        [heading(FIGURE_NAMES.get(name, ""), name), *(_figure_cell(each, name) for each in columns.values()), level]
+        for name, level in chance.items()
+    ]
     # Figures of other videos than the main ones of their run are in the table alone.
     charted = {name for run in runs for name in run.main_figures}.intersection(names)
     main = {name: readable for name, readable in FIGURE_NAMES.items() if name in charted}
@@ -192,12 +170,8 @@ def _figure_cell(result: Result, name: str) -> str:
 
 
 def _protocols(result: Result) -> Table:
-    rows = [
-        pair
-        for section in PROTOCOL_SECTIONS
-        for pair in _flat(result.content.get(section) or {}, section)
-        if not pair[0].startswith("encoder.config.")
-    ]
+    every = [pair for section in PROTOCOL_SECTIONS for pair in _flat(result.content.get(section) or {}, section)]
+    rows = [pair for pair in every if not pair[0].startswith("encoder.config.")]
     return Table(caption="How the figures were measured", header=["setting", "value"], rows=rows)
 
 
@@ -207,8 +181,13 @@ def _flat(value: object, name: str) -> list[tuple[str, str]]:
     return [(name, value if isinstance(value, str) else json.dumps(value))]
 
 
-def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list[ClassGroup]:
-    """Accuracy by class, and confusion matrices, of every report; of the `votes` of neighbours for runs without one."""
+def classes(
+    runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]
+) -> dict[str, tuple[Sequence[Chart], Sequence[Table]]]:
+    """Return confusion matrices and accuracy by class, a table for all runs that share classes, by the report's name.
+
+    For runs without a report, they are of the `votes` of neighbours.
+    """
     groups: dict[str, dict[str, ClassReport]] = {}
     for run in runs:
         fallback = [votes[run.name]] if run.name in votes else []
@@ -216,7 +195,13 @@ def classes(runs: Sequence[RunRecord], votes: Mapping[str, ClassReport]) -> list
             groups.setdefault(report.name, {})[run.name] = report
     # Those of single folds say little where there are those of all folds together.
     names = [name for name in groups if (whole := FOLD.sub("/", name)) == name or whole not in groups]
-    return [_class_group(name, groups[name]) for name in sorted(names, key=_class_order)]
+    return {
+        name: (
+            [replace(confusion_chart(each), title=f"{run}: confusion matrix") for run, each in groups[name].items()],
+            _accuracies(name, groups[name]),
+        )
+        for name in sorted(names, key=_class_order)
+    }
 
 
 def _class_order(name: str) -> tuple[bool, int]:
@@ -225,8 +210,7 @@ def _class_order(name: str) -> tuple[bool, int]:
     return bool(counterpart), CLASS_ORDER.index(protocol) if protocol in CLASS_ORDER else len(CLASS_ORDER)
 
 
-def _class_group(name: str, reports: Mapping[str, ClassReport]) -> ClassGroup:
-    matrices = [replace(confusion_chart(report), title=f"{run}: confusion matrix") for run, report in reports.items()]
+def _accuracies(name: str, reports: Mapping[str, ClassReport]) -> list[Table]:
     by_classes: dict[tuple[str, ...], dict[str, ClassReport]] = {}
     for run, report in reports.items():
         by_classes.setdefault(tuple(report.classes), {})[run] = report
@@ -234,30 +218,26 @@ def _class_group(name: str, reports: Mapping[str, ClassReport]) -> ClassGroup:
     for labels, shared in by_classes.items():
         columns = [(run, kind) for run in shared for kind in ("accuracy (%)", "most often taken for")]
         header = ["class", "test videos", *(f"{run}: {kind}" if len(shared) > 1 else kind for run, kind in columns)]
-        rows: list[list[object]] = []
+        rows = []
         for place, label in enumerate(labels):
-            found = [(percent(report.accuracy(place)), report.taken_for(place)) for report in shared.values()]
             # Runs may be tested on other videos of the same classes.
             counts = sorted(sum(report.counts[place]) for report in shared.values())
-            rows.append(
-                [
-                    label,
-                    " to ".join(dict.fromkeys(f"{end}" for end in (counts[0], counts[-1]))),
-                    *(cell for pair in found for cell in pair),
-                ]
-            )
+            row = [label, " to ".join(dict.fromkeys(f"{end}" for end in (counts[0], counts[-1])))]
+            for report in shared.values():
+                accuracy = report.accuracy(place)
+                row += ["" if accuracy is None else f"{accuracy:.1f}", report.taken_for(place)]
+            rows.append(row)
         tables.append(Table(caption=f"{', '.join(shared)}: accuracy by class, {name}", header=header, rows=rows))
-    return ClassGroup(name=name, matrices=matrices, tables=tables)
+    return tables
 
 
 def skipped(runs: Sequence[RunRecord]) -> Table:
     """Videos that could not be decoded, with the reasons."""
-    rows: list[list[object]] = []
+    rows = []
     for run in runs:
-        seen: dict[str, list[Mapping[str, Any]]] = {}
-        for line in run.skipped:
-            seen.setdefault(str(line.get("path")), []).append(line)
-        rows += [[path, run.name, lines[0].get("reason", ""), len(lines)] for path, lines in seen.items()]
+        counts = Counter(str(line.get("path")) for line in run.skipped)
+        first = {str(line.get("path")): line.get("reason", "") for line in reversed(run.skipped)}
+        rows += [[path, run.name, first[path], count] for path, count in counts.items()]
     return Table(caption="Skipped videos", header=["video", "run", "reason", "times"], rows=rows)
 
 
@@ -286,12 +266,11 @@ def diagnosis_of(title: str, colour: str, content: Mapping[str, Any]) -> Diagnos
         keys = {name: f"diagnosis/{key}" for key, name in names.items()}
         return [Bar(name, figures[key], intervals.get(key)) for name, key in keys.items() if key in figures]
 
-    floors = [Bar("chance", content["chance"]["diagnosis/as_is"]), *bars(FLOORS)]
     return Diagnosis(
         title=title,
         colour=colour,
         bars=bars(INPUTS),
-        floors=floors,
+        floors=[Bar("chance", content["chance"]["diagnosis/as_is"]), *bars(FLOORS)],
         verdict=content.get("verdict") or "",
         num_groups=content.get("num_groups"),
     )

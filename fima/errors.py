@@ -15,11 +15,7 @@ EXIT_READER_GONE = 128 + 13
 
 
 class UserError(ValueError):
-    """Something that the caller can put right; the command line prints it as one line and exits with code 2.
-
-    Args:
-        message: what was wrong and what to do, as `one_line` writes it.
-    """
+    """Something that the caller can put right; the command line prints it as one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -63,12 +59,7 @@ class CheckpointError(UserError):
 
 
 class VideoError(DataError):
-    """One video that cannot be decoded.
-
-    Args:
-        path: the video file.
-        reason: why, in a few words.
-    """
+    """One video file that cannot be decoded, and the reason in a few words."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

@@ -1,6 +1,5 @@
 """What is known by name: built in, registered by this process, or of an installed package; PyTorch is not loaded."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Generic, TypeVar, cast
@@ -53,8 +52,7 @@ class Registry(Generic[Build]):
         if name in self.registered:
             return self.registered[name]
         if name in self.built_in:
-            module, attribute = self.built_in[name].split(":")
-            return cast("Build", getattr(importlib.import_module(module), attribute))
+            return cast("Build", metadata.EntryPoint(name, self.built_in[name], "").load())
         entry = self._installed()[name]
         try:
             return cast("Build", entry.load())

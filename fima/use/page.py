@@ -8,10 +8,7 @@ from fima.errors import VideoError
 from fima.visual.html import render
 from fima.visual.report.media import MediaStore, Moment, excerpt
 
-HEIGHT_PX = 160
-MOST_FPS = 12.0
 MOST_SECONDS = 6.0
-PAGE_BYTES = 100_000_000
 
 
 def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, frame_rate: float = 0.0) -> str:
@@ -19,11 +16,10 @@ def search_page(query: Path, found: Sequence[Mapping[str, Any]], *, title: str, 
 
     By `frame_rate`, seconds are counted in files that do not state theirs; 0: unknown.
     """
-    media = MediaStore(PAGE_BYTES)
+    media = MediaStore(num_bytes=100_000_000)
     hits = []
     for hit in found:
-        start, end = hit["start_seconds"], hit["end_seconds"]
-        moment = None if start is None else (start, end)
+        moment = None if hit["start_seconds"] is None else (hit["start_seconds"], hit["end_seconds"])
         label = f"{hit['rank']}. similarity {hit['similarity']:.3f}"
         hits.append(_card(media, Path(hit["path"]), moment, label, frame_rate))
     whole = _card(media, query, None, "Query", frame_rate)
@@ -35,9 +31,7 @@ def _card(media: MediaStore, path: Path, moment: Moment | None, label: str, fram
     name, reason = None, "left out: the page would grow too large"
     shown = moment or (0.0, MOST_SECONDS)
     try:
-        frames, fps = excerpt(
-            path, height=HEIGHT_PX, seconds=MOST_SECONDS, max_fps=MOST_FPS, moment=shown, frame_rate=frame_rate
-        )
+        frames, fps = excerpt(path, height=160, seconds=MOST_SECONDS, max_fps=12.0, moment=shown, frame_rate=frame_rate)
         name = media.add(f"{path} {moment}", frames, fps)
     except VideoError as error:
         reason = f"cannot be shown: {error.reason}"

@@ -106,9 +106,8 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> Embeddings:
 
 
 def _write_npz(path: Path, embeddings: Embeddings) -> None:
-    with path.open("wb") as file:
-        # numpy's types take the arrays for its own keywords.
-        np.savez(file, **_arrays(embeddings))  # type: ignore[arg-type]
+    # numpy's types take the arrays for its own keywords.
+    np.savez(path, **_arrays(embeddings))  # type: ignore[arg-type]
 
 
 def _read_npz(path: Path) -> Embeddings:

@@ -19,7 +19,7 @@ from fima.config import PretrainConfig
 from fima.data.clips import FULL, window_starts
 from fima.data.decode.video import VideoReader
 from fima.data.loader import drawn_timing
-from fima.data.views import ClipViews, sample_views
+from fima.data.views import sample_views
 from fima.evaluate.activation import ViewEncoders, responses
 from fima.files.atomic import written_whole
 from fima.method.foreground import foreground_mask
@@ -29,7 +29,6 @@ from fima.method.motion import frame_difference
 CELL_PX = 32
 NUM_SHOWN_FRAMES = 4
 COLOURS_OF_CLIPS = {"a": "#f59e0b", "b": "#38bdf8"}
-DOTS_PER_INCH = 110
 TILE_INCHES = 1.9
 GAP_SHARE = 0.12
 """Width of the gap between the strips of the two clips, as a share of a tile's."""
@@ -79,7 +78,6 @@ def motion_view(
     does, on a grid of 32-px cells. Raises VideoError where the video cannot be decoded.
     """
     generator = np.random.default_rng(seed)
-    clips: list[tuple[int, NDArray[np.uint8], ClipViews]] = []
     with VideoReader(path) as reader:
         window = drawn_timing(config.data, generator).window(reader, config.data.frames)
         starts = window_starts(
@@ -89,10 +87,9 @@ def motion_view(
             sampling=config.data.clip_sampling,
             step_frames=config.data.step_between_clips,
         )
-        for start in starts:
-            frames = reader.read(window.indices(start))
-            clips.append((start, frames, sample_views(frames, config.data, generator)))
-    views = torch.stack([found.full for _, _, found in clips])
+        frames = [reader.read(window.indices(start)) for start in starts]
+    drawn = [sample_views(clip, config.data, generator) for clip in frames]
+    views, boxes = torch.stack([each.full for each in drawn]), torch.stack([each.box for each in drawn])
     differences = frame_difference(views.float() / 255)
     if encoders is None:
         energy = (differences - 0.5).abs().mean(dim=(1, 2))
@@ -102,18 +99,10 @@ def motion_view(
         heat = responses(encoders, views.to(device)).mean(dim=1).cpu()
         source = "cells whose activation is above the median"
     masks = foreground_mask(heat) if config.method.foreground else torch.ones_like(heat, dtype=torch.bool)
-    boxes = torch.stack([found.box for _, _, found in clips])
     pairs = positive_pairs(boxes[:1], boxes[1:], masks[:1], masks[1:], pos_ratio=config.method.pos_ratio)[0]
     a, b = (
-        ClipPicture(
-            first_frame=start,
-            frames=frames[FULL],
-            view=found.full,
-            difference=differences[number],
-            box=found.box,
-            mask=masks[number],
-        )
-        for number, (start, frames, found) in enumerate(clips)
+        ClipPicture(first_frame=start, frames=clip[FULL], view=each.full, difference=change, box=each.box, mask=mask)
+        for start, clip, each, change, mask in zip(starts, frames, drawn, differences, masks, strict=True)
     )
     return MotionView(a=a, b=b, pairs=pairs, source=source)
 
@@ -131,27 +120,22 @@ def draw_motion(view: MotionView, out: Path, *, title: str) -> None:
         2, 2 * NUM_SHOWN_FRAMES + 1, left=0.01, right=0.99, top=1 - 0.62 / height, wspace=0.04, hspace=0.04,
         bottom=(low + 0.85) / height, width_ratios=[1] * NUM_SHOWN_FRAMES + [GAP_SHARE] + [1] * NUM_SHOWN_FRAMES,
     )  # fmt: skip
-    for number, (name, clip) in enumerate({"a": view.a, "b": view.b}.items()):
-        _draw_strip(figure, top, number * (NUM_SHOWN_FRAMES + 1), clip, name)
     bottom = figure.add_gridspec(
         1, 2, left=0.01, right=0.99, top=(low + 0.45) / height, bottom=0.4 / height, wspace=0.03
     )
-    panels = [figure.add_subplot(bottom[0, column]) for column in (0, 1)]
-    for axes, (name, clip) in zip(panels, {"a": view.a, "b": view.b}.items(), strict=True):
-        _draw_cells(axes, clip, name)
+    panels = []
+    for number, (name, clip) in enumerate({"a": view.a, "b": view.b}.items()):
+        _draw_strip(figure, top, number * (NUM_SHOWN_FRAMES + 1), clip, name)
+        panels.append(figure.add_subplot(bottom[0, number]))
+        _draw_cells(panels[-1], clip, name)
     num_matched = _draw_matches(figure, panels, view)
-    cells = view.a.mask.numel()
-    figure.text(
-        0.01,
-        0.16 / height,
-        f"foreground (filled): {view.source} · {num_matched} of {cells} cells of clip a have a positive in clip b "
-        f"({int(view.pairs.sum())} pairs, same colour and joined by a line)",
-        fontsize=8,
-        color="#4b5563",
-        va="center",
+    text = (
+        f"foreground (filled): {view.source} · {num_matched} of {view.a.mask.numel()} cells of clip a have a positive "
+        f"in clip b ({int(view.pairs.sum())} pairs, same colour and joined by a line)"
     )
+    figure.text(0.01, 0.16 / height, text, fontsize=8, color="#4b5563", va="center")
     with written_whole(out) as temporary:
-        figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white")
+        figure.savefig(temporary, dpi=110, facecolor="white")
 
 
 def _draw_strip(figure: Figure, grid: GridSpec, first_column: int, clip: ClipPicture, name: str) -> None:
@@ -189,9 +173,9 @@ def _draw_cells(axes: Axes, clip: ClipPicture, name: str) -> None:
 
 def _draw_matches(figure: Figure, panels: list[Axes], view: MotionView) -> int:
     """Join each cell of clip a to its positives in clip b; returns how many cells have one."""
-    centres = []
-    for clip in (view.a, view.b):
-        centres.append((cell_centres(clip.box[None], *clip.mask.shape)[0] * clip.last_pixel).tolist())
+    centres = [
+        (cell_centres(clip.box[None], *clip.mask.shape)[0] * clip.last_pixel).tolist() for clip in (view.a, view.b)
+    ]
     matched = view.pairs.any(dim=1).nonzero()[:, 0].tolist()
     for order, cell in enumerate(matched):
         colour = colormaps["turbo"](0.05 + 0.9 * order / max(1, len(matched) - 1))

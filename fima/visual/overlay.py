@@ -14,7 +14,8 @@ from fima.files.atomic import written_whole
 
 Picture = NDArray[np.uint8]
 
-COLOURS = "inferno"
+COLOURS = np.asarray(colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255, dtype=np.float32)
+"""Of maps, (256, 3) from dark to bright in [0, 255]; equal steps look equal, also printed in grey."""
 OPACITY = 0.6
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 GAP_PX = 4
@@ -22,12 +23,6 @@ LABEL_PX = 22
 LABEL_MARGIN_PX = 4
 FONT_PX = 13
 PAPER, INK = "#ffffff", "#16181d"
-
-
-@cache
-def _table() -> NDArray[np.float32]:
-    """The colour map: (256, 3) from dark to bright in [0, 255]; equal steps look equal, also printed in grey."""
-    return np.asarray(colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255, dtype=np.float32)
 
 
 def resized(picture: Picture, height: int) -> Picture:
@@ -45,7 +40,7 @@ def overlay(frame: Picture, heat: NDArray[np.float32], limits: tuple[float, floa
     shares = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.full_like(heat, 0.5)
     size = (frame.shape[1], frame.shape[0])
     spread = Image.fromarray(np.asarray(shares, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)
-    colours = _table()[np.asarray(np.asarray(spread) * 255, dtype=np.intp)]
+    colours = COLOURS[np.asarray(np.asarray(spread) * 255, dtype=np.intp)]
     grey = frame.astype(np.float32) @ np.array(GREY_WEIGHTS, dtype=np.float32)
     return np.asarray(OPACITY * colours + (1 - OPACITY) * grey[..., None], dtype=np.uint8)
 
@@ -65,9 +60,9 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
 
 
-def label_width(text: str, *, font_px: int = FONT_PX) -> int:
+def label_width(text: str) -> int:
     """The pixels that a line of text needs."""
-    return math.ceil(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font=_font(font_px))) + LABEL_MARGIN_PX
+    return math.ceil(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font=_font(FONT_PX))) + LABEL_MARGIN_PX
 
 
 def label(text: str, width: int, *, height: int = LABEL_PX, font_px: int = FONT_PX) -> Picture:

@@ -29,21 +29,20 @@ def model_card(
     kind: Format | Literal["encoder"] = "encoder",
     exported: str | None = None,
 ) -> str:
-    """Return a card in Markdown, with the header that the Hugging Face Hub reads.
+    """Return a card in Markdown, with the header that the Hugging Face Hub reads, of an encoder and its `facts`.
 
-    Args:
-        description: one line about the encoder.
-        facts: its preprocessing and origin, plain values, as an exported file has them.
-        source: what it was loaded from; its run, where there is one, gives data, recipe and results.
-        name: of the file, folder or address that a reader opens.
-        kind: what that is; `encoder` is what `fima.load` opens, a saved folder or an address on the Hub.
-        exported: what there is to say of an exported file: its size, and how it compares with PyTorch.
+    The run of the source that it was loaded from, where there is one, gives data, recipe and results. The name is that
+    of the file, folder or address that a reader opens; `encoder` is what `fima.load` opens, a saved folder or an
+    address on the Hub. `exported` says of an exported file its size, and how it compares with PyTorch.
     """
     run = None if source is None else _run_of(source)
     record = {} if run is None else run.record()
     config = None if run is None else run.settings()
     known = {shown: record[key] for shown, key in RECORDED.items() if key in record}
-    is_finetuned = isinstance(config, FinetuneConfig)
+    is_finetuned, changed = isinstance(config, FinetuneConfig), None
+    if isinstance(config, PretrainConfig):
+        paper = flatten(PretrainConfig())
+        changed = {key: value for key, value in flatten(config).items() if key not in MACHINE and value != paper[key]}
     return render(
         "fima.use",
         "model_card.md",
@@ -55,7 +54,7 @@ def model_card(
         timing=_timing(facts["preprocessing"]),
         videos={"name": Path(str(record["root"])).name, **known} if "root" in record else {},
         is_finetuned=is_finetuned,
-        changed=_changed(config) if isinstance(config, PretrainConfig) else None,
+        changed=changed,
         results=[] if run is None else _results(run.root, None if is_finetuned else facts.get("checkpoint_hash")),
         extra_file=EXTRA_FILE,
         metadata_key=METADATA_KEY,
@@ -86,12 +85,6 @@ def _timing(facts: Mapping[str, Any]) -> str:
     stride = facts["frame_stride"]
     known = {1: "neighbours in the video", 2: "every second one of the video"}
     return known.get(stride, f"{stride:g} frames of the video apart")
-
-
-def _changed(config: PretrainConfig) -> dict[str, Any]:
-    """Settings of pre-training that differ from the paper's."""
-    defaults = flatten(PretrainConfig())
-    return {name: value for name, value in flatten(config).items() if name not in MACHINE and value != defaults[name]}
 
 
 def _results(root: Path, checkpoint_hash: str | None) -> list[dict[str, Any]]:

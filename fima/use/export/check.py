@@ -23,7 +23,6 @@ NUM_VIDEOS = 4
 CLIPS_PER_VIDEO = 2
 BATCHES = (1, 2, 5)
 TIMED_BATCH = 4
-TIMED_RUNS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,4 +85,4 @@ def compare(exported: Run, network: Run, clips: Tensor, *, source: Path) -> Chec
 
 
 def _speed(run: Run, clips: Tensor) -> float:
-    return len(clips) / min(timeit.repeat(lambda: run(clips), number=1, repeat=TIMED_RUNS))
+    return len(clips) / min(timeit.repeat(lambda: run(clips), number=1, repeat=5))

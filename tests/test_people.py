@@ -80,7 +80,7 @@ def test_painting_the_surroundings_of_a_limb_alone_changes_no_pixel(monkeypatch:
     in_surroundings, _ = render_people(2, 0, side=SIDE, device=CPU)
     calls: list[int] = []
 
-    def everywhere(limbs: object, number: int, side: int) -> list[figures.Region]:
+    def everywhere(limbs: object, number: int, side: int) -> list[tuple[slice, slice, slice]]:
         calls.append(number)
         return [(slice(None), slice(None), slice(None))]
 

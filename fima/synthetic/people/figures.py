@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,33 +123,40 @@ def _sampled(texture: Tensor, grid: Tensor) -> Tensor:
 
 def _paint(limbs: Capsules, scene: Scene, image: Tensor) -> Tensor:
     """Paint limbs over images (B, 3, T, S, S), the first ones first, each shaded and with the cloth's texture."""
-    light = scene.recording.light[:, :, None, None, None]
+    light, side = scene.recording.light[:, :, None, None, None], image.shape[-1]
     image = image.clone()
     covered, along_cloth, across_cloth = torch.zeros(3, *image[:, 0].shape, device=image.device).unbind()
+    places = (torch.arange(side, device=image.device) + 0.5) / side
     for number in range(limbs.radius.shape[2]):
-        for region in _regions(limbs, number, image.shape[-1]):
-            videos, rows, columns = region
-            here = (videos, slice(None), rows, columns)
-            limb = _Seen.of(limbs, number, region, image.shape[-1])
-            shade = 1 + light[videos, 0] * limb.x + 0.5 * light[videos, 1] * limb.y
+        for videos, rows, columns in _regions(limbs, number, side):
+            start, end = limbs.start[videos, :, number], limbs.end[videos, :, number]
+            radius = limbs.radius[videos, :, number, None, None]
+            dx, dy = (end - start)[..., None, None].unbind(dim=2)
+            squared = (dx.square() + dy.square()).clamp(min=1e-8)
+            # Of each pixel, (B, T, H, W): the way to it from the limb's start, then from the nearest point of its axis.
+            x = places[columns] - start[..., 0, None, None]
+            y = places[rows, None] - start[..., 1, None, None]
+            along = ((x * dx + y * dy) / squared).clamp(0, 1)
+            x, y = (x - along * dx), (y - along * dy)
+            inside = ((radius - (x.square() + y.square()).sqrt()) * side + 0.5).clamp(0, 1)
+            thickness = radius.abs().clamp(min=1e-3)
+            x, y = x / thickness, y / thickness
+            shade = 1 + light[videos, 0] * x + 0.5 * light[videos, 1] * y
             colour = limbs.colours[videos, :, number].transpose(1, 2)[..., None, None] * shade[:, None]
             part = image[videos, :, :, rows, columns]
-            part += limb.inside[:, None] * (colour - part)
+            part += inside[:, None] * (colour - part)
             # Each limb shows a place of its own of the cloth.
-            on = limb.inside > 0.5
-            along_cloth[here] = torch.where(on, limb.along * CLOTH_REPEATS + 0.37 * number, along_cloth[here])
-            across_cloth[here] = torch.where(on, 0.25 * limb.across + 0.61 * number, across_cloth[here])
-            covered[here] = torch.maximum(covered[here] * (1 - limb.inside), limb.inside)
+            here, on = (videos, slice(None), rows, columns), inside > 0.5
+            along, across = along * squared.sqrt(), (dx * y - dy * x) * squared.rsqrt()
+            along_cloth[here] = torch.where(on, along * CLOTH_REPEATS + 0.37 * number, along_cloth[here])
+            across_cloth[here] = torch.where(on, 0.25 * across + 0.61 * number, across_cloth[here])
+            covered[here] = torch.maximum(covered[here] * (1 - inside), inside)
     grid = torch.stack([along_cloth, across_cloth], dim=-1).remainder(1) * 2 - 1
     return image + covered[:, None] * _sampled(scene.person.cloth, grid)
 
 
-Region = tuple[slice, slice, slice]
-"""Videos of a batch, rows and columns of their pictures."""
-
-
-def _regions(limbs: Capsules, number: int, side: int) -> Iterator[Region]:
-    """Yield regions that hold all that a limb covers.
+def _regions(limbs: Capsules, number: int, side: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield regions that hold all that a limb covers: videos of the batch, rows and columns of their pictures.
 
     On a CPU, the surroundings of the limb in one video at a time: few of the pixels, and they stay in its cache. A GPU
     would wait for each of their borders; there, the only region is everything.
@@ -167,38 +173,6 @@ def _regions(limbs: Capsules, number: int, side: int) -> Iterator[Region]:
         # What is not there has a negative radius.
         if left < right and top < bottom:
             yield slice(video, video + 1), slice(top, bottom), slice(left, right)
-
-
-class _Seen(NamedTuple):
-    """A limb at the pixels of a region, (B, T, H, W) each."""
-
-    inside: Tensor
-    """Share of the pixel that it covers."""
-    x: Tensor
-    """From the nearest point of its axis, in radii."""
-    y: Tensor
-    along: Tensor
-    """Of that point: its way from the limb's start, in heights of the picture."""
-    across: Tensor
-    """Distance from the axis in radii; negative on one side of it."""
-
-    @classmethod
-    def of(cls, limbs: Capsules, number: int, region: Region, side: int) -> "_Seen":
-        """What a region of pictures of a side in pixels shows of the limb of a number."""
-        videos, rows, columns = region
-        start, end = limbs.start[videos, :, number], limbs.end[videos, :, number]
-        radius = limbs.radius[videos, :, number, None, None]
-        places = (torch.arange(side, device=radius.device) + 0.5) / side
-        dx, dy = (end - start)[..., None, None].unbind(dim=2)
-        squared = (dx.square() + dy.square()).clamp(min=1e-8)
-        x = places[columns] - start[..., 0, None, None]
-        y = places[rows, None] - start[..., 1, None, None]
-        along = ((x * dx + y * dy) / squared).clamp(0, 1)
-        x, y = (x - along * dx), (y - along * dy)
-        inside = ((radius - (x.square() + y.square()).sqrt()) * side + 0.5).clamp(0, 1)
-        thickness = radius.abs().clamp(min=1e-3)
-        x, y = x / thickness, y / thickness
-        return cls(inside, x, y, along * squared.sqrt(), (dx * y - dy * x) * squared.rsqrt())
 
 
 def compress(video: Tensor, quantiser: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ jumping jacks, jumps, hops, bends, squats and turns of the whole body; and a few
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -94,9 +95,6 @@ class Program:
     through: Tensor
     """Share of the oscillation that goes on while the gate is closed, (B,)."""
 
-    def __len__(self) -> int:
-        return len(self.base)
-
     def values(self, times: Tensor) -> Tensor:
         """Degrees of freedom (B, T, D) at times (B, T)."""
         rise = self.rise[:, None]
@@ -148,11 +146,7 @@ def draw_program(draws: Draws) -> Program:
 
 def _at_rest(draws: Draws) -> Program:
     """People who stand there, most of them facing the camera; one rhythm for all degrees of freedom of a video."""
-    num_videos, device = draws.num_videos, draws.device
-
-    def zeros() -> Tensor:
-        return torch.zeros(num_videos, len(Dof), device=device)
-
+    zeros = partial(torch.zeros, draws.num_videos, len(Dof), device=draws.device)
     base = zeros()
     base[:, RAISE] = draws.uniform(0.02, 0.25, 2)
     base[:, ELBOW] = draws.uniform(0, 0.4, 2)
@@ -171,7 +165,7 @@ def _at_rest(draws: Draws) -> Program:
         start=draws.uniform(0, 0.35),
         stop=draws.uniform(0.6, 1.1),
         rise=draws.uniform(0.06, 0.22),
-        through=torch.zeros(num_videos, device=device),
+        through=torch.zeros(draws.num_videos, device=draws.device),
     )
 
 

@@ -150,7 +150,7 @@ def test_damaged_files_of_a_run_are_passed_over(tmp_path: Path) -> None:
     assert "after epoch" not in page
     collapse = '{"kind": "collapse", "epoch": 2, "step": 4, "reason": "flat & dead"}'
     write_lines(folder.metrics, line, line.replace('"epoch": 1', '"epoch": 2'), collapse)
-    assert read_run(folder.root, "run").figure_epochs == {"linear/top1": 1}
+    assert read_run(folder.root, "run").main_results["linear/top1"].epoch == 1
     assert main(["report", str(folder.root), "-o", str(out), "--no-gallery"]) == 0
     assert "<strong>10.0 %</strong> after epoch 1</li>" in out.read_text(encoding="utf-8")
     assert "<dt>collapse</dt><dd>flat &amp; dead</dd>" in out.read_text(encoding="utf-8")

@@ -32,8 +32,7 @@ def write_synthetic_encoder(encoder: Small, settings: SyntheticEncoderSettings, 
     write(replace(whole, weights=halved), weights, "safetensors")
     default = SyntheticEncoderSettings()
     names = ("videos", "render_size", "frames", "crop_size", "epochs", "batch_size", "lr", "weight_decay", "seed")
-    changed = [flag for flag in names if getattr(settings, flag) != getattr(default, flag)]
-    flags = "".join(f" {as_flag(flag)} {getattr(settings, flag)}" for flag in changed)
-    values = {flag: f"{getattr(settings, flag):,}" if flag == "videos" else getattr(settings, flag) for flag in names}
-    command = f"fima make-encoder --out runs/small{flags}"
-    write_file(card, render("fima.use", "synthetic_card.md", command=command, **values) + "\n")
+    given = {name: getattr(settings, name) for name in names}
+    flags = "".join(f" {as_flag(name)} {value}" for name, value in given.items() if value != getattr(default, name))
+    shown = {**given, "videos": f"{settings.videos:,}", "command": f"fima make-encoder --out runs/small{flags}"}
+    write_file(card, render("fima.use", "synthetic_card.md", **shown) + "\n")

@@ -98,16 +98,11 @@ class RunRecord:
     @property
     def main_figures(self) -> dict[str, float]:
         """The figures of `FIGURE_NAMES` on the same videos; those of the last checkpoint replace those of others."""
-        return {name: result.content["figures"][name] for name, result in self._main_results.items()}
+        return {name: result.content["figures"][name] for name, result in self.main_results.items()}
 
     @property
-    def figure_epochs(self) -> dict[str, int]:
-        """The main figures of weights of an earlier epoch than the last one, and which epoch that is."""
-        epochs = {name: result.epoch for name, result in self._main_results.items()}
-        return {name: epoch for name, epoch in epochs.items() if epoch is not None and epoch < self.num_epochs}
-
-    @property
-    def _main_results(self) -> dict[str, Result]:
+    def main_results(self) -> dict[str, Result]:
+        """Where each of the main figures is from."""
         found: dict[str, Result] = {}
         ordered = sorted(self.results, key=lambda each: each.name.endswith("last.json"))
         lists = ""

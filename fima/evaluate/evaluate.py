@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,15 @@ def collect(
     paths = [video.path for lists in splits.values() for videos in lists.all.values() for video in videos.videos]
     for together in by_clips.values():
         fill_together(together, paths)
-    for collected in everything:
-        _run_video_protocols(collected, load_mask, resources)
+    for collected, (number, lists) in product(everything, splits.items()):
+        subject, protocols, measured = collected.subject, collected.protocols, collected.measured[number]
+        shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
+        if "evaluate" in protocols:
+            measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
+        if "foreground" in protocols:
+            measured["foreground"] = foreground_share(*shown)
+        if "occlusion" in protocols:
+            measured["occlusion"] = occlusion_share(*shown)
     return everything
 
 
@@ -255,20 +263,6 @@ def _protocols(subject: Subject, splits: Mapping[SplitName, SplitLists], config:
         if "linear" in protocols and config.low_shot is not None:
             check_low_shot(config.low_shot, labels, where)
     return protocols
-
-
-def _run_video_protocols(collected: Collected, load_mask: MaskLoader | None, resources: Resources) -> None:
-    """Add what the protocols find that look at the videos themselves."""
-    subject = collected.subject
-    for number, lists in collected.splits.items():
-        measured = collected.measured[number]
-        shown = subject.encoder.module, lists.test, load_mask, subject.clips, resources
-        if "evaluate" in collected.protocols:
-            measured["evaluate"], collected.evaluated[number] = measure_classifier(subject, lists, resources)
-        if "foreground" in collected.protocols:
-            measured["foreground"] = foreground_share(*shown)
-        if "occlusion" in collected.protocols:
-            measured["occlusion"] = occlusion_share(*shown)
 
 
 def _stores(

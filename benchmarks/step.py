@@ -35,7 +35,7 @@ from fima.method import losses
 from fima.method.fima import FIMA
 from fima.method.momentum import frozen_copy
 from fima.torch_tools.allocator import keep_freed_memory
-from fima.torch_tools.precision import autocast, weights_cast_once
+from fima.torch_tools.precision import autocast
 from fima.train.pretrain import pretrain_step
 from textbook import CROP_PX, FRAMES, PlainProcess, plain_forward
 
@@ -90,7 +90,7 @@ def step_case(backbone: str, precision: Literal["fp32", "bf16"], batch_size: int
 
     def floor() -> None:
         with autocast(CPU, precision):
-            with torch.no_grad(), weights_cast_once(key):
+            with torch.no_grad():
                 for _ in range(KEY_PASSES):
                     key(clips)
             features = [fast(clips).float().mean() for _ in range(QUERY_PASSES)]

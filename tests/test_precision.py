@@ -3,8 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fima.backbones.registry import build_backbone
-from fima.torch_tools.precision import autocast, lay_out, weights_cast_once
+from fima.torch_tools.precision import autocast, lay_out
 
 CPU = torch.device("cpu")
 Size3 = tuple[int, int, int]
@@ -51,31 +50,6 @@ def test_the_precision_is_the_one_that_was_asked_for() -> None:
         assert layer(clip[:, :, :2]).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert layer(clip).dtype == torch.float32
-
-
-@pytest.mark.parametrize("backbone", ["i3d", "tiny", pytest.param("r2plus1d_18", marks=pytest.mark.slow)])
-def test_weights_that_are_cast_once_change_nothing(backbone: str) -> None:
-    torch.manual_seed(0)
-    network = build_backbone(backbone).eval().requires_grad_(False)
-    clip = torch.randn(1, 3, 8, 32, 32)
-    weights = {name: weight.clone() for name, weight in network.named_parameters()}
-    with autocast(CPU, "bf16"):
-        expected = network(clip)
-        with weights_cast_once(network):
-            assert any(weight.dtype == torch.bfloat16 for weight in network.parameters())
-            assert torch.equal(network(clip), expected)
-        with pytest.raises(KeyError), weights_cast_once(network):
-            raise KeyError
-    for name, weight in network.named_parameters():
-        assert torch.equal(weight, weights[name])
-        assert weight.dtype == torch.float32
-
-
-def test_without_autocast_no_weight_is_cast() -> None:
-    layer = nn.Conv3d(3, 4, 3).requires_grad_(False)
-    before = layer.weight.data_ptr()
-    with weights_cast_once(layer):
-        assert layer.weight.data_ptr() == before
 
 
 def test_weights_of_other_than_volumes_stay_as_they_are() -> None:

@@ -127,8 +127,7 @@ class FIMA(MomentumNetworks):
         """
         if update_keys:
             self.update_key_networks()
-        with self.ready_keys():
-            keys_a, keys_b = self.key_pass(a), self.key_pass(b)
+        keys_a, keys_b = self.key_pass(a), self.key_pass(b)
         query = self.query_pass(a, b)
         found = {term.name: term.loss(query, keys_a[term.name], keys_b[term.name]) for term in self.terms}
         total = query.features[0].new_zeros((), dtype=torch.float32)

@@ -1,8 +1,5 @@
 """The query networks, which learn, and the key networks, which follow them (momentum contrast, He et al., 2020)."""
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -12,7 +9,7 @@ from fima.method.base import Method
 from fima.method.heads import Projector
 from fima.method.momentum import frozen_copy, update_average
 from fima.torch_tools.distributed import shuffle_rows, unshuffle_rows, world_size
-from fima.torch_tools.precision import as_computed, weights_cast_once
+from fima.torch_tools.precision import as_computed
 from fima.torch_tools.recompute import recomputed
 
 
@@ -35,12 +32,6 @@ class MomentumNetworks(Method):
         """One step of the moving averages."""
         update_average(self.key_encoder, self.query_encoder, self.key_momentum)
         update_average(self.key_projector, self.projector, self.key_momentum)
-
-    @contextlib.contextmanager
-    def ready_keys(self) -> Iterator[None]:
-        """A context in which the key networks cast no weight of theirs again."""
-        with weights_cast_once(self.key_encoder), weights_cast_once(self.key_projector):
-            yield
 
     def query_features(self, view: Tensor) -> Tensor:
         """Query feature map (B, C, t, h, w) of a view (B, 3, T, H, W)."""

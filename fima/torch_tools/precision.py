@@ -87,26 +87,6 @@ def as_computed(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-@contextlib.contextmanager
-def weights_cast_once(network: nn.Module) -> Iterator[None]:
-    """Hold the weights of convolutions and linear layers in the type to which autocast takes them: the same values.
-
-    Autocast keeps what it has cast for weights that take a gradient alone; those of others, such as these, it casts
-    anew in every pass. The network must not be changed inside.
-    """
-    layers = (module for module in network.modules() if isinstance(module, nn.Conv3d | nn.Linear))
-    weights = [layer.weight for layer in layers]
-    originals = [weight.data for weight in weights]
-    assert not any(weight.requires_grad for weight in weights), "its gradient would have another type"
-    try:
-        for weight in weights:
-            weight.data = as_computed(weight.data)
-        yield
-    finally:
-        for weight, original in zip(weights, originals, strict=True):
-            weight.data = original
-
-
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which autocast changes nothing; one that an exported graph does not see, where it is off."""
     available = torch.amp.is_autocast_available(device.type)

@@ -12,6 +12,13 @@ PREFIX = "module."
 """What the authors' checkpoints put before every key (DistributedDataParallel)."""
 
 OFFICIAL_TO_FIMA = {
+    "cls_token": "cls_token",
+    "queue": "queue.keys",
+    "queue_ptr": "queue.position",
+    "motion_queue": "motion_queue.keys",
+    "motion_queue_ptr": "motion_queue.position",
+    "queue_dense": "cell_queue.keys",
+    "queue_dense_ptr": "cell_queue.position",
     "encoder_q.": "query_encoder.",
     "encoder_k.": "key_encoder.",
     "projector_dense.net.": "projector.layers.",
@@ -19,15 +26,9 @@ OFFICIAL_TO_FIMA = {
     "embedding1.": "reduce.",
     "embedding2.": "expand.",
     "transformer_decoder.": "decoder.",
-    "cls_token": "cls_token",
-    "queue_dense_ptr": "cell_queue.position",
-    "queue_dense": "cell_queue.keys",
-    "motion_queue_ptr": "motion_queue.position",
-    "motion_queue": "motion_queue.keys",
-    "queue_ptr": "queue.position",
-    "queue": "queue.keys",
 }
-"""Beginnings of keys (those that end in a dot) and whole keys."""
+"""Beginnings of keys (those that end in a dot) and whole keys, in the order of the authors' state dict, and so of the
+weights that its optimiser counts."""
 
 DECODER_PARTS = {
     "multihead_attn.": "attention.",
@@ -37,12 +38,6 @@ DECODER_PARTS = {
     "norm3.": "feed_forward_norm.",
 }
 """Parts of a decoder layer."""
-
-OFFICIAL_ORDER = (
-    "cls_token", "queue", "queue_ptr", "motion_queue", "motion_queue_ptr", "queue_dense", "queue_dense_ptr",
-    "encoder_q", "encoder_k", "projector_dense", "projector_dense_k", "embedding1", "embedding2", "transformer_decoder",
-)  # fmt: skip
-"""Parts of the authors' model in the order of its state dict, and so of the weights that its optimiser counts."""
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "queue", "_ptr", "queue_dense")
 """Ends of the authors' keys that are no weights."""
@@ -67,10 +62,6 @@ def _translate(key: str, table: Mapping[str, str], decoder: str, decoder_parts: 
     return translated
 
 
-def _inverse(table: Mapping[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in table.items()}
-
-
 def official_to_fima(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of a pre-training checkpoint of the authors' code: its `state_dict`, with or without `module.`.
 
@@ -87,7 +78,8 @@ def fima_name(key: str) -> str:
 
 def official_name(key: str) -> str:
     """The official name, without prefix, of a key of ours; CheckpointError for no key of ours."""
-    return _translate(key, _inverse(OFFICIAL_TO_FIMA), "decoder.", _inverse(DECODER_PARTS))
+    names, parts = ({ours: theirs for theirs, ours in table.items()} for table in (OFFICIAL_TO_FIMA, DECODER_PARTS))
+    return _translate(key, names, "decoder.", parts)
 
 
 def _reshaped(name: str, value: Tensor, *, official: bool) -> Tensor:
@@ -114,10 +106,10 @@ def fima_to_official(state: Mapping[str, Tensor], *, prefix: str = PREFIX) -> di
 
 def in_official_order(keys: Sequence[str]) -> list[str]:
     """Official keys without prefix, every encoder's own in its order, in the order of the authors' state dict."""
-    parts = list(DECODER_PARTS)
+    tops, parts = [name.split(".")[0] for name in OFFICIAL_TO_FIMA], list(DECODER_PARTS)
 
     def rank(key: str) -> tuple[int, ...]:
-        top = OFFICIAL_ORDER.index(key.split(".")[0])
+        top = tops.index(key.split(".")[0])
         if not key.startswith("transformer_decoder."):
             return (top,)
         _, _, layer, part, *_ = key.split(".")

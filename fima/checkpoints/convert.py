@@ -133,17 +133,15 @@ def optimizer_to_fima(
     ours = [fima_name(key) for key in names]
     if counted != len(names) or not set(trained) <= set(ours):
         raise CheckpointError(f"the optimizer is not that of the model: {counted} weights, not {len(names)}")
-    numbers = {name: number for number, name in enumerate(trained)}
-    return _renumbered(optimizer, ours, numbers, len(trained), official=False), counts_frozen
+    return _renumbered(optimizer, ours, trained, official=False), counts_frozen
 
 
 def optimizer_to_official(
     optimizer: Mapping[str, Any], keys: Sequence[str], trained: Sequence[str], *, counts_frozen: bool = True
 ) -> dict[str, Any]:
     """The inverse of `optimizer_to_fima`."""
-    weights = _weights(keys, counts_frozen=counts_frozen)
-    numbers = {fima_name(key): number for number, key in enumerate(weights)}
-    return _renumbered(optimizer, trained, numbers, len(weights), official=True)
+    weights = [fima_name(key) for key in _weights(keys, counts_frozen=counts_frozen)]
+    return _renumbered(optimizer, trained, weights, official=True)
 
 
 def _weights(keys: Sequence[str], *, counts_frozen: bool) -> list[str]:
@@ -153,9 +151,10 @@ def _weights(keys: Sequence[str], *, counts_frozen: bool) -> list[str]:
 
 
 def _renumbered(
-    optimizer: Mapping[str, Any], names: Sequence[str], numbers: Mapping[str, int], count: int, *, official: bool
+    optimizer: Mapping[str, Any], names: Sequence[str], others: Sequence[str], *, official: bool
 ) -> dict[str, Any]:
-    """The same state with `numbers[names[i]]` instead of weight number i, in a group of `count` weights."""
+    """The same state, whose weights are numbered by the names, in a group of weights numbered by the others."""
+    numbers = {name: number for number, name in enumerate(others)}
     state = {
         numbers[names[old]]: {
             key: _reshaped(names[old], value, official=official) if isinstance(value, Tensor) and value.ndim else value
@@ -165,4 +164,4 @@ def _renumbered(
         if names[old] in numbers
     }
     (group,) = optimizer["param_groups"]
-    return {"state": state, "param_groups": [{**group, "params": list(range(count))}]}
+    return {"state": state, "param_groups": [{**group, "params": list(range(len(others)))}]}

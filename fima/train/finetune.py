@@ -74,9 +74,10 @@ def finetune(
             start = last_checkpoint(config, run, ClassifierCheckpoint, lists.train)
         else:
             lists = dataclasses.replace(lists, train=with_timing_checked(lists.train, config.data))
-        task = Finetuning(config, encoder, lists, device)
         if start.saved is not None:
             setup.check_same_task(start.saved, run, encoder, lists)
+        task = Finetuning(config, encoder, lists, device)
+        if start.saved is not None:
             task.selection, task.facts = start.saved.selection, {"source": start.saved.source}
         return train(task, run, device, start, resume=resume)
 

@@ -32,14 +32,9 @@ def published_queue_sizes(num_videos: int) -> tuple[int, int]:
 
 def with_queue_sizes(config: PretrainConfig, num_videos: int) -> PretrainConfig:
     """Return the settings with the published queue sizes instead of None."""
-    keys, cells = published_queue_sizes(num_videos)
-    method = config.method
-    method = dataclasses.replace(
-        method,
-        queue_size=keys if method.queue_size is None else method.queue_size,
-        cell_queue_size=cells if method.cell_queue_size is None else method.cell_queue_size,
-    )
-    return dataclasses.replace(config, method=method)
+    published = zip(("queue_size", "cell_queue_size"), published_queue_sizes(num_videos), strict=True)
+    sizes: dict[str, Any] = {name: size for name, size in published if getattr(config.method, name) is None}
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, **sizes))
 
 
 def with_cost(config: PretrainConfig) -> PretrainConfig:

@@ -193,7 +193,7 @@ def _copy(lists: Sequence[Path], source: Path, target: Path) -> dict[str, str]:
         try:
             content = (source / path).read_bytes()
         except OSError as error:
-            failures[relative_name(source / path, source)] = f"cannot be read ({error.strerror})"
+            failures[str(path)] = f"cannot be read ({error.strerror})"
         else:
             write_file(target / path, content)
     return failures

@@ -50,8 +50,5 @@ def _by_length(root: Path, paths: Sequence[Path], data: DataConfig) -> list[int]
     except DataError as error:
         cause = str(error).partition(";")[0]
         raise DataError(f"{cause}; point XDG_CACHE_HOME to a folder that can be written") from None
-    counts = []
-    for path in paths:
-        num_frames, fps = lengths.get(relative_name(path, root), (0, 0.0))
-        counts.append(windows_by_length(num_frames, fps or data.frame_rate))
-    return counts
+    found = (lengths.get(relative_name(path, root), (0, 0.0)) for path in paths)
+    return [windows_by_length(num_frames, fps or data.frame_rate) for num_frames, fps in found]

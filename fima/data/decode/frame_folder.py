@@ -48,8 +48,7 @@ class FrameFolderReader(VideoReader):
             yield index, self._picture(index)
 
     def _decode_in_order(self) -> Iterator[VideoFrame]:
-        for index in range(self.num_frames):
-            yield self._picture(index)
+        return map(self._picture, range(self.num_frames))
 
     def _picture(self, index: int) -> VideoFrame:
         name = self._names[index]

@@ -136,8 +136,6 @@ class Packets:
         """
         if self._listed is not None:
             yield from self._sought(self._listed, number)
-        elif self._kept is not None:
-            yield from islice(self._kept, number, None)
         else:
             # Seeking is not exact in every container; counting packets is.
             yield from islice(self.all(), number, None)

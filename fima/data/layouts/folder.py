@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -174,19 +174,14 @@ def _unread_lists(files: Files) -> list[str]:
 
 def _class_folders(request: Request, files: Files, classes: list[str], notes: list[str]) -> VideoList:
     root, split = request.root, request.split
-    paths_of: dict[str, list[Path]] = {name: [] for name in classes}
+    label_of = {name: label for label, name in enumerate(classes)}
+    sizes = Counter[str]()
+    split_by_path: dict[Path, str | None] = {}
     for path in files.videos:
-        paths_of[path.parts[0]].append(path)
-    split_by_path: dict[Path, str | None] = {
-        path: "train" if position % HOLD_OUT_EVERY else "test"
-        for paths in paths_of.values()
-        for position, path in enumerate(paths, start=1)
-    }
+        sizes[path.parts[0]] += 1
+        split_by_path[path] = "train" if sizes[path.parts[0]] % HOLD_OUT_EVERY else "test"
     videos = [
-        Video(root / path, label)
-        for label, paths in enumerate(paths_of.values())
-        for path in paths
-        if split in ("all", split_by_path[path])
+        Video(root / path, label_of[path.parts[0]]) for path, side in split_by_path.items() if split in ("all", side)
     ]
     if not videos:
         raise DataError(
@@ -195,7 +190,7 @@ def _class_folders(request: Request, files: Files, classes: list[str], notes: li
         )
     notes = [*notes, *splits.leaked_links(files.same, split_by_path, "test")]
     if split == "test":
-        tested = [name for name, paths in paths_of.items() if len(paths) >= HOLD_OUT_EVERY]
+        tested = [name for name in classes if sizes[name] >= HOLD_OUT_EVERY]
         notes = [*notes, *splits.one_sided_classes(classes, tested)]
     return _listed(request, files, videos, classes, layout=f"class folders, {HELD_OUT}", notes=notes)
 

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -177,10 +178,8 @@ class Guard:
         for item in items:
             self._failures = 0
             # A new error: raising a local variable makes a reference cycle, from which workers stop only slowly.
-            if isinstance(item, VideoError):
-                raise VideoError(item.path, item.reason)
-            if isinstance(item, TrainingError):
-                raise TrainingError(str(item))
+            if isinstance(item, VideoError | TrainingError):
+                raise copy(item)
             yield item
 
     def survives(self, error: Exception) -> bool:

@@ -23,8 +23,11 @@ Batch = TypeVar("Batch", PretrainBatch, LabelledBatch)
 class Measured:
     """What a step has measured, on its way from the device; nobody waits for it until it is read.
 
-    Of the `losses`, `loss` and each part of it, and the `stats`, device scalars by name, the epoch's means are recorded
-    too; of the query embeddings (B, D) of this process, their standard deviation and effective rank by step only.
+    Args:
+        losses: device scalars by name: `loss`, and each part of it.
+        stats: others, of which the epoch's means are recorded too.
+        batch: the videos.
+        queries: (B, D) query embeddings of this process, whose standard deviation and effective rank are numbers, too.
     """
 
     def __init__(
@@ -72,11 +75,18 @@ def forward_backward(
 ) -> Measured:
     """Leave the gradient of a batch's mean loss in the weights of `model`; the host waits for nothing.
 
-    The model are the networks, or a wrapper of them for several devices; the batch, on the CPU, is this process's. Each
-    part goes forward and backward before the next, its loss weighted by its share of the videos: `forward` gives the
-    losses of one that is on the device, and is told whether it is the first. `by_set` gives what is recorded of the
-    losses of the videos, (B,), by their places in the list, (B,). The losses and statistics that are returned are those
-    of the global batch.
+    Each part goes forward and backward before the next, its loss weighted by its share of the videos.
+
+    Args:
+        forward: the losses of a part that is on the device, and of which it knows whether it is the first.
+        model: the networks, or a wrapper of them for several devices.
+        batch: this process's videos, on the CPU.
+        device: where the model is.
+        num_parts: parts of the batch.
+        by_set: what is recorded of the losses of the videos, (B,), given their places in the list, (B,), too.
+
+    Returns:
+        `loss`, each part of it and each statistic over the global batch; `embedding_std` of the query embeddings.
     """
     parts = batch.split(num_parts)
     losses: dict[str, Tensor] = {}

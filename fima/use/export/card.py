@@ -29,11 +29,15 @@ def model_card(
     kind: Format | Literal["encoder"] = "encoder",
     exported: str | None = None,
 ) -> str:
-    """Return a card in Markdown, with the header that the Hugging Face Hub reads, of an encoder and its `facts`.
+    """Return a card in Markdown, with the header that the Hugging Face Hub reads.
 
-    The run of the source that it was loaded from, where there is one, gives data, recipe and results. The name is that
-    of the file, folder or address that a reader opens; `encoder` is what `fima.load` opens, a saved folder or an
-    address on the Hub. `exported` says of an exported file its size, and how it compares with PyTorch.
+    Args:
+        description: one line about the encoder.
+        facts: its preprocessing and origin, plain values, as an exported file has them.
+        source: what it was loaded from; its run, where there is one, gives data, recipe and results.
+        name: of the file, folder or address that a reader opens.
+        kind: what that is; `encoder` is what `fima.load` opens, a saved folder or an address on the Hub.
+        exported: what there is to say of an exported file: its size, and how it compares with PyTorch.
     """
     run = None if source is None else _run_of(source)
     record = {} if run is None else run.record()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -198,7 +198,8 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
         shards: list[Found] = [{} for _ in stores]
         try:
             for number, item in enumerate(islice(items, size), start + 1):
-                _sort_in(shards, item, own, stores, shapes)
+                for shard, found in zip(shards, _apart(item, stores, shapes), strict=True):
+                    shard[own[item.index]] = found
                 if first.report is not None and is_main():
                     first.report(min(len(files), number * world_size()), len(files))
         except BaseException:
@@ -213,24 +214,19 @@ def _extract(stores: Sequence[FeatureStore], files: Sequence[FileState]) -> None
                 store.keep(everything)
 
 
-def _sort_in(
-    shards: Sequence[Found],
-    item: VideoRows | SkippedVideo,
-    files: Sequence[FileState],
-    stores: Sequence[FeatureStore],
-    shapes: Sequence[tuple[int, ...]],
-) -> None:
-    """Give each store's shard its columns of a video, or why there are none."""
+def _apart(
+    item: VideoRows | SkippedVideo, stores: Sequence[FeatureStore], shapes: Sequence[tuple[int, ...]]
+) -> Iterator[VideoRows | str]:
+    """Yield what each store keeps of a video: its columns, or why there are none."""
     if isinstance(item, SkippedVideo):
-        for shard in shards:
-            shard[files[item.index]] = item.reason
+        yield from [item.reason] * len(stores)
         return
     item = item.whole if stores[0].per == "video" else item
     parts = torch.split(item.rows, [math.prod(shape) for shape in shapes], dim=-1)
-    for shard, store, part, shape in zip(shards, stores, parts, shapes, strict=True):
+    for store, part, shape in zip(stores, parts, shapes, strict=True):
         rows = part.reshape(*part.shape[:-1], *shape).to(torch.half if store.source.on_disk else torch.float32)
         # A copy, so that the columns of the other stores are not kept with it.
-        shard[files[item.index]] = replace(item, rows=rows.clone())
+        yield replace(item, rows=rows.clone())
 
 
 def _check_room(store: FeatureStore, found: Found, num_left: int) -> None:

@@ -70,10 +70,9 @@ def fit_linear_probe(
     prepared = _normalise(features) if l2_normalise else features.double()
     rows, targets = prepared.numpy(), labels.numpy()
     hits = np.zeros(len(candidates))
-    num_held_out = 0
     parts, selection = held_out_parts(targets, groups, seed) if len(candidates) > 1 else ([], "none")
+    num_held_out = sum(int(held_out.sum()) for held_out in parts)
     for held_out in parts:
-        num_held_out += int(held_out.sum())
         mean, std = _statistics(rows[~held_out])
         # Single precision tells the strengths apart as well, in half the time.
         seen, unseen = (((rows[part] - mean) / std).astype(np.float32) for part in (~held_out, held_out))
@@ -82,7 +81,7 @@ def fit_linear_probe(
             model.set_params(C=candidate)
             _fit(model, seen, targets[~held_out])
             hits[position] += (model.predict(unseen) == targets[held_out]).sum()
-    accuracies = {c: float(100 * n / max(1, num_held_out)) for c, n in zip(candidates, hits, strict=True)}
+    accuracies = {c: float(100 * n / num_held_out) for c, n in zip(candidates, hits, strict=True) if num_held_out}
     chosen = candidates[int(hits.argmax())]
     mean, std = _statistics(rows)
     model = LogisticRegression(C=chosen, max_iter=MAX_ITERATIONS)
@@ -90,7 +89,7 @@ def fit_linear_probe(
     weight, bias = _weights(model, num_classes)
     return LinearProbe(
         inverse_regularisation=chosen,
-        held_out_accuracies=accuracies if num_held_out else {},
+        held_out_accuracies=accuracies,
         selection=selection,
         mean=torch.from_numpy(mean),
         std=torch.from_numpy(std),

@@ -11,7 +11,7 @@ from fima.errors import suggestion
 
 DASHED_NAME = re.compile(r"-(?!-|=|\d*\.?\d+$).[^=]")
 """A word that is no flag of ours, and that the parser takes for one: the name of a file such as `-1.mp4`."""
-RULE = re.compile(r"[─-]{5,}")
+RULE = re.compile(r"^ *[─-]{5,}$", re.MULTILINE)
 CHOICE = re.compile(
     r"invalid choice '(?P<value>.*)' for argument '(?P<flag>.*?)'\. Expected one of \((?P<choices>.*)\)"
 )
@@ -21,7 +21,7 @@ WRONG_TYPE = re.compile(
     r"(?P<type>int|float)\b.*: '(?P<value>.*)'$|no type matching .*(?P<types>INT|FLOAT).* from \['?(?P<other>.*?)'?\]"
 )
 NUMBERS = {"int": "a whole number", "float": "a number"}
-NAME_INDENT, HELP_INDENT = 4, 8
+HELP_INDENT = re.compile(r"\n {8,}")
 SURE = 0.6
 """How alike a mistyped flag and the one that was meant are, at least."""
 COLUMNS = 110
@@ -74,28 +74,16 @@ def one_line_error(frame: str, *, words: Sequence[str], flags: Collection[str], 
 
 def _first_section(frame: str) -> list[str]:
     """The lines inside a frame, without it, up to its first rule."""
-    lines: list[str] = []
-    title, *others = COLOUR.sub("", frame).splitlines()
-    for line in others:
-        # Where the terminal has no signs for a frame, it is made of spaces.
-        inner = line.strip("│|╰╯").rstrip() if line[:1] in "│|╰" else line.rstrip()
-        if lines and RULE.fullmatch(inner.strip()):
-            break
-        if inner and not RULE.fullmatch(inner.strip()):
-            lines.append(inner)
-    return lines or [title]
+    # Where the terminal has no signs for a frame, it is made of spaces.
+    title, *others = [line.strip("│|╰╯").rstrip() for line in COLOUR.sub("", frame).splitlines()]
+    first = next(filter(str.strip, RULE.split("\n".join(others))), title)
+    return [line for line in first.splitlines() if line]
 
 
 def _missing(lines: Sequence[str]) -> list[str]:
     """What is missing, each with its help, which is indented deeper."""
-    found: list[str] = []
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if indent >= HELP_INDENT and found:
-            found[-1] += f" {line.strip()}"
-        elif indent >= NAME_INDENT:
-            found.append(f"{SHORT_FORM.sub('', line.strip())}:")
-    return [each.removesuffix("(required)").rstrip(" .") for each in found]
+    entries = HELP_INDENT.sub(": ", "\n".join(lines)).splitlines()
+    return [SHORT_FORM.sub("", entry.strip()).removesuffix("(required)").rstrip(" .") for entry in entries]
 
 
 def _unreadable(flag: str, reason: str) -> str:

@@ -2,8 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +32,12 @@ class DecodeFigures:
 
 def measure_decoding(data: DataConfig, seconds: float) -> DecodeFigures:
     """Draw pre-training samples for about so many seconds, half of them in one process. Raises what PyAV raises."""
-    with _videos() as videos:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "video.mp4")
+        frames = textured_frames(NUM_FRAMES, HEIGHT, WIDTH)
+        encode(path, frames, ENCODER, {"crf": "23", "g": KEY_FRAME_EVERY, "preset": "veryfast"})
+        entries = [Video(path, None)] * NUM_VIDEOS
+        videos = VideoList(videos=entries, classes=[], root=path.parent, split="all", layout="one video")
         dataset = PretrainDataset(videos, replace(data, workers=0), seed=0)
         dataset[0, 0]
         begin, number = time.perf_counter(), 0
@@ -55,13 +58,3 @@ def measure_decoding(data: DataConfig, seconds: float) -> DecodeFigures:
         together = number / (time.perf_counter() - begin)
         del batches, loader
     return DecodeFigures(per_core=alone, all_cores=together, cores=cores)
-
-
-@contextmanager
-def _videos() -> Iterator[VideoList]:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "video.mp4")
-        frames = textured_frames(NUM_FRAMES, HEIGHT, WIDTH)
-        encode(path, frames, ENCODER, {"crf": "23", "g": KEY_FRAME_EVERY, "preset": "veryfast"})
-        entries = [Video(path, None)] * NUM_VIDEOS
-        yield VideoList(videos=entries, classes=[], root=path.parent, split="all", layout="one video")

@@ -16,17 +16,14 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         from fima.authors.translate import reworded
 
-        print(f"fima: error: {reworded(program, str(error))}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        message = reworded(program, str(error))
     except ModuleNotFoundError as error:
-        print(
-            f"fima: error: the Python package `{error.name}` is missing; install this project into the Python that "
-            f"runs {program}.py: {sys.executable} -m pip install -e .",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
+        where = f"install this project into the Python that runs {program}.py: {sys.executable} -m pip install -e ."
+        message = f"the Python package `{error.name}` is missing; {where}"
     except SystemExit as exit_request:
         return exit_request.code if isinstance(exit_request.code, int) else EXIT_USER_ERROR
+    print(f"fima: error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
 
 
 def _run(program: Program, argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import textwrap
+from typing import Any
 
 import rich.console
 
@@ -13,7 +14,13 @@ NARROWEST = 40
 
 
 class Console(rich.console.Console):
-    """A console that raises an error when nobody reads its output any more, instead of leaving the program."""
+    """A console that prints text as it is, such as a name `clip[x]:cat:.mp4`, which rich would take for its markup.
+
+    It raises an error when nobody reads its output any more, instead of leaving the program.
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     @property
     def is_terminal(self) -> bool:

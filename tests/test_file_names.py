@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 import fima
 from fima.cli import main
+from fima.console import Console
 from fima.errors import warn
 from tests.small_runs import make_videos
 from tests.test_datasets import touch
@@ -29,6 +31,17 @@ def test_names_of_any_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert main(["doctor", str(tmp_path / "small"), "--workers", "1"]) == 0
         monkeypatch.undo()
     assert {path.stem for path in (tmp_path / "small").glob("*.mp4")} == {Path(name).stem for name in odd}
+
+
+def test_names_that_look_like_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "clip [abc] :cat:.avi"
+    (tmp_path / name).write_bytes(b"no video")
+    assert main(["doctor", str(tmp_path), "--workers", "1"]) == 1
+    assert f"    {name}: " in capsys.readouterr().out
+    table = Table("video", title=name)
+    table.add_row(f"folder[/{name}")
+    Console(width=80).print(table)
+    assert capsys.readouterr().out.count(name) == 2
 
 
 def test_a_name_with_a_line_break_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def run_at_once(commands: Mapping[str, Sequence[object]], work: Callable[[Sequen
     def follow(name: str, child: ForkServerProcess, said: Connection) -> None:
         with said, open(said.fileno(), errors="replace", closefd=False) as lines:
             for line in lines:
-                Console().print(f"{name} | {line.rstrip()}", highlight=False, markup=False, soft_wrap=True)
+                Console().print(f"{name} | {line.rstrip()}", soft_wrap=True)
         child.join()
         if code := cast(int, child.exitcode):
             failures.append(code if code > 0 else 128 - code)

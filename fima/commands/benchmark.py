@@ -68,26 +68,24 @@ def show(measured: "Measured", price: float | None, console: Console) -> None:
     """Print tables for people, and the row for the table of machines."""
     machine = measured.machine
     name = machine.get("gpu") or machine["processor"]
-    about = f"{name} · {machine['cores']} cores · torch {machine['torch']} · fima {machine['fima']}"
-    console.print(about, highlight=False)
+    console.print(f"{name} · {machine['cores']} cores · torch {machine['torch']} · fima {machine['fima']}")
     for each in measured.parity:
         verdict = "agrees with" if each.holds else "DEVIATES from"
         console.print(f"{each.backbone} {verdict} the CPU: {each.deviation:.1e}, relative, of the first step's losses")
     if measured.decoding is not None:
         found = measured.decoding
         both = f"{found.per_core:.1f} videos/s with one core, {found.all_cores:.1f} with {found.cores}"
-        console.print(f"decoding and cropping: {both}", highlight=False)
+        console.print(f"decoding and cropping: {both}")
     for what, error in measured.errors.items():
-        console.print(f"{what}: not measured ({error})", markup=False, highlight=False)
-    console.print(f"augmentation: {_number(measured.augmentation, 1)} videos/s", highlight=False)
+        console.print(f"{what}: not measured ({error})")
+    console.print(f"augmentation: {_number(measured.augmentation, 1)} videos/s")
     console.print(_steps_table(measured.steps))
     for which, batch in measured.largest.items():
-        console.print(f"largest batch that fits, {which}: {batch}", highlight=False)
-    recipes = measured.recipes()
-    if recipes:
+        console.print(f"largest batch that fits, {which}: {batch}")
+    if measured.recipes():
         console.print(_recipes_table(measured, price))
-    console.print("row for the table of machines in docs/performance.md:", highlight=False)
-    console.print(machine_row(measured), markup=False, highlight=False, soft_wrap=True)
+    console.print("row for the table of machines in docs/performance.md:")
+    console.print(machine_row(measured), soft_wrap=True)
 
 
 def machine_row(measured: "Measured") -> str:

@@ -156,7 +156,7 @@ def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArgument
             table.add_row(title, *[f"{found[column]:.1f}" for found in figures.values()])
     console.print(table)
     if arguments.quick:
-        console.print(QUICK_NOTE, highlight=False, soft_wrap=True)
+        console.print(QUICK_NOTE, soft_wrap=True)
     files = {
         "summary.json": "figures",
         "contact_sheet.png": "videos",
@@ -166,9 +166,9 @@ def _show(figures: Mapping[Method, Mapping[str, float]], arguments: DemoArgument
     }
     if arguments.quick:
         del files["activation_maps.png"]
-    console.print(f"{seconds:.0f} s", highlight=False)
+    console.print(f"{seconds:.0f} s")
     for file, what in files.items():
         path = arguments.folder / file
         # A link where the terminal shows links; elsewhere the path alone.
         shown = Text(str(path), style=Style(link=path.resolve().as_uri()))
-        console.print(Text(f"{what}: ").append_text(shown), highlight=False, soft_wrap=True)
+        console.print(Text(f"{what}: ").append_text(shown), soft_wrap=True)

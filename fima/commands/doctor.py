@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import tyro
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from fima.commands.parse import check_recipe
@@ -127,7 +126,7 @@ def main(arguments: DoctorArguments) -> int:
             num_classes = len(videos.classes) if _has_test_videos(arguments.data) else 0
             lines += [first_training(root, every, _has_gpu), first_classifier(root, every, num_classes)]
     for line in filter(None, lines):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if arguments.json is not None:
         _write_json(arguments.json, {**asdict(diagnosis), "clips": None if fit is None else asdict(fit)})
     if arguments.quarantine is not None:
@@ -144,7 +143,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         f"{diagnosis.total_seconds / 3600:.2f} hours, {decimal(diagnosis.total_bytes)}"
     )
     for line in (heading, *diagnosis.remarks):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     table = Table("", "videos of each", box=None)
     for name in ("codecs", "pixel_formats", "sizes", "frame_rates"):
         table.add_row(name.replace("_", " "), _summary(getattr(diagnosis, name)))
@@ -154,13 +153,13 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for name, count in diagnosis.durations.items():
         if count:
             bar = "█" * max(1, round(longest * count / largest))
-            console.print(f"{name:>14}  {bar} {count:,}", highlight=False)
+            console.print(f"{name:>14}  {bar} {count:,}")
     _show_findings(console, "cannot be used", diagnosis.problems)
     _show_findings(console, "to look at", diagnosis.notes)
     depth = "decoded to its end" if diagnosis.decoded else "checked by its header; --deep decodes it"
     fine = "every video was" if diagnosis.notes else "no problem; every video was"
     others = "every other video was" if diagnosis.problems else fine
-    console.print(f"{others} {depth}", highlight=False)
+    console.print(f"{others} {depth}")
 
 
 def _has_test_videos(data: Path) -> bool:
@@ -189,14 +188,13 @@ def _show_findings(console: Console, title: str, findings: Sequence[Finding]) ->
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding)
-    console.print(f"\n{len(findings):,} {title}:", style="bold", highlight=False)
+    console.print(f"\n{len(findings):,} {title}:", style="bold")
     for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        console.print(f"  {kind} ({len(group):,}): {escape(ADVICE[kind])}", highlight=False, soft_wrap=True)
+        console.print(f"  {kind} ({len(group):,}): {ADVICE[kind]}", soft_wrap=True)
         for finding in group[:NAMED_FILES]:
-            line = f"    {one_line(f'{finding.path}: {finding.reason}')}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(f"    {one_line(f'{finding.path}: {finding.reason}')}", soft_wrap=True)
         if len(group) > NAMED_FILES:
-            console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all", highlight=False)
+            console.print(f"    … and {len(group) - NAMED_FILES:,} more; --json names them all")
 
 
 def _check_system(json_file: Path | None) -> int:

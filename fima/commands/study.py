@@ -50,7 +50,7 @@ def run(command: str, *words: object) -> None:
 
 def show_command(*words: object) -> None:
     """Print a `fima` command as one would type it."""
-    Console().print(f"\n$ fima {shlex.join(map(str, words))}", style="bold", highlight=False, soft_wrap=True)
+    Console().print(f"\n$ fima {shlex.join(map(str, words))}", style="bold", soft_wrap=True)
 
 
 def pretrain_and_evaluate(

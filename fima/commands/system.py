@@ -97,11 +97,11 @@ def show_checks(checks: list[Check], console: Console) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         console.print(f"{check.state:>7}", style=STYLES[check.state], end="")
-        console.print(f"  {check.name:<{width}}  {check.found}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {check.name:<{width}}  {check.found}", soft_wrap=True)
         if check.advice:
-            console.print(f"{'':>9}{'':<{width}}  → {check.advice}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{'':>9}{'':<{width}}  → {check.advice}", soft_wrap=True)
     problems = sum(check.state == "problem" for check in checks)
-    console.print(f"{problems} to put right" if problems else "nothing to put right", highlight=False)
+    console.print(f"{problems} to put right" if problems else "nothing to put right")
 
 
 def _libraries() -> Iterator[Check]:

@@ -126,6 +126,7 @@ def test_mistyped_flags_and_values_are_refused_with_help(tmp_path: Path, capsys:
         (["--optim.schedule", "cosin"], "--optim.schedule cosin: invalid choice; did you mean `cosine`? ("),
         (["--optim.epochs", "many"], "--optim.epochs many: a whole number is needed ("),
         (["--optim.lr", "fast"], "--optim.lr fast: a number is needed ("),
+        (["--data.span", "1", "x"], "--data.span 1 x: two numbers are needed ("),
         (["--start-epoch", "two"], "--start-epoch two: a whole number is needed ("),
         (["--optim.lr", "-1"], "error: --optim.lr -1.0: must be 0 or more ("),
         (["--optim.lr"], "--optim.lr: a value must follow ("),

@@ -17,10 +17,19 @@ CHOICE = re.compile(
 )
 NO_VALUE = re.compile(r"Missing value for argument '(?P<flag>.*?)'")
 UNREADABLE = re.compile(r"Error parsing (?P<flag>\S+): (?P<reason>.*)")
-WRONG_TYPE = re.compile(
-    r"(?P<type>int|float)\b.*: '(?P<value>.*)'$|no type matching .*(?P<types>INT|FLOAT).* from \['?(?P<other>.*?)'?\]"
+WRONG_TYPE = re.compile(r"(?P<type>int|float)\b.*: '(?P<value>.*)'$")
+WRONG_VALUES = re.compile(
+    r"(?:no type matching (?P<types>.*?) could be instantiated from|valid parse for arguments:) \[(?P<values>.*?)\]"
 )
-NUMBERS = {"int": "a whole number", "float": "a number"}
+NUMBERS = {
+    "int": "a whole number is",
+    "float": "a number is",
+    "INT": "a whole number is",
+    "FLOAT": "a number is",
+    "FLOAT FLOAT": "two numbers are",
+    "INT INT": "whole numbers are",
+}
+"""What is needed, by the name of a type and by what the parser shows of one or several."""
 HELP_INDENT = re.compile(r"\n {8,}")
 SURE = 0.6
 """How alike a mistyped flag and the one that was meant are, at least."""
@@ -88,8 +97,11 @@ def _missing(lines: Sequence[str]) -> list[str]:
 
 def _unreadable(flag: str, reason: str) -> str:
     if found := WRONG_TYPE.search(reason):
-        kind = found["type"] or found["types"].lower()
-        return f"{flag} {found['value'] or found['other']}: {NUMBERS[kind]} is needed"
+        return f"{flag} {found['value']}: {NUMBERS[found['type']]} needed"
+    if found := WRONG_VALUES.search(reason):
+        needed = NUMBERS.get(" ".join(re.findall("INT|FLOAT", found["types"] or "")), "numbers are")
+        values = " ".join(re.findall("'(.*?)'", found["values"]))
+        return f"{flag} {values}: {needed} needed"
     # A message of ours names the flag itself; the parser names the section.
     return reason if reason.startswith("--") or not flag.startswith("-") else f"{flag}: {reason}"
 

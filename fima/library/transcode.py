@@ -74,8 +74,7 @@ def transcode(source: Path, target: Path, settings: TranscodeSettings) -> int:
 def _encode(reader: VideoReader, target: Path, settings: TranscodeSettings) -> int:
     """Number of frames that were written."""
     fps = rate_fraction(min(reader.fps or DEFAULT_FPS, MOST_FPS))
-    # With x264's macroblock tree, the same frames now and then give other bytes.
-    options = {"preset": PRESET, "tune": TUNE, "crf": str(settings.crf), "mbtree": "0"}
+    options = {"preset": PRESET, "tune": TUNE, "crf": str(settings.crf)}
     stream: VideoStream | None = None
     num_frames = 0
     with av.open(ffmpeg_name(target), "w", options={"movflags": "faststart"}) as container:
